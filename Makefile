@@ -1,0 +1,41 @@
+# Everything here builds .venv itself when it is missing or older than the project's metadata.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup train test test-all lint bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+$(READY): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("coopsgd needs Python 3.10 or newer, " + sys.version.split()[0] + " is $(PYTHON); make PYTHON=python3.11 ..." if sys.version_info < (3, 10) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)
+
+setup: $(READY) ## build .venv with everything (nothing to do when it is current)
+
+train: $(READY) ## the main job: EASGD, tau=10, 4 workers, on real data
+	$(BIN)/coopsgd train algo=easgd tau=10 workers=4
+
+test: $(READY) ## the tests
+	$(BIN)/python -m pytest
+
+test-all: $(READY) ## the tests, the slow ones too
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: $(READY) ## format check, ruff, mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY) ## step time and start time beside their peers
+	$(BIN)/python scripts/bench_step.py
+	$(BIN)/python scripts/bench_start.py
+
+clean: ## remove .venv, caches and builds; runs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

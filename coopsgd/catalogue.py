@@ -1,0 +1,80 @@
+"""What can be chosen, with one line each: read from the comments at the head of every yaml in conf/.
+
+The first comment line says what it is; a second one, `# paper: ...`, where it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from importlib.resources import files
+
+from coopsgd.config import GROUPS, Config
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One yaml of a group."""
+
+    group: str
+    name: str
+    about: str
+    paper: str
+
+
+def choices(group: str) -> list[Choice]:
+    """Every yaml of a group, by name."""
+    folder = files("coopsgd.conf") / group
+    found = [(entry.name.removesuffix(".yaml"), entry.read_text()) for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    return [Choice(group, name, *_head(text)) for name, text in sorted(found)]
+
+
+def _head(text: str) -> tuple[str, str]:
+    comments = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    about = next((line for line in comments if not line.startswith("paper:")), "")
+    paper = next((line.removeprefix("paper:").strip() for line in comments if line.startswith("paper:")), "")
+    return about, paper
+
+
+def help_text() -> str:
+    """The body of `coopsgd train --help`: groups with their choices, keys with a line on each."""
+    return "\n".join(_help_lines())
+
+
+def _help_lines() -> Iterator[str]:
+    keys = {f.name: f for f in fields(Config)}
+    yield "coopsgd train: run cooperative SGD with workers in processes of this machine."
+    yield ""
+    yield "== Groups (choose one: algo=easgd; set a key of it: algo.alpha=0.1) =="
+    for group in GROUPS:
+        yield f"{group}: {keys[group].metadata['help']}"
+        width = max(len(choice.name) for choice in choices(group))
+        for choice in choices(group):
+            yield f"    {choice.name:{width}}  {choice.about}"
+    yield ""
+    yield "== Keys (set one: workers=8; sweep: -m tau=1,4,16) =="
+    width = max(map(len, keys))
+    for name, f in keys.items():
+        if name not in GROUPS:
+            yield f"{name:{width}}  {f.metadata['help']} [{f.default if f.default is not None else 'not set'}]"
+    yield ""
+    yield "The run folder is outputs/DATE/TIME (set hydra.run.dir), or multirun/DATE/TIME/SWEPT-KEYS (hydra.sweep.dir)."
+
+
+def show(as_json: bool) -> None:
+    """Print every choice of every group."""
+    import json
+    from dataclasses import asdict
+
+    if as_json:
+        print(json.dumps({group: [asdict(choice) for choice in choices(group)] for group in GROUPS}, indent=2))
+        return
+    for group in GROUPS:
+        found = choices(group)
+        width = max(len(choice.name) for choice in found)
+        print(f"{group}: {next(f for f in fields(Config) if f.name == group).metadata['help']}")
+        for choice in found:
+            print(f"  {choice.name:{width}}  {choice.about}")
+            if choice.paper:
+                print(f"  {'':{width}}    {choice.paper}")
+        print()

@@ -1,0 +1,47 @@
+"""The final rows and the answer, saved atomically: a reader finds a whole file or none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+LIMIT = 200 * 10**6  # bytes of rows that save=auto still keeps
+FILE = Path("checkpoints") / "final.pt"
+
+
+def atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let `write` fill a file that appears at `path` only when it is whole and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".part")
+    with half.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    half.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON, atomically, not-a-number as null."""
+    text = json.dumps(finite(content), indent=2) + "\n"
+    atomically(path, lambda file: file.write(text.encode()))
+
+
+def finite(value: Any) -> Any:
+    """The same structure with every float that is not finite as None, which JSON can say."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if isinstance(value, float) and not -float("inf") < value < float("inf"):
+        return None
+    return value
+
+
+def resolve(save: str, rows: int, d: int, size: int) -> str:
+    """What save=auto means for (rows, d) numbers of `size` bytes."""
+    if save != "auto":
+        return save
+    return "rows" if rows * d * size <= LIMIT else "answer"

@@ -1,0 +1,114 @@
+"""The command line: click takes the verb, Hydra the words behind it, untouched.
+
+Nothing heavy is imported before a verb needs it, so that `coopsgd --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+from coopsgd import __version__
+from coopsgd.errors import ConfigError, Interrupted
+
+# Small matrices gain nothing from threads, and a process that has none forks safely. Workers set their own.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+WORDS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    from coopsgd.completion import overrides
+
+    return overrides(incomplete)
+
+
+words_argument = click.argument("words", nargs=-1, type=click.UNPROCESSED, shell_complete=_complete)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="coopsgd")
+def cli() -> None:
+    """Communication-efficient distributed SGD: write (tau, W, v), get its theory, simulate it, run it.
+
+    \b
+    coopsgd train algo=easgd tau=10                      one run
+    coopsgd train -m algo=pasgd,easgd tau=1,4,16         a sweep
+    coopsgd show algo=dpsgd topology=ring workers=8      W, its spectrum, the cost
+    tensorboard --logdir outputs                         what happened
+    """
+
+
+@cli.command(context_settings=WORDS, add_help_option=False)
+@words_argument
+def train(words: tuple[str, ...]) -> None:
+    """Run an algorithm, or sweep with -m. Words are Hydra overrides; `coopsgd train --help` lists them."""
+    from coopsgd import compose
+
+    sys.exit(compose.train(words))
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--json", "as_json", is_flag=True, help="The same for a program.")
+@words_argument
+def show(words: tuple[str, ...], as_json: bool) -> None:
+    """What an algorithm is: W, its spectrum, its schedule, its cost. Starts no worker."""
+    from coopsgd import compose
+    from coopsgd.report import show as report
+
+    checked = compose.shown(words)
+    report.show(report.facts(checked.config, checked.strategy, checked.notes), as_json)
+
+
+@cli.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="The same for a program.")
+def list_(as_json: bool) -> None:
+    """What can be chosen: algorithms, topologies, tasks, models, data sets, optimisers, schedules."""
+    from coopsgd import catalogue
+
+    catalogue.show(as_json)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a completion script for verbs and overrides: eval "$(coopsgd completion bash)"."""
+    from coopsgd.completion import script
+
+    click.echo(script(cli, shell))
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def main() -> None:
+    """The entry point: a user's mistake is one line and exit code 2, a signal 128 + its number."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        if os.environ.get("_COOPSGD_COMPLETE"):
+            from coopsgd import completion as shells
+
+            shells.register()
+        cli.main(prog_name="coopsgd", standalone_mode=False)
+    except click.ClickException as error:
+        click.echo(f"coopsgd: {error.format_message()}", err=True)
+        sys.exit(2)
+    except ConfigError as error:
+        click.echo(f"coopsgd: {error}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("coopsgd: interrupted", err=True)
+        sys.exit(128 + signal.SIGINT)
+    except Interrupted as stopped:
+        click.echo(f"coopsgd: ended by {signal.Signals(stopped.number).name}", err=True)
+        sys.exit(128 + stopped.number)
+
+
+if __name__ == "__main__":
+    main()

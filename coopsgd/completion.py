@@ -1,0 +1,73 @@
+"""Shell completion in one script: click completes the verbs, Hydra the overrides behind them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
+
+# bash splits words at '=', which overrides are full of: the line is sent whole, and what bash has already is cut off
+BASH = """\
+%(complete_func)s() {
+    local line="${COMP_LINE:0:$COMP_POINT}" word="${COMP_WORDS[COMP_CWORD]}" reply
+    reply=$(env COMP_LINE="$line" %(complete_var)s=bash_complete $1)
+    COMPREPLY=()
+    while IFS= read -r reply; do
+        [[ -n $reply ]] && COMPREPLY+=("$reply")
+    done <<< "$reply"
+    if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi
+    return 0
+}
+complete -o default -F %(complete_func)s %(prog_name)s
+"""
+
+
+class Bash(BashComplete):
+    """bash, with words that contain '='."""
+
+    source_template = BASH
+
+    @staticmethod
+    def _check_version() -> None:
+        """Any bash of this century has what the script uses."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        line = os.environ["COMP_LINE"]
+        words = line.split()
+        incomplete = "" if line.endswith(" ") or not words else words.pop()
+        return words[1:], incomplete
+
+    def format_completion(self, item: CompletionItem) -> str:
+        _, incomplete = self.get_completion_args()
+        known = incomplete.rpartition("=")[0]
+        return item.value[len(known) + 1 :] if known else item.value
+
+
+def register() -> None:
+    """Make click use ours for bash."""
+    add_completion_class(Bash)
+
+
+def script(cli: click.Command, shell: str) -> str:
+    """The script to source in `shell`."""
+    register()
+    kind = get_completion_class(shell)
+    assert kind is not None
+    return kind(cli, {}, "coopsgd", "_COOPSGD_COMPLETE").source()
+
+
+def overrides(incomplete: str) -> list[CompletionItem]:
+    """What Hydra offers for an override begun as `incomplete`."""
+    from hydra import initialize_config_module
+    from hydra._internal.core_plugins.bash_completion import BashCompletion
+    from hydra.core.global_hydra import GlobalHydra
+
+    from coopsgd import compose
+
+    compose.prepare([])
+    with initialize_config_module("coopsgd.conf", version_base="1.3"):
+        hydra: Any = GlobalHydra.instance().hydra
+        found = BashCompletion(hydra.config_loader)._query("config", incomplete)
+    return [CompletionItem(value) for value in found if value.startswith(incomplete)]

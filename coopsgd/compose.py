@@ -1,0 +1,357 @@
+"""Compose once, refuse what cannot work, freeze config.yaml, hand the folder to the launcher, tell how it ended.
+
+Hydra runs here and only here, in the parent; a worker reads the frozen file. Nothing here imports torch before a run is
+known to be sound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from coopsgd import catalogue, config
+from coopsgd.config import Checked, Config
+from coopsgd.errors import ConfigError, Interrupted, RunFailed
+from coopsgd.naming import folder_name
+from coopsgd.registry import did_you_mean
+
+CONF = "pkg://coopsgd.conf"
+
+
+@dataclass
+class Failure:
+    """One failed job of a sweep (or the only run)."""
+
+    label: str
+    folder: str
+    told: str
+    code: int  # 2 for a user's mistake, 1 for what went wrong while running
+
+
+class Session:
+    """One `coopsgd train`: a run, or the runs of a sweep."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+        self.sweeping = False
+        self.failures: list[Failure] = []
+        self.unwritable: dict[int, str] = {}  # job number -> why its folder cannot be made
+        self._names: dict[str, int] = {}
+
+    def job(self, cfg: Any) -> float | None:
+        """Hydra's task function: one run. Returns the final eval/loss, for sweepers that optimise it."""
+        hydra_config = HydraConfig.get()
+        self.sweeping = hydra_config.mode == RunMode.MULTIRUN
+        folder = Path(hydra_config.runtime.output_dir)
+        label = " ".join(hydra_config.overrides.task) or "defaults"
+        number = hydra_config.job.get("num", 0) if self.sweeping else 0
+        if self.sweeping:
+            print(f"\n#{number} {label}", flush=True)
+        try:
+            if number in self.unwritable:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+                raise ConfigError(self.unwritable[number])
+            return self._run(cfg, folder, hydra_config)
+        except Exception as error:
+            if _full_errors():
+                raise
+            failure = Failure(label, str(folder), one_line(error), 1 if isinstance(error, RunFailed) else 2)
+            if not isinstance(error, RunFailed | ValueError | OSError | HydraException | OmegaConfBaseException):
+                traceback.print_exc()
+                failure.code = 1
+            self.failures.append(failure)
+            if self.sweeping:
+                print(failure.told, file=sys.stderr, flush=True)
+            return float("nan")
+
+    def subdir(self, number: int, overrides: Any) -> str:
+        """The folder of a sweep's job, named by the swept keys; the job alone fails when it cannot be made."""
+        swept = _swept(self.words)
+        name = folder_name([word for word in overrides if word.split("=", 1)[0] in swept], number)
+        if self._names.setdefault(name, number) != number:
+            name = folder_name([name, str(number)], number)
+        return name
+
+    def _run(self, cfg: Any, folder: Path, hydra_config: Any) -> float | None:
+        checked = check(cfg, list(hydra_config.overrides.task), dict(hydra_config.runtime.choices))
+        for note in checked.notes:
+            print(note, file=sys.stderr, flush=True)
+        settings = checked.config
+        freeze(settings, folder, "coopsgd train " + shlex.join(self.words))
+        if not settings.launch:
+            print(
+                f"torchrun --nnodes 1 --nproc-per-node {settings.processes} -m coopsgd.worker {shlex.quote(str(folder))}\n"
+                f"({settings.processes} processes in all: with more nodes, fewer on each, and a folder that all nodes see)"
+            )
+            return None
+        rows = settings.workers // settings.processes
+        print(
+            f"{settings.algo['name']} tau={settings.tau}: {settings.workers} workers in {settings.processes} "
+            f"process{'es' * (settings.processes > 1)} ({rows} each), {settings.threads} thread{'s' * (settings.threads > 1)} "
+            f"a process, {settings.device}",
+            flush=True,
+        )
+        return start(folder, settings)
+
+
+def check(cfg: Any, overrides: Sequence[str], choices: dict[str, Any]) -> Checked:
+    """Refuse what cannot work, resolve what depends on this machine."""
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        checked = config.check(cfg, overrides, choices)
+    notes = (*checked.notes, *(f"warning: {w.message}" for w in raised if issubclass(w.category, UserWarning)))
+    settings = checked.config
+    gpus = gpu_count() if settings.device in ("auto", "cuda") else 0
+    if settings.device == "cuda" and not gpus:
+        raise ConfigError("device: cuda was asked for, but torch sees no GPU here; use device=cpu")
+    if settings.device == "auto":
+        settings.device = "cuda" if gpus else "cpu"
+    if settings.processes == "auto":
+        settings.processes = config.place(settings.workers, gpus)
+    elif settings.device == "cuda" and settings.processes > gpus and settings.launch:
+        raise ConfigError(
+            f"processes: nccl takes one process a GPU, got {settings.processes} for {gpus}; use processes={gpus} or device=cpu"
+        )
+    if settings.threads == "auto":
+        settings.threads = max(1, config.cores() // settings.processes)
+    return replace(checked, notes=notes)
+
+
+def freeze(settings: Config, folder: Path, command: str) -> None:
+    """Claim the folder and write config.yaml. ConfigError when it holds a run already or cannot be written."""
+    target = folder / "config.yaml"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with target.open("x") as file:
+            file.write(f"# {' '.join(command.split())}\n")
+    except FileExistsError:
+        raise ConfigError(f"{folder} already holds a run; choose another hydra.run.dir, or remove it") from None
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another hydra.run.dir") from None
+    config.freeze_arrays(settings, folder)
+    with target.open("a") as file:
+        file.write(config.dumps(settings))
+
+
+def gpu_count() -> int:
+    """GPUs torch sees, counted in a child: a process that has touched CUDA cannot fork workers that use it."""
+    if sys.platform == "linux" and not any(Path("/dev").glob("nvidia[0-9]*")):
+        return 0
+    import torch
+
+    child = os.fork()
+    if child == 0:
+        count = 0
+        with contextlib.suppress(BaseException):
+            count = torch.cuda.device_count()
+        os._exit(min(count, 255))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def start(folder: Path, settings: Config) -> float | None:
+    """Fork the workers, wait for them, tell how they ended; the final eval/loss. RunFailed unless they completed."""
+    from coopsgd import launch  # imports torch, once for all runs of a sweep
+    from coopsgd.checkpoint import write_json
+    from coopsgd.report.console import table
+
+    def failed(status: str) -> None:
+        if not (folder / "summary.json").exists():
+            brief = {"status": status, "algo": settings.algo["name"], "tau": settings.tau, "seed": settings.seed}
+            write_json(folder / "summary.json", {**brief, "workers": settings.workers, "processes": settings.processes})
+
+    try:
+        launch.run(folder, settings.processes)
+    except launch.WorkerFailed as error:
+        failed("failed")
+        raise RunFailed(str(error)) from None
+    except (Interrupted, KeyboardInterrupt):
+        failed("interrupted")
+        raise
+    summary = json.loads((folder / "summary.json").read_text())
+    table(summary, folder)
+    if summary["status"] == "diverged":
+        raise RunFailed(f"diverged: the loss of step {summary['diverged_at']} is not finite; lower optim.lr or tau")
+    return summary["eval"].get("eval/loss")
+
+
+def train(words: Sequence[str]) -> int:
+    """`coopsgd train WORDS`: Hydra's grammar and flags. Returns the exit code."""
+    session = prepare(words)
+    code = _through_hydra(session.job, words)
+    if code == 0 and session.failures:
+        _tell(session)
+        code = 1 if any(failure.code == 1 for failure in session.failures) else 2
+    return code
+
+
+def shown(words: Sequence[str]) -> Checked:
+    """The checked config of these overrides, without a run folder, for `show`. ConfigError when it cannot work."""
+    prepare(words)
+    try:
+        with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
+            cfg = hydra.compose("config", list(words), return_hydra_config=True)
+        return check(cfg, list(cfg.hydra.overrides.task), dict(cfg.hydra.runtime.choices))
+    except (HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise ConfigError(one_line(error)) from None
+
+
+def _tell(session: Session) -> None:
+    """Name every failure; a single run's is one line."""
+    if not session.sweeping:
+        print(f"coopsgd: {session.failures[0].told}", file=sys.stderr)
+        return
+    print(f"\ncoopsgd: {len(session.failures)} of the sweep's jobs failed:", file=sys.stderr)
+    for failure in session.failures:
+        print(f"  {failure.label} ({failure.folder}): {failure.told.splitlines()[-1]}", file=sys.stderr)
+
+
+def prepare(words: Sequence[str]) -> Session:
+    """Tell Hydra the schema and the words that conf/config.yaml interpolates."""
+    session = Session(words)
+    schema = OmegaConf.structured(Config)
+    for name in config.GROUPS:  # open: a group's keys are checked against the class it chooses
+        schema[name] = OmegaConf.create({}, flags={"struct": False})
+    ConfigStore.instance().store(name="schema", node=schema)
+    OmegaConf.register_new_resolver("coopsgd.help", catalogue.help_text, replace=True)
+    OmegaConf.register_new_resolver("coopsgd.subdir", session.subdir, replace=True)
+    OmegaConf.register_new_resolver("coopsgd.fresh", fresh, replace=True, use_cache=True)
+    return session
+
+
+def fresh(folder: str) -> str:
+    """The folder, or with -2, -3, ... behind it the first that no run has: two runs may start in one second."""
+    at, n = folder, 1
+    while os.path.exists(os.path.join(at, "config.yaml")):
+        n += 1
+        at = f"{folder}-{n}"
+    return at
+
+
+def _swept(words: Sequence[str]) -> set[str]:
+    """The keys that the command line sweeps over."""
+    plain = [word for word in words if "=" in word and not word.startswith("-")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(plain)
+    except HydraException:
+        return set()
+    return {override.get_key_element() for override in parsed if override.is_sweep_override()}
+
+
+def _full_errors() -> bool:
+    return os.environ.get("COOPSGD_FULL_ERROR") == "1"
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _through_hydra(job: Callable[[Any], Any], words: Sequence[str]) -> int:
+    """Run Hydra's main on these words; its errors become one line and exit code 2."""
+    argv, sys.argv = sys.argv, ["coopsgd train", *words]
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    marks = {"HYDRA_FULL_ERROR": "1", **({"COOPSGD_FULL_ERROR": "1"} if wants_traceback else {})}
+    complaint = io.StringIO()
+    try:
+        with _environment(**marks):
+            # argparse prints a page before it gives up on a flag; its last line says it all
+            with contextlib.redirect_stderr(_Kept(complaint)):
+                main = hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)
+                main()
+        return 0
+    except SystemExit as error:
+        if error.code == 2 and complaint.getvalue():
+            print(f"coopsgd: {complaint.getvalue().strip().splitlines()[-1]}", file=sys.stderr)
+        return error.code if isinstance(error.code, int) else 1 if error.code else 0
+    except (HydraException, OmegaConfBaseException, ConfigError, OSError, ValueError) as error:
+        if wants_traceback:
+            raise
+        print(f"coopsgd: {one_line(error)}", file=sys.stderr)
+        return 2
+    finally:
+        sys.argv = argv
+
+
+class _Kept(io.TextIOBase):
+    """stderr, but argparse's usage page goes to a buffer."""
+
+    def __init__(self, buffer: io.StringIO) -> None:
+        self._buffer, self._stderr = buffer, sys.stderr
+
+    def write(self, text: str) -> int:
+        if text.startswith("usage:") or self._buffer.getvalue():
+            return self._buffer.write(text)
+        return self._stderr.write(text)
+
+    def flush(self) -> None:
+        self._stderr.flush()
+
+    def fileno(self) -> int:
+        return self._stderr.fileno()
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, for a user: the thing, the value, the way out."""
+    if isinstance(error, RunFailed):
+        return str(error)
+    if isinstance(error, MissingConfigException):
+        return _no_choice(error)
+    text = str(error)
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in 'Config')", text)
+    if unknown:
+        known = [f.name for f in config.fields(Config)]
+        return f"no key named {unknown[1]!r}{did_you_mean(unknown[1], known)}; `coopsgd train --help` lists them"
+    key = re.search(r"full_key: (\S+)", text)
+    lines = [line.strip() for line in text.splitlines()]
+    skip = ("full_key:", "object_type=", "reference_type=", "See https", "Set the env", "Config search", "provider=", "To append")
+    told = [line for line in lines if line and not line.startswith(skip) and not line.startswith("Error merging override")]
+    if isinstance(error.__cause__, OmegaConfBaseException) and not told:
+        told = [str(error.__cause__).splitlines()[0]]
+    where = f"{key[1]}: " if key and told and not told[0].startswith(key[1]) else ""
+    return where + "; ".join(told or [type(error).__name__])
+
+
+def _no_choice(error: MissingConfigException) -> str:
+    """A group was set to a name it does not have."""
+    missing = error.missing_cfg_file or ""
+    group, _, name = missing.rpartition("/")
+    if not group:
+        return one_line(ConfigError(str(error)))
+    if group == "optim":
+        with contextlib.suppress(KeyError):
+            config._refuse_unstackable(name)
+    known = sorted(error.options or [])
+    return f"{group}: no choice named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
+

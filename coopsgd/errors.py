@@ -1,0 +1,18 @@
+"""The three ways a command ends early."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A user's mistake, told in one line: the thing, the value, the way out. Exit code 2."""
+
+
+class RunFailed(Exception):
+    """A run started and did not end well; the message says how. Exit code 1."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the command to end. Not an Exception: Hydra would take it for one failed job and go on."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number

@@ -1,0 +1,101 @@
+"""Rows spread over torch.distributed: gloo between CPUs, nccl between GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from torch import Tensor
+
+from coopsgd.fleet import plan as plans
+from coopsgd.fleet.base import Common, Rows
+from coopsgd.fleet.stacked import Lowered, Stacked, combine
+
+
+class Processes(Stacked):
+    """An equal share of the workers in each process of the default process group."""
+
+    def __init__(self, layout: plans.Layout, rank: int) -> None:
+        super().__init__(layout, rank)
+        self._groups: dict[tuple[int, ...], Any] = {tuple(range(layout.processes)): None}
+
+    def rows(self, start: Tensor) -> Rows:
+        start = start.clone()
+        dist.broadcast(start, 0)  # equal by the seed already; equal bit by bit now, on unlike hosts too
+        return super().rows(start)
+
+    def total(self, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    def gather(self, x: Rows) -> Tensor | None:
+        if self.rank:
+            dist.send(self._own(x, self.rank), 0)
+            return None
+        everything = x.new_empty(self.layout.n, x.shape[1])
+        for q in range(self.layout.processes):
+            rows = self._owned(q)
+            part = self._own(x, 0) if q == 0 else x.new_empty(len(rows), x.shape[1])
+            if q:
+                dist.recv(part, q)
+            everything[rows] = part
+        return everything
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def _owned(self, q: int) -> list[int]:
+        """Global rows that process q hands to a gather: replicated ones come from rank 0."""
+        return self.layout.rows(q) if q == 0 or not self.layout.replicated else list(self.layout.workers(q))
+
+    def _own(self, x: Rows, q: int) -> Tensor:
+        return x[: len(self._owned(q))].contiguous()
+
+    def _lowered(self, plan: plans.Plan) -> Lowered:
+        for item in plan.sums:  # every process makes every group, in the same order
+            if item.group not in self._groups:
+                self._groups[item.group] = dist.new_group(list(item.group))
+        return super()._lowered(plan)
+
+    def _reduce(self, part: Tensor, group: tuple[int, ...]) -> None:
+        if len(group) > 1:
+            dist.all_reduce(part, group=self._groups[group])
+
+    def _exchange(self, lowered: Lowered, core: Tensor, arriving: Tensor) -> Callable[[], None]:
+        """All receives are posted before any send: no order of ranks can hang, and it is faster (gloo)."""
+        receives, at = [], 0
+        for src, k in lowered.receives:
+            receives.append((arriving[at : at + k], src))
+            at += k
+        sends = [(_message(V, core), dst) for dst, V in lowered.sends]
+        if dist.get_backend() == "nccl":  # nccl wants the calls of one exchange in one group
+            calls = [dist.P2POp(dist.irecv, part, src) for part, src in receives]
+            calls += [dist.P2POp(dist.isend, part, dst) for part, dst in sends]
+            pending = dist.batch_isend_irecv(calls) if calls else []
+        else:
+            pending = [dist.irecv(part, src) for part, src in receives]
+            pending += [dist.isend(part, dst) for part, dst in sends]
+
+        def finish() -> None:
+            for work in pending:
+                work.wait()
+            sends.clear()  # kept alive until everything had left
+
+        return finish
+
+    def _mean(self, x: Rows) -> Common:
+        share = len(self.workers)
+        mine = x[:share].sum(0, keepdim=True) if share > 1 else x[:1].clone()
+        dist.all_reduce(mine)
+        return mine.div_(self.m)
+
+
+def _message(V: np.ndarray, core: Tensor) -> Tensor:
+    """V @ core (k, d); the row itself, not a copy, when V picks one as it is."""
+    if len(V) == 1 and np.count_nonzero(V) == 1 and V.max() == 1:
+        at = int(V.argmax())
+        return core[at : at + 1]
+    return combine(V, core, core.new_empty(len(V), core.shape[1]))

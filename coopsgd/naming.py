@@ -1,0 +1,22 @@
+"""Names of run folders: readable, safe on any file system, short."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+LONGEST = 100
+
+
+def folder_name(words: Sequence[str], number: int) -> str:
+    """'tau=4', 'algo=easgd' -> 'tau=4,algo=easgd'. Awkward characters become '_'; cut at 100 with a hash; never empty.
+
+    `number` names the job when there are no words.
+    """
+    plain = ",".join(words)
+    name = re.sub(r"[^\w.=,+-]", "_", plain.replace("'", "").replace('"', "")).strip(".") or str(number)
+    if len(name) > LONGEST or name != plain:
+        digest = hashlib.blake2b(plain.encode(), digest_size=4).hexdigest()
+        name = f"{name[: LONGEST - 9]}-{digest}"  # two words that differ stay apart
+    return name

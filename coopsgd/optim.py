@@ -1,0 +1,219 @@
+"""torch.optim on stacked worker rows: an elementwise optimiser of an (r, d) tensor is r optimisers.
+
+The dataclasses at the top are what a config chooses (`optim=sgd`, `schedule=cosine`); they import no torch. `Inner` is
+the optimiser at work on the rows of one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from coopsgd.registry import register
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+NOT_ELEMENTWISE = ("lbfgs", "adafactor", "muon", "sparseadam", "shampoo", "lamb", "lars", "adagc")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name}: must be positive, got {value}")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}: must lie in [0, 1), got {value}")
+
+
+@register("sgd", "optim")
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent, with heavy-ball or Nesterov momentum and L2 weight decay when asked (torch.optim.SGD)."""
+
+    lr: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    dampening: float = 0.0
+
+    KIND = "SGD"
+
+    def __post_init__(self) -> None:
+        _positive("optim.lr", self.lr)
+        _share("optim.momentum", self.momentum)
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError("optim.nesterov: needs optim.momentum above 0 and no dampening, as in optim.momentum=0.9")
+
+
+@register("adam", "optim")
+@dataclass(frozen=True)
+class Adam:
+    """Adam (torch.optim.Adam)."""
+
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    KIND = "Adam"
+
+    def __post_init__(self) -> None:
+        _positive("optim.lr", self.lr)
+        _share("optim.beta1", self.beta1)
+        _share("optim.beta2", self.beta2)
+
+
+@register("adamw", "optim")
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay, none unless asked (torch.optim.AdamW)."""
+
+    KIND = "AdamW"
+
+
+@register("constant", "schedule")
+@dataclass(frozen=True)
+class Constant:
+    """The rate of the optimiser, unchanged."""
+
+    KIND = None
+
+    def arguments(self, steps: int) -> dict[str, Any]:
+        """Keyword arguments of the torch scheduler for a run of this many steps."""
+        return {}
+
+
+@register("step", "schedule")
+@dataclass(frozen=True)
+class StepDecay(Constant):
+    """The rate times gamma every `every` steps (torch StepLR); every auto: a third of the run."""
+
+    every: Any = "auto"
+    gamma: float = 0.1
+
+    KIND = "StepLR"
+
+    def arguments(self, steps: int) -> dict[str, Any]:
+        every = max(1, steps // 3) if self.every == "auto" else self.every
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"schedule.every: must be auto or a whole number of at least 1, got {self.every!r}")
+        return {"step_size": every, "gamma": self.gamma}
+
+
+@register("multistep", "schedule")
+@dataclass(frozen=True)
+class MultiStep(Constant):
+    """The rate times gamma at each of the `milestones`, in steps (torch MultiStepLR)."""
+
+    milestones: list[int] = field(default_factory=list)
+    gamma: float = 0.1
+
+    KIND = "MultiStepLR"
+
+    def arguments(self, steps: int) -> dict[str, Any]:
+        if not self.milestones:
+            raise ValueError("schedule.milestones: name the steps at which the rate drops, as in schedule.milestones=[500,750]")
+        return {"milestones": list(self.milestones), "gamma": self.gamma}
+
+
+@register("cosine", "schedule")
+@dataclass(frozen=True)
+class Cosine(Constant):
+    """The rate falls along half a cosine to `floor` at the end of the run (torch CosineAnnealingLR)."""
+
+    floor: float = 0.0
+
+    KIND = "CosineAnnealingLR"
+
+    def arguments(self, steps: int) -> dict[str, Any]:
+        return {"T_max": steps, "eta_min": self.floor}
+
+
+class Inner:
+    """One optimiser for the (w, d) worker rows of this process; auxiliary rows are never in it.
+
+    As long as every worker computes the rows are one parameter. The first time some are idle they are taken apart, one
+    parameter each, because torch keeps a step count per parameter: an idle row keeps model, buffers and count bit for bit.
+    """
+
+    def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, steps: int) -> None:
+        import torch
+
+        self._x, self._workers = x, workers
+        self._parts = [torch.nn.Parameter(x[:workers])]
+        arguments = asdict(settings)
+        if "beta1" in arguments:
+            arguments["betas"] = (arguments.pop("beta1"), arguments.pop("beta2"))
+        self._make = lambda parts: getattr(torch.optim, settings.KIND)(parts, **arguments)
+        self._optimizer = self._make(self._parts)
+        self._schedule = None
+        if schedule.KIND is not None:
+            kind = getattr(torch.optim.lr_scheduler, schedule.KIND)
+            self._schedule = kind(self._optimizer, **schedule.arguments(steps))
+
+    @property
+    def lr(self) -> float:
+        """The step size of the coming step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def step(self, x: Tensor, direction: Tensor, active: np.ndarray | None = None) -> Tensor:
+        """One step of each active worker row of x along -direction, (w or r, d) or (1, d); x itself, changed."""
+        if x is not self._x:
+            self._x.copy_(x)
+        direction = direction[: self._workers].expand(self._workers, -1)
+        if active is not None and len(self._parts) == 1 and self._workers > 1:
+            self._take_apart()
+        if len(self._parts) == 1:
+            self._parts[0].grad = None if active is not None and not active[0] else direction
+        else:
+            for i, part in enumerate(self._parts):
+                part.grad = direction[i : i + 1] if active is None or active[i] else None
+        self._optimizer.step()
+        return self._x
+
+    def advance(self) -> None:
+        """Move the schedule on; after every iteration, whether or not it stepped."""
+        if self._schedule is not None:
+            self._schedule.step()
+
+    def together(self, fn: Callable[[list[Tensor]], Any]) -> None:
+        """Hand all buffers to `fn`, each as (w, d) rows, to be changed in place."""
+        names = sorted({n for p in self._parts for n, b in self._optimizer.state[p].items() if _is_rows(b, p)})
+        stacked = [self._stack(name) for name in names]
+        fn(stacked)
+        if len(self._parts) > 1:
+            for name, rows in zip(names, stacked, strict=True):
+                for i, part in enumerate(self._parts):
+                    self._optimizer.state[part][name] = rows[i : i + 1].clone()
+
+    def reset(self) -> None:
+        """Forget all buffers and step counts."""
+        self._optimizer.state.clear()
+
+    def _stack(self, name: str) -> Tensor:
+        import torch
+
+        parts = [self._optimizer.state[p].get(name) for p in self._parts]
+        rows = [torch.zeros_like(p.data) if b is None else b for p, b in zip(self._parts, parts, strict=True)]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def _take_apart(self) -> None:
+        """From one parameter of w rows to w parameters of one row, state and all."""
+        import torch
+
+        whole, state = self._parts[0], self._optimizer.state.pop(self._parts[0], {})
+        self._parts = [torch.nn.Parameter(self._x[i : i + 1]) for i in range(self._workers)]
+        self._optimizer.param_groups[0]["params"] = self._parts
+        for i, part in enumerate(self._parts):
+            for name, value in state.items():
+                mine = value[i : i + 1] if _is_rows(value, whole) else value
+                self._optimizer.state[part][name] = mine.clone() if torch.is_tensor(mine) else mine
+
+
+def _is_rows(value: Any, part: Tensor) -> bool:
+    return getattr(value, "shape", None) == part.shape

@@ -1,0 +1,88 @@
+"""What a person sees: a live line on a terminal, plain lines elsewhere, a small table at the end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Live:
+    """Follows a run of `steps` steps on `stream`."""
+
+    def __init__(self, stream: TextIO, steps: int) -> None:
+        self._console, self._steps = Console(file=stream, highlight=False, soft_wrap=True), steps
+        self._progress: Progress | None = None
+        if self._console.is_terminal and steps:
+            self._progress = Progress(
+                TextColumn("{task.completed}/{task.total}"),
+                BarColumn(24),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                auto_refresh=False,  # no thread: it is drawn when there is news
+                transient=True,
+            )
+            self._task = self._progress.add_task("", total=steps)
+            self._progress.start()
+
+    def log(self, line: dict[str, Any]) -> None:
+        """One log point: redraw, or print the evaluations."""
+        words = describe(line)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=line["step"], description=words)
+            self._progress.refresh()
+        elif "eval/loss" in line:
+            left = line["train_s"] / line["step"] * (self._steps - line["step"]) if line["step"] else None
+            more = f"  {left:.0f} s left" if left is not None and line["step"] < self._steps else ""
+            self._console.print(f"step {line['step']}/{self._steps}  {words}{more}")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def describe(line: dict[str, Any]) -> str:
+    """A log line in words."""
+    parts = []
+    for name, key in (("loss", "train/loss"), ("eval", "eval/loss"), ("accuracy", "eval/accuracy")):
+        if line.get(key) is not None:
+            parts.append(f"{name} {line[key]:.4f}")
+    parts.append(f"{line['rounds']} rounds")
+    parts.append(human_bytes(line["bytes"]))
+    return "  ".join(parts)
+
+
+def human_bytes(count: float) -> str:
+    """1234567 -> '1.23 MB'; powers of ten, as networks count."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def table(summary: dict[str, Any], folder: Path, stream: TextIO = sys.stdout) -> None:
+    """The end of a run in a few rows, and where it is."""
+    ledger, last = summary["ledger"], summary["eval"]
+    rows = [
+        ("run", f"{summary['algo']}  tau {summary['tau']}  workers {summary['workers']}  processes {summary['processes']}"),
+        ("status", f"{summary['status']} after {summary['steps']} steps"),
+        *((name, f"{last[key]:.4f}") for name, key in _EVALS if last.get(key) is not None),
+        ("consensus", f"{summary['consensus']:.3g}" if summary["consensus"] is not None else "not finite"),
+        ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {human_bytes(ledger['bytes'])}"),
+        ("time", f"{summary['train_s']:.2f} s training, of which {ledger['comm_s']:.2f} s in communication"),
+    ]
+    shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows:
+        shown.add_row(name, value)
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    console.print(shown)
+    console.print(str(folder), style="bold")
+
+
+_EVALS = (("loss", "eval/loss"), ("accuracy", "eval/accuracy"))

@@ -1,0 +1,115 @@
+"""`coopsgd show`: what an algorithm is, for a person and for a program, from one dict."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from coopsgd.config import Config
+from coopsgd.fleet import plan as plans
+from coopsgd.mixing import spectra
+from coopsgd.report.console import human_bytes
+from coopsgd.strategies.base import Strategy
+
+ROUNDS = 3  # communications whose schedule is shown
+WIDEST = 12  # rows of a matrix that fit a terminal
+
+
+def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[str, Any]:
+    """Everything `show` prints, under one key each. Costs are in vectors of one model, as the ledger charges them."""
+    m, v, processes = config.workers, strategy.num_aux, int(config.processes)
+    factors = strategy.factors(m, 0)
+    layout = plans.choose_layout(factors, m, v, processes)
+    result: dict[str, Any] = {
+        "algo": config.algo["name"],
+        "tau": config.tau,
+        "workers": m,
+        "aux": v,
+        "processes": processes,
+        "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
+        "zeta": strategy.zeta(m),
+        "factors": [_matrix(W, layout, m) for W in factors],
+        "schedule": [_round(config, strategy, r) for r in range(ROUNDS)],
+        "notes": list(notes),
+    }
+    if not factors:
+        result["plan"] = [f"all-reduce of gradients over {processes} processes" if processes > 1 else "nothing is sent"]
+    return result
+
+
+def _matrix(W: np.ndarray, layout: plans.Layout, m: int) -> dict[str, Any]:
+    values = spectra.eigenvalues(W)
+    plan = plans.lower(W, layout)
+    return {
+        "W": W.tolist(),
+        "row_stochastic": spectra.is_row_stochastic(W, 1e-6),
+        "doubly_stochastic": spectra.is_doubly_stochastic(W, 1e-6),
+        "symmetric": spectra.is_symmetric(W),
+        "nonnegative": bool((W >= 0).all()),
+        "eigenvalues": [float(x.real) if abs(x.imag) < 1e-12 else [float(x.real), float(x.imag)] for x in values],
+        "zeta": spectra.zeta(W),
+        "plan": plan.describe(),
+        "wire_vectors": plan.vectors,
+    }
+
+
+def _round(config: Config, strategy: Strategy, r: int) -> dict[str, Any]:
+    m = config.workers
+    factors = strategy.factors(m, r)
+    prices = [plans.price(W, m) for W in factors] or [plans.average_price(m)]
+    sent = sum(price.sent for price in prices)
+    return {
+        "round": r,
+        "after_step": (r + 1) * int(config.tau),
+        "messages": sum(price.messages for price in prices),
+        "vectors_per_worker_mean": float(np.mean(sent)),
+        "vectors_per_worker_max": float(np.max(sent)),
+    }
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """Print it."""
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for note in found["notes"]:
+        console.print(note)
+    console.print(f"{found['algo']}: A(tau = {found['tau']}, W, v = {found['aux']}) with m = {found['workers']} workers", style="bold")
+    for number, factor in enumerate(found["factors"]):
+        name = "W" if len(found["factors"]) == 1 else f"W, factor {number + 1} of {len(found['factors'])}"
+        _show_matrix(console, name, factor, found["rows"])
+    if not found["factors"]:
+        console.print("\nno mixing of models: every step averages the gradients, as W = J on the models would")
+    console.print(f"\nzeta of one communication: {found['zeta']:.6g}  (0 averages exactly, 1 never agrees)")
+    schedule = Table("round", "after step", "messages", "vectors a worker, mean", "largest", title="\nschedule and cost", title_justify="left")
+    for entry in found["schedule"]:
+        mean, most = entry["vectors_per_worker_mean"], entry["vectors_per_worker_max"]
+        schedule.add_row(str(entry["round"]), str(entry["after_step"]), str(entry["messages"]), f"{mean:.4g}", f"{most:.4g}")
+    console.print(schedule)
+    example = found["schedule"][0]["vectors_per_worker_mean"] * 4e6
+    console.print(f"a vector is one model: 1 M float32 parameters would send {human_bytes(example)} a worker and round")
+    console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry it out:")
+    for line in [line for factor in found["factors"] for line in factor["plan"]] + found.get("plan", []):
+        console.print(f"  {line}")
+
+
+def _show_matrix(console: Console, name: str, factor: dict[str, Any], rows: list[str]) -> None:
+    W = np.array(factor["W"])
+    console.print(f"\n{name}: row = what a member takes")
+    if len(W) <= WIDEST:
+        width = max(map(len, rows))
+        for label, row in zip(rows, W, strict=True):
+            console.print(f"  {label:{width}}  " + " ".join(f"{x:8.4f}" if x else "       ." for x in row))
+    else:
+        console.print(f"  {len(W)} x {len(W)}, {np.count_nonzero(W)} nonzeros; --json has all of it")
+    traits = {"rows sum to 1": "row_stochastic", "columns too": "doubly_stochastic"}
+    traits |= {"symmetric": "symmetric", "no negative entry": "nonnegative"}
+    console.print("  " + ", ".join(f"{words}: {'yes' if factor[key] else 'no'}" for words, key in traits.items()))
+    values = [f"{x:.4g}" if isinstance(x, float) else f"{x[0]:.4g}{x[1]:+.4g}i" for x in factor["eigenvalues"]]
+    console.print("  eigenvalues: " + ", ".join(values[:WIDEST]) + (", ..." if len(values) > WIDEST else ""))
+    console.print(f"  zeta: {factor['zeta']:.6g}")

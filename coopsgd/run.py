@@ -1,0 +1,70 @@
+"""A finished run, read back: `run = coopsgd.Run(folder)`."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coopsgd import checkpoint, config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+
+class Run:
+    """A run folder. FileNotFoundError when there is no run in it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "config.yaml").is_file():
+            raise FileNotFoundError(f"{self.folder} holds no run: it has no config.yaml")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @cached_property
+    def config(self) -> config.Config:
+        """The frozen config."""
+        return config.load(self.folder / "config.yaml")
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """summary.json: status, final numbers, ledger, timings. FileNotFoundError while the run is under way."""
+        path = self.folder / "summary.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.folder} has no summary.json: the run is under way or was killed")
+        return json.loads(path.read_text())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, one dict a log point."""
+        with (self.folder / "metrics.jsonl").open() as lines:
+            return [json.loads(line) for line in lines]
+
+    def rows(self) -> Tensor:
+        """(m + v, d) final models, workers first. LookupError when the run did not keep them."""
+        return self._saved("rows")
+
+    def answer(self) -> Tensor:
+        """(1, d) the model that was evaluated and shipped. LookupError when the run did not keep it."""
+        return self._saved("answer")
+
+    def model(self) -> Module:
+        """The trained network, ready for eval."""
+        import torch
+
+        answer = self.answer()
+        task = config.make(self.config, "task")
+        return task.build(self.config, range(0, 0), torch.device("cpu")).module(answer)
+
+    def _saved(self, what: str) -> Tensor:
+        import torch
+
+        path = self.folder / checkpoint.FILE
+        content = torch.load(path, weights_only=True) if path.is_file() else {}
+        if what not in content:
+            kept = ", ".join(content) or "nothing"
+            raise LookupError(f"{self.folder} did not keep its {what} (it kept {kept}); run with save={what}")
+        return content[what]

@@ -1,0 +1,73 @@
+"""The contract of a strategy: what it is told (Tick) and what it answers (the rows).
+
+A strategy is frozen; everything that changes lives in the rows x and in its state s, both keyed by global row, so that
+a run is the same wherever its rows are. Arithmetic inside a row is plain torch; whatever crosses rows is a fleet verb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from coopsgd.fleet.base import Common, Fleet, Rows
+    from coopsgd.optim import Inner
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One iteration, as a strategy sees it. Shapes: Rows (r, d), one row per member held in this process."""
+
+    k: int  # iteration, from 0
+    round: int  # the communication these steps lead to, from 0
+    due: bool  # it comes after this step; period.py alone decides
+    lr: float  # step size eta_k
+    loss: Rows  # (r, 1) minibatch loss at x; 0 on auxiliary rows
+    grad: Rows  # (r, d) stochastic gradient at x; 0 on auxiliary and idle rows
+    local: Callable[..., Rows]  # local(x[, direction]): one inner-optimiser step on each active worker row
+    inner: Inner  # the inner optimiser, for what happens to its buffers at a communication
+
+
+class Strategy:
+    """How models move between two gradients.
+
+    `local` and `mix` may work in place on the x they are given; what they return is the value, and who needs the old one
+    clones it first.
+    """
+
+    fixed_tau: ClassVar[int | None] = None  # set by a strategy that decides itself when to communicate
+
+    @property
+    def num_aux(self) -> int:
+        """v, the number of auxiliary models."""
+        return 0
+
+    def factors(self, m: int, r: int) -> tuple[np.ndarray, ...]:
+        """The matrices communication r applies, for `show` and for placing auxiliary rows; none if it applies no matrix."""
+        return ()
+
+    def check(self, m: int) -> None:
+        """ValueError when the algorithm cannot work for m workers. Called before any process starts."""
+
+    def zeta(self, m: int) -> float:
+        """What a communication leaves of the disagreement, at worst: 0 is exact averaging."""
+        return 0.0
+
+    def init(self, fleet: Fleet, x: Rows) -> Any:
+        """The state to begin with; all rows of x are equal."""
+        return ()
+
+    def step(self, fleet: Fleet, tick: Tick, x: Rows, s: Any) -> tuple[Rows, Any]:
+        """Rows and state after one iteration."""
+        raise NotImplementedError
+
+    def active(self, m: int, round: int) -> np.ndarray | None:
+        """(m,) bool, who computes; None when every worker does."""
+        return None
+
+    def answer(self, fleet: Fleet, x: Rows, s: Any) -> Common:
+        """The model to evaluate and ship."""
+        return fleet.mean(x)

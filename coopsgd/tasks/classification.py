@@ -1,0 +1,145 @@
+"""Classification of images by a network: every worker draws its own minibatches from its own share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coopsgd.data.base import Batches, shares
+from coopsgd.registry import register
+from coopsgd.streams import seed_of
+from coopsgd.tasks.base import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from coopsgd.config import Config
+
+EVALUATE = 2000  # test images in one forward pass
+
+
+@register("classification", "task")
+@dataclass(frozen=True)
+class Classification(Task):
+    """Cross entropy of a `model` on `data`, dealt evenly to the workers."""
+
+    USES = ("model", "data", "batch_size")
+
+    def check(self, config: Config) -> None:
+        from coopsgd.config import make
+
+        data = make(config, "data")
+        share = data.TRAIN // config.workers
+        if share < config.batch_size:
+            raise ValueError(
+                f"batch_size: {config.batch_size} is more than a worker's share of {share} samples "
+                f"({data.TRAIN} among {config.workers} workers); lower batch_size or workers"
+            )
+        make(config, "model")
+        data.check()
+
+    def steps_per_epoch(self, config: Config) -> int | None:
+        from coopsgd.config import make
+
+        return make(config, "data").TRAIN // config.workers // config.batch_size
+
+    def build(self, config: Config, rows: range, device: Any) -> ClassificationProblem:
+        return ClassificationProblem(config, rows, device)
+
+
+def network(config: Config, images: Any) -> Module:
+    """The untrained module of this config, a function of the seed alone."""
+    import torch
+
+    from coopsgd.config import make
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.seed, "model"))
+        return make(config, "model").build(images.train_x.shape[1:], images.classes)
+
+
+class ClassificationProblem:
+    """The data in memory, and the module that visits the rows."""
+
+    def __init__(self, config: Config, rows: range, device: Any) -> None:
+        import torch
+
+        from coopsgd.config import make
+        from coopsgd.tasks.gradients import Bound
+
+        images = make(config, "data").load()
+        self._dtype, self._device = getattr(torch, config.dtype), device
+        module = network(config, images).to(device=device, dtype=self._dtype)
+        self._bound = Bound(module)
+        self._start = self._bound.flat()
+        self._scale, self._shift = images.scale, images.shift
+        self._train = self._tensor(images.train_x), self._tensor(images.train_y)
+        self._test = self._tensor(images.test_x), self._tensor(images.test_y)
+        self._rows, self._seed = rows, config.seed
+        self._batches = Batches(shares(len(images.train_y), config.workers, config.seed), rows, config.batch_size, config.seed)
+        self.samples = config.batch_size
+        self.steps_per_epoch: int | None = self._batches.per_epoch
+
+    def start(self) -> Tensor:
+        return self._start.clone()
+
+    def bind(self, x: Tensor, grad: Tensor) -> None:
+        w = len(self._rows)
+        self._r, self._grad = len(x), grad[:w]
+        self._bound.bind(x[:w], grad[:w])
+        self._bound.module.train()
+
+    def gradients(self, k: int, active: np.ndarray | None) -> Tensor:
+        import torch
+
+        self._grad.zero_()
+        chosen = torch.from_numpy(self._batches.at(k))
+        x, y = self._train
+        losses = x.new_zeros(self._r, 1, dtype=self._dtype)
+        for i, row in enumerate(self._rows):
+            if active is not None and not active[i]:
+                continue
+            if self._bound.random:
+                torch.manual_seed(seed_of(self._seed, "dropout", row, k))
+            which = chosen[i].to(self._device)
+            logits = self._bound.row(i)(self._input(x.index_select(0, which)))
+            loss = torch.nn.functional.cross_entropy(logits, y.index_select(0, which))
+            loss.backward()
+            losses[i] = loss.detach()
+        return losses
+
+    def evaluate(self, answer: Tensor) -> dict[str, float | None]:
+        loss, right = self._measure(self._bound.elsewhere(answer))
+        return {"eval/loss": loss, "eval/accuracy": right}
+
+    def accuracies(self, x: Tensor) -> list[float] | None:
+        return [self._measure(self._bound.elsewhere(x[i : i + 1]))[1] for i in range(len(self._rows))]
+
+    def module(self, answer: Tensor) -> Module:
+        return self._bound.elsewhere(answer).eval()
+
+    def _measure(self, module: Module) -> tuple[float, float]:
+        """Mean cross entropy in nats and accuracy on the test set."""
+        import torch
+
+        x, y = self._test
+        loss, right = 0.0, 0
+        module.eval()
+        with torch.no_grad():
+            for at in range(0, len(y), EVALUATE):
+                logits, labels = module(self._input(x[at : at + EVALUATE])), y[at : at + EVALUATE]
+                loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+                right += int((logits.argmax(1) == labels).sum())
+        module.train()
+        return loss / len(y), right / len(y)
+
+    def _input(self, pixels: Tensor) -> Tensor:
+        return pixels.to(self._dtype).mul_(1 / self._scale).sub_(self._shift)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        import torch
+
+        return torch.from_numpy(np.array(array)).to(self._device)

@@ -1,0 +1,119 @@
+"""Noisy quadratics: everything about them is known in closed form, so theory can be held against measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coopsgd.mixing.schedules import load_array
+from coopsgd.registry import register
+from coopsgd.streams import stream
+from coopsgd.tasks.base import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from coopsgd.config import Config
+
+
+@register("quadratic", "task")
+@dataclass(frozen=True)
+class Quadratic(Task):
+    """f_i(x) = 1/2 sum_j a_ij (x_j - c_ij)^2, gradients with noise of E||noise||^2 = sigma^2 in all.
+
+    a and c, (m, dim), are drawn from the seed (a log-uniform in [0.1, 1], c normal; heterogeneity 0 gives every worker
+    the same f) or read from .npy files by `curvature` and `centers`. Starts at 0 or at `start`, (dim,).
+    """
+
+    dim: int = 10
+    sigma: float = 1.0
+    heterogeneity: float = 1.0
+    curvature: Any = None
+    centers: Any = None
+    start: Any = None
+
+    ARRAYS = ("curvature", "centers", "start")
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"task.dim: must be at least 1, got {self.dim}")
+        if not self.sigma >= 0 or not self.heterogeneity >= 0:
+            raise ValueError(
+                f"task.sigma and task.heterogeneity must not be negative, got {self.sigma} and {self.heterogeneity}"
+            )
+
+    def arrays(self, m: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """a (m, d), c (m, d), x_0 (d,)."""
+        files = {n: load_array(f"task.{n}", getattr(self, n)) for n in self.ARRAYS if getattr(self, n) is not None}
+        given = next((array.shape[-1] for array in files.values() if array.ndim), None)
+        d = self.dim if given is None else given
+        for name, array in files.items():
+            wanted: tuple[int, ...] = (d,) if name == "start" else (m, d)
+            if array.shape != wanted:
+                raise ValueError(f"task.{name}: must have shape {wanted} for {m} workers, got {array.shape}")
+        if "curvature" in files and not (files["curvature"] >= 0).all():
+            raise ValueError("task.curvature: holds an entry that is negative or not a number")
+        h, draw = self.heterogeneity, stream(seed, "quadratic")
+        # log-uniform in [0.1, 1]; own draws weigh h against 1 for the shared one, so the range is kept
+        shared, own = draw.uniform(np.log(0.1), 0, d), draw.uniform(np.log(0.1), 0, (m, d))
+        a = np.exp((shared + h * own) / (1 + h))
+        c = draw.standard_normal(d) + h * draw.standard_normal((m, d))
+        return files.get("curvature", a), files.get("centers", c), files.get("start", np.zeros(d))
+
+    def check(self, config: Config) -> None:
+        self.arrays(config.workers, config.seed)
+
+    def build(self, config: Config, rows: range, device: Any) -> QuadraticProblem:
+        return QuadraticProblem(self, config, rows, device)
+
+
+class QuadraticProblem:
+    """Closed-form losses and gradients of all rows at once."""
+
+    samples = 1
+    steps_per_epoch: int | None = None
+
+    def __init__(self, task: Quadratic, config: Config, rows: range, device: Any) -> None:
+        import torch
+
+        self._kind = {"dtype": getattr(torch, config.dtype), "device": device}
+        self._a, self._c, self._start = (torch.from_numpy(x).to(**self._kind) for x in task.arrays(config.workers, config.seed))
+        self._rows, self._seed = rows, config.seed
+        self._scale = task.sigma / self._a.shape[1] ** 0.5  # a coordinate's share of sigma
+
+    def start(self) -> Tensor:
+        return self._start[None].clone()
+
+    def bind(self, x: Tensor, grad: Tensor) -> None:
+        self._x, self._grad = x[: len(self._rows)], grad[: len(self._rows)]
+        self._loss = x.new_zeros(len(x), 1)
+
+    def gradients(self, k: int, active: np.ndarray | None) -> Tensor:
+        import torch
+
+        here = slice(self._rows.start, self._rows.stop)
+        off = self._x - self._c[here]
+        torch.mul(self._a[here], off, out=self._grad)
+        loss = self._loss.clone()
+        loss[: len(self._rows)] = 0.5 * (self._grad * off).sum(1, keepdim=True)
+        if self._scale:
+            # the whole fleet's noise of a step is one draw, of which a process keeps its rows
+            noise = stream(self._seed, "noise", k).standard_normal(self._a.shape)[here]
+            self._grad.add_(torch.from_numpy(noise).to(**self._kind), alpha=self._scale)
+        if active is not None:
+            idle = torch.from_numpy(~active)
+            self._grad[idle] = 0
+            loss[: len(self._rows)][idle] = 0
+        return loss
+
+    def evaluate(self, answer: Tensor) -> dict[str, float | None]:
+        value = 0.5 * (self._a * (answer - self._c) ** 2).sum(1).mean()
+        return {"eval/loss": float(value), "eval/accuracy": None}
+
+    def accuracies(self, x: Tensor) -> list[float] | None:
+        return None
+
+    def module(self, answer: Tensor) -> Any:
+        raise ValueError("a quadratic has no module; run.rows() holds its models")

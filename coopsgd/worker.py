@@ -1,0 +1,210 @@
+"""What each process does: read the frozen config, build the parts, train, leave the results.
+
+Started by `coopsgd train` as a fork of a warm process, or on several machines by
+`torchrun --nnodes N --nproc-per-node P -m coopsgd.worker RUN_FOLDER`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from coopsgd import __version__, checkpoint, config
+from coopsgd.fleet.plan import Layout, choose_layout
+from coopsgd.fleet.processes import Processes
+from coopsgd.fleet.stacked import Stacked
+from coopsgd.report.console import Live
+from coopsgd.report.files import Files
+from coopsgd.train import Outcome, train
+
+
+def forked(folder: str, parent: int, console: int) -> None:
+    """A worker of `coopsgd train`, in a fork of the command's process.
+
+    parent: pid of the command, with which the worker dies; console: file descriptor to talk to the user.
+    """
+    _die_with(parent)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a worker inside a collective must still end at once
+        signal.signal(number, signal.SIG_DFL)
+    rank = int(os.environ["RANK"])
+    try:
+        work(Path(folder), rank, store=Path(folder) / "logs" / "store", console=console)
+    except BaseException as error:
+        told = {"time": time.time(), "rank": rank, "traceback": traceback.format_exc(), "error": str(error)}
+        checkpoint.write_json(Path(folder) / "logs" / f"error{rank}.json", told)
+        sys.exit(1)
+
+
+def work(folder: Path, rank: int, store: Path | None = None, console: int | None = None) -> Outcome:
+    """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or torchrun's store."""
+    settings = config.load(folder / "config.yaml")
+    torch.set_num_threads(settings.threads)
+    _keep_freed_memory()
+    device = _device(settings.device)
+    strategy, _ = config.make_strategy(settings)
+    m, v, processes = settings.workers, strategy.num_aux, settings.processes
+    layout = choose_layout(strategy.factors(m, 0), m, v, processes)
+    with _process_group(processes, rank, device, settings.timeout, store):
+        fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
+        problem = config.make(settings, "task").build(settings, fleet.workers, device)
+        report = Report(folder, settings, console) if rank == 0 else Silent()
+        try:
+            outcome = train(settings, fleet, problem, strategy, report)
+        finally:
+            report.close()
+        save = checkpoint.resolve(settings.save, layout.n, outcome.x.shape[1], outcome.x.element_size())
+        rows = fleet.gather(outcome.x) if save == "rows" else None
+        if rank == 0:
+            _leave(folder, settings, save, outcome, rows, fleet, strategy.zeta(m))
+        fleet.barrier()
+    return outcome
+
+
+class Report:
+    """Rank 0's: files and console."""
+
+    def __init__(self, folder: Path, settings: config.Config, console: int | None) -> None:
+        self._files = Files(folder)
+        stream = sys.stdout if console is None else os.fdopen(os.dup(console), "w")
+        self._live = Live(stream, settings.steps)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """One log point."""
+        self._files.log(line)
+        self._live.log(line)
+
+    def close(self) -> None:
+        """Everything on disk, the terminal as it was."""
+        self._live.close()
+        self._files.close()
+
+
+class Silent:
+    """The other ranks'."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _leave(
+    folder: Path, settings: config.Config, save: str, outcome: Outcome, rows: Any, fleet: Stacked, zeta: float
+) -> None:
+    """Checkpoint, then summary.json, which says that everything else is there."""
+    if save != "none":
+        content = {"answer": outcome.answer.cpu(), **({"rows": rows.cpu()} if rows is not None else {})}
+        checkpoint.atomically(folder / checkpoint.FILE, lambda file: torch.save(content, file))
+    last = outcome.last
+    summary = {
+        "status": outcome.status,
+        "steps": outcome.steps,
+        **({"diverged_at": outcome.diverged_at} if outcome.diverged_at is not None else {}),
+        "workers": fleet.m,
+        "aux": fleet.v,
+        "processes": settings.processes,
+        "algo": settings.algo["name"],
+        "tau": settings.tau,
+        "zeta": zeta,
+        "ledger": {**fleet.ledger.summary(), "comm_s": last["comm_s"]},
+        "eval": {key: value for key, value in last.items() if key.startswith("eval/")},
+        "consensus": last["consensus"],
+        "train_s": last["train_s"],
+        "wall_s": last["wall_s"],
+        "seed": settings.seed,
+        "name": settings.name,
+        "saved": save,
+        "parameters": outcome.x.shape[1],
+        "device": str(outcome.x.device),
+        "versions": versions(),
+        "command": command(folder),
+    }
+    checkpoint.write_json(folder / "summary.json", summary)
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    return {
+        "coopsgd": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def command(folder: Path) -> str:
+    """The command line that made this folder: the comment at the head of its config.yaml."""
+    first = (folder / "config.yaml").read_text().split("\n", 1)[0]
+    return first.removeprefix("# ") if first.startswith("# ") else ""
+
+
+def _device(name: str) -> torch.device:
+    if name == "cpu":
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+@contextlib.contextmanager
+def _process_group(processes: int, rank: int, device: torch.device, timeout: float, store: Path | None) -> Any:
+    """The default process group, for as long as it is needed; none for one process."""
+    if processes == 1:
+        yield
+        return
+    wait = timedelta(seconds=timeout)
+    arguments: dict[str, Any] = {"backend": "nccl" if device.type == "cuda" else "gloo", "timeout": wait}
+    if store is not None:  # one machine: meet over a file, talk over loopback, need no port and no name service
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+        arguments |= {"store": dist.FileStore(str(store), processes), "rank": rank, "world_size": processes}
+    dist.init_process_group(**arguments)
+    yield
+    dist.destroy_process_group()  # after a failure the process ends instead: peers may never answer
+
+
+def _die_with(parent: int) -> None:
+    """End when the command does, even by kill -9 (Linux; elsewhere the launcher's signals must do)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc not to give freed activations back to the kernel, which would hand them out again page by page."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-2, 1 << 26)  # M_TOP_PAD
+
+
+def main() -> None:
+    """`python -m coopsgd.worker RUN_FOLDER`, one process of a torchrun."""
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "config.yaml").is_file():
+        sys.exit("usage: torchrun --nnodes N --nproc-per-node P -m coopsgd.worker RUN_FOLDER (made with launch=false)")
+    folder = Path(sys.argv[1])
+    world, wanted = int(os.environ.get("WORLD_SIZE", "1")), config.load(folder / "config.yaml").processes
+    if world != wanted:
+        sys.exit(f"WORLD_SIZE is {world} but {folder} was frozen for processes={wanted}; start {wanted} processes in all")
+    outcome = work(folder, int(os.environ.get("RANK", "0")))
+    if outcome.status == "diverged":
+        sys.exit(f"diverged: the loss of step {outcome.diverged_at} is not finite")
+
+
+if __name__ == "__main__":
+    main()
