@@ -100,6 +100,8 @@ def main() -> None:
         click.echo(f"coopsgd: {error.format_message()}", err=True)
         sys.exit(2)
     except ConfigError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
         click.echo(f"coopsgd: {error}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):

@@ -54,6 +54,7 @@ class Session:
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
         self.sweeping = False
+        self.full_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user asks for tracebacks
         self.failures: list[Failure] = []
         self.unwritable: dict[int, str] = {}  # job number -> why its folder cannot be made
         self._names: dict[str, int] = {}
@@ -74,7 +75,7 @@ class Session:
                 raise ConfigError(self.unwritable[number])
             return self._run(cfg, folder, hydra_config)
         except Exception as error:
-            if _full_errors():
+            if self.full_errors:
                 raise
             failure = Failure(label, str(folder), one_line(error), 1 if isinstance(error, RunFailed) else 2)
             if not isinstance(error, RunFailed | ValueError | OSError | HydraException | OmegaConfBaseException):
@@ -198,7 +199,7 @@ def start(folder: Path, settings: Config) -> float | None:
 def train(words: Sequence[str]) -> int:
     """`coopsgd train WORDS`: Hydra's grammar and flags. Returns the exit code."""
     session = prepare(words)
-    code = _through_hydra(session.job, words)
+    code = _through_hydra(session)
     if code == 0 and session.failures:
         _tell(session)
         code = 1 if any(failure.code == 1 for failure in session.failures) else 2
@@ -260,10 +261,6 @@ def _swept(words: Sequence[str]) -> set[str]:
     return {override.get_key_element() for override in parsed if override.is_sweep_override()}
 
 
-def _full_errors() -> bool:
-    return os.environ.get("COOPSGD_FULL_ERROR") == "1"
-
-
 @contextlib.contextmanager
 def _environment(**values: str) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
@@ -278,17 +275,17 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _through_hydra(job: Callable[[Any], Any], words: Sequence[str]) -> int:
-    """Run Hydra's main on these words; its errors become one line and exit code 2."""
-    argv, sys.argv = sys.argv, ["coopsgd train", *words]
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    marks = {"HYDRA_FULL_ERROR": "1", **({"COOPSGD_FULL_ERROR": "1"} if wants_traceback else {})}
+def _through_hydra(session: Session) -> int:
+    """Run Hydra's main on the session's words; its errors become one line and exit code 2."""
+    # argparse loses words on the far side of a flag that takes none: flags come first
+    flags = [word for word in session.words if word in ("-m", "--multirun")]
+    argv, sys.argv = sys.argv, ["coopsgd train", *flags, *(word for word in session.words if word not in flags)]
     complaint = io.StringIO()
     try:
-        with _environment(**marks):
+        with _environment(HYDRA_FULL_ERROR="1"):  # Hydra then raises what it would print and exit with
             # argparse prints a page before it gives up on a flag; its last line says it all
             with contextlib.redirect_stderr(_Kept(complaint)):
-                main = hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)
+                main = hydra.main(version_base="1.3", config_path=CONF, config_name="config")(session.job)
                 main()
         return 0
     except SystemExit as error:
@@ -296,7 +293,7 @@ def _through_hydra(job: Callable[[Any], Any], words: Sequence[str]) -> int:
             print(f"coopsgd: {complaint.getvalue().strip().splitlines()[-1]}", file=sys.stderr)
         return error.code if isinstance(error.code, int) else 1 if error.code else 0
     except (HydraException, OmegaConfBaseException, ConfigError, OSError, ValueError) as error:
-        if wants_traceback:
+        if session.full_errors:
             raise
         print(f"coopsgd: {one_line(error)}", file=sys.stderr)
         return 2
@@ -329,11 +326,11 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, MissingConfigException):
         return _no_choice(error)
     text = str(error)
-    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in 'Config')", text)
+    unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         known = [f.name for f in config.fields(Config)]
         return f"no key named {unknown[1]!r}{did_you_mean(unknown[1], known)}; `coopsgd train --help` lists them"
-    key = re.search(r"full_key: (\S+)", text)
+    key = re.search(r"full_key: (\S+)", text) or re.search(r"Error merging override \+*([\w.]+)=", text)
     lines = [line.strip() for line in text.splitlines()]
     skip = ("full_key:", "object_type=", "reference_type=", "See https", "Set the env", "Config search", "provider=", "To append")
     told = [line for line in lines if line and not line.startswith(skip) and not line.startswith("Error merging override")]

@@ -82,6 +82,10 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
 
     ConfigError names what is wrong; every `auto` that needs no torch is resolved in the config that comes back.
     """
+    known = [f.name for f in fields(Config)]
+    for name in node:
+        if name not in (*known, "hydra"):
+            raise ConfigError(f"no key named {str(name)!r}{did_you_mean(str(name), known)}; `coopsgd train --help` lists them")
     config = Config(**{f.name: _plain(node.get(f.name)) for f in fields(Config) if node.get(f.name) is not None})
     for name in GROUPS:
         _as_group(config, name, (choices or {}).get(name))

@@ -154,13 +154,10 @@ def _signals_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch logs the failures that we report, at length."""
-    loggers = [logging.getLogger(name) for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    """torchelastic logs what we report, at length, through loggers that set their own levels."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # a worker enables it again
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

@@ -14,8 +14,10 @@ def folder_name(words: Sequence[str], number: int) -> str:
 
     `number` names the job when there are no words.
     """
+    if not words:
+        return str(number)
     plain = ",".join(words)
-    name = re.sub(r"[^\w.=,+-]", "_", plain.replace("'", "").replace('"', "")).strip(".") or str(number)
+    name = re.sub(r"[^\w.=,+-]", "_", plain.replace("'", "").replace('"', "")).lstrip(".")
     if len(name) > LONGEST or name != plain:
         digest = hashlib.blake2b(plain.encode(), digest_size=4).hexdigest()
         name = f"{name[: LONGEST - 9]}-{digest}"  # two words that differ stay apart

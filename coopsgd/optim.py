@@ -6,6 +6,7 @@ the optimiser at work on the rows of one process.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -149,12 +150,15 @@ class Inner:
         arguments = asdict(settings)
         if "beta1" in arguments:
             arguments["betas"] = (arguments.pop("beta1"), arguments.pop("beta2"))
-        self._make = lambda parts: getattr(torch.optim, settings.KIND)(parts, **arguments)
-        self._optimizer = self._make(self._parts)
+        self._optimizer = _without_compiler(getattr(torch.optim, settings.KIND), self._parts, arguments)
+        # the step as torch wrote it, without the wrappers that import the compiler and call profiler hooks
+        self._step = inspect.unwrap(type(self._optimizer).step)
+        self._no_grad = torch.no_grad
         self._schedule = None
         if schedule.KIND is not None:
             kind = getattr(torch.optim.lr_scheduler, schedule.KIND)
             self._schedule = kind(self._optimizer, **schedule.arguments(steps))
+            self._optimizer._opt_called = True  # it would warn that the wrapped step was never called
 
     @property
     def lr(self) -> float:
@@ -165,7 +169,8 @@ class Inner:
         """One step of each active worker row of x along -direction, (w or r, d) or (1, d); x itself, changed."""
         if x is not self._x:
             self._x.copy_(x)
-        direction = direction[: self._workers].expand(self._workers, -1)
+        if len(direction) != self._workers:
+            direction = direction[: self._workers].expand(self._workers, -1)
         if active is not None and len(self._parts) == 1 and self._workers > 1:
             self._take_apart()
         if len(self._parts) == 1:
@@ -173,7 +178,8 @@ class Inner:
         else:
             for i, part in enumerate(self._parts):
                 part.grad = direction[i : i + 1] if active is None or active[i] else None
-        self._optimizer.step()
+        with self._no_grad():
+            self._step(self._optimizer)
         return self._x
 
     def advance(self) -> None:
@@ -213,6 +219,16 @@ class Inner:
             for name, value in state.items():
                 mine = value[i : i + 1] if _is_rows(value, whole) else value
                 self._optimizer.state[part][name] = mine.clone() if torch.is_tensor(mine) else mine
+
+
+def _without_compiler(kind: Any, parts: list[Any], arguments: dict[str, Any]) -> Any:
+    """Make a torch optimiser without importing torch._dynamo, which it would for nothing: 2 s in every process."""
+    import torch
+
+    adding = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    if not hasattr(adding, "__dynamo_disable"):
+        setattr(adding, "__dynamo_disable", adding)  # noqa: B010  where torch keeps its wrapped form; none is needed
+    return kind(parts, **arguments)
 
 
 def _is_rows(value: Any, part: Tensor) -> bool:

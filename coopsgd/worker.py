@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import platform
 import signal
@@ -37,6 +38,7 @@ def forked(folder: str, parent: int, console: int) -> None:
     parent: pid of the command, with which the worker dies; console: file descriptor to talk to the user.
     """
     _die_with(parent)
+    logging.disable(logging.NOTSET)
     for number in (signal.SIGTERM, signal.SIGINT):  # a worker inside a collective must still end at once
         signal.signal(number, signal.SIG_DFL)
     rank = int(os.environ["RANK"])

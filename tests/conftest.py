@@ -21,8 +21,8 @@ import torch
 
 torch.set_num_threads(1)
 WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(["coopsgd.compose", "coopsgd.launch", "playing"])
-sys.path.insert(0, str(Path(__file__).parent))
+WARM.set_forkserver_preload(["pytest", "coopsgd.compose", "coopsgd.launch", "coopsgd.report.show", "conftest", "playing"])
+os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the server, which takes no sys.path from us, finds `playing`
 CI = os.environ.get("CI") == "true"
 
 

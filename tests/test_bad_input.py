@@ -1,0 +1,123 @@
+"""A user's mistake is one line that names the thing, the value and the way out: exit 2, no traceback, no process started."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+CASES = {
+    "unknown algo": (("algo=easdg",), ["algo", "easdg", "did you mean easgd"]),
+    "unknown topology": (("algo=dpsgd", "topology=rign"), ["topology", "rign", "did you mean ring"]),
+    "unknown key": (("wrokers=3",), ["wrokers", "did you mean workers"]),
+    "unknown key added": (("+wrokers=3",), ["wrokers", "did you mean workers"]),
+    "unknown key of the algo": (("algo.alhpa=0.1",), ["algo.alhpa", "did you mean alpha"]),
+    "unknown key of the model": (("model.hiden=[3]",), ["model.hiden", "did you mean hidden"]),
+    "unknown weights": (("algo=dpsgd", "algo.weights=metropolys"), ["metropolys", "metropolis"]),
+    "tau of zero": (("tau=0",), ["tau", "0", "at least 1"]),
+    "tau of two and a half": (("tau=2.5",), ["tau", "2.5", "whole number"]),
+    "tau of a word": (("tau=often",), ["tau", "often"]),
+    "alpha too large": (("algo.alpha=0.4",), ["alpha", "0.4", "(0, 2 / (m + 1))", "algo.allow_unstable=true"]),
+    "alpha of zero": (("algo.alpha=0",), ["alpha", "algo.allow_unstable=true"]),
+    "alpha of a word": (("algo.alpha=much",), ["alpha", "much"]),
+    "W missing": (("algo=cooperative",), ["algo.W", "missing"]),
+    "W no file": (("algo=cooperative", "algo.W=nowhere.npy"), ["algo.W", "nowhere.npy", "No such file"]),
+    "W not square": (("algo=cooperative", "algo.W=[[1,0]]", "workers=1"), ["algo.W", "square", "(1, 2)"]),
+    "W ragged": (("algo=cooperative", "algo.W=[[1,0],[1]]", "workers=2"), ["algo.W", "array"]),
+    "W of another size": (("algo=cooperative", "algo.W=[[1]]"), ["algo.W", "4", "1"]),
+    "W rows": (("algo=cooperative", "algo.W=[[0.5,0.4],[0.5,0.5]]", "workers=2"), ["algo.W", "row 0", "0.9"]),
+    "W swaps": (("algo=cooperative", "algo.W=[[0,1],[1,0]]", "workers=2"), ["no consensus", "algo.allow_disconnected=true"]),
+    "W disconnected": (("algo=cooperative", "algo.W=[[1,0],[0,1]]", "workers=2"), ["no consensus"]),
+    "W of a bipartite graph": (
+        ("algo=cooperative", "algo.W=[[0,0.5,0,0.5],[0.5,0,0.5,0],[0,0.5,0,0.5],[0.5,0,0.5,0]]"),
+        ["no consensus"],
+    ),
+    "workers of a word": (("workers=many",), ["workers", "many"]),
+    "no workers": (("workers=0",), ["workers", "0"]),
+    "processes do not divide": (("workers=6", "processes=4"), ["processes", "6", "4", "1, 2, 3, 6"]),
+    "hypercube of six": (("algo=dpsgd", "topology=hypercube", "workers=6"), ["hypercube", "6", "power of two"]),
+    "torus of a prime": (("algo=dpsgd", "topology=torus", "workers=7"), ["torus", "7"]),
+    "odd regular graph": (("algo=dpsgd", "topology=random_regular", "workers=5"), ["random_regular", "5 * 3", "even"]),
+    "best constant of a directed graph": (
+        ("algo=dpsgd", "topology=exponential", "algo.weights=best_constant", "workers=8"),
+        ["best_constant", "undirected"],
+    ),
+    "unknown dtype": (("dtype=float8",), ["dtype", "float8", "float32"]),
+    "unknown device": (("device=tpu",), ["device", "tpu"]),
+    "no GPU": (("device=cuda",), ["device", "cuda"]),
+    "both lengths": (("steps=10", "epochs=2"), ["steps=10", "epochs=2", "one of the two"]),
+    "epochs of a quadratic": (("task=quadratic", "epochs=2"), ["epochs", "quadratic"]),
+    "batch too large": (("batch_size=1000",), ["batch_size", "1000", "358"]),
+    "optimiser of whole matrices": (("optim=lbfgs",), ["lbfgs", "elementwise"]),
+    "optimiser of whole matrices by name": (("optim.name=Adafactor",), ["Adafactor", "elementwise"]),
+    "negative rate": (("optim.lr=-1",), ["optim.lr", "-1"]),
+    "rate of a word": (("optim.lr=fast",), ["optim.lr", "fast"]),
+    "buffers of an auxiliary": (("algo.buffers=average",), ["buffers", "auxiliary"]),
+    "milestones missing": (("schedule=multistep",), ["schedule.milestones"]),
+    "curvature of another shape": (("task=quadratic", "task.centers=[[1,2]]"), ["task.centers", "(4, 2)", "(1, 2)"]),
+    "broken grammar": (("tau=[1",), ["[1"]),
+    "a word without =": (("tau",), ["tau"]),
+    "unknown flag": (("--mulitrun",), ["--mulitrun"]),
+    "group set to a value": (("algo={a:1}",), ["algo"]),
+}
+
+
+@pytest.mark.parametrize("verb", ["train", "show"])
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_and_exit_2(cli, tmp_path, case, verb):
+    words, told = CASES[case]
+    ended = cli(verb, *words)
+    assert ended.code == 2, ended
+    assert len(ended.lines) == 1, ended.err
+    assert "Traceback" not in ended.err
+    for word in told:
+        assert word in ended.err, (word, ended.err)
+    assert not list(tmp_path.glob("outputs/*/*/logs")), "a worker was started"
+
+
+def test_alpha_outside_runs_with_a_warning(cli):
+    ended = cli("train", "algo.alpha=0.45", "algo.allow_unstable=true", "task=quadratic", "steps=2")
+    assert ended.code == 0, ended.err
+    assert "warning" in ended.err and "alpha" in ended.err
+
+
+def test_no_consensus_runs_when_allowed(cli):
+    words = ("algo=cooperative", "algo.W=[[1,0],[0,1]]", "workers=2", "algo.allow_disconnected=true")
+    assert cli("train", *words, "task=quadratic", "steps=2").code == 0
+
+
+def test_one_worker_counts_as_consensus(cli):
+    assert cli("train", "algo=dpsgd", "workers=1", "task=quadratic", "steps=2").code == 0
+
+
+@pytest.mark.parametrize("verb", [("run",), ("sweep",)])
+def test_a_run_folder_that_cannot_be_written(cli, tmp_path, verb):
+    (tmp_path / "file").write_text("in the way")
+    if verb == ("run",):
+        ended = cli("train", "task=quadratic", "hydra.run.dir=file/below")
+    else:
+        ended = cli("train", "-m", "task=quadratic", "hydra.sweep.dir=file/below", "tau=1,2")
+    assert ended.code == 2, ended
+    assert len(ended.lines) == 1 and "file/below" in ended.err
+
+
+def test_a_run_is_never_overwritten(cli, tmp_path):
+    words = ("task=quadratic", "steps=2", "hydra.run.dir=here")
+    assert cli("train", *words).code == 0
+    before = (tmp_path / "here" / "metrics.jsonl").read_text()
+    ended = cli("train", *words)
+    assert ended.code == 2 and "already holds a run" in ended.err
+    assert (tmp_path / "here" / "metrics.jsonl").read_text() == before
+
+
+def test_full_errors_on_request(cli):
+    ended = cli("train", "tau=0", env={"HYDRA_FULL_ERROR": "1"})
+    assert ended.code != 0 and "Traceback" in ended.err
+
+
+def test_matrix_from_a_file_is_kept_with_the_run(cli, tmp_path):
+    np.save(tmp_path / "w.npy", np.full((2, 2), 0.5))
+    words = ("algo=cooperative", "algo.W=w.npy", "workers=2", "task=quadratic", "steps=2", "hydra.run.dir=here")
+    assert cli("train", *words).code == 0
+    from coopsgd import Run
+
+    assert Run(tmp_path / "here").config.algo["W"] == [[0.5, 0.5], [0.5, 0.5]]
