@@ -86,12 +86,17 @@ class Session:
                 print(failure.told, file=sys.stderr, flush=True)
             return float("nan")
 
-    def subdir(self, number: int, overrides: Any) -> str:
-        """The folder of a sweep's job, named by the swept keys; the job alone fails when it cannot be made."""
+    def subdir(self, number: int, overrides: Any, root: str) -> str:
+        """The folder of a sweep's job below `root`, named by the swept keys; if it cannot be made, that job alone fails."""
         swept = _swept(self.words)
         name = folder_name([word for word in overrides if word.split("=", 1)[0] in swept], number)
         if self._names.setdefault(name, number) != number:
             name = folder_name([name, str(number)], number)
+        try:
+            (Path(root) / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self.unwritable[number] = f"{Path(root) / name} cannot be made a folder ({error.strerror})"
+            return f".failed-{number}"  # Hydra makes it; the job removes it
         return name
 
     def _run(self, cfg: Any, folder: Path, hydra_config: Any) -> float | None:

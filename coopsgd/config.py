@@ -101,7 +101,7 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
     algo = config.algo["name"]
     default = config.algo.pop("tau", 10)
     if strategy.fixed_tau is not None:
-        unused("tau", f"{algo} communicates every {strategy.fixed_tau} step{'s' * (strategy.fixed_tau > 1)} by itself")
+        unused("tau", f"{algo} communicates every {'step' if strategy.fixed_tau == 1 else f'{strategy.fixed_tau} steps'} by itself")
         config.tau = strategy.fixed_tau
     elif config.tau == "auto":
         config.tau = default

@@ -1,0 +1,332 @@
+"""The command line as its users use it: runs, sweeps, show, list, help, completion, what a run leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CI
+
+import coopsgd
+from coopsgd.naming import folder_name
+
+QUICK = ("task=quadratic", "steps=20", "log_every=10", "eval_every=10")
+KEYS = {"step", "epoch", "samples", "wall_s", "rounds", "messages", "bytes", "wire_bytes", "train_s", "comm_s", "lr", "tau"}
+KEYS |= {"train/loss", "consensus"}
+EVALUATED = {"eval/loss", "eval/accuracy", "eval/accuracy_worst", "eval/accuracy_best"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One small run on real data in four processes, looked at by many tests."""
+    folder = tmp_path_factory.mktemp("run")
+    words = ["algo=easgd", "tau=5", "steps=40", "log_every=10", "eval_every=20", "name=mine", "hydra.run.dir=here"]
+    done = subprocess.run([sys.executable, "-m", "coopsgd.cli", "train", *words], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return coopsgd.Run(folder / "here"), done
+
+
+def test_what_a_run_leaves(run):
+    run, _ = run
+    assert sorted(os.listdir(run.folder))[:2] == ["checkpoints", "config.yaml"]
+    assert {"metrics.jsonl", "summary.json", "logs"} <= set(os.listdir(run.folder))
+    lines = run.metrics()
+    assert [line["step"] for line in lines] == [0, 10, 20, 30, 40]
+    for line in lines:
+        assert set(line) == KEYS | (EVALUATED if line["step"] % 20 == 0 else set())
+        assert line["train_s"] <= line["wall_s"]
+    last = lines[-1]
+    assert last["samples"] == 40 * 4 * 32 and last["epoch"] == pytest.approx(40 / (1433 // 4 // 32))
+    d = 64 * 200 + 200 + 200 * 10 + 10
+    assert (last["rounds"], last["messages"], last["bytes"]) == (8, 8 * 6, 8 * 6 * d * 4)  # 2 (m - 1) vectors a round
+    assert last["eval/accuracy"] > 0.5
+    summary = run.summary
+    wanted = {"status", "steps", "workers", "processes", "algo", "tau", "zeta", "ledger", "eval", "consensus", "wall_s"}
+    assert wanted | {"seed", "versions", "command"} <= set(summary)
+    assert summary["status"] == "completed" and summary["name"] == "mine"
+    assert summary["zeta"] == pytest.approx(4 / 6)
+    assert summary["command"].startswith("coopsgd train algo=easgd tau=5")
+    assert summary["eval"]["eval/loss"] == last["eval/loss"]
+    assert summary["ledger"]["bytes_per_worker_mean"] * 4 == summary["ledger"]["bytes"]
+
+
+def test_the_model_that_was_evaluated_is_the_model_that_is_saved(run):
+    run, _ = run
+    rows, model = run.rows(), run.model()
+    assert rows.shape == (5, run.summary["parameters"])
+    np.testing.assert_allclose(run.answer()[0], rows[:4].mean(0), rtol=0, atol=1e-6)
+    from coopsgd.data.digits import Digits
+
+    images = Digits().load()
+    assert not model.training
+    with torch.no_grad():
+        right = model(torch.from_numpy(images.test_x).float() / 16 - 0.5).argmax(1).numpy() == images.test_y
+    assert right.mean() == pytest.approx(run.summary["eval"]["eval/accuracy"])
+
+
+def test_tensorboard_holds_the_same_numbers(run):
+    run, _ = run
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.folder))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train/loss", "eval/loss", "eval/accuracy", "comm/bytes", "comm/rounds", "comm/messages", "consensus/distance"} <= tags
+    for tag, key in (("eval/loss", "eval/loss"), ("comm/bytes", "bytes"), ("consensus/distance", "consensus")):
+        shown = {event.step: event.value for event in events.Scalars(tag)}
+        kept = {line["step"]: line[key] for line in run.metrics() if line.get(key) is not None}
+        assert shown.keys() == kept.keys()
+        assert all(shown[step] == pytest.approx(kept[step], rel=1e-6) for step in kept)
+
+
+def test_the_console_ends_with_a_table_and_the_folder(run):
+    run, done = run
+    assert "4 workers in 4 processes" in done.stdout or "processes" in done.stdout
+    assert done.stdout.rstrip().endswith(str(run.folder))
+    assert "accuracy" in done.stdout and done.stderr == ""
+
+
+def test_a_run_is_repeated_from_its_own_config(run, tmp_path, cli):
+    run, _ = run
+    ended = cli("train", "--config-path", str(run.folder), "--config-name", "config", "hydra.run.dir=again")
+    assert ended.code == 0, ended.err
+    again = coopsgd.Run(tmp_path / "again")
+    assert torch.equal(again.rows(), run.rows())
+    assert again.summary["algo"] == "easgd"
+
+
+@pytest.mark.parametrize(("save", "kept"), [("rows", {"rows", "answer"}), ("answer", {"answer"}), ("none", set())])
+def test_save(cli, tmp_path, save, kept):
+    assert cli("train", *QUICK, f"save={save}", "hydra.run.dir=here").code == 0
+    run = coopsgd.Run(tmp_path / "here")
+    for what in ("rows", "answer"):
+        if what in kept:
+            assert getattr(run, what)().shape[1] == 10
+        else:
+            with pytest.raises(LookupError, match=f"save={what}"):
+                getattr(run, what)()
+
+
+def test_save_auto_keeps_rows_up_to_200_megabytes():
+    from coopsgd.checkpoint import resolve
+
+    assert [resolve("auto", 5, d, 4) for d in (10**7, 10**7 + 1)] == ["rows", "answer"]
+    assert resolve("none", 1, 1, 4) == "none"
+
+
+def test_the_issue_sweep_makes_eight_folders(cli, tmp_path):
+    words = ("algo=fullsync,pasgd,easgd,dpsgd", "tau=1,10", "steps=50")
+    ended = cli("train", "-m", *words, "hydra.sweep.dir=s")
+    assert ended.code == 0, ended.err
+    folders = sorted(path.name for path in (tmp_path / "s").iterdir() if path.is_dir())
+    assert folders == sorted(f"algo={a},tau={t}" for a in ("fullsync", "pasgd", "easgd", "dpsgd") for t in (1, 10))
+    for name in folders:
+        summary = coopsgd.Run(tmp_path / "s" / name).summary
+        assert summary["status"] == "completed" and summary["steps"] == 50
+        assert summary["tau"] == (1 if "fullsync" in name else int(name.rpartition("=")[2]))
+    assert ended.err.count("tau: fullsync communicates every step by itself") == 2
+
+
+def test_one_failing_job_does_not_stop_the_others(cli, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "tau=3").write_text("a file in the way of a folder")
+    ended = cli("train", "-m", *QUICK, "tau=0,2,3,4", "hydra.sweep.dir=s")
+    assert ended.code == 2
+    for tau in (2, 4):
+        assert coopsgd.Run(tmp_path / "s" / f"tau={tau}").summary["status"] == "completed"
+    assert "2 of the sweep's jobs failed" in ended.err
+    assert "tau=0 (" in ended.err and "tau=3 (" in ended.err and "s/tau=3" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_sweep_in_any_order_of_words(cli, tmp_path):
+    assert cli("train", *QUICK, "-m", "tau=1,2", "hydra.sweep.dir=s").code == 0
+    assert {path.name for path in (tmp_path / "s").iterdir() if path.is_dir()} == {"tau=1", "tau=2"}
+
+
+def test_folder_names_are_safe_short_and_different():
+    assert folder_name(["algo=easgd", "tau=4"], 0) == "algo=easgd,tau=4"
+    assert folder_name([], 3) == "3"
+    for words in (["task.start=/a/b.npy"], ["algo.W=[[1,0],[0,1]]"], ["name=" + "x" * 300], ["name=a b"], ["name=../up"]):
+        name = folder_name(words, 0)
+        assert len(name) <= 100 and not set(name) & set("/[] \\'\"")
+    assert folder_name(["name=a/b"], 0) != folder_name(["name=a_b"], 0)
+    long = ["x" * 200, "x" * 201]
+    assert folder_name(long[:1], 0) != folder_name(long[1:], 0)
+
+
+def test_two_runs_in_one_second_have_two_folders(cli, tmp_path):
+    from coopsgd.compose import fresh
+
+    (tmp_path / "a").mkdir()
+    assert fresh(str(tmp_path / "a")) == str(tmp_path / "a")
+    (tmp_path / "a" / "config.yaml").touch()
+    assert fresh(str(tmp_path / "a")) == str(tmp_path / "a-2")
+
+
+def test_unused_keys_are_told(cli, tmp_path):
+    ended = cli("train", *QUICK, "algo=fullsync", "tau=10", "topology=star", "model=cnn", "hydra.run.dir=here")
+    assert ended.code == 0
+    assert len(ended.lines) == 3, ended.err
+    assert all("ignored" in line for line in ended.lines)
+    run = coopsgd.Run(tmp_path / "here")
+    assert run.summary["tau"] == 1 and run.config.topology is None and run.config.model is None
+
+
+def test_processes_and_threads_are_chosen_and_said(cli, tmp_path):
+    ended = cli("train", *QUICK, "workers=6", "processes=2", "hydra.run.dir=here")
+    assert "6 workers in 2 processes (3 each)" in ended.out
+    assert coopsgd.Run(tmp_path / "here").summary["processes"] == 2
+
+
+def test_processes_auto(monkeypatch):
+    from coopsgd import config
+
+    monkeypatch.setattr(config, "cores", lambda: 2)
+    assert [config.place(m, 0) for m in (1, 4, 5, 6, 64, 7)] == [1, 4, 1, 3, 4, 1]
+    assert [config.place(m, 8) for m in (4, 16, 1024, 7)] == [4, 8, 8, 7]
+
+
+def test_several_machines(cli, tmp_path):
+    """launch=false freezes the folder and prints the line; two torchrun agents on this host carry it out."""
+    ended = cli("train", *QUICK, "algo=easgd", "workers=4", "processes=4", "launch=false", "hydra.run.dir=here")
+    assert ended.code == 0 and "torchrun" in ended.out and "-m coopsgd.worker" in ended.out
+    assert not (tmp_path / "here" / "summary.json").exists()
+    import socket
+
+    with socket.socket() as probe:  # a port that is free now; real machines name their own
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    line = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    line += [f"--master-port={port}"]
+    env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    rest = ["-m", "coopsgd.worker", str(tmp_path / "here")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": env, "text": True}
+    agents = [subprocess.Popen([*line, f"--node-rank={rank}", *rest], **pipes) for rank in (0, 1)]
+    for agent in agents:
+        out, _ = agent.communicate(timeout=120)
+        assert agent.returncode == 0, out
+    run = coopsgd.Run(tmp_path / "here")
+    assert run.summary["status"] == "completed" and run.summary["processes"] == 4
+    assert cli("train", *QUICK, "algo=easgd", "workers=4", "processes=1", "hydra.run.dir=one").code == 0
+    np.testing.assert_allclose(run.rows(), coopsgd.Run(tmp_path / "one").rows(), rtol=0, atol=1e-5)
+
+
+def test_a_world_of_another_size_is_refused(cli, tmp_path):
+    cli("train", *QUICK, "processes=4", "launch=false", "hydra.run.dir=here")
+    done = subprocess.run(
+        [sys.executable, "-m", "coopsgd.worker", str(tmp_path / "here")],
+        env={**os.environ, "WORLD_SIZE": "3", "RANK": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0 and "WORLD_SIZE is 3" in done.stderr and "processes=4" in done.stderr
+
+
+def test_show_is_the_same_for_people_and_programs(cli):
+    ended = cli("show", "algo=easgd", "workers=4", "--json")
+    found = json.loads(ended.out)
+    assert found["zeta"] == pytest.approx(4 / 6) and found["aux"] == 1 and found["tau"] == 10
+    (factor,) = found["factors"]
+    np.testing.assert_allclose(np.array(factor["W"])[-1], [1 / 3] * 4 + [-1 / 3], atol=1e-12)
+    assert factor["symmetric"] and factor["doubly_stochastic"] and not factor["nonnegative"]
+    np.testing.assert_allclose(sorted(factor["eigenvalues"]), sorted([1, 2 / 3, 2 / 3, 2 / 3, -2 / 3]), atol=1e-12)
+    assert [entry["after_step"] for entry in found["schedule"]] == [10, 20, 30]
+    assert found["schedule"][0]["messages"] == 6
+    people = cli("show", "algo=easgd", "workers=4").out
+    for told in ("worker 3", "aux 0", "zeta", "0.666667", "all-reduce", "after step"):
+        assert told in people
+
+
+def test_show_tells_each_way_of_carrying_out(cli):
+    assert "messages along edges" in cli("show", "algo=dpsgd", "workers=8", "processes=8").out
+    assert "all-reduce of the average" in cli("show", "algo=pasgd", "workers=8", "processes=4").out
+    assert "nothing is sent" in cli("show", "algo=pasgd", "workers=8", "processes=1").out
+    assert "gradients" in cli("show", "algo=fullsync").out
+
+
+def test_list_names_everything_with_a_line(cli):
+    listed = json.loads(cli("list", "--json").out)
+    for group, choices in listed.items():
+        files = {path.stem for path in (Path(__file__).parents[1] / "conf" / group).glob("*.yaml")}
+        assert {choice["name"] for choice in choices} == files
+        assert all(choice["about"] for choice in choices)
+    assert all(choice["paper"] for choice in listed["algo"])
+    people = cli("list").out
+    assert "easgd" in people and "arXiv:1412.6651" in people
+
+
+def test_help_is_quick_and_light():
+    code = "import sys; from coopsgd.cli import cli; cli(['--help'], standalone_mode=False); print(sorted(sys.modules))"
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert time.perf_counter() - began < 0.5 * 4  # 0.1 s alone; this machine may be busy
+    loaded = done.stdout.splitlines()[-1]
+    assert "train" in done.stdout and "'torch'" not in loaded and "'hydra'" not in loaded
+
+
+@pytest.mark.parametrize("words", [("algo=nope",), ("tau=0",), ("wrokers=1",), ("algo=dpsgd", "topology=torus", "workers=7")])
+def test_a_refusal_does_not_import_torch(words, tmp_path):
+    code = "import sys; from coopsgd import compose; print(compose.train(sys.argv[1:]), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == ["2", "False"], done
+
+
+def test_train_help_lists_groups_and_keys(cli):
+    out = cli("train", "--help").out
+    for told in ("algo: ", "easgd", "Elastic averaging", "topology: ", "tau ", "batch_size ", "--multirun"):
+        assert told in out, told
+
+
+def test_hydra_flags_are_untouched(cli):
+    assert "alpha: auto" in cli("train", "algo=easgd", "--cfg", "job").out
+    assert "Defaults" in cli("train", "--info", "defaults").out
+    assert "hydra" in cli("train", "--hydra-help").out.lower()
+    assert cli("--version").out.startswith("coopsgd, version")
+
+
+def test_completion_in_bash(tmp_path):
+    script = subprocess.run([sys.executable, "-m", "coopsgd.cli", "completion", "bash"], capture_output=True, text=True).stdout
+    (tmp_path / "script").write_text(script)
+    (tmp_path / "coopsgd").write_text(f"#!/bin/sh\nexec {sys.executable} -m coopsgd.cli \"$@\"\n")
+    (tmp_path / "coopsgd").chmod(0o755)
+
+    def complete(line: str, words: list[str]) -> list[str]:
+        listed = " ".join(f"'{word}'" for word in words)
+        asked = (
+            f"source {tmp_path}/script; COMP_LINE='{line}' COMP_POINT={len(line)} COMP_WORDS=({listed}) "
+            f"COMP_CWORD={len(words) - 1}; _coopsgd_completion coopsgd; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        )
+        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, env=env)
+        return done.stdout.split()
+
+    # bash splits at '=', and replaces only what is behind it
+    assert set(complete("coopsgd train algo=", ["coopsgd", "train", "algo", "="])) >= {"easgd", "pasgd", "dpsgd"}
+    assert complete("coopsgd train algo=ea", ["coopsgd", "train", "algo", "=", "ea"]) == ["easgd"]
+    assert complete("coopsgd tr", ["coopsgd", "tr"]) == ["train"]
+    assert "topology=" in complete("coopsgd train topo", ["coopsgd", "train", "topo"])
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_in_other_shells(tmp_path, shell):
+    if shutil.which(shell) is None:
+        assert not CI, f".ci/run installs {shell}"
+        pytest.skip(f"{shell} is not installed")
+    python = [sys.executable, "-m", "coopsgd.cli"]
+    script = subprocess.run([*python, "completion", shell], capture_output=True, text=True).stdout
+    (tmp_path / "script").write_text(script)
+    parsed = subprocess.run([shell, "--no-execute", str(tmp_path / "script")], capture_output=True, text=True)
+    assert parsed.returncode == 0, parsed.stderr
+    env = {**os.environ, "_COOPSGD_COMPLETE": f"{shell}_complete"}
+    env |= {"COMP_WORDS": "coopsgd train algo=", "COMP_CWORD": "2" if shell == "zsh" else "algo="}
+    offered = subprocess.run(python, capture_output=True, text=True, env=env).stdout
+    assert "algo=easgd" in offered and "algo=pasgd" in offered
