@@ -25,7 +25,9 @@ class Choice:
 def choices(group: str) -> list[Choice]:
     """Every yaml of a group, by name."""
     folder = files("coopsgd.conf") / group
-    found = [(entry.name.removesuffix(".yaml"), entry.read_text()) for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    found = [
+        (entry.name.removesuffix(".yaml"), entry.read_text()) for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    ]
     return [Choice(group, name, *_head(text)) for name, text in sorted(found)]
 
 

@@ -15,7 +15,7 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Session:
         self.sweeping = hydra_config.mode == RunMode.MULTIRUN
         folder = Path(hydra_config.runtime.output_dir)
         label = " ".join(hydra_config.overrides.task) or "defaults"
-        number = hydra_config.job.get("num", 0) if self.sweeping else 0
+        number = hydra_config.job.num if self.sweeping else 0
         if self.sweeping:
             print(f"\n#{number} {label}", flush=True)
         try:
@@ -287,11 +287,9 @@ def _through_hydra(session: Session) -> int:
     argv, sys.argv = sys.argv, ["coopsgd train", *flags, *(word for word in session.words if word not in flags)]
     complaint = io.StringIO()
     try:
-        with _environment(HYDRA_FULL_ERROR="1"):  # Hydra then raises what it would print and exit with
-            # argparse prints a page before it gives up on a flag; its last line says it all
-            with contextlib.redirect_stderr(_Kept(complaint)):
-                main = hydra.main(version_base="1.3", config_path=CONF, config_name="config")(session.job)
-                main()
+        # Hydra then raises what it would print; argparse prints a page, of which the last line says it all
+        with _environment(HYDRA_FULL_ERROR="1"), contextlib.redirect_stderr(_Kept(complaint)):
+            hydra.main(version_base="1.3", config_path=CONF, config_name="config")(session.job)()
         return 0
     except SystemExit as error:
         if error.code == 2 and complaint.getvalue():
@@ -337,7 +335,16 @@ def one_line(error: BaseException) -> str:
         return f"no key named {unknown[1]!r}{did_you_mean(unknown[1], known)}; `coopsgd train --help` lists them"
     key = re.search(r"full_key: (\S+)", text) or re.search(r"Error merging override \+*([\w.]+)=", text)
     lines = [line.strip() for line in text.splitlines()]
-    skip = ("full_key:", "object_type=", "reference_type=", "See https", "Set the env", "Config search", "provider=", "To append")
+    skip = (
+        "full_key:",
+        "object_type=",
+        "reference_type=",
+        "See https",
+        "Set the env",
+        "Config search",
+        "provider=",
+        "To append",
+    )
     told = [line for line in lines if line and not line.startswith(skip) and not line.startswith("Error merging override")]
     if isinstance(error.__cause__, OmegaConfBaseException) and not told:
         told = [str(error.__cause__).splitlines()[0]]
@@ -356,4 +363,3 @@ def _no_choice(error: MissingConfigException) -> str:
             config._refuse_unstackable(name)
     known = sorted(error.options or [])
     return f"{group}: no choice named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -101,7 +101,10 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
     algo = config.algo["name"]
     default = config.algo.pop("tau", 10)
     if strategy.fixed_tau is not None:
-        unused("tau", f"{algo} communicates every {'step' if strategy.fixed_tau == 1 else f'{strategy.fixed_tau} steps'} by itself")
+        unused(
+            "tau",
+            f"{algo} communicates every {'step' if strategy.fixed_tau == 1 else f'{strategy.fixed_tau} steps'} by itself",
+        )
         config.tau = strategy.fixed_tau
     elif config.tau == "auto":
         config.tau = default
@@ -151,7 +154,14 @@ def make_strategy(config: Config) -> tuple[Strategy, set[str]]:
     return made["strategy"], filled
 
 
-KINDS = {"topology": "graph", "task": "task", "model": "model", "data": "data", "optim": "optim", "schedule": "schedule"}
+KINDS = {
+    "topology": "graph",
+    "task": "task",
+    "model": "model",
+    "data": "data",
+    "optim": "optim",
+    "schedule": "schedule",
+}
 
 
 def make(config: Config, name: str) -> Any:
@@ -201,7 +211,7 @@ def cores() -> int:
 
 
 def place(workers: int, gpus: int) -> int:
-    """How many processes to start: one a worker while that is at most 2 a core or 1 a GPU, else the largest divisor that fits."""
+    """Processes to start: one a worker while that is at most 2 a core or 1 a GPU, else the largest divisor that fits."""
     room = gpus or 2 * cores()
     return next(p for p in range(min(workers, room), 0, -1) if workers % p == 0)
 
@@ -297,7 +307,7 @@ def _refuse_unstackable(choice: Any) -> None:
         )
 
 
-NODES = {int: IntegerNode, float: FloatNode, bool: BooleanNode, str: StringNode}
+NODES: dict[Any, Callable[..., Any]] = {int: IntegerNode, float: FloatNode, bool: BooleanNode, str: StringNode}
 
 
 def _construct(where: str, cls: Any, arguments: dict[str, Any]) -> Any:
@@ -306,7 +316,7 @@ def _construct(where: str, cls: Any, arguments: dict[str, Any]) -> Any:
     for name, value in arguments.items():
         kind = NODES.get(hints.get(name, Any))
         try:
-            typed[name] = value if kind is None else kind(value, is_optional=False)._value()  # type: ignore[call-arg]
+            typed[name] = value if kind is None else kind(value, is_optional=False)._value()
         except OmegaConfBaseException:
             wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[hints[name]]
             raise ConfigError(f"{where}.{name}: must be {wanted}, got {value!r}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coopsgd.registry import register
 
@@ -41,7 +41,7 @@ class SGD:
     weight_decay: float = 0.0
     dampening: float = 0.0
 
-    KIND = "SGD"
+    KIND: ClassVar[str | None] = "SGD"
 
     def __post_init__(self) -> None:
         _positive("optim.lr", self.lr)
@@ -61,7 +61,7 @@ class Adam:
     eps: float = 1e-8
     weight_decay: float = 0.0
 
-    KIND = "Adam"
+    KIND: ClassVar[str | None] = "Adam"
 
     def __post_init__(self) -> None:
         _positive("optim.lr", self.lr)
@@ -74,7 +74,7 @@ class Adam:
 class AdamW(Adam):
     """Adam with decoupled weight decay, none unless asked (torch.optim.AdamW)."""
 
-    KIND = "AdamW"
+    KIND: ClassVar[str | None] = "AdamW"
 
 
 @register("constant", "schedule")
@@ -82,7 +82,7 @@ class AdamW(Adam):
 class Constant:
     """The rate of the optimiser, unchanged."""
 
-    KIND = None
+    KIND: ClassVar[str | None] = None
 
     def arguments(self, steps: int) -> dict[str, Any]:
         """Keyword arguments of the torch scheduler for a run of this many steps."""
@@ -97,7 +97,7 @@ class StepDecay(Constant):
     every: Any = "auto"
     gamma: float = 0.1
 
-    KIND = "StepLR"
+    KIND: ClassVar[str | None] = "StepLR"
 
     def arguments(self, steps: int) -> dict[str, Any]:
         every = max(1, steps // 3) if self.every == "auto" else self.every
@@ -114,7 +114,7 @@ class MultiStep(Constant):
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
 
-    KIND = "MultiStepLR"
+    KIND: ClassVar[str | None] = "MultiStepLR"
 
     def arguments(self, steps: int) -> dict[str, Any]:
         if not self.milestones:
@@ -129,7 +129,7 @@ class Cosine(Constant):
 
     floor: float = 0.0
 
-    KIND = "CosineAnnealingLR"
+    KIND: ClassVar[str | None] = "CosineAnnealingLR"
 
     def arguments(self, steps: int) -> dict[str, Any]:
         return {"T_max": steps, "eta_min": self.floor}
@@ -187,11 +187,11 @@ class Inner:
         if self._schedule is not None:
             self._schedule.step()
 
-    def together(self, fn: Callable[[list[Tensor]], Any]) -> None:
-        """Hand all buffers to `fn`, each as (w, d) rows, to be changed in place."""
+    def together(self, fn: Callable[..., Any]) -> None:
+        """Call `fn` on all buffers at once, each as (w, d) rows, to be changed in place."""
         names = sorted({n for p in self._parts for n, b in self._optimizer.state[p].items() if _is_rows(b, p)})
         stacked = [self._stack(name) for name in names]
-        fn(stacked)
+        fn(*stacked)
         if len(self._parts) > 1:
             for name, rows in zip(names, stacked, strict=True):
                 for i, part in enumerate(self._parts):
@@ -227,8 +227,8 @@ def _without_compiler(kind: Any, parts: list[Any], arguments: dict[str, Any]) ->
 
     adding = inspect.unwrap(torch.optim.Optimizer.add_param_group)
     if not hasattr(adding, "__dynamo_disable"):
-        setattr(adding, "__dynamo_disable", adding)  # noqa: B010  where torch keeps its wrapped form; none is needed
-    return kind(parts, **arguments)
+        setattr(adding, "__dynamo_disable", adding)
+    return kind(parts, foreach=False, **arguments)  # one tensor, or rows whose shapes repeat: nothing to batch
 
 
 def _is_rows(value: Any, part: Tensor) -> bool:

@@ -92,14 +92,18 @@ class Meter:
 
     def log(self, step: int, x: Tensor, s: Any, lr: float, tau: int) -> None:
         """Write the line of this step; evaluate if it is time."""
-        config, fleet = self._config, self._fleet
+        fleet = self._fleet
         self._train_s += time.perf_counter() - self._resumed
         with fleet.measuring():
             loss = self._loss(step)
             comm_s = float(fleet.total(torch.tensor([fleet.ledger.comm_s], dtype=torch.float64))) / fleet.layout.processes
             seen = step * self._problem.samples
             per_epoch = self._problem.steps_per_epoch
-            line: dict[str, Any] = {"step": step, "epoch": step / per_epoch if per_epoch else None, "samples": seen * fleet.m}
+            line: dict[str, Any] = {
+                "step": step,
+                "epoch": step / per_epoch if per_epoch else None,
+                "samples": seen * fleet.m,
+            }
             line |= {"wall_s": time.perf_counter() - self._began, "train_s": self._train_s, "comm_s": comm_s}
             line |= {**fleet.ledger.totals(), "lr": lr, "tau": tau, "train/loss": loss, "consensus": None}
             if self._evaluates(step) or self.diverged_at is not None:

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from coopsgd import __version__, checkpoint, config
-from coopsgd.fleet.plan import Layout, choose_layout
+from coopsgd.fleet.plan import choose_layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.report.console import Live
@@ -104,9 +104,7 @@ class Silent:
         """Nothing."""
 
 
-def _leave(
-    folder: Path, settings: config.Config, save: str, outcome: Outcome, rows: Any, fleet: Stacked, zeta: float
-) -> None:
+def _leave(folder: Path, settings: config.Config, save: str, outcome: Outcome, rows: Any, fleet: Stacked, zeta: float) -> None:
     """Checkpoint, then summary.json, which says that everything else is there."""
     if save != "none":
         content = {"answer": outcome.answer.cpu(), **({"rows": rows.cpu()} if rows is not None else {})}

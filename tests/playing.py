@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ def settle(words: Any) -> config.Config:
     return copy.deepcopy(_settled(tuple(words)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _settled(words: tuple[str, ...]) -> config.Config:
     return compose.shown(words).config
 

@@ -25,7 +25,10 @@ CASES = {
     "W ragged": (("algo=cooperative", "algo.W=[[1,0],[1]]", "workers=2"), ["algo.W", "array"]),
     "W of another size": (("algo=cooperative", "algo.W=[[1]]"), ["algo.W", "4", "1"]),
     "W rows": (("algo=cooperative", "algo.W=[[0.5,0.4],[0.5,0.5]]", "workers=2"), ["algo.W", "row 0", "0.9"]),
-    "W swaps": (("algo=cooperative", "algo.W=[[0,1],[1,0]]", "workers=2"), ["no consensus", "algo.allow_disconnected=true"]),
+    "W swaps": (
+        ("algo=cooperative", "algo.W=[[0,1],[1,0]]", "workers=2"),
+        ["no consensus", "algo.allow_disconnected=true"],
+    ),
     "W disconnected": (("algo=cooperative", "algo.W=[[1,0],[0,1]]", "workers=2"), ["no consensus"]),
     "W of a bipartite graph": (
         ("algo=cooperative", "algo.W=[[0,0.5,0,0.5],[0.5,0,0.5,0],[0,0.5,0,0.5],[0.5,0,0.5,0]]"),

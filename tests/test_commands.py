@@ -19,7 +19,20 @@ import coopsgd
 from coopsgd.naming import folder_name
 
 QUICK = ("task=quadratic", "steps=20", "log_every=10", "eval_every=10")
-KEYS = {"step", "epoch", "samples", "wall_s", "rounds", "messages", "bytes", "wire_bytes", "train_s", "comm_s", "lr", "tau"}
+KEYS = {
+    "step",
+    "epoch",
+    "samples",
+    "wall_s",
+    "rounds",
+    "messages",
+    "bytes",
+    "wire_bytes",
+    "train_s",
+    "comm_s",
+    "lr",
+    "tau",
+}
 KEYS |= {"train/loss", "consensus"}
 EVALUATED = {"eval/loss", "eval/accuracy", "eval/accuracy_worst", "eval/accuracy_best"}
 
@@ -79,7 +92,15 @@ def test_tensorboard_holds_the_same_numbers(run):
     events = EventAccumulator(str(run.folder))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    assert {"train/loss", "eval/loss", "eval/accuracy", "comm/bytes", "comm/rounds", "comm/messages", "consensus/distance"} <= tags
+    assert {
+        "train/loss",
+        "eval/loss",
+        "eval/accuracy",
+        "comm/bytes",
+        "comm/rounds",
+        "comm/messages",
+        "consensus/distance",
+    } <= tags
     for tag, key in (("eval/loss", "eval/loss"), ("comm/bytes", "bytes"), ("consensus/distance", "consensus")):
         shown = {event.step: event.value for event in events.Scalars(tag)}
         kept = {line["step"]: line[key] for line in run.metrics() if line.get(key) is not None}
@@ -155,7 +176,13 @@ def test_a_sweep_in_any_order_of_words(cli, tmp_path):
 def test_folder_names_are_safe_short_and_different():
     assert folder_name(["algo=easgd", "tau=4"], 0) == "algo=easgd,tau=4"
     assert folder_name([], 3) == "3"
-    for words in (["task.start=/a/b.npy"], ["algo.W=[[1,0],[0,1]]"], ["name=" + "x" * 300], ["name=a b"], ["name=../up"]):
+    for words in (
+        ["task.start=/a/b.npy"],
+        ["algo.W=[[1,0],[0,1]]"],
+        ["name=" + "x" * 300],
+        ["name=a b"],
+        ["name=../up"],
+    ):
         name = folder_name(words, 0)
         assert len(name) <= 100 and not set(name) & set("/[] \\'\"")
     assert folder_name(["name=a/b"], 0) != folder_name(["name=a_b"], 0)
@@ -205,7 +232,14 @@ def test_several_machines(cli, tmp_path):
     with socket.socket() as probe:  # a port that is free now; real machines name their own
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    line = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    line = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=2",
+        "--nproc-per-node=2",
+        "--master-addr=127.0.0.1",
+    ]
     line += [f"--master-port={port}"]
     env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     rest = ["-m", "coopsgd.worker", str(tmp_path / "here")]
@@ -296,7 +330,7 @@ def test_hydra_flags_are_untouched(cli):
 def test_completion_in_bash(tmp_path):
     script = subprocess.run([sys.executable, "-m", "coopsgd.cli", "completion", "bash"], capture_output=True, text=True).stdout
     (tmp_path / "script").write_text(script)
-    (tmp_path / "coopsgd").write_text(f"#!/bin/sh\nexec {sys.executable} -m coopsgd.cli \"$@\"\n")
+    (tmp_path / "coopsgd").write_text(f'#!/bin/sh\nexec {sys.executable} -m coopsgd.cli "$@"\n')
     (tmp_path / "coopsgd").chmod(0o755)
 
     def complete(line: str, words: list[str]) -> list[str]:
@@ -324,7 +358,7 @@ def test_completion_in_other_shells(tmp_path, shell):
     python = [sys.executable, "-m", "coopsgd.cli"]
     script = subprocess.run([*python, "completion", shell], capture_output=True, text=True).stdout
     (tmp_path / "script").write_text(script)
-    parsed = subprocess.run([shell, "--no-execute", str(tmp_path / "script")], capture_output=True, text=True)
+    parsed = subprocess.run([shell, "-n", str(tmp_path / "script")], capture_output=True, text=True)
     assert parsed.returncode == 0, parsed.stderr
     env = {**os.environ, "_COOPSGD_COMPLETE": f"{shell}_complete"}
     env |= {"COMP_WORDS": "coopsgd train algo=", "COMP_CWORD": "2" if shell == "zsh" else "algo="}

@@ -74,9 +74,7 @@ def test_a_torus_with_two_rows_is_a_simple_graph():
 
 @pytest.mark.parametrize(("p", "q"), [(2, 2), (3, 3), (3, 4)])
 def test_grid_best_constant(p, q):  # M8
-    values = sorted(
-        4 - 2 * math.cos(math.pi * a / p) - 2 * math.cos(math.pi * b / q) for a in range(p) for b in range(q)
-    )
+    values = sorted(4 - 2 * math.cos(math.pi * a / p) - 2 * math.cos(math.pi * b / q) for a in range(p) for b in range(q))
     expected = (values[-1] - values[1]) / (values[-1] + values[1])
     assert spectra.zeta(weighed(graphs.Grid(rows=p), p * q, "best_constant")) == pytest.approx(expected, abs=1e-12)
 

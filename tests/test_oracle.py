@@ -62,7 +62,7 @@ def test_any_matrix(gangs, kind, v, tau):
     elif kind == "low rank":
         W = rng.random((n, 2)) @ rng.random((2, n))
     elif kind == "blocks":
-        W *= np.kron(np.eye(2), np.ones((n, n)))[:: 2, :: 2][:n, :n] + np.eye(n)
+        W *= np.kron(np.eye(2), np.ones((n, n)))[::2, ::2][:n, :n] + np.eye(n)
     W /= W.sum(1, keepdims=True)
     more = (f"tau={tau}", f"algo.v={v}", written(W), "algo.allow_disconnected=true")
     words = (*QUADRATIC, "algo=cooperative", *more)

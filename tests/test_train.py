@@ -96,7 +96,15 @@ def test_mean_recursion(gangs, kind, v):  # F1: u <- u - eta m / (m + v) * mean 
         "identity": np.eye,
         "average": lambda n: np.full((n, n), 1 / n),
     }[kind](m + v)
-    base = (*QUADRATIC, "workers=4", "algo=cooperative", f"algo.v={v}", written(W), "algo.allow_disconnected=true", f"tau={tau}")
+    base = (
+        *QUADRATIC,
+        "workers=4",
+        "algo=cooperative",
+        f"algo.v={v}",
+        written(W),
+        "algo.allow_disconnected=true",
+        f"tau={tau}",
+    )
     rows = [play(gangs, 1, *base, f"steps={k}").x for k in range(steps + 1)]
     p = problem((*base, f"steps={steps}"))
     for k in range(steps):
@@ -105,7 +113,9 @@ def test_mean_recursion(gangs, kind, v):  # F1: u <- u - eta m / (m + v) * mean 
         np.testing.assert_allclose(rows[k + 1].mean(0), expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("more", [("optim.momentum=0.9",), ("optim.momentum=0.9", "optim.nesterov=true", "optim.weight_decay=0.1")])
+@pytest.mark.parametrize(
+    "more", [("optim.momentum=0.9",), ("optim.momentum=0.9", "optim.nesterov=true", "optim.weight_decay=0.1")]
+)
 def test_mean_of_linear_optimisers_follows_the_mean_gradient(gangs, more):  # X7
     words = (*QUADRATIC, "task.heterogeneity=0", "algo=dpsgd", "tau=4", *more)
     played = play(gangs, 2, *words)
@@ -185,13 +195,17 @@ def test_a_packed_message_carries_models_and_buffers_together(gangs):
     assert runs[0].logical[2] == 12 * 14 * 3 * 80  # three vectors of ten float64 each
 
 
-@pytest.mark.parametrize("settings", [SGD(momentum=0.9, weight_decay=0.1), SGD(momentum=0.9, nesterov=True), Adam(), AdamW(weight_decay=0.1)])
+@pytest.mark.parametrize(
+    "settings", [SGD(momentum=0.9, weight_decay=0.1), SGD(momentum=0.9, nesterov=True), Adam(), AdamW(weight_decay=0.1)]
+)
 def test_idle_rows_keep_everything_bit_for_bit(settings):
     torch.manual_seed(0)
     x = torch.randn(3, 5, dtype=torch.float64)
     inner = Inner(settings, Constant(), x, workers=3, steps=9)
     alone = [Inner(settings, Constant(), row, workers=1, steps=9) for row in x.clone()[:, None]]
-    for turn, active in enumerate([None, [True, False, True], [False, False, True], [True, True, True], None, [False, True, True]]):
+    for turn, active in enumerate(
+        [None, [True, False, True], [False, False, True], [True, True, True], None, [False, True, True]]
+    ):
         mask = None if active is None else np.array(active)
         direction = torch.randn(3, 5, dtype=torch.float64)
         before = x.clone()
@@ -219,7 +233,17 @@ class Half(Cooperative):
 
 
 def test_schedule_and_metrics_of_a_short_run(gangs):
-    words = (*MLP, "workers=4", "epochs=2", "schedule=multistep", "schedule.milestones=[5]", "log_every=4", "eval_every=8", "algo=pasgd", "tau=3")
+    words = (
+        *MLP,
+        "workers=4",
+        "epochs=2",
+        "schedule=multistep",
+        "schedule.milestones=[5]",
+        "log_every=4",
+        "eval_every=8",
+        "algo=pasgd",
+        "tau=3",
+    )
     run = play(gangs, 2, *words)
     assert settle(words).steps == 2 * (1433 // 4 // 32)  # 22: an epoch is a worker's pass over its own 358 samples
     steps = [line["step"] for line in run.lines]

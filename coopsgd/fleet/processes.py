@@ -74,7 +74,7 @@ class Processes(Stacked):
         if dist.get_backend() == "nccl":  # nccl wants the calls of one exchange in one group
             calls = [dist.P2POp(dist.irecv, part, src) for part, src in receives]
             calls += [dist.P2POp(dist.isend, part, dst) for part, dst in sends]
-            pending = dist.batch_isend_irecv(calls) if calls else []
+            pending: list[Any] = dist.batch_isend_irecv(calls) if calls else []
         else:
             pending = [dist.irecv(part, src) for part, src in receives]
             pending += [dist.isend(part, dst) for part, dst in sends]

@@ -44,7 +44,7 @@ class Local:
                 pulled = None if ready.v is None else ready.v @ part  # before x changes
                 if ready.diagonal is not None:
                     part.mul_(ready.diagonal)
-                if pulled is not None:
+                if pulled is not None and ready.u is not None:
                     part.addcmul_(ready.u, pulled)
             for M, extra in zip(ready.extras, extras, strict=True):
                 if len(extra) == 1:

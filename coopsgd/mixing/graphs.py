@@ -154,9 +154,7 @@ class RandomRegular(Graph):
         if not 0 < self.degree < m:
             raise ValueError(f"random_regular: degree must lie in 1 .. workers - 1 = {m - 1}, got {self.degree}")
         if m * self.degree % 2:
-            raise ValueError(
-                f"random_regular: workers * degree must be even, got {m} * {self.degree}; change either by one"
-            )
+            raise ValueError(f"random_regular: workers * degree must be even, got {m} * {self.degree}; change either by one")
         for attempt in range(ATTEMPTS):
             graph = networkx.random_regular_graph(self.degree, m, seed=seed_of(seed, "topology", attempt))
             if _connected(graph):

@@ -154,7 +154,9 @@ class Matrix(Mixing):
         if W.ndim != 2 or W.shape[0] != W.shape[1]:
             raise ValueError(f"algo.W: must be square, got shape {tuple(W.shape)}")
         if len(W) != n:
-            raise ValueError(f"algo.W: must be workers + v = {m} + {self.v} = {n} on a side, got {len(W)}; set workers or algo.v")
+            raise ValueError(
+                f"algo.W: must be workers + v = {m} + {self.v} = {n} on a side, got {len(W)}; set workers or algo.v"
+            )
         if not np.isfinite(W).all():
             raise ValueError("algo.W: holds an entry that is not a finite number")
         off = np.abs(W.sum(1) - 1)

@@ -70,7 +70,10 @@ def table(summary: dict[str, Any], folder: Path, stream: TextIO = sys.stdout) ->
     """The end of a run in a few rows, and where it is."""
     ledger, last = summary["ledger"], summary["eval"]
     rows = [
-        ("run", f"{summary['algo']}  tau {summary['tau']}  workers {summary['workers']}  processes {summary['processes']}"),
+        (
+            "run",
+            f"{summary['algo']}  tau {summary['tau']}  workers {summary['workers']}  processes {summary['processes']}",
+        ),
         ("status", f"{summary['status']} after {summary['steps']} steps"),
         *((name, f"{last[key]:.4f}") for name, key in _EVALS if last.get(key) is not None),
         ("consensus", f"{summary['consensus']:.3g}" if summary["consensus"] is not None else "not finite"),

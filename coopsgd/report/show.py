@@ -79,14 +79,25 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for note in found["notes"]:
         console.print(note)
-    console.print(f"{found['algo']}: A(tau = {found['tau']}, W, v = {found['aux']}) with m = {found['workers']} workers", style="bold")
+    console.print(
+        f"{found['algo']}: A(tau = {found['tau']}, W, v = {found['aux']}) with m = {found['workers']} workers",
+        style="bold",
+    )
     for number, factor in enumerate(found["factors"]):
         name = "W" if len(found["factors"]) == 1 else f"W, factor {number + 1} of {len(found['factors'])}"
         _show_matrix(console, name, factor, found["rows"])
     if not found["factors"]:
         console.print("\nno mixing of models: every step averages the gradients, as W = J on the models would")
     console.print(f"\nzeta of one communication: {found['zeta']:.6g}  (0 averages exactly, 1 never agrees)")
-    schedule = Table("round", "after step", "messages", "vectors a worker, mean", "largest", title="\nschedule and cost", title_justify="left")
+    schedule = Table(
+        "round",
+        "after step",
+        "messages",
+        "vectors a worker, mean",
+        "largest",
+        title="\nschedule and cost",
+        title_justify="left",
+    )
     for entry in found["schedule"]:
         mean, most = entry["vectors_per_worker_mean"], entry["vectors_per_worker_max"]
         schedule.add_row(str(entry["round"]), str(entry["after_step"]), str(entry["messages"]), f"{mean:.4g}", f"{most:.4g}")

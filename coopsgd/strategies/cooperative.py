@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class Cooperative(Strategy):
         if tick.due:
             for W in self.factors(fleet.m, tick.round):
                 if self.buffers == "average":
-                    tick.inner.together(lambda buffers, W=W: fleet.mix(W, x, *buffers))
+                    tick.inner.together(partial(fleet.mix, W, x))  # in place, in one message
                 else:
                     x = fleet.mix(W, x)
             if self.buffers == "reset":

@@ -71,7 +71,7 @@ class ClassificationProblem:
         from coopsgd.tasks.gradients import Bound
 
         images = make(config, "data").load()
-        self._dtype, self._device = getattr(torch, config.dtype), device
+        self._dtype, self._float32, self._device = getattr(torch, config.dtype), torch.float32, device
         module = network(config, images).to(device=device, dtype=self._dtype)
         self._bound = Bound(module)
         self._start = self._bound.flat()
@@ -88,7 +88,7 @@ class ClassificationProblem:
 
     def bind(self, x: Tensor, grad: Tensor) -> None:
         w = len(self._rows)
-        self._r, self._grad = len(x), grad[:w]
+        self._r, self._grad, self._nothing = len(x), grad[:w], x.new_zeros(())
         self._bound.bind(x[:w], grad[:w])
         self._bound.module.train()
 
@@ -96,20 +96,19 @@ class ClassificationProblem:
         import torch
 
         self._grad.zero_()
-        chosen = torch.from_numpy(self._batches.at(k))
+        chosen = torch.from_numpy(self._batches.at(k)).to(self._device)
         x, y = self._train
-        losses = x.new_zeros(self._r, 1, dtype=self._dtype)
+        losses = [self._nothing] * self._r
         for i, row in enumerate(self._rows):
             if active is not None and not active[i]:
                 continue
             if self._bound.random:
                 torch.manual_seed(seed_of(self._seed, "dropout", row, k))
-            which = chosen[i].to(self._device)
-            logits = self._bound.row(i)(self._input(x.index_select(0, which)))
-            loss = torch.nn.functional.cross_entropy(logits, y.index_select(0, which))
+            logits = self._bound.row(i)(self._input(x.index_select(0, chosen[i])))
+            loss = torch.nn.functional.cross_entropy(logits, y.index_select(0, chosen[i]))
             loss.backward()
             losses[i] = loss.detach()
-        return losses
+        return losses[0].view(1, 1) if self._r == 1 else torch.stack(losses)[:, None]
 
     def evaluate(self, answer: Tensor) -> dict[str, float | None]:
         loss, right = self._measure(self._bound.elsewhere(answer))
@@ -137,7 +136,9 @@ class ClassificationProblem:
         return loss / len(y), right / len(y)
 
     def _input(self, pixels: Tensor) -> Tensor:
-        return pixels.to(self._dtype).mul_(1 / self._scale).sub_(self._shift)
+        # bytes minus a number are float32 at once; float64 has to be asked for
+        pixels = pixels if self._dtype == self._float32 else pixels.to(self._dtype)
+        return (pixels - self._shift * self._scale).mul_(1 / self._scale)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         import torch

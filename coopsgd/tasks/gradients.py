@@ -29,9 +29,7 @@ class Bound:
 
     def bind(self, x: Tensor, grad: Tensor) -> None:
         """Rows to point at from now on."""
-        self._views = [
-            list(zip(self._split(row), self._split(into), strict=True)) for row, into in zip(x, grad, strict=True)
-        ]
+        self._views = [list(zip(self._split(row), self._split(into), strict=True)) for row, into in zip(x, grad, strict=True)]
         self._at = None
 
     def row(self, i: int) -> nn.Module:

@@ -6,6 +6,7 @@ Normalisation is GroupNorm: it keeps no running statistics that averaging models
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from coopsgd.registry import register
@@ -57,7 +58,7 @@ class MLP(Model):
 
         layers: list[Any] = [nn.Flatten()]
         widths = [_size(shape), *self.hidden]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
             if self.dropout:
                 layers.append(nn.Dropout(self.dropout))

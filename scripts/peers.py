@@ -1,0 +1,113 @@
+"""What the benchmarks measure coopsgd against: hand-written PyTorch loops, in forks of one warm process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch._dynamo  # every optimiser imports it at its first step: here once, not inside what is timed
+import torch.distributed as dist
+
+from coopsgd import compose, config, launch  # noqa: F401  what the forks share
+from coopsgd.data.base import shares
+from coopsgd.tasks.classification import network
+
+FORK = multiprocessing.get_context("fork")
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """File descriptor 1 goes nowhere."""
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def coopsgd_step(model: str, steps: int, warm: int, *words: str) -> float:
+    """Seconds of one step of `coopsgd train`, from its own log lines, the first `warm` steps left out."""
+    with tempfile.TemporaryDirectory() as folder, silence():
+        more = [
+            f"log_every={warm}",
+            "eval_every=0",
+            f"steps={warm + steps}",
+            "save=none",
+            f"hydra.run.dir={folder}/run",
+        ]
+        code = compose.train([f"model={model}", "data=fashion_mnist", "threads=1", *more, *words])
+        assert code == 0, f"coopsgd train {words} ended with {code}"
+        lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
+    first = next(line for line in lines if line["step"] == warm)
+    return (lines[-1]["train_s"] - first["train_s"]) / (lines[-1]["step"] - warm)
+
+
+def peer_step(way: str, model: str, steps: int, warm: int, world: int) -> float:
+    """Seconds of one step of a hand-written loop: bare (world 1), ddp, or averager (PeriodicModelAverager, tau = 16)."""
+    with tempfile.TemporaryDirectory() as folder:
+        answers = FORK.SimpleQueue()
+        members = [
+            FORK.Process(target=_peer, args=(rank, world, way, model, steps, warm, folder, answers)) for rank in range(world)
+        ]
+        for member in members:
+            member.start()
+        times = [answers.get() for _ in members]
+        for member in members:
+            member.join()
+    return max(times)
+
+
+def _peer(rank: int, world: int, way: str, model: str, steps: int, warm: int, folder: str, answers: Any) -> None:
+    torch.set_num_threads(1)
+    settings = config.check({"algo": {"name": "fullsync", "strategy": "fullsync"}, **_groups(model), "workers": world}).config
+    images = config.make(settings, "data").load()
+    module = network(settings, images)
+    net: Any = module
+    averager = None
+    if world > 1:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        store = dist.FileStore(f"{folder}/store", world)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=120))
+        if way == "ddp":
+            net = torch.nn.parallel.DistributedDataParallel(module)
+        else:
+            from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
+
+            averager = PeriodicModelAverager(period=16, warmup_steps=0)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    x = torch.tensor(images.train_x).float() / images.scale - images.shift
+    y = torch.tensor(images.train_y)
+    share = torch.from_numpy(np.array(shares(len(y), world, 0)[rank]))
+    for k in range(warm + steps):
+        if k == warm:
+            if world > 1:
+                dist.barrier()
+            began = time.perf_counter()
+        which = share[k * 32 % (len(share) - 32) :][:32]
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(net(x.index_select(0, which)), y.index_select(0, which))
+        loss.backward()
+        optimizer.step()
+        if averager is not None:
+            averager.average_parameters(module.parameters())
+    answers.put((time.perf_counter() - began) / steps)
+    if world > 1:
+        dist.barrier()
+
+
+def _groups(model: str) -> dict[str, Any]:
+    kinds = {"task": "classification", "model": model, "data": "fashion_mnist", "optim": "sgd", "schedule": "constant"}
+    return {group: {"name": name} for group, name in kinds.items()}

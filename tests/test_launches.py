@@ -1,0 +1,20 @@
+"""No launch hangs: many in a row on a machine that is busy, here a few, all 300 in `make test-all`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "stress_launch.py"
+
+
+@pytest.mark.parametrize("launches", [12, pytest.param(300, marks=pytest.mark.slow)])
+def test_launches_in_a_row_under_load(launches):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, f"--launches={launches}"], capture_output=True, text=True, timeout=60 + 10 * launches
+    )
+    assert done.returncode == 0, done
+    assert f"{launches} launches of 4 processes under load: 0 hung" in done.stdout

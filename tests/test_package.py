@@ -1,0 +1,174 @@
+"""The house rules: what travels in the wheel, which imports point where, that every yaml and every name works."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from playing import play
+
+from coopsgd import catalogue
+from coopsgd.config import GROUPS
+from coopsgd.registry import HOMES, lookup, names, register
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_wheel_holds_every_module_and_every_yaml(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            str(tmp_path),
+            ".",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    tree = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "coopsgd").rglob("*") if path.suffix == ".py" or path.name == "py.typed"
+    }
+    tree |= {f"coopsgd/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*") if path.suffix in (".yaml", ".py")}
+    assert inside == tree
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def at_start(path: Path) -> set[str]:
+    """What importing the file imports: lines of the module itself, those for type checkers left out."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= imported_of(node)
+    return found
+
+
+def imported_of(node: ast.Import | ast.ImportFrom) -> set[str]:
+    return {alias.name for alias in node.names} if isinstance(node, ast.Import) else {node.module or ""}
+
+
+def test_imports_point_one_way():
+    files = {str(path.relative_to(ROOT / "coopsgd")): imported(path) for path in (ROOT / "coopsgd").rglob("*.py")}
+
+    def importers(module: str) -> set[str]:
+        return {name for name, found in files.items() if any(i == module or i.startswith(module + ".") for i in found)}
+
+    assert importers("click") == {"cli.py", "completion.py"}
+    assert importers("hydra") == {"compose.py", "completion.py"}
+    assert importers("torch.distributed") == {"launch.py", "worker.py", "fleet/processes.py"}
+    assert importers("coopsgd.fleet.stacked") <= {"worker.py", "fleet/processes.py"}
+    assert importers("coopsgd.fleet.processes") == {"worker.py"}
+    for name, found in files.items():
+        below = {"mixing/": {"fleet", "strategies", "tasks", "train", "worker", "launch", "compose"}}
+        below |= {"fleet/": {"strategies", "tasks", "train", "worker", "launch", "compose"}}
+        below |= {
+            "strategies/": {"tasks", "train", "worker", "launch", "compose"},
+            "tasks/": {"train", "worker", "strategies"},
+        }
+        for room, above in below.items():
+            if name.startswith(room):
+                wrong = {i for i in found if any(i.startswith(f"coopsgd.{other}") for other in above)}
+                assert not wrong, f"{name} imports {wrong}"
+
+
+def test_what_refuses_a_config_imports_no_torch():
+    heavy = ("torch", "torchvision", "tensorboard")
+    light = ["cli.py", "compose.py", "config.py", "catalogue.py", "registry.py", "streams.py", "period.py", "optim.py"]
+    light += [
+        "fleet/plan.py",
+        "strategies/base.py",
+        "strategies/cooperative.py",
+        "strategies/fullsync.py",
+        "tasks/quadratic.py",
+    ]
+    light += [str(path.relative_to(ROOT / "coopsgd")) for path in (ROOT / "coopsgd" / "mixing").glob("*.py")]
+    for name in light:
+        assert not {i for i in at_start(ROOT / "coopsgd" / name) if i.split(".")[0] in heavy}, name
+
+
+YAMLS = [(group, choice.name) for group in GROUPS for choice in catalogue.choices(group)]
+
+
+@pytest.mark.parametrize(("group", "name"), YAMLS)
+def test_every_yaml_composes_builds_and_takes_two_steps(gangs, group, name):
+    words = {"algo=dpsgd", "workers=4", "steps=2", "model.hidden=[8]", f"{group}={name}"}
+    if group == "model":
+        words -= {"model.hidden=[8]"}
+    if group == "algo":
+        words -= {"algo=dpsgd"}
+    if name == "cooperative":
+        words |= {"algo.W=[[0.5,0.5],[0.5,0.5]]", "workers=2"} - {"workers=4"}
+        words -= {"workers=4"}
+    if name == "multistep":
+        words |= {"schedule.milestones=[1]"}
+    if name == "fashion_mnist" and lookup("data", name)().find() is None:
+        pytest.skip("fashion_mnist is not on this machine: apt-get install dataset-fashion-mnist")
+    assert len(play(gangs, 1, *sorted(words)).lines) == 2
+
+
+@pytest.mark.parametrize("kind", HOMES)
+def test_every_name_has_a_frozen_dataclass_with_a_docstring(kind):
+    for name in names(kind):
+        cls = lookup(kind, name)
+        assert is_dataclass(cls) and cls.__dataclass_params__.frozen, name
+        assert cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}("), name
+
+
+def test_every_choice_of_a_kind_has_a_yaml():
+    for group, kind in (
+        ("topology", "graph"),
+        ("task", "task"),
+        ("model", "model"),
+        ("data", "data"),
+        ("optim", "optim"),
+    ):
+        assert {choice.name for choice in catalogue.choices(group)} == set(names(kind))
+
+
+def test_keys_of_strategies_and_mixings_never_collide():
+    for strategy in names("strategy"):
+        mine = {f.name for f in fields(lookup("strategy", strategy))} - {"mixing"}
+        for mixing in names("mixing"):
+            assert not mine & {f.name for f in fields(lookup("mixing", mixing)) if f.init}, (strategy, mixing)
+
+
+def test_a_name_is_taken_once():
+    with pytest.raises(KeyError, match="taken"):
+        register("ring", "graph")(type("Other", (), {}))
+    with pytest.raises(KeyError, match="no kind"):
+        register("x", "thing")
+
+
+def test_what_the_rules_name_is_there():
+    assert {path.name for path in ROOT.iterdir()} >= {
+        "coopsgd",
+        "conf",
+        "scripts",
+        "tests",
+        "setup.cfg",
+        "Makefile",
+        "LICENSE",
+    }
