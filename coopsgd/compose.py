@@ -70,11 +70,11 @@ class Session:
             print(f"\n#{number} {label}", flush=True)
         try:
             if number in self.unwritable:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
                 raise ConfigError(self.unwritable[number])
             return self._run(cfg, folder, hydra_config)
         except Exception as error:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # Hydra made it; a run that was refused leaves none
             if self.full_errors:
                 raise
             failure = Failure(label, str(folder), one_line(error), 1 if isinstance(error, RunFailed) else 2)
@@ -96,7 +96,7 @@ class Session:
             (Path(root) / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             self.unwritable[number] = f"{Path(root) / name} cannot be made a folder ({error.strerror})"
-            return f".failed-{number}"  # Hydra makes it; the job removes it
+            return f".failed-{number}"
         return name
 
     def _run(self, cfg: Any, folder: Path, hydra_config: Any) -> float | None:
@@ -106,9 +106,11 @@ class Session:
         settings = checked.config
         freeze(settings, folder, "coopsgd train " + shlex.join(self.words))
         if not settings.launch:
+            nodes = 2 if settings.processes % 2 == 0 else 1
             print(
-                f"torchrun --nnodes 1 --nproc-per-node {settings.processes} -m coopsgd.worker {shlex.quote(str(folder))}\n"
-                f"({settings.processes} processes in all: with more nodes, fewer on each, and a folder that all nodes see)"
+                f"{settings.processes} processes in all. On each of {nodes} machines that see this folder, R = 0, 1, ...:\n"
+                f"torchrun --nnodes {nodes} --node-rank R --nproc-per-node {settings.processes // nodes} "
+                f"--master-addr HOST_OF_R_0 --master-port PORT -m coopsgd.worker {shlex.quote(str(folder))}"
             )
             return None
         rows = settings.workers // settings.processes
@@ -177,14 +179,17 @@ def gpu_count() -> int:
 
 def start(folder: Path, settings: Config) -> float | None:
     """Fork the workers, wait for them, tell how they ended; the final eval/loss. RunFailed unless they completed."""
-    from coopsgd import launch  # imports torch, once for all runs of a sweep
+    from coopsgd import launch, worker  # imports torch, once for all runs of a sweep
     from coopsgd.checkpoint import write_json
     from coopsgd.report.console import table
 
     def failed(status: str) -> None:
-        if not (folder / "summary.json").exists():
-            brief = {"status": status, "algo": settings.algo["name"], "tau": settings.tau, "seed": settings.seed}
-            write_json(folder / "summary.json", {**brief, "workers": settings.workers, "processes": settings.processes})
+        if (folder / "summary.json").exists():
+            return
+        lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+        brief = {"status": status, "steps": json.loads(lines[-1])["step"] if lines else 0, "algo": settings.algo["name"]}
+        brief |= {name: getattr(settings, name) for name in ("tau", "workers", "processes", "seed", "name")}
+        write_json(folder / "summary.json", brief | {"versions": worker.versions(), "command": worker.command(folder)})
 
     try:
         launch.run(folder, settings.processes)
@@ -360,6 +365,6 @@ def _no_choice(error: MissingConfigException) -> str:
         return one_line(ConfigError(str(error)))
     if group == "optim":
         with contextlib.suppress(KeyError):
-            config._refuse_unstackable(name)
+            config.refuse_unstackable(name)
     known = sorted(error.options or [])
     return f"{group}: no choice named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -90,33 +90,10 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
     for name in GROUPS:
         _as_group(config, name, (choices or {}).get(name))
     _check_scalars(config)
-    notes: list[str] = []
-    given = [word.split("=", 1)[0].lstrip("+~").split("@")[0] for word in overrides if "=" in word]
-
-    def unused(name: str, why: str) -> None:
-        words = [word for word in given if word == name or word.startswith(name + ".")]
-        notes.extend(f"{word}: {why}; ignored" for word in words)
-
-    strategy, used = make_strategy(config)
-    algo = config.algo["name"]
-    default = config.algo.pop("tau", 10)
-    if strategy.fixed_tau is not None:
-        unused(
-            "tau",
-            f"{algo} communicates every {'step' if strategy.fixed_tau == 1 else f'{strategy.fixed_tau} steps'} by itself",
-        )
-        config.tau = strategy.fixed_tau
-    elif config.tau == "auto":
-        config.tau = default
-    if "topology" not in used:
-        unused("topology", f"{algo} has no free topology")
-        config.topology = None
+    strategy, filled = make_strategy(config)
     task = make(config, "task")
-    for name in ("model", "data", "batch_size"):
-        if name not in task.USES:
-            unused(name, f"task {config.task['name']} has none")
-            if name in GROUPS:
-                setattr(config, name, None)
+    given = [word.split("=", 1)[0].lstrip("+~").split("@")[0] for word in overrides if "=" in word]
+    notes = tuple(_drop_unused(config, strategy, filled, task, given))
     with _blamed(""):
         Period(config.tau)
         strategy.check(config.workers)
@@ -125,7 +102,28 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
         make(config, "optim")
         make(config, "schedule").arguments(config.steps)
     _check_placement(config)
-    return Checked(config, strategy, tuple(notes))
+    return Checked(config, strategy, notes)
+
+
+def _drop_unused(config: Config, strategy: Strategy, filled: set[str], task: Any, given: list[str]) -> Iterator[str]:
+    """Settle tau and empty the groups that this run has no use for; a line for each key given in vain."""
+    algo, why = config.algo["name"], {}
+    default = config.algo.pop("tau", 10)
+    if strategy.fixed_tau is not None:
+        every = "step" if strategy.fixed_tau == 1 else f"{strategy.fixed_tau} steps"
+        why["tau"] = why["algo.tau"] = f"{algo} communicates every {every} by itself"
+        config.tau = strategy.fixed_tau
+    elif config.tau == "auto":
+        config.tau = default
+    if "topology" not in filled:
+        why["topology"] = f"{algo} has no free topology"
+    why |= {name: f"task {config.task['name']} has none" for name in ("model", "data", "batch_size") if name not in task.USES}
+    for name in why:
+        if name in GROUPS:
+            setattr(config, name, None)
+        for word in given:
+            if word == name or word.startswith(name + "."):
+                yield f"{word}: {why[name]}; ignored"
 
 
 def make_strategy(config: Config) -> tuple[Strategy, set[str]]:
@@ -169,7 +167,7 @@ def make(config: Config, name: str) -> Any:
     node = dict(getattr(config, name) or {})
     choice = node.pop("name", None)
     if name == "optim":
-        _refuse_unstackable(choice)
+        refuse_unstackable(choice)
     cls = _lookup(KINDS[name], name, choice)
     _refuse_unknown(name, choice, node, {f.name for f in fields(cls) if f.init})
     return _construct(name, cls, node)
@@ -298,7 +296,8 @@ def _refuse_unknown(where: str, choice: Any, node: Mapping[str, Any], known: set
             raise ConfigError(f"{where}.{name}: {choice} has no such key{did_you_mean(name, sorted(known))}; {has}")
 
 
-def _refuse_unstackable(choice: Any) -> None:
+def refuse_unstackable(choice: Any) -> None:
+    """ConfigError when an optimiser cannot step rows stacked into one tensor."""
     from coopsgd.optim import NOT_ELEMENTWISE
 
     if str(choice).lower() in NOT_ELEMENTWISE:

@@ -275,6 +275,8 @@ def test_show_is_the_same_for_people_and_programs(cli):
     np.testing.assert_allclose(sorted(factor["eigenvalues"]), sorted([1, 2 / 3, 2 / 3, 2 / 3, -2 / 3]), atol=1e-12)
     assert [entry["after_step"] for entry in found["schedule"]] == [10, 20, 30]
     assert found["schedule"][0]["messages"] == 6
+    d = 64 * 200 + 200 + 200 * 10 + 10
+    assert found["parameters"] == d and found["schedule"][0]["bytes_per_worker_mean"] == 6 / 4 * d * 4
     people = cli("show", "algo=easgd", "workers=4").out
     for told in ("worker 3", "aux 0", "zeta", "0.666667", "all-reduce", "after step"):
         assert told in people

@@ -13,6 +13,7 @@ from coopsgd.data.base import Batches, shares
 from coopsgd.data.digits import Digits
 from coopsgd.data.fashion_mnist import DEBIAN, FILES, FashionMNIST
 from coopsgd.streams import seed_of, stream
+from coopsgd.tasks.models import CNN, MLP, Logistic, Model
 
 
 def test_digits_has_a_fixed_stratified_fifth_for_testing():
@@ -90,6 +91,14 @@ def test_missing_is_downloaded_by_torchvision(nowhere, monkeypatch):
     FashionMNIST().check()
     assert made == [(str(nowhere / "cache" / "coopsgd"), True)]
     assert nowhere / "cache" / "coopsgd" / "FashionMNIST/raw" in FashionMNIST().places()  # where torchvision puts it
+
+
+@pytest.mark.parametrize("model", [Logistic(), MLP(), MLP(hidden=[30, 20], dropout=0.1), CNN(), CNN(width=8)])
+@pytest.mark.parametrize("data", [Digits, FashionMNIST])
+def test_parameters_are_counted_without_building(model, data):
+    built = model.build(data.SHAPE, data.CLASSES)
+    assert model.parameters(data.SHAPE, data.CLASSES) == sum(p.numel() for p in built.parameters())
+    assert Model.parameters(model, data.SHAPE, data.CLASSES) == model.parameters(data.SHAPE, data.CLASSES)
 
 
 def test_a_deal_is_even_and_a_function_of_the_seed():

@@ -89,6 +89,16 @@ def test_every_topology_is_its_matrix(gangs, topology, weights):
         np.testing.assert_allclose(play(gangs, processes, *words).x, expected, **EXACT)
 
 
+@pytest.mark.parametrize("processes", [3, 5, 6])
+def test_edges_in_odd_worlds_and_any_order(gangs, processes):
+    rng = np.random.default_rng(processes)
+    for _ in range(5):  # directed and irregular: some processes only send, some only receive, none in rank order
+        W = rng.random((processes, processes)) * (rng.random((processes, processes)) < 0.4) + np.eye(processes)
+        W /= W.sum(1, keepdims=True)
+        words = (*QUADRATIC, f"workers={processes}", "algo=cooperative", "tau=1", written(W), "algo.allow_disconnected=true")
+        np.testing.assert_allclose(play(gangs, processes, *words).x, oracle.cooperative(problem(words), W.tolist()), **EXACT)
+
+
 @pytest.mark.parametrize("processes", [2, 4, 8])
 @pytest.mark.parametrize("v", [1, 3])
 def test_copies_of_auxiliary_rows_are_equal_bit_by_bit(gangs, processes, v):

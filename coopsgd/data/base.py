@@ -27,6 +27,8 @@ class DataSet:
     """Settings of a data set; a frozen dataclass that imports no torch."""
 
     TRAIN: ClassVar[int]  # number of training samples
+    SHAPE: ClassVar[tuple[int, ...]]  # channels, height, width
+    CLASSES: ClassVar[int]
 
     def check(self) -> None:
         """Make sure that it can be read. ValueError, telling how to get it, when it cannot."""

@@ -18,6 +18,8 @@ class Digits(DataSet):
     """Handwritten digits, 8 x 8 grey, 10 classes; a fixed stratified fifth is the test set (UCI, from scikit-learn)."""
 
     TRAIN = 1433
+    SHAPE = (1, 8, 8)
+    CLASSES = 10
 
     def _path(self) -> Path:
         spec = importlib.util.find_spec("sklearn")  # found, not imported: importing its data sets takes a second

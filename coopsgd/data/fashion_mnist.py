@@ -23,6 +23,8 @@ class FashionMNIST(DataSet):
     """Clothes, 28 x 28 grey, 10 classes, 60,000 for training. arXiv:1708.07747."""
 
     TRAIN = 60000
+    SHAPE = (1, 28, 28)
+    CLASSES = 10
 
     def places(self) -> list[Path]:
         """Folders that may hold the four IDX files, .gz or plain, in the order they are tried."""

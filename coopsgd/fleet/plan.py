@@ -317,7 +317,7 @@ def rank_one(W: np.ndarray, home: np.ndarray) -> tuple[np.ndarray, np.ndarray] |
     if np.ptp(v) <= NOISE * np.abs(v).max():  # equal weights: an average, kept exactly equal
         u, v = u * (v[0] * len(v)), np.full(len(v), 1 / len(v))
         if np.ptp(u) <= NOISE * np.abs(u).max():
-            u = np.full(len(u), u.mean())
+            u = np.full(len(u), 1.0 if abs(u.mean() - 1) <= NOISE else u.mean())
     return u, v
 
 

@@ -104,6 +104,7 @@ class Lowered:
     sums: list[tuple[tuple[int, ...], np.ndarray]]  # group, V (k, core): those this process is in
     sends: list[tuple[int, np.ndarray]]  # destination, V (k, core)
     receives: list[tuple[int, int]]  # source, k
+    in_place: bool  # one row here, which becomes the sum of everybody's: nothing to set aside
 
     @property
     def wire_vectors(self) -> int:
@@ -132,9 +133,11 @@ class Stacked(Fleet):
         stay, (out, into) = plan.stay(q), plan.edges(q)
         mine = [item for item in plan.sums if q in item.group]
         arriving = np.hstack([np.zeros((len(rows), 0)), *(item.U[rows] for item in mine), *(e.U[rows] for e in into)])
+        alone = len(rows) == 1 and not stay.any() and len(mine) == 1 and not into and not out
         return Lowered(
             plan,
             core,
+            in_place=alone and arriving.tolist() == [[1.0]],
             core_local=Local(stay[:core, :core], (stay[:core, core:], arriving[:core])),
             aux_local=Local(stay[core:, core:], (arriving[core:],)) if core < len(rows) else None,
             sums=[(item.group, item.V[:, rows[:core]]) for item in mine],
@@ -144,14 +147,16 @@ class Stacked(Fleet):
 
     def _mix(self, lowered: Lowered, xs: tuple[Rows, ...]) -> None:
         x = xs[0] if len(xs) == 1 else torch.cat(xs, dim=1)  # one message an edge, whatever it carries
+        if lowered.in_place:
+            ((group, V),) = lowered.sums
+            self._reduce(x.mul_(float(V.item())), group)
+            return _split_back(x, xs)
         core, aux = x[: lowered.core], x[lowered.core :]
         arriving = self._carry(lowered, core)
         lowered.core_local(core, aux, arriving)
         if lowered.aux_local is not None:
             lowered.aux_local(aux, arriving)
-        if len(xs) > 1:
-            for y, new in zip(xs, x.split([y.shape[1] for y in xs], dim=1), strict=True):
-                y.copy_(new)
+        _split_back(x, xs)
 
     def _carry(self, lowered: Lowered, core: Tensor) -> Tensor:
         """(k, d): the sums this process is in, then the messages to it."""
@@ -174,6 +179,13 @@ class Stacked(Fleet):
 
     def _mean(self, x: Rows) -> Common:
         return x[: self.m].mean(0, keepdim=True)
+
+
+def _split_back(x: Tensor, xs: tuple[Rows, ...]) -> None:
+    """Return what several tensors became when they were mixed as one."""
+    if len(xs) > 1:
+        for y, new in zip(xs, x.split([y.shape[1] for y in xs], dim=1), strict=True):
+            y.copy_(new)
 
 
 def combine(V: np.ndarray, x: Tensor, out: Tensor) -> Tensor:

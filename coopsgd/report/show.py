@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from coopsgd.config import Config
+from coopsgd.config import Config, make
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import spectra
 from coopsgd.report.console import human_bytes
@@ -17,12 +17,14 @@ from coopsgd.strategies.base import Strategy
 
 ROUNDS = 3  # communications whose schedule is shown
 WIDEST = 12  # rows of a matrix that fit a terminal
+SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 
 
 def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[str, Any]:
     """Everything `show` prints, under one key each. Costs are in vectors of one model, as the ledger charges them."""
     m, v, processes = config.workers, strategy.num_aux, int(config.processes)
     factors = strategy.factors(m, 0)
+    d = make(config, "task").dimension(config)
     layout = plans.choose_layout(factors, m, v, processes)
     result: dict[str, Any] = {
         "algo": config.algo["name"],
@@ -30,10 +32,11 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
         "workers": m,
         "aux": v,
         "processes": processes,
+        "parameters": d,
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
         "zeta": strategy.zeta(m),
         "factors": [_matrix(W, layout, m) for W in factors],
-        "schedule": [_round(config, strategy, r) for r in range(ROUNDS)],
+        "schedule": [_round(config, strategy, r, d * SIZES[config.dtype]) for r in range(ROUNDS)],
         "notes": list(notes),
     }
     if not factors:
@@ -57,7 +60,7 @@ def _matrix(W: np.ndarray, layout: plans.Layout, m: int) -> dict[str, Any]:
     }
 
 
-def _round(config: Config, strategy: Strategy, r: int) -> dict[str, Any]:
+def _round(config: Config, strategy: Strategy, r: int, width: int) -> dict[str, Any]:
     m = config.workers
     factors = strategy.factors(m, r)
     prices = [plans.price(W, m) for W in factors] or [plans.average_price(m)]
@@ -66,8 +69,9 @@ def _round(config: Config, strategy: Strategy, r: int) -> dict[str, Any]:
         "round": r,
         "after_step": (r + 1) * int(config.tau),
         "messages": sum(price.messages for price in prices),
-        "vectors_per_worker_mean": float(np.mean(sent)),
-        "vectors_per_worker_max": float(np.max(sent)),
+        "vectors": float(np.sum(sent)),
+        "bytes_per_worker_mean": float(np.mean(sent)) * width,
+        "bytes_per_worker_max": float(np.max(sent)) * width,
     }
 
 
@@ -89,24 +93,20 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     if not found["factors"]:
         console.print("\nno mixing of models: every step averages the gradients, as W = J on the models would")
     console.print(f"\nzeta of one communication: {found['zeta']:.6g}  (0 averages exactly, 1 never agrees)")
-    schedule = Table(
-        "round",
-        "after step",
-        "messages",
-        "vectors a worker, mean",
-        "largest",
-        title="\nschedule and cost",
-        title_justify="left",
-    )
-    for entry in found["schedule"]:
-        mean, most = entry["vectors_per_worker_mean"], entry["vectors_per_worker_max"]
-        schedule.add_row(str(entry["round"]), str(entry["after_step"]), str(entry["messages"]), f"{mean:.4g}", f"{most:.4g}")
-    console.print(schedule)
-    example = found["schedule"][0]["vectors_per_worker_mean"] * 4e6
-    console.print(f"a vector is one model: 1 M float32 parameters would send {human_bytes(example)} a worker and round")
+    _show_schedule(console, found)
     console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry it out:")
     for line in [line for factor in found["factors"] for line in factor["plan"]] + found.get("plan", []):
         console.print(f"  {line}")
+
+
+def _show_schedule(console: Console, found: dict[str, Any]) -> None:
+    """The first rounds and what each costs."""
+    columns = ("round", "after step", "messages", "bytes a worker, mean", "largest")
+    schedule = Table(*columns, title=f"\nschedule and cost, {found['parameters']} parameters", title_justify="left")
+    for entry in found["schedule"]:
+        sent = (human_bytes(entry["bytes_per_worker_mean"]), human_bytes(entry["bytes_per_worker_max"]))
+        schedule.add_row(str(entry["round"]), str(entry["after_step"]), str(entry["messages"]), *sent)
+    console.print(schedule)
 
 
 def _show_matrix(console: Console, name: str, factor: dict[str, Any], rows: list[str]) -> None:

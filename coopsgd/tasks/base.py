@@ -49,6 +49,10 @@ class Task:
         """Steps in which every worker passes over its own share once; None when there are no epochs."""
         return None
 
+    def dimension(self, config: Config) -> int:
+        """d, the number of parameters of one model."""
+        raise NotImplementedError
+
     def build(self, config: Config, rows: range, device: Any) -> Problem:
         """The problem of the workers in `rows` (global numbers)."""
         raise NotImplementedError

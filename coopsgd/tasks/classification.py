@@ -46,6 +46,12 @@ class Classification(Task):
 
         return make(config, "data").TRAIN // config.workers // config.batch_size
 
+    def dimension(self, config: Config) -> int:
+        from coopsgd.config import make
+
+        data = make(config, "data")
+        return make(config, "model").parameters(data.SHAPE, data.CLASSES)
+
     def build(self, config: Config, rows: range, device: Any) -> ClassificationProblem:
         return ClassificationProblem(config, rows, device)
 

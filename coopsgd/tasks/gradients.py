@@ -10,6 +10,7 @@ class Bound:
     """One module pointed at the rows of (r, d) tensors in turn.
 
     No packing: autograd accumulates straight into the gradient row, the optimiser steps the row, the fleet sends it.
+    Weights of convolutions lie channels last in the row, which makes their views channels last too: faster on a CPU.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -25,7 +26,10 @@ class Bound:
 
     def flat(self) -> Tensor:
         """(1, d) copy of the module's own parameters."""
-        return torch.cat([p.detach().reshape(-1) for p in self._parameters])[None]
+        row = self._parameters[0].detach().new_empty(self.d)
+        for p, place in zip(self._parameters, self._split(row), strict=True):
+            place.copy_(p.detach())
+        return row[None]
 
     def bind(self, x: Tensor, grad: Tensor) -> None:
         """Rows to point at from now on."""
@@ -49,4 +53,11 @@ class Bound:
 
     def _split(self, row: Tensor) -> list[Tensor]:
         sizes = [shape.numel() for shape in self._shapes]
-        return [part.view(shape) for part, shape in zip(row.split(sizes), self._shapes, strict=True)]
+        return [_shaped(part, shape) for part, shape in zip(row.split(sizes), self._shapes, strict=True)]
+
+
+def _shaped(part: Tensor, shape: torch.Size) -> Tensor:
+    if len(shape) != 4:
+        return part.view(shape)
+    out, channels, height, width = shape
+    return part.view(out, height, width, channels).permute(0, 3, 1, 2)

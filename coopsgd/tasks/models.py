@@ -23,6 +23,13 @@ class Model:
         """A module from (batch, *shape) inputs to (batch, classes) logits."""
         raise NotImplementedError
 
+    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
+        """d, how many numbers that module learns. A formula where there is one: building it means importing torch."""
+        import torch
+
+        with torch.device("meta"):
+            return sum(p.numel() for p in self.build(shape, classes).parameters())
+
 
 def _dropout(rate: float) -> None:
     if not 0 <= rate < 1:
@@ -38,6 +45,9 @@ class Logistic(Model):
         from torch import nn
 
         return nn.Sequential(nn.Flatten(), nn.Linear(_size(shape), classes))
+
+    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
+        return _linear([_size(shape), classes])
 
 
 @register("mlp", "model")
@@ -63,6 +73,9 @@ class MLP(Model):
             if self.dropout:
                 layers.append(nn.Dropout(self.dropout))
         return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
+        return _linear([_size(shape), *self.hidden, classes])
 
 
 @register("cnn", "model")
@@ -94,6 +107,16 @@ class CNN(Model):
         if self.dropout:
             layers.append(nn.Dropout(self.dropout))
         return nn.Sequential(*layers, nn.Linear(128, classes))
+
+    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
+        channels, height, width = shape
+        blocks = sum(9 * a * b + 3 * b for a, b in ((channels, self.width), (self.width, 2 * self.width)))
+        return blocks + _linear([2 * self.width * (height // 4) * (width // 4), 128, classes])
+
+
+def _linear(widths: list[int]) -> int:
+    """Weights and biases of a chain of linear layers."""
+    return sum((before + 1) * after for before, after in pairwise(widths))
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -65,6 +65,9 @@ class Quadratic(Task):
     def check(self, config: Config) -> None:
         self.arrays(config.workers, config.seed)
 
+    def dimension(self, config: Config) -> int:
+        return self.arrays(config.workers, config.seed)[0].shape[1]
+
     def build(self, config: Config, rows: range, device: Any) -> QuadraticProblem:
         return QuadraticProblem(self, config, rows, device)
 
