@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from importlib.resources import files
+from pathlib import Path
 
 from coopsgd.config import GROUPS, Config
 
@@ -22,13 +23,12 @@ class Choice:
     paper: str
 
 
-def choices(group: str) -> list[Choice]:
-    """Every yaml of a group, by name."""
-    folder = files("coopsgd.conf") / group
-    found = [
-        (entry.name.removesuffix(".yaml"), entry.read_text()) for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    ]
-    return [Choice(group, name, *_head(text)) for name, text in sorted(found)]
+def choices(group: str, config_dir: str | None = None) -> list[Choice]:
+    """Every yaml of a group, by name; those of a user's folder come before ours of the same name."""
+    folders = [files("coopsgd.conf") / group, *([Path(config_dir) / group] if config_dir else [])]
+    entries = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    found = {entry.name.removesuffix(".yaml"): entry.read_text() for entry in entries}
+    return [Choice(group, name, *_head(text)) for name, text in sorted(found.items())]
 
 
 def _head(text: str) -> tuple[str, str]:
@@ -63,16 +63,16 @@ def _help_lines() -> Iterator[str]:
     yield "The run folder is outputs/DATE/TIME (set hydra.run.dir), or multirun/DATE/TIME/SWEPT-KEYS (hydra.sweep.dir)."
 
 
-def show(as_json: bool) -> None:
+def show(as_json: bool, config_dir: str | None = None) -> None:
     """Print every choice of every group."""
     import json
     from dataclasses import asdict
 
     if as_json:
-        print(json.dumps({group: [asdict(choice) for choice in choices(group)] for group in GROUPS}, indent=2))
+        print(json.dumps({group: [asdict(choice) for choice in choices(group, config_dir)] for group in GROUPS}, indent=2))
         return
     for group in GROUPS:
-        found = choices(group)
+        found = choices(group, config_dir)
         width = max(len(choice.name) for choice in found)
         print(f"{group}: {next(f for f in fields(Config) if f.name == group).metadata['help']}")
         for choice in found:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +29,18 @@ def write_json(path: Path, content: Any) -> None:
     """JSON, atomically, not-a-number as null."""
     text = json.dumps(finite(content), indent=2) + "\n"
     atomically(path, lambda file: file.write(text.encode()))
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    names = ("coopsgd", "torch", "numpy")
+    return {**{name: importlib.metadata.version(name) for name in names}, "python": platform.python_version()}
+
+
+def command(folder: Path) -> str:
+    """The command line that made this folder: the comment at the head of its config.yaml."""
+    first = (folder / "config.yaml").read_text().split("\n", 1)[0]
+    return first.removeprefix("# ") if first.startswith("# ") else ""
 
 
 def finite(value: Any) -> Any:

@@ -25,15 +25,20 @@ WORDS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_
 def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
     from coopsgd.completion import overrides
 
-    return overrides(incomplete)
+    return overrides([*(ctx.params.get("words") or ()), incomplete])
 
 
+as_json_option = click.option("--json", "as_json", is_flag=True, help="The same for a program.")
+config_dir_option = click.option(
+    "--config-dir", "-cd", type=click.Path(exists=True, file_okay=False), help="A folder with yamls of your own, as for train."
+)
 words_argument = click.argument("words", nargs=-1, type=click.UNPROCESSED, shell_complete=_complete)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="coopsgd")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Communication-efficient distributed SGD: write (tau, W, v), get its theory, simulate it, run it.
 
     \b
@@ -42,6 +47,8 @@ def cli() -> None:
     coopsgd show algo=dpsgd topology=ring workers=8      W, its spectrum, the cost
     tensorboard --logdir outputs                         what happened
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @cli.command(context_settings=WORDS, add_help_option=False)
@@ -54,24 +61,26 @@ def train(words: tuple[str, ...]) -> None:
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
-@click.option("--json", "as_json", is_flag=True, help="The same for a program.")
+@as_json_option
+@config_dir_option
 @words_argument
-def show(words: tuple[str, ...], as_json: bool) -> None:
+def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
     """What an algorithm is: W, its spectrum, its schedule, its cost. Starts no worker."""
     from coopsgd import compose
     from coopsgd.report import show as report
 
-    checked = compose.shown(words)
+    checked = compose.shown(words, config_dir)
     report.show(report.facts(checked.config, checked.strategy, checked.notes), as_json)
 
 
 @cli.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="The same for a program.")
-def list_(as_json: bool) -> None:
+@as_json_option
+@config_dir_option
+def list_(as_json: bool, config_dir: str | None) -> None:
     """What can be chosen: algorithms, topologies, tasks, models, data sets, optimisers, schedules."""
     from coopsgd import catalogue
 
-    catalogue.show(as_json)
+    catalogue.show(as_json, config_dir)
 
 
 @cli.command()

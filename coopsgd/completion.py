@@ -58,8 +58,8 @@ def script(cli: click.Command, shell: str) -> str:
     return kind(cli, {}, "coopsgd", "_COOPSGD_COMPLETE").source()
 
 
-def overrides(incomplete: str) -> list[CompletionItem]:
-    """What Hydra offers for an override begun as `incomplete`."""
+def overrides(words: list[str]) -> list[CompletionItem]:
+    """What Hydra offers for the last of these words, given those before it."""
     from hydra import initialize_config_module
     from hydra._internal.core_plugins.bash_completion import BashCompletion
     from hydra.core.global_hydra import GlobalHydra
@@ -69,5 +69,5 @@ def overrides(incomplete: str) -> list[CompletionItem]:
     compose.prepare([])
     with initialize_config_module("coopsgd.conf", version_base="1.3"):
         hydra: Any = GlobalHydra.instance().hydra
-        found = BashCompletion(hydra.config_loader)._query("config", incomplete)
-    return [CompletionItem(value) for value in found if value.startswith(incomplete)]
+        found = BashCompletion(hydra.config_loader)._query("config", " ".join(words))
+    return [CompletionItem(value) for value in found if value.startswith(words[-1])]

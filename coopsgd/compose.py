@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from coopsgd import catalogue, config
+from coopsgd import catalogue, checkpoint, config
 from coopsgd.config import Checked, Config
 from coopsgd.errors import ConfigError, Interrupted, RunFailed
 from coopsgd.naming import folder_name
@@ -78,7 +80,7 @@ class Session:
             if self.full_errors:
                 raise
             failure = Failure(label, str(folder), one_line(error), 1 if isinstance(error, RunFailed) else 2)
-            if not isinstance(error, RunFailed | ValueError | OSError | HydraException | OmegaConfBaseException):
+            if not isinstance(error, RunFailed | ValueError | OSError | HydraException | OmegaConfBaseException | YAMLError):
                 traceback.print_exc()
                 failure.code = 1
             self.failures.append(failure)
@@ -104,7 +106,7 @@ class Session:
         for note in checked.notes:
             print(note, file=sys.stderr, flush=True)
         settings = checked.config
-        freeze(settings, folder, "coopsgd train " + shlex.join(self.words))
+        freeze(settings, folder, "coopsgd train " + shlex.join(self.words), self.sweeping)
         if not settings.launch:
             nodes = 2 if settings.processes % 2 == 0 else 1
             print(
@@ -146,20 +148,24 @@ def check(cfg: Any, overrides: Sequence[str], choices: dict[str, Any]) -> Checke
     return replace(checked, notes=notes)
 
 
-def freeze(settings: Config, folder: Path, command: str) -> None:
+def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False) -> None:
     """Claim the folder and write config.yaml. ConfigError when it holds a run already or cannot be written."""
-    target = folder / "config.yaml"
+    target, key = folder / "config.yaml", "hydra.sweep.dir" if sweeping else "hydra.run.dir"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with target.open("x") as file:
             file.write(f"# {' '.join(command.split())}\n")
     except FileExistsError:
-        raise ConfigError(f"{folder} already holds a run; choose another hydra.run.dir, or remove it") from None
+        raise ConfigError(f"{folder} already holds a run; choose another {key}, or remove it") from None
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another hydra.run.dir") from None
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
     config.freeze_arrays(settings, folder)
+    own = (files("coopsgd.conf") / "config.yaml").read_text().partition("\nhydra:\n")[2]
     with target.open("a") as file:
         file.write(config.dumps(settings))
+        file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
+        file.write("defaults:\n  - schema\n  - _self_\n  - override hydra/job_logging: none\n")
+        file.write(f"  - override hydra/hydra_logging: none\nhydra:\n{own}")
 
 
 def gpu_count() -> int:
@@ -179,9 +185,6 @@ def gpu_count() -> int:
 
 def start(folder: Path, settings: Config) -> float | None:
     """Fork the workers, wait for them, tell how they ended; the final eval/loss. RunFailed unless they completed."""
-    from coopsgd import launch, worker  # imports torch, once for all runs of a sweep
-    from coopsgd.checkpoint import write_json
-    from coopsgd.report.console import table
 
     def failed(status: str) -> None:
         if (folder / "summary.json").exists():
@@ -189,13 +192,19 @@ def start(folder: Path, settings: Config) -> float | None:
         lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
         brief = {"status": status, "steps": json.loads(lines[-1])["step"] if lines else 0, "algo": settings.algo["name"]}
         brief |= {name: getattr(settings, name) for name in ("tau", "workers", "processes", "seed", "name")}
-        write_json(folder / "summary.json", brief | {"versions": worker.versions(), "command": worker.command(folder)})
+        brief |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
+        checkpoint.write_json(folder / "summary.json", brief)
+        if sys.stdout.isatty():
+            print("\x1b[?25h", end="", flush=True)  # the worker that drew the live line had no time to show the cursor again
 
     try:
+        from coopsgd import launch  # imports torch, once for all runs of a sweep
+        from coopsgd.report.console import table
+
         launch.run(folder, settings.processes)
-    except launch.WorkerFailed as error:
+    except RunFailed:
         failed("failed")
-        raise RunFailed(str(error)) from None
+        raise
     except (Interrupted, KeyboardInterrupt):
         failed("interrupted")
         raise
@@ -216,14 +225,15 @@ def train(words: Sequence[str]) -> int:
     return code
 
 
-def shown(words: Sequence[str]) -> Checked:
+def shown(words: Sequence[str], config_dir: str | None = None) -> Checked:
     """The checked config of these overrides, without a run folder, for `show`. ConfigError when it cannot work."""
     prepare(words)
     try:
         with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
-            cfg = hydra.compose("config", list(words), return_hydra_config=True)
+            more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+            cfg = hydra.compose("config", [*words, *more], return_hydra_config=True)
         return check(cfg, list(cfg.hydra.overrides.task), dict(cfg.hydra.runtime.choices))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise ConfigError(one_line(error)) from None
@@ -253,12 +263,15 @@ def prepare(words: Sequence[str]) -> Session:
 
 
 def fresh(folder: str) -> str:
-    """The folder, or with -2, -3, ... behind it the first that no run has: two runs may start in one second."""
-    at, n = folder, 1
-    while os.path.exists(os.path.join(at, "config.yaml")):
-        n += 1
-        at = f"{folder}-{n}"
-    return at
+    """The folder, or with -2, -3, ... behind it the first that is free, made here: two commands may start in one second."""
+    with contextlib.suppress(OSError):  # a place that cannot be written is Hydra's to tell
+        os.makedirs(os.path.dirname(folder), exist_ok=True)
+        for n in range(1, 1000):
+            at = folder if n == 1 else f"{folder}-{n}"
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(at)
+                return at
+    return folder
 
 
 def _swept(words: Sequence[str]) -> set[str]:
@@ -289,7 +302,11 @@ def _through_hydra(session: Session) -> int:
     """Run Hydra's main on the session's words; its errors become one line and exit code 2."""
     # argparse loses words on the far side of a flag that takes none: flags come first
     flags = [word for word in session.words if word in ("-m", "--multirun")]
-    argv, sys.argv = sys.argv, ["coopsgd train", *flags, *(word for word in session.words if word not in flags)]
+    rest = [word for word in session.words if word not in flags]
+    for at, word in enumerate(rest[:-1]):
+        if word in ("--config-path", "-cp") and Path(rest[at + 1]).is_dir():
+            rest[at + 1] = str(Path(rest[at + 1]).resolve())  # Hydra would look for it inside this package
+    argv, sys.argv = sys.argv, ["coopsgd train", *flags, *rest]
     complaint = io.StringIO()
     try:
         # Hydra then raises what it would print; argparse prints a page, of which the last line says it all
@@ -300,7 +317,7 @@ def _through_hydra(session: Session) -> int:
         if error.code == 2 and complaint.getvalue():
             print(f"coopsgd: {complaint.getvalue().strip().splitlines()[-1]}", file=sys.stderr)
         return error.code if isinstance(error.code, int) else 1 if error.code else 0
-    except (HydraException, OmegaConfBaseException, ConfigError, OSError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         if session.full_errors:
             raise
         print(f"coopsgd: {one_line(error)}", file=sys.stderr)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -198,9 +198,10 @@ def dumps(config: Config) -> str:
 
 def load(path: Path) -> Config:
     """Read a frozen config back."""
-    node = OmegaConf.to_container(OmegaConf.load(path))
+    node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     assert isinstance(node, dict)
-    return Config(**{str(k): v for k, v in node.items()})
+    known = {f.name for f in fields(Config)}
+    return Config(**{str(k): v for k, v in node.items() if k in known})
 
 
 def cores() -> int:
@@ -284,9 +285,12 @@ def _lookup(kind: str, where: str, name: Any) -> Any:
     if name is None:
         raise ConfigError(f"{where}: is missing; name one, `coopsgd list` shows what there is")
     try:
-        return lookup(kind, str(name))
+        found = lookup(kind, str(name))
     except KeyError as error:
         raise ConfigError(f"{where}: {error.args[0]}") from None
+    if not (isinstance(found, type) and is_dataclass(found)):
+        raise ConfigError(f"{where}: {name} is no dataclass, so it has no settings; name a frozen dataclass")
+    return found
 
 
 def _refuse_unknown(where: str, choice: Any, node: Mapping[str, Any], known: set[str]) -> None:
@@ -313,6 +317,8 @@ def _construct(where: str, cls: Any, arguments: dict[str, Any]) -> Any:
     hints = get_type_hints(cls)
     typed = {}
     for name, value in arguments.items():
+        if hints.get(name) == list[int] and not isinstance(value, list):
+            raise ConfigError(f"{where}.{name}: must be a list of whole numbers, as in {where}.{name}=[20], got {value!r}")
         kind = NODES.get(hints.get(name, Any))
         try:
             typed[name] = value if kind is None else kind(value, is_optional=False)._value()

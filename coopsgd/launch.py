@@ -32,13 +32,9 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from coopsgd import worker
-from coopsgd.errors import Interrupted
+from coopsgd.errors import Interrupted, RunFailed
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-
-
-class WorkerFailed(Exception):
-    """A worker ended before its time; the message holds its traceback."""
 
 
 class OneMachine(RendezvousHandler):
@@ -95,7 +91,7 @@ class Logs(LogsSpecs):
 
 
 def run(folder: Path, processes: int) -> None:
-    """Train the run frozen in `folder`. WorkerFailed, or Interrupted by a signal; no process is left either way."""
+    """Train the run frozen in `folder`. RunFailed, or Interrupted by a signal; no process is left either way."""
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     rendezvous_handler_registry.register("coopsgd", OneMachine)
@@ -119,7 +115,7 @@ def run(folder: Path, processes: int) -> None:
     except SignalException as error:
         raise Interrupted(int(error.sigval)) from None
     except ChildFailedError as error:
-        raise WorkerFailed(_first_error(logs, error)) from None
+        raise RunFailed(_first_error(logs, error)) from None
     finally:
         os.close(console)
         for left in (logs / "store", *logs.glob("rank*.json")):

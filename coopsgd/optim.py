@@ -25,6 +25,11 @@ def _positive(name: str, value: float) -> None:
         raise ValueError(f"{name}: must be positive, got {value}")
 
 
+def _not_negative(name: str, value: float) -> None:
+    if not value >= 0:
+        raise ValueError(f"{name}: must not be negative, got {value}")
+
+
 def _share(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise ValueError(f"{name}: must lie in [0, 1), got {value}")
@@ -42,10 +47,18 @@ class SGD:
     dampening: float = 0.0
 
     KIND: ClassVar[str | None] = "SGD"
+    COUNTS: ClassVar[bool] = False  # does its state count steps?
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """What torch calls the vectors it keeps."""
+        return ("momentum_buffer",) if self.momentum else ()
 
     def __post_init__(self) -> None:
         _positive("optim.lr", self.lr)
         _share("optim.momentum", self.momentum)
+        _share("optim.dampening", self.dampening)
+        _not_negative("optim.weight_decay", self.weight_decay)
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError("optim.nesterov: needs optim.momentum above 0 and no dampening, as in optim.momentum=0.9")
 
@@ -62,11 +75,15 @@ class Adam:
     weight_decay: float = 0.0
 
     KIND: ClassVar[str | None] = "Adam"
+    COUNTS: ClassVar[bool] = True
+    buffers: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
 
     def __post_init__(self) -> None:
         _positive("optim.lr", self.lr)
         _share("optim.beta1", self.beta1)
         _share("optim.beta2", self.beta2)
+        _positive("optim.eps", self.eps)
+        _not_negative("optim.weight_decay", self.weight_decay)
 
 
 @register("adamw", "optim")
@@ -119,6 +136,8 @@ class MultiStep(Constant):
     def arguments(self, steps: int) -> dict[str, Any]:
         if not self.milestones:
             raise ValueError("schedule.milestones: name the steps at which the rate drops, as in schedule.milestones=[500,750]")
+        if any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in self.milestones):
+            raise ValueError(f"schedule.milestones: must list whole numbers of at least 1, got {self.milestones}")
         return {"milestones": list(self.milestones), "gamma": self.gamma}
 
 
@@ -147,6 +166,7 @@ class Inner:
 
         self._x, self._workers = x, workers
         self._parts = [torch.nn.Parameter(x[:workers])]
+        self._buffers, self._counts = settings.buffers, settings.COUNTS
         arguments = asdict(settings)
         if "beta1" in arguments:
             arguments["betas"] = (arguments.pop("beta1"), arguments.pop("beta2"))
@@ -189,24 +209,26 @@ class Inner:
 
     def together(self, fn: Callable[..., Any]) -> None:
         """Call `fn` on all buffers at once, each as (w, d) rows, to be changed in place."""
-        names = sorted({n for p in self._parts for n, b in self._optimizer.state[p].items() if _is_rows(b, p)})
-        stacked = [self._stack(name) for name in names]
+        import torch
+
+        for part in self._parts:  # one that has not stepped yet has the buffers it will start from: zeros
+            state = self._optimizer.state[part]
+            if not state and self._buffers:
+                state |= {name: torch.zeros_like(part.data) for name in self._buffers}
+                if self._counts:
+                    state["step"] = torch.tensor(0.0)
+        stacked = [torch.cat([self._optimizer.state[p][name] for p in self._parts]) for name in self._buffers]
         fn(*stacked)
-        if len(self._parts) > 1:
-            for name, rows in zip(names, stacked, strict=True):
+        for name, rows in zip(self._buffers, stacked, strict=True):
+            if len(self._parts) == 1:
+                self._optimizer.state[self._parts[0]][name].copy_(rows)
+            else:
                 for i, part in enumerate(self._parts):
-                    self._optimizer.state[part][name] = rows[i : i + 1].clone()
+                    self._optimizer.state[part][name].copy_(rows[i : i + 1])
 
     def reset(self) -> None:
         """Forget all buffers and step counts."""
         self._optimizer.state.clear()
-
-    def _stack(self, name: str) -> Tensor:
-        import torch
-
-        parts = [self._optimizer.state[p].get(name) for p in self._parts]
-        rows = [torch.zeros_like(p.data) if b is None else b for p, b in zip(self._parts, parts, strict=True)]
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def _take_apart(self) -> None:
         """From one parameter of w rows to w parameters of one row, state and all."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
+import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -88,6 +90,8 @@ def _import(module: str) -> None:
 
 def _imported(kind: str, name: str) -> Any:
     module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a file beside you is importable, as it is for `python`
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -59,7 +59,7 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
             x.copy_(new)
         inner.advance()
         fleet.ledger.rounds += due
-        meter.losses.append((loss, fleet.m if everyone is None else int(everyone.sum())))
+        meter.add(loss, fleet.m if everyone is None else int(everyone.sum()))
         if meter.due(k + 1):
             meter.log(k + 1, x, s, lr, period.at(k))
             if meter.diverged_at is not None:
@@ -78,9 +78,22 @@ class Meter:
         self._strategy, self._report = strategy, report
         self._began = self._resumed = time.perf_counter()
         self._train_s = 0.0
-        self.losses: list[tuple[Tensor, int]] = []  # (r, 1) and how many workers computed, since the last line
+        self._losses: list[tuple[Tensor, int]] = []  # (r, 1) and how many workers computed, since the last line
+        self._folded: list[tuple[Tensor, Tensor]] = []  # the same, summed over rows, a thousand steps at a time
         self.line: dict[str, Any] = {}
         self.diverged_at: int | None = None
+
+    def add(self, loss: Tensor, count: int) -> None:
+        """The losses (r, 1) of a step in which `count` workers of the fleet computed."""
+        self._losses.append((loss, count))
+        if len(self._losses) == 1000:  # a tensor a step would fill the memory of a run that never logs
+            self._fold()
+
+    def _fold(self) -> None:
+        if self._losses:
+            sums = torch.stack([loss.sum().double() for loss, _ in self._losses]).cpu()
+            self._folded.append((sums, torch.tensor([count for _, count in self._losses], dtype=torch.float64)))
+            self._losses.clear()
 
     def due(self, step: int) -> bool:
         """Is there a line to write after this many steps?"""
@@ -93,6 +106,8 @@ class Meter:
     def log(self, step: int, x: Tensor, s: Any, lr: float, tau: int) -> None:
         """Write the line of this step; evaluate if it is time."""
         fleet = self._fleet
+        if x.is_cuda:
+            torch.cuda.synchronize()  # what was asked for has now been done
         self._train_s += time.perf_counter() - self._resumed
         with fleet.measuring():
             loss = self._loss(step)
@@ -114,13 +129,13 @@ class Meter:
 
     def _loss(self, step: int) -> float | None:
         """Mean over workers and steps since the last line; notes the first step whose loss is not finite."""
-        if not self.losses:
+        self._fold()
+        if not self._folded:
             return None
-        mine = torch.stack([loss.sum().double() for loss, _ in self.losses]).cpu()
-        counts = torch.tensor([count for _, count in self.losses], dtype=torch.float64)
-        steps = self._fleet.total(mine) / counts
-        first = step - len(self.losses) + 1
-        self.losses.clear()
+        sums, counts = (torch.cat(parts) for parts in zip(*self._folded, strict=True))
+        steps = self._fleet.total(sums) / counts
+        first = step - len(steps) + 1
+        self._folded.clear()
         bad = (~torch.isfinite(steps)).nonzero()
         if len(bad):
             self.diverged_at = first + int(bad[0])

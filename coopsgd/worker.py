@@ -19,11 +19,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
-from coopsgd import __version__, checkpoint, config
+from coopsgd import checkpoint, config
 from coopsgd.fleet.plan import choose_layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
@@ -60,7 +59,7 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
     m, v, processes = settings.workers, strategy.num_aux, settings.processes
     layout = choose_layout(strategy.factors(m, 0), m, v, processes)
     with _process_group(processes, rank, device, settings.timeout, store):
-        fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
+        fleet = Processes(layout, rank, settings.timeout) if processes > 1 else Stacked(layout)
         problem = config.make(settings, "task").build(settings, fleet.workers, device)
         report = Report(folder, settings, console) if rank == 0 else Silent()
         try:
@@ -104,7 +103,9 @@ class Silent:
         """Nothing."""
 
 
-def _leave(folder: Path, settings: config.Config, save: str, outcome: Outcome, rows: Any, fleet: Stacked, zeta: float) -> None:
+def _leave(
+    folder: Path, settings: config.Config, save: str, outcome: Outcome, rows: Any, fleet: Stacked, zeta: float | None
+) -> None:
     """Checkpoint, then summary.json, which says that everything else is there."""
     if save != "none":
         content = {"answer": outcome.answer.cpu(), **({"rows": rows.cpu()} if rows is not None else {})}
@@ -130,26 +131,10 @@ def _leave(folder: Path, settings: config.Config, save: str, outcome: Outcome, r
         "saved": save,
         "parameters": outcome.x.shape[1],
         "device": str(outcome.x.device),
-        "versions": versions(),
-        "command": command(folder),
+        "versions": checkpoint.versions(),
+        "command": checkpoint.command(folder),
     }
     checkpoint.write_json(folder / "summary.json", summary)
-
-
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    return {
-        "coopsgd": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def command(folder: Path) -> str:
-    """The command line that made this folder: the comment at the head of its config.yaml."""
-    first = (folder / "config.yaml").read_text().split("\n", 1)[0]
-    return first.removeprefix("# ") if first.startswith("# ") else ""
 
 
 def _device(name: str) -> torch.device:
@@ -201,7 +186,10 @@ def main() -> None:
     world, wanted = int(os.environ.get("WORLD_SIZE", "1")), config.load(folder / "config.yaml").processes
     if world != wanted:
         sys.exit(f"WORLD_SIZE is {world} but {folder} was frozen for processes={wanted}; start {wanted} processes in all")
-    outcome = work(folder, int(os.environ.get("RANK", "0")))
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0 and (folder / "metrics.jsonl").exists():
+        sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
+    outcome = work(folder, rank)
     if outcome.status == "diverged":
         sys.exit(f"diverged: the loss of step {outcome.diverged_at} is not finite")
 

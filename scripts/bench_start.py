@@ -56,7 +56,7 @@ def until_first_step(command: list[str], reached: Path, lines: int) -> float:
     return took
 
 
-def coopsgd(folder: Path, *words: str) -> list[str]:
+def coopsgd(*words: str) -> list[str]:
     return [
         sys.executable,
         "-m",
@@ -80,14 +80,14 @@ def main() -> None:
         (folder / "script.py").write_text(SCRIPT)
         for i in range(repeats):
             run = folder / f"run{i}"
-            ours.append(until_first_step([*coopsgd(folder), f"hydra.run.dir={run}"], run / "metrics.jsonl", 2))
+            ours.append(until_first_step([*coopsgd(), f"hydra.run.dir={run}"], run / "metrics.jsonl", 2))
             torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
             theirs.append(
                 until_first_step([*torchrun, str(folder / "script.py"), str(folder / f"done{i}")], folder / f"done{i}", 1)
             )
         began = time.perf_counter()
         sweep = ["-m", f"seed={','.join(map(str, range(20)))}", f"hydra.sweep.dir={folder}/sweep"]
-        subprocess.run([*coopsgd(folder), *sweep], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*coopsgd(), *sweep], check=True, stdout=subprocess.DEVNULL)
         a_run = (time.perf_counter() - began) / 20
     print(f"seconds to the first step of 4 workers, median of {repeats} (smallest, largest)")
     for label, values in (("coopsgd train", ours), ("torchrun", theirs)):

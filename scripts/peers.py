@@ -74,7 +74,7 @@ def _peer(rank: int, world: int, way: str, model: str, steps: int, warm: int, fo
     torch.set_num_threads(1)
     settings = config.check({"algo": {"name": "fullsync", "strategy": "fullsync"}, **_groups(model), "workers": world}).config
     images = config.make(settings, "data").load()
-    module = network(settings, images)
+    module = network(settings)
     net: Any = module
     averager = None
     if world > 1:

@@ -108,9 +108,9 @@ def cli(tmp_path: Path) -> Any:
     """cli("train", "tau=3", ...) in tmp_path: exit code, stdout, stderr."""
     count = iter(range(1000))
 
-    def run(*words: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> Ended:
+    def run(*words: str, env: dict[str, str] | None = None, first: Any = None) -> Ended:
         at = tmp_path / f".cli{next(count)}"
-        process = WARM.Process(target=_command, args=(words, str(cwd or tmp_path), str(at), env or {}))
+        process = WARM.Process(target=_command, args=(words, str(tmp_path), str(at), env or {}, first))
         process.start()
         process.join(120)
         assert process.exitcode is not None, f"coopsgd {' '.join(words)} does not end"
@@ -120,7 +120,7 @@ def cli(tmp_path: Path) -> Any:
     return run
 
 
-def _command(words: tuple[str, ...], cwd: str, at: str, env: dict[str, str]) -> None:
+def _command(words: tuple[str, ...], cwd: str, at: str, env: dict[str, str], first: Any) -> None:
     for number, end in ((1, "out"), (2, "err")):
         opened = os.open(f"{at}.{end}", os.O_CREAT | os.O_WRONLY)
         os.dup2(opened, number)
@@ -128,6 +128,8 @@ def _command(words: tuple[str, ...], cwd: str, at: str, env: dict[str, str]) -> 
     os.chdir(cwd)
     os.environ.update(env)
     sys.argv = ["coopsgd", *words]
+    if first is not None:
+        first()
     from coopsgd.cli import main
 
     main()

@@ -16,6 +16,7 @@ from coopsgd.fleet.stacked import Stacked
 from coopsgd.train import train
 
 QUADRATIC = ("task=quadratic", "dtype=float64", "workers=8", "steps=24", "log_every=1000", "eval_every=0", "device=cpu")
+CNN = ("data=digits", "model=cnn", "model.width=8", "dtype=float64", "log_every=1000", "eval_every=0", "device=cpu")
 MLP = ("data=digits", "model=mlp", "model.hidden=[16]", "dtype=float64", "log_every=1000", "eval_every=0", "device=cpu")
 
 

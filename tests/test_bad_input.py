@@ -57,6 +57,15 @@ CASES = {
     "buffers of an auxiliary": (("algo.buffers=average",), ["buffers", "auxiliary"]),
     "milestones missing": (("schedule=multistep",), ["schedule.milestones"]),
     "curvature of another shape": (("task=quadratic", "task.centers=[[1,2]]"), ["task.centers", "(4, 2)", "(1, 2)"]),
+    "hidden of a number": (("model.hidden=100",), ["model.hidden", "100", "list"]),
+    "hidden of words": (("model.hidden=[wide]",), ["model.hidden", "wide"]),
+    "milestones of a number": (("schedule=multistep", "schedule.milestones=5"), ["schedule.milestones", "list"]),
+    "milestones of words": (("schedule=multistep", "schedule.milestones=[a]"), ["schedule.milestones", "a"]),
+    "a strategy that is none": (("algo.strategy=os.path:join",), ["algo.strategy", "os.path:join"]),
+    "a strategy that is nowhere": (("algo.strategy=no_such:Thing",), ["algo.strategy", "no_such"]),
+    "negative weight decay": (("optim.weight_decay=-0.1",), ["optim.weight_decay", "-0.1"]),
+    "negative eps": (("optim=adam", "optim.eps=-1"), ["optim.eps", "-1"]),
+    "empty arrays": (("task=quadratic", "task.centers=[[],[],[],[]]"), ["empty"]),
     "broken grammar": (("tau=[1",), ["[1"]),
     "a word without =": (("tau",), ["tau"]),
     "unknown flag": (("--mulitrun",), ["--mulitrun"]),
@@ -75,6 +84,42 @@ def test_one_line_and_exit_2(cli, tmp_path, case, verb):
     for word in told:
         assert word in ended.err, (word, ended.err)
     assert not list(tmp_path.glob("outputs/*/*/logs")), "a worker was started"
+
+
+def hide_fashion_mnist():
+    """The machine may have the Debian package: look elsewhere, and let the download fail as it does without a network."""
+    from pathlib import Path
+
+    from coopsgd.data import fashion_mnist
+
+    fashion_mnist.DEBIAN = Path("nowhere")
+    import torchvision
+
+    def offline(*args, **kwargs):
+        print("Downloading http://...\nFailed to download (trying next):")
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz\nand more")
+
+    torchvision.datasets.FashionMNIST = offline
+
+
+def test_missing_data_set(cli, tmp_path):
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COOPSGD_DATA": ""}
+    ended = cli("train", "data=fashion_mnist", env=env, first=hide_fashion_mnist)
+    assert ended.code == 2 and len(ended.lines) == 1 and ended.out == "", ended
+    assert "COOPSGD_DATA" in ended.err and "dataset-fashion-mnist" in ended.err
+
+
+def test_a_refused_run_leaves_no_folder(cli, tmp_path):
+    cli("train", "tau=0")
+    assert not list(tmp_path.glob("outputs/*/*"))
+
+
+@pytest.mark.parametrize("verb", ["train", "show"])
+def test_a_yaml_that_is_none(cli, tmp_path, verb):
+    (tmp_path / "mine" / "algo").mkdir(parents=True)
+    (tmp_path / "mine" / "algo" / "own.yaml").write_text("strategy: a: b")
+    ended = cli(verb, "--config-dir", "mine", "algo=own")
+    assert ended.code == 2 and len(ended.lines) == 1 and "own.yaml" in ended.err, ended
 
 
 def test_alpha_outside_runs_with_a_warning(cli):

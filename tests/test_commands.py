@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -110,15 +111,21 @@ def test_tensorboard_holds_the_same_numbers(run):
 
 def test_the_console_ends_with_a_table_and_the_folder(run):
     run, done = run
-    assert "4 workers in 4 processes" in done.stdout or "processes" in done.stdout
+    assert f"4 workers in {run.summary['processes']} process" in done.stdout
+    assert "every model and their mean" in done.stdout  # what save=auto came to
     assert done.stdout.rstrip().endswith(str(run.folder))
     assert "accuracy" in done.stdout and done.stderr == ""
 
 
 def test_a_run_is_repeated_from_its_own_config(run, tmp_path, cli):
     run, _ = run
-    ended = cli("train", "--config-path", str(run.folder), "--config-name", "config", "hydra.run.dir=again")
+    shutil.copytree(run.folder, tmp_path / "copy")
+    ended = cli("train", "--config-path", "copy", "--config-name", "config", "hydra.run.dir=again")
     assert ended.code == 0, ended.err
+    assert sorted(os.listdir(tmp_path / "again")) == sorted(
+        name if "tfevents" not in name else next(n for n in os.listdir(tmp_path / "again") if "tfevents" in n)
+        for name in os.listdir(run.folder)
+    )
     again = coopsgd.Run(tmp_path / "again")
     assert torch.equal(again.rows(), run.rows())
     assert again.summary["algo"] == "easgd"
@@ -193,10 +200,13 @@ def test_folder_names_are_safe_short_and_different():
 def test_two_runs_in_one_second_have_two_folders(cli, tmp_path):
     from coopsgd.compose import fresh
 
-    (tmp_path / "a").mkdir()
-    assert fresh(str(tmp_path / "a")) == str(tmp_path / "a")
-    (tmp_path / "a" / "config.yaml").touch()
-    assert fresh(str(tmp_path / "a")) == str(tmp_path / "a-2")
+    assert [Path(fresh(str(tmp_path / "day" / "a"))).name for _ in range(3)] == ["a", "a-2", "a-3"]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(3) as pool:
+        ended = list(pool.map(lambda _: cli("train", *QUICK), range(3)))
+    assert [end.code for end in ended] == [0] * 3
+    assert len(list(tmp_path.glob("outputs/*/*/summary.json"))) == 3
 
 
 def test_unused_keys_are_told(cli, tmp_path):
@@ -254,6 +264,43 @@ def test_several_machines(cli, tmp_path):
     np.testing.assert_allclose(run.rows(), coopsgd.Run(tmp_path / "one").rows(), rtol=0, atol=1e-5)
 
 
+def test_a_folder_is_not_trained_twice(cli, tmp_path):
+    assert cli("train", *QUICK, "workers=1", "hydra.run.dir=here").code == 0
+    done = subprocess.run([sys.executable, "-m", "coopsgd.worker", str(tmp_path / "here")], capture_output=True, text=True)
+    assert done.returncode != 0 and "already holds a run" in done.stderr
+
+
+def test_square_brackets_in_a_path(cli, tmp_path):
+    assert cli("train", *QUICK, "hydra.run.dir='[red]/[x]'").out.rstrip().endswith("[red]/[x]")
+
+
+def test_a_live_line_on_a_terminal(tmp_path):
+    """In a pseudo-terminal: a bar while it runs, and the cursor is there again after Ctrl-C."""
+    import pty
+    import signal
+
+    leader, follower = pty.openpty()
+    words = [sys.executable, "-m", "coopsgd.cli", "train", "task=quadratic", "steps=100000000", "eval_every=0", "processes=2"]
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=follower, stderr=follower, env=env, start_new_session=True)
+    os.close(follower)
+    seen = b""
+    while b"rounds" not in seen:
+        seen += os.read(leader, 4096)
+    os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(OSError):
+        while more := os.read(leader, 4096):
+            seen += more
+    assert process.wait(10) == 130
+    assert b"/100000000" in seen and seen.count(b"\x1b[?25h") >= 1
+    assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")
+
+
+def test_bare_coopsgd_is_help(cli):
+    ended = cli()
+    assert ended.code == 0 and ended.out.startswith("Usage: coopsgd") and ended.err == ""
+
+
 def test_a_world_of_another_size_is_refused(cli, tmp_path):
     cli("train", *QUICK, "processes=4", "launch=false", "hydra.run.dir=here")
     done = subprocess.run(
@@ -286,7 +333,53 @@ def test_show_tells_each_way_of_carrying_out(cli):
     assert "messages along edges" in cli("show", "algo=dpsgd", "workers=8", "processes=8").out
     assert "all-reduce of the average" in cli("show", "algo=pasgd", "workers=8", "processes=4").out
     assert "nothing is sent" in cli("show", "algo=pasgd", "workers=8", "processes=1").out
-    assert "gradients" in cli("show", "algo=fullsync").out
+    assert "all-reduce of the average" in cli("show", "algo=fullsync").out
+
+
+MINE = "# Mine\n# paper: none\nstrategy: cooperative\nmixing: matrix\nW: [[0.5, 0.5], [0.5, 0.5]]\ntau: 4\n"
+
+
+def test_yamls_of_ones_own_are_shown_listed_and_trained(cli, tmp_path):
+    (tmp_path / "mine" / "algo").mkdir(parents=True)
+    (tmp_path / "mine" / "algo" / "own.yaml").write_text(MINE)
+    folder = ("--config-dir", "mine")
+    found = json.loads(cli("show", *folder, "algo=own", "workers=2", "--json").out)
+    assert found["tau"] == 4 and found["zeta"] == pytest.approx(0)
+    assert {"name": "own", "about": "Mine", "paper": "none", "group": "algo"} in json.loads(cli("list", *folder, "--json").out)[
+        "algo"
+    ]
+    assert cli("train", *folder, "algo=own", "workers=2", *QUICK).code == 0
+
+
+def test_show_counts_buffers_that_travel_along(cli):
+    words = ("show", "algo=pasgd", "task=quadratic", "--json")
+    plain, momentum, adam = (
+        json.loads(cli(*words, *more).out)["schedule"][0]["bytes_per_worker_mean"]
+        for more in ((), ("optim.momentum=0.9", "algo.buffers=average"), ("optim=adam", "algo.buffers=average"))
+    )
+    assert momentum == 2 * plain and adam == 3 * plain
+
+
+def test_the_readme_strategy_runs_and_is_shown(cli, tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (tmp_path / "slowmo.py").write_text(readme.partition("```python\n# slowmo.py")[2].partition("```")[0])
+    (tmp_path / "mine" / "algo").mkdir(parents=True)
+    (tmp_path / "mine" / "algo" / "slowmo.yaml").write_text(
+        "#" + readme.partition("# mine/algo/slowmo.yaml")[2].partition("```")[0]
+    )
+    lazy = readme.partition("```yaml\n# Half")[2].partition("```")[0]
+    (tmp_path / "mine" / "algo" / "lazy.yaml").write_text("# Half" + lazy)
+    assert cli("train", "--config-dir", "mine", "algo=lazy", *QUICK).code == 0
+    slow = cli("train", "--config-dir", "mine", "algo=slowmo", "tau=4", "algo.beta=0.5", "hydra.run.dir=slow", *QUICK)
+    assert slow.code == 0, slow.err
+    assert coopsgd.Run(tmp_path / "slow").summary["ledger"]["messages"] == 5 * 6  # five rounds of one average
+    assert "its ledger tells" in cli("show", "--config-dir", "mine", "algo=slowmo").out
+    # beta 0 and alpha 1 are plain periodic averaging
+    more = ("dtype=float64", "tau=4", *QUICK)
+    cli("train", "--config-dir", "mine", "algo=slowmo", "algo.beta=0", "hydra.run.dir=limit", *more)
+    cli("train", "algo=pasgd", "hydra.run.dir=plain", *more)
+    rows = [coopsgd.Run(tmp_path / name).rows() for name in ("limit", "plain")]
+    torch.testing.assert_close(*rows, rtol=0, atol=1e-12)
 
 
 def test_list_names_everything_with_a_line(cli):
@@ -302,9 +395,12 @@ def test_list_names_everything_with_a_line(cli):
 
 def test_help_is_quick_and_light():
     code = "import sys; from coopsgd.cli import cli; cli(['--help'], standalone_mode=False); print(sorted(sys.modules))"
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert time.perf_counter() - began < 0.5 * 4  # 0.1 s alone; this machine may be busy
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.5  # 0.1 s, on a machine that may be busy
     loaded = done.stdout.splitlines()[-1]
     assert "train" in done.stdout and "'torch'" not in loaded and "'hydra'" not in loaded
 
@@ -349,6 +445,9 @@ def test_completion_in_bash(tmp_path):
     assert set(complete("coopsgd train algo=", ["coopsgd", "train", "algo", "="])) >= {"easgd", "pasgd", "dpsgd"}
     assert complete("coopsgd train algo=ea", ["coopsgd", "train", "algo", "=", "ea"]) == ["easgd"]
     assert complete("coopsgd tr", ["coopsgd", "tr"]) == ["train"]
+    # what is offered depends on the words before: the keys of the algo that was chosen
+    dependent = complete("coopsgd train algo=dpsgd algo.we", ["coopsgd", "train", "algo", "=", "dpsgd", "algo.we"])
+    assert dependent == ["algo.weights="]
     assert "topology=" in complete("coopsgd train topo", ["coopsgd", "train", "topo"])
 
 

@@ -65,7 +65,12 @@ def test_fashion_mnist_from_a_folder_of_ones_own(nowhere, monkeypatch, zipped, b
         gzip.compress(b"\0\0\10\1\0\0\0\11") if zipped else b"\0\0\10\1\0\0\0\11"
     )
     with pytest.raises(ValueError, match="not a whole IDX file"):
-        FashionMNIST().load()
+        FashionMNIST().check()
+    for broken in (b"", b"\x1f\x8b", gzip.compress(idx(arrays[0]))[:-50]):
+        (folder / (FILES[0] + ".gz" * zipped)).write_bytes(broken)
+        for read in (FashionMNIST().check, FashionMNIST().load):
+            with pytest.raises(ValueError, match="not a whole IDX file"):
+                read()
 
 
 def test_missing_and_no_network_is_one_clear_error(nowhere, monkeypatch):

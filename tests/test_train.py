@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from playing import MLP, QUADRATIC, Lines, play, settle
+from playing import CNN, MLP, QUADRATIC, Lines, play, settle
 from test_oracle import EXACT, problem, written
 
 from coopsgd import config
@@ -27,6 +27,7 @@ SPREAD = [1, 2, 4, 8]
         ((*QUADRATIC, "algo=pasgd", "tau=3", "steps=1000", "optim.momentum=0.9"), 1e-9),
         ((*MLP, "algo=easgd", "tau=5", "steps=100", "workers=8", "batch_size=8"), 1e-12),
         ((*MLP, "algo=dpsgd", "tau=2", "steps=100", "workers=8", "batch_size=8", "model.dropout=0.3"), 1e-12),
+        ((*CNN, "algo=pasgd", "tau=5", "steps=100", "workers=8", "batch_size=8"), 1e-12),
         ((*MLP, "algo=fullsync", "steps=100", "workers=8", "batch_size=8", "optim=adam"), 1e-9),
     ],
 )
@@ -54,7 +55,7 @@ def _large_batch(settings: config.Config) -> np.ndarray:
     from coopsgd.tasks.classification import network
 
     images = Digits().load()
-    module = network(settings, images).double()
+    module = network(settings).double()
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
     node = {k: v for k, v in settings.optim.items() if k not in ("name", "beta1", "beta2")}
     optimizer = kinds[settings.optim["name"]](module.parameters(), **node)
@@ -223,6 +224,14 @@ def test_a_strategy_that_idles_workers_runs_on_every_placement(gangs):
     runs = [play(gangs, p, *words) for p in (1, 2, 4)]
     for run in runs[1:]:
         np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("optim", [("optim=adam", "optim.lr=0.05"), ("optim.momentum=0.9",)])
+def test_buffers_of_idle_workers_are_mixed_too(gangs, optim):
+    words = (*QUADRATIC, "algo=pasgd", "algo.strategy=test_train:Half", "tau=2", "algo.buffers=average", *optim)
+    runs = [play(gangs, p, *words) for p in (1, 2, 8)]
+    for run in runs[1:]:
+        np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-9)
 
 
 class Half(Cooperative):

@@ -18,7 +18,6 @@ class Images:
     train_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
-    classes: int
     scale: float
     shift: float
 

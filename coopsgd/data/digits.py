@@ -37,4 +37,4 @@ class Digits(DataSet):
         test = np.zeros(len(y), dtype=bool)
         for digit in range(10):
             test[np.flatnonzero(y == digit)[::5]] = True  # every fifth of each class
-        return Images(x[~test], y[~test], x[test], y[test], classes=10, scale=16.0, shift=0.5)
+        return Images(x[~test], y[~test], x[test], y[test], scale=16.0, shift=0.5)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import os
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +41,16 @@ class FashionMNIST(DataSet):
         return next((p for p in self.places() if all(_file(p, name) for name in FILES)), None)
 
     def check(self) -> None:
-        if self.find() is not None:
+        folder = self.find()
+        if folder is not None:
+            for name in FILES:
+                _check_whole(folder, name)
             return
         try:
             from torchvision.datasets import FashionMNIST as Source
 
-            Source(str(_cache()), download=True)
+            with contextlib.redirect_stdout(io.StringIO()):  # it tells of every mirror it tries
+                Source(str(_cache()), download=True)
         except Exception as error:
             raise ValueError(
                 f"data: fashion_mnist was not found and could not be downloaded ({_first_line(error)}); put its four IDX "
@@ -56,7 +63,7 @@ class FashionMNIST(DataSet):
             raise ValueError("data: fashion_mnist is gone since the run was checked; set COOPSGD_DATA to its folder")
         train_x, train_y, test_x, test_y = (read_idx(folder, name) for name in FILES)
         labels = [y.astype(np.int64) for y in (train_y, test_y)]
-        return Images(train_x[:, None], labels[0], test_x[:, None], labels[1], classes=10, scale=255.0, shift=0.286)
+        return Images(train_x[:, None], labels[0], test_x[:, None], labels[1], scale=255.0, shift=0.286)
 
 
 def read_idx(folder: Path, name: str) -> np.ndarray:
@@ -64,13 +71,37 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
     path = _file(folder, name)
     if path is None:
         raise ValueError(f"data: no {name} or {name}.gz in {folder}")
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    zero, kind, rank = struct.unpack(">HBB", raw[:4])
-    shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
-    body = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * rank)
-    if zero != 0 or kind != 8 or body.size != np.prod(shape):
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        shape = _shape(raw)
+        return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    except (EOFError, OSError, ValueError, struct.error, zlib.error):
+        raise ValueError(f"data: {path} is not a whole IDX file of bytes; get it anew") from None
+
+
+def _check_whole(folder: Path, name: str) -> None:
+    """Compare the size that the header tells with the size that is there, without reading it all. ValueError if they differ."""
+    path = _file(folder, name)
+    assert path is not None
+    try:
+        zipped = path.suffix == ".gz"
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            shape = _shape(file.read(16))
+        with path.open("rb") as file:
+            file.seek(-4 if zipped else 0, os.SEEK_END)  # a .gz ends with the size of what it holds
+            size = struct.unpack("<I", file.read(4))[0] if zipped else file.tell()
+        whole = size == 4 + 4 * len(shape) + int(np.prod(shape))
+    except (EOFError, OSError, ValueError, struct.error, zlib.error):
+        whole = False
+    if not whole:
         raise ValueError(f"data: {path} is not a whole IDX file of bytes; get it anew")
-    return body.reshape(shape)
+
+
+def _shape(head: bytes) -> tuple[int, ...]:
+    zero, kind, rank = struct.unpack(">HBB", head[:4])
+    if zero != 0 or kind != 8:
+        raise ValueError("not an IDX file of bytes")
+    return struct.unpack(f">{rank}I", head[4 : 4 + 4 * rank])
 
 
 def _cache() -> Path:

@@ -28,7 +28,7 @@ class Fleet(ABC):
     def __init__(self, layout: plans.Layout, rank: int = 0) -> None:
         self.layout, self.rank = layout, rank
         self.m, self.v = layout.m, layout.v
-        self.ledger = Ledger(layout.m)
+        self.ledger = Ledger(layout.m, layout.processes)
         self._plans: dict[Any, tuple[Any, Any, plans.Price]] = {}
 
     @property
@@ -49,16 +49,15 @@ class Fleet(ABC):
         W: (m + v, m + v) array; the arrays a Mixing hands out are planned once.
         """
         lowered, price = self._planned(W)
-        self.ledger.charge(price, sum(_width(x) for x in xs), lowered.wire_vectors)
-        with self._clock():
-            self._mix(lowered, xs)
+        self.ledger.charge(price, sum(_width(x) for x in xs), lowered.plan.sent, lowered.plan.messages)
+        self._mix(lowered, xs)
         return xs[0] if len(xs) == 1 else xs
 
     def mean(self, x: Rows) -> Common:
         """The average over the m workers, known to all. A new tensor, never a view of x."""
-        self.ledger.charge(plans.average_price(self.m), _width(x), 2 * (self.layout.processes - 1))
-        with self._clock():
-            return self._mean(x)
+        wire = plans.average_price(self.layout.processes)
+        self.ledger.charge(plans.average_price(self.m), _width(x), wire.sent, wire.messages)
+        return self._mean(x)
 
     # what the loop and the report use; nothing here is charged
 
@@ -114,6 +113,7 @@ class Fleet(ABC):
 
     @contextmanager
     def _clock(self) -> Iterator[None]:
+        """Seconds inside are seconds waited in communication (on CUDA, those of handing it over)."""
         start = time.perf_counter()
         try:
             yield

@@ -18,28 +18,36 @@ class Ledger:
     """Totals over all workers since the start; sent, not received. Bytes are whole vectors times their width."""
 
     m: int
+    processes: int
     rounds: int = 0  # communications that were due, however many factors each had
     messages: int = 0
     sent: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (m,) logical bytes sent by each worker
-    wire_bytes: float = 0.0  # handed to the network by all processes
+    wire_messages: int = 0
+    wire: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (processes,) bytes each handed to the network
     comm_s: float = 0.0  # seconds this process spent in verbs
     paused: bool = False  # measuring is off the ledger
 
     def __post_init__(self) -> None:
-        self.sent = np.zeros(self.m)
+        self.sent, self.wire = np.zeros(self.m), np.zeros(self.processes)
 
-    def charge(self, price: Price, width: int, wire_vectors: float) -> None:
-        """One verb on vectors of `width` bytes; `wire_vectors` were handed to the network by all processes together."""
+    def charge(self, price: Price, width: int, wire_vectors: np.ndarray, wire_messages: int) -> None:
+        """One verb on vectors of `width` bytes, of which each process handed `wire_vectors` (processes,) to the network."""
         if self.paused:
             return
         self.messages += price.messages
         self.sent += price.sent * width
-        self.wire_bytes += wire_vectors * width
+        self.wire += wire_vectors * width
+        self.wire_messages += wire_messages
 
     @property
     def bytes(self) -> int:
         """Logical bytes sent by all workers."""
         return round(float(self.sent.sum()))
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes handed to the network by all processes."""
+        return round(float(self.wire.sum()))
 
     def totals(self) -> dict[str, int]:
         """The numbers of a log line."""
@@ -47,7 +55,7 @@ class Ledger:
             "rounds": self.rounds,
             "messages": self.messages,
             "bytes": self.bytes,
-            "wire_bytes": round(self.wire_bytes),
+            "wire_bytes": self.wire_bytes,
         }
 
     def summary(self) -> dict[str, Any]:
@@ -56,5 +64,7 @@ class Ledger:
             **self.totals(),
             "bytes_per_worker_mean": float(self.sent.mean()),
             "bytes_per_worker_max": float(self.sent.max()),
-            "comm_s": self.comm_s,
+            "wire_messages": self.wire_messages,
+            "wire_bytes_per_process_mean": float(self.wire.mean()),
+            "wire_bytes_per_process_max": float(self.wire.max()),
         }

@@ -110,6 +110,11 @@ class Plan:
         """Vectors sent by all processes together."""
         return int(self.counts.sum()) + sum(2 * (len(item.group) - 1) * len(item.V) for item in self.sums)
 
+    @property
+    def messages(self) -> int:
+        """Messages sent by all processes together; an all-reduce of k vectors over g counts 2 (g - 1) k, as it is priced."""
+        return int(np.count_nonzero(self.counts)) + sum(2 * (len(item.group) - 1) * len(item.V) for item in self.sums)
+
     def edges(self, q: int) -> tuple[list[Edge], list[Edge]]:
         """The messages process q sends and those it receives, by rank of the other side."""
         out = [self._edge(q, int(p)) for p in np.flatnonzero(self.counts[:, q])]
@@ -241,8 +246,7 @@ def price(W: np.ndarray, m: int) -> Price:
     Auxiliary rows live wherever that is cheapest; it does not depend on where the run put its rows.
     """
     plan = lower(W, choose_layout([W], m, len(W) - m, m))
-    messages = int(np.count_nonzero(plan.counts)) + sum(2 * (len(item.group) - 1) * len(item.V) for item in plan.sums)
-    return Price(messages, plan.sent)
+    return Price(plan.messages, plan.sent)
 
 
 def average_price(m: int) -> Price:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from coopsgd.fleet.stacked import Lowered, Stacked, combine
 class Processes(Stacked):
     """An equal share of the workers in each process of the default process group."""
 
-    def __init__(self, layout: plans.Layout, rank: int) -> None:
+    def __init__(self, layout: plans.Layout, rank: int, timeout: float = 600.0) -> None:
         super().__init__(layout, rank)
+        self._timeout = timeout
         self._groups: dict[tuple[int, ...], Any] = {tuple(range(layout.processes)): None}
 
     def rows(self, start: Tensor) -> Rows:
@@ -27,9 +29,10 @@ class Processes(Stacked):
         return super().rows(start)
 
     def total(self, values: Tensor) -> Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
+        # nccl moves nothing that is not on a GPU
+        summed = values.to("cuda") if dist.get_backend() == "nccl" else values.clone()
+        dist.all_reduce(summed)
+        return summed.to(values.device)
 
     def gather(self, x: Rows) -> Tensor | None:
         if self.rank:
@@ -57,11 +60,13 @@ class Processes(Stacked):
     def _lowered(self, plan: plans.Plan) -> Lowered:
         for item in plan.sums:  # every process makes every group, in the same order
             if item.group not in self._groups:
-                self._groups[item.group] = dist.new_group(list(item.group))
+                self._groups[item.group] = dist.new_group(list(item.group), timeout=timedelta(seconds=self._timeout))
         return super()._lowered(plan)
 
     def _reduce(self, part: Tensor, group: tuple[int, ...]) -> None:
-        if len(group) > 1:
+        if len(group) == 1:
+            return
+        with self._clock():
             dist.all_reduce(part, group=self._groups[group])
 
     def _exchange(self, lowered: Lowered, core: Tensor, arriving: Tensor) -> Callable[[], None]:
@@ -71,25 +76,30 @@ class Processes(Stacked):
             receives.append((arriving[at : at + k], src))
             at += k
         sends = [(_message(V, core), dst) for dst, V in lowered.sends]
-        if dist.get_backend() == "nccl":  # nccl wants the calls of one exchange in one group
-            calls = [dist.P2POp(dist.irecv, part, src) for part, src in receives]
-            calls += [dist.P2POp(dist.isend, part, dst) for part, dst in sends]
-            pending: list[Any] = dist.batch_isend_irecv(calls) if calls else []
-        else:
-            pending = [dist.irecv(part, src) for part, src in receives]
-            pending += [dist.isend(part, dst) for part, dst in sends]
+        with self._clock():
+            pending = self._post(receives, sends)
 
         def finish() -> None:
-            for work in pending:
-                work.wait()
+            with self._clock():
+                for work in pending:
+                    work.wait()
             sends.clear()  # kept alive until everything had left
 
         return finish
 
+    def _post(self, receives: list[tuple[Tensor, int]], sends: list[tuple[Tensor, int]]) -> list[Any]:
+        if dist.get_backend() == "nccl":  # nccl wants the calls of one exchange in one group
+            calls = [dist.P2POp(dist.irecv, part, src) for part, src in receives]
+            calls += [dist.P2POp(dist.isend, part, dst) for part, dst in sends]
+            return dist.batch_isend_irecv(calls) if calls else []
+        started: list[Any] = [dist.irecv(part, src) for part, src in receives]
+        return started + [dist.isend(part, dst) for part, dst in sends]
+
     def _mean(self, x: Rows) -> Common:
         share = len(self.workers)
         mine = x[:share].sum(0, keepdim=True) if share > 1 else x[:1].clone()
-        dist.all_reduce(mine)
+        with self._clock():
+            dist.all_reduce(mine)
         return mine.div_(self.m)
 
 

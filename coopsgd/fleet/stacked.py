@@ -106,11 +106,6 @@ class Lowered:
     receives: list[tuple[int, int]]  # source, k
     in_place: bool  # one row here, which becomes the sum of everybody's: nothing to set aside
 
-    @property
-    def wire_vectors(self) -> int:
-        """Vectors handed to the network by all processes."""
-        return self.plan.vectors
-
 
 class Stacked(Fleet):
     """Every row in this process; nothing is sent."""

@@ -40,13 +40,6 @@ def eigenvalues(W: np.ndarray) -> np.ndarray:
     return values[np.lexsort((-values.real, -np.round(np.abs(values), 12)))]
 
 
-def stationary(W: np.ndarray) -> np.ndarray:
-    """(n,) weights pi with pi W = pi and sum 1: what repeated mixing converges to is 1 pi' (uniform when columns sum to 1)."""
-    values, vectors = np.linalg.eig(W.T)
-    pi = vectors[:, np.argmin(np.abs(values - 1))].real
-    return pi / pi.sum()
-
-
 def zeta(W: np.ndarray) -> float:
     """How much of the disagreement one W leaves, at worst: 0 is exact averaging, 1 is no consensus.
 

@@ -78,14 +78,16 @@ def table(summary: dict[str, Any], folder: Path, stream: TextIO = sys.stdout) ->
         *((name, f"{last[key]:.4f}") for name, key in _EVALS if last.get(key) is not None),
         ("consensus", f"{summary['consensus']:.3g}" if summary["consensus"] is not None else "not finite"),
         ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {human_bytes(ledger['bytes'])}"),
+        ("kept", KEPT[summary["saved"]]),
         ("time", f"{summary['train_s']:.2f} s training, of which {ledger['comm_s']:.2f} s in communication"),
     ]
     shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:
         shown.add_row(name, value)
-    console = Console(file=stream, highlight=False, soft_wrap=True)
+    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(shown)
-    console.print(str(folder), style="bold")
+    console.print(str(folder), style="bold", markup=False, emoji=False)
 
 
+KEPT = {"rows": "every model and their mean", "answer": "the mean model alone (save=rows keeps all)", "none": "no model"}
 _EVALS = (("loss", "eval/loss"), ("accuracy", "eval/accuracy"))

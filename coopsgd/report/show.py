@@ -25,6 +25,10 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
     m, v, processes = config.workers, strategy.num_aux, int(config.processes)
     factors = strategy.factors(m, 0)
     d = make(config, "task").dimension(config)
+    # what a message carries: a model, and the optimiser's buffers where they are mixed with it
+    width = d * SIZES[config.dtype]
+    if getattr(strategy, "buffers", None) == "average":
+        width *= 1 + len(make(config, "optim").buffers)
     layout = plans.choose_layout(factors, m, v, processes)
     result: dict[str, Any] = {
         "algo": config.algo["name"],
@@ -32,15 +36,17 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
         "workers": m,
         "aux": v,
         "processes": processes,
+        "about": (type(strategy).__doc__ or "").strip().split("\n")[0],
         "parameters": d,
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
         "zeta": strategy.zeta(m),
         "factors": [_matrix(W, layout, m) for W in factors],
-        "schedule": [_round(config, strategy, r, d * SIZES[config.dtype]) for r in range(ROUNDS)],
+        "schedule": [_round(config, strategy, r, width) for r in range(ROUNDS)],
         "notes": list(notes),
     }
-    if not factors:
-        result["plan"] = [f"all-reduce of gradients over {processes} processes" if processes > 1 else "nothing is sent"]
+    if strategy.averages:
+        many = f"all-reduce of the average over {processes} processes: {2 * (processes - 1)} vectors"
+        result["plan"] = [many if processes > 1 else "one process holds every row, nothing is sent"] * strategy.averages
     return result
 
 
@@ -63,11 +69,13 @@ def _matrix(W: np.ndarray, layout: plans.Layout, m: int) -> dict[str, Any]:
 def _round(config: Config, strategy: Strategy, r: int, width: int) -> dict[str, Any]:
     m = config.workers
     factors = strategy.factors(m, r)
-    prices = [plans.price(W, m) for W in factors] or [plans.average_price(m)]
+    prices = [plans.price(W, m) for W in factors] + [plans.average_price(m)] * (strategy.averages or 0)
+    when = {"round": r, "after_step": (r + 1) * int(config.tau)}
+    if not prices:  # its code alone knows what it sends
+        return when | dict.fromkeys(("messages", "vectors", "bytes_per_worker_mean", "bytes_per_worker_max"))
     sent = sum(price.sent for price in prices)
     return {
-        "round": r,
-        "after_step": (r + 1) * int(config.tau),
+        **when,
         "messages": sum(price.messages for price in prices),
         "vectors": float(np.sum(sent)),
         "bytes_per_worker_mean": float(np.mean(sent)) * width,
@@ -91,8 +99,9 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         name = "W" if len(found["factors"]) == 1 else f"W, factor {number + 1} of {len(found['factors'])}"
         _show_matrix(console, name, factor, found["rows"])
     if not found["factors"]:
-        console.print("\nno mixing of models: every step averages the gradients, as W = J on the models would")
-    console.print(f"\nzeta of one communication: {found['zeta']:.6g}  (0 averages exactly, 1 never agrees)")
+        console.print("\nno matrix mixes the models: " + found["about"])
+    if found["zeta"] is not None:
+        console.print(f"\nzeta of one communication: {found['zeta']:.6g}  (0 averages exactly, 1 never agrees)")
     _show_schedule(console, found)
     console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry it out:")
     for line in [line for factor in found["factors"] for line in factor["plan"]] + found.get("plan", []):
@@ -104,8 +113,10 @@ def _show_schedule(console: Console, found: dict[str, Any]) -> None:
     columns = ("round", "after step", "messages", "bytes a worker, mean", "largest")
     schedule = Table(*columns, title=f"\nschedule and cost, {found['parameters']} parameters", title_justify="left")
     for entry in found["schedule"]:
-        sent = (human_bytes(entry["bytes_per_worker_mean"]), human_bytes(entry["bytes_per_worker_max"]))
-        schedule.add_row(str(entry["round"]), str(entry["after_step"]), str(entry["messages"]), *sent)
+        sent = [entry[key] for key in ("bytes_per_worker_mean", "bytes_per_worker_max")]
+        known = entry["messages"] is not None
+        told = [str(entry["messages"]), *map(human_bytes, sent)] if known else ["its ledger tells"] * 3
+        schedule.add_row(str(entry["round"]), str(entry["after_step"]), *told)
     console.print(schedule)
 
 

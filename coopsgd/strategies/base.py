@@ -39,6 +39,7 @@ class Strategy:
     """
 
     fixed_tau: ClassVar[int | None] = None  # set by a strategy that decides itself when to communicate
+    averages: ClassVar[int | None] = None  # fleet.mean calls in one communication, if that is all it does; for `show`
 
     @property
     def num_aux(self) -> int:
@@ -52,9 +53,9 @@ class Strategy:
     def check(self, m: int) -> None:
         """ValueError when the algorithm cannot work for m workers. Called before any process starts."""
 
-    def zeta(self, m: int) -> float:
-        """What a communication leaves of the disagreement, at worst: 0 is exact averaging."""
-        return 0.0
+    def zeta(self, m: int) -> float | None:
+        """What a communication leaves of the disagreement, at worst: 0 is exact averaging. None: no matrix tells."""
+        return None
 
     def init(self, fleet: Fleet, x: Rows) -> Any:
         """The state to begin with; all rows of x are equal."""

@@ -22,6 +22,10 @@ class FullSync(Strategy):
     """
 
     fixed_tau: ClassVar[int | None] = 1
+    averages: ClassVar[int | None] = 1
+
+    def zeta(self, m: int) -> float:
+        return 0.0
 
     def step(self, fleet: Fleet, tick: Tick, x: Rows, s: Any) -> tuple[Rows, Any]:
         return tick.local(x, fleet.mean(tick.grad)), s

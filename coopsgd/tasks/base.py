@@ -32,9 +32,6 @@ class Problem(Protocol):
     def accuracies(self, x: Tensor) -> list[float] | None:
         """Accuracy of each worker held here; None when the task has none."""
 
-    def module(self, answer: Tensor) -> Any:
-        """The trained model as users know it."""
-
 
 class Task:
     """Settings of a task; a frozen dataclass that imports no torch."""
@@ -52,6 +49,10 @@ class Task:
     def dimension(self, config: Config) -> int:
         """d, the number of parameters of one model."""
         raise NotImplementedError
+
+    def module(self, config: Config, answer: Tensor) -> Any:
+        """The model with the parameters `answer` (1, d), as users know it. LookupError when there is none."""
+        raise LookupError(f"task {config.task['name']} trains no module; run.rows() holds its models")
 
     def build(self, config: Config, rows: range, device: Any) -> Problem:
         """The problem of the workers in `rows` (global numbers)."""

@@ -52,11 +52,16 @@ class Classification(Task):
         data = make(config, "data")
         return make(config, "model").parameters(data.SHAPE, data.CLASSES)
 
+    def module(self, config: Config, answer: Tensor) -> Module:
+        from coopsgd.tasks.gradients import Bound
+
+        return Bound(network(config).to(answer.dtype)).elsewhere(answer).eval()
+
     def build(self, config: Config, rows: range, device: Any) -> ClassificationProblem:
         return ClassificationProblem(config, rows, device)
 
 
-def network(config: Config, images: Any) -> Module:
+def network(config: Config) -> Module:
     """The untrained module of this config, a function of the seed alone."""
     import torch
 
@@ -64,7 +69,8 @@ def network(config: Config, images: Any) -> Module:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed, "model"))
-        return make(config, "model").build(images.train_x.shape[1:], images.classes)
+        data = make(config, "data")
+        return make(config, "model").build(data.SHAPE, data.CLASSES)
 
 
 class ClassificationProblem:
@@ -78,7 +84,7 @@ class ClassificationProblem:
 
         images = make(config, "data").load()
         self._dtype, self._float32, self._device = getattr(torch, config.dtype), torch.float32, device
-        module = network(config, images).to(device=device, dtype=self._dtype)
+        module = network(config).to(device=device, dtype=self._dtype)
         self._bound = Bound(module)
         self._start = self._bound.flat()
         self._scale, self._shift = images.scale, images.shift
@@ -122,9 +128,6 @@ class ClassificationProblem:
 
     def accuracies(self, x: Tensor) -> list[float] | None:
         return [self._measure(self._bound.elsewhere(x[i : i + 1]))[1] for i in range(len(self._rows))]
-
-    def module(self, answer: Tensor) -> Module:
-        return self._bound.elsewhere(answer).eval()
 
     def _measure(self, module: Module) -> tuple[float, float]:
         """Mean cross entropy in nats and accuracy on the test set."""

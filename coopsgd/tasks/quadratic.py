@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Quadratic(Task):
     """f_i(x) = 1/2 sum_j a_ij (x_j - c_ij)^2, gradients with noise of E||noise||^2 = sigma^2 in all.
 
-    a and c, (m, dim), are drawn from the seed (a log-uniform in [0.1, 1], c normal; heterogeneity 0 gives every worker
-    the same f) or read from .npy files by `curvature` and `centers`. Starts at 0 or at `start`, (dim,).
+    a and c, (m, dim), are drawn from the seed (a within [0.1, 1], c normal; heterogeneity 0 gives every worker the
+    same f) or read from .npy files by `curvature` and `centers`. Starts at 0 or at `start`, (dim,).
     """
 
     dim: int = 10
@@ -55,6 +55,8 @@ class Quadratic(Task):
                 raise ValueError(f"task.{name}: must have shape {wanted} for {m} workers, got {array.shape}")
         if "curvature" in files and not (files["curvature"] >= 0).all():
             raise ValueError("task.curvature: holds an entry that is negative or not a number")
+        if d == 0:
+            raise ValueError("task: the given arrays are empty; a quadratic needs at least one coordinate")
         h, draw = self.heterogeneity, stream(seed, "quadratic")
         # log-uniform in [0.1, 1]; own draws weigh h against 1 for the shared one, so the range is kept
         shared, own = draw.uniform(np.log(0.1), 0, d), draw.uniform(np.log(0.1), 0, (m, d))
@@ -117,6 +119,3 @@ class QuadraticProblem:
 
     def accuracies(self, x: Tensor) -> list[float] | None:
         return None
-
-    def module(self, answer: Tensor) -> Any:
-        raise ValueError("a quadratic has no module; run.rows() holds its models")
