@@ -26,6 +26,13 @@ os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the server, which
 CI = os.environ.get("CI") == "true"
 
 
+def needs(there: bool, package: str) -> None:
+    """Skip without a Debian package, but not in CI: .ci/run installs them."""
+    if not there:
+        assert not CI, f"{package} is missing, though .ci/run should have installed it"
+        pytest.skip(f"apt-get install {package}")
+
+
 class Ended(NamedTuple):
     """How a command ended."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CI
+from conftest import needs
 
 import coopsgd
 from coopsgd.naming import folder_name
@@ -453,9 +453,7 @@ def test_completion_in_bash(tmp_path):
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_completion_in_other_shells(tmp_path, shell):
-    if shutil.which(shell) is None:
-        assert not CI, f".ci/run installs {shell}"
-        pytest.skip(f"{shell} is not installed")
+    needs(shutil.which(shell) is not None, shell)
     python = [sys.executable, "-m", "coopsgd.cli"]
     script = subprocess.run([*python, "completion", shell], capture_output=True, text=True).stdout
     (tmp_path / "script").write_text(script)

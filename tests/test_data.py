@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pytest
+from conftest import needs
 
 from coopsgd.data import fashion_mnist
 from coopsgd.data.base import Batches, shares
@@ -26,8 +27,8 @@ def test_digits_has_a_fixed_stratified_fifth_for_testing():
     assert np.array_equal(images.test_x, again.test_x) and images.train_x.max() == 16
 
 
-@pytest.mark.skipif(not DEBIAN.is_dir(), reason="apt-get install dataset-fashion-mnist")
 def test_fashion_mnist_from_debian():
+    needs(DEBIAN.is_dir(), "dataset-fashion-mnist")
     images = FashionMNIST().load()
     assert images.train_x.shape == (60000, 1, 28, 28) and images.test_x.shape == (10000, 1, 28, 28)
     assert np.bincount(images.train_y).tolist() == [6000] * 10

@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+from conftest import needs
 from omegaconf import OmegaConf
 from playing import play
 
@@ -115,8 +116,8 @@ def test_every_yaml_composes_builds_and_takes_two_steps(gangs, group, name):
         words = words - {"workers=4"} | {"algo.W=[[0.5,0.5],[0.5,0.5]]", "workers=2"}
     if name == "multistep":
         words |= {"schedule.milestones=[1]"}
-    if name == "fashion_mnist" and lookup("data", name)().find() is None:
-        pytest.skip("fashion_mnist is not on this machine: apt-get install dataset-fashion-mnist")
+    if name == "fashion_mnist":
+        needs(lookup("data", name)().find() is not None, "dataset-fashion-mnist")
     assert len(play(gangs, 1, *sorted(words)).lines) == 2
 
 
