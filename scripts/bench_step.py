@@ -42,9 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--models", nargs="*", default=list(SIZES))
+    parser.add_argument("--only", default="", choices=["", "1", "4"], help="the ways with so many workers")
     arguments = parser.parse_args()
     for model in arguments.models:
-        chosen = ways(model)
+        chosen = {name: way for name, way in ways(model).items() if name.endswith(arguments.only)}
         times: dict[str, list[float]] = {name: [] for name in chosen}
         for repeat in range(arguments.repeats):
             order = list(chosen)
@@ -55,7 +56,7 @@ def main() -> None:
         for name, values in times.items():
             low, middle, high = (1e3 * value for value in (min(values), statistics.median(values), max(values)))
             print(f"  {name:26} {middle:8.3f}  ({low:.3f}, {high:.3f})")
-        for name, over, most in PAIRS:
+        for name, over, most in (pair for pair in PAIRS if pair[0] in chosen):
             ratio = statistics.median(times[name]) / statistics.median(times[over])
             each = [a / b for a, b in zip(times[name], times[over], strict=True)]
             goal = f", to reach at most {most[model]}" if model in most else ""
