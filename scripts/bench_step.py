@@ -1,6 +1,6 @@
 """Step time beside the bare PyTorch loop, DDP and PeriodicModelAverager, as ratios of medians within one run.
 
-Remake: python scripts/bench_step.py [--repeats 7]    (needs fashion_mnist; about 6 minutes on 2 cores)
+Remake: python scripts/bench_step.py [--repeats 7]    (needs fashion_mnist; about a quarter of an hour on 2 cores)
 
 Every way runs in forks of one warm process, one thread a process, batch 32 a worker, SGD; the ways take turns in an order
 drawn anew for every repeat. Ratios are of medians; the spread is the ratio's smallest and largest over the repeats.
