@@ -33,6 +33,7 @@ class Layout:
     v: int
     processes: int
     replicated: bool = True
+    served: bool = False  # in the price list auxiliary rows are hosts of their own: a server's, not copies
 
     def __post_init__(self) -> None:
         if self.m % self.processes:
@@ -221,12 +222,17 @@ def _block_diagonal(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, 
     return np.vstack([top, np.hstack([np.zeros((len(second), 1)), u])]), np.vstack([first, v])
 
 
-def choose_layout(factors: Iterable[np.ndarray], m: int, v: int, processes: int) -> Layout:
-    """The layout on which these matrices cost least; replicated auxiliary rows when it makes no difference."""
-    replicated = Layout(m, v, processes)
+def choose_layout(factors: Iterable[np.ndarray], m: int, v: int, processes: int, served: bool = False) -> Layout:
+    """The layout on which these matrices cost least; replicated auxiliary rows when it makes no difference.
+
+    served: the auxiliary rows have one owner each, whatever it costs.
+    """
+    replicated = Layout(m, v, processes, served=served)
     if v == 0 or processes == 1:
         return replicated
-    owned = Layout(m, v, processes, replicated=False)
+    owned = Layout(m, v, processes, replicated=False, served=served)
+    if served:
+        return owned
     factors = list(factors)
     cost = [sum(lower(W, layout).vectors for W in factors) for layout in (replicated, owned)]
     return replicated if cost[0] <= cost[1] else owned
@@ -237,16 +243,25 @@ class Price:
     """What a verb costs as if every worker had its own host: messages, and vectors sent by each worker."""
 
     messages: int
-    sent: np.ndarray  # (m,)
+    sent: np.ndarray  # (m,), or (m + v,) when auxiliary rows are served
 
 
-def price(W: np.ndarray, m: int) -> Price:
+def price(W: np.ndarray, m: int, served: bool = False) -> Price:
     """The logical price of mixing by W: an average over g is 2 (g - 1) messages, any other off-diagonal nonzero one.
 
-    Auxiliary rows live wherever that is cheapest; it does not depend on where the run put its rows.
+    Auxiliary rows live wherever that is cheapest, or each on a host of its own when they are served; it does not depend on
+    where the run put its rows.
     """
-    plan = lower(W, choose_layout([W], m, len(W) - m, m))
+    n = len(W)
+    plan = lower(W, Layout(n, 0, n) if served else choose_layout([W], m, n - m, m))
     return Price(plan.messages, plan.sent)
+
+
+def pick_price(hosts: int, at: int, n: int) -> Price:
+    """The logical price of telling row `at` of n to so many other hosts."""
+    sent = np.zeros(n)
+    sent[at] = hosts
+    return Price(hosts, sent)
 
 
 def average_price(m: int) -> Price:

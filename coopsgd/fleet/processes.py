@@ -102,6 +102,14 @@ class Processes(Stacked):
             dist.all_reduce(mine)
         return mine.div_(self.m)
 
+    def _pick(self, x: Rows, i: int) -> Common:
+        owner = self._owner(i)
+        at = self.layout.rows(owner).index(i)
+        told = x[at : at + 1].clone() if owner == self.rank else x.new_empty(1, x.shape[1])
+        with self._clock():
+            dist.broadcast(told, owner)
+        return told
+
 
 def _message(V: np.ndarray, core: Tensor) -> Tensor:
     """V @ core (k, d); the row itself, not a copy, when V picks one as it is."""
