@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coopsgd.fleet import factors
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Fleet, Rows
 
@@ -77,12 +78,12 @@ def _split(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """diagonal, u, v with S = diag + u v', or None when S is no such matrix."""
     if not (S - np.diag(np.diag(S))).any():
         return np.diag(S), np.zeros(len(S)), np.zeros(len(S))
-    found = plans.rank_one(S, np.arange(len(S)))
+    found = factors.rank_one(S, np.arange(len(S)))
     if found is None:
         return None
     u, v = found
     diagonal = np.diag(S) - u * v
-    diagonal[np.abs(diagonal) < plans.NOISE * np.abs(S).max()] = 0
+    diagonal[np.abs(diagonal) < factors.NOISE * np.abs(S).max()] = 0
     return diagonal, u, v
 
 
