@@ -138,6 +138,8 @@ def _spread(n: int, size: int) -> np.ndarray:
 
 def full_rank(square: np.ndarray) -> bool:
     """Surely of full rank, by the norm of the inverse: much cheaper than an elimination by hand. False says nothing."""
+    if not (square.any(0).all() and square.any(1).all()):
+        return False
     with np.errstate(all="ignore"):
         try:
             return bool(np.abs(square).max() * np.abs(np.linalg.inv(square)).sum() < 1e8)
@@ -150,16 +152,33 @@ def _eliminate(W: np.ndarray, most: int) -> Pair | None:
     rows: list[int] = []
     columns: list[int] = []
     floor = RANK * np.abs(W).max(initial=0)
-    while True:
+    _take_lone(rest, rows, columns)
+    while len(rows) <= most:
         i, j = _largest(rest)
         if i < 0 or np.abs(rest[i, j]) <= floor:
             return np.array(rows, dtype=int), np.array(columns, dtype=int)
-        if len(rows) == most:
-            return None
         rows.append(i)
         columns.append(j)
         rest -= np.outer(rest[:, j] / rest[i, j], rest[i])
         rest[i], rest[:, j] = 0, 0
+    return None
+
+
+def _take_lone(rest: np.ndarray, rows: list[int], columns: list[int]) -> None:
+    """Pivots without arithmetic: entries alone in their row or column. A sparse matrix often consists of little else."""
+    large = 0.1 * np.abs(rest).max(initial=0)
+    found = rest.size
+    while found:
+        found = 0
+        for view, mine, other in ((rest, rows, columns), (rest.T, columns, rows)):
+            lone = np.flatnonzero(np.count_nonzero(view, axis=1) == 1)
+            at = (view[lone] != 0).argmax(1)
+            fit = np.abs(view[lone, at]) >= large
+            at, first = np.unique(at[fit], return_index=True)
+            mine += lone[fit][first].tolist()
+            other += at.tolist()
+            view[:, at] = 0
+            found += len(at)
 
 
 def _largest(W: np.ndarray) -> tuple[int, int]:
@@ -249,13 +268,15 @@ def majorities(W: np.ndarray, home: np.ndarray) -> Iterator[Pair]:
     some = np.unique(np.linspace(0, n - 1, SMALL).astype(int))  # rows and columns that vote
     sample, apart = W[np.ix_(some, some)], home[some][:, None] != home[some]
     for vote in (apart, apart & (sample != 0)):
+        seen = set()
         for start in (None, 0, len(some) // 2):
             v = np.ones(len(some)) if start is None else np.where(vote[start], sample[start], 0)
             u = _middle(sample, v, vote)
             v = _middle(sample.T, u, vote.T)
             u = _middle(sample, v, vote)
             alike = (np.abs(sample - np.outer(u, v)) <= NOISE * np.abs(sample).max()) & vote & (sample != 0)
-            if np.count_nonzero(alike) * 20 > np.count_nonzero(sample[vote]):
+            if np.count_nonzero(alike) * 20 > np.count_nonzero(sample[vote]) and alike.tobytes() not in seen:
+                seen.add(alike.tobytes())
                 if len(some) < n:
                     u, v = (_middle(part, w, _votes(part, home, some)) for part, w in ((W[:, some], v), (W[some].T, u)))
                 yield u, v

@@ -167,12 +167,12 @@ def _is_average(item: Sum, layout: Layout) -> bool:
 def lower(W: np.ndarray, layout: Layout, simple: bool = False) -> Plan:
     """The cheapest plan found for W (n, n) on this layout; `simple` is the price list's: see `sums.choose`."""
     W = _clean(W)
-    home, everyone, m = layout.home, np.arange(layout.processes), layout.m
-    sums, rest = ([], W) if layout.processes == 1 else choose(W, home, layout.processes, simple)
+    m = layout.m
+    alone: tuple[list[Sum], np.ndarray, np.ndarray] = ([], np.zeros((1, 1), dtype=int), W)
+    sums, counts, rest = alone if layout.processes == 1 else choose(W, layout.home, layout.processes, simple)
     fed = layout.v and layout.replicated and W[m:, :m].any()
     if fed:
         _feed_replicas(W, layout, sums)
-    counts = block_ranks(rest, home, everyone) if layout.processes > 1 else np.zeros((1, 1), dtype=int)
     plan = Plan(W, layout, tuple(sums), counts, rest)
     if fed and not simple and layout.processes > 1:
         plan = min((plan, *_fed_by_one_sum(W, layout, plan.vectors)), key=lambda found: found.vectors)

@@ -28,22 +28,22 @@ class Sum:
     V: np.ndarray
 
 
-def choose(W: np.ndarray, home: np.ndarray, processes: int, simple: bool) -> tuple[list[Sum], np.ndarray]:
-    """The sums, and the (n, n) rest of W whose blocks between processes must go along edges.
+def choose(W: np.ndarray, home: np.ndarray, processes: int, simple: bool) -> tuple[list[Sum], np.ndarray, np.ndarray]:
+    """The sums; the (P, P) vectors left for edges; the (n, n) rest of W, whose blocks between processes are those edges.
 
     home: (n,) the process of each row, -1 where it has no edges (a replicated row). simple: nothing but a rank-one sum for a
     whole group of connected processes, the only sums that the price list knows.
     """
-    rest, sums = W.copy(), dict[tuple[int, ...], Sum]()
+    rest, counts, sums = W.copy(), np.zeros((processes, processes), dtype=int), dict[tuple[int, ...], Sum]()
     scale = float(np.abs(W).max())
     todo = components(touching(W, home, np.arange(processes)))
     while todo:
         hosts = todo.pop()
-        rows = np.arange(len(W)) if len(hosts) == processes else np.flatnonzero(np.isin(home, hosts))
-        rows = rows[home[rows] >= 0]
-        inside = np.ix_(rows, rows)
+        rows = np.flatnonzero(np.isin(home, hosts))
+        inside = np.ix_(rows, rows) if len(rows) < len(W) else ...
         found = _best(rest[inside], home[rows], hosts, processes, scale, simple)
-        if found is None:
+        if isinstance(found, np.ndarray):
+            counts[np.ix_(hosts, hosts)] = found
             continue
         group, u, v, left = found
         U, V = np.zeros((len(W), u.shape[1])), np.zeros((v.shape[0], len(W)))
@@ -53,29 +53,29 @@ def choose(W: np.ndarray, home: np.ndarray, processes: int, simple: bool) -> tup
             U, V = np.hstack([before.U, U]), np.vstack([before.V, V])
         sums[group] = Sum(group, U, V)
         rest[inside] = left
-        if not simple:
-            todo += [hosts[part] for part in components(touching(left, home[rows], hosts))]
-    return list(sums.values()), rest
+        todo += [hosts[part] for part in components(touching(left, home[rows], hosts))]
+    return list(sums.values()), counts, rest
 
 
 Found = tuple[tuple[int, ...], np.ndarray, np.ndarray, np.ndarray]  # group, u (a, k), v (k, a), the (a, a) rest
 
 
-def _best(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, processes: int, scale: float, simple: bool) -> Found | None:
-    """The best next sum for the rows of these connected hosts; None when edges are as good."""
+def _best(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, processes: int, scale: float, simple: bool) -> Found | np.ndarray:
+    """The best next sum for the rows of these connected hosts; the (g, g) vectors of their edges when those are as good."""
     g, hot = len(hosts), touching(W, home, hosts)
     once, everyone = 2 * (g - 1), g == processes
-    if g == 2 and not everyone:
-        return None  # two messages do what a sum of two does, and need no group
+    if g == 2 and not everyone:  # two messages do what a sum of two does, and need no group
+        return block_ranks(W, home, hosts)
     if hot.sum() >= once + (not simple and not everyone):
         found = rank_one(W, home)
         if found is not None and (simple or _growth(*_columns(found)) <= GROWTH * scale):
             return tuple(hosts.tolist()), *_columns(found), np.zeros_like(W)
-    if simple or g == 2 or hot.sum() * len(W) < once * g:  # so few blocks cannot hold that many vectors
-        return None
-    everyone_here, whole = np.arange(g), []
     W, own = np.where(home[:, None] == home, 0, W), W
-    for u, v in low_rank(own, home, home, (int(_rows_to_send(W, home, hosts).sum()) - 1) // once):
+    rows = int(rows_to_send(W, home, hosts).sum())
+    if simple or g == 2 or rows <= once:
+        return block_ranks(W, home, hosts)
+    everyone_here, whole, first = np.arange(g), [], min((rows - 1) // once, 32)
+    for u, v in low_rank(own, home, home, first):
         if _growth(u, v) <= GROWTH * scale:
             left = _left(W, home, hosts, u, v, scale)
             if once * len(v) <= hot.sum() and not left.any():
@@ -83,37 +83,32 @@ def _best(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, processes: int, sc
             whole.append((everyone_here, u, v, left))
     ranks = block_ranks(W, home, hosts)
     least, best = int(ranks.sum()), None
-    if least <= once:
-        return None
-    for some, u, v, left in (*whole, *_partial(W, home, hosts, ranks, scale)):
+    if (least - 1) // once > first:
+        more = low_rank(own, home, home, (least - 1) // once)
+        whole = [(everyone_here, u, v, _left(W, home, hosts, u, v, scale)) for u, v in more if _growth(u, v) <= GROWTH * scale]
+    for some, u, v, left in (*whole, *_partial(W, home, hosts, scale)):
         cost = 2 * (len(some) - 1) * len(v) + int(block_ranks(left, home, hosts).sum())
         if cost < least:
             mine = np.isin(home, hosts[some])
             least, best = cost, (tuple(hosts[some].tolist()), u * mine[:, None], v * mine, left)
-    return best
+    return ranks if best is None else best
 
 
 def _partial(
-    W: np.ndarray, home: np.ndarray, hosts: np.ndarray, ranks: np.ndarray, scale: float
+    W: np.ndarray, home: np.ndarray, hosts: np.ndarray, scale: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Sums that leave something to edges: which of the hosts, u (a, 1), v (1, a), the (a, a) rest."""
+    before = rows_to_send(W, home, hosts)
     for pair in majorities(W, home):
         u, v = _columns(pair)
         if _growth(u, v) > GROWTH * scale:
             continue
-        some = _densest(ranks - block_ranks(_left(W, home, hosts, u, v, scale), home, hosts))
+        after = rows_to_send(_left(W, home, hosts, u, v, scale), home, hosts)
+        some = _densest(np.sign(before - after))  # of what goes along an edge, one sum takes one vector at most
         if some is not None:
             mine = np.isin(home, hosts[some])
             u[mine, 0], v[0, mine] = even(u[mine, 0], v[0, mine])
             yield some, u, v, _left(W, home, hosts[some], u, v, scale)
-
-
-def _rows_to_send(W: np.ndarray, home: np.ndarray, hosts: np.ndarray) -> np.ndarray:
-    """(g, g) rows of host q that host p takes something from, or rows of p that do if those are fewer: no rank is above."""
-    ordered, _, starts = _by_host(W != 0, home, hosts)
-    taken = np.add.reduceat(np.logical_or.reduceat(ordered, starts, axis=0), starts, axis=1, dtype=int)
-    takers = np.add.reduceat(np.logical_or.reduceat(ordered, starts, axis=1), starts, axis=0, dtype=int)
-    return np.minimum(taken, takers)
 
 
 def _columns(pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -158,28 +153,39 @@ def touching(W: np.ndarray, home: np.ndarray, hosts: np.ndarray) -> np.ndarray:
     return hot
 
 
+def rows_to_send(W: np.ndarray, home: np.ndarray, hosts: np.ndarray) -> np.ndarray:
+    """(g, g) rows of host q that host p takes something from, or rows of p that do if those are fewer; 0 on the diagonal."""
+    ordered, order, starts = _by_host(W != 0, home, hosts)
+    if len(order) == len(hosts):
+        counts = ordered.astype(int)
+    else:
+        taken = np.add.reduceat(np.logical_or.reduceat(ordered, starts, axis=0), starts, axis=1, dtype=int)
+        takers = np.add.reduceat(np.logical_or.reduceat(ordered, starts, axis=1), starts, axis=0, dtype=int)
+        counts = np.minimum(taken, takers)
+    np.fill_diagonal(counts, 0)
+    return counts
+
+
 def block_ranks(W: np.ndarray, home: np.ndarray, hosts: np.ndarray) -> np.ndarray:
     """(g, g) vectors that host q must send to host p when everything goes along edges; 0 on the diagonal."""
-    counts = touching(W, home, hosts).astype(int)  # one vector serves a block of one row or one column
-    ordered, order, starts = _by_host(W, home, hosts)
-    if len(order) == len(hosts):
-        return counts
-    ends = [*starts[1:], len(order)]
-    for p, q in np.argwhere(counts):
-        block = ordered[starts[p] : ends[p], starts[q] : ends[q]]
-        if min(block.shape) > 1:
-            square = len(block) == block.shape[1] and full_rank(block)
+    counts = rows_to_send(W, home, hosts)
+    if counts.max(initial=0) > 1:
+        ordered, order, starts = _by_host(W, home, hosts)
+        ends = [*starts[1:], len(order)]
+        for p, q in np.argwhere(counts > 1):
+            block = ordered[starts[p] : ends[p], starts[q] : ends[q]]
+            square = counts[p, q] == len(block) == block.shape[1] and full_rank(block)
             counts[p, q] = len(block) if square else len(factor(block)[1])
     return counts
 
 
 def _by_host(W: np.ndarray, home: np.ndarray, hosts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """W with the rows of each host together, the order they then have, and where each host starts. The result is a copy."""
+    """W with the rows of each host together, the order they then have, and where each host starts."""
     order = np.argsort(home, kind="stable")
     order = order[np.isin(home[order], hosts)]
     whole = len(order) == len(W) and np.all(np.diff(order) == 1)
     starts = np.searchsorted(home[order], hosts)
-    return W.copy() if whole else W[np.ix_(order, order)], order, starts
+    return W if whole else W[np.ix_(order, order)], order, starts
 
 
 def components(taken: np.ndarray) -> list[np.ndarray]:
