@@ -12,7 +12,8 @@ from torch import Tensor
 
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Rows
-from coopsgd.fleet.stacked import Lowered, Stacked, combine
+from coopsgd.fleet.local import combine
+from coopsgd.fleet.stacked import Lowered, Stacked
 
 
 class Processes(Stacked):
