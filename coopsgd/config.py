@@ -18,11 +18,10 @@ from omegaconf import BooleanNode, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
 from coopsgd.errors import ConfigError
-from coopsgd.period import Period
 from coopsgd.registry import did_you_mean, lookup
 from coopsgd.strategies.base import Strategy
 
-GROUPS = ("algo", "topology", "task", "model", "data", "optim", "schedule")
+GROUPS = ("algo", "period", "topology", "task", "model", "data", "optim", "schedule")
 DTYPES = ("float32", "float64")
 SAVES = ("auto", "rows", "answer", "none")
 STEPS = 1000  # of a run that names neither steps nor epochs
@@ -44,13 +43,14 @@ class Config:
     """The keys at the top. Groups are open here; their keys are checked against the class they choose."""
 
     algo: Any = group("the algorithm, A(tau, W, v) or one beyond it")
+    period: Any = group("how tau moves, usable with every algorithm that has a tau")
     topology: Any = group("who talks to whom, for algorithms that ask")
     task: Any = group("what is learned")
     model: Any = group("the network, for tasks that train one")
     data: Any = group("the data set, for tasks that read one")
     optim: Any = group("the inner optimiser of every worker")
     schedule: Any = group("how the learning rate moves")
-    tau: Any = key("auto", "local steps between communications; auto: what the algo's yaml says")
+    tau: Any = key("auto", "local steps between communications, or [[from step, tau], ...]; auto: what the algo's yaml says")
     workers: int = key(4, "m, how many models are trained")
     processes: Any = key("auto", "how many processes hold them; auto: one a worker while they fit the machine")
     threads: Any = key("auto", "torch threads of one process; auto: cores / processes, at least 1")
@@ -90,12 +90,13 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
     for name in GROUPS:
         _as_group(config, name, (choices or {}).get(name))
     _check_scalars(config)
-    strategy, filled = make_strategy(config)
     task = make(config, "task")
+    _settle_tau(config)
+    strategy, filled = make_strategy(config)
     given = [word.split("=", 1)[0].lstrip("+~").split("@")[0] for word in overrides if "=" in word]
     notes = tuple(_drop_unused(config, strategy, filled, task, given))
     with _blamed(""):
-        Period(config.tau)
+        make(config, "period").check(str((config.schedule or {}).get("name")))
         strategy.check(config.workers)
         task.check(config)
         config.steps, config.epochs = _length(config, task), None
@@ -105,22 +106,32 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
     return Checked(config, strategy, notes)
 
 
-def _drop_unused(config: Config, strategy: Strategy, filled: set[str], task: Any, given: list[str]) -> Iterator[str]:
-    """Settle tau and empty the groups that this run has no use for; a line for each key given in vain."""
-    algo, why = config.algo["name"], {}
+def _settle_tau(config: Config) -> None:
+    """tau=auto is what the algo's yaml says; algo.tau is only that."""
     default = config.algo.pop("tau", 10)
-    if strategy.fixed_tau is not None:
-        every = "step" if strategy.fixed_tau == 1 else f"{strategy.fixed_tau} steps"
-        why["tau"] = why["algo.tau"] = f"{algo} communicates every {every} by itself"
-        config.tau = strategy.fixed_tau
+    cls = _lookup("strategy", "algo.strategy", config.algo.get("strategy"))
+    if cls.fixed_tau is not None:
+        config.tau = cls.fixed_tau
     elif config.tau == "auto":
         config.tau = default
+
+
+def _drop_unused(config: Config, strategy: Strategy, filled: set[str], task: Any, given: list[str]) -> Iterator[str]:
+    """Empty the groups that this run has no use for; a line for each key given in vain."""
+    algo = config.algo["name"]
+    why: dict[str, str] = {}
+    if strategy.fixed_tau is not None:
+        every = "step" if strategy.fixed_tau == 1 else f"{strategy.fixed_tau} steps"
+        why |= dict.fromkeys(("tau", "algo.tau", "period"), f"{algo} communicates every {every} by itself")
+    elif strategy.times_itself:
+        why |= dict.fromkeys(("tau", "algo.tau", "period"), f"{algo} decides by itself how long a round is")
+        config.tau = 1
     if "topology" not in filled:
         why["topology"] = f"{algo} has no free topology"
     why |= {name: f"task {config.task['name']} has none" for name in ("model", "data", "batch_size") if name not in task.USES}
     for name in why:
         if name in GROUPS:
-            setattr(config, name, None)
+            setattr(config, name, {"name": "constant"} if name == "period" else None)
         for word in given:
             if word == name or word.startswith(name + "."):
                 yield f"{word}: {why[name]}; ignored"
@@ -136,23 +147,31 @@ def make_strategy(config: Config) -> tuple[Strategy, set[str]]:
     elif config.algo.get("mixing") is not None:
         raise ConfigError(f"algo.mixing: strategy {config.algo['strategy']} takes none; leave it out")
     known = {f.name for _, part in parts for f in fields(part) if f.init} - {"mixing"}
-    filled = {"topology", "seed"} & known
+    filled = set(FILLED) & known
     _refuse_unknown("algo", config.algo["name"], node, known - filled)
     made: dict[str, Any] = {}
     for kind, part in reversed(parts):
         names = {f.name for f in fields(part) if f.init}
         arguments = {k: v for k, v in node.items() if k in names}
-        if "topology" in names:
-            arguments["topology"] = make(config, "topology")
-        if "seed" in names:
-            arguments["seed"] = config.seed
+        arguments |= {name: FILLED[name](config) for name in filled & names}
         if kind == "strategy" and "mixing" in made:
             arguments["mixing"] = made["mixing"]
         made[kind] = _construct("algo", part, arguments)
     return made["strategy"], filled
 
 
+# what a strategy, mixing or period is given by the run when it has a field of that name
+FILLED: dict[str, Callable[[Config], Any]] = {
+    "topology": lambda config: make(config, "topology"),
+    "seed": lambda config: config.seed,
+    "tau": lambda config: config.tau,
+    "sizes": lambda config: make(config, "task").sizes(config),
+    "batch_size": lambda config: config.batch_size,
+    "warmup": lambda config: (config.schedule or {}).get("warmup", 0),
+}
+
 KINDS = {
+    "period": "period",
     "topology": "graph",
     "task": "task",
     "model": "model",
@@ -169,8 +188,10 @@ def make(config: Config, name: str) -> Any:
     if name == "optim":
         refuse_unstackable(choice)
     cls = _lookup(KINDS[name], name, choice)
-    _refuse_unknown(name, choice, node, {f.name for f in fields(cls) if f.init})
-    return _construct(name, cls, node)
+    known = {f.name for f in fields(cls) if f.init}
+    filled = set(FILLED) & known if name == "period" else set()
+    _refuse_unknown(name, choice, node, known - filled)
+    return _construct(name, cls, node | {key: FILLED[key](config) for key in filled})
 
 
 def freeze_arrays(config: Config, folder: Path) -> None:
@@ -226,7 +247,7 @@ def _plain(value: Any) -> Any:
 
 def _as_group(config: Config, name: str, choice: str | None) -> None:
     node = getattr(config, name)
-    if node is None and name in ("topology", "model", "data"):
+    if node is None and name in ("topology", "model", "data", "period"):
         node = {}
     if not isinstance(node, dict):
         raise ConfigError(f"{name}: must be a name or keys below it, as in {name}={choice or 'NAME'}, got {node!r}")

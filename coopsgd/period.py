@@ -1,28 +1,227 @@
-"""When a communication is due. Not part of any algorithm: every one can be run with every period."""
+"""When a communication is due. Not part of any algorithm: every one can be run with every period.
+
+A period answers, at the start of a round, how many local steps it has: only there, so that all workers always agree on it. It
+is frozen; what it remembers is a state it returns. `Rounds` counts the steps.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from coopsgd.registry import register
+from coopsgd.strategies.base import Strategy
 
 
+@register("constant", "period")
 @dataclass(frozen=True)
 class Period:
-    """Constant tau: due after every tau-th local step, so that the first mixing follows exactly tau of them.
+    """tau as it is given: one number, or a list [[0, 1], [500, 8]] of (from step, tau), looked up at the start of a round.
 
-    tau: iterations. ValueError unless it is a whole number of at least 1.
+    tau: iterations; ValueError unless it is a whole number of at least 1, or such a list that begins at step 0.
     """
 
     tau: Any = 1
 
+    WATCHES: ClassVar[bool] = False  # does it ask for the loss?
+
     def __post_init__(self) -> None:
-        if isinstance(self.tau, bool) or not isinstance(self.tau, int) or self.tau < 1:
-            raise ValueError(f"tau: must be a whole number of at least 1, got {self.tau!r}")
+        if not isinstance(self.tau, list):
+            _whole("tau", self.tau)
+            return
+        if not self.tau or not all(isinstance(pair, list) and len(pair) == 2 for pair in self.tau):
+            raise ValueError(f"tau: a list must hold pairs [from step, tau], as in tau=[[0,1],[500,8]], got {self.tau}")
+        for _, tau in self.tau:
+            _whole("tau", tau)
+        starts = [start for start, _ in self.tau]
+        if (
+            any(isinstance(s, bool) or not isinstance(s, int) for s in starts)
+            or starts != sorted(set(starts))
+            or starts[0] != 0
+        ):
+            raise ValueError(f"tau: the steps of a list must be whole numbers that begin at 0 and rise, got {starts}")
 
-    def due(self, k: int) -> bool:
-        """Does a communication follow step k (from 0)?"""
-        return (k + 1) % self.tau == 0
+    @property
+    def base(self) -> int:
+        """The tau a rule starts from."""
+        if isinstance(self.tau, list):
+            raise ValueError(
+                f"tau: this period moves tau by itself and starts from one number, got {self.tau}; use period=constant"
+            )
+        return int(self.tau)
 
-    def at(self, k: int) -> int:
-        """The tau in force at step k."""
-        return self.tau
+    def check(self, schedule: str) -> None:
+        """ValueError when it cannot work with this learning rate schedule (its name)."""
+
+    @property
+    def foreseen(self) -> bool:
+        """Can tau be told without running, from the step alone?"""
+        return True
+
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
+        """Local steps of the round that begins at step k with rate lr, and the state; s is None at first.
+
+        loss() is the mean over workers and over the steps since it was last asked: a message, so ask only when needed.
+        """
+        if isinstance(self.tau, list):
+            return next(tau for start, tau in reversed(self.tau) if start <= k), s
+        return self.tau, s
+
+
+def _whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: must be a whole number of at least 1, got {value!r}")
+
+
+@register("post_local", "period")
+@dataclass(frozen=True)
+class PostLocal(Period):
+    """tau = 1 until step `switch`, then tau: post-local SGD. switch: auto is the first drop of the rate. arXiv:1808.07217."""
+
+    switch: Any = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.switch != "auto":
+            _whole("period.switch", self.switch)
+
+    def check(self, schedule: str) -> None:
+        if self.switch == "auto" and schedule == "constant":
+            raise ValueError("period.switch: auto waits for the rate to drop, which schedule=constant never does; name a step")
+
+    @property
+    def foreseen(self) -> bool:
+        return self.switch != "auto"
+
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
+        if self.switch != "auto":
+            return (1 if k < self.switch else self.base), s
+        peak, dropped = (lr, False) if s is None else s
+        dropped = dropped or lr < peak
+        return (self.base if dropped else 1), (max(peak, lr), dropped)
+
+
+@register("qsr", "period")
+@dataclass(frozen=True)
+class QSR(Period):
+    """Quadratic synchronisation rule: max(tau, floor((alpha / lr)^power)), lr at the start of a round. arXiv:2310.14423.
+
+    While the rate warms up tau stays as it is given. A round that reaches beyond the end of the run is not cut short: the run
+    then ends unmixed, unlike in the authors' code.
+    """
+
+    alpha: float = 0.1
+    power: float = 2.0
+    warmup: int = 0  # steps; from the schedule
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.alpha >= 0 or not self.power > 0:
+            raise ValueError(f"period.alpha must not be negative and period.power positive, got {self.alpha} and {self.power}")
+
+    @property
+    def foreseen(self) -> bool:
+        return False
+
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
+        if k < self.warmup:
+            return self.base, s
+        ratio = (self.alpha / lr) ** self.power if lr > 0 else math.inf
+        return max(self.base, math.floor(min(ratio, 2.0**53))), s
+
+
+class _Adapted(NamedTuple):
+    """What AdaComm remembers."""
+
+    first: float | None  # loss at the start
+    lr0: float
+    lr: float  # at the last decision
+    at: int  # step of the last decision
+    tau: int
+
+
+@register("adacomm", "period")
+@dataclass(frozen=True)
+class AdaComm(Period):
+    """Communicate rarely at first, more often as the loss falls: ceil(sqrt(lr_0 / lr * F / F_0) * tau). arXiv:1810.08313.
+
+    Decided at the first round that starts `interval` steps after the last decision. F is the minibatch loss, mean over
+    workers and the steps since then, less `floor` (F_inf, if known); F_0 that of the first round. When the rule does not
+    lower tau although the rate is unchanged, tau is multiplied by gamma (1: never).
+    """
+
+    interval: int = 100
+    gamma: float = 0.5
+    floor: float = 0.0
+
+    WATCHES: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _whole("period.interval", self.interval)
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"period.gamma: must lie in (0, 1], got {self.gamma}")
+
+    @property
+    def foreseen(self) -> bool:
+        return False
+
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
+        if s is None:
+            return self.base, _Adapted(None, lr, lr, k, self.base)
+        if s.first is None:
+            s = s._replace(first=max(loss() - self.floor, 0.0))
+        if k - s.at < self.interval:
+            return s.tau, s
+        now = max(loss() - self.floor, 0.0)
+        ratio = now / s.first if s.first > 0 else 1.0
+        rate = s.lr0 / lr if lr > 0 else 1.0
+        wanted = math.sqrt(rate * ratio) * self.base if math.isfinite(ratio) else s.tau
+        tau = max(1, math.ceil(wanted - 1e-9))
+        if tau >= s.tau and lr == s.lr:
+            tau = max(1, math.ceil(self.gamma * s.tau))
+        return tau, s._replace(lr=lr, at=k, tau=tau)
+
+
+class Rounds:
+    """Counts local steps: whose turn it is, and which step a communication follows."""
+
+    def __init__(self, period: Period, strategy: Strategy, m: int) -> None:
+        self._period, self._strategy, self._m = period, strategy, m
+        self._state: Any = None
+        self._work: np.ndarray | None = None
+        self._taken = 0  # steps of this round done
+        self.r = -1  # the communication the steps lead to, from 0
+        self.tau = 0  # local steps of this round, of the worker that takes most
+        self.own = np.zeros(m, dtype=np.int64)  # local steps that each worker has taken
+
+    def begin(self, k: int, lr: float, loss: Callable[[], float]) -> None:
+        """Before step k: start a round if the last one is over."""
+        if self._taken < self.tau:
+            return
+        self.r += 1
+        tau, self._state = self._period.next(self._state, k, lr, loss)
+        self._work = self._strategy.work(self._m, self.r, tau)
+        self._taken, self.tau = 0, tau if self._work is None else max(1, int(self._work.max()))
+
+    @property
+    def active(self) -> np.ndarray | None:
+        """(m,) bool, who takes the coming step; None when every worker does."""
+        if self._work is None:
+            return None
+        active = self._work > self._taken
+        return None if active.all() else active
+
+    @property
+    def due(self) -> bool:
+        """Does a communication follow the coming step?"""
+        return self._taken + 1 == self.tau
+
+    def end(self, active: np.ndarray | None) -> None:
+        """After a step that `active` took."""
+        self._taken += 1
+        self.own += 1 if active is None else active

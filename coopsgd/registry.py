@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 HOMES = {
     "strategy": "coopsgd.strategies",
     "mixing": "coopsgd.mixing",
+    "period": "coopsgd.period",
     "graph": "coopsgd.mixing.graphs",
     "task": "coopsgd.tasks",
     "model": "coopsgd.tasks.models",
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 
 def register(name: str, kind: str = "strategy") -> Callable[[T], T]:
-    """Make a class known under `name`, for `kind` in strategy, mixing, graph, task, model, data, optim, schedule."""
+    """Make a class known under `name`, for `kind` in strategy, mixing, period, graph, task, model, data, optim, schedule."""
     if kind not in _known:
         raise KeyError(f"register: no kind {kind!r}; known: {', '.join(_known)}")
 

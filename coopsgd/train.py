@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coopsgd.config import Config, make
 from coopsgd.optim import Inner
-from coopsgd.period import Period
+from coopsgd.period import Rounds
 from coopsgd.strategies.base import Strategy, Tick
 
 if TYPE_CHECKING:
@@ -34,40 +34,72 @@ class Outcome:
 
 def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, report: Any) -> Outcome:
     """Take config.steps iterations. `report` hears of every log point on rank 0 (anything with `log(line)`)."""
-    period = Period(config.tau)
     x = fleet.rows(problem.start())
     grad = torch.zeros_like(x)
     problem.bind(x, grad)
     inner = Inner(make(config, "optim"), make(config, "schedule"), x, len(fleet.workers), config.steps)
+    period = make(config, "period")
+    rounds, watched = Rounds(period, strategy, fleet.m), Watched(fleet, period.WATCHES)
     meter = Meter(config, fleet, problem, strategy, report)
     with fleet.measuring():  # all rows are equal: nothing an algorithm starts from needs a message
         s = strategy.init(fleet, x)
-    meter.log(0, x, s, inner.lr, config.tau)
-    active = None
+    rounds.begin(0, inner.lr, watched)
+    meter.log(0, x, s, inner.lr, rounds.tau)
+    here = slice(fleet.workers.start, fleet.workers.stop)
+    active = owed = None  # who takes the step, of the workers here; the communication that waits for the next step to begin
 
     def local(x: Tensor, direction: Tensor | None = None) -> Tensor:
         return inner.step(x, grad if direction is None else direction, active)
 
-    for k in range(config.steps):
-        everyone = strategy.active(fleet.m, fleet.ledger.rounds)
-        active = None if everyone is None else everyone[fleet.workers.start : fleet.workers.stop]
-        loss = problem.gradients(k, active)
-        due = period.due(k)
-        lr = inner.lr
-        new, s = strategy.step(fleet, Tick(k, fleet.ledger.rounds, due, lr, loss, grad, local, inner), x, s)
+    def settle(rows: tuple[Tensor, Any]) -> Any:
+        new, s = rows
         if new is not x:
             x.copy_(new)
+        return s
+
+    for k in range(config.steps):
+        if owed is not None:
+            s, owed = settle(strategy.before(fleet, owed, inner, x, s)), None
+            fleet.ledger.rounds += 1
+        rounds.begin(k, inner.lr, watched)
+        everyone, due, lr = rounds.active, rounds.due, inner.lr
+        active = None if everyone is None else everyone[here]
+        loss = problem.gradients(k, active, rounds.own[here])
+        s = settle(strategy.step(fleet, Tick(k, rounds.r, due, lr, loss, grad, local, inner), x, s))
         inner.advance()
-        fleet.ledger.rounds += due
+        rounds.end(everyone)
+        if due and strategy.mixes_first:
+            owed = rounds.r
+        fleet.ledger.rounds += due and owed is None
+        watched.add(loss, everyone)
         meter.add(loss, fleet.m if everyone is None else int(everyone.sum()))
         if meter.due(k + 1):
-            meter.log(k + 1, x, s, lr, period.at(k))
+            meter.log(k + 1, x, s, lr, rounds.tau)
             if meter.diverged_at is not None:
                 break
     with fleet.measuring():
         answer = strategy.answer(fleet, x, s)
     status = "completed" if meter.diverged_at is None else "diverged"
     return Outcome(status, meter.line["step"], x, answer, meter.line, meter.diverged_at)
+
+
+class Watched:
+    """The loss a period may ask for: the mean over workers and steps since it was last asked. Asking is charged."""
+
+    def __init__(self, fleet: Fleet, wanted: bool) -> None:
+        self._fleet, self._wanted = fleet, wanted
+        self._sum, self._count = torch.zeros(()), 0  # (r, 1) losses; worker-steps of the whole fleet
+
+    def add(self, loss: Tensor, active: Any) -> None:
+        """The losses (r, 1) of one step, 0 where idle."""
+        if self._wanted:
+            self._sum = self._sum + loss.double()
+            self._count += self._fleet.m if active is None else int(active.sum())
+
+    def __call__(self) -> float:
+        mean = float(self._fleet.mean(self._sum)) * self._fleet.m / self._count
+        self._sum, self._count = torch.zeros(()), 0
+        return mean
 
 
 class Meter:

@@ -28,6 +28,7 @@ from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.report.console import Live
 from coopsgd.report.files import Files
+from coopsgd.strategies.base import Strategy
 from coopsgd.train import Outcome, train
 
 
@@ -57,7 +58,7 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
     device = _device(settings.device)
     strategy, _ = config.make_strategy(settings)
     m, v, processes = settings.workers, strategy.num_aux, settings.processes
-    layout = choose_layout(strategy.factors(m, 0), m, v, processes)
+    layout = choose_layout(strategy.factors(m, 0), m, v, processes, strategy.served)
     with _process_group(processes, rank, device, settings.timeout, store):
         fleet = Processes(layout, rank, settings.timeout) if processes > 1 else Stacked(layout)
         problem = config.make(settings, "task").build(settings, fleet.workers, device)
@@ -69,7 +70,7 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
         save = checkpoint.resolve(settings.save, layout.n, outcome.x.shape[1], outcome.x.element_size())
         rows = fleet.gather(outcome.x) if save == "rows" else None
         if rank == 0:
-            _leave(folder, settings, save, outcome, rows, fleet, strategy.zeta(m))
+            _leave(folder, settings, save, outcome, rows, fleet, strategy)
         fleet.barrier()
     return outcome
 
@@ -104,7 +105,7 @@ class Silent:
 
 
 def _leave(
-    folder: Path, settings: config.Config, save: str, outcome: Outcome, rows: Any, fleet: Stacked, zeta: float | None
+    folder: Path, settings: config.Config, save: str, outcome: Outcome, rows: Any, fleet: Stacked, strategy: Strategy
 ) -> None:
     """Checkpoint, then summary.json, which says that everything else is there."""
     if save != "none":
@@ -119,8 +120,9 @@ def _leave(
         "aux": fleet.v,
         "processes": settings.processes,
         "algo": settings.algo["name"],
-        "tau": settings.tau,
-        "zeta": zeta,
+        "tau": None if strategy.times_itself else settings.tau,
+        "period": (settings.period or {}).get("name", "constant"),
+        "zeta": strategy.zeta(fleet.m),
         "ledger": {**fleet.ledger.summary(), "comm_s": last["comm_s"]},
         "eval": {key: value for key, value in last.items() if key.startswith("eval/")},
         "consensus": last["consensus"],

@@ -1,11 +1,13 @@
 """The papers' formulas, literally: loops over workers, one vector at a time. Imports nothing of strategies or fleet.
 
 Every function takes a Problem and returns the (m + v, d) models after its K steps, workers first. Equations:
-arXiv:1808.07576 (the framework), arXiv:1412.6651 (elastic averaging), arXiv:1705.09056 (decentralised SGD).
+arXiv:1808.07576 (the framework), and the paper named in the algorithm's yaml. Lots are drawn from the same addresses as the
+program's, in the order the docstrings of mixing/ state.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +25,7 @@ class Problem:
     sigma: float
     seed: int
     eta: float
-    tau: int
+    tau: int | list[list[int]]
     K: int
 
     @property
@@ -36,22 +38,81 @@ class Problem:
         noise = stream(self.seed, "noise", k).standard_normal((self.m, d))[i]
         return self.a[i] * (x - self.c[i]) + self.sigma / np.sqrt(d) * noise
 
+    def rounds(self) -> list[int]:
+        """For each step k, the number of the communication that follows it, or -1."""
+        due, r, start = [-1] * self.K, 0, 0
+        while start < self.K:
+            tau = self.tau
+            if isinstance(tau, list):  # the last pair whose step has come when the round begins
+                tau = [t for step, t in tau if step <= start][-1]
+            if start + tau <= self.K:
+                due[start + tau - 1] = r
+            start, r = start + tau, r + 1
+        return due
 
-def cooperative(p: Problem, W: list[list[float]], v: int = 0) -> np.ndarray:
-    """X <- W (X - eta G) when tau divides k + 1, else X - eta G; auxiliary rows have no gradient."""
+
+Models = list[np.ndarray]
+
+
+def periodic(p: Problem, mix: Callable[[Models, int], Models], v: int = 0) -> np.ndarray:
+    """Local steps by every worker; after those that end round r, mix(x, r). Auxiliary models, last, have no gradient."""
     x = [p.x0.copy() for _ in range(p.m + v)]
-    for k in range(p.K):
+    for k, r in enumerate(p.rounds()):
         for i in range(p.m):
             x[i] = x[i] - p.eta * p.gradient(i, x[i], k)
-        if (k + 1) % p.tau == 0:
-            mixed = []
-            for i in range(p.m + v):
-                total = np.zeros_like(p.x0)
-                for j in range(p.m + v):
-                    total = total + W[i][j] * x[j]
-                mixed.append(total)
-            x = mixed
+        if r >= 0:
+            x = mix(x, r)
     return np.array(x)
+
+
+def product(W: list[list[float]], x: Models) -> Models:
+    """Row i takes W[i][j] of model j."""
+    mixed = []
+    for i in range(len(x)):
+        total = np.zeros_like(x[0])
+        for j in range(len(x)):
+            total = total + W[i][j] * x[j]
+        mixed.append(total)
+    return mixed
+
+
+def cooperative(p: Problem, W: list[list[float]], v: int = 0) -> np.ndarray:
+    """X <- W (X - eta G) when a communication is due, else X - eta G."""
+    return periodic(p, lambda x, r: product(W, x), v)
+
+
+def combine_then_adapt(p: Problem, W: list[list[float]], v: int = 0) -> np.ndarray:
+    """P = W X, X <- P - eta G(P), mixing where the gradient step before it ended a round."""
+    x = [p.x0.copy() for _ in range(p.m + v)]
+    waits = False
+    for k, r in enumerate(p.rounds()):
+        if waits:
+            x = product(W, x)
+        for i in range(p.m):
+            x[i] = x[i] - p.eta * p.gradient(i, x[i], k)
+        waits = r >= 0
+    return np.array(x)
+
+
+def overlap(p: Problem, W: list[list[float]], v: int = 0) -> np.ndarray:
+    """X <- W X - eta G(X) when a communication is due."""
+    x = [p.x0.copy() for _ in range(p.m + v)]
+    for k, r in enumerate(p.rounds()):
+        g = [p.gradient(i, x[i], k) for i in range(p.m)] + [np.zeros_like(p.x0)] * v
+        if r >= 0:
+            x = product(W, x)
+        x = [x[i] - p.eta * g[i] for i in range(p.m + v)]
+    return np.array(x)
+
+
+def original_easgd(p: Problem, alpha: float) -> np.ndarray:
+    """x_i <- x_i - eta g_i - alpha (x_i - z), z <- z + alpha sum (x_i - z), all of it at the models before the step."""
+    x, z = [p.x0.copy() for _ in range(p.m)], p.x0.copy()
+    for k in range(p.K):
+        pull = [x[i] - z for i in range(p.m)]
+        x = [x[i] - p.eta * p.gradient(i, x[i], k) - alpha * pull[i] for i in range(p.m)]
+        z = z + alpha * sum(pull)
+    return np.array([*x, z])
 
 
 def fullsync(p: Problem) -> np.ndarray:
@@ -65,42 +126,168 @@ def fullsync(p: Problem) -> np.ndarray:
     return np.array([x] * p.m)
 
 
+def mean(x: Models) -> np.ndarray:
+    return sum(x[1:], x[0]) / len(x)
+
+
+def thirds(x: Models) -> Models:
+    """On a ring of at least three: a third from each side and a third of one's own."""
+    return [(x[i - 1] + x[i] + x[(i + 1) % len(x)]) / 3 for i in range(len(x))]
+
+
 def pasgd(p: Problem) -> np.ndarray:
-    """Local steps; every tau-th is followed by everyone taking the mean."""
-    x = [p.x0.copy() for _ in range(p.m)]
-    for k in range(p.K):
-        for i in range(p.m):
-            x[i] = x[i] - p.eta * p.gradient(i, x[i], k)
-        if (k + 1) % p.tau == 0:
-            mean = sum(x) / p.m
-            x = [mean.copy() for _ in range(p.m)]
-    return np.array(x)
+    """Everyone takes the mean."""
+    return periodic(p, lambda x, r: [mean(x)] * p.m)
 
 
 def easgd(p: Problem, alpha: float | None = None) -> np.ndarray:
     """x_i <- y_i - alpha (y_i - z), z <- z + alpha sum_i (y_i - z), both from the old z; alpha = 2 / (m + 2)."""
     alpha = 2 / (p.m + 2) if alpha is None else alpha
-    x, z = [p.x0.copy() for _ in range(p.m)], p.x0.copy()
-    for k in range(p.K):
-        for i in range(p.m):
-            x[i] = x[i] - p.eta * p.gradient(i, x[i], k)
-        if (k + 1) % p.tau == 0:
-            pull = [x[i] - z for i in range(p.m)]
-            for i in range(p.m):
-                x[i] = x[i] - alpha * pull[i]
-            z = z + alpha * sum(pull)
-    return np.array([*x, z])
+
+    def pull(x: Models, r: int) -> Models:
+        *y, z = x
+        return [y_i - alpha * (y_i - z) for y_i in y] + [z + alpha * sum(y_i - z for y_i in y)]
+
+    return periodic(p, pull, 1)
 
 
 def dpsgd(p: Problem) -> np.ndarray:
-    """On a ring of at least three: every tau-th step, a third from each side and a third of one's own."""
-    x = [p.x0.copy() for _ in range(p.m)]
-    for k in range(p.K):
-        for i in range(p.m):
+    """Thirds on a ring."""
+    return periodic(p, lambda x, r: thirds(x))
+
+
+def gea(p: Problem) -> np.ndarray:
+    """Thirds on a ring under an anchor: alpha = (1 + zeta) / (m + 1 + zeta), zeta = (1 + 2 cos(2 pi / m)) / 3 of the ring."""
+    zeta = (1 + 2 * np.cos(2 * np.pi / p.m)) / 3
+    alpha = (1 + zeta) / (p.m + 1 + zeta)
+
+    def mix(x: Models, r: int) -> Models:
+        *y, z = x
+        return [(1 - alpha) * s + alpha * z for s in thirds(y)] + [(1 - p.m * alpha) * z + alpha * sum(y)]
+
+    return periodic(p, mix, 1)
+
+
+def hierarchical(p: Problem) -> np.ndarray:
+    """Two groups of neighbours in number, their models, a root: everyone moves by w to each neighbour of the tree."""
+    m, half = p.m, p.m // 2
+    edges = [(i, m if i < half else m + 1) for i in range(m)] + [(m, m + 2), (m + 1, m + 2)]
+    laplacian = np.zeros((m + 3, m + 3))
+    for i, j in edges:
+        laplacian[i, i] += 1
+        laplacian[j, j] += 1
+        laplacian[i, j] = laplacian[j, i] = -1
+    values = np.sort(np.linalg.eigvalsh(laplacian))
+    w = 2 / (values[1] + values[-1])
+
+    def mix(x: Models, r: int) -> Models:
+        new = list(x)
+        for i, j in edges:
+            new[i] = new[i] + w * (x[j] - x[i])
+            new[j] = new[j] + w * (x[i] - x[j])
+        return new
+
+    return periodic(p, mix, 3)
+
+
+def two_level(p: Problem) -> np.ndarray:
+    """Every fourth communication the mean of all, else each half its own mean."""
+    half = p.m // 2
+
+    def mix(x: Models, r: int) -> Models:
+        if r % 4 == 3:
+            return [mean(x)] * p.m
+        return [mean(x[:half])] * half + [mean(x[half:])] * half
+
+    return periodic(p, mix)
+
+
+def parameter_server(p: Problem) -> np.ndarray:
+    """The server takes the mean, then everyone takes the server."""
+    return periodic(p, lambda x, r: [mean(x[: p.m])] * (p.m + 1), 1)
+
+
+def one_peer(p: Problem) -> np.ndarray:
+    """Half of one's own, half of the worker 2^(r mod log2 m) places before."""
+    T = int(np.log2(p.m))
+    return periodic(p, lambda x, r: [(x[i] + x[(i - 2 ** (r % T)) % p.m]) / 2 for i in range(p.m)])
+
+
+def ring_edges(m: int) -> list[tuple[int, int]]:
+    """Each once, smaller end first, in order."""
+    return sorted((min(i, (i + 1) % m), max(i, (i + 1) % m)) for i in range(m))
+
+
+def matching(p: Problem) -> np.ndarray:
+    """Edges of the ring in random order; whoever is still free at both ends pairs up."""
+
+    def mix(x: Models, r: int) -> Models:
+        new, busy, edges = list(x), set(), ring_edges(p.m)
+        for e in stream(p.seed, "matching", r).permutation(len(edges)):
+            i, j = edges[e]
+            if i not in busy and j not in busy:
+                busy |= {i, j}
+                new[i] = new[j] = (x[i] + x[j]) / 2
+        return new
+
+    return periodic(p, mix)
+
+
+def pairwise(p: Problem) -> np.ndarray:
+    """A worker by lot and one of its two neighbours by lot take their mean."""
+
+    def mix(x: Models, r: int) -> Models:
+        draw = stream(p.seed, "gossip", r)
+        i = draw.integers(p.m)
+        j = draw.choice(sorted([(i - 1) % p.m, (i + 1) % p.m]))
+        new = list(x)
+        new[i] = new[j] = (x[i] + x[j]) / 2
+        return new
+
+    return periodic(p, mix)
+
+
+def gossip_pga(p: Problem) -> np.ndarray:
+    """Thirds on a ring, but every sixth communication the mean."""
+    return periodic(p, lambda x, r: [mean(x)] * p.m if r % 6 == 5 else thirds(x))
+
+
+MATCHA_ALPHA = 0.3
+
+
+def matcha(p: Problem) -> np.ndarray:
+    """A ring of even m is two matchings, alike by symmetry: each is on with probability 1/2."""
+    first = [(i, i + 1) for i in range(0, p.m, 2)]
+    second = [(i, (i + 1) % p.m) for i in range(1, p.m, 2)]
+
+    def mix(x: Models, r: int) -> Models:
+        new = list(x)
+        for on, pairs in zip(stream(p.seed, "matcha", r).random(2) < 0.5, (first, second), strict=True):
+            for i, j in pairs if on else []:
+                new[i] = new[i] + MATCHA_ALPHA * (x[j] - x[i])
+                new[j] = new[j] + MATCHA_ALPHA * (x[i] - x[j])
+        return new
+
+    return periodic(p, mix)
+
+
+def fedavg(p: Problem, fraction: float = 0.5) -> np.ndarray:
+    """Clients drawn by lot start from the server's model, train, and the server takes their mean."""
+    x, z = [p.x0.copy() for _ in range(p.m)], p.x0.copy()
+
+    def clients(r: int) -> list[int]:
+        return list(stream(p.seed, "clients", r).choice(p.m, int(np.ceil(fraction * p.m)), replace=False))
+
+    current = 0
+    for k, r in enumerate(p.rounds()):
+        for i in clients(current):
             x[i] = x[i] - p.eta * p.gradient(i, x[i], k)
-        if (k + 1) % p.tau == 0:
-            x = [(x[i - 1] + x[i] + x[(i + 1) % p.m]) / 3 for i in range(p.m)]
-    return np.array(x)
+        if r >= 0:
+            z = mean([x[i] for i in clients(r)])
+            current = r + 1
+            for i in clients(current):
+                x[i] = z
+    return np.array([*x, z])
 
 
 # a W for the raw framework that is like none of the named ones: not symmetric, two auxiliary rows, rows sum to one
@@ -119,4 +306,16 @@ ORACLES = {
     "pasgd": pasgd,
     "easgd": easgd,
     "dpsgd": dpsgd,
+    "dpa": dpsgd,
+    "gea": gea,
+    "hierarchical": hierarchical,
+    "two_level": two_level,
+    "parameter_server": parameter_server,
+    "independent": lambda p: periodic(p, lambda x, r: x),
+    "one_peer": one_peer,
+    "matching": matching,
+    "pairwise": pairwise,
+    "gossip_pga": gossip_pga,
+    "matcha": matcha,
+    "fedavg": fedavg,
 }

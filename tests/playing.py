@@ -56,7 +56,7 @@ def run(rank: int, settings: config.Config, processes: int) -> Any:
     """One process's part."""
     strategy, _ = config.make_strategy(settings)
     m, v = settings.workers, strategy.num_aux
-    layout = choose_layout(strategy.factors(m, 0), m, v, processes)
+    layout = choose_layout(strategy.factors(m, 0), m, v, processes, strategy.served)
     fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
     problem = config.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()

@@ -37,13 +37,16 @@ def preset(algo: str, *more: str) -> tuple[str, ...]:
     words = (*QUADRATIC, f"algo={algo}", *more)
     if algo == "cooperative":
         words += (f"algo.v={oracle.RAW_V}", written(oracle.raw_matrix(8, oracle.RAW_V)))
+    if algo == "matcha":
+        words += (f"algo.alpha={oracle.MATCHA_ALPHA}",)
     return words
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
+@pytest.mark.parametrize("tau", ["auto", "[[0,1],[5,3]]"])
 @pytest.mark.parametrize("algo", ALGOS)
-def test_matches_the_paper(gangs, algo, processes):
-    words = preset(algo)
+def test_matches_the_paper(gangs, algo, tau, processes):
+    words = preset(algo, f"tau={tau}")
     played = play(gangs, processes, *words)
     np.testing.assert_allclose(played.x, oracle.ORACLES[algo](problem(words)), **EXACT)
     assert played.logical == play(gangs, 1, *words).logical
@@ -74,9 +77,9 @@ def test_any_matrix(gangs, kind, v, tau):
 
 
 TOPOLOGIES = [c.name for c in catalogue.choices("topology")]
-WEIGHTS = ["metropolis", "uniform", "best_constant"]
+WEIGHTS = ["metropolis", "uniform", "best_constant", "fdla"]
 # a directed graph has no best constant weight; test_bad_input shows that it is refused
-PAIRS = [(t, w) for t in TOPOLOGIES for w in WEIGHTS if (t, w) != ("exponential", "best_constant")]
+PAIRS = [(t, w) for t in TOPOLOGIES for w in WEIGHTS if t != "exponential" or w in ("metropolis", "uniform")]
 
 
 @pytest.mark.parametrize(("topology", "weights"), PAIRS)

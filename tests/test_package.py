@@ -114,6 +114,8 @@ def test_every_yaml_composes_builds_and_takes_two_steps(gangs, group, name):
         words -= {"algo=dpsgd"}
     if name == "cooperative":
         words = words - {"workers=4"} | {"algo.W=[[0.5,0.5],[0.5,0.5]]", "workers=2"}
+    if name == "post_local":
+        words |= {"period.switch=1"}
     if name == "multistep":
         words |= {"schedule.milestones=[1]"}
     if name == "fashion_mnist":

@@ -28,7 +28,7 @@ class Fleet(ABC):
     def __init__(self, layout: plans.Layout, rank: int = 0) -> None:
         self.layout, self.rank = layout, rank
         self.m, self.v = layout.m, layout.v
-        self.ledger = Ledger(layout.m, layout.processes)
+        self.ledger = Ledger(layout.m, layout.v, layout.processes)
         self._plans: dict[Any, tuple[Any, Any, plans.Price]] = {}
 
     @property
@@ -58,6 +58,18 @@ class Fleet(ABC):
         wire = plans.average_price(self.layout.processes)
         self.ledger.charge(plans.average_price(self.m), _width(x), wire.sent, wire.messages)
         return self._mean(x)
+
+    def pick(self, x: Rows, i: int) -> Common:
+        """Global row i, told to all. A new tensor, never a view of x."""
+        n = self.m + self.v
+        wire = plans.pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes)
+        hosts = self.m if i >= self.m and self.layout.served else self.m - 1
+        self.ledger.charge(plans.pick_price(hosts, i, n), _width(x), wire.sent, wire.messages)
+        return self._pick(x, i)
+
+    def _owner(self, i: int) -> int:
+        """The process that tells row i; the first that holds it."""
+        return next(q for q in range(self.layout.processes) if i in self.layout.rows(q))
 
     # what the loop and the report use; nothing here is charged
 
@@ -94,6 +106,9 @@ class Fleet(ABC):
     def _mean(self, x: Rows) -> Common: ...
 
     @abstractmethod
+    def _pick(self, x: Rows, i: int) -> Common: ...
+
+    @abstractmethod
     def _lowered(self, plan: plans.Plan) -> Any: ...
 
     def _planned(self, W: Any) -> tuple[Any, plans.Price]:
@@ -108,7 +123,7 @@ class Fleet(ABC):
             if len(self._plans) >= 64:  # a schedule that never repeats must not fill the memory
                 self._plans.pop(next(iter(self._plans)))
             lowered = self._lowered(plans.lower(array, self.layout))
-            self._plans[key] = (W, lowered, plans.price(array, self.m))
+            self._plans[key] = (W, lowered, plans.price(array, self.m, self.layout.served))
         return self._plans[key][1:]
 
     @contextmanager

@@ -15,33 +15,34 @@ from coopsgd.fleet.plan import Price
 
 @dataclass
 class Ledger:
-    """Totals over all workers since the start; sent, not received. Bytes are whole vectors times their width."""
+    """Totals over all workers (and servers) since the start; sent, not received. Bytes are whole vectors times their width."""
 
     m: int
+    v: int
     processes: int
     rounds: int = 0  # communications that were due, however many factors each had
     messages: int = 0
-    sent: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (m,) logical bytes sent by each worker
+    sent: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (m + v,) logical bytes sent by each worker, and each server
     wire_messages: int = 0
     wire: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (processes,) bytes each handed to the network
     comm_s: float = 0.0  # seconds this process spent in verbs
     paused: bool = False  # measuring is off the ledger
 
     def __post_init__(self) -> None:
-        self.sent, self.wire = np.zeros(self.m), np.zeros(self.processes)
+        self.sent, self.wire = np.zeros(self.m + self.v), np.zeros(self.processes)
 
     def charge(self, price: Price, width: int, wire_vectors: np.ndarray, wire_messages: int) -> None:
         """One verb on vectors of `width` bytes, of which each process handed `wire_vectors` (processes,) to the network."""
         if self.paused:
             return
         self.messages += price.messages
-        self.sent += price.sent * width
+        self.sent[: len(price.sent)] += price.sent * width
         self.wire += wire_vectors * width
         self.wire_messages += wire_messages
 
     @property
     def bytes(self) -> int:
-        """Logical bytes sent by all workers."""
+        """Logical bytes sent by all workers and servers."""
         return round(float(self.sent.sum()))
 
     @property
@@ -59,11 +60,13 @@ class Ledger:
         }
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of summary.json: totals, and bytes per worker (mean and largest)."""
+        """The numbers of summary.json: totals, and bytes per worker (mean, largest), and of the busiest server."""
+        workers, servers = self.sent[: self.m], self.sent[self.m :]
         return {
             **self.totals(),
-            "bytes_per_worker_mean": float(self.sent.mean()),
-            "bytes_per_worker_max": float(self.sent.max()),
+            "bytes_per_worker_mean": float(workers.mean()),
+            "bytes_per_worker_max": float(workers.max()),
+            **({"bytes_per_server_max": float(servers.max())} if servers.any() else {}),
             "wire_messages": self.wire_messages,
             "wire_bytes_per_process_mean": float(self.wire.mean()),
             "wire_bytes_per_process_max": float(self.wire.max()),

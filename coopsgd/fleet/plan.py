@@ -17,14 +17,14 @@ How. Off the diagonal blocks of W (a process needs no message for what it holds)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from coopsgd.fleet.factors import GROWTH, NOISE, factor, low_rank
-from coopsgd.fleet.sums import Sum, block_ranks, choose
+from coopsgd.fleet.sums import Search, Sum, block_ranks, choose
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Layout:
     v: int
     processes: int
     replicated: bool = True
+    served: bool = False  # in the price list auxiliary rows are hosts of their own: a server's, not copies
 
     def __post_init__(self) -> None:
         if self.m % self.processes:
@@ -164,12 +165,15 @@ def _is_average(item: Sum, layout: Layout) -> bool:
     return bool(np.ptp(item.V[0, workers]) == 0 and np.all(item.U[workers, 0] == item.U[workers[0], 0]))
 
 
-def lower(W: np.ndarray, layout: Layout, simple: bool = False) -> Plan:
-    """The cheapest plan found for W (n, n) on this layout; `simple` is the price list's: see `sums.choose`."""
+def lower(W: np.ndarray, layout: Layout, simple: bool = False, groups: Container[tuple[int, ...]] | None = None) -> Plan:
+    """The cheapest plan found for W (n, n) on this layout.
+
+    simple: the price list's, see `sums.Search`. groups: the only ones that sums may be over; the group of all is always one.
+    """
     W = _clean(W)
     m = layout.m
     alone: tuple[list[Sum], np.ndarray, np.ndarray] = ([], np.zeros((1, 1), dtype=int), W)
-    sums, counts, rest = alone if layout.processes == 1 else choose(W, layout.home, layout.processes, simple)
+    sums, counts, rest = alone if layout.processes == 1 else choose(W, layout.home, Search(layout.processes, simple, groups))
     fed = layout.v and layout.replicated and W[m:, :m].any()
     if fed:
         _feed_replicas(W, layout, sums)
@@ -220,12 +224,19 @@ def _block_diagonal(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, 
     return np.block([[np.eye(k), np.zeros((k, len(v)))], [np.zeros((len(second), k)), u]]), np.vstack([first, v])
 
 
-def choose_layout(factors: Iterable[np.ndarray], m: int, v: int, processes: int, simple: bool = False) -> Layout:
-    """The layout on which these matrices cost least; replicated auxiliary rows when it makes no difference."""
-    replicated = Layout(m, v, processes)
+def choose_layout(
+    factors: Iterable[np.ndarray], m: int, v: int, processes: int, served: bool = False, simple: bool = False
+) -> Layout:
+    """The layout on which these matrices cost least; replicated auxiliary rows when it makes no difference.
+
+    served: the auxiliary rows have one owner each, whatever it costs. simple: as the price list lowers.
+    """
+    replicated = Layout(m, v, processes, served=served)
     if v == 0 or processes == 1:
         return replicated
-    owned = Layout(m, v, processes, replicated=False)
+    owned = Layout(m, v, processes, replicated=False, served=served)
+    if served:
+        return owned
     factors = list(factors)
     cost = [sum(lower(W, layout, simple).vectors for W in factors) for layout in (replicated, owned)]
     return replicated if cost[0] <= cost[1] else owned
@@ -236,17 +247,26 @@ class Price:
     """What a verb costs as if every worker had its own host: messages, and vectors sent by each worker."""
 
     messages: int
-    sent: np.ndarray  # (m,)
+    sent: np.ndarray  # (m,), or (m + v,) when auxiliary rows are served
 
 
-def price(W: np.ndarray, m: int) -> Price:
+def price(W: np.ndarray, m: int, served: bool = False) -> Price:
     """The logical price of mixing by W: an average over g is 2 (g - 1) messages, any other off-diagonal nonzero one.
 
-    Auxiliary rows live wherever that is cheapest; it does not depend on where the run put its rows. Nor on how clever the
-    lowering is: sums of several vectors, or sums completed by edges, save bytes on the wire and nothing here.
+    Auxiliary rows live wherever that is cheapest, or each on a host of its own when they are served; it does not depend on
+    where the run put its rows. Nor on how clever the lowering is: sums of several vectors, or sums completed by edges, save
+    bytes on the wire and nothing here.
     """
-    plan = lower(W, choose_layout([W], m, len(W) - m, m, simple=True), simple=True)
+    n = len(W)
+    plan = lower(W, Layout(n, 0, n) if served else choose_layout([W], m, n - m, m, simple=True), simple=True)
     return Price(plan.messages, plan.sent)
+
+
+def pick_price(hosts: int, at: int, n: int) -> Price:
+    """The logical price of telling row `at` of n to so many other hosts."""
+    sent = np.zeros(n)
+    sent[at] = hosts
+    return Price(hosts, sent)
 
 
 def average_price(m: int) -> Price:

@@ -15,6 +15,8 @@ from coopsgd.fleet.base import Common, Rows
 from coopsgd.fleet.local import combine
 from coopsgd.fleet.stacked import Lowered, Stacked
 
+GROUPS = 64  # kept at most: each is a mesh of connections that is never closed; a random schedule would ask for ever more
+
 
 class Processes(Stacked):
     """An equal share of the workers in each process of the default process group."""
@@ -59,6 +61,8 @@ class Processes(Stacked):
         return x[: len(self._owned(q))].contiguous()
 
     def _lowered(self, plan: plans.Plan) -> Lowered:
+        if len(self._groups) + len({item.group for item in plan.sums} - self._groups.keys()) > GROUPS:
+            plan = plans.lower(plan.W, self.layout, groups=self._groups.keys())
         for item in plan.sums:  # every process makes every group, in the same order
             if item.group not in self._groups:
                 self._groups[item.group] = dist.new_group(list(item.group), timeout=timedelta(seconds=self._timeout))
@@ -102,6 +106,14 @@ class Processes(Stacked):
         with self._clock():
             dist.all_reduce(mine)
         return mine.div_(self.m)
+
+    def _pick(self, x: Rows, i: int) -> Common:
+        owner = self._owner(i)
+        at = self.layout.rows(owner).index(i)
+        told = x[at : at + 1].clone() if owner == self.rank else x.new_empty(1, x.shape[1])
+        with self._clock():
+            dist.broadcast(told, owner)
+        return told
 
 
 def _message(V: np.ndarray, core: Tensor) -> Tensor:

@@ -99,6 +99,9 @@ class Stacked(Fleet):
     def _mean(self, x: Rows) -> Common:
         return x[: self.m].mean(0, keepdim=True)
 
+    def _pick(self, x: Rows, i: int) -> Common:
+        return x[i : i + 1].clone()
+
 
 def _split_back(x: Tensor, xs: tuple[Rows, ...]) -> None:
     """Return what several tensors became when they were mixed as one."""

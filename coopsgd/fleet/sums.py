@@ -11,7 +11,7 @@ Sending everything along edges is the plan to beat.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,20 +28,33 @@ class Sum:
     V: np.ndarray
 
 
-def choose(W: np.ndarray, home: np.ndarray, processes: int, simple: bool) -> tuple[list[Sum], np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Search:
+    """What sums may be. simple: one, of rank one, for a whole group of connected processes; the price list knows no others."""
+
+    processes: int
+    simple: bool = False
+    groups: Container[tuple[int, ...]] | None = None  # the only ones allowed, beside that of all processes
+
+    def allows(self, hosts: np.ndarray) -> bool:
+        """May a sum be over these?"""
+        return len(hosts) == self.processes or self.groups is None or tuple(hosts.tolist()) in self.groups
+
+
+def choose(W: np.ndarray, home: np.ndarray, search: Search) -> tuple[list[Sum], np.ndarray, np.ndarray]:
     """The sums; the (P, P) vectors left for edges; the (n, n) rest of W, whose blocks between processes are those edges.
 
-    home: (n,) the process of each row, -1 where it has no edges (a replicated row). simple: nothing but a rank-one sum for a
-    whole group of connected processes, the only sums that the price list knows.
+    home: (n,) the process of each row, -1 where it has no edges (a replicated row).
     """
-    rest, counts, sums = W.copy(), np.zeros((processes, processes), dtype=int), dict[tuple[int, ...], Sum]()
+    rest, sums = W.copy(), dict[tuple[int, ...], Sum]()
+    counts = np.zeros((search.processes, search.processes), dtype=int)
     scale = float(np.abs(W).max())
-    todo = components(touching(W, home, np.arange(processes)))
+    todo = components(touching(W, home, np.arange(search.processes)))
     while todo:
         hosts = todo.pop()
         rows = np.flatnonzero(np.isin(home, hosts))
         inside = np.ix_(rows, rows) if len(rows) < len(W) else ...
-        found = _best(rest[inside], home[rows], hosts, processes, scale, simple)
+        found = _best(rest[inside], home[rows], hosts, scale, search)
         if isinstance(found, np.ndarray):
             counts[np.ix_(hosts, hosts)] = found
             continue
@@ -60,44 +73,52 @@ def choose(W: np.ndarray, home: np.ndarray, processes: int, simple: bool) -> tup
 Found = tuple[tuple[int, ...], np.ndarray, np.ndarray, np.ndarray]  # group, u (a, k), v (k, a), the (a, a) rest
 
 
-def _best(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, processes: int, scale: float, simple: bool) -> Found | np.ndarray:
+def _best(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, scale: float, search: Search) -> Found | np.ndarray:
     """The best next sum for the rows of these connected hosts; the (g, g) vectors of their edges when those are as good."""
     g, hot = len(hosts), touching(W, home, hosts)
-    once, everyone = 2 * (g - 1), g == processes
+    once, everyone = 2 * (g - 1), g == search.processes
     if g == 2 and not everyone:  # two messages do what a sum of two does, and need no group
         return block_ranks(W, home, hosts)
-    if hot.sum() >= once + (not simple and not everyone):
+    if search.allows(hosts) and hot.sum() >= once + (not search.simple and not everyone):
         found = rank_one(W, home)
-        if found is not None and (simple or _growth(*_columns(found)) <= GROWTH * scale):
+        if found is not None and (search.simple or _growth(*_columns(found)) <= GROWTH * scale):
             return tuple(hosts.tolist()), *_columns(found), np.zeros_like(W)
     W, own = np.where(home[:, None] == home, 0, W), W
     rows = int(rows_to_send(W, home, hosts).sum())
-    if simple or g == 2 or rows <= once:
+    if search.simple or g == 2 or rows <= once:
         return block_ranks(W, home, hosts)
-    everyone_here, whole, first = np.arange(g), [], min((rows - 1) // once, 32)
-    for u, v in low_rank(own, home, home, first):
-        if _growth(u, v) <= GROWTH * scale:
-            left = _left(W, home, hosts, u, v, scale)
-            if once * len(v) <= hot.sum() and not left.any():
-                return tuple(hosts.tolist()), u, v, left  # edges cannot be cheaper: each that is there carries a vector
-            whole.append((everyone_here, u, v, left))
+
+    def whole(most: int) -> list[Partial]:
+        found: list[Partial] = []
+        for u, v in low_rank(own, home, home, most) if search.allows(hosts) else ():
+            if _growth(u, v) <= GROWTH * scale:
+                found.append((np.arange(g), u, v, _left(W, home, hosts, u, v, scale)))
+                if not found[-1][3].any():
+                    break  # of the least rank, and exact
+        return found
+
+    first = min((rows - 1) // once, 32)  # a low rank is seen before all the ranks of edges are known
+    found_whole = whole(first)
+    for _, u, v, left in found_whole:
+        if once * len(v) <= hot.sum() and not left.any():
+            return tuple(hosts.tolist()), u, v, left  # edges cannot be cheaper: each that is there carries a vector
     ranks = block_ranks(W, home, hosts)
     least, best = int(ranks.sum()), None
     if (least - 1) // once > first:
-        more = low_rank(own, home, home, (least - 1) // once)
-        whole = [(everyone_here, u, v, _left(W, home, hosts, u, v, scale)) for u, v in more if _growth(u, v) <= GROWTH * scale]
-    for some, u, v, left in (*whole, *_partial(W, home, hosts, scale)):
+        found_whole = whole((least - 1) // once)
+    for some, u, v, left in (*found_whole, *_partial(W, home, hosts, scale)):
         cost = 2 * (len(some) - 1) * len(v) + int(block_ranks(left, home, hosts).sum())
-        if cost < least:
+        if cost < least and search.allows(hosts[some]):
             mine = np.isin(home, hosts[some])
             least, best = cost, (tuple(hosts[some].tolist()), u * mine[:, None], v * mine, left)
     return ranks if best is None else best
 
 
-def _partial(
-    W: np.ndarray, home: np.ndarray, hosts: np.ndarray, scale: float
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Sums that leave something to edges: which of the hosts, u (a, 1), v (1, a), the (a, a) rest."""
+Partial = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # which of the hosts, u (a, k), v (k, a), the (a, a) rest
+
+
+def _partial(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, scale: float) -> Iterator[Partial]:
+    """Sums of rank one that leave something to edges."""
     before = rows_to_send(W, home, hosts)
     for pair in majorities(W, home):
         u, v = _columns(pair)

@@ -45,12 +45,29 @@ def best_constant(adjacency: np.ndarray) -> np.ndarray:
         raise ValueError("best_constant: needs an undirected graph; use weights metropolis or uniform with this topology")
     if len(adjacency) == 1:
         return np.ones((1, 1))
-    laplacian = np.diag(adjacency.sum(1)) - adjacency.astype(float)
-    values = np.linalg.eigvalsh(laplacian)
+    values = np.linalg.eigvalsh(laplacian(adjacency))
     return _stay(adjacency * (2 / (values[1] + values[-1])))
 
 
-WEIGHTS = {"metropolis": metropolis, "uniform": uniform, "best_constant": best_constant}
+def laplacian(adjacency: np.ndarray) -> np.ndarray:
+    """L = degrees - adjacency, (n, n)."""
+    return np.diag(adjacency.sum(1).astype(float)) - adjacency
+
+
+def fdla(adjacency: np.ndarray) -> np.ndarray:
+    """The symmetric weights with the smallest zeta that the graph allows, an edge each; some may be negative.
+
+    Fastest distributed linear averaging (Xiao & Boyd 2004): convex in the weights. mixing/fastest.py solves it.
+    ValueError on a directed graph.
+    """
+    if not np.array_equal(adjacency, adjacency.T):
+        raise ValueError("fdla: needs an undirected graph; use weights metropolis or uniform with this topology")
+    from coopsgd.mixing.fastest import fastest
+
+    return fastest(adjacency, best_constant(adjacency))
+
+
+WEIGHTS = {"metropolis": metropolis, "uniform": uniform, "best_constant": best_constant, "fdla": fdla}
 
 
 def elastic(m: int, alpha: float) -> np.ndarray:
@@ -62,4 +79,28 @@ def elastic(m: int, alpha: float) -> np.ndarray:
     W = np.eye(m + 1) * (1 - alpha)
     W[:m, m] = W[m, :m] = alpha
     W[m, m] = 1 - m * alpha
+    return W
+
+
+def anchored(W: np.ndarray, alpha: float) -> np.ndarray:
+    """W of the workers with an anchor on top: [[(1 - alpha) W, alpha 1], [alpha 1', 1 - m alpha]]; anchor last.
+
+    Doubly stochastic if W is. Eigenvalues (1 - alpha) lambda_i(W) for i >= 2, 1 and 1 - (m + 1) alpha.
+    """
+    m = len(W)
+    return np.block([[(1 - alpha) * W, np.full((m, 1), alpha)], [np.full((1, m), alpha), np.array([[1 - m * alpha]])]])
+
+
+def upload(weights: np.ndarray) -> np.ndarray:
+    """The server takes sum_i weights_i x_i, (m,) weights that sum to one; workers keep what they have; server last."""
+    W = np.eye(len(weights) + 1)
+    W[-1] = [*weights, 0.0]
+    return W
+
+
+def download(who: np.ndarray) -> np.ndarray:
+    """The workers that `who` (m,) bool names take the server's model; server last."""
+    W = np.eye(len(who) + 1)
+    W[:-1][who] = 0
+    W[:-1, -1] = who
     return W

@@ -46,6 +46,21 @@ class Strategy:
         """v, the number of auxiliary models."""
         return 0
 
+    @property
+    def served(self) -> bool:
+        """Do the auxiliary models live on a server of their own, rather than wherever is cheapest?"""
+        return False
+
+    @property
+    def times_itself(self) -> bool:
+        """Does `work` say how long a round is, whatever tau is?"""
+        return False
+
+    @property
+    def mixes_first(self) -> bool:
+        """Is a communication that is due done before the next gradient (in `before`) instead of after the step?"""
+        return False
+
     def factors(self, m: int, r: int) -> tuple[np.ndarray, ...]:
         """The matrices communication r applies, for `show` and for placing auxiliary rows; none if it applies no matrix."""
         return ()
@@ -65,8 +80,15 @@ class Strategy:
         """Rows and state after one iteration."""
         raise NotImplementedError
 
-    def active(self, m: int, round: int) -> np.ndarray | None:
-        """(m,) bool, who computes; None when every worker does."""
+    def before(self, fleet: Fleet, round: int, inner: Inner, x: Rows, s: Any) -> tuple[Rows, Any]:
+        """Rows and state after communication `round`, if `mixes_first`."""
+        return x, s
+
+    def work(self, m: int, round: int, tau: int) -> np.ndarray | None:
+        """(m,) local steps of each worker towards communication `round`; None: tau for everyone.
+
+        The communication follows the last of them; a worker that has taken its own is idle till then.
+        """
         return None
 
     def answer(self, fleet: Fleet, x: Rows, s: Any) -> Common:

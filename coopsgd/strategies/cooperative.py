@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coopsgd.mixing import spectra
-from coopsgd.mixing.schedules import Average, Factors, Mixing
+from coopsgd.mixing.base import Factors, Mixing
+from coopsgd.mixing.static import Average
 from coopsgd.registry import register
 from coopsgd.strategies.base import Strategy, Tick
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Fleet, Rows
+    from coopsgd.optim import Inner
 
 BUFFERS = ("keep", "average", "reset")
+ORDERS = ("atc", "cta", "overlap")
 
 
 @register("cooperative")
@@ -24,22 +26,42 @@ BUFFERS = ("keep", "average", "reset")
 class Cooperative(Strategy):
     """A(tau, W, v): x <- W (x - eta g), where W = I unless a communication is due. arXiv:1808.07576.
 
+    order: atc (adapt, then combine) is that. cta (combine, then adapt) mixes before the gradient, x <- p - eta g(p) with p =
+    W x: the same models half a step later. overlap mixes what was there before the step, x <- W x - eta g(x), so that a
+    network could carry it while the gradient is computed; it is what D-PSGD and EASGD first were (arXiv:1705.09056,
+    arXiv:1412.6651).
+
     buffers: what a communication does to the inner optimiser's buffers. keep leaves them, average mixes them by the same
     W in the same message, reset empties them.
     """
 
     mixing: Mixing = field(default_factory=Average)
     buffers: str = "keep"
+    order: str = "atc"
 
     def __post_init__(self) -> None:
         if self.buffers not in BUFFERS:
             raise ValueError(f"buffers: must be one of {', '.join(BUFFERS)}, got {self.buffers!r}")
         if self.buffers == "average" and self.num_aux:
             raise ValueError("buffers=average: an auxiliary model has no buffers to mix with; use keep or reset")
+        if self.order not in ORDERS:
+            raise ValueError(f"algo.order: must be one of {', '.join(ORDERS)}, got {self.order!r}")
 
     @property
     def num_aux(self) -> int:
         return self.mixing.num_aux
+
+    @property
+    def served(self) -> bool:
+        return self.mixing.served
+
+    @property
+    def times_itself(self) -> bool:
+        return self.mixing.times_itself
+
+    @property
+    def mixes_first(self) -> bool:
+        return self.order == "cta"
 
     def factors(self, m: int, r: int) -> Factors:
         return self.mixing.factors(m, r)
@@ -47,20 +69,30 @@ class Cooperative(Strategy):
     def check(self, m: int) -> None:
         self.mixing.check(m)
 
-    def zeta(self, m: int) -> float:
-        return spectra.zeta(spectra.product(self.factors(m, 0), m + self.num_aux))
+    def zeta(self, m: int) -> float | None:
+        return self.mixing.zeta(m)
 
-    def active(self, m: int, round: int) -> np.ndarray | None:
-        return self.mixing.active(m, round)
+    def work(self, m: int, round: int, tau: int) -> np.ndarray | None:
+        return self.mixing.work(m, round, tau)
+
+    def before(self, fleet: Fleet, round: int, inner: Inner, x: Rows, s: Any) -> tuple[Rows, Any]:
+        return self._communicate(fleet, round, inner, x), s
 
     def step(self, fleet: Fleet, tick: Tick, x: Rows, s: Any) -> tuple[Rows, Any]:
-        x = tick.local(x)
-        if tick.due:
-            for W in self.factors(fleet.m, tick.round):
-                if self.buffers == "average":
-                    tick.inner.together(partial(fleet.mix, W, x))  # in place, in one message
-                else:
-                    x = fleet.mix(W, x)
-            if self.buffers == "reset":
-                tick.inner.reset()
-        return x, s
+        if not tick.due or self.order == "cta":
+            return tick.local(x), s
+        if self.order == "atc":
+            return self._communicate(fleet, tick.round, tick.inner, tick.local(x)), s
+        moved = self._communicate(fleet, tick.round, tick.inner, x.clone()).sub_(x)  # W x - x
+        return tick.local(x).add_(moved), s
+
+    def _communicate(self, fleet: Fleet, round: int, inner: Inner, x: Rows) -> Rows:
+        """W x, in place, and what becomes of the optimiser's buffers."""
+        for W in self.factors(fleet.m, round):
+            if self.buffers == "average":
+                inner.together(partial(fleet.mix, W, x))  # in place, in one message
+            else:
+                x = fleet.mix(W, x)
+        if self.buffers == "reset":
+            inner.reset()
+        return x

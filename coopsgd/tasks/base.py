@@ -23,8 +23,11 @@ class Problem(Protocol):
     def bind(self, x: Tensor, grad: Tensor) -> None:
         """Take the (r, d) rows that gradients are taken at and written to; workers first."""
 
-    def gradients(self, k: int, active: np.ndarray | None) -> Tensor:
-        """Fill the gradient rows of the active workers for iteration k; their losses, (r, 1), 0 elsewhere."""
+    def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
+        """Fill the gradient rows of the active workers for iteration k; their losses, (r, 1), 0 elsewhere.
+
+        own: (workers held here,) local steps each has taken so far, which is k unless some were idle; batches go by it.
+        """
 
     def evaluate(self, answer: Tensor) -> dict[str, float | None]:
         """eval/loss and eval/accuracy of one (1, d) model."""
@@ -44,6 +47,10 @@ class Task:
 
     def steps_per_epoch(self, config: Config) -> int | None:
         """Steps in which every worker passes over its own share once; None when there are no epochs."""
+        return None
+
+    def sizes(self, config: Config) -> list[int] | None:
+        """Training samples of each worker; None when there are none to count."""
         return None
 
     def dimension(self, config: Config) -> int:

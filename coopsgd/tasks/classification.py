@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from coopsgd.config import Config
 
-EVALUATE = 2000  # test images in one forward pass
+EVALUATE = 250  # test images in one forward pass
 
 
 @register("classification", "task")
@@ -45,6 +45,11 @@ class Classification(Task):
         from coopsgd.config import make
 
         return make(config, "data").TRAIN // config.workers // config.batch_size
+
+    def sizes(self, config: Config) -> list[int] | None:
+        from coopsgd.config import make
+
+        return [make(config, "data").TRAIN // config.workers] * config.workers
 
     def dimension(self, config: Config) -> int:
         from coopsgd.config import make
@@ -104,7 +109,7 @@ class ClassificationProblem:
         self._bound.bind(x[:w], grad[:w])
         self._bound.module.train()
 
-    def gradients(self, k: int, active: np.ndarray | None) -> Tensor:
+    def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
         import torch
 
         self._grad.zero_()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coopsgd.mixing.schedules import load_array
+from coopsgd.mixing.base import load_array
 from coopsgd.registry import register
 from coopsgd.streams import stream
 from coopsgd.tasks.base import Task
@@ -95,7 +95,7 @@ class QuadraticProblem:
         self._x, self._grad = x[: len(self._rows)], grad[: len(self._rows)]
         self._loss = x.new_zeros(len(x), 1)
 
-    def gradients(self, k: int, active: np.ndarray | None) -> Tensor:
+    def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
         import torch
 
         here = slice(self._rows.start, self._rows.stop)

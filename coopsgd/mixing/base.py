@@ -1,0 +1,111 @@
+"""Which matrices the r-th communication applies. A mixing is a frozen dataclass; its fields are keys of an algo's yaml.
+
+A communication is a list of *factors*, applied in order, so that its price stays honest: federated averaging is "up"
+then "down", not the dense product of the two. A field named like something the run knows (`topology`, `seed`, `tau`,
+`sizes`, `batch_size`: config.FILLED) is filled from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from coopsgd.mixing import spectra
+
+Factors = tuple[np.ndarray, ...]
+REMEMBERED = 64  # communications whose matrices are kept; a schedule that repeats sooner hands out the same arrays again
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """A schedule of mixing matrices over m workers (rows first) and `num_aux` auxiliary models (rows last)."""
+
+    allow_disconnected: bool = False  # run although the workers never agree
+    _cache: dict[tuple[int, int], Factors] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    served: ClassVar[bool] = False  # the auxiliary models live on a server of their own, never as copies beside the workers
+
+    @property
+    def num_aux(self) -> int:
+        """v, the number of auxiliary models."""
+        return 0
+
+    @property
+    def times_itself(self) -> bool:
+        """Does `work` say how long a round is, whatever tau is?"""
+        return False
+
+    def matrices(self, m: int, r: int) -> Iterable[np.ndarray]:
+        """The (m + v, m + v) factors of communication r (from 0), in the order they are applied."""
+        raise NotImplementedError
+
+    def cycle(self, m: int) -> int | None:
+        """After how many communications the schedule repeats: 1 when it is constant, None when it never does."""
+        return 1
+
+    def factors(self, m: int, r: int) -> Factors:
+        """The factors of communication r, read-only; the same arrays whenever the schedule repeats."""
+        cycle = self.cycle(m)
+        key = (m, r if cycle is None else r % cycle)
+        if key not in self._cache:
+            if len(self._cache) >= max(REMEMBERED, cycle or 0):
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[key] = tuple(_frozen(W) for W in self.matrices(*key))
+        return self._cache[key]
+
+    def work(self, m: int, r: int, tau: int) -> np.ndarray | None:
+        """(m,) local steps of each worker towards communication r, 0 for one that sits it out; None: tau for everyone."""
+        return None
+
+    def zeta(self, m: int) -> float | None:
+        """How much of the disagreement one cycle of communications leaves, at worst; None when no matrix tells.
+
+        A random schedule answers with the root of ||E[W'W] - J||, the mean square of one communication (arXiv:1905.09435).
+        """
+        n = m + self.num_aux
+        whole = np.eye(n)
+        for r in range(self.cycle(m) or 1):
+            whole = spectra.product(self.factors(m, r), n) @ whole
+        return spectra.zeta(whole)
+
+    def check(self, m: int) -> None:
+        """Build every matrix once. ValueError when the schedule cannot work for m workers."""
+        found = self.zeta(m)
+        if not self.allow_disconnected and found is not None and not found < 1 - spectra.TOLERANCE:
+            raise ValueError(
+                f"no consensus: zeta over a cycle of communications is {found:.6g}, not below 1, so the workers never "
+                "agree; choose another W or topology, or set algo.allow_disconnected=true"
+            )
+
+
+def _frozen(W: np.ndarray) -> np.ndarray:
+    W = np.array(W, dtype=np.float64)
+    W.setflags(write=False)
+    return W
+
+
+def is_number(value: Any) -> bool:
+    """An int or float that is no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def auto_or_number(name: str, value: Any) -> None:
+    """ValueError unless `value` is "auto" or a number."""
+    if value != "auto" and not is_number(value):
+        raise ValueError(f"{name} must be auto or a number, got {value!r}")
+
+
+def load_array(name: str, value: Any) -> np.ndarray:
+    """A float64 array from a .npy file's path or a nested list. ValueError, naming `name`, when it is neither."""
+    if value is None:
+        raise ValueError(f"{name}: is missing; give a .npy file or a list, as in {name}=w.npy")
+    try:
+        array = np.load(value, allow_pickle=False) if isinstance(value, str) else np.array(value, dtype=np.float64)
+        return np.asarray(array, dtype=np.float64)
+    except OSError as error:
+        raise ValueError(f"{name}: cannot read {value!r} ({error.strerror or error}); give a .npy file or a list") from None
+    except (ValueError, TypeError, EOFError):
+        raise ValueError(f"{name}: {str(value)[:60]!r} holds no array of numbers; give a .npy file or a list of rows") from None

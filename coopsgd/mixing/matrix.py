@@ -1,0 +1,104 @@
+"""The matrices you write: one, a list that repeats, or a function of the round."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coopsgd.mixing.base import Factors, Mixing, load_array
+from coopsgd.registry import register
+
+ROUNDS = 1000  # of a function, that are looked at before a run starts
+
+
+@register("matrix", "mixing")
+@dataclass(frozen=True)
+class Matrix(Mixing):
+    """Any W you write: an (m + v, m + v) array, row i = what member i takes, auxiliary rows last.
+
+    W: a .npy file or a list of rows; an array of R of them, (R, m + v, m + v), is a schedule that repeats after R
+    communications; or module:function of (m, r), which answers with the matrix of communication r. Rows must sum to one.
+    """
+
+    W: Any = None
+    v: int = 0
+
+    ARRAYS = ("W",)  # frozen into the run folder, so that a run can be repeated without the file
+
+    def __post_init__(self) -> None:
+        if self.v < 0:
+            raise ValueError(f"matrix: v must be at least 0, got {self.v}")
+
+    @property
+    def num_aux(self) -> int:
+        return self.v
+
+    def cycle(self, m: int) -> int | None:
+        return None if is_function(self.W) else len(self._written())
+
+    def matrices(self, m: int, r: int) -> Factors:
+        if is_function(self.W):
+            function = _function(self.W)
+            try:
+                W = np.asarray(function(m, r), dtype=np.float64)
+            except Exception as error:
+                raise ValueError(f"algo.W: {self.W} fails at round {r}: {type(error).__name__}: {error}") from error
+            return (self._checked(W, m, f" at round {r}"),)
+        written = self._written()
+        return (self._checked(written[r], m, f" of round {r}" if len(written) > 1 else ""),)
+
+    def zeta(self, m: int) -> float | None:
+        return None if is_function(self.W) else super().zeta(m)
+
+    def check(self, m: int) -> None:
+        super().check(m)
+        if is_function(self.W):
+            for r in range(ROUNDS):
+                self.factors(m, r)
+
+    def _written(self) -> np.ndarray:
+        """(R, n, n)"""
+        W = load_array("algo.W", self.W)
+        if W.ndim not in (2, 3) or not W.size:
+            raise ValueError(f"algo.W: must be one square matrix or a list of them, got shape {tuple(W.shape)}")
+        return W if W.ndim == 3 else W[None]
+
+    def _checked(self, W: np.ndarray, m: int, when: str) -> np.ndarray:
+        n = m + self.v
+        if W.ndim != 2 or W.shape[0] != W.shape[1]:
+            raise ValueError(f"algo.W: must be square, got shape {tuple(W.shape)}{when}")
+        if len(W) != n:
+            raise ValueError(
+                f"algo.W: must be workers + v = {m} + {self.v} = {n} on a side, got {len(W)}{when}; set workers or algo.v"
+            )
+        if not np.isfinite(W).all():
+            raise ValueError(f"algo.W: holds an entry that is not a finite number{when}")
+        off = np.abs(W.sum(1) - 1)
+        if off.max() > 1e-6:
+            worst = int(off.argmax())
+            raise ValueError(f"algo.W: rows must sum to 1, row {worst} sums to {W[worst].sum():.6g}{when}")
+        return W
+
+
+def is_function(W: Any) -> bool:
+    """Is it the name of a function, module:function, and not of a file?"""
+    return isinstance(W, str) and ":" in W and not W.endswith(".npy")
+
+
+def _function(name: str) -> Callable[[int, int], Any]:
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a file beside you is importable, as it is for `python`
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"algo.W: cannot import {name!r} ({error}); write module:function, importable from here") from None
+    if not callable(found):
+        raise ValueError(f"algo.W: {name} is no function; it must answer (m, r) with a matrix")
+    return found

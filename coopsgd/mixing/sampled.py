@@ -1,0 +1,83 @@
+"""Federated averaging: a server, and clients drawn by lot. McMahan et al., arXiv:1602.05629."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from coopsgd.mixing import matrices
+from coopsgd.mixing.base import Factors, Mixing
+from coopsgd.registry import register
+from coopsgd.streams import stream
+
+WEIGHTINGS = ("samples", "uniform")
+
+
+@register("sampled", "mixing")
+@dataclass(frozen=True)
+class Sampled(Mixing):
+    """FedAvg: the server takes the weighted mean of this round's clients, the next round's take the server's model.
+
+    fraction: of the workers, drawn without replacement every round, at least one. weighting: samples, by how many each holds
+    (normalised over the drawn ones), or uniform. epochs: local passes of a client over its own share in a round instead of
+    tau steps, so that clients with more data take more steps. 2 s messages a round for s clients; who is not drawn computes
+    nothing and keeps what it had.
+    """
+
+    fraction: float = 0.5
+    weighting: str = "samples"
+    epochs: Any = None
+    seed: int = 0
+    sizes: Any = None  # samples of each worker; None where there are none to count
+    batch_size: int = 1
+
+    served: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"algo.fraction: the share of clients in a round must lie in (0, 1], got {self.fraction}")
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(f"algo.weighting: must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
+        if self.epochs is not None:
+            if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
+                raise ValueError(
+                    f"algo.epochs: must be a whole number of at least 1, got {self.epochs!r}; or leave it out and set tau"
+                )
+            if self.sizes is None:
+                raise ValueError(f"algo.epochs={self.epochs}: this task has no epochs; leave it out and set tau")
+
+    @property
+    def num_aux(self) -> int:
+        return 1
+
+    @property
+    def times_itself(self) -> bool:
+        return self.epochs is not None
+
+    def cycle(self, m: int) -> int | None:
+        return 1 if self.clients(m, 0).all() else None
+
+    def clients(self, m: int, r: int) -> np.ndarray:
+        """(m,) bool, who takes part in round r."""
+        drawn = np.zeros(m, dtype=bool)
+        count = max(1, math.ceil(self.fraction * m - 1e-9))
+        drawn[stream(self.seed, "clients", r).choice(m, count, replace=False)] = True
+        return drawn
+
+    def matrices(self, m: int, r: int) -> Factors:
+        weights = self.clients(m, r).astype(float)
+        if self.weighting == "samples" and self.sizes is not None:
+            weights *= self.sizes
+        return matrices.upload(weights / weights.sum()), matrices.download(self.clients(m, r + 1))
+
+    def work(self, m: int, r: int, tau: int) -> np.ndarray | None:
+        clients = self.clients(m, r)
+        if self.epochs is not None:
+            return np.where(clients, self.epochs * (np.asarray(self.sizes) // self.batch_size), 0)
+        return None if clients.all() else np.where(clients, tau, 0)
+
+    def zeta(self, m: int) -> float | None:
+        return super().zeta(m) if self.cycle(m) == 1 else None

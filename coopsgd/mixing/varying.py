@@ -1,0 +1,219 @@
+"""Schedules whose matrix changes from one communication to the next, by rule or by lot.
+
+Lots are drawn from the run's seed and the number of the communication, so the whole fleet draws alike without a message.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from coopsgd.mixing import matrices
+from coopsgd.mixing.base import Factors, Mixing
+from coopsgd.mixing.graphs import Graph, Ring
+from coopsgd.mixing.groups import GROUPS_HELP, split
+from coopsgd.mixing.static import Gossip
+from coopsgd.registry import register
+from coopsgd.streams import stream
+
+SAMPLE = 2000  # matchings drawn to estimate how likely an edge is in one
+
+
+@register("one_peer", "mixing")
+@dataclass(frozen=True)
+class OnePeer(Mixing):
+    """One neighbour a communication, 1, 2, 4, ... places away in turn: a power of two workers agree exactly after log2(m).
+
+    form: exponential, worker i takes half of i - 2^t (any m, not symmetric); or hypercube, i and i XOR 2^t average (a power
+    of two, symmetric). arXiv:2110.13363.
+    """
+
+    form: str = "exponential"
+
+    def __post_init__(self) -> None:
+        if self.form not in ("exponential", "hypercube"):
+            raise ValueError(f"one_peer: form must be exponential or hypercube, got {self.form!r}")
+
+    def cycle(self, m: int) -> int:
+        return max(1, (m - 1).bit_length())  # ceil(log2 m)
+
+    def matrices(self, m: int, r: int) -> Factors:
+        if self.form == "hypercube" and m & (m - 1):
+            raise ValueError(
+                f"one_peer: form=hypercube needs a power of two workers, got {m}; form=exponential takes any number"
+            )
+        if m == 1:
+            return (np.eye(1),)
+        i = np.arange(m)
+        peer = i ^ (1 << r) if self.form == "hypercube" else (i - (1 << r)) % m
+        W = np.eye(m) / 2
+        W[i, peer] += 1 / 2
+        return (W,)
+
+
+def pairs_matrix(m: int, pairs: Any) -> np.ndarray:
+    """Both of each pair take their mean; an orthogonal projection."""
+    W = np.eye(m)
+    for i, j in pairs:
+        W[i, i] = W[j, j] = W[i, j] = W[j, i] = 0.5
+    return W
+
+
+def edges_of(adjacency: np.ndarray) -> np.ndarray:
+    """(E, 2) undirected edges, each once."""
+    return np.argwhere(np.triu(adjacency | adjacency.T, 1))
+
+
+def expected_projection(m: int, edges: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """E[W] = I - 1/2 sum_e p_e (e_i - e_j)(e_i - e_j)', which is also E[W'W], for pair averages in which edge e is with p_e."""
+    W = np.zeros((m, m))
+    W[edges[:, 0], edges[:, 1]] = share / 2
+    W += W.T
+    return W + np.diag(1 - W.sum(1))
+
+
+def mean_square(second: np.ndarray) -> float:
+    """sqrt ||E[W'W] - J||: how much of the disagreement one random communication leaves, in the mean square."""
+    m = len(second)
+    return float(math.sqrt(max(0.0, np.linalg.eigvalsh(second - np.full((m, m), 1 / m))[-1]))) if m > 1 else 0.0
+
+
+@register("matching", "mixing")
+@dataclass(frozen=True)
+class Matching(Mixing):
+    """A new random matching of the topology's edges each communication; the two of a pair take their mean.
+
+    Edges are tried in random order and kept when both ends are free: a maximal matching. On topology=complete of even m
+    everyone has a partner. The synchronous form of Boyd et al. 2006.
+    """
+
+    topology: Graph = field(default_factory=Ring)
+    seed: int = 0
+
+    def cycle(self, m: int) -> None:
+        return None
+
+    def _edges(self, m: int) -> np.ndarray:
+        key = (-m, 0)  # beside the matrices, under a number no communication has
+        if key not in self._cache:
+            self._cache[key] = (edges_of(self.topology.adjacency(m, self.seed)),)
+        return self._cache[key][0]
+
+    def matrices(self, m: int, r: int) -> Factors:
+        return (pairs_matrix(m, self._edges(m)[_matching(self._edges(m), m, stream(self.seed, "matching", r))]),)
+
+    def zeta(self, m: int) -> float:
+        """From how often an edge was drawn in a sample of matchings; exact on a complete graph, where all are alike."""
+        edges = self._edges(m)
+        if len(edges) == m * (m - 1) // 2:
+            share = np.full(len(edges), (m // 2) / max(1, len(edges)))
+        else:
+            draw = stream(self.seed, "matching-sample")
+            share = np.zeros(len(edges))
+            for _ in range(SAMPLE):
+                share[_matching(edges, m, draw)] += 1 / SAMPLE
+        return mean_square(expected_projection(m, edges, share))
+
+
+def _matching(edges: np.ndarray, m: int, draw: np.random.Generator) -> list[int]:
+    """Numbers of the edges kept."""
+    free, kept = [True] * m, []
+    ends = edges.tolist()
+    for e in draw.permutation(len(edges)).tolist():
+        i, j = ends[e]
+        if free[i] and free[j]:
+            free[i] = free[j] = False
+            kept.append(e)
+    return kept
+
+
+@register("pairwise", "mixing")
+@dataclass(frozen=True)
+class Pairwise(Matching):
+    """Randomised gossip: a worker drawn by lot averages with a neighbour drawn by lot, `events` times a communication.
+
+    Boyd, Ghosh, Prabhakar & Shah 2006. On a complete graph an event leaves 1 - 1 / (m - 1) of the mean square.
+    """
+
+    events: int = 1
+
+    def __post_init__(self) -> None:
+        if self.events < 1:
+            raise ValueError(f"algo.events: must be at least 1, got {self.events}")
+
+    def matrices(self, m: int, r: int) -> Factors:
+        draw, adjacency = stream(self.seed, "gossip", r), self._neighbours(m)
+        chosen = []
+        for _ in range(self.events if m > 1 else 0):
+            i = int(draw.integers(m))
+            chosen.append((i, int(draw.choice(np.flatnonzero(adjacency[i])))))
+        return tuple(pairs_matrix(m, [pair]) for pair in chosen)
+
+    def zeta(self, m: int) -> float:
+        adjacency = self._neighbours(m)
+        edges, degree = edges_of(adjacency), np.maximum(adjacency.sum(1), 1)
+        share = (1 / degree[edges[:, 0]] + 1 / degree[edges[:, 1]]) / m
+        return mean_square(expected_projection(m, edges, share)) ** self.events
+
+    def _neighbours(self, m: int) -> np.ndarray:
+        found = np.zeros((m, m), dtype=bool)
+        edges = self._edges(m)
+        found[edges[:, 0], edges[:, 1]] = found[edges[:, 1], edges[:, 0]] = True
+        return found
+
+
+@register("gossip_pga", "mixing")
+@dataclass(frozen=True)
+class GossipPGA(Gossip):
+    """Gossip, but every `every`-th communication averages everyone. Chen et al., ICML 2021 (arXiv:2105.09080)."""
+
+    every: int = 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every < 1:
+            raise ValueError(f"algo.every: must be at least 1, got {self.every}")
+
+    def cycle(self, m: int) -> int:
+        return self.every
+
+    def matrices(self, m: int, r: int) -> Factors:
+        return (matrices.average(m) if r == self.every - 1 else self.worker_matrix(m),)
+
+
+@register("two_level", "mixing")
+@dataclass(frozen=True)
+class TwoLevel(Mixing):
+    """Averages within groups every tau steps and over all workers every tau_2 steps; no auxiliary model. arXiv:1808.07217.
+
+    A global average makes the group average of the same moment redundant, so it replaces it. tau_2: auto = 4 tau, or a
+    multiple of tau. When the period moves, it is every (tau_2 / tau)-th communication that is global.
+    """
+
+    groups: Any = 2
+    tau_2: Any = "auto"
+    tau: Any = 10  # from the key at the top
+
+    def cycle(self, m: int) -> int:
+        if self.tau_2 == "auto":
+            return 4
+        if isinstance(self.tau, list):
+            raise ValueError(f"algo.tau_2: counts steps, so tau must be one number, got tau={self.tau}; or set algo.tau_2=auto")
+        if isinstance(self.tau_2, bool) or not isinstance(self.tau_2, int) or self.tau_2 < 1 or self.tau_2 % self.tau:
+            raise ValueError(f"algo.tau_2: must be auto or a multiple of tau = {self.tau}, got {self.tau_2!r}")
+        return self.tau_2 // self.tau
+
+    def matrices(self, m: int, r: int) -> Factors:
+        groups = split(self.groups, m)  # checked even when it is never used
+        if r == self.cycle(m) - 1:
+            return (matrices.average(m),)
+        W = np.zeros((m, m))
+        for members in groups:
+            W[np.ix_(members, members)] = 1 / len(members)
+        return (W,)
+
+
+TwoLevel.__doc__ = f"{TwoLevel.__doc__}\n    groups: {GROUPS_HELP}\n    "
