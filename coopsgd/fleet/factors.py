@@ -243,6 +243,24 @@ def _complete(W: np.ndarray, home: np.ndarray, whose: np.ndarray, rows: np.ndarr
                 break
         else:
             return None
+    return _polished(W, home, whose, U, V)
+
+
+def _polished(W: np.ndarray, home: np.ndarray, whose: np.ndarray, U: np.ndarray, V: np.ndarray) -> Pair:
+    """U, V again, nearer to W: what few entries determined badly, by alternating least squares over all that are known."""
+    apart = home[:, None] != whose
+    for _ in range(8):
+        off = np.abs((W - U @ V) * apart).max()
+        if off <= NOISE * np.abs(W).max() or off > 1e-9 * np.abs(W).max():  # good, or no completion of this rank
+            break
+        for p in np.unique(np.append(home, whose)):
+            better = _solve(V[:, whose != p].T, W[np.ix_(home == p, whose != p)].T)
+            if better is not None:
+                U[home == p] = better.T
+        for p in np.unique(whose):
+            better = _solve(U[home != p], W[np.ix_(home != p, whose == p)])
+            if better is not None:
+                V[:, whose == p] = better
     return U, V
 
 
