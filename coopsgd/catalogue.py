@@ -33,9 +33,15 @@ def choices(group: str, config_dir: str | None = None) -> list[Choice]:
 
 def _head(text: str) -> tuple[str, str]:
     comments = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    comments = [line for line in comments if not line.startswith("@")]  # Hydra's own
     about = next((line for line in comments if not line.startswith("paper:")), "")
     paper = next((line.removeprefix("paper:").strip() for line in comments if line.startswith("paper:")), "")
     return about, paper
+
+
+EXPERIMENTS = "experiment"
+ABOUT = {f.name: f.metadata["help"] for f in fields(Config) if f.name in GROUPS}
+ABOUT[EXPERIMENTS] = "ready-made sweeps: coopsgd train -m experiment=NAME"
 
 
 def help_text() -> str:
@@ -48,8 +54,8 @@ def _help_lines() -> Iterator[str]:
     yield "coopsgd train: run cooperative SGD with workers in processes of this machine."
     yield ""
     yield "== Groups (choose one: algo=easgd; set a key of it: algo.alpha=0.1) =="
-    for group in GROUPS:
-        yield f"{group}: {keys[group].metadata['help']}"
+    for group in ABOUT:
+        yield f"{group}: {ABOUT[group]}"
         width = max(len(choice.name) for choice in choices(group))
         for choice in choices(group):
             yield f"    {choice.name:{width}}  {choice.about}"
@@ -69,12 +75,12 @@ def show(as_json: bool, config_dir: str | None = None) -> None:
     from dataclasses import asdict
 
     if as_json:
-        print(json.dumps({group: [asdict(choice) for choice in choices(group, config_dir)] for group in GROUPS}, indent=2))
+        print(json.dumps({group: [asdict(choice) for choice in choices(group, config_dir)] for group in ABOUT}, indent=2))
         return
-    for group in GROUPS:
+    for group in ABOUT:
         found = choices(group, config_dir)
         width = max(len(choice.name) for choice in found)
-        print(f"{group}: {next(f for f in fields(Config) if f.name == group).metadata['help']}")
+        print(f"{group}: {ABOUT[group]}")
         for choice in found:
             print(f"  {choice.name:{width}}  {choice.about}")
             if choice.paper:

@@ -90,8 +90,10 @@ class Session:
 
     def subdir(self, number: int, overrides: Any, root: str) -> str:
         """The folder of a sweep's job below `root`, named by the swept keys; if it cannot be made, that job alone fails."""
-        swept = _swept(self.words)
-        name = folder_name([word for word in overrides if word.split("=", 1)[0] in swept], number)
+        given, swept = {word.split("=", 1)[0] for word in self.words}, _swept(self.words)
+        # a key that the command line does not name is swept over by an experiment's yaml
+        keys = ((word, word.split("=", 1)[0]) for word in overrides)
+        name = folder_name([word for word, key in keys if key in swept or key not in given], number)
         if self._names.setdefault(name, number) != number:
             name = folder_name([name, str(number)], number)
         try:

@@ -77,9 +77,21 @@ def _whole(name: str, value: Any) -> None:
         raise ValueError(f"{name}: must be a whole number of at least 1, got {value!r}")
 
 
+@dataclass(frozen=True)
+class Rule(Period):
+    """A period that moves tau by itself, from one number."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.tau, list):
+            raise ValueError(
+                f"tau: this period moves tau by itself and starts from one number, got {self.tau}; or period=constant"
+            )
+
+
 @register("post_local", "period")
 @dataclass(frozen=True)
-class PostLocal(Period):
+class PostLocal(Rule):
     """tau = 1 until step `switch`, then tau: post-local SGD. switch: auto is the first drop of the rate. arXiv:1808.07217."""
 
     switch: Any = "auto"
@@ -99,15 +111,15 @@ class PostLocal(Period):
 
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
         if self.switch != "auto":
-            return (1 if k < self.switch else self.base), s
+            return (1 if k < self.switch else self.tau), s
         peak, dropped = (lr, False) if s is None else s
         dropped = dropped or lr < peak
-        return (self.base if dropped else 1), (max(peak, lr), dropped)
+        return (self.tau if dropped else 1), (max(peak, lr), dropped)
 
 
 @register("qsr", "period")
 @dataclass(frozen=True)
-class QSR(Period):
+class QSR(Rule):
     """Quadratic synchronisation rule: max(tau, floor((alpha / lr)^power)), lr at the start of a round. arXiv:2310.14423.
 
     While the rate warms up tau stays as it is given. A round that reaches beyond the end of the run is not cut short: the run
@@ -129,9 +141,9 @@ class QSR(Period):
 
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
         if k < self.warmup:
-            return self.base, s
+            return self.tau, s
         ratio = (self.alpha / lr) ** self.power if lr > 0 else math.inf
-        return max(self.base, math.floor(min(ratio, 2.0**53))), s
+        return max(self.tau, math.floor(min(ratio, 2.0**53))), s
 
 
 class _Adapted(NamedTuple):
@@ -146,7 +158,7 @@ class _Adapted(NamedTuple):
 
 @register("adacomm", "period")
 @dataclass(frozen=True)
-class AdaComm(Period):
+class AdaComm(Rule):
     """Communicate rarely at first, more often as the loss falls: ceil(sqrt(lr_0 / lr * F / F_0) * tau). arXiv:1810.08313.
 
     Decided at the first round that starts `interval` steps after the last decision. F is the minibatch loss, mean over
@@ -172,7 +184,7 @@ class AdaComm(Period):
 
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
         if s is None:
-            return self.base, _Adapted(None, lr, lr, k, self.base)
+            return self.tau, _Adapted(None, lr, lr, k, self.tau)
         if s.first is None:
             s = s._replace(first=max(loss() - self.floor, 0.0))
         if k - s.at < self.interval:
@@ -180,7 +192,7 @@ class AdaComm(Period):
         now = max(loss() - self.floor, 0.0)
         ratio = now / s.first if s.first > 0 else 1.0
         rate = s.lr0 / lr if lr > 0 else 1.0
-        wanted = math.sqrt(rate * ratio) * self.base if math.isfinite(ratio) else s.tau
+        wanted = math.sqrt(rate * ratio) * self.tau if math.isfinite(ratio) else s.tau
         tau = max(1, math.ceil(wanted - 1e-9))
         if tau >= s.tau and lr == s.lr:
             tau = max(1, math.ceil(self.gamma * s.tau))
@@ -207,6 +219,10 @@ class Rounds:
         tau, self._state = self._period.next(self._state, k, lr, loss)
         self._work = self._strategy.work(self._m, self.r, tau)
         self._taken, self.tau = 0, tau if self._work is None else max(1, int(self._work.max()))
+
+    def skip(self) -> None:
+        """Leave the rest of the round out, for who only wants to know when rounds end."""
+        self._taken = self.tau
 
     @property
     def active(self) -> np.ndarray | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+PAUSE = 0.1  # seconds between two plain lines, at least: a run that evaluates often would print nothing else
 
 
 class Live:
@@ -17,6 +21,7 @@ class Live:
     def __init__(self, stream: TextIO, steps: int) -> None:
         self._console, self._steps = Console(file=stream, highlight=False, soft_wrap=True), steps
         self._progress: Progress | None = None
+        self._told = -math.inf
         if self._console.is_terminal and steps:
             self._progress = Progress(
                 TextColumn("{task.completed}/{task.total}"),
@@ -36,7 +41,8 @@ class Live:
         if self._progress is not None:
             self._progress.update(self._task, completed=line["step"], description=words)
             self._progress.refresh()
-        elif "eval/loss" in line:
+        elif "eval/loss" in line and (line["step"] == self._steps or time.perf_counter() - self._told > PAUSE):
+            self._told = time.perf_counter()
             left = line["train_s"] / line["step"] * (self._steps - line["step"]) if line["step"] else None
             more = f"  {left:.0f} s left" if left is not None and line["step"] < self._steps else ""
             self._console.print(f"step {line['step']}/{self._steps}  {words}{more}")

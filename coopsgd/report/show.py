@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from rich.table import Table
 from coopsgd.config import Config, make
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import spectra
+from coopsgd.period import Rounds
 from coopsgd.report.console import human_bytes
 from coopsgd.strategies.base import Strategy
 
-ROUNDS = 3  # communications whose schedule is shown
+ROUNDS = 3, 12  # communications whose schedule is shown: at least, and at most when it takes as many to repeat
 WIDEST = 12  # rows of a matrix that fit a terminal
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 
@@ -29,10 +31,13 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
     width = d * SIZES[config.dtype]
     if getattr(strategy, "buffers", None) == "average":
         width *= 1 + len(make(config, "optim").buffers)
-    layout = plans.choose_layout(factors, m, v, processes)
+    layout = plans.choose_layout(factors, m, v, processes, strategy.served)
+    tau = None if strategy.times_itself else config.tau
     result: dict[str, Any] = {
         "algo": config.algo["name"],
-        "tau": config.tau,
+        "tau": tau,
+        "period": (config.period or {}).get("name", "constant"),
+        "order": getattr(strategy, "order", None),
         "workers": m,
         "aux": v,
         "processes": processes,
@@ -41,7 +46,8 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
         "zeta": strategy.zeta(m),
         "factors": [_matrix(W, layout, m) for W in factors],
-        "schedule": [_round(config, strategy, r, width) for r in range(ROUNDS)],
+        "cycle": strategy.cycle(m),
+        "schedule": [_round(config, strategy, r, after, width) for r, after in enumerate(_ends(config, strategy))],
         "notes": list(notes),
     }
     if strategy.averages:
@@ -66,20 +72,38 @@ def _matrix(W: np.ndarray, layout: plans.Layout, m: int) -> dict[str, Any]:
     }
 
 
-def _round(config: Config, strategy: Strategy, r: int, width: int) -> dict[str, Any]:
+def _ends(config: Config, strategy: Strategy) -> list[int | None]:
+    """After which step each of the first rounds communicates; None where only the run can tell."""
+    period = make(config, "period")
+    many = min(max(ROUNDS[0], strategy.cycle(config.workers) or 0), ROUNDS[1])
+    if not period.foreseen:
+        return [None] * many
+    rounds, ends = Rounds(period, strategy, config.workers), list[int | None]()
+    k = 0
+    while len(ends) < many:
+        rounds.begin(k, math.nan, lambda: math.nan)
+        k += rounds.tau
+        ends.append(k)
+        rounds.skip()
+    return ends
+
+
+def _round(config: Config, strategy: Strategy, r: int, after: int | None, width: int) -> dict[str, Any]:
     m = config.workers
     factors = strategy.factors(m, r)
-    prices = [plans.price(W, m) for W in factors] + [plans.average_price(m)] * (strategy.averages or 0)
-    when = {"round": r, "after_step": (r + 1) * int(config.tau)}
+    prices = [plans.price(W, m, strategy.served) for W in factors] + [plans.average_price(m)] * (strategy.averages or 0)
+    when = {"round": r, "after_step": after}
     if not prices:  # its code alone knows what it sends
         return when | dict.fromkeys(("messages", "vectors", "bytes_per_worker_mean", "bytes_per_worker_max"))
-    sent = sum(price.sent for price in prices)
+    sent = np.zeros(m + strategy.num_aux)
+    for price in prices:
+        sent[: len(price.sent)] += price.sent
     return {
         **when,
         "messages": sum(price.messages for price in prices),
         "vectors": float(np.sum(sent)),
-        "bytes_per_worker_mean": float(np.mean(sent)) * width,
-        "bytes_per_worker_max": float(np.max(sent)) * width,
+        "bytes_per_worker_mean": float(np.mean(sent[:m])) * width,
+        "bytes_per_worker_max": float(np.max(sent[:m])) * width,
     }
 
 
@@ -92,20 +116,33 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     for note in found["notes"]:
         console.print(note)
     console.print(
-        f"{found['algo']}: A(tau = {found['tau']}, W, v = {found['aux']}) with m = {found['workers']} workers",
+        f"{found['algo']}: A(tau = {_tau(found)}, W, v = {found['aux']}) with m = {found['workers']} workers",
         style="bold",
     )
     for number, factor in enumerate(found["factors"]):
-        name = "W" if len(found["factors"]) == 1 else f"W, factor {number + 1} of {len(found['factors'])}"
+        name = "W" if found["cycle"] == 1 else "W of the first communication"
+        if len(found["factors"]) > 1:
+            name += f", factor {number + 1} of {len(found['factors'])}"
         _show_matrix(console, name, factor, found["rows"])
     if not found["factors"]:
         console.print("\nno matrix mixes the models: " + found["about"])
     if found["zeta"] is not None:
-        console.print(f"\nzeta of one communication: {found['zeta']:.6g}  (0 averages exactly, 1 never agrees)")
+        cycle = found["cycle"]
+        of = (
+            "one communication" if cycle == 1 else f"a cycle of {cycle} communications" if cycle else "one random communication"
+        )
+        mean = "" if cycle else ", in the mean square"
+        console.print(f"\nzeta of {of}{mean}: {found['zeta']:.6g}  (0 averages exactly, 1 never agrees)")
     _show_schedule(console, found)
-    console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry it out:")
+    what = "it" if found["cycle"] == 1 else "the first communication"
+    console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry {what} out:")
     for line in [line for factor in found["factors"] for line in factor["plan"]] + found.get("plan", []):
         console.print(f"  {line}")
+
+
+def _tau(found: dict[str, Any]) -> str:
+    tau = "its own" if found["tau"] is None else str(found["tau"])
+    return tau if found["period"] == "constant" else f"{tau} by {found['period']}"
 
 
 def _show_schedule(console: Console, found: dict[str, Any]) -> None:
@@ -116,7 +153,7 @@ def _show_schedule(console: Console, found: dict[str, Any]) -> None:
         sent = [entry[key] for key in ("bytes_per_worker_mean", "bytes_per_worker_max")]
         known = entry["messages"] is not None
         told = [str(entry["messages"]), *map(human_bytes, sent)] if known else ["its ledger tells"] * 3
-        schedule.add_row(str(entry["round"]), str(entry["after_step"]), *told)
+        schedule.add_row(str(entry["round"]), str(entry["after_step"] or "the run tells"), *told)
     console.print(schedule)
 
 

@@ -65,6 +65,10 @@ class Strategy:
         """The matrices communication r applies, for `show` and for placing auxiliary rows; none if it applies no matrix."""
         return ()
 
+    def cycle(self, m: int) -> int | None:
+        """After how many communications its matrices repeat; None when they never do."""
+        return 1
+
     def check(self, m: int) -> None:
         """ValueError when the algorithm cannot work for m workers. Called before any process starts."""
 

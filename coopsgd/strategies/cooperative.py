@@ -66,6 +66,9 @@ class Cooperative(Strategy):
     def factors(self, m: int, r: int) -> Factors:
         return self.mixing.factors(m, r)
 
+    def cycle(self, m: int) -> int | None:
+        return self.mixing.cycle(m)
+
     def check(self, m: int) -> None:
         self.mixing.check(m)
 

@@ -1,0 +1,28 @@
+"""What users bring along: a schedule as a function, a mixing as a class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from coopsgd.mixing.static import Average
+
+
+def one_peer(m: int, r: int) -> np.ndarray:
+    W = np.eye(m) / 2
+    for i in range(m):
+        W[i, (i - 2 ** (r % 3)) % m] += 1 / 2
+    return W
+
+
+def wrong_at_17(m: int, r: int) -> np.ndarray:
+    return np.full((m, m), 1 / m if r != 17 else 1.0)
+
+
+@dataclass(frozen=True)
+class Unequal(Average):
+    """Worker 0 takes one step a round, the others five."""
+
+    def work(self, m: int, r: int, tau: int) -> np.ndarray:
+        return np.array([1] + [5] * (m - 1))

@@ -1,0 +1,100 @@
+"""When communications are due: every rule against its formula, and with every algorithm."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from playing import QUADRATIC, play
+from test_oracle import EXACT
+
+from coopsgd.period import QSR, AdaComm, Period, PostLocal, Rounds
+from coopsgd.strategies.base import Strategy
+
+
+def ends(period: Period, steps: int, lr=lambda k: 0.1, loss=lambda k: 1.0, strategy: Strategy | None = None) -> list[int]:
+    """Numbers of the steps, from 1, after which a communication is due."""
+    rounds, due = Rounds(period, strategy or Strategy(), 4), []
+    for k in range(steps):
+        rounds.begin(k, lr(k), lambda k=k: loss(k))
+        if rounds.due:
+            due.append(k + 1)
+        rounds.end(rounds.active)
+    return due
+
+
+def test_constant():
+    assert ends(Period(3), 10) == [3, 6, 9]
+
+
+def test_a_list_is_looked_up_when_a_round_begins():
+    assert ends(Period([[0, 1], [3, 4], [9, 2]]), 16) == [1, 2, 3, 7, 11, 13, 15]  # the round from 7 keeps its 4
+
+
+def test_post_local_switches_at_a_step_or_when_the_rate_drops():
+    assert ends(PostLocal(4, switch=3), 12) == [1, 2, 3, 7, 11]
+    warm_then_drop = lambda k: min(0.1, 0.02 * (k + 1)) if k < 8 else 0.01  # noqa: E731
+    assert ends(PostLocal(3, switch="auto"), 15, warm_then_drop) == [*range(1, 9), 11, 14]
+
+
+def test_the_quadratic_rule():
+    # (0.2 / 0.1)^2 = 4, then the rate is halved: four times as long
+    assert ends(QSR(2, alpha=0.2), 28, lambda k: 0.1 if k < 8 else 0.05) == [4, 8, 24]
+    assert ends(QSR(3, alpha=0.0), 9) == [3, 6, 9]  # alpha 0: constant
+    assert ends(QSR(2, alpha=0.2, warmup=4), 12, lambda k: 0.001 * (k + 1) if k < 4 else 0.1) == [2, 4, 8, 12]
+    assert ends(QSR(2, alpha=0.2), 9, lambda k: 0.1 if k < 4 else 0.0) == [4]  # a rate of nothing: never again
+    assert ends(QSR(1, alpha=0.2, power=1.0), 6) == [2, 4, 6]
+
+
+def test_adacomm_follows_the_loss():
+    falling = lambda k: 1.0 if k <= 8 else 0.25 if k <= 24 else 0.01  # noqa: E731
+    found = ends(AdaComm(8, interval=16, gamma=1.0), 60, loss=falling)
+    # F_0 = 1 from the first round; at 16 the mean is 0.25: sqrt(0.25) * 8 = 4; at 32 0.01: ceil(0.8) = 1
+    assert found == [8, 16, 20, 24, 28, 32, *range(33, 61)]
+
+
+def test_adacomm_at_its_limits():
+    assert ends(AdaComm(6, interval=12, gamma=1.0), 30) == [6, 12, 18, 24, 30]  # constant loss and rate: constant tau
+    assert ends(AdaComm(8, interval=8, gamma=0.5), 22) == [8, 12, 16, 18, 20, 22]  # the guard halves what would not fall
+    dropped = ends(AdaComm(4, interval=8, gamma=0.5), 24, lambda k: 0.1 if k < 8 else 0.025)
+    assert dropped == [4, 8, 16, 20, 24]  # sqrt(0.1 / 0.025) * 4 = 8 at once; then unchanged, so halved
+
+
+def test_adacomm_pays_for_asking(gangs):
+    words = (*QUADRATIC, "algo=pasgd", "tau=4")
+    run = play(gangs, 2, *words, "period=adacomm", "period.interval=12", "period.gamma=1")
+    asked = 2  # after the first round, and at step 12
+    rounds = run.logical[0]
+    assert run.logical[1] == 14 * (rounds + asked)  # 2 (m - 1) messages each
+    assert run.logical[2] == 14 * (rounds * 80 + asked * 8)  # ten numbers, or one
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("algo", ["pasgd", "easgd", "dpsgd", "one_peer", "fedavg", "two_level", "matcha"])
+@pytest.mark.parametrize(
+    "period",
+    [
+        ("tau=[[0,1],[5,3],[13,6]]",),
+        ("tau=4", "period=post_local", "period.switch=7"),
+        ("tau=2", "period=qsr", "period.alpha=0.2", "schedule=cosine"),
+        ("tau=4", "period=adacomm", "period.interval=6"),
+    ],
+)
+def test_every_period_with_every_algorithm_wherever_rows_are(gangs, algo, period, processes):
+    words = (*QUADRATIC, f"algo={algo}", *period)
+    here, spread = play(gangs, 1, *words), play(gangs, processes, *words)
+    np.testing.assert_allclose(spread.x, here.x, **EXACT)
+    assert spread.logical == here.logical and here.logical[0] > 0
+
+
+def test_post_local_is_synchronous_before_its_switch(gangs):
+    words = (*QUADRATIC, "algo=pasgd", "tau=6", "period=post_local", "period.switch=24")
+    np.testing.assert_allclose(play(gangs, 2, *words).x, play(gangs, 1, *QUADRATIC, "algo=pasgd", "tau=1").x, **EXACT)
+
+
+def test_the_tau_of_a_line_is_the_one_in_force(gangs):
+    words = (*QUADRATIC, "algo=pasgd", "tau=[[0,2],[4,5]]", "log_every=1")
+    lines = play(gangs, 1, *words).lines
+    assert [line["tau"] for line in lines[1:10]] == [2, 2, 2, 2, 5, 5, 5, 5, 5]
+    assert not math.isnan(lines[1]["train/loss"])
