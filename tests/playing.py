@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from coopsgd import compose, config
+from coopsgd.fleet import plan as plans
 from coopsgd.fleet.plan import choose_layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
@@ -81,3 +85,47 @@ def play(gangs: Any, processes: int, *words: str) -> Played:
     x, answer, logical, wire, lines, _, layout = answers[0]
     assert all(other[2] == logical for other in answers), "processes disagree about the ledger"
     return Played(x, answer, logical, wire, lines, [other[5] for other in answers], layout)
+
+
+def mixed(rank: int, processes: int, v: int, Ws: list[np.ndarray], x: np.ndarray) -> list[Any]:
+    """Mix x (m + v, d) by each W on these processes: all rows after it, vectors told by the plan, vectors handed over here.
+
+    The last is counted where torch.distributed is called, one number an isend or a ring all-reduce.
+    """
+    m, found = len(x) - v, []
+    for W in Ws:
+        layout = choose_layout([W], m, v, processes)
+        fleet = Processes(layout, rank)
+        rows = torch.from_numpy(x[layout.rows(rank)])
+        with counting() as (vectors, addressed):
+            fleet.mix(W, rows)
+        plan = plans.lower(W, layout)
+        assert len(set(addressed)) == len(addressed), "two messages on one edge"
+        everything = fleet.gather(rows)
+        told = (float(plan.sent[rank]), float(fleet.ledger.wire[rank]) / (8 * x.shape[1]), sum(vectors))
+        found.append((None if everything is None else everything.numpy(), told))
+    return found
+
+
+@contextmanager
+def counting() -> Iterator[tuple[list[float], list[int]]]:
+    """Vectors that this process hands to torch.distributed inside, and to whom the single messages went."""
+    vectors: list[float] = []
+    addressed: list[int] = []
+    send, reduce = dist.isend, dist.all_reduce
+
+    def isend(tensor: Any, dst: int, *args: Any, **kwargs: Any) -> Any:
+        vectors.append(len(tensor))
+        addressed.append(dst)
+        return send(tensor, dst, *args, **kwargs)
+
+    def all_reduce(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        g = dist.get_world_size(kwargs.get("group"))
+        vectors.append(len(tensor) * 2 * (g - 1) / g)
+        return reduce(tensor, *args, **kwargs)
+
+    dist.isend, dist.all_reduce = isend, all_reduce
+    try:
+        yield vectors, addressed
+    finally:
+        dist.isend, dist.all_reduce = send, reduce

@@ -7,8 +7,9 @@ the rows.
 
 How. Off the diagonal blocks of W (a process needs no message for what it holds):
 
-* *sum*: if those entries are u_i v_j, one all-reduce of sum_j v_j x_j serves everybody: 2 (g - 1) vectors for a group
-  of g processes, as a ring all-reduce sends. Averages, lazy averages and group averages are of this kind.
+* *sums*: if those entries are u_i v_j, one all-reduce of sum_j v_j x_j serves everybody: 2 (g - 1) vectors for a group
+  of g processes, as a ring all-reduce sends. Averages, lazy averages and group averages are of this kind; k such terms
+  need k vectors. A sum may do most of the work and leave the rest to edges. `sums.py` chooses them.
 * *edges*: process Q sends to P what the block W[P, Q] needs, rank(block) vectors: no row twice, sums pre-added.
 * auxiliary rows are either *replicated* (each process keeps all of them, and one all-reduce of the workers' pull keeps
   the copies equal bit by bit) or *owned* (aux a lives on process a * processes // v like a worker's row).
@@ -16,13 +17,14 @@ How. Off the diagonal blocks of W (a process needs no message for what it holds)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-NOISE = 1e-14  # relative to the largest entry: below this an entry is rounding, not a wish to communicate
+from coopsgd.fleet.factors import GROWTH, NOISE, factor, low_rank
+from coopsgd.fleet.sums import Search, Sum, block_ranks, choose
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,6 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Sum:
-    """All-reduce of V @ x over a group: row i then adds U[i] @ result. V (k, n), U (n, k) over global rows."""
-
-    group: tuple[int, ...]
-    U: np.ndarray
-    V: np.ndarray
-
-
-@dataclass(frozen=True)
 class Edge:
     """One message: src sends V @ x (V (k, n) over its rows), row i of dst adds U[i] @ message."""
 
@@ -96,6 +89,7 @@ class Plan:
     layout: Layout
     sums: tuple[Sum, ...]
     counts: np.ndarray  # (P, P) vectors process column sends to process row along an edge; 0 where none
+    rest: np.ndarray  # (n, n) what the sums leave of W: its blocks between processes go along edges
 
     @cached_property
     def sent(self) -> np.ndarray:
@@ -125,7 +119,7 @@ class Plan:
     def _edge(self, src: int, dst: int) -> Edge:
         home, n = self.layout.home, self.layout.n
         rows, columns = np.flatnonzero(home == dst), np.flatnonzero(home == src)
-        u, v = _factor(self.W[np.ix_(rows, columns)])
+        u, v = factor(self.rest[np.ix_(rows, columns)])
         U, V = np.zeros((n, len(v))), np.zeros((len(v), n))
         U[rows], V[:, columns] = u, v
         return Edge(src, dst, U, V)
@@ -171,27 +165,36 @@ def _is_average(item: Sum, layout: Layout) -> bool:
     return bool(np.ptp(item.V[0, workers]) == 0 and np.all(item.U[workers, 0] == item.U[workers[0], 0]))
 
 
-def lower(W: np.ndarray, layout: Layout) -> Plan:
-    """The cheapest plan found for W (n, n) on this layout."""
+def lower(W: np.ndarray, layout: Layout, simple: bool = False, groups: Container[tuple[int, ...]] | None = None) -> Plan:
+    """The cheapest plan found for W (n, n) on this layout.
+
+    simple: the price list's, see `sums.Search`. groups: the only ones that sums may be over; the group of all is always one.
+    """
     W = _clean(W)
-    m, n = layout.m, layout.n
-    counts = _block_ranks(W, layout.home, layout.processes)
-    sums: list[Sum] = []
-    for group in _components(counts > 0):
-        rows = np.flatnonzero(np.isin(layout.home, group))
-        cost = 2 * (len(group) - 1)
-        inside = np.ix_(group, group)
-        if counts[inside].sum() < cost:
-            continue
-        found = rank_one(W[np.ix_(rows, rows)], layout.home[rows])
-        if found is not None:
-            U, V = np.zeros((n, 1)), np.zeros((1, n))
-            U[rows, 0], V[0, rows] = found
-            sums.append(Sum(tuple(group), U, V))
-            counts[inside] = 0
-    if layout.v and layout.replicated and W[m:, :m].any():
+    m = layout.m
+    alone: tuple[list[Sum], np.ndarray, np.ndarray] = ([], np.zeros((1, 1), dtype=int), W)
+    sums, counts, rest = alone if layout.processes == 1 else choose(W, layout.home, Search(layout.processes, simple, groups))
+    fed = layout.v and layout.replicated and W[m:, :m].any()
+    if fed:
         _feed_replicas(W, layout, sums)
-    return Plan(W, layout, tuple(sums), counts)
+    plan = Plan(W, layout, tuple(sums), counts, rest)
+    if fed and not simple and layout.processes > 1:
+        plan = min((plan, *_fed_by_one_sum(W, layout, plan.vectors)), key=lambda found: found.vectors)
+    return plan
+
+
+def _fed_by_one_sum(W: np.ndarray, layout: Layout, budget: int) -> Iterator[Plan]:
+    """Plans in which the same few sums tell the workers and the replicated auxiliary rows of the workers."""
+    m, n, everyone = layout.m, layout.n, np.arange(layout.processes)
+    reader = np.append(layout.home[:m], np.full(layout.v, layout.processes))  # the auxiliary rows, as a process of their own
+    scale = np.abs(W).max()
+    for u, v in low_rank(W[:, :m], reader, layout.home[:m], (budget - 1) // (2 * (layout.processes - 1))):
+        rest = W.copy()
+        rest[:, :m] -= u @ v
+        rest[np.abs(rest) <= NOISE * scale] = 0
+        if not rest[m:, :m].any() and (np.abs(u) @ np.abs(v)).max() <= GROWTH * scale:
+            whole = Sum(tuple(everyone.tolist()), u, np.hstack([v, np.zeros((len(v), n - m))]))
+            yield Plan(W, layout, (whole,), block_ranks(rest, layout.home, everyone), rest)
 
 
 def _feed_replicas(W: np.ndarray, layout: Layout, sums: list[Sum]) -> None:
@@ -201,31 +204,32 @@ def _feed_replicas(W: np.ndarray, layout: Layout, sums: list[Sum]) -> None:
     pull = W[m:, :m]  # (v, m)
     whole = next((item for item in sums if item.group == everyone), None)
     stacked = pull if whole is None else np.vstack([whole.V[:, :m], pull])
-    u, v = _factor(stacked)
+    u, v = factor(stacked)
     if whole is not None:
-        if len(v) == 1 + len(_factor(pull)[1]):  # nothing shared: two sums in one message cost the same
+        if len(v) == len(whole.V) + len(factor(pull)[1]):  # nothing shared: two sums in one message cost the same
             u, v = _block_diagonal(whole.V[:, :m], pull)
         sums.remove(whole)
     U, V = np.zeros((n, len(v))), np.zeros((len(v), n))
     V[:, :m] = v
     U[m:] = u[-layout.v :]
     if whole is not None:
-        U[:m] = whole.U[:m] @ u[:1]
+        U[:m] = whole.U[:m] @ u[: len(whole.V)]
     sums.append(Sum(everyone, U, V))
 
 
 def _block_diagonal(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """u, v with u @ v = the two stacked, the first kept as it is and the second factored."""
-    u, v = _factor(second)
-    top = np.zeros((1, 1 + len(v)))
-    top[0, 0] = 1
-    return np.vstack([top, np.hstack([np.zeros((len(second), 1)), u])]), np.vstack([first, v])
+    u, v = factor(second)
+    k = len(first)
+    return np.block([[np.eye(k), np.zeros((k, len(v)))], [np.zeros((len(second), k)), u]]), np.vstack([first, v])
 
 
-def choose_layout(factors: Iterable[np.ndarray], m: int, v: int, processes: int, served: bool = False) -> Layout:
+def choose_layout(
+    factors: Iterable[np.ndarray], m: int, v: int, processes: int, served: bool = False, simple: bool = False
+) -> Layout:
     """The layout on which these matrices cost least; replicated auxiliary rows when it makes no difference.
 
-    served: the auxiliary rows have one owner each, whatever it costs.
+    served: the auxiliary rows have one owner each, whatever it costs. simple: as the price list lowers.
     """
     replicated = Layout(m, v, processes, served=served)
     if v == 0 or processes == 1:
@@ -234,7 +238,7 @@ def choose_layout(factors: Iterable[np.ndarray], m: int, v: int, processes: int,
     if served:
         return owned
     factors = list(factors)
-    cost = [sum(lower(W, layout).vectors for W in factors) for layout in (replicated, owned)]
+    cost = [sum(lower(W, layout, simple).vectors for W in factors) for layout in (replicated, owned)]
     return replicated if cost[0] <= cost[1] else owned
 
 
@@ -250,10 +254,11 @@ def price(W: np.ndarray, m: int, served: bool = False) -> Price:
     """The logical price of mixing by W: an average over g is 2 (g - 1) messages, any other off-diagonal nonzero one.
 
     Auxiliary rows live wherever that is cheapest, or each on a host of its own when they are served; it does not depend on
-    where the run put its rows.
+    where the run put its rows. Nor on how clever the lowering is: sums of several vectors, or sums completed by edges, save
+    bytes on the wire and nothing here.
     """
     n = len(W)
-    plan = lower(W, Layout(n, 0, n) if served else choose_layout([W], m, n - m, m))
+    plan = lower(W, Layout(n, 0, n) if served else choose_layout([W], m, n - m, m, simple=True), simple=True)
     return Price(plan.messages, plan.sent)
 
 
@@ -270,96 +275,5 @@ def average_price(m: int) -> Price:
 
 
 def _clean(W: np.ndarray) -> np.ndarray:
-    W = np.array(W, dtype=np.float64)
-    W[np.abs(W) < NOISE * np.abs(W).max()] = 0
-    return W
-
-
-def _block_ranks(W: np.ndarray, home: np.ndarray, processes: int) -> np.ndarray:
-    """(P, P) vectors that process column must send to process row if everything goes along edges."""
-    member = (home[:, None] == np.arange(processes)).astype(float)  # (n, P); a replicated row is nobody's
-    counts = (member.T @ (W != 0) @ member > 0).astype(int)  # one vector serves a block of one row or one column
-    many = np.flatnonzero(member.sum(0) > 1)
-    for p, q in ((p, q) for p in many for q in many if counts[p, q] and p != q):
-        counts[p, q] = len(_factor(W[np.ix_(home == p, home == q)])[1])
-    np.fill_diagonal(counts, 0)
-    return counts
-
-
-def _components(taken: np.ndarray) -> list[np.ndarray]:
-    """Groups of at least two processes that a chain of messages, in either direction, connects."""
-    linked, left, groups = taken | taken.T, np.ones(len(taken), dtype=bool), []
-    for start in range(len(taken)):
-        if not left[start]:
-            continue
-        group = np.zeros(len(taken), dtype=bool)
-        frontier = group.copy()
-        frontier[start] = True
-        while frontier.any():
-            group |= frontier
-            frontier = linked[frontier].any(0) & ~group
-        left &= ~group
-        if group.sum() > 1:
-            groups.append(np.flatnonzero(group))
-    return groups
-
-
-def rank_one(W: np.ndarray, home: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """u, v with W[i, j] = u_i v_j wherever i and j live on different processes, or None.
-
-    Blocks on one process are free. One entry far off the diagonal fixes u and v outside its own two blocks; a second one
-    fixes the rest.
-    """
-    apart = home[:, None] != home[None, :]
-    masked = np.where(apart, np.abs(W), 0)
-    i, j = np.unravel_index(masked.argmax(), masked.shape)
-    if masked[i, j] == 0:
-        return None
-    u, v = np.zeros(len(W)), np.zeros(len(W))
-    v[apart[i]] = W[i, apart[i]]
-    u[apart[j]] = W[apart[j], j] / W[i, j]
-    # rows that live with j are seen through another column, columns that live with i through another row
-    rows, columns = home == home[j], home == home[i]
-    far = np.where(apart[j] & apart[i], np.abs(v), 0).argmax()
-    if apart[i, far] and apart[j, far] and v[far]:
-        u[rows] = W[rows, far] / v[far]
-        v[columns] = W[far, columns] / u[far] if u[far] else 0
-    elif np.all(rows | columns):  # two processes: either block may be scaled alone, so let equal weights stay equal
-        back = _outer(W[np.ix_(rows, columns)])
-        if back is None:
-            return None
-        mean, other = back[1].mean(), v[rows].mean()
-        scale = other / mean if mean and other else 1.0
-        u[rows], v[columns] = back[0] / scale, back[1] * scale
-    if np.abs(np.where(apart, W - np.outer(u, v), 0)).max() > NOISE * np.abs(W).max():
-        return None
-    if np.ptp(v) <= NOISE * np.abs(v).max():  # equal weights: an average, kept exactly equal
-        u, v = u * (v[0] * len(v)), np.full(len(v), 1 / len(v))
-        if np.ptp(u) <= NOISE * np.abs(u).max():
-            u = np.full(len(u), 1.0 if abs(u.mean() - 1) <= NOISE else u.mean())
-    return u, v
-
-
-def _outer(block: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """u, v with u_i v_j = block, or None; v is the block's own heaviest row, so no entry is rounded."""
-    i, j = np.unravel_index(np.abs(block).argmax(), block.shape)
-    if block[i, j] == 0:
-        return np.zeros(len(block)), np.zeros(block.shape[1])
-    u, v = block[:, j] / block[i, j], block[i]
-    return (u, v) if np.abs(block - np.outer(u, v)).max() <= NOISE * np.abs(block).max() else None
-
-
-def _factor(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """u (a, k), v (k, b), k = rank of the block, u @ v = block. Rows as they are, or rows pre-added, before anything else."""
-    rows, columns = np.flatnonzero(block.any(1)), np.flatnonzero(block.any(0))
-    few = min(len(rows), len(columns))
-    single = _outer(block) if few > 1 else None
-    if single is not None:
-        return single[0][:, None], single[1][None]
-    rank = few if few <= 1 else int(np.linalg.matrix_rank(block, tol=NOISE * 100 * np.abs(block).max()))
-    if rank == len(columns):  # send the rows themselves
-        return block[:, columns], np.eye(block.shape[1])[columns]
-    if rank == len(rows):  # send what each receiving row wants, already summed
-        return np.eye(block.shape[0])[:, rows], block[rows]
-    left, size, right = np.linalg.svd(block, full_matrices=False)
-    return left[:, :rank] * size[:rank], right[:rank]
+    size = np.abs(W)
+    return np.where(size < NOISE * size.max(), 0.0, W)

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Rows
-from coopsgd.fleet.stacked import Lowered, Stacked, combine
+from coopsgd.fleet.local import combine
+from coopsgd.fleet.stacked import Lowered, Stacked
+
+GROUPS = 64  # kept at most: each is a mesh of connections that is never closed; a random schedule would ask for ever more
 
 
 class Processes(Stacked):
@@ -58,6 +61,8 @@ class Processes(Stacked):
         return x[: len(self._owned(q))].contiguous()
 
     def _lowered(self, plan: plans.Plan) -> Lowered:
+        if len(self._groups) + len({item.group for item in plan.sums} - self._groups.keys()) > GROUPS:
+            plan = plans.lower(plan.W, self.layout, groups=self._groups.keys())
         for item in plan.sums:  # every process makes every group, in the same order
             if item.group not in self._groups:
                 self._groups[item.group] = dist.new_group(list(item.group), timeout=timedelta(seconds=self._timeout))

@@ -1,13 +1,9 @@
-"""All rows in one process: a mixing is one small matrix times a tall pile of numbers, done in place.
-
-What is done with the rows held here is the same on every fleet; `processes.py` adds what crosses.
-"""
+"""All rows in one process. What is done with the rows held is the same on every fleet; `processes.py` adds what crosses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,79 +11,7 @@ from torch import Tensor
 
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Fleet, Rows
-
-CHUNK = 1 << 16  # numbers handled at a time, so that a slice of the rows and what is made of it stay in cache
-
-
-@dataclass
-class Local:
-    """x <- S x + M_1 e_1 + M_2 e_2 ... in place, for a small (r, r) S and a few extra vectors.
-
-    S as a diagonal plus u v' (averages, elastic pulls) costs two passes over x; any other S a product.
-    """
-
-    S: np.ndarray
-    extras: Sequence[np.ndarray] = ()  # M_i, (r, k_i)
-    _ready: dict[Any, _Tensors] = field(default_factory=dict)
-
-    def __call__(self, x: Tensor, *extras: Tensor) -> None:
-        key = (x.dtype, x.device)
-        if key not in self._ready:
-            self._ready[key] = _Tensors(self, x)
-        ready = self._ready[key]
-        step = _step(len(self.S))
-        for start in range(0, x.shape[1], step):
-            part = x[:, start : start + step]
-            if ready.dense is not None:
-                part.copy_(ready.dense @ part)
-            else:
-                pulled = None if ready.v is None else ready.v @ part  # before x changes
-                if ready.diagonal is not None:
-                    part.mul_(ready.diagonal)
-                if pulled is not None and ready.u is not None:
-                    part.addcmul_(ready.u, pulled)
-            for M, extra in zip(ready.extras, extras, strict=True):
-                if len(extra) == 1:
-                    part.addcmul_(M, extra[:, start : start + step])
-                elif len(extra):
-                    part.addmm_(M, extra[:, start : start + step])
-
-
-class _Tensors:
-    """The matrices of a Local as tensors of one dtype and device."""
-
-    def __init__(self, local: Local, like: Tensor) -> None:
-        def made(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.array(array)).to(like)
-
-        self.extras = [made(M) for M in local.extras]
-        self.dense = self.u = self.v = self.diagonal = None
-        split = _split(local.S)
-        if split is None:
-            self.dense = made(local.S)
-            return
-        diagonal, u, v = split
-        if not np.all(diagonal == 1):
-            self.diagonal = made(diagonal[:, None])
-        if np.any(u) and np.any(v):
-            self.u, self.v = made(u[:, None]), made(v[None])
-
-
-def _split(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """diagonal, u, v with S = diag + u v', or None when S is no such matrix."""
-    if not (S - np.diag(np.diag(S))).any():
-        return np.diag(S), np.zeros(len(S)), np.zeros(len(S))
-    found = plans.rank_one(S, np.arange(len(S)))
-    if found is None:
-        return None
-    u, v = found
-    diagonal = np.diag(S) - u * v
-    diagonal[np.abs(diagonal) < plans.NOISE * np.abs(S).max()] = 0
-    return diagonal, u, v
-
-
-def _step(rows: int) -> int:
-    return max(2048, CHUNK // rows)
+from coopsgd.fleet.local import Local, combine
 
 
 @dataclass
@@ -184,13 +108,3 @@ def _split_back(x: Tensor, xs: tuple[Rows, ...]) -> None:
     if len(xs) > 1:
         for y, new in zip(xs, x.split([y.shape[1] for y in xs], dim=1), strict=True):
             y.copy_(new)
-
-
-def combine(V: np.ndarray, x: Tensor, out: Tensor) -> Tensor:
-    """out (k, d) <- V @ x for a (k, r) V, a slice of columns at a time."""
-    weights, step = torch.from_numpy(V).to(x), _step(len(x))
-    if V.size == 1:
-        return torch.mul(x, weights, out=out)
-    for start in range(0, x.shape[1], step):
-        out[:, start : start + step] = weights @ x[:, start : start + step]
-    return out

@@ -1,0 +1,312 @@
+"""Factor what has to cross between processes: W[i, j] = (U @ V)[i, j] wherever i and j live apart, with few rows in V.
+
+A block that a process keeps to itself is free, so it may be *completed*: given whatever entries make the rank of the
+whole smallest. Completing a matrix to its least rank is hard in general (it contains NP-hard problems); here it is done
+where a few blocks far from the diagonal tell the row space and the column space, and judged by what is left over.
+
+Every discrete choice (which pivot, which rank) is made with a margin, so that hosts whose last bits differ choose alike.
+Pure numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+NOISE = 1e-14  # relative to the largest entry: below this an entry is rounding, not a wish to communicate
+RANK = 100 * NOISE  # relative to the largest entry: pivots below this do not count for the rank
+SMALL = 64  # rows; in a larger block only a rank of at most half its size is looked for, that much faster
+GROWTH = 1e3  # a completed block may hold entries so many times larger than W's: float32 runs cancel them again
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def rank_one(W: np.ndarray, home: np.ndarray) -> Pair | None:
+    """u, v with W[i, j] = u_i v_j wherever i and j live on different processes, or None.
+
+    Blocks on one process are free. One entry far off the diagonal fixes u and v outside its own two blocks; a second one
+    fixes the rest.
+    """
+    apart = home[:, None] != home[None, :]
+    masked = np.where(apart, np.abs(W), 0)
+    i, j = np.unravel_index(masked.argmax(), masked.shape)
+    if masked[i, j] == 0:
+        return None
+    u, v = np.zeros(len(W)), np.zeros(len(W))
+    v[apart[i]] = W[i, apart[i]]
+    u[apart[j]] = W[apart[j], j] / W[i, j]
+    # rows that live with j are seen through another column, columns that live with i through another row
+    rows, columns = home == home[j], home == home[i]
+    far = np.where(apart[j] & apart[i], np.abs(v), 0).argmax()
+    if apart[i, far] and apart[j, far] and v[far]:
+        u[rows] = W[rows, far] / v[far]
+        v[columns] = W[far, columns] / u[far] if u[far] else 0
+    elif np.all(rows | columns):  # two processes: either block may be scaled alone, so let equal weights stay equal
+        back = outer(W[np.ix_(rows, columns)])
+        if back is None:
+            return None
+        mean, other = back[1].mean(), v[rows].mean()
+        scale = other / mean if mean and other else 1.0
+        u[rows], v[columns] = back[0] / scale, back[1] * scale
+    few = _spread(len(W), min(len(W), 16))  # most matrices that are no such thing differ here
+    for some in (few, slice(None)):
+        if np.abs((W[some] - np.outer(u[some], v)) * apart[some]).max() > NOISE * np.abs(W).max():
+            return None
+    return even(u, v)
+
+
+def even(u: np.ndarray, v: np.ndarray) -> Pair:
+    """u v' again, with equal weights kept exactly equal: an average is then 1 / n of everyone."""
+    if np.ptp(v) <= NOISE * np.abs(v).max():
+        u, v = u * (v[0] * len(v)), np.full(len(v), 1 / len(v))
+        if np.ptp(u) <= NOISE * np.abs(u).max():
+            u = np.full(len(u), 1.0 if abs(u.mean() - 1) <= NOISE else u.mean())
+    return u, v
+
+
+def outer(block: np.ndarray) -> Pair | None:
+    """u, v with u_i v_j = block, or None; v is the block's own heaviest row, so no entry is rounded."""
+    i, j = np.unravel_index(np.abs(block).argmax(), block.shape)
+    if block[i, j] == 0:
+        return np.zeros(len(block)), np.zeros(block.shape[1])
+    u, v = block[:, j] / block[i, j], block[i]
+    return (u, v) if np.abs(block - np.outer(u, v)).max() <= NOISE * np.abs(block).max() else None
+
+
+def factor(block: np.ndarray) -> Pair:
+    """u (a, k), v (k, b), k = rank of the block, u @ v = block. Rows as they are, or rows pre-added, before anything else."""
+    rows, columns = np.flatnonzero(block.any(1)), np.flatnonzero(block.any(0))
+    few = min(len(rows), len(columns))
+    single = outer(block) if few > 1 else None
+    if single is not None:
+        return single[0][:, None], single[1][None]
+    found = None if few <= 1 else spanning(block, few - 1 if few <= SMALL else few // 2)
+    if found is not None:
+        return through(block, *found)
+    if len(columns) == few:  # send the rows themselves
+        return block[:, columns], np.eye(block.shape[1])[columns]
+    return np.eye(block.shape[0])[:, rows], block[rows]  # send what each receiving row wants, already summed
+
+
+def through(W: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Pair:
+    """U, V with U @ V = W for a W of the rank of its submatrix W[rows, columns]; V is W's own rows."""
+    pivot = W[np.ix_(rows, columns)]
+    U = np.linalg.solve(pivot.T, W[:, columns].T).T
+    U[rows] = np.eye(len(rows))
+    return U, W[rows]
+
+
+def spanning(W: np.ndarray, most: int) -> Pair | None:
+    """Rows and columns, k each, of a well-conditioned submatrix of the rank of W; None when the rank is above `most`.
+
+    Elimination with full pivoting. Large matrices are looked at through samples first: one of a rank below its size mostly
+    has the rank of W, and one of full rank bounds it.
+    """
+    rows, columns = np.flatnonzero(W.any(1)), np.flatnonzero(W.any(0))
+    few = min(len(rows), len(columns))
+    for size in (size for size in (16, SMALL) if size < few):
+        some, others = rows[_spread(len(rows), size)], columns[_spread(len(columns), size)]
+        found = None if full_rank(square := W[np.ix_(some, others)]) else _eliminate(square, size)
+        if found is None or len(found[0]) == size:
+            if size > most:
+                return None
+        elif len(found[0]):
+            some, others = some[found[0]], others[found[1]]
+            U, V = through(W, some, others)
+            if np.abs(U @ V - W).max() <= NOISE * np.abs(W).max():
+                return (some, others) if len(some) <= most else None
+    some, others = rows[_spread(len(rows), few)], columns[_spread(len(columns), few)]
+    if few and full_rank(W[np.ix_(some, others)]):
+        return (some, others) if few <= most else None
+    whole = W[np.ix_(rows, columns)]
+    if few > SMALL and most < few and full_rank(_sketch(most + 1, len(rows)) @ whole @ _sketch(most + 1, len(columns)).T):
+        return None
+    found = _eliminate(whole, most)
+    return None if found is None else (rows[found[0]], columns[found[1]])
+
+
+def _sketch(size: int, n: int) -> np.ndarray:
+    """(size, n) numbers without a pattern, the same everywhere: nothing depends on them but how soon a rank is known."""
+    return np.random.default_rng(0).standard_normal((size, n))
+
+
+def _spread(n: int, size: int) -> np.ndarray:
+    """`size` of the numbers below n, evenly."""
+    return np.arange(size) * n // size
+
+
+def full_rank(square: np.ndarray) -> bool:
+    """Surely of full rank, by the norm of the inverse: much cheaper than an elimination by hand. False says nothing."""
+    if not (square.any(0).all() and square.any(1).all()):
+        return False
+    with np.errstate(all="ignore"):
+        try:
+            return bool(np.abs(square).max() * np.abs(np.linalg.inv(square)).sum() < 1e8)
+        except np.linalg.LinAlgError:
+            return False
+
+
+def _eliminate(W: np.ndarray, most: int) -> Pair | None:
+    rest = W.copy()
+    rows: list[int] = []
+    columns: list[int] = []
+    floor = RANK * np.abs(W).max(initial=0)
+    _take_lone(rest, rows, columns)
+    while len(rows) <= most:
+        i, j = _largest(rest)
+        if i < 0 or np.abs(rest[i, j]) <= floor:
+            return np.array(rows, dtype=int), np.array(columns, dtype=int)
+        rows.append(i)
+        columns.append(j)
+        rest -= np.outer(rest[:, j] / rest[i, j], rest[i])
+        rest[i], rest[:, j] = 0, 0
+    return None
+
+
+def _take_lone(rest: np.ndarray, rows: list[int], columns: list[int]) -> None:
+    """Pivots without arithmetic: entries alone in their row or column. A sparse matrix often consists of little else."""
+    large = 0.1 * np.abs(rest).max(initial=0)
+    found = rest.size
+    while found:
+        found = 0
+        for view, mine, other in ((rest, rows, columns), (rest.T, columns, rows)):
+            lone = np.flatnonzero(np.count_nonzero(view, axis=1) == 1)
+            at = (view[lone] != 0).argmax(1)
+            fit = np.abs(view[lone, at]) >= large
+            at, first = np.unique(at[fit], return_index=True)
+            mine += lone[fit][first].tolist()
+            other += at.tolist()
+            view[:, at] = 0
+            found += len(at)
+
+
+def _largest(W: np.ndarray) -> tuple[int, int]:
+    """The first of the largest entries; "equal" with a margin, so that rounding does not choose. -1 in an empty W."""
+    if not W.size:
+        return -1, -1
+    size = np.abs(W)
+    i, j = np.unravel_index((size >= size.max() * (1 - 1e-9)).argmax(), W.shape)
+    return int(i), int(j)
+
+
+def low_rank(W: np.ndarray, home: np.ndarray, whose: np.ndarray, most: int) -> Iterator[Pair]:
+    """U (a, k), V (k, b), k <= most, that may satisfy U @ V = W wherever home[i] != whose[j]; the caller looks at the rest.
+
+    W: (a, b); home: (a,) the process of each row; whose: (b,) that of each column.
+    """
+    hosts = np.unique(whose)
+    least = 0  # a rank that no completion is below
+    splits = [hosts[: len(hosts) // 2], hosts[::2], hosts[len(hosts) // 2 :], hosts[1::2]]
+    for upper in splits:
+        rows, columns = np.flatnonzero(np.isin(home, upper)), np.flatnonzero(~np.isin(whose, upper))
+        found = spanning(W[np.ix_(rows, columns)], most)
+        if found is None:
+            return
+        if len(found[0]) > least:
+            least = len(found[0])
+            completed = _complete(W, home, whose, rows[found[0]], columns[found[1]])
+            if completed is not None:
+                yield completed
+    as_it_is = spanning(W, most)  # its own diagonal blocks may be the best completion
+    if as_it_is is not None:
+        yield through(W, *as_it_is)
+
+
+def _complete(W: np.ndarray, home: np.ndarray, whose: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Pair | None:
+    """The U, V that continue W[rows, columns] (k, k), read off the entries that are known.
+
+    V = W[rows] and U = W[:, columns] / pivot, but for the processes that hold `rows` or `columns`: theirs follow, one
+    process at a time, by least squares on whatever is known of V or U elsewhere.
+    """
+    k = len(rows)
+    U, V = np.zeros((len(W), k)), np.zeros((k, W.shape[1]))
+    known_rows, known_columns = ~np.isin(home, whose[columns]), ~np.isin(whose, home[rows])
+    U[known_rows] = np.linalg.solve(W[np.ix_(rows, columns)].T, W[np.ix_(known_rows, columns)].T).T
+    U[rows] = np.eye(k)
+    V[:, known_columns] = W[np.ix_(rows, known_columns)]
+    missing = [(p, True) for p in np.unique(whose[columns])] + [(p, False) for p in np.unique(home[rows])]
+    while missing:
+        for at, (p, by_rows) in enumerate(missing):
+            if by_rows:
+                mine, seen = home == p, known_columns & (whose != p)
+                solved = _solve(V[:, seen].T, W[np.ix_(mine, seen)].T)
+                if solved is not None:
+                    U[mine], known_rows = solved.T, known_rows | mine
+            else:
+                mine, seen = whose == p, known_rows & (home != p)
+                solved = _solve(U[seen], W[np.ix_(seen, mine)])
+                if solved is not None:
+                    V[:, mine], known_columns = solved, known_columns | mine
+            if solved is not None:
+                del missing[at]
+                break
+        else:
+            return None
+    return _polished(W, home, whose, U, V)
+
+
+def _polished(W: np.ndarray, home: np.ndarray, whose: np.ndarray, U: np.ndarray, V: np.ndarray) -> Pair:
+    """U, V again, nearer to W: what few entries determined badly, by alternating least squares over all that are known."""
+    apart = home[:, None] != whose
+    for _ in range(8):
+        off = np.abs((W - U @ V) * apart).max()
+        if off <= NOISE * np.abs(W).max() or off > 1e-9 * np.abs(W).max():  # good, or no completion of this rank
+            break
+        for p in np.unique(np.append(home, whose)):
+            better = _solve(V[:, whose != p].T, W[np.ix_(home == p, whose != p)].T)
+            if better is not None:
+                U[home == p] = better.T
+        for p in np.unique(whose):
+            better = _solve(U[home != p], W[np.ix_(home != p, whose == p)])
+            if better is not None:
+                V[:, whose == p] = better
+    return U, V
+
+
+def _solve(A: np.ndarray, B: np.ndarray) -> np.ndarray | None:
+    """X with A X = B by least squares, or None when A has not full column rank."""
+    if len(A) < A.shape[1]:
+        return None
+    Q, R = np.linalg.qr(A)
+    size = np.abs(np.diag(R))
+    if size.min() <= 1e-6 * size.max():
+        return None
+    X = np.linalg.solve(R, Q.T @ B)
+    return X + np.linalg.solve(R, Q.T @ (B - A @ X))
+
+
+def majorities(W: np.ndarray, home: np.ndarray) -> Iterator[Pair]:
+    """u, v such that many entries of W off the diagonal blocks are u_i v_j exactly: an average under sparse edges.
+
+    Medians of ratios, which a minority of other entries cannot move: started from equal weights and from a few rows,
+    over all entries and over the nonzero ones.
+    """
+    n = len(W)
+    some = np.unique(np.linspace(0, n - 1, SMALL).astype(int))  # rows and columns that vote
+    sample, apart = W[np.ix_(some, some)], home[some][:, None] != home[some]
+    for vote in (apart, apart & (sample != 0)):
+        seen = set()
+        for start in (None, 0, len(some) // 2):
+            v = np.ones(len(some)) if start is None else np.where(vote[start], sample[start], 0)
+            u = _middle(sample, v, vote)
+            v = _middle(sample.T, u, vote.T)
+            u = _middle(sample, v, vote)
+            alike = (np.abs(sample - np.outer(u, v)) <= NOISE * np.abs(sample).max()) & vote & (sample != 0)
+            if np.count_nonzero(alike) * 20 > np.count_nonzero(sample[vote]) and alike.tobytes() not in seen:
+                seen.add(alike.tobytes())
+                if len(some) < n:
+                    u, v = (_middle(part, w, _votes(part, home, some)) for part, w in ((W[:, some], v), (W[some].T, u)))
+                yield u, v
+
+
+def _votes(part: np.ndarray, home: np.ndarray, some: np.ndarray) -> np.ndarray:
+    return (home[:, None] != home[some]) & (part != 0)
+
+
+def _middle(W: np.ndarray, v: np.ndarray, vote: np.ndarray) -> np.ndarray:
+    """(a,) for each row of W (a, b) the lower median of W / v over the entries that vote; 0 where none does."""
+    vote = vote & (v != 0)
+    ratios = np.sort(np.where(vote, W / np.where(v == 0, 1, v), np.inf), axis=1)
+    votes = vote.sum(1)
+    return np.where(votes > 0, ratios[np.arange(len(W)), np.maximum(votes - 1, 0) // 2], 0)

@@ -1,0 +1,88 @@
+"""Mixing the rows of one process: equal to the product in whatever way it is done, and only where something changes."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from coopsgd.fleet.local import Local, _Product, _Split, combine
+from coopsgd.mixing import graphs, matrices
+
+
+def kinds(r: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    one = np.eye(r)
+    one[0] = rng.random(r)
+    pair = np.eye(r)
+    pair[:2, :2] = 0.5 if r > 1 else 1
+    return {
+        "dense": rng.standard_normal((r, r)),
+        "sparse": rng.standard_normal((r, r)) * (rng.random((r, r)) < 3 / r),
+        "one row": one,
+        "one pair": pair,
+        "average": np.full((r, r), 1 / r),
+        "lazy": 0.5 * np.eye(r) + 0.5 / r,
+        "nothing": np.eye(r),
+        "zero": np.zeros((r, r)),
+    }
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("r", [1, 2, 7, 64, 300])
+def test_equal_to_the_product(r, dtype, tolerance):
+    rng = np.random.default_rng(r)
+    for name, S in kinds(r, rng).items():
+        for sizes in ((), (1,), (0, 3), (2, 1)):
+            Ms = [rng.standard_normal((r, k)) * (rng.random((r, 1)) < 0.5) for k in sizes]
+            x = torch.from_numpy(rng.standard_normal((r, 5000))).to(dtype)  # no multiple of any slice
+            extras = [torch.from_numpy(rng.standard_normal((k, 5000))).to(dtype) for k in sizes]
+            expected = sum((M @ e.double().numpy() for M, e in zip(Ms, extras, strict=True)), S @ x.double().numpy())
+            still = [i for i in range(r) if np.array_equal(S[i], np.eye(r)[i]) and not any(M[i].any() for M in Ms)]
+            before = x[still].clone()
+            Local(S, Ms)(x, *extras)
+            scale = np.abs(S).sum(1).max() + sum(np.abs(M).sum(1).max(initial=0) for M in Ms) + 1
+            np.testing.assert_allclose(x.double().numpy(), expected, rtol=0, atol=6 * tolerance * scale, err_msg=name)
+            assert torch.equal(x[still], before), name
+
+
+def test_a_slice_of_other_rows_is_mixed_in_place():
+    whole = torch.arange(60.0).reshape(6, 10)
+    part = whole[1:5]
+    S = np.roll(np.eye(4), 1, axis=1)  # a cycle: each takes the next, and none may read what was written already
+    expected = part.roll(-1, 0).clone()
+    Local(S)(part)
+    assert torch.equal(whole[1:5], expected) and whole[0, 0] == 0 and whole[5, 9] == 59
+
+
+def test_how_it_is_done():
+    like = torch.zeros(1)
+    ring = matrices.metropolis(graphs.Ring().adjacency(64))
+    assert Local(ring)._made(like).gathered is not None
+    assert Local(np.random.default_rng(0).random((64, 64)))._made(like).gathered is None
+    assert isinstance(Local(matrices.average(64))._made(like), _Split)
+    pair = np.eye(64)
+    pair[:2, :2] = 0.5
+    made = Local(pair)._made(like)
+    assert isinstance(made, _Product) and made.changed.tolist() == [0, 1]
+
+
+def test_a_large_ring_is_far_from_a_dense_product():
+    ring, x = matrices.metropolis(graphs.Ring().adjacency(1024)), torch.randn(1024, 8192)
+    dense, mix = torch.from_numpy(ring).float(), Local(ring)
+    mix(x)
+    took = []
+    for way in (lambda: mix(x), lambda: dense @ x):
+        start = time.perf_counter()
+        way()
+        took.append(time.perf_counter() - start)
+    assert took[0] < took[1] / 3  # about a thirtieth
+
+
+def test_combine():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20, 5000))
+    for V in (np.eye(20)[[3, 7]], rng.random((3, 20)), rng.random((2, 20)) * (np.arange(20) == 4), np.eye(20)[[9]] * 2):
+        out = combine(V, torch.from_numpy(x), torch.empty(len(V), 5000, dtype=torch.float64))
+        np.testing.assert_allclose(out.numpy(), V @ x, rtol=0, atol=1e-14 * 20)

@@ -1,0 +1,190 @@
+"""No plan is dearer than the best of all-reduce, all-gather and edge by edge, and every plan does what its matrix says."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from playing import mixed
+from test_plan import carried_out
+
+from coopsgd import catalogue
+from coopsgd.fleet.plan import Layout, choose_layout, lower, price
+from coopsgd.mixing import graphs, matrices
+from coopsgd.registry import lookup
+
+
+def rank(W: np.ndarray) -> int:
+    """By singular values, which the planner does not use."""
+    return int(np.linalg.matrix_rank(W, tol=1e-10 * np.abs(W).max())) if W.any() else 0
+
+
+def baselines(W: np.ndarray, m: int, v: int, processes: int, completed: int | None = None) -> dict[str, int]:
+    """Vectors sent by three ways that anybody would think of; completed: a rank that W has with other diagonal blocks."""
+    home = Layout(m, v, processes, replicated=False).home
+    least = rank(W) if completed is None else min(rank(W), completed)
+    needed = [
+        np.count_nonzero(W[np.ix_(home == p, home == q)].any(0)) for p in range(processes) for q in range(processes) if p != q
+    ]
+    return {
+        "all-reduce": 2 * (processes - 1) * least,  # of the rows of a factor V, W = U V
+        "all-gather": (processes - 1) * (m + v),  # every row to every other process
+        "edge by edge": sum(needed),  # each row once to each process that takes something from it
+    }
+
+
+def examined(W: np.ndarray, m: int, v: int, processes: int, completed: int | None = None) -> None:
+    """The plan is its matrix, no dearer than the baselines, and sends nothing twice."""
+    plan = lower(W, choose_layout([W], m, v, processes))
+    np.testing.assert_allclose(carried_out(plan), W, rtol=0, atol=1e-12 * np.abs(W).max())
+    assert plan.vectors <= min(baselines(W, m, v, processes, completed).values())
+    assert plan.sent.sum() == pytest.approx(plan.vectors)
+    groups = [item.group for item in plan.sums]
+    assert len(set(groups)) == len(groups), "two all-reduces over one group, where one would do"
+    for item in plan.sums:
+        assert len(item.group) > 1 or processes == 1
+    for src in range(processes):
+        out, _ = plan.edges(src)
+        assert len({edge.dst for edge in out}) == len(out), "two messages on one edge"
+        for edge in out:
+            block = plan.rest[np.ix_(plan.layout.home == edge.dst, plan.layout.home == edge.src)]
+            assert len(edge.V) == plan.counts[edge.dst, src] == rank(block)  # fewer vectors cannot do it, so no row goes twice
+
+
+TOPOLOGIES = [choice.name for choice in catalogue.choices("topology")]
+
+
+@pytest.mark.parametrize("weights", list(matrices.WEIGHTS))
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_every_topology_wherever_its_rows_are(topology, weights):
+    tried = 0
+    for m in (1, 2, 3, 4, 6, 8, 9, 12, 16):
+        try:
+            W = matrices.WEIGHTS[weights](lookup("graph", topology)().adjacency(m, 0))
+        except ValueError:  # a hypercube of 3, a best constant of a directed graph
+            continue
+        for processes in (p for p in range(1, m + 1) if m % p == 0):
+            tried += 1
+            examined(W, m, 0, processes)
+            anchored = np.block([[0.9 * W, np.full((m, 1), 0.1)], [np.full((1, m), 0.1), np.array([[1 - 0.1 * m]])]])
+            examined(anchored, m, 1, processes)
+    assert tried or (topology, weights) == ("exponential", "best_constant")
+
+
+def random_matrix(rng: np.random.Generator, kind: str, n: int) -> np.ndarray:
+    W = rng.standard_normal((n, n)) if rng.random() < 0.5 else rng.random((n, n))
+    if kind == "sparse":
+        W *= rng.random((n, n)) < rng.choice([0.1, 0.3, 0.6])
+    elif kind == "block":
+        group = rng.integers(0, rng.choice([2, 3]), n)
+        W *= group[:, None] == group
+    elif kind == "low rank":
+        k = int(rng.integers(1, max(2, n // 2 + 1)))
+        W = W[:, :k] @ W[:k]
+    return W
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense", "block", "low rank"])
+def test_two_hundred_random_matrices(kind):
+    rng = np.random.default_rng(sum(map(ord, kind)))
+    for _ in range(50):
+        m, v = int(rng.choice([2, 4, 6, 8, 12, 16])), int(rng.choice([0, 0, 1, 3]))
+        W = random_matrix(rng, kind, m + v)
+        for processes in (p for p in range(1, m + 1) if m % p == 0):
+            examined(W, m, v, processes)
+
+
+def test_what_stays_home_is_completed():
+    """W has rank k between processes, and anything at all within one: k sums all the same."""
+    rng, sums = np.random.default_rng(3), 0
+    for _ in range(60):
+        m, k = int(rng.choice([4, 8, 12, 16])), int(rng.integers(1, 6))
+        for processes in (p for p in range(2, m + 1) if m % p == 0):
+            home = Layout(m, 0, processes).home
+            W = np.where(home[:, None] == home, rng.standard_normal((m, m)), rng.random((m, k)) @ rng.random((k, m)))
+            # two groups of processes with k rows each, and one more, determine what the others' blocks must be
+            determined = processes >= 1 + 2 * -(-k // (m // processes))
+            examined(W, m, 0, processes, completed=k if determined else None)
+            plan = lower(W, Layout(m, 0, processes))
+            sums += determined and 2 * k < processes and plan.vectors == 2 * (processes - 1) * k and not plan.counts.any()
+    assert sums > 20
+
+
+def test_an_average_under_sparse_edges_is_a_sum_and_those_edges():
+    ring = matrices.metropolis(graphs.Ring().adjacency(16))
+    lazy = 0.5 * ring + 0.5 * matrices.average(16)  # gossip and a global average in one step
+    for processes in (8, 16):
+        plan = lower(lazy, Layout(16, 0, processes))
+        assert plan.vectors == 2 * (processes - 1) + 2 * processes  # edges: P (P - 1); a sum of full rank: 2 (P - 1) 16
+        assert len(plan.sums) == 1 and np.count_nonzero(plan.counts) == 2 * processes
+        assert any("average" in line for line in plan.describe()) and any("edges" in line for line in plan.describe())
+    # two tiers at once: averages within four groups of 4, and a ring between their first members
+    heads = np.eye(16)
+    heads[::4, ::4] = matrices.metropolis(graphs.Ring().adjacency(4))
+    plan = lower(0.7 * np.kron(np.eye(4), matrices.average(4)) + 0.3 * heads, Layout(16, 0, 16))
+    assert plan.vectors == 4 * 2 * 3 + 4 * 2 and sorted(len(item.group) for item in plan.sums) == [4] * 4
+
+
+def test_the_price_does_not_depend_on_the_lowering():
+    """The price list knows averages and edges; what the wire saves beyond them is not charged to the algorithm's merit."""
+    rng = np.random.default_rng(0)
+    W = rng.random((8, 1)) @ rng.random((1, 8)) + rng.random((8, 1)) @ rng.random((1, 8))
+    assert price(W, 8).messages == 8 * 7  # any other off-diagonal nonzero: one
+    assert lower(W, Layout(8, 0, 8)).vectors == 2 * 7 * 2
+    assert price(0.5 * matrices.average(8) + 0.5 * matrices.metropolis(graphs.Ring().adjacency(8)), 8).messages == 56
+
+
+def test_sums_only_over_groups_that_are_allowed():
+    W = np.kron(np.eye(4), matrices.average(4))
+    assert len(lower(W, Layout(16, 0, 16)).sums) == 4
+    plan = lower(W, Layout(16, 0, 16), groups=[(0, 1, 2, 3)])
+    assert [item.group for item in plan.sums] == [(0, 1, 2, 3)] and plan.vectors == 6 + 3 * 12
+    np.testing.assert_allclose(carried_out(plan), W, rtol=0, atol=1e-15)
+
+
+def test_an_ill_conditioned_completion_is_not_used():
+    """Off the diagonal u v', but its own entries would be 1e8: float32 rows would drown in them."""
+    u = np.array([1e4, 1, 1, 1, 1, 1])
+    v = np.array([1e4, 1, 1, 1, 1, 1])
+    W = np.outer(u, v)
+    np.fill_diagonal(W, 1)
+    plan = lower(W, Layout(6, 0, 6))
+    assert all((np.abs(item.U) @ np.abs(item.V)).max() <= 1e3 * np.abs(W).max() for item in plan.sums)
+    np.testing.assert_allclose(carried_out(plan), W, rtol=0, atol=1e-12 * np.abs(W).max())
+
+
+@pytest.mark.parametrize("v", [0, 1, 3])
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_plans_run_as_they_are_drawn(gangs, processes, v):
+    rng = np.random.default_rng([processes, v])
+    for m in (8, 16):
+        n, home = m + v, Layout(m, v, processes, replicated=False).home
+        Ws = [random_matrix(rng, kind, n) for kind in ("sparse", "dense", "block", "low rank")]
+        Ws.append(np.where(home[:, None] == home, rng.standard_normal((n, n)), rng.random((n, 2)) @ rng.random((2, n))))
+        mixture = np.eye(n)
+        mixture[:m, :m] = 0.5 * matrices.average(m) + 0.5 * matrices.metropolis(graphs.Ring().adjacency(m))
+        Ws.append(mixture)
+        x = rng.standard_normal((n, 37))
+        answers = gangs(processes)(mixed, processes, v, Ws, x)
+        for number, W in enumerate(Ws):
+            np.testing.assert_allclose(answers[0][number][0], W @ x, rtol=0, atol=1e-12 * np.abs(W).max() * n)
+            for answer in answers:
+                planned, charged, handed_over = answer[number][1]
+                assert planned == pytest.approx(charged) == pytest.approx(handed_over)
+
+
+@pytest.mark.parametrize(
+    ("limit", "W", "processes"),
+    [
+        (0.5, matrices.average(1024), 16),
+        (0.5, matrices.metropolis(graphs.Ring().adjacency(1024)), 16),
+        (0.5, np.random.default_rng(0).random((1024, 2)) @ np.random.default_rng(1).random((2, 1024)), 16),
+        (1, np.random.default_rng(0).random((1024, 1024)), 16),
+        (0.1, np.random.default_rng(0).random((1024, 1024)), 1),
+    ],
+)
+def test_planning_is_fast(limit, W, processes):  # with a factor of ten to spare on an idle machine
+    start = time.perf_counter()
+    lower(W, Layout(1024, 0, processes))
+    assert time.perf_counter() - start < limit

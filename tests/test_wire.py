@@ -1,0 +1,73 @@
+"""Bytes on the wire against the kernel's own count: runs in a network namespace where nothing else is sent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import needs
+
+STEPS = (1, 5)  # what moves beside mixing (start, last evaluation, barriers) is in both, so the difference is mixing alone
+WIDE = (
+    "task=quadratic",
+    "task.dim=1000000",
+    "workers=4",
+    "processes=4",
+    "tau=1",
+    "eval_every=0",
+    "save=none",
+    "log_every=1000",
+)
+
+DRIVER = """
+import json, os, subprocess, sys
+from pathlib import Path
+
+import coopsgd.compose, coopsgd.launch  # once; each run below is a fork
+from coopsgd.cli import main
+
+def moved():
+    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+    return int(line.split(":")[1].split()[8])  # bytes transmitted
+
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+found = []
+for number, words in enumerate(json.loads(sys.argv[1])):
+    before, child = moved(), os.fork()
+    if not child:
+        sys.argv = ["coopsgd", "train", *words, f"hydra.run.dir=run{number}"]
+        main()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, words
+    summary = json.loads(Path(f"run{number}/summary.json").read_text())
+    found.append((moved() - before, summary["ledger"]["wire_bytes"]))
+print("found", json.dumps(found))
+"""
+
+
+def isolated(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run it in a network namespace of its own; skip where those are refused."""
+    for tool, package in (("unshare", "util-linux"), ("ip", "iproute2")):
+        needs(shutil.which(tool) is not None, package)
+    for how in (["unshare", "--net"], ["unshare", "--net", "--map-root-user"]):
+        tried = subprocess.run([*how, "ip", "link", "set", "lo", "up"], capture_output=True, text=True)
+        if tried.returncode == 0:
+            return subprocess.run([*how, *command], cwd=folder, capture_output=True, text=True, timeout=300)
+    pytest.skip(f"network namespaces are refused here: {tried.stderr.strip()}")
+
+
+def test_the_kernel_counts_the_same_bytes(tmp_path):
+    algos = [("algo=dpsgd", "topology=ring"), ("algo=pasgd",)]
+    runs = [(*algo, *WIDE, f"steps={steps}") for algo in algos for steps in STEPS]
+    ended = isolated([sys.executable, "-c", DRIVER, json.dumps(runs)], tmp_path)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    found = json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("found"))[6:])
+    for algo, (few, many), vectors in zip(algos, (found[:2], found[2:]), (8, 6), strict=True):
+        told = many[1] - few[1]
+        # a ring of 4: two neighbours each; an average over 4: 2 (4 - 1); 4 bytes a number
+        assert told == (STEPS[1] - STEPS[0]) * vectors * 4 * 1_000_000
+        assert many[0] - few[0] == pytest.approx(told, rel=0.03), algo
