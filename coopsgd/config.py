@@ -22,7 +22,7 @@ from coopsgd.period import Period
 from coopsgd.registry import did_you_mean, lookup
 from coopsgd.strategies.base import Strategy
 
-GROUPS = ("algo", "topology", "task", "model", "data", "optim", "schedule")
+GROUPS = ("algo", "topology", "task", "model", "data", "partition", "optim", "schedule")
 DTYPES = ("float32", "float64")
 SAVES = ("auto", "rows", "answer", "none")
 STEPS = 1000  # of a run that names neither steps nor epochs
@@ -48,6 +48,7 @@ class Config:
     task: Any = group("what is learned")
     model: Any = group("the network, for tasks that train one")
     data: Any = group("the data set, for tasks that read one")
+    partition: Any = group("who sees what of the data set")
     optim: Any = group("the inner optimiser of every worker")
     schedule: Any = group("how the learning rate moves")
     tau: Any = key("auto", "local steps between communications; auto: what the algo's yaml says")
@@ -117,7 +118,11 @@ def _drop_unused(config: Config, strategy: Strategy, filled: set[str], task: Any
         config.tau = default
     if "topology" not in filled:
         why["topology"] = f"{algo} has no free topology"
-    why |= {name: f"task {config.task['name']} has none" for name in ("model", "data", "batch_size") if name not in task.USES}
+    why |= {
+        name: f"task {config.task['name']} has none"
+        for name in ("model", "data", "partition", "batch_size")
+        if name not in task.USES
+    }
     for name in why:
         if name in GROUPS:
             setattr(config, name, None)
@@ -157,6 +162,7 @@ KINDS = {
     "task": "task",
     "model": "model",
     "data": "data",
+    "partition": "partition",
     "optim": "optim",
     "schedule": "schedule",
 }
@@ -226,7 +232,7 @@ def _plain(value: Any) -> Any:
 
 def _as_group(config: Config, name: str, choice: str | None) -> None:
     node = getattr(config, name)
-    if node is None and name in ("topology", "model", "data"):
+    if node is None and name in ("topology", "model", "data", "partition"):
         node = {}
     if not isinstance(node, dict):
         raise ConfigError(f"{name}: must be a name or keys below it, as in {name}={choice or 'NAME'}, got {node!r}")

@@ -23,6 +23,7 @@ HOMES = {
     "task": "coopsgd.tasks",
     "model": "coopsgd.tasks.models",
     "data": "coopsgd.data",
+    "partition": "coopsgd.data.partitions",
     "optim": "coopsgd.optim",
     "schedule": "coopsgd.optim",
 }
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 
 def register(name: str, kind: str = "strategy") -> Callable[[T], T]:
-    """Make a class known under `name`, for `kind` in strategy, mixing, graph, task, model, data, optim, schedule."""
+    """Make a class known under `name`, for `kind` in strategy, mixing, graph, task, model, data, partition, optim, schedule."""
     if kind not in _known:
         raise KeyError(f"register: no kind {kind!r}; known: {', '.join(_known)}")
 

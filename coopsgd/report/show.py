@@ -12,6 +12,7 @@ from rich.table import Table
 from coopsgd.config import Config, make
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import spectra
+from coopsgd.report import spread
 from coopsgd.report.console import human_bytes
 from coopsgd.strategies.base import Strategy
 
@@ -42,6 +43,8 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
         "zeta": strategy.zeta(m),
         "factors": [_matrix(W, layout, m) for W in factors],
         "schedule": [_round(config, strategy, r, width) for r in range(ROUNDS)],
+        "data": make(config, "task").about(config),
+        "partition": make(config, "task").spread(config),
         "notes": list(notes),
     }
     if strategy.averages:
@@ -103,6 +106,8 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     if found["zeta"] is not None:
         console.print(f"\nzeta of one communication: {found['zeta']:.6g}  (0 averages exactly, 1 never agrees)")
     _show_schedule(console, found)
+    if found["partition"]:
+        spread.show(console, found["data"], found["partition"])
     console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry it out:")
     for line in [line for factor in found["factors"] for line in factor["plan"]] + found.get("plan", []):
         console.print(f"  {line}")

@@ -94,9 +94,7 @@ class CNN(Model):
     def build(self, shape: tuple[int, ...], classes: int) -> Module:
         from torch import nn
 
-        channels, height, width = shape
-        if min(height, width) < 4:
-            raise ValueError(f"cnn: needs images of at least 4 x 4, got {height} x {width}; use mlp")
+        channels, height, width = _image(shape)
 
         def block(before: int, after: int) -> list[Module]:
             return [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(8, after), nn.ReLU(), nn.MaxPool2d(2)]
@@ -109,9 +107,16 @@ class CNN(Model):
         return nn.Sequential(*layers, nn.Linear(128, classes))
 
     def parameters(self, shape: tuple[int, ...], classes: int) -> int:
-        channels, height, width = shape
+        channels, height, width = _image(shape)
         blocks = sum(9 * a * b + 3 * b for a, b in ((channels, self.width), (self.width, 2 * self.width)))
         return blocks + _linear([2 * self.width * (height // 4) * (width // 4), 128, classes])
+
+
+def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels, height and width. ValueError when it is no image, or one too small to be halved twice."""
+    if len(shape) != 3 or min(shape[1:]) < 4:
+        raise ValueError(f"cnn: needs images of at least 4 x 4, got samples of {' x '.join(map(str, shape))}; use mlp")
+    return shape
 
 
 def _linear(widths: list[int]) -> int:
