@@ -19,11 +19,8 @@ def crop_and_flip(x: Tensor, pad: int, seed: int, row: int, step: int) -> Tensor
 
     n, _, height, width = x.shape
     draw = stream(seed, "augment", row, step)
-    shift = torch.from_numpy(draw.integers(0, 2 * pad + 1, (2, n)))
-    mirrored = torch.from_numpy(draw.integers(0, 2, n)).bool()
-    down = shift[0][:, None] + torch.arange(height)
-    across = shift[1][:, None] + torch.where(mirrored[:, None], torch.arange(width - 1, -1, -1), torch.arange(width))
-    padded = torch.nn.functional.pad(x, (pad,) * 4).permute(0, 2, 3, 1)
-    image = torch.arange(n)[:, None, None]
-    indices = (i.to(x.device) for i in (image, down[:, :, None], across[:, None, :]))
-    return padded[tuple(indices)].permute(0, 3, 1, 2)
+    down, across = torch.from_numpy(draw.integers(0, 2 * pad + 1, (2, n))).to(x.device)
+    mirrored = torch.from_numpy(draw.integers(0, 2, (n, 1, 1, 1))).to(x.device)
+    windows = torch.nn.functional.pad(x, (pad,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view of all shifts
+    x = windows[torch.arange(n, device=x.device), :, down, across]
+    return torch.where(mirrored.bool(), x.flip(3), x)

@@ -159,7 +159,7 @@ class ClassificationProblem(SupervisedProblem):
             yield self._input(x[at : at + EVALUATE]), y[at : at + EVALUATE]
 
     def _input(self, x: Tensor) -> Tensor:
-        return (x - self._mean).mul_(self._by_std)  # bytes, or float32, take the type of the mean
+        return x.to(self._dtype, copy=True).sub_(self._mean).mul_(self._by_std)
 
 
 def _cross_entropy(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
