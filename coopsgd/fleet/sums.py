@@ -50,8 +50,13 @@ def choose(W: np.ndarray, home: np.ndarray, search: Search) -> tuple[list[Sum], 
     counts = np.zeros((search.processes, search.processes), dtype=int)
     scale = float(np.abs(W).max())
     todo = components(touching(W, home, np.arange(search.processes)))
+    row = np.argsort(home)[np.count_nonzero(home < 0) :]
     while todo:
         hosts = todo.pop()
+        if len(hosts) == 2 < search.processes == len(row):  # two rows, two messages: a matching has hundreds of these
+            for p, q in (hosts, hosts[::-1]):
+                counts[p, q] = rest[row[p], row[q]] != 0
+            continue
         rows = np.flatnonzero(np.isin(home, hosts))
         inside = np.ix_(rows, rows) if len(rows) < len(W) else ...
         found = _best(rest[inside], home[rows], hosts, scale, search)
