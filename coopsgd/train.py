@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from coopsgd.config import Config, make
-from coopsgd.optim import Inner
+from coopsgd.optim import Inner, clip_
 from coopsgd.period import Period
+from coopsgd.statistics import Statistics
 from coopsgd.strategies.base import Strategy, Tick
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Outcome:
     steps: int  # done
     x: Tensor  # the rows held here
     answer: Tensor  # (1, d) the model to ship
+    stats: Tensor | None = None  # (r, b) the running statistics of the rows held here
+    answer_stats: Tensor | None = None  # (1, b) those of the model to ship, known to rank 0
     last: dict[str, Any] = field(default_factory=dict)  # the last line of metrics
     diverged_at: int | None = None  # the first step whose loss was not finite
 
@@ -37,9 +40,10 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
     period = Period(config.tau)
     x = fleet.rows(problem.start())
     grad = torch.zeros_like(x)
-    problem.bind(x, grad)
+    statistics = Statistics(config.norm_stats, fleet, problem)
+    problem.bind(x, grad, statistics.rows)
     inner = Inner(make(config, "optim"), make(config, "schedule"), x, len(fleet.workers), config.steps)
-    meter = Meter(config, fleet, problem, strategy, report)
+    meter = Meter(config, fleet, problem, strategy, statistics, report)
     with fleet.measuring():  # all rows are equal: nothing an algorithm starts from needs a message
         s = strategy.init(fleet, x)
     meter.log(0, x, s, inner.lr, config.tau)
@@ -52,9 +56,11 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
         everyone = strategy.active(fleet.m, fleet.ledger.rounds)
         active = None if everyone is None else everyone[fleet.workers.start : fleet.workers.stop]
         loss = problem.gradients(k, active)
+        if config.clip is not None:
+            clip_(grad, config.clip)
         due = period.due(k)
         lr = inner.lr
-        new, s = strategy.step(fleet, Tick(k, fleet.ledger.rounds, due, lr, loss, grad, local, inner), x, s)
+        new, s = strategy.step(fleet, Tick(k, fleet.ledger.rounds, due, lr, loss, grad, local, inner, statistics.mixed), x, s)
         if new is not x:
             x.copy_(new)
         inner.advance()
@@ -66,16 +72,19 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
                 break
     with fleet.measuring():
         answer = strategy.answer(fleet, x, s)
+        answer_stats = statistics.of(answer)
     status = "completed" if meter.diverged_at is None else "diverged"
-    return Outcome(status, meter.line["step"], x, answer, meter.line, meter.diverged_at)
+    return Outcome(status, meter.line["step"], x, answer, statistics.rows, answer_stats, meter.line, meter.diverged_at)
 
 
 class Meter:
     """Looks at the run from outside: off the ledger and off the clock."""
 
-    def __init__(self, config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, report: Any) -> None:
+    def __init__(
+        self, config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, statistics: Statistics, report: Any
+    ) -> None:
         self._config, self._fleet, self._problem = config, fleet, problem
-        self._strategy, self._report = strategy, report
+        self._strategy, self._statistics, self._report = strategy, statistics, report
         self._began = self._resumed = time.perf_counter()
         self._train_s = 0.0
         self._losses: list[tuple[Tensor, int]] = []  # (r, 1) and how many workers computed, since the last line
@@ -145,8 +154,9 @@ class Meter:
         fleet, problem, workers = self._fleet, self._problem, len(self._fleet.workers)
         found: dict[str, Any] = {"consensus": float(consensus(fleet, x))}
         answer = self._strategy.answer(fleet, x, s)
+        statistics = self._statistics.of(answer)
         if fleet.rank == 0:
-            found |= problem.evaluate(answer)
+            found |= problem.evaluate(answer, statistics)
         mine = problem.accuracies(x)
         worst = best = None
         if mine is not None:

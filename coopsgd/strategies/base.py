@@ -29,6 +29,7 @@ class Tick:
     grad: Rows  # (r, d) stochastic gradient at x; 0 on auxiliary and idle rows
     local: Callable[..., Rows]  # local(x[, direction]): one inner-optimiser step on each active worker row
     inner: Inner  # the inner optimiser, for what happens to its buffers at a communication
+    stats: tuple[Rows, ...] = ()  # running statistics (r, b) to mix, in place, with x: fleet.mix(W, x, *tick.stats); if any
 
 
 class Strategy:

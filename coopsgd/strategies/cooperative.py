@@ -58,9 +58,9 @@ class Cooperative(Strategy):
         if tick.due:
             for W in self.factors(fleet.m, tick.round):
                 if self.buffers == "average":
-                    tick.inner.together(partial(fleet.mix, W, x))  # in place, in one message
+                    tick.inner.together(partial(fleet.mix, W, x, *tick.stats))  # in place, in one message
                 else:
-                    x = fleet.mix(W, x)
+                    fleet.mix(W, x, *tick.stats)
             if self.buffers == "reset":
                 tick.inner.reset()
         return x, s

@@ -9,14 +9,15 @@ import numpy as np
 
 from coopsgd.data.base import Batches, shares
 from coopsgd.registry import register
-from coopsgd.streams import seed_of
-from coopsgd.tasks.base import Task
+from coopsgd.streams import seed_of, stream
+from coopsgd.tasks.base import Problem, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
     from coopsgd.config import Config
+    from coopsgd.tasks.gradients import Bound
 
 EVALUATE = 2000  # test images in one forward pass
 
@@ -38,7 +39,7 @@ class Classification(Task):
                 f"batch_size: {config.batch_size} is more than a worker's share of {share} samples "
                 f"({data.TRAIN} among {config.workers} workers); lower batch_size or workers"
             )
-        make(config, "model")
+        make(config, "model").check(data.SHAPE, data.CLASSES, config.batch_size)
         data.check()
 
     def steps_per_epoch(self, config: Config) -> int | None:
@@ -52,10 +53,14 @@ class Classification(Task):
         data = make(config, "data")
         return make(config, "model").parameters(data.SHAPE, data.CLASSES)
 
-    def module(self, config: Config, answer: Tensor) -> Module:
-        from coopsgd.tasks.gradients import Bound
+    def statistics(self, config: Config) -> int:
+        from coopsgd.config import make
 
-        return Bound(network(config).to(answer.dtype)).elsewhere(answer).eval()
+        data = make(config, "data")
+        return make(config, "model").statistics(data.SHAPE, data.CLASSES)
+
+    def module(self, config: Config, answer: Tensor, statistics: Tensor | None = None) -> Module:
+        return bound(config, answer.dtype).elsewhere(answer, statistics).eval()
 
     def build(self, config: Config, rows: range, device: Any) -> ClassificationProblem:
         return ClassificationProblem(config, rows, device)
@@ -73,19 +78,28 @@ def network(config: Config) -> Module:
         return make(config, "model").build(data.SHAPE, data.CLASSES)
 
 
-class ClassificationProblem:
+def bound(config: Config, dtype: Any, device: Any = "cpu") -> Bound:
+    """That module, ready to be pointed at rows."""
+    from coopsgd.config import make
+    from coopsgd.tasks.gradients import Bound
+
+    data = make(config, "data")
+    channels_last = make(config, "model").channels_last(data.SHAPE, data.CLASSES)
+    return Bound(network(config).to(device=device, dtype=dtype), channels_last)
+
+
+class ClassificationProblem(Problem):
     """The data in memory, and the module that visits the rows."""
 
     def __init__(self, config: Config, rows: range, device: Any) -> None:
         import torch
 
         from coopsgd.config import make
-        from coopsgd.tasks.gradients import Bound
 
         images = make(config, "data").load()
         self._dtype, self._float32, self._device = getattr(torch, config.dtype), torch.float32, device
-        module = network(config).to(device=device, dtype=self._dtype)
-        self._bound = Bound(module)
+        self._bound = bound(config, self._dtype, device)
+        self._amp, self._batch_size = config.amp, config.batch_size
         self._start = self._bound.flat()
         self._scale, self._shift = images.scale, images.shift
         self._train = self._tensor(images.train_x), self._tensor(images.train_y)
@@ -98,14 +112,20 @@ class ClassificationProblem:
     def start(self) -> Tensor:
         return self._start.clone()
 
-    def bind(self, x: Tensor, grad: Tensor) -> None:
+    def statistics(self) -> Tensor | None:
+        return self._bound.statistics()
+
+    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
         w = len(self._rows)
         self._r, self._grad, self._nothing = len(x), grad[:w], x.new_zeros(())
-        self._bound.bind(x[:w], grad[:w])
+        self._bound.bind(x[:w], grad[:w], None if statistics is None else statistics[:w])
+        self._own_statistics = statistics
         self._bound.module.train()
 
     def gradients(self, k: int, active: np.ndarray | None) -> Tensor:
         import torch
+
+        from coopsgd.tasks.gradients import autocast
 
         self._grad.zero_()
         chosen = torch.from_numpy(self._batches.at(k)).to(self._device)
@@ -116,18 +136,32 @@ class ClassificationProblem:
                 continue
             if self._bound.random:
                 torch.manual_seed(seed_of(self._seed, "dropout", row, k))
-            logits = self._bound.row(i)(self._input(x.index_select(0, chosen[i])))
-            loss = torch.nn.functional.cross_entropy(logits, y.index_select(0, chosen[i]))
+            with autocast(self._amp, self._device):
+                logits = self._bound.row(i)(self._input(x.index_select(0, chosen[i])))
+                loss = torch.nn.functional.cross_entropy(logits, y.index_select(0, chosen[i]))
             loss.backward()
             losses[i] = loss.detach()
         return losses[0].view(1, 1) if self._r == 1 else torch.stack(losses)[:, None]
 
-    def evaluate(self, answer: Tensor) -> dict[str, float | None]:
-        loss, right = self._measure(self._bound.elsewhere(answer))
+    def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:
+        loss, right = self._measure(self._bound.elsewhere(answer, statistics))
         return {"eval/loss": loss, "eval/accuracy": right}
 
     def accuracies(self, x: Tensor) -> list[float] | None:
-        return [self._measure(self._bound.elsewhere(x[i : i + 1]))[1] for i in range(len(self._rows))]
+        own = self._own_statistics
+        looks = (self._bound.elsewhere(x[i : i + 1], None if own is None else own[i : i + 1]) for i in range(len(self._rows)))
+        return [self._measure(module)[1] for module in looks]
+
+    def recalibrated(self, answer: Tensor, statistics: Tensor, batches: int) -> Tensor:
+        import torch
+
+        from coopsgd.tasks.gradients import recalibrated
+
+        x, _ = self._train
+        size = min(self._batch_size, len(x))
+        draws = (stream(self._seed, "recalibrate", b).choice(len(x), size, replace=False) for b in range(batches))
+        inputs = (self._input(x.index_select(0, torch.from_numpy(which).to(self._device))) for which in draws)
+        return recalibrated(self._bound, answer, statistics, inputs)
 
     def _measure(self, module: Module) -> tuple[float, float]:
         """Mean cross entropy in nats and accuracy on the test set."""
