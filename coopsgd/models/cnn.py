@@ -87,6 +87,6 @@ class LeNet(Model):
         return convolutions + linear([self._features(shape), 120, 84, classes])
 
     def _features(self, shape: tuple[int, ...]) -> int:
-        """Numbers left after two rounds of a 5 x 5 convolution, 4 off a side, and pooling, half of it: 16 x 5 x 5 of 32 x 32."""
+        """What two rounds of a 5 x 5 convolution (4 off a side) and pooling (half of it) leave: 16 x 5 x 5 of 32 x 32."""
         height, width = (((max(side, 32) - 4) // 2 - 4) // 2 for side in shape[1:])
         return 16 * height * width
