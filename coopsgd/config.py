@@ -17,6 +17,7 @@ import numpy as np
 from omegaconf import BooleanNode, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
+from coopsgd import statistics
 from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean, lookup
 from coopsgd.strategies.base import Strategy
@@ -62,6 +63,11 @@ class Config:
     dtype: str = key("float32", "of the models: float32 or float64")
     device: str = key("auto", "cpu, cuda, or auto: cuda where there is one")
     log_every: int = key(20, "steps between two lines of metrics.jsonl")
+    norm_stats: str = key(
+        "average", "BatchNorm's running statistics: average with the models, local, or recalibrate the mean's"
+    )
+    clip: Any = key(None, "largest norm of one worker's gradient row; a longer one is scaled down to it")
+    amp: Any = key(None, "bf16: forward and backward passes in bfloat16 autocast; models, mixing, optimiser keep dtype")
     eval_every: int = key(100, "steps between two evaluations; 0: at the start and the end only")
     save: str = key("auto", "what to keep at the end: rows, answer, none; auto: rows up to 200 MB, else the answer")
     name: str = key("", "a name of your own, kept in the summary")
@@ -103,6 +109,10 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
         config.steps, config.epochs = _length(config, task), None
         make(config, "optim")
         make(config, "schedule").arguments(config.steps)
+        kept = task.statistics(config)
+        statistics.check(config.norm_stats, strategy, config.workers, kept)
+    if not kept and "norm_stats" in given and "model" in task.USES:
+        notes = (*notes, f"norm_stats={config.norm_stats}: the model keeps no running statistics; ignored")
     _check_placement(config)
     return Checked(config, strategy, notes)
 
@@ -129,11 +139,9 @@ def _drop_unused(config: Config, strategy: Strategy, filled: set[str], task: Any
         config.tau = 1
     if "topology" not in filled:
         why["topology"] = f"{algo} has no free topology"
-    why |= {
-        name: f"task {config.task['name']} has none"
-        for name in ("model", "data", "partition", "batch_size")
-        if name not in task.USES
-    }
+    unused = [name for name in ("model", "data", "partition", "batch_size") if name not in task.USES]
+    unused += ["norm_stats", "amp"] if "model" in unused else []
+    why |= dict.fromkeys(unused, f"task {config.task['name']} has none")
     for name in why:
         if name in GROUPS:
             setattr(config, name, {"name": "constant"} if name == "period" else None)
@@ -281,6 +289,14 @@ def _check_scalars(config: Config) -> None:
         raise ConfigError(f"device: must be one of auto, cpu, cuda, got {config.device!r}")
     if not config.timeout > 0 or math.isinf(config.timeout):
         raise ConfigError(f"timeout: must be a positive number of seconds, got {config.timeout}")
+    if config.clip is not None and (
+        isinstance(config.clip, bool) or not isinstance(config.clip, int | float) or not config.clip > 0
+    ):
+        raise ConfigError(f"clip: must be a positive number or null, got {config.clip!r}")
+    if config.amp not in (None, "bf16"):
+        raise ConfigError(f"amp: must be bf16 or null, got {config.amp!r}")
+    if config.amp and config.dtype == "float64":
+        raise ConfigError("amp=bf16: makes nothing of dtype=float64, whose point is precision; use dtype=float32")
     if config.steps is not None and config.epochs is not None:
         raise ConfigError(f"steps={config.steps} epochs={config.epochs}: give one of the two")
 

@@ -97,19 +97,46 @@ class AdamW(Adam):
 @register("constant", "schedule")
 @dataclass(frozen=True)
 class Constant:
-    """The rate of the optimiser, unchanged."""
+    """The rate of the optimiser, unchanged; like every schedule it can begin with a warm-up.
+
+    Step k (from 0) of the first `warmup` steps has the share f + (1 - f) (k + 1) / warmup of the rate, f = `warmup_from`:
+    the last of them is the first at the full rate (torch LinearLR, then SequentialLR).
+    """
+
+    warmup: int = 0
+    warmup_from: float = 0.0
 
     KIND: ClassVar[str | None] = None
 
+    def __post_init__(self) -> None:
+        if self.warmup < 0:
+            raise ValueError(f"schedule.warmup: must be a whole number of steps, at least 0, got {self.warmup}")
+        _share("schedule.warmup_from", self.warmup_from)
+
     def arguments(self, steps: int) -> dict[str, Any]:
-        """Keyword arguments of the torch scheduler for a run of this many steps."""
+        """Keyword arguments of the torch scheduler for a run of this many steps; it starts when the warm-up ends."""
+        if self.warmup and self.warmup >= steps:
+            raise ValueError(f"schedule.warmup: {self.warmup} steps leave nothing of a run of {steps}; lower it")
         return {}
+
+    def torch(self, optimizer: Any, steps: int) -> Any:
+        """The torch scheduler for a run of this many steps; None for a rate that stays."""
+        from torch.optim import lr_scheduler
+
+        arguments = self.arguments(steps)
+        parts: list[Any] = []
+        if self.warmup:
+            first = self.warmup_from + (1 - self.warmup_from) / self.warmup
+            parts.append(lr_scheduler.LinearLR(optimizer, start_factor=first, total_iters=self.warmup - 1))
+        if self.KIND is not None:
+            parts.append(getattr(lr_scheduler, self.KIND)(optimizer, **arguments))
+        return lr_scheduler.SequentialLR(optimizer, parts, [self.warmup]) if len(parts) == 2 else parts[0] if parts else None
 
 
 @register("step", "schedule")
 @dataclass(frozen=True)
 class StepDecay(Constant):
-    """The rate times gamma every `every` steps (torch StepLR); every auto: a third of the run."""
+    """The rate times gamma every `every` steps after the warm-up (torch StepLR); every auto: a third of them."""
 
     every: Any = "auto"
     gamma: float = 0.1
@@ -117,7 +144,8 @@ class StepDecay(Constant):
     KIND: ClassVar[str | None] = "StepLR"
 
     def arguments(self, steps: int) -> dict[str, Any]:
-        every = max(1, steps // 3) if self.every == "auto" else self.every
+        super().arguments(steps)
+        every = max(1, (steps - self.warmup) // 3) if self.every == "auto" else self.every
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"schedule.every: must be auto or a whole number of at least 1, got {self.every!r}")
         return {"step_size": every, "gamma": self.gamma}
@@ -126,7 +154,7 @@ class StepDecay(Constant):
 @register("multistep", "schedule")
 @dataclass(frozen=True)
 class MultiStep(Constant):
-    """The rate times gamma at each of the `milestones`, in steps (torch MultiStepLR)."""
+    """The rate times gamma at each of the `milestones`, in steps from the start of the run (torch MultiStepLR)."""
 
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
@@ -138,20 +166,24 @@ class MultiStep(Constant):
             raise ValueError("schedule.milestones: name the steps at which the rate drops, as in schedule.milestones=[500,750]")
         if any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in self.milestones):
             raise ValueError(f"schedule.milestones: must list whole numbers of at least 1, got {self.milestones}")
-        return {"milestones": list(self.milestones), "gamma": self.gamma}
+        super().arguments(steps)
+        if min(self.milestones) <= self.warmup:
+            raise ValueError(f"schedule.milestones: {min(self.milestones)} lies within the warm-up of {self.warmup} steps")
+        return {"milestones": [k - self.warmup for k in self.milestones], "gamma": self.gamma}
 
 
 @register("cosine", "schedule")
 @dataclass(frozen=True)
 class Cosine(Constant):
-    """The rate falls along half a cosine to `floor` at the end of the run (torch CosineAnnealingLR)."""
+    """The rate falls, after the warm-up, along half a cosine to `floor` at the end of the run (torch CosineAnnealingLR)."""
 
     floor: float = 0.0
 
     KIND: ClassVar[str | None] = "CosineAnnealingLR"
 
     def arguments(self, steps: int) -> dict[str, Any]:
-        return {"T_max": steps, "eta_min": self.floor}
+        super().arguments(steps)
+        return {"T_max": steps - self.warmup, "eta_min": self.floor}
 
 
 class Inner:
@@ -174,10 +206,8 @@ class Inner:
         # the step as torch wrote it, without the wrappers that import the compiler and call profiler hooks
         self._step = inspect.unwrap(type(self._optimizer).step)
         self._no_grad = torch.no_grad
-        self._schedule = None
-        if schedule.KIND is not None:
-            kind = getattr(torch.optim.lr_scheduler, schedule.KIND)
-            self._schedule = kind(self._optimizer, **schedule.arguments(steps))
+        self._schedule = schedule.torch(self._optimizer, steps)
+        if self._schedule is not None:
             self._optimizer._opt_called = True  # it would warn that the wrapped step was never called
 
     @property
@@ -241,6 +271,14 @@ class Inner:
             for name, value in state.items():
                 mine = value[i : i + 1] if _is_rows(value, whole) else value
                 self._optimizer.state[part][name] = mine.clone() if torch.is_tensor(mine) else mine
+
+
+def clip_(grad: Tensor, limit: float) -> None:
+    """Scale down, in place, each row whose norm is above the limit, as torch.nn.utils.clip_grad_norm_ does for one model."""
+    import torch
+
+    norms = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
+    grad.mul_((limit / (norms + 1e-6)).clamp_(max=1))
 
 
 def _without_compiler(kind: Any, parts: list[Any], arguments: dict[str, Any]) -> Any:

@@ -22,7 +22,7 @@ HOMES = {
     "period": "coopsgd.period",
     "graph": "coopsgd.mixing.graphs",
     "task": "coopsgd.tasks",
-    "model": "coopsgd.tasks.models",
+    "model": "coopsgd.models",
     "data": "coopsgd.data",
     "partition": "coopsgd.data.partitions",
     "optim": "coopsgd.optim",
@@ -51,7 +51,7 @@ def register(name: str, kind: str = "strategy") -> Callable[[T], T]:
 def lookup(kind: str, name: str) -> Any:
     """The class registered as `name`, or named by `module:Class`. KeyError, with a suggestion, when there is none."""
     if ":" in name:
-        return _imported(kind, name)
+        return imported(kind, name)
     table = _known[kind]
     if name in table:
         return table[name]
@@ -90,7 +90,8 @@ def _import(module: str) -> None:
             raise
 
 
-def _imported(kind: str, name: str) -> Any:
+def imported(kind: str, name: str) -> Any:
+    """The thing `module:attribute` names, importable from here. KeyError, beginning with `kind`, when it is not."""
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a file beside you is importable, as it is for `python`

@@ -47,20 +47,29 @@ class Run:
         """(m + v, d) final models, workers first. LookupError when the run did not keep them."""
         return self._saved("rows")
 
+    def stats(self) -> Tensor:
+        """(m + v, b) final running statistics of those models. LookupError when there are none, or they were not kept."""
+        if self.summary["norm_stats"] is None:
+            raise LookupError(f"the model of {self.folder} keeps no running statistics")
+        return self._saved("stats", "rows")
+
     def answer(self) -> Tensor:
         """(1, d) the model that was evaluated and shipped. LookupError when the run did not keep it."""
         return self._saved("answer")
 
     def model(self) -> Module:
         """The trained network, ready for eval."""
-        return config.make(self.config, "task").module(self.config, self.answer())
+        return config.make(self.config, "task").module(self.config, self.answer(), self._content().get("answer_stats"))
 
-    def _saved(self, what: str) -> Tensor:
+    def _content(self) -> dict[str, Tensor]:
         import torch
 
         path = self.folder / checkpoint.FILE
-        content = torch.load(path, weights_only=True) if path.is_file() else {}
+        return torch.load(path, weights_only=True) if path.is_file() else {}
+
+    def _saved(self, what: str, save: str = "") -> Tensor:
+        content = self._content()
         if what not in content:
             kept = ", ".join(content) or "nothing"
-            raise LookupError(f"{self.folder} did not keep its {what} (it kept {kept}); run with save={what}")
+            raise LookupError(f"{self.folder} did not keep its {what} (it kept {kept}); run with save={save or what}")
         return content[what]

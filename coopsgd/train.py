@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from coopsgd.config import Config, make
-from coopsgd.optim import Inner
+from coopsgd.optim import Inner, clip_
 from coopsgd.period import Rounds
+from coopsgd.statistics import Statistics
 from coopsgd.strategies.base import Strategy, Tick
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Outcome:
     steps: int  # done
     x: Tensor  # the rows held here
     answer: Tensor  # (1, d) the model to ship
+    stats: Tensor | None = None  # (r, b) the running statistics of the rows held here
+    answer_stats: Tensor | None = None  # (1, b) those of the model to ship, known to rank 0
     last: dict[str, Any] = field(default_factory=dict)  # the last line of metrics
     diverged_at: int | None = None  # the first step whose loss was not finite
 
@@ -36,11 +39,12 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
     """Take config.steps iterations. `report` hears of every log point on rank 0 (anything with `log(line)`)."""
     x = fleet.rows(problem.start())
     grad = torch.zeros_like(x)
-    problem.bind(x, grad)
+    statistics = Statistics(config.norm_stats, fleet, problem)
+    problem.bind(x, grad, statistics.rows)
     inner = Inner(make(config, "optim"), make(config, "schedule"), x, len(fleet.workers), config.steps)
     period = make(config, "period")
     rounds, watched = Rounds(period, strategy, fleet.m), Watched(fleet, period.WATCHES)
-    meter = Meter(config, fleet, problem, strategy, report)
+    meter = Meter(config, fleet, problem, strategy, statistics, report)
     with fleet.measuring():  # all rows are equal: nothing an algorithm starts from needs a message
         s = strategy.init(fleet, x)
     rounds.begin(0, inner.lr, watched)
@@ -59,13 +63,16 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
 
     for k in range(config.steps):
         if owed is not None:
-            s, owed = settle(strategy.before(fleet, owed, inner, x, s)), None
+            s, owed = settle(strategy.before(fleet, owed, inner, statistics.mixed, x, s)), None
             fleet.ledger.rounds += 1
         rounds.begin(k, inner.lr, watched)
         everyone, due, lr = rounds.active, rounds.due, inner.lr
         active = None if everyone is None else everyone[here]
         loss = problem.gradients(k, active, rounds.own[here])
-        s = settle(strategy.step(fleet, Tick(k, rounds.r, due, lr, loss, grad, local, inner), x, s))
+        if config.clip is not None:
+            clip_(grad, config.clip)
+        tick = Tick(k, rounds.r, due, lr, loss, grad, local, inner, statistics.mixed)
+        s = settle(strategy.step(fleet, tick, x, s))
         inner.advance()
         rounds.end(everyone)
         if due and strategy.mixes_first:
@@ -79,8 +86,9 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
                 break
     with fleet.measuring():
         answer = strategy.answer(fleet, x, s)
+        answer_stats = statistics.of(answer, strategy)
     status = "completed" if meter.diverged_at is None else "diverged"
-    return Outcome(status, meter.line["step"], x, answer, meter.line, meter.diverged_at)
+    return Outcome(status, meter.line["step"], x, answer, statistics.rows, answer_stats, meter.line, meter.diverged_at)
 
 
 class Watched:
@@ -105,9 +113,11 @@ class Watched:
 class Meter:
     """Looks at the run from outside: off the ledger and off the clock."""
 
-    def __init__(self, config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, report: Any) -> None:
+    def __init__(
+        self, config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, statistics: Statistics, report: Any
+    ) -> None:
         self._config, self._fleet, self._problem = config, fleet, problem
-        self._strategy, self._report = strategy, report
+        self._strategy, self._statistics, self._report = strategy, statistics, report
         self._began = self._resumed = time.perf_counter()
         self._train_s = 0.0
         self._losses: list[tuple[Tensor, int]] = []  # (r, 1) and how many workers computed, since the last line
@@ -177,8 +187,9 @@ class Meter:
         fleet, problem, workers = self._fleet, self._problem, len(self._fleet.workers)
         found: dict[str, Any] = {"consensus": float(consensus(fleet, x))}
         answer = self._strategy.answer(fleet, x, s)
+        statistics = self._statistics.of(answer, self._strategy)
         if fleet.rank == 0:
-            found |= problem.evaluate(answer)
+            found |= problem.evaluate(answer, statistics)
         mine = problem.accuracies(x)
         worst = best = None
         if mine is not None:

@@ -68,8 +68,9 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
             outcome = train(settings, fleet, problem, strategy, report)
         finally:
             report.close()
-        save = checkpoint.resolve(settings.save, layout.n, outcome.x.shape[1], outcome.x.element_size())
-        rows = fleet.gather(outcome.x) if save == "rows" else None
+        whole = {"rows": outcome.x, **({} if outcome.stats is None else {"stats": outcome.stats})}
+        save = checkpoint.resolve(settings.save, layout.n, sum(x.shape[1] for x in whole.values()), outcome.x.element_size())
+        rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
         if rank == 0:
             _leave(folder, settings, save, outcome, rows, fleet, strategy)
         fleet.barrier()
@@ -109,11 +110,18 @@ class Silent:
 
 
 def _leave(
-    folder: Path, settings: config.Config, save: str, outcome: Outcome, rows: Any, fleet: Stacked, strategy: Strategy
+    folder: Path,
+    settings: config.Config,
+    save: str,
+    outcome: Outcome,
+    rows: dict[str, Any],
+    fleet: Stacked,
+    strategy: Strategy,
 ) -> None:
     """Checkpoint, then summary.json, which says that everything else is there."""
     if save != "none":
-        content = {"answer": outcome.answer.cpu(), **({"rows": rows.cpu()} if rows is not None else {})}
+        content = {"answer": outcome.answer, "answer_stats": outcome.answer_stats, **rows}
+        content = {name: x.cpu() for name, x in content.items() if x is not None}
         checkpoint.atomically(folder / checkpoint.FILE, lambda file: torch.save(content, file))
     last = outcome.last
     summary = {
@@ -137,6 +145,7 @@ def _leave(
         "saved": save,
         **({"data": about} if (about := config.make(settings, "task").about(settings)) else {}),
         "parameters": outcome.x.shape[1],
+        "norm_stats": None if outcome.stats is None else settings.norm_stats,
         "device": str(outcome.x.device),
         "versions": checkpoint.versions(),
         "command": checkpoint.command(folder),

@@ -22,8 +22,10 @@ from coopsgd.data.digits import Digits
 from coopsgd.data.fashion_mnist import DEBIAN, FashionMNIST
 from coopsgd.data.gaussian import Gaussian
 from coopsgd.data.mnist import FILES, MNIST
+from coopsgd.models.base import Model
+from coopsgd.models.cnn import CNN
+from coopsgd.models.dense import MLP, Logistic
 from coopsgd.streams import seed_of, stream
-from coopsgd.tasks.models import CNN, MLP, Logistic, Model
 
 
 def test_digits_has_a_fixed_stratified_fifth_for_testing():

@@ -17,7 +17,7 @@ import coopsgd
 from coopsgd import config
 from coopsgd.data import cache
 from coopsgd.data.text import Text, docstrings, modules
-from coopsgd.tasks.gpt import GPT
+from coopsgd.modules.transformer import GPT
 
 TINY = ("task=language", "model.layers=1", "model.width=16", "model.heads=2", "model.context=16", "batch_size=4", "device=cpu")
 QUIET = ("log_every=1000", "eval_every=0", "task.windows=8")
@@ -128,7 +128,7 @@ def test_attention_is_the_textbook_formula():
 
 
 def test_parameters_are_counted_without_building():
-    from coopsgd.tasks.models import GPT as Settings
+    from coopsgd.models.gpt import GPT as Settings
 
     for settings in (Settings(), Settings(layers=2, heads=2, width=24, context=10, dropout=0.1)):
         assert settings.parameters((), 104) == sum(p.numel() for p in settings.build((), 104).parameters())

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from coopsgd.fleet import plan as plans
@@ -55,9 +56,15 @@ class Fleet(ABC):
 
     def mean(self, x: Rows) -> Common:
         """The average over the m workers, known to all. A new tensor, never a view of x."""
+        return self.means(x)[0]
+
+    def means(self, *xs: Rows) -> tuple[Common, ...]:
+        """The averages of several Rows, in one message."""
         wire = plans.average_price(self.layout.processes)
-        self.ledger.charge(plans.average_price(self.m), _width(x), wire.sent, wire.messages)
-        return self._mean(x)
+        self.ledger.charge(plans.average_price(self.m), sum(_width(x) for x in xs), wire.sent, wire.messages)
+        if len(xs) == 1:
+            return (self._mean(xs[0]),)
+        return self._mean(torch.cat(xs, dim=1)).split([x.shape[1] for x in xs], dim=1)
 
     def pick(self, x: Rows, i: int) -> Common:
         """Global row i, told to all. A new tensor, never a view of x."""

@@ -27,11 +27,15 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
     """Everything `show` prints, under one key each. Costs are in vectors of one model, as the ledger charges them."""
     m, v, processes = config.workers, strategy.num_aux, int(config.processes)
     factors = strategy.factors(m, 0)
-    d = make(config, "task").dimension(config)
-    # what a message carries: a model, and the optimiser's buffers where they are mixed with it
+    task = make(config, "task")
+    d = task.dimension(config)
+    # what a message carries: a model, and the optimiser's buffers and running statistics where they are mixed with it
     width = d * SIZES[config.dtype]
+    statistics = task.statistics(config)
     if getattr(strategy, "buffers", None) == "average":
         width *= 1 + len(make(config, "optim").buffers)
+    if config.norm_stats == "average":
+        width += statistics * SIZES[config.dtype]
     layout = plans.choose_layout(factors, m, v, processes, strategy.served)
     tau = None if strategy.times_itself else config.tau
     result: dict[str, Any] = {
@@ -44,6 +48,7 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
         "processes": processes,
         "about": (type(strategy).__doc__ or "").strip().split("\n")[0],
         "parameters": d,
+        "statistics": statistics,
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
         "zeta": strategy.zeta(m),
         "factors": [_matrix(W, layout, m) for W in factors],

@@ -29,6 +29,7 @@ class Tick:
     grad: Rows  # (r, d) stochastic gradient at x; 0 on auxiliary and idle rows
     local: Callable[..., Rows]  # local(x[, direction]): one inner-optimiser step on each active worker row
     inner: Inner  # the inner optimiser, for what happens to its buffers at a communication
+    stats: tuple[Rows, ...] = ()  # running statistics (r, b) to mix, in place, with x: fleet.mix(W, x, *tick.stats); if any
 
 
 class Strategy:
@@ -84,8 +85,8 @@ class Strategy:
         """Rows and state after one iteration."""
         raise NotImplementedError
 
-    def before(self, fleet: Fleet, round: int, inner: Inner, x: Rows, s: Any) -> tuple[Rows, Any]:
-        """Rows and state after communication `round`, if `mixes_first`."""
+    def before(self, fleet: Fleet, round: int, inner: Inner, stats: tuple[Rows, ...], x: Rows, s: Any) -> tuple[Rows, Any]:
+        """Rows and state after communication `round`, if `mixes_first`; stats as in Tick."""
         return x, s
 
     def work(self, m: int, round: int, tau: int) -> np.ndarray | None:
@@ -97,4 +98,8 @@ class Strategy:
 
     def answer(self, fleet: Fleet, x: Rows, s: Any) -> Common:
         """The model to evaluate and ship."""
-        return fleet.mean(x)
+        return self.shipped(fleet, x)
+
+    def shipped(self, fleet: Fleet, rows: Rows) -> Common:
+        """Of rows that were mixed as the models were (models, running statistics): what goes with the answer."""
+        return fleet.mean(rows)

@@ -78,24 +78,24 @@ class Cooperative(Strategy):
     def work(self, m: int, round: int, tau: int) -> np.ndarray | None:
         return self.mixing.work(m, round, tau)
 
-    def before(self, fleet: Fleet, round: int, inner: Inner, x: Rows, s: Any) -> tuple[Rows, Any]:
-        return self._communicate(fleet, round, inner, x), s
+    def before(self, fleet: Fleet, round: int, inner: Inner, stats: tuple[Rows, ...], x: Rows, s: Any) -> tuple[Rows, Any]:
+        return self._communicate(fleet, round, inner, stats, x), s
 
     def step(self, fleet: Fleet, tick: Tick, x: Rows, s: Any) -> tuple[Rows, Any]:
         if not tick.due or self.order == "cta":
             return tick.local(x), s
         if self.order == "atc":
-            return self._communicate(fleet, tick.round, tick.inner, tick.local(x)), s
-        moved = self._communicate(fleet, tick.round, tick.inner, x.clone()).sub_(x)  # W x - x
+            return self._communicate(fleet, tick.round, tick.inner, tick.stats, tick.local(x)), s
+        moved = self._communicate(fleet, tick.round, tick.inner, tick.stats, x.clone()).sub_(x)  # W x - x
         return tick.local(x).add_(moved), s
 
-    def _communicate(self, fleet: Fleet, round: int, inner: Inner, x: Rows) -> Rows:
-        """W x, in place, and what becomes of the optimiser's buffers."""
+    def _communicate(self, fleet: Fleet, round: int, inner: Inner, stats: tuple[Rows, ...], x: Rows) -> Rows:
+        """W x, in place, and what becomes of the optimiser's buffers and of running statistics."""
         for W in self.factors(fleet.m, round):
             if self.buffers == "average":
-                inner.together(partial(fleet.mix, W, x))  # in place, in one message
+                inner.together(partial(fleet.mix, W, x, *stats))  # in place, in one message
             else:
-                x = fleet.mix(W, x)
+                fleet.mix(W, x, *stats)
         if self.buffers == "reset":
             inner.reset()
         return x

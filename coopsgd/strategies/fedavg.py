@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coopsgd.registry import register
 from coopsgd.strategies.cooperative import Cooperative
@@ -22,5 +22,5 @@ class FedAvg(Cooperative):
 
     buffers: str = "reset"
 
-    def answer(self, fleet: Fleet, x: Rows, s: Any) -> Common:
-        return fleet.pick(x, fleet.m)
+    def shipped(self, fleet: Fleet, rows: Rows) -> Common:
+        return fleet.pick(rows, fleet.m)

@@ -28,4 +28,7 @@ class FullSync(Strategy):
         return 0.0
 
     def step(self, fleet: Fleet, tick: Tick, x: Rows, s: Any) -> tuple[Rows, Any]:
-        return tick.local(x, fleet.mean(tick.grad)), s
+        direction, *means = fleet.means(tick.grad, *tick.stats)
+        for stats, mean in zip(tick.stats, means, strict=True):
+            stats.copy_(mean)
+        return tick.local(x, direction), s

@@ -20,8 +20,12 @@ class Problem(Protocol):
     def start(self) -> Tensor:
         """(1, d) the model every worker starts from."""
 
-    def bind(self, x: Tensor, grad: Tensor) -> None:
-        """Take the (r, d) rows that gradients are taken at and written to; workers first."""
+    def statistics(self) -> Tensor | None:
+        """(1, b) running statistics every worker starts from; None when the model keeps none, as here."""
+        return None
+
+    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
+        """Take the (r, d) rows that gradients are taken at and written to, and the (r, b) statistics; workers first."""
 
     def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
         """Fill the gradient rows of the active workers for iteration k; their losses, (r, 1), 0 elsewhere.
@@ -29,11 +33,15 @@ class Problem(Protocol):
         own: (workers held here,) local steps each has taken so far, which is k unless some were idle; batches go by it.
         """
 
-    def evaluate(self, answer: Tensor) -> dict[str, float | None]:
-        """eval/loss and eval/accuracy of one (1, d) model."""
+    def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:
+        """eval/loss and eval/accuracy of one (1, d) model with its (1, b) statistics."""
 
     def accuracies(self, x: Tensor) -> list[float] | None:
-        """Accuracy of each worker held here; None when the task has none."""
+        """Accuracy of each worker held here, with its own statistics; None when the task has none."""
+
+    def recalibrated(self, answer: Tensor, statistics: Tensor, batches: int) -> Tensor:
+        """(1, b) statistics of one model estimated anew on so many training batches, the same on every placement."""
+        raise LookupError("there are no running statistics to estimate")
 
 
 class Task:
@@ -65,8 +73,12 @@ class Task:
         """d, the number of parameters of one model."""
         raise NotImplementedError
 
-    def module(self, config: Config, answer: Tensor) -> Any:
-        """The model with the parameters `answer` (1, d), as users know it. LookupError when there is none."""
+    def statistics(self, config: Config) -> int:
+        """b, the number of running statistics (BatchNorm's) beside one model."""
+        return 0
+
+    def module(self, config: Config, answer: Tensor, statistics: Tensor | None = None) -> Any:
+        """The model with the parameters `answer` (1, d) and its (1, b) statistics. LookupError when there is none."""
         raise LookupError(f"task {config.task['name']} trains no module; run.rows() holds its models")
 
     def build(self, config: Config, rows: range, device: Any) -> Problem:

@@ -11,7 +11,8 @@ import numpy as np
 from coopsgd.data.augment import crop_and_flip
 from coopsgd.data.base import Batches
 from coopsgd.registry import register
-from coopsgd.streams import seed_of
+from coopsgd.streams import seed_of, stream
+from coopsgd.tasks.base import Problem
 from coopsgd.tasks.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from coopsgd.config import Config
+    from coopsgd.tasks.gradients import Bound
 
 EVALUATE = 250  # test images in one forward pass
 
@@ -44,24 +46,34 @@ def network(config: Config) -> Module:
         return make(config, "model").build(data.SHAPE, data.CLASSES)
 
 
-class SupervisedProblem:
+def bound(config: Config, dtype: Any, device: Any = "cpu") -> Bound:
+    """That module, ready to be pointed at rows."""
+    from coopsgd.config import make
+    from coopsgd.tasks.gradients import Bound
+
+    data = make(config, "data")
+    channels_last = make(config, "model").channels_last(data.SHAPE, data.CLASSES)
+    return Bound(network(config).to(device=device, dtype=dtype), channels_last)
+
+
+class SupervisedProblem(Problem):
     """The data in memory, and the module that visits the rows. A subclass says what a batch is."""
 
     def __init__(self, task: Supervised, config: Config, rows: range, device: Any) -> None:
         import torch
 
         from coopsgd.config import make
-        from coopsgd.tasks.gradients import Bound
 
         self._dtype, self._device = getattr(torch, config.dtype), device
-        self._bound = Bound(network(config).to(device=device, dtype=self._dtype))
+        self._bound = bound(config, self._dtype, device)
+        self._amp = config.amp
         self._start = self._bound.flat()
         self._rows, self._seed = rows, config.seed
         self._load(task, config)
         partition, labels, shares = make(config, "partition"), task.labels(config), task.shares(config)
         again = (lambda epoch: partition.deal(labels, config.workers, config.seed, epoch)) if partition.moves else None
         self._batches = Batches(shares, rows, config.batch_size, config.seed, again)
-        self.samples = config.batch_size
+        self.samples, self._samples = config.batch_size, len(labels)
         self.steps_per_epoch = task.steps_per_epoch(config)
 
     def _load(self, task: Supervised, config: Config) -> None:
@@ -79,14 +91,20 @@ class SupervisedProblem:
     def start(self) -> Tensor:
         return self._start.clone()
 
-    def bind(self, x: Tensor, grad: Tensor) -> None:
+    def statistics(self) -> Tensor | None:
+        return self._bound.statistics()
+
+    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
         w = len(self._rows)
         self._r, self._grad, self._nothing = len(x), grad[:w], x.new_zeros(())
-        self._bound.bind(x[:w], grad[:w])
+        self._bound.bind(x[:w], grad[:w], None if statistics is None else statistics[:w])
+        self._own_statistics = statistics
         self._bound.module.train()
 
     def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
         import torch
+
+        from coopsgd.tasks.gradients import autocast
 
         self._grad.zero_()
         chosen = torch.from_numpy(self._batches.at(own)).to(self._device)
@@ -97,17 +115,33 @@ class SupervisedProblem:
             if self._bound.random:
                 torch.manual_seed(seed_of(self._seed, "dropout", row, k))
             x, y = self._batch(chosen[i], row, int(own[i]))
-            loss = _cross_entropy(self._bound.row(i)(x), y)
+            with autocast(self._amp, self._device):
+                loss = _cross_entropy(self._bound.row(i)(x), y)
             loss.backward()
             losses[i] = loss.detach()
         return losses[0].view(1, 1) if self._r == 1 else torch.stack(losses)[:, None]
 
-    def evaluate(self, answer: Tensor) -> dict[str, float | None]:
-        loss, right = self._measure(self._bound.elsewhere(answer))
+    def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:
+        loss, right = self._measure(self._bound.elsewhere(answer, statistics))
         return {"eval/loss": loss, "eval/accuracy": right}
 
     def accuracies(self, x: Tensor) -> list[float] | None:
-        return [self._measure(self._bound.elsewhere(x[i : i + 1]))[1] for i in range(len(self._rows))]
+        own = self._own_statistics
+        looks = (self._bound.elsewhere(x[i : i + 1], None if own is None else own[i : i + 1]) for i in range(len(self._rows)))
+        return [self._measure(module)[1] for module in looks]
+
+    def recalibrated(self, answer: Tensor, statistics: Tensor, batches: int) -> Tensor:
+        import torch
+
+        from coopsgd.tasks.gradients import recalibrated
+
+        size = min(self.samples, self._samples)
+
+        def batch(b: int) -> Tensor:
+            which = stream(self._seed, "recalibrate", b).choice(self._samples, size, replace=False)
+            return self._batch(torch.from_numpy(which).to(self._device), 0, b)[0]
+
+        return recalibrated(self._bound, answer, statistics, map(batch, range(batches)))
 
     def _measure(self, module: Module) -> tuple[float, float]:
         """Mean cross entropy in nats and accuracy on the test set."""

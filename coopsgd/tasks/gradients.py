@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,19 +14,35 @@ class Bound:
     """One module pointed at the rows of (r, d) tensors in turn.
 
     No packing: autograd accumulates straight into the gradient row, the optimiser steps the row, the fleet sends it.
-    Weights of convolutions lie channels last in the row, which makes their views channels last too: faster on a CPU.
+    Weights of convolutions lie channels last in the row, which makes their views channels last too: faster on a CPU
+    (`channels_last=False` for code that cannot take it). What needs no gradient (frozen parameters) is in no row.
+
+    Floating-point buffers, BatchNorm's running mean and variance, are a second row (b,) of *statistics*, pointed at in the
+    same way: a forward pass in training mode writes into it. Other buffers (`num_batches_tracked`) are kept per row, in no
+    tensor that is ever mixed.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        if any(b.is_floating_point() for b in module.buffers()):
-            raise ValueError("model: running statistics (BatchNorm) are not supported; use GroupNorm")
-        self.module = module
-        self._parameters = list(module.parameters())
-        self._shapes = [p.shape for p in self._parameters]
+    def __init__(self, module: nn.Module, channels_last: bool = True) -> None:
+        self.module, self._channels_last = module, channels_last
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
+        buffers = list(module.buffers())
+        self._statistics = [b for b in buffers if b.is_floating_point()]
+        self._others = [b for b in buffers if not b.is_floating_point()]
+        self._owners = [(part, name, b) for part in module.modules() for name, b in part._buffers.items() if b is not None]
         self.d = sum(p.numel() for p in self._parameters)
+        self.b = sum(s.numel() for s in self._statistics)
+        self._first = _joined(self._statistics) if self.b else None
+        self._first_others = [other.clone() for other in self._others]
+        self._hook: Any = None
         self._at: tuple[int, int] | None = None
         self._views: list[list[tuple[Tensor, Tensor | None]]] = []
-        self.random = any(isinstance(part, nn.modules.dropout._DropoutNd) for part in module.modules())
+        self._beside: list[list[tuple[Tensor, Tensor]]] = []
+        self.random = any(_draws(part) for part in module.modules())
+
+    @property
+    def stateful(self) -> bool:
+        """May a forward pass leave something behind? Then rows must be visited one by one."""
+        return bool(self._owners)
 
     def flat(self) -> Tensor:
         """(1, d) copy of the module's own parameters."""
@@ -31,33 +51,110 @@ class Bound:
             place.copy_(p.detach())
         return row[None]
 
-    def bind(self, x: Tensor, grad: Tensor) -> None:
-        """Rows to point at from now on."""
+    def statistics(self) -> Tensor | None:
+        """(1, b) the statistics the module was made with; None when it keeps none."""
+        return None if self._first is None else self._first.clone()
+
+    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
+        """Rows to point at from now on; `statistics` (r, b) for a module that keeps some."""
         self._views = [list(zip(self._split(row), self._split(into), strict=True)) for row, into in zip(x, grad, strict=True)]
+        self._beside = []
+        if self.stateful:
+            rows = [None] * len(x) if statistics is None else list(statistics)
+            self._beside = [self._state(row) for row in rows]
+            self._hook = self._hook or self.module.register_forward_hook(self._keep)
         self._at = None
 
     def row(self, i: int) -> nn.Module:
-        """The module at row i, its gradients landing in gradient row i."""
+        """The module at row i, its gradients landing in gradient row i and its statistics in row i of theirs."""
         if self._at != (id(self._views), i):
             for p, (value, into) in zip(self._parameters, self._views[i], strict=True):
                 p.data, p.grad = value, into
+            for buffer, value in self._beside[i] if self._beside else ():
+                buffer.data = value
             self._at = (id(self._views), i)
         return self.module
 
-    def elsewhere(self, model: Tensor) -> nn.Module:
-        """The module at a model of its own, (1, d), for looking only."""
+    def elsewhere(self, model: Tensor, statistics: Tensor | None = None) -> nn.Module:
+        """The module at a model of its own, (1, d), and a copy of its statistics, (1, b), for looking only.
+
+        Without statistics it has those it was made with.
+        """
         for p, value in zip(self._parameters, self._split(model[0]), strict=True):
             p.data, p.grad = value, None
+        for buffer, value in self._state(None if statistics is None else statistics[0].clone()):
+            buffer.data = value
         self._at = None
         return self.module
 
+    def look(self) -> Tensor:
+        """(1, b) the statistics the module is at now."""
+        return _joined(self._statistics)
+
+    def _state(self, statistics: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer with what it is to be: a view of the row `statistics` (b,), or its own copy of how it began."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        if self._first is not None:
+            row = self._first[0].clone() if statistics is None else statistics
+            parts = row.split([s.numel() for s in self._statistics])
+            pairs += [(s, part.view(s.shape)) for s, part in zip(self._statistics, parts, strict=True)]
+        return pairs + [(other, first.clone()) for other, first in zip(self._others, self._first_others, strict=True)]
+
+    def _keep(self, *_: Any) -> None:
+        """After a forward pass: a module that put new tensors in the place of its buffers has its values taken into the row."""
+        for owner, name, buffer in self._owners:
+            now = owner._buffers[name]
+            if now is not buffer:
+                if now is not None:
+                    buffer.data.copy_(now.detach())
+                owner._buffers[name] = buffer
+
     def _split(self, row: Tensor) -> list[Tensor]:
-        sizes = [shape.numel() for shape in self._shapes]
-        return [_shaped(part, shape) for part, shape in zip(row.split(sizes), self._shapes, strict=True)]
+        parts = row.split([p.numel() for p in self._parameters])
+        return [self._shaped(part, p.shape) for part, p in zip(parts, self._parameters, strict=True)]
+
+    def _shaped(self, part: Tensor, shape: torch.Size) -> Tensor:
+        if len(shape) != 4 or not self._channels_last:
+            return part.view(shape)
+        out, channels, height, width = shape
+        return part.view(out, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _shaped(part: Tensor, shape: torch.Size) -> Tensor:
-    if len(shape) != 4:
-        return part.view(shape)
-    out, channels, height, width = shape
-    return part.view(out, height, width, channels).permute(0, 3, 1, 2)
+def recalibrated(bound: Bound, model: Tensor, statistics: Tensor, batches: Iterable[Tensor]) -> Tensor:
+    """(1, b) statistics of `model` (1, d) re-estimated: the mean of what its BatchNorm layers see over the batches.
+
+    All else is as in evaluation (no dropout). Statistics that no BatchNorm layer keeps stay as given.
+    """
+    module = bound.elsewhere(model, statistics).eval()
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's word for a cumulative average
+            norm.train()
+        with torch.no_grad():
+            for batch in batches:
+                module(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        module.train()
+    return bound.look()
+
+
+def autocast(amp: str | None, device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, products and convolutions are computed in bfloat16 when `amp` says so; what they belong to stays as it is."""
+    return nullcontext() if amp is None else torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([t.detach().reshape(-1) for t in tensors])[None]
+
+
+def _draws(part: nn.Module) -> bool:
+    """May its forward pass draw random numbers? Dropout does, and code that is neither torch's nor ours may."""
+    home = type(part).__module__
+    ours = home.startswith(("torch.nn.", "coopsgd."))
+    dropout = getattr(part, "dropout", 0)
+    return not ours or isinstance(part, nn.modules.dropout._DropoutNd) or (isinstance(dropout, float) and dropout > 0)

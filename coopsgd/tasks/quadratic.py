@@ -10,7 +10,7 @@ import numpy as np
 from coopsgd.mixing.base import load_array
 from coopsgd.registry import register
 from coopsgd.streams import stream
-from coopsgd.tasks.base import Task
+from coopsgd.tasks.base import Problem, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,7 @@ class Quadratic(Task):
         return QuadraticProblem(self, config, rows, device)
 
 
-class QuadraticProblem:
+class QuadraticProblem(Problem):
     """Closed-form losses and gradients of all rows at once."""
 
     samples = 1
@@ -91,7 +91,7 @@ class QuadraticProblem:
     def start(self) -> Tensor:
         return self._start[None].clone()
 
-    def bind(self, x: Tensor, grad: Tensor) -> None:
+    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
         self._x, self._grad = x[: len(self._rows)], grad[: len(self._rows)]
         self._loss = x.new_zeros(len(x), 1)
 
@@ -113,7 +113,7 @@ class QuadraticProblem:
             loss[: len(self._rows)][idle] = 0
         return loss
 
-    def evaluate(self, answer: Tensor) -> dict[str, float | None]:
+    def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:
         value = 0.5 * (self._a * (answer - self._c) ** 2).sum(1).mean()
         return {"eval/loss": float(value), "eval/accuracy": None}
 

@@ -48,7 +48,7 @@ class Supervised(Task):
                 raise ValueError(f"{group}: {choice} is for {reads}, task {named} learns {self.INPUT}; {self.way_out()}")
         make(config, "partition")
         data.check()
-        model.parameters(data.SHAPE, data.CLASSES)
+        model.check(data.SHAPE, data.CLASSES, config.batch_size)
         refuse_short([len(share) for share in self.shares(config)], config.batch_size, config.partition["name"])
 
     def way_out(self) -> str:
@@ -78,8 +78,13 @@ class Supervised(Task):
         data = make(config, "data")
         return make(config, "model").parameters(data.SHAPE, data.CLASSES)
 
-    def module(self, config: Config, answer: Tensor) -> Module:
-        from coopsgd.tasks.classification import network
-        from coopsgd.tasks.gradients import Bound
+    def statistics(self, config: Config) -> int:
+        from coopsgd.config import make
 
-        return Bound(network(config).to(answer.dtype)).elsewhere(answer).eval()
+        data = make(config, "data")
+        return make(config, "model").statistics(data.SHAPE, data.CLASSES)
+
+    def module(self, config: Config, answer: Tensor, statistics: Tensor | None = None) -> Module:
+        from coopsgd.tasks.classification import bound
+
+        return bound(config, answer.dtype).elsewhere(answer, statistics).eval()

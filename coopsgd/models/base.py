@@ -1,0 +1,85 @@
+"""The contract of a model, and the arithmetic that several of them share.
+
+Normalisation is GroupNorm unless asked otherwise: it keeps no running statistics that averaging models could miss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+NORMS = ("group", "batch", "none")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A family of networks; `build` is its member for one kind of image."""
+
+    INPUT: ClassVar[str] = "numbers"  # what it reads: numbers, or the tokens of a text
+
+    def check(self, shape: tuple[int, ...], classes: int, batch_size: int) -> None:
+        """ValueError when there is no member for these images; before any process starts."""
+
+    def build(self, shape: tuple[int, ...], classes: int) -> Module:
+        """A module from (batch, *shape) inputs to (batch, classes) logits."""
+        raise NotImplementedError
+
+    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
+        """d, how many numbers that module learns. A formula where there is one: building it means importing torch."""
+        import torch
+
+        with torch.device("meta"):
+            return sum(p.numel() for p in self.build(shape, classes).parameters() if p.requires_grad)
+
+    def statistics(self, shape: tuple[int, ...], classes: int) -> int:
+        """b, how many running statistics it keeps: BatchNorm's means and variances. 0 when it keeps none."""
+        return 0
+
+    def channels_last(self, shape: tuple[int, ...], classes: int) -> bool:
+        """May the weights of its convolutions lie channels last in a row? Faster on a CPU; some code cannot take it."""
+        return True
+
+
+def check_dropout(rate: float) -> None:
+    """ValueError unless it is a share."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"model.dropout: must lie in [0, 1), got {rate}")
+
+
+def check_norm(norm: str) -> None:
+    """ValueError unless it is a normalisation we know."""
+    if norm not in NORMS:
+        raise ValueError(f"model.norm: must be one of {', '.join(NORMS)}, got {norm!r}")
+
+
+def check_images(name: str, shape: tuple[int, ...], least: int, instead: str) -> None:
+    """ValueError unless these are images of at least `least` x `least`."""
+    if len(shape) != 3:
+        raise ValueError(f"{name}: needs images (channels, height, width), got samples of shape {tuple(shape)}; use mlp")
+    if min(shape[1:]) < least:
+        raise ValueError(f"{name}: needs images of at least {least} x {least}, got {shape[1]} x {shape[2]}; use {instead}")
+
+
+def linear(widths: list[int]) -> int:
+    """Weights and biases of a chain of linear layers."""
+    return sum((before + 1) * after for before, after in pairwise(widths))
+
+
+def size(shape: tuple[int, ...]) -> int:
+    """Numbers in one sample."""
+    return prod(shape)
+
+
+def groups(channels: int) -> int:
+    """Groups of GroupNorm: eight channels each, but 32 groups at most (2 for 16 channels, 8 for 64, 32 for 512)."""
+    return min(32, max(1, channels // 8))
+
+
+def convolved(norm: str, before: int, after: int) -> int:
+    """Parameters of a 3 x 3 convolution and its norm; a norm brings the bias, without one the convolution has its own."""
+    return 9 * before * after + after * (1 if norm == "none" else 2)

@@ -1,0 +1,55 @@
+"""Networks of linear layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from coopsgd.models.base import Model, check_dropout, linear, size
+from coopsgd.registry import register
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+@register("logistic", "model")
+@dataclass(frozen=True)
+class Logistic(Model):
+    """Multinomial logistic regression: one linear layer, convex."""
+
+    def build(self, shape: tuple[int, ...], classes: int) -> Module:
+        from torch import nn
+
+        return nn.Sequential(nn.Flatten(), nn.Linear(size(shape), classes))
+
+    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
+        return linear([size(shape), classes])
+
+
+@register("mlp", "model")
+@dataclass(frozen=True)
+class MLP(Model):
+    """Fully connected, ReLU between the layers; `hidden` lists their widths."""
+
+    hidden: list[int] = field(default_factory=lambda: [200])
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout)
+        if any(isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in self.hidden):
+            raise ValueError(f"model.hidden: must list whole numbers of at least 1, got {self.hidden}")
+
+    def build(self, shape: tuple[int, ...], classes: int) -> Module:
+        from torch import nn
+
+        layers: list[Any] = [nn.Flatten()]
+        widths = [size(shape), *self.hidden]
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+            if self.dropout:
+                layers.append(nn.Dropout(self.dropout))
+        return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
+        return linear([size(shape), *self.hidden, classes])

@@ -1,0 +1,206 @@
+"""Networks that others wrote: torchvision's by name, yours by import path. Tried out before any process starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from coopsgd.models.base import Model
+from coopsgd.registry import did_you_mean, imported, register
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What trying a network on a batch of two has shown."""
+
+    parameters: int
+    statistics: int
+    channels_last: bool  # it also works when its convolutions' weights lie channels last
+
+
+_seen: dict[str, Seen] = {}
+
+
+@dataclass(frozen=True)
+class Foreign(Model):
+    """A network this package knows nothing of. Processes forked after the look inherit what was seen and imported."""
+
+    def fetch(self) -> Any:
+        """Import what the network needs. ValueError when it cannot be had."""
+        raise NotImplementedError
+
+    def check(self, shape: tuple[int, ...], classes: int, batch_size: int) -> None:
+        self._look(shape, classes, batch_size)
+
+    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
+        return self._look(shape, classes).parameters
+
+    def statistics(self, shape: tuple[int, ...], classes: int) -> int:
+        return self._look(shape, classes).statistics
+
+    def channels_last(self, shape: tuple[int, ...], classes: int) -> bool:
+        return self._look(shape, classes).channels_last
+
+    def _look(self, shape: tuple[int, ...], classes: int, batch_size: int = 2) -> Seen:
+        batch = min(2, batch_size)
+        key = repr((self, tuple(shape), classes, batch))
+        if key not in _seen:
+            self.fetch()
+            _seen[key] = _in_a_child(self, tuple(shape), classes, batch)
+        return _seen[key]
+
+
+@register("torchvision", "model")
+@dataclass(frozen=True)
+class TorchVision(Foreign):
+    """Any of torchvision's classification networks by name, untrained; its BatchNorm stays BatchNorm. See `norm_stats`.
+
+    arguments: more of its keyword arguments. Grey images are shown to it as three equal colours.
+    """
+
+    arch: str = "resnet18"
+    arguments: Any = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_arguments(self.arguments, "{width_per_group: 128}")
+
+    def fetch(self) -> Any:
+        import torchvision.models as models  # with torch's compiler in tow: 2 s, so nobody else imports it
+
+        known = models.list_models(module=models)
+        if self.arch not in known:
+            raise ValueError(
+                f"model.arch: torchvision has no {self.arch!r}{did_you_mean(self.arch, known)}; it has {_few(known)}"
+            )
+        return models
+
+    def build(self, shape: tuple[int, ...], classes: int) -> Module:
+        network = self.fetch().get_model(self.arch, weights=None, num_classes=classes, **self.arguments)
+        if shape[0] != 1:
+            return network
+        from coopsgd.modules.convolutional import Coloured
+
+        return Coloured(network)
+
+
+@register("custom", "model")
+@dataclass(frozen=True)
+class Custom(Foreign):
+    """Your network: `path` is module:Class (or module:function) and `arguments` its keyword arguments; any torch module.
+
+    It takes (batch, channels, height, width) and gives (batch, classes) logits. A file beside you is importable.
+    """
+
+    path: Any = None
+    arguments: Any = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_arguments(self.arguments, "{width: 64}")
+
+    def fetch(self) -> Any:
+        if not isinstance(self.path, str) or self.path.count(":") != 1:
+            raise ValueError(f"model.path: must be module:Class, importable from here, got {self.path!r}")
+        try:
+            return imported("model.path", self.path)
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
+        except Exception as error:  # the user's file runs when it is imported
+            raise ValueError(f"model.path {self.path!r}: importing it gives {type(error).__name__}: {error}") from error
+
+    def build(self, shape: tuple[int, ...], classes: int) -> Module:
+        return self.fetch()(**self.arguments)
+
+
+def _check_arguments(arguments: Any, example: str) -> None:
+    if not isinstance(arguments, dict) or not all(isinstance(name, str) for name in arguments):
+        raise ValueError(f"model.arguments: must be names with values, as in 'model.arguments={example}', got {arguments!r}")
+
+
+def _few(known: list[str]) -> str:
+    return f"{', '.join(known[:8])} and {len(known) - 8} more"
+
+
+def _in_a_child(model: Foreign, shape: tuple[int, ...], classes: int, batch: int) -> Seen:
+    """Look at it in a process of its own: one that has computed anything should not fork workers, and this one will.
+
+    ValueError with what went wrong there.
+    """
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a process with threads is forked: the child starts none
+        child = os.fork()
+    if child == 0:
+        try:
+            told = _told(model, shape, classes, batch)
+            os.write(writing, json.dumps(told).encode()[:60_000])  # a pipe holds as much without a reader
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        answer = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not answer:
+        raise ValueError(f"{_name(model)}: the process that tried it out ended with code {status}")
+    told = json.loads(answer)
+    if "error" in told:
+        raise ValueError(f"{_name(model)}: {told['error']}")
+    return Seen(**told)
+
+
+def _told(model: Foreign, shape: tuple[int, ...], classes: int, batch: int) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    try:
+        try:
+            return asdict(_tried(model, shape, classes, batch, channels_last=True))
+        except RuntimeError as error:  # .view() on what lies channels last, most likely
+            if "view" not in str(error):
+                raise
+            return asdict(_tried(model, shape, classes, batch, channels_last=False))
+    except Exception as error:
+        what = str(error) if isinstance(error, _Unfit) else f"{type(error).__name__}: {error}"
+        return {"error": " ".join(what.split())[:2000]}
+
+
+class _Unfit(Exception):
+    """It works, but cannot be trained here; said in our own words."""
+
+
+def _tried(model: Foreign, shape: tuple[int, ...], classes: int, batch: int, channels_last: bool) -> Seen:
+    import torch
+
+    torch.manual_seed(0)
+    module = model.build(shape, classes)
+    if not isinstance(module, torch.nn.Module):
+        raise _Unfit(
+            f"gives a {type(module).__name__}, not a torch.nn.Module; name a class of modules or a function returning one"
+        )
+    if any(torch.nn.parameter.is_lazy(p) for p in module.parameters()):
+        raise _Unfit("has lazy layers, whose sizes are not known before training; give them their sizes")
+    learned = [p for p in module.parameters() if p.requires_grad]
+    if not learned:
+        raise _Unfit("has no parameters to train")
+    for p in learned:
+        if p.dim() == 4 and channels_last:
+            p.data = p.data.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        logits = module.train()(torch.zeros(batch, *shape))
+    if not isinstance(logits, torch.Tensor):
+        raise _Unfit(f"gives {type(logits).__name__} for a batch, not a tensor of logits")
+    if tuple(logits.shape) != (batch, classes):
+        wanted = f"({batch}, {classes}) logits"
+        raise _Unfit(f"gives shape {tuple(logits.shape)} for a batch of {batch} samples {shape}, not {wanted}, one a class")
+    statistics = sum(b.numel() for b in module.buffers() if b.is_floating_point())
+    return Seen(sum(p.numel() for p in learned), statistics, channels_last)
+
+
+def _name(model: Foreign) -> str:
+    return f"model {getattr(model, 'arch', None) or getattr(model, 'path', None)}"

@@ -1,0 +1,44 @@
+"""A small language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from coopsgd.models.base import Model, check_dropout, linear
+from coopsgd.registry import register
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+@register("gpt", "model")
+@dataclass(frozen=True)
+class GPT(Model):
+    """Decoder-only transformer on characters, pre-LayerNorm (1.0 M parameters on about 100 characters). Radford et al. 2019."""
+
+    layers: int = 5
+    heads: int = 4
+    width: int = 128
+    context: int = 128
+    dropout: float = 0.0
+
+    INPUT = "tokens"
+
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout)
+        for name in ("layers", "heads", "width", "context"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}: must be at least 1, got {getattr(self, name)}")
+        if self.width % self.heads:
+            raise ValueError(f"model.width: must be a multiple of model.heads={self.heads}, got {self.width}")
+
+    def build(self, shape: tuple[int, ...], classes: int) -> Module:
+        from coopsgd.modules import transformer
+
+        return transformer.GPT(classes, self.context, self.layers, self.heads, self.width, self.dropout)
+
+    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
+        w = self.width
+        block = 2 * 2 * w + linear([w, 3 * w]) + linear([w, w]) + linear([w, 4 * w, w])
+        return (2 * classes + self.context) * w + self.layers * block + 2 * w

@@ -1,0 +1,108 @@
+"""Residual networks for small images. arXiv:1512.03385, section 4.2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from coopsgd.models.base import Model, check_images, check_norm, convolved, linear
+from coopsgd.registry import register
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+WIDTHS = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Residuals(Model):
+    """6 n + 2 layers: a convolution, three stages of n blocks of two with 16, 32, 64 channels, a linear layer.
+
+    Shortcuts without parameters, no biases beside a norm, He initialisation. `norm` is group, batch (the paper's) or none;
+    without one every block begins as the identity, or the deeper ones would overflow.
+    """
+
+    norm: str = "group"
+
+    DEPTH: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+
+    def layers(self) -> int:
+        """6 n + 2"""
+        return self.DEPTH
+
+    def check(self, shape: tuple[int, ...], classes: int, batch_size: int) -> None:
+        check_images("resnet", shape, 8, "mlp")
+
+    def build(self, shape: tuple[int, ...], classes: int) -> Module:
+        from torch import nn
+
+        from coopsgd.modules.convolutional import Residual, convolution, he_init
+
+        parts: list[Module] = [*convolution(self.norm, shape[0], 16), nn.ReLU()]
+        for before, after, stride in self._blocks():
+            body = [*convolution(self.norm, before, after, stride), nn.ReLU(), *convolution(self.norm, after, after)]
+            parts.append(Residual(nn.Sequential(*body), after - before, stride))
+        parts += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], classes)]
+        return he_init(nn.Sequential(*parts), quiet=self.norm == "none")
+
+    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
+        return sum(convolved(self.norm, *pair) for pair in self._convolutions(shape)) + linear([WIDTHS[-1], classes])
+
+    def statistics(self, shape: tuple[int, ...], classes: int) -> int:
+        return sum(2 * after for _, after in self._convolutions(shape)) if self.norm == "batch" else 0
+
+    def _blocks(self) -> list[tuple[int, int, int]]:
+        """Channels before, channels after, stride of each block."""
+        blocks, before = [], WIDTHS[0]
+        for after in WIDTHS:
+            for _ in range((self.layers() - 2) // 6):
+                blocks.append((before, after, after // before))
+                before = after
+        return blocks
+
+    def _convolutions(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+        inside = [pair for before, after, _ in self._blocks() for pair in ((before, after), (after, after))]
+        return [(shape[0], WIDTHS[0]), *inside]
+
+
+@register("resnet20", "model")
+@dataclass(frozen=True)
+class ResNet20(Residuals):
+    """ResNet-20 for CIFAR (0.27 M parameters)."""
+
+    DEPTH: ClassVar[int] = 20
+
+
+@register("resnet32", "model")
+@dataclass(frozen=True)
+class ResNet32(Residuals):
+    """ResNet-32 for CIFAR (0.46 M parameters)."""
+
+    DEPTH: ClassVar[int] = 32
+
+
+@register("resnet56", "model")
+@dataclass(frozen=True)
+class ResNet56(Residuals):
+    """ResNet-56 for CIFAR (0.85 M parameters)."""
+
+    DEPTH: ClassVar[int] = 56
+
+
+@register("resnet", "model")
+@dataclass(frozen=True)
+class ResNet(Residuals):
+    """ResNet for CIFAR of any `depth` 6 n + 2, 110 for instance."""
+
+    depth: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.depth < 8 or (self.depth - 2) % 6:
+            raise ValueError(f"model.depth: must be 6 n + 2, as 20, 32, 44, 56, 110 are, got {self.depth}")
+
+    def layers(self) -> int:
+        return self.depth

@@ -1,0 +1,1 @@
+"""What the built-in networks are made of, as torch modules. Imported when one is built, never by the file of its settings."""
