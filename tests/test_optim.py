@@ -219,7 +219,7 @@ def test_bf16_gradients_are_what_torchs_autocast_gives_a_plain_module():
     x = problem.start().repeat(2, 1)
     grad = torch.zeros_like(x)
     problem.bind(x, grad)
-    loss = problem.gradients(0, None)
+    loss = problem.gradients(0, None, np.zeros(2, dtype=int))
     images = Digits().load()
     batches = Batches(IID().deal(images.train_y, 2, 0), range(2), 32, 0).at(np.zeros(2, dtype=int))
     errors = []
@@ -237,7 +237,7 @@ def test_bf16_gradients_are_what_torchs_autocast_gives_a_plain_module():
     problem = config.make(whole, "task").build(whole, range(2), torch.device("cpu"))
     halved = grad.clone()
     problem.bind(x, grad)
-    problem.gradients(0, None)
+    problem.gradients(0, None, np.zeros(2, dtype=int))
     off = (halved - grad).norm(dim=1) / grad.norm(dim=1)
     assert (off > 1e-3).all() and (off < 0.15).all()  # bfloat16 keeps 8 bits
 

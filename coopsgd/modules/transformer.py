@@ -36,11 +36,12 @@ class GPT(nn.Module):
         self.token, self.position = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
         self.blocks = nn.Sequential(*(Block(width, heads, dropout) for _ in range(layers)))
         self.last, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+        std = 0.02 * math.sqrt(768 / width)  # GPT-2's 0.02 is for its width of 768
         for name, part in self.named_modules():
             if isinstance(part, nn.Linear | nn.Embedding):
                 # what is added to the path is the less the more layers add to it
                 deep = name.endswith(("mixed", "narrow"))
-                nn.init.normal_(part.weight, std=0.02 / math.sqrt(2 * layers) if deep else 0.02)
+                nn.init.normal_(part.weight, std=std / math.sqrt(2 * layers) if deep else std)
             if isinstance(part, nn.Linear) and part.bias is not None:
                 nn.init.zeros_(part.bias)
 
