@@ -77,7 +77,7 @@ def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
 @as_json_option
 @config_dir_option
 def list_(as_json: bool, config_dir: str | None) -> None:
-    """What can be chosen: algorithms, topologies, tasks, models, data sets, optimisers, schedules."""
+    """What can be chosen: algorithms, topologies, tasks, models, data sets, partitions, optimisers, schedules."""
     from coopsgd import catalogue
 
     catalogue.show(as_json, config_dir)

@@ -21,7 +21,7 @@ from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean, lookup
 from coopsgd.strategies.base import Strategy
 
-GROUPS = ("algo", "period", "topology", "task", "model", "data", "optim", "schedule")
+GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule")
 DTYPES = ("float32", "float64")
 SAVES = ("auto", "rows", "answer", "none")
 STEPS = 1000  # of a run that names neither steps nor epochs
@@ -48,6 +48,7 @@ class Config:
     task: Any = group("what is learned")
     model: Any = group("the network, for tasks that train one")
     data: Any = group("the data set, for tasks that read one")
+    partition: Any = group("who sees what of the data set")
     optim: Any = group("the inner optimiser of every worker")
     schedule: Any = group("how the learning rate moves")
     tau: Any = key("auto", "local steps between communications, or [[from step, tau], ...]; auto: what the algo's yaml says")
@@ -128,7 +129,11 @@ def _drop_unused(config: Config, strategy: Strategy, filled: set[str], task: Any
         config.tau = 1
     if "topology" not in filled:
         why["topology"] = f"{algo} has no free topology"
-    why |= {name: f"task {config.task['name']} has none" for name in ("model", "data", "batch_size") if name not in task.USES}
+    why |= {
+        name: f"task {config.task['name']} has none"
+        for name in ("model", "data", "partition", "batch_size")
+        if name not in task.USES
+    }
     for name in why:
         if name in GROUPS:
             setattr(config, name, {"name": "constant"} if name == "period" else None)
@@ -176,6 +181,7 @@ KINDS = {
     "task": "task",
     "model": "model",
     "data": "data",
+    "partition": "partition",
     "optim": "optim",
     "schedule": "schedule",
 }
@@ -247,7 +253,7 @@ def _plain(value: Any) -> Any:
 
 def _as_group(config: Config, name: str, choice: str | None) -> None:
     node = getattr(config, name)
-    if node is None and name in ("topology", "model", "data", "period"):
+    if node is None and name in ("topology", "model", "data", "partition", "period"):
         node = {}
     if not isinstance(node, dict):
         raise ConfigError(f"{name}: must be a name or keys below it, as in {name}={choice or 'NAME'}, got {node!r}")

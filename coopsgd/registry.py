@@ -24,6 +24,7 @@ HOMES = {
     "task": "coopsgd.tasks",
     "model": "coopsgd.tasks.models",
     "data": "coopsgd.data",
+    "partition": "coopsgd.data.partitions",
     "optim": "coopsgd.optim",
     "schedule": "coopsgd.optim",
 }
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 
 def register(name: str, kind: str = "strategy") -> Callable[[T], T]:
-    """Make a class known under `name`, for `kind` in strategy, mixing, period, graph, task, model, data, optim, schedule."""
+    """Make a class known under `name`, for a `kind` in HOMES (strategy, mixing, period, graph, task, model, data, ...)."""
     if kind not in _known:
         raise KeyError(f"register: no kind {kind!r}; known: {', '.join(_known)}")
 

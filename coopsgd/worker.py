@@ -26,6 +26,7 @@ from coopsgd import checkpoint, config
 from coopsgd.fleet.plan import choose_layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
+from coopsgd.report import spread
 from coopsgd.report.console import Live
 from coopsgd.report.files import Files
 from coopsgd.strategies.base import Strategy
@@ -80,6 +81,9 @@ class Report:
 
     def __init__(self, folder: Path, settings: config.Config, console: int | None) -> None:
         self._files = Files(folder)
+        held = config.make(settings, "task").spread(settings)
+        if held is not None:
+            self._files.image("data/partition", *spread.picture(held))
         stream = sys.stdout if console is None else os.fdopen(os.dup(console), "w")
         self._live = Live(stream, settings.steps)
 
@@ -131,6 +135,7 @@ def _leave(
         "seed": settings.seed,
         "name": settings.name,
         "saved": save,
+        **({"data": about} if (about := config.make(settings, "task").about(settings)) else {}),
         "parameters": outcome.x.shape[1],
         "device": str(outcome.x.device),
         "versions": checkpoint.versions(),

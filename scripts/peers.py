@@ -19,7 +19,7 @@ import torch._dynamo  # every optimiser imports it at its first step: here once,
 import torch.distributed as dist
 
 from coopsgd import compose, config, launch  # noqa: F401  what the forks share
-from coopsgd.data.base import shares
+from coopsgd.data.partitions import IID
 from coopsgd.tasks.classification import network
 
 FORK = multiprocessing.get_context("fork")
@@ -88,9 +88,9 @@ def _peer(rank: int, world: int, way: str, model: str, steps: int, warm: int, fo
 
             averager = PeriodicModelAverager(period=16, warmup_steps=0)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    x = torch.tensor(images.train_x).float() / images.scale - images.shift
+    x = (torch.tensor(images.train_x).float() - images.mean[0]) / images.std[0]
     y = torch.tensor(images.train_y)
-    share = torch.from_numpy(np.array(shares(len(y), world, 0)[rank]))
+    share = torch.from_numpy(np.array(IID().deal(np.array(y), world, 0)[rank]))
     for k in range(warm + steps):
         if k == warm:
             if world > 1:

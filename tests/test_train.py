@@ -50,8 +50,9 @@ def test_averaging_every_step_is_one_large_batch(gangs, algo, optim):  # S1, S2
 
 def _large_batch(settings: config.Config) -> np.ndarray:
     """Plain torch on the union of the workers' batches."""
-    from coopsgd.data.base import Batches, shares
+    from coopsgd.data.base import Batches
     from coopsgd.data.digits import Digits
+    from coopsgd.data.partitions import IID
     from coopsgd.tasks.classification import network
 
     images = Digits().load()
@@ -59,9 +60,9 @@ def _large_batch(settings: config.Config) -> np.ndarray:
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
     node = {k: v for k, v in settings.optim.items() if k not in ("name", "beta1", "beta2")}
     optimizer = kinds[settings.optim["name"]](module.parameters(), **node)
-    batches = Batches(shares(1433, 4, settings.seed), range(4), settings.batch_size, settings.seed)
+    batches = Batches(IID().deal(images.train_y, 4, settings.seed), range(4), settings.batch_size, settings.seed)
     for k in range(settings.steps):
-        which = batches.at(k).reshape(-1)
+        which = batches.at(np.full(4, k)).reshape(-1)
         x = torch.from_numpy(images.train_x[which]).double() / 16 - 0.5
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(module(x), torch.from_numpy(images.train_y[which])).backward()

@@ -1,9 +1,11 @@
-"""A data set in memory and how it is dealt out."""
+"""What a data set is: arrays in memory, settings that find them, batches drawn by (row, own step)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,48 +14,97 @@ from coopsgd.streams import stream
 
 @dataclass(frozen=True)
 class Images:
-    """uint8 images (n, channels, height, width) and int64 labels (n,), train and test; pixel / scale - shift is the input."""
+    """Inputs (n, *shape), bytes or float32, and int64 labels (n,), train and test.
+
+    (x - mean) / std is what a model sees: one number a channel (the first axis of a sample), in the units of x.
+    """
 
     train_x: np.ndarray
     train_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
-    scale: float
-    shift: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int = 0  # pixels a training image may be shifted by; images are then flipped, too (coopsgd/data/augment.py)
 
 
 class DataSet:
     """Settings of a data set; a frozen dataclass that imports no torch."""
 
-    TRAIN: ClassVar[int]  # number of training samples
-    SHAPE: ClassVar[tuple[int, ...]]  # channels, height, width
-    CLASSES: ClassVar[int]
+    INPUT: ClassVar[str] = "numbers"  # what a model must read to learn from it: numbers, or the tokens of a text
+
+    @property
+    def SHAPE(self) -> tuple[int, ...]:
+        """Of one sample: (channels, height, width), or (dim,)."""
+        raise NotImplementedError
+
+    @property
+    def CLASSES(self) -> int:
+        """How many labels there are, 0 to CLASSES - 1."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """Make sure that it can be read. ValueError, telling how to get it, when it cannot."""
 
-    def load(self) -> Images:
-        """Read it."""
+    def load(self, seed: int = 0) -> Any:
+        """Read it (or draw it from the seed): `Images`, unless INPUT says otherwise. A second call is cheap."""
         raise NotImplementedError
 
+    def about(self, seed: int = 0) -> dict[str, Any]:
+        """Facts of its own for `show` and the summary."""
+        return {}
 
-def shares(n: int, workers: int, seed: int) -> np.ndarray:
-    """(workers, n // workers) sample numbers, drawn without replacement: an even deal, at most workers - 1 left over."""
-    return stream(seed, "partition").permutation(n)[: n // workers * workers].reshape(workers, -1)
+
+def refuse_short(sizes: Sequence[int], batch_size: int, partition: str) -> None:
+    """ValueError when a worker holds less than one batch: the one that holds least, with the ways out."""
+    least = int(np.argmin(sizes))
+    if sizes[least] < batch_size:
+        raise ValueError(
+            f"batch_size: {batch_size} is more than the {sizes[least]} samples of worker {least} (partition {partition}, "
+            f"{sum(sizes)} samples among {len(sizes)} workers); lower batch_size or workers, or choose another partition"
+        )
 
 
 class Batches:
-    """Minibatches of each row as a function of (seed, row, k): every epoch deals the row's share anew, ragged end dropped."""
+    """Minibatches of each row as a function of (seed, row, own step).
 
-    def __init__(self, shares: np.ndarray, rows: range, batch_size: int, seed: int) -> None:
-        self._shares, self._rows, self._size, self._seed = shares, rows, batch_size, seed
-        self.per_epoch = shares.shape[1] // batch_size
-        self._epoch, self._orders = -1, np.zeros((0, 0), dtype=np.int64)
+    A pass of a row over its share is its own: every pass deals the share anew, ragged end dropped, and a row with fewer
+    samples simply starts its next pass sooner. With `again`, a pass e is over the row's share of the deal again(e) instead
+    (the same sizes): reshuffled over all workers.
+    """
 
-    def at(self, k: int) -> np.ndarray:
-        """(len(rows), batch_size) sample numbers of iteration k."""
-        epoch, b = divmod(k, self.per_epoch)
-        if epoch != self._epoch:
-            self._orders = np.stack([stream(self._seed, "batch", i, epoch).permutation(self._shares[i]) for i in self._rows])
-            self._epoch = epoch
-        return self._orders[:, b * self._size : (b + 1) * self._size]
+    def __init__(
+        self,
+        shares: Sequence[np.ndarray],
+        rows: range,
+        batch_size: int,
+        seed: int,
+        again: Callable[[int], Sequence[np.ndarray]] | None = None,
+    ) -> None:
+        self._seed, self._rows, self._share = seed, rows, lambda epoch: shares
+        if again is not None:
+            self._share = lru_cache(maxsize=2)(again)
+        self._lengths = np.array([len(shares[i]) for i in rows])
+        self.per_epoch = self._lengths // batch_size  # (len(rows),) steps of a pass
+        if not self.per_epoch.all():
+            raise ValueError(f"batch_size: {batch_size} is more than a worker's {self._lengths.min()} samples")
+        # all orders end to end: shares may differ much in length
+        self._starts = np.cumsum(self._lengths) - self._lengths
+        self._orders = np.zeros(self._lengths.sum(), dtype=np.int64)
+        self._epochs = np.full(len(rows), -1)
+        self._within, self._size = np.arange(batch_size), batch_size
+
+    def at(self, own: np.ndarray) -> np.ndarray:
+        """(len(rows), batch_size) sample numbers; own: (len(rows),) steps each row has made."""
+        epochs, step = np.divmod(own, self.per_epoch)
+        stale = (epochs != self._epochs).nonzero()[0]
+        if len(stale):
+            self._deal(stale, epochs)
+        return self._orders[(self._starts + step * self._size)[:, None] + self._within]
+
+    def _deal(self, stale: np.ndarray, epochs: np.ndarray) -> None:
+        for i in stale[np.argsort(epochs[stale], kind="stable")]:  # rows of one epoch together: they share a deal
+            epoch, row, start = int(epochs[i]), self._rows[i], self._starts[i]
+            order = stream(self._seed, "batch", row, epoch).permutation(self._share(epoch)[row])
+            self._orders[start : start + self._lengths[i]] = order
+            self._epochs[i] = epoch

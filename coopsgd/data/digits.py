@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from coopsgd.registry import register
 class Digits(DataSet):
     """Handwritten digits, 8 x 8 grey, 10 classes; a fixed stratified fifth is the test set (UCI, from scikit-learn)."""
 
-    TRAIN = 1433
     SHAPE = (1, 8, 8)
     CLASSES = 10
 
@@ -31,10 +31,15 @@ class Digits(DataSet):
         if not self._path().is_file():
             raise ValueError("data: scikit-learn is installed without digits.csv.gz; reinstall it")
 
-    def load(self) -> Images:
-        table = np.loadtxt(self._path(), delimiter=",", dtype=np.float32)
-        x, y = table[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
-        test = np.zeros(len(y), dtype=bool)
-        for digit in range(10):
-            test[np.flatnonzero(y == digit)[::5]] = True  # every fifth of each class
-        return Images(x[~test], y[~test], x[test], y[test], scale=16.0, shift=0.5)
+    def load(self, seed: int = 0) -> Images:
+        return _read(self._path())
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path) -> Images:
+    table = np.loadtxt(path, delimiter=",", dtype=np.float32)
+    x, y = table[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
+    test = np.zeros(len(y), dtype=bool)
+    for digit in range(10):
+        test[np.flatnonzero(y == digit)[::5]] = True  # every fifth of each class
+    return Images(x[~test], y[~test], x[test], y[test], mean=(8.0,), std=(16.0,))

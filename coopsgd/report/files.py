@@ -49,6 +49,12 @@ class Files:
         when = self._began + line["train_s"]
         self._events.add_event(Event(wall_time=when, step=line["step"], summary=Summary(value=values)))
 
+    def image(self, tag: str, png: bytes, width: int, height: int) -> None:
+        """A picture of the beginning, in red, green and blue."""
+        picture = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
+        value = Summary.Value(tag=tag, image=picture)
+        self._events.add_event(Event(wall_time=self._began, step=0, summary=Summary(value=[value])))
+
     def close(self) -> None:
         """Everything on disk."""
         self._lines.close()

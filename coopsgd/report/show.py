@@ -14,6 +14,7 @@ from coopsgd.config import Config, make
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import spectra
 from coopsgd.period import Rounds
+from coopsgd.report import spread
 from coopsgd.report.console import human_bytes
 from coopsgd.strategies.base import Strategy
 
@@ -48,6 +49,8 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
         "factors": [_matrix(W, layout, m) for W in factors],
         "cycle": strategy.cycle(m),
         "schedule": [_round(config, strategy, r, after, width) for r, after in enumerate(_ends(config, strategy))],
+        "data": make(config, "task").about(config),
+        "partition": make(config, "task").spread(config),
         "notes": list(notes),
     }
     if strategy.averages:
@@ -134,6 +137,8 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         mean = "" if cycle else ", in the mean square"
         console.print(f"\nzeta of {of}{mean}: {found['zeta']:.6g}  (0 averages exactly, 1 never agrees)")
     _show_schedule(console, found)
+    if found["partition"]:
+        spread.show(console, found["data"], found["partition"])
     what = "it" if found["cycle"] == 1 else "the first communication"
     console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry {what} out:")
     for line in [line for factor in found["factors"] for line in factor["plan"]] + found.get("plan", []):

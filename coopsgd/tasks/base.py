@@ -50,8 +50,16 @@ class Task:
         return None
 
     def sizes(self, config: Config) -> list[int] | None:
-        """Training samples of each worker; None when there are none to count."""
+        """How many training samples each worker holds; None when there are none."""
         return None
+
+    def spread(self, config: Config) -> dict[str, Any] | None:
+        """Who holds how many of which class: counts (workers, classes) and how many samples nobody holds. None without data."""
+        return None
+
+    def about(self, config: Config) -> dict[str, Any]:
+        """Facts about the data for `show` and the summary."""
+        return {}
 
     def dimension(self, config: Config) -> int:
         """d, the number of parameters of one model."""

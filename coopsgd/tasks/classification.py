@@ -1,16 +1,18 @@
-"""Classification of images by a network: every worker draws its own minibatches from its own share."""
+"""Learning from a data set by a network: every worker draws its own minibatches from its own share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coopsgd.data.base import Batches, shares
+from coopsgd.data.augment import crop_and_flip
+from coopsgd.data.base import Batches
 from coopsgd.registry import register
 from coopsgd.streams import seed_of
-from coopsgd.tasks.base import Task
+from coopsgd.tasks.supervised import Supervised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,47 +25,11 @@ EVALUATE = 250  # test images in one forward pass
 
 @register("classification", "task")
 @dataclass(frozen=True)
-class Classification(Task):
-    """Cross entropy of a `model` on `data`, dealt evenly to the workers."""
-
-    USES = ("model", "data", "batch_size")
-
-    def check(self, config: Config) -> None:
-        from coopsgd.config import make
-
-        data = make(config, "data")
-        share = data.TRAIN // config.workers
-        if share < config.batch_size:
-            raise ValueError(
-                f"batch_size: {config.batch_size} is more than a worker's share of {share} samples "
-                f"({data.TRAIN} among {config.workers} workers); lower batch_size or workers"
-            )
-        make(config, "model")
-        data.check()
-
-    def steps_per_epoch(self, config: Config) -> int | None:
-        from coopsgd.config import make
-
-        return make(config, "data").TRAIN // config.workers // config.batch_size
-
-    def sizes(self, config: Config) -> list[int] | None:
-        from coopsgd.config import make
-
-        return [make(config, "data").TRAIN // config.workers] * config.workers
-
-    def dimension(self, config: Config) -> int:
-        from coopsgd.config import make
-
-        data = make(config, "data")
-        return make(config, "model").parameters(data.SHAPE, data.CLASSES)
-
-    def module(self, config: Config, answer: Tensor) -> Module:
-        from coopsgd.tasks.gradients import Bound
-
-        return Bound(network(config).to(answer.dtype)).elsewhere(answer).eval()
+class Classification(Supervised):
+    """Cross entropy of a `model` on `data`, dealt to the workers by `partition`."""
 
     def build(self, config: Config, rows: range, device: Any) -> ClassificationProblem:
-        return ClassificationProblem(config, rows, device)
+        return ClassificationProblem(self, config, rows, device)
 
 
 def network(config: Config) -> Module:
@@ -78,27 +44,37 @@ def network(config: Config) -> Module:
         return make(config, "model").build(data.SHAPE, data.CLASSES)
 
 
-class ClassificationProblem:
-    """The data in memory, and the module that visits the rows."""
+class SupervisedProblem:
+    """The data in memory, and the module that visits the rows. A subclass says what a batch is."""
 
-    def __init__(self, config: Config, rows: range, device: Any) -> None:
+    def __init__(self, task: Supervised, config: Config, rows: range, device: Any) -> None:
         import torch
 
         from coopsgd.config import make
         from coopsgd.tasks.gradients import Bound
 
-        images = make(config, "data").load()
-        self._dtype, self._float32, self._device = getattr(torch, config.dtype), torch.float32, device
-        module = network(config).to(device=device, dtype=self._dtype)
-        self._bound = Bound(module)
+        self._dtype, self._device = getattr(torch, config.dtype), device
+        self._bound = Bound(network(config).to(device=device, dtype=self._dtype))
         self._start = self._bound.flat()
-        self._scale, self._shift = images.scale, images.shift
-        self._train = self._tensor(images.train_x), self._tensor(images.train_y)
-        self._test = self._tensor(images.test_x), self._tensor(images.test_y)
         self._rows, self._seed = rows, config.seed
-        self._batches = Batches(shares(len(images.train_y), config.workers, config.seed), rows, config.batch_size, config.seed)
+        self._load(task, config)
+        partition, labels, shares = make(config, "partition"), task.labels(config), task.shares(config)
+        again = (lambda epoch: partition.deal(labels, config.workers, config.seed, epoch)) if partition.moves else None
+        self._batches = Batches(shares, rows, config.batch_size, config.seed, again)
         self.samples = config.batch_size
-        self.steps_per_epoch: int | None = self._batches.per_epoch
+        self.steps_per_epoch = task.steps_per_epoch(config)
+
+    def _load(self, task: Supervised, config: Config) -> None:
+        """Bring the data into tensors."""
+        raise NotImplementedError
+
+    def _batch(self, which: Tensor, row: int, step: int) -> tuple[Tensor, Tensor]:
+        """What the model reads and should answer, of these training samples in a row's own step."""
+        raise NotImplementedError
+
+    def _tests(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of the test set, in parts."""
+        raise NotImplementedError
 
     def start(self) -> Tensor:
         return self._start.clone()
@@ -113,16 +89,15 @@ class ClassificationProblem:
         import torch
 
         self._grad.zero_()
-        chosen = torch.from_numpy(self._batches.at(k)).to(self._device)
-        x, y = self._train
+        chosen = torch.from_numpy(self._batches.at(own)).to(self._device)
         losses = [self._nothing] * self._r
         for i, row in enumerate(self._rows):
             if active is not None and not active[i]:
                 continue
             if self._bound.random:
                 torch.manual_seed(seed_of(self._seed, "dropout", row, k))
-            logits = self._bound.row(i)(self._input(x.index_select(0, chosen[i])))
-            loss = torch.nn.functional.cross_entropy(logits, y.index_select(0, chosen[i]))
+            x, y = self._batch(chosen[i], row, int(own[i]))
+            loss = _cross_entropy(self._bound.row(i)(x), y)
             loss.backward()
             losses[i] = loss.detach()
         return losses[0].view(1, 1) if self._r == 1 else torch.stack(losses)[:, None]
@@ -138,23 +113,56 @@ class ClassificationProblem:
         """Mean cross entropy in nats and accuracy on the test set."""
         import torch
 
-        x, y = self._test
-        loss, right = 0.0, 0
+        loss, right, n = 0.0, 0, 0
         module.eval()
         with torch.no_grad():
-            for at in range(0, len(y), EVALUATE):
-                logits, labels = module(self._input(x[at : at + EVALUATE])), y[at : at + EVALUATE]
-                loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-                right += int((logits.argmax(1) == labels).sum())
+            for x, y in self._tests():
+                logits = module(x)
+                loss += float(_cross_entropy(logits, y, reduction="sum"))
+                right += int((logits.argmax(-1) == y).sum())
+                n += y.numel()
         module.train()
-        return loss / len(y), right / len(y)
-
-    def _input(self, pixels: Tensor) -> Tensor:
-        # bytes minus a number are float32 at once; float64 has to be asked for
-        pixels = pixels if self._dtype == self._float32 else pixels.to(self._dtype)
-        return (pixels - self._shift * self._scale).mul_(1 / self._scale)
+        return loss / n, right / n
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         import torch
 
-        return torch.from_numpy(np.array(array)).to(self._device)
+        return torch.from_numpy(array).to(self._device)
+
+
+class ClassificationProblem(SupervisedProblem):
+    """Images or vectors, one label each; bytes stay bytes until a batch is made of them."""
+
+    def _load(self, task: Supervised, config: Config) -> None:
+        import torch
+
+        from coopsgd.config import make
+
+        images = make(config, "data").load(config.seed)
+        self._train = self._tensor(images.train_x), self._tensor(images.train_y)
+        self._test = self._tensor(images.test_x), self._tensor(images.test_y)
+        self._pad = images.pad
+        per_channel = (-1, *[1] * (images.train_x.ndim - 2))
+        mean, std = (torch.tensor(v, dtype=self._dtype, device=self._device) for v in (images.mean, images.std))
+        self._mean, self._by_std = mean.view(per_channel), (1 / std).view(per_channel)
+
+    def _batch(self, which: Tensor, row: int, step: int) -> tuple[Tensor, Tensor]:
+        x, y = (part.index_select(0, which) for part in self._train)
+        if self._pad:
+            x = crop_and_flip(x, self._pad, self._seed, row, step)
+        return self._input(x), y
+
+    def _tests(self) -> Iterator[tuple[Tensor, Tensor]]:
+        x, y = self._test
+        for at in range(0, len(y), EVALUATE):
+            yield self._input(x[at : at + EVALUATE]), y[at : at + EVALUATE]
+
+    def _input(self, x: Tensor) -> Tensor:
+        return x.to(self._dtype, copy=True).sub_(self._mean).mul_(self._by_std)
+
+
+def _cross_entropy(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+    """Of (..., classes) logits and (...) labels, in nats."""
+    import torch
+
+    return torch.nn.functional.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction=reduction)

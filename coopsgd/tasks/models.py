@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coopsgd.registry import register
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Model:
     """A family of networks; `build` is its member for one kind of image."""
+
+    INPUT: ClassVar[str] = "numbers"  # what it reads: numbers, or the tokens of a text
 
     def build(self, shape: tuple[int, ...], classes: int) -> Module:
         """A module from (batch, *shape) inputs to (batch, classes) logits."""
@@ -94,9 +96,7 @@ class CNN(Model):
     def build(self, shape: tuple[int, ...], classes: int) -> Module:
         from torch import nn
 
-        channels, height, width = shape
-        if min(height, width) < 4:
-            raise ValueError(f"cnn: needs images of at least 4 x 4, got {height} x {width}; use mlp")
+        channels, height, width = _image(shape)
 
         def block(before: int, after: int) -> list[Module]:
             return [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(8, after), nn.ReLU(), nn.MaxPool2d(2)]
@@ -109,9 +109,48 @@ class CNN(Model):
         return nn.Sequential(*layers, nn.Linear(128, classes))
 
     def parameters(self, shape: tuple[int, ...], classes: int) -> int:
-        channels, height, width = shape
+        channels, height, width = _image(shape)
         blocks = sum(9 * a * b + 3 * b for a, b in ((channels, self.width), (self.width, 2 * self.width)))
         return blocks + _linear([2 * self.width * (height // 4) * (width // 4), 128, classes])
+
+
+@register("gpt", "model")
+@dataclass(frozen=True)
+class GPT(Model):
+    """Decoder-only transformer on characters, pre-LayerNorm (1.0 M parameters on about 100 characters). Radford et al. 2019."""
+
+    layers: int = 5
+    heads: int = 4
+    width: int = 128
+    context: int = 128
+    dropout: float = 0.0
+
+    INPUT = "tokens"
+
+    def __post_init__(self) -> None:
+        _dropout(self.dropout)
+        for name in ("layers", "heads", "width", "context"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}: must be at least 1, got {getattr(self, name)}")
+        if self.width % self.heads:
+            raise ValueError(f"model.width: must be a multiple of model.heads={self.heads}, got {self.width}")
+
+    def build(self, shape: tuple[int, ...], classes: int) -> Module:
+        from coopsgd.tasks import gpt
+
+        return gpt.GPT(classes, self.context, self.layers, self.heads, self.width, self.dropout)
+
+    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
+        w = self.width
+        block = 2 * 2 * w + _linear([w, 3 * w]) + _linear([w, w]) + _linear([w, 4 * w, w])
+        return (2 * classes + self.context) * w + self.layers * block + 2 * w
+
+
+def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels, height and width. ValueError when it is no image, or one too small to be halved twice."""
+    if len(shape) != 3 or min(shape[1:]) < 4:
+        raise ValueError(f"cnn: needs images of at least 4 x 4, got samples of {' x '.join(map(str, shape))}; use mlp")
+    return shape
 
 
 def _linear(widths: list[int]) -> int:

@@ -1,0 +1,77 @@
+"""Data sets that are files: looked for in $COOPSGD_DATA, in the cache and where a package puts them, else downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from coopsgd.data import cache
+from coopsgd.data.base import DataSet, Images
+
+
+class Filed(DataSet):
+    """A data set in fixed files. A subclass says which, and how to read them."""
+
+    NAME: ClassVar[str]
+    FILES: ClassVar[tuple[str, ...]]  # all must be there
+    BELOW: ClassVar[tuple[str, ...]]  # folders below a data folder that are tried, after itself
+    SOURCE: ClassVar[str]  # the class of torchvision.datasets that downloads it, with its checks
+    HOW: ClassVar[str] = ""  # another way to get it
+
+    def read(self, folder: Path) -> Mapping[str, np.ndarray]:
+        """train_x, train_y, test_x, test_y. ValueError when a file is broken."""
+        raise NotImplementedError
+
+    def check_files(self, folder: Path) -> None:
+        """ValueError when a file is visibly broken; quick."""
+
+    def scaling(self) -> dict[str, Any]:
+        """mean, std and pad of `Images`."""
+        raise NotImplementedError
+
+    def file(self, folder: Path, name: str) -> Path | None:
+        """Where `name` is, as it is or compressed."""
+        return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+
+    def places(self) -> list[Path]:
+        """Folders that may hold the files, in the order they are tried."""
+        own = os.environ.get("COOPSGD_DATA")
+        roots = [*([Path(own)] if own else []), cache.root()]
+        return [root / below for root in roots for below in ("", *self.BELOW)]
+
+    def find(self) -> Path | None:
+        """The first folder with all files."""
+        return next((p for p in self.places() if all(self.file(p, name) for name in self.FILES)), None)
+
+    def check(self) -> None:
+        folder = self.find()
+        if folder is not None:
+            self.check_files(folder)
+            return
+        try:
+            import torchvision
+
+            # it tells of every mirror it tries, and draws bars
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                getattr(torchvision.datasets, self.SOURCE)(str(cache.root()), download=True)
+        except Exception as error:
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            files = f"{', '.join(self.FILES[:-1])} and {self.FILES[-1]}"
+            raise ValueError(
+                f"data: {self.NAME} was not found and could not be downloaded ({told}); put {files} into a folder and set "
+                f"COOPSGD_DATA to it{self.HOW}"
+            ) from None
+
+    def load(self, seed: int = 0) -> Images:
+        folder = self.find()
+        if folder is None:
+            raise ValueError(f"data: {self.NAME} is gone since the run was checked; set COOPSGD_DATA to its folder")
+        sources: Any = [self.file(folder, name) for name in self.FILES]
+        held = cache.shared(self.NAME, sources, lambda: self.read(folder))
+        return Images(held["train_x"], held["train_y"], held["test_x"], held["test_y"], **self.scaling())

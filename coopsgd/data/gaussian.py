@@ -1,0 +1,85 @@
+"""A mixture of Gaussians, drawn from the seed: the best accuracy that anyone can reach is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from coopsgd.data.base import DataSet, Images
+from coopsgd.registry import register
+from coopsgd.streams import stream
+
+
+@register("gaussian", "data")
+@dataclass(frozen=True)
+class Gaussian(DataSet):
+    """Equally likely classes N(mean_c, I) in `dim` dimensions, every two means `separation` apart.
+
+    The means are orthogonal, of length separation / sqrt(2), in directions drawn from the seed. `samples` are for training,
+    `test_samples` are drawn besides.
+    """
+
+    classes: int = 10
+    dim: int = 20
+    separation: float = 4.0
+    samples: int = 10000
+    test_samples: int = 2000
+
+    def __post_init__(self) -> None:
+        for name, least in (("classes", 2), ("dim", 1), ("samples", 1), ("test_samples", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.{name}: must be at least {least}, got {getattr(self, name)}")
+        if self.classes > self.dim:
+            raise ValueError(
+                f"data.dim: {self.classes} means of equal distance need {self.classes} dimensions, got {self.dim}; "
+                "raise data.dim or lower data.classes"
+            )
+        if not (self.separation >= 0 and math.isfinite(self.separation)):
+            raise ValueError(f"data.separation: must be a number of at least 0, got {self.separation}")
+
+    @property
+    def SHAPE(self) -> tuple[int, ...]:
+        return (self.dim,)
+
+    @property
+    def CLASSES(self) -> int:
+        return self.classes
+
+    def means(self, seed: int) -> np.ndarray:
+        """(classes, dim)."""
+        directions, _ = np.linalg.qr(stream(seed, "mixture means").standard_normal((self.dim, self.classes)))
+        return directions.T * self.separation / math.sqrt(2)
+
+    def load(self, seed: int = 0) -> Images:
+        return _drawn(self, seed)
+
+    def about(self, seed: int = 0) -> dict[str, Any]:
+        return {"bayes_accuracy": self.bayes_accuracy()}
+
+    def bayes_accuracy(self) -> float:
+        """Probability that the nearest mean is the right one: E Phi(z + a)^(classes - 1), z normal, a a mean's length.
+
+        The score of class c is <x, mean_c> / a: a + z for the right one, an independent normal for each other, since means
+        are orthogonal. For two classes it is Phi(separation / 2).
+        """
+        z = np.linspace(-10, 10, 4001)
+        a = self.separation / math.sqrt(2)
+        below = np.array([0.5 * math.erfc(-(t + a) / math.sqrt(2)) for t in z])
+        density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        return float((below ** (self.classes - 1) * density).sum() * (z[1] - z[0]))
+
+
+@lru_cache(maxsize=1)
+def _drawn(data: Gaussian, seed: int) -> Images:
+    """Labels in turn, shuffled: every class has as many samples as any other, or one fewer."""
+    means, found = data.means(seed), []
+    for number, n in enumerate((data.samples, data.test_samples)):
+        draw = stream(seed, "mixture", number)
+        labels = draw.permutation(np.arange(n) % data.classes)
+        found += [(means[labels] + draw.standard_normal((n, data.dim))).astype(np.float32), labels.astype(np.int64)]
+    train_x, train_y, test_x, test_y = found
+    return Images(train_x, train_y, test_x, test_y, mean=(0.0,), std=(1.0,))

@@ -1,0 +1,94 @@
+"""MNIST, and the IDX files that it and its successors come in."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coopsgd.data.files import Filed
+from coopsgd.registry import register
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+class IDX(Filed):
+    """28 x 28 grey images of ten classes in four IDX files, plain or .gz."""
+
+    FILES = FILES
+    SHAPE = (1, 28, 28)
+    CLASSES = 10
+
+    def check_files(self, folder: Path) -> None:
+        for name in FILES:
+            _check_whole(self._path(folder, name))
+
+    def read(self, folder: Path) -> Mapping[str, np.ndarray]:
+        train_x, train_y, test_x, test_y = (read_idx(self._path(folder, name)) for name in FILES)
+        for x, y in ((train_x, train_y), (test_x, test_y)):
+            if x.shape[1:] != (28, 28) or y.shape != x.shape[:1] or not len(y) or y.max() >= self.CLASSES:
+                raise ValueError(
+                    f"data: the IDX files in {folder} hold {x.shape} images and {y.shape} labels up to "
+                    f"{y.max(initial=0)}, which is not {self.NAME}; get them anew"
+                )
+        labels = {"train_y": train_y.astype(np.int64), "test_y": test_y.astype(np.int64)}
+        return {"train_x": train_x[:, None], "test_x": test_x[:, None], **labels}
+
+    def _path(self, folder: Path, name: str) -> Path:
+        path = self.file(folder, name)
+        if path is None:
+            raise ValueError(f"data: no {name} or {name}.gz in {folder}")
+        return path
+
+
+@register("mnist", "data")
+@dataclass(frozen=True)
+class MNIST(IDX):
+    """Handwritten digits, 28 x 28 grey, 10 classes, 60,000 for training. LeCun, Cortes & Burges."""
+
+    NAME = "mnist"
+    BELOW = ("mnist", "MNIST/raw")
+    SOURCE = "MNIST"
+
+    def scaling(self) -> dict[str, Any]:
+        return {"mean": (0.1307 * 255,), "std": (0.3081 * 255,)}
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An IDX file of unsigned bytes, plain or .gz. ValueError when it is something else or cut short."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        shape = _shape(raw)
+        return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    except (EOFError, OSError, ValueError, struct.error, zlib.error):
+        raise ValueError(f"data: {path} is not a whole IDX file of bytes; get it anew") from None
+
+
+def _check_whole(path: Path) -> None:
+    """Compare the size that the header tells with the size that is there, without reading it all. ValueError if they differ."""
+    try:
+        zipped = path.suffix == ".gz"
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            shape = _shape(file.read(16))
+        with path.open("rb") as file:
+            file.seek(-4 if zipped else 0, os.SEEK_END)  # a .gz ends with the size of what it holds
+            size = struct.unpack("<I", file.read(4))[0] if zipped else file.tell()
+        whole = size == 4 + 4 * len(shape) + int(np.prod(shape))
+    except (EOFError, OSError, ValueError, struct.error, zlib.error):
+        whole = False
+    if not whole:
+        raise ValueError(f"data: {path} is not a whole IDX file of bytes; get it anew")
+
+
+def _shape(head: bytes) -> tuple[int, ...]:
+    zero, kind, rank = struct.unpack(">HBB", head[:4])
+    if zero != 0 or kind != 8:
+        raise ValueError("not an IDX file of bytes")
+    return struct.unpack(f">{rank}I", head[4 : 4 + 4 * rank])

@@ -1,0 +1,261 @@
+"""Who sees what: how the training samples are dealt to the workers.
+
+A partition is a pure function of (labels, workers, seed): every process deals alike, without a message. Nobody gets a
+sample that another has; `left_over` names those that nobody has. Labels are those of the training set. A text has one class.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coopsgd.registry import register
+from coopsgd.streams import stream
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A way of dealing."""
+
+    def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
+        """Sample numbers of each worker. Only where `moves` does the epoch matter, and then never the sizes."""
+        raise NotImplementedError
+
+    @property
+    def moves(self) -> bool:
+        """Are the samples dealt anew every epoch?"""
+        return bool(getattr(self, "reshuffle", False))
+
+
+@register("iid", "partition")
+@dataclass(frozen=True)
+class IID(Partition):
+    """An even deal of the shuffled samples, labels ignored; at most workers - 1 are left over.
+
+    reshuffle: dealt anew every epoch.
+    """
+
+    reshuffle: bool = False
+
+    def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
+        n = len(labels)
+        _enough("iid", n, workers, 1)
+        return list(_shuffled(n, seed, epoch)[: n // workers * workers].reshape(workers, -1))
+
+
+@register("quantity", "partition")
+@dataclass(frozen=True)
+class Quantity(Partition):
+    """Unequal amounts, labels ignored: min_size each, the rest divided by one draw of Dirichlet(alpha) over workers.
+
+    Quantity skew of arXiv:2102.02079, with a floor instead of drawing again. reshuffle: amounts stay, samples are dealt anew
+    every epoch.
+    """
+
+    alpha: float = 0.5
+    min_size: int = 32
+    reshuffle: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(self.alpha)
+        _at_least_one(self.min_size)
+
+    def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
+        n = len(labels)
+        _enough("quantity", n, workers, self.min_size)
+        shares = stream(seed, "partition sizes").dirichlet(np.full(workers, self.alpha))
+        sizes = self.min_size + _divided(shares[None], np.array([n - workers * self.min_size]))[0]
+        return np.split(_shuffled(n, seed, epoch), np.cumsum(sizes)[:-1])
+
+
+@register("shards", "partition")
+@dataclass(frozen=True)
+class Shards(Partition):
+    """Every worker holds exactly `classes` classes: classes are cut into contiguous shards, a worker takes one of each.
+
+    The samples are sorted by label and cut into workers x classes shards, about equal ones; nothing is left over. After
+    arXiv:1602.05629, whose shards may straddle two classes; here they do not. auto: 2, or as many as it takes for every
+    class to be held by someone.
+    """
+
+    classes: Any = "auto"
+
+    def __post_init__(self) -> None:
+        k = self.classes
+        if k != "auto" and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+            raise ValueError(f"partition.classes: must be auto or a whole number of at least 1, got {k!r}")
+
+    def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
+        order, counts = _by_class(np.arange(len(labels)), labels)
+        _enough("shards", len(labels), workers, 1)
+        needed = -(-len(counts) // workers)  # classes a worker so that each class is held
+        k = max(min(2, len(counts)), needed) if self.classes == "auto" else self.classes
+        if k > len(counts):
+            raise ValueError(f"partition.classes: {k} is more than the {len(counts)} classes that the training labels have")
+        if k < needed:
+            raise ValueError(
+                f"partition.classes: {workers} workers of {k} classes hold {workers * k} of {len(counts)}, the others nobody; "
+                f"set it to at least {needed}, or to auto"
+            )
+        if (room := int(np.minimum(counts, workers).sum())) < workers * k:
+            raise ValueError(
+                f"partition.classes: {workers} workers of {k} classes are {workers * k} shards, more than the {room} that "
+                f"the samples of {len(counts)} classes allow; lower workers or partition.classes"
+            )
+        holders = self._assign(_shards_of(counts, workers * k, workers), workers, k, stream(seed, "partition"))
+        ends = np.cumsum(counts)
+        mine: list[list[np.ndarray]] = [[] for _ in range(workers)]
+        for c, here in enumerate(holders):
+            for worker, shard in zip(here, np.array_split(order[ends[c] - counts[c] : ends[c]], len(here)), strict=True):
+                mine[worker].append(shard)
+        return [np.concatenate(shards) for shards in mine]
+
+    def _assign(self, shards: np.ndarray, workers: int, k: int, draw: np.random.Generator) -> list[list[int]]:
+        """Who takes the shards of each class: k distinct classes a worker, at random.
+
+        A class with as many shards left as there are workers left must be taken now; the others are drawn in proportion to
+        what they have left. Then no class ever has more shards left than workers, and it always comes out even.
+        """
+        left, holders = shards.copy(), [[] for _ in shards]  # type: tuple[np.ndarray, list[list[int]]]
+        for done, worker in enumerate(draw.permutation(workers)):
+            with np.errstate(divide="ignore"):
+                # k smallest of exponential / weight: drawn without replacement, in proportion to the weights
+                rank = draw.exponential(size=len(left)) / left
+            rank[left == workers - done] = -1
+            for c in np.argsort(rank, kind="stable")[:k]:
+                holders[c].append(int(worker))
+                left[c] -= 1
+        return holders
+
+
+@register("dirichlet", "partition")
+@dataclass(frozen=True)
+class Dirichlet(Partition):
+    """Label skew: each class is divided over the workers by a draw of Dirichlet(alpha), until all hold min_size samples.
+
+    arXiv:1905.12022. A small alpha gives a class to few. With many workers and a small alpha no draw gives everyone enough;
+    equal=true instead gives each worker the same number of samples and a mix of classes of its own from
+    Dirichlet(alpha), renormalised where a class is used up (arXiv:1909.06335).
+    """
+
+    alpha: float = 0.5
+    min_size: int = 32
+    attempts: int = 1000
+    equal: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(self.alpha)
+        _at_least_one(self.min_size)
+        if self.attempts < 1:
+            raise ValueError(f"partition.attempts: must be at least 1, got {self.attempts}")
+
+    def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
+        draw = stream(seed, "partition")
+        order, counts = _by_class(draw.permutation(len(labels)), labels)
+        _enough("dirichlet", len(labels), workers, 1 if self.equal else self.min_size)
+        table = self._mixes(counts, workers, draw) if self.equal else self._divisions(counts, workers, draw)
+        owner = np.repeat(np.tile(np.arange(workers + 1), len(counts)), np.c_[table, counts - table.sum(1)].ravel())
+        grouped = order[np.argsort(owner, kind="stable")]
+        return np.split(grouped, np.cumsum(table.sum(0)))[:-1]  # the last piece belongs to nobody
+
+    def _divisions(self, counts: np.ndarray, workers: int, draw: np.random.Generator) -> np.ndarray:
+        """(classes, workers) samples: every class divided on its own."""
+        best = 0
+        for _ in range(self.attempts):
+            table = _divided(draw.dirichlet(np.full(workers, self.alpha), size=len(counts)), counts)
+            least = int(table.sum(0).min())
+            if least >= self.min_size:
+                return table
+            best = max(best, least)
+        raise ValueError(
+            f"partition: dirichlet with alpha={self.alpha:g} gave some worker of {workers} fewer than "
+            f"min_size={self.min_size} samples in each of {self.attempts} draws (at best {best}); raise partition.alpha, "
+            "lower workers or partition.min_size, or set partition.equal=true"
+        )
+
+    def _mixes(self, counts: np.ndarray, workers: int, draw: np.random.Generator) -> np.ndarray:
+        """(classes, workers) samples: every worker as many, in a mix of its own."""
+        table, left = np.zeros((len(counts), workers), dtype=np.int64), counts.copy()
+        mixes = draw.dirichlet(np.full(len(counts), self.alpha), size=workers)
+        for worker in draw.permutation(workers):  # the last find little choice: let chance say who they are
+            need = int(counts.sum()) // workers
+            while need:  # each turn ends it or uses up a class
+                weights = mixes[worker] * (left > 0)
+                weights = weights if weights.sum() > 0 else left.astype(float)
+                took = np.minimum(draw.multinomial(need, weights / weights.sum()), left)
+                table[:, worker] += took
+                left -= took
+                need -= int(took.sum())
+        return table
+
+
+_last: tuple[Any, list[np.ndarray]] | None = None  # of this process, or of the one it was forked from
+
+
+def dealt(partition: Partition, labels: np.ndarray, workers: int, seed: int) -> list[np.ndarray]:
+    """partition.deal at epoch 0. A second call with the same arguments is cheap."""
+    global _last
+    key = repr(partition), len(labels), zlib.crc32(labels.tobytes()), workers, seed
+    if _last is None or _last[0] != key:
+        _last = key, [np.asarray(share) for share in partition.deal(labels, workers, seed)]
+    return _last[1]
+
+
+def left_over(n: int, shares: Sequence[np.ndarray]) -> np.ndarray:
+    """The samples of 0 ... n - 1 that nobody was dealt."""
+    return np.setdiff1d(np.arange(n), np.concatenate(list(shares)))
+
+
+def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
+    return stream(seed, "partition", *([epoch] if epoch else [])).permutation(n)
+
+
+def _by_class(order: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sample numbers `order`, sorted by label and otherwise as they were, and how many each occurring label has."""
+    _, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return order[np.argsort(which[order], kind="stable")], counts
+
+
+def _divided(shares: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Whole numbers nearest to rows of shares (each sums to one) of `counts`, that sum to the counts exactly."""
+    cuts = np.rint(np.cumsum(shares, axis=1) * counts[:, None]).astype(np.int64)
+    cuts[:, -1] = counts
+    return np.diff(np.minimum(cuts, counts[:, None]), axis=1, prepend=0)
+
+
+def _shards_of(counts: np.ndarray, shards: int, most: int) -> np.ndarray:
+    """How many shards each class is cut into: one at least, `most` at most, `shards` in all, so that they are about as long."""
+    cut = np.ones(len(counts), dtype=np.int64)
+    queue = [(-int(n), c) for c, n in enumerate(counts)]
+    heapq.heapify(queue)
+    for _ in range(shards - len(counts)):
+        while True:  # the class whose shards are longest is cut once more
+            _, c = heapq.heappop(queue)
+            if cut[c] < min(most, counts[c]):
+                break
+        cut[c] += 1
+        heapq.heappush(queue, (-(counts[c] / cut[c]), c))
+    return cut
+
+
+def _enough(name: str, n: int, workers: int, each: int) -> None:
+    if n < workers * each:
+        wanted = "one" if each == 1 else f"min_size={each}"
+        out = "lower workers" if each == 1 else "lower partition.min_size or workers"
+        raise ValueError(f"partition: {name} cannot give {workers} workers {wanted} of {n} training samples each; {out}")
+
+
+def _positive(alpha: float) -> None:
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise ValueError(f"partition.alpha: must be a positive number, got {alpha}")
+
+
+def _at_least_one(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"partition.min_size: must be at least 1, got {size}")

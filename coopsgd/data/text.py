@@ -1,0 +1,119 @@
+"""Characters of a text file; by default what the installed Python's standard library says about itself."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coopsgd.data import cache
+from coopsgd.data.base import DataSet
+from coopsgd.registry import register
+
+
+@dataclass(frozen=True)
+class Characters:
+    """A text as numbers: positions in the vocabulary. The last tenth is for testing."""
+
+    train: np.ndarray
+    test: np.ndarray
+    vocabulary: str  # the characters that occur, by code point
+    sha256: str  # of the text in UTF-8
+
+
+@register("text", "data")
+@dataclass(frozen=True)
+class Text(DataSet):
+    """The characters of a text `file` in UTF-8; the last tenth is for testing.
+
+    Without a file: the documentation strings of the top-level modules of Python's standard library, by name, parsed and not
+    imported. It differs from one Python to the next, so `show` and the summary give its SHA-256.
+    """
+
+    file: Any = None
+
+    INPUT = "tokens"
+    SHAPE = ()
+
+    def __post_init__(self) -> None:
+        if self.file is not None and not isinstance(self.file, str):
+            raise ValueError(f"data.file: must be the path of a text file, got {self.file!r}")
+
+    @property
+    def CLASSES(self) -> int:
+        return len(self.load().vocabulary)
+
+    @property
+    def source(self) -> str:
+        """What the text is called in messages."""
+        return self.file or "the standard library's documentation"
+
+    def check(self) -> None:
+        if self.file is not None and not Path(self.file).is_file():
+            raise ValueError(f"data.file: there is no file {self.file}; name a text file, or leave it out")
+        self.load()
+
+    def load(self, seed: int = 0) -> Characters:
+        sources = [Path(self.file)] if self.file else modules()
+        if not sources:
+            raise ValueError("data: this Python came without the sources of its standard library; name a text by data.file")
+        try:
+            held = cache.shared("text", sources, lambda: _encoded(self._read(sources)))
+        except OSError as error:
+            raise ValueError(f"data.file: {self.source} cannot be read ({error.strerror})") from None
+        tokens, vocabulary = held["tokens"], "".join(map(chr, held["vocabulary"]))
+        end = len(tokens) - len(tokens) // 10
+        return Characters(tokens[:end], tokens[end:], vocabulary, bytes(held["sha256"]).hex())
+
+    def _read(self, sources: Sequence[Path]) -> str:
+        if not self.file:
+            return "\n\n".join(doc for path in sources for doc in docstrings(path))
+        try:
+            text = sources[0].read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"data.file: {self.file} is not UTF-8 (byte {error.start}); convert it, for instance with iconv"
+            ) from None
+        if not text:
+            raise ValueError(f"data.file: {self.file} is empty")
+        return text
+
+    def about(self, seed: int = 0) -> dict[str, Any]:
+        text = self.load()
+        characters = len(text.train) + len(text.test)
+        return {
+            "text": self.source,
+            "characters": characters,
+            "vocabulary": len(text.vocabulary),
+            "sha256": text.sha256,
+        }
+
+
+def modules() -> list[Path]:
+    """The top-level modules of the standard library, by name."""
+    return sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+
+
+def docstrings(path: Path) -> list[str]:
+    """All documentation strings of a Python file, the module's first; none when it does not parse."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return []
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return [doc for node in ast.walk(tree) if isinstance(node, kinds) and (doc := ast.get_docstring(node))]
+
+
+def _encoded(text: str) -> Mapping[str, np.ndarray]:
+    raw = text.encode("utf-8", "surrogatepass")
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    vocabulary, tokens = np.unique(points, return_inverse=True)
+    small = np.uint8 if len(vocabulary) <= 256 else np.int32
+    digest = np.frombuffer(hashlib.sha256(raw).digest(), dtype=np.uint8)
+    return {"tokens": tokens.astype(small), "vocabulary": vocabulary.astype(np.int64), "sha256": digest}

@@ -1,0 +1,92 @@
+"""The next character of a text: images and text differ in what a batch is, and in nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coopsgd.registry import register
+from coopsgd.tasks.classification import SupervisedProblem
+from coopsgd.tasks.supervised import Supervised
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from coopsgd.config import Config
+
+EVALUATE = 32  # test windows in one forward pass
+
+
+@register("language", "task")
+@dataclass(frozen=True)
+class Language(Supervised):
+    """Cross entropy of the next character, in nats, of a `model` that reads `data=text`.
+
+    A sample is a window of model.context characters, and the training text is cut into such windows end to end. They are
+    what a partition deals: iid gives a worker windows from all over the text, shards one contiguous part of it (a text has one
+    class). Evaluated on `windows` windows at even distances in the test part, the same ones each time.
+    """
+
+    windows: int = 64
+
+    INPUT = "tokens"
+
+    def __post_init__(self) -> None:
+        if self.windows < 1:
+            raise ValueError(f"task.windows: must be at least 1, got {self.windows}")
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        if config.data.get("file"):  # the run is read from other folders, too
+            config.data["file"] = str(Path(config.data["file"]).resolve())
+
+    def way_out(self) -> str:
+        return "add data=text model=gpt"
+
+    def labels(self, config: Config) -> np.ndarray:
+        from coopsgd.config import make
+
+        data, context = make(config, "data"), make(config, "model").context
+        text = data.load(config.seed)
+        if len(text.test) <= context:
+            raise ValueError(
+                f"data: {data.source} has {len(text.train) + len(text.test)} characters, of which a tenth, for testing, must "
+                f"hold model.context={context} and one more; it takes {10 * (context + 1)}, or a lower model.context"
+            )
+        return np.broadcast_to(np.int64(0), (len(text.train) - 1) // context)
+
+    def build(self, config: Config, rows: range, device: Any) -> LanguageProblem:
+        return LanguageProblem(self, config, rows, device)
+
+
+class LanguageProblem(SupervisedProblem):
+    """The text in memory; a batch reads `context` characters of each window and answers with the same shifted by one."""
+
+    def _load(self, task: Supervised, config: Config) -> None:
+        import torch
+
+        from coopsgd.config import make
+
+        assert isinstance(task, Language)
+        text, self._context = make(config, "data").load(config.seed), make(config, "model").context
+        self._text = self._tensor(text.train)
+        self._window = torch.arange(self._context + 1, device=self._device)
+        there = (len(text.test) - 1) // self._context
+        chosen = np.linspace(0, there - 1, min(task.windows, there)).round().astype(np.int64)
+        self._test = self._windows(self._tensor(text.test), torch.from_numpy(chosen).to(self._device))
+
+    def _windows(self, text: Tensor, which: Tensor) -> Tensor:
+        """(len(which), context + 1) characters: windows of these numbers and the character after each."""
+        return text[which[:, None] * self._context + self._window].long()
+
+    def _batch(self, which: Tensor, row: int, step: int) -> tuple[Tensor, Tensor]:
+        window = self._windows(self._text, which)
+        return window[:, :-1], window[:, 1:]
+
+    def _tests(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in self._test.split(EVALUATE):
+            yield part[:, :-1], part[:, 1:]
