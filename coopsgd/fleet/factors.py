@@ -117,7 +117,7 @@ def spanning(W: np.ndarray, most: int) -> Pair | None:
             if np.abs(U @ V - W).max() <= NOISE * np.abs(W).max():
                 return (some, others) if len(some) <= most else None
     some, others = rows[_spread(len(rows), few)], columns[_spread(len(columns), few)]
-    if few and full_rank(W[np.ix_(some, others)]):
+    if 0 < few <= max(2 * most, SMALL) and full_rank(W[np.ix_(some, others)]):
         return (some, others) if few <= most else None
     whole = W[np.ix_(rows, columns)]
     if few > SMALL and most < few and full_rank(_sketch(most + 1, len(rows)) @ whole @ _sketch(most + 1, len(columns)).T):

@@ -127,7 +127,10 @@ def _partial(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, scale: float) -
     before = rows_to_send(W, home, hosts)
     for pair in majorities(W, home):
         u, v = _columns(pair)
-        if _growth(u, v) > GROWTH * scale:
+        reads, feeds = (np.isin(hosts, home[np.flatnonzero(w)]) for w in pair)
+        at_best = np.where(before > 0, 1, -1) * np.outer(reads, feeds)  # it may end edges, and makes those that were not there
+        np.fill_diagonal(at_best, 0)
+        if _growth(u, v) > GROWTH * scale or _densest(at_best) is None:
             continue
         after = rows_to_send(_left(W, home, hosts, u, v, scale), home, hosts)
         some = _densest(np.sign(before - after))  # of what goes along an edge, one sum takes one vector at most
@@ -143,15 +146,17 @@ def _columns(pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarra
 
 def _growth(u: np.ndarray, v: np.ndarray) -> float:
     """The largest number that is added up on the way."""
+    if len(v) == 1:
+        return float(np.abs(u).max() * np.abs(v).max())
     return float((np.abs(u) @ np.abs(v)).max())
 
 
 def _left(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, u: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
     """W without what the sum u v among the hosts does; 0 where that is rounding."""
     mine = np.isin(home, hosts)
-    left = W - (u * mine[:, None]) @ (v * mine)
-    left[np.abs(left) <= NOISE * scale] = 0
-    left[home[:, None] == home] = 0
+    left = (u * mine[:, None]) @ (v * mine)
+    np.subtract(W, left, out=left)
+    left *= (np.abs(left) > NOISE * scale) & (home[:, None] != home)
     return left
 
 
