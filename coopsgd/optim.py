@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coopsgd.registry import register
@@ -48,6 +48,11 @@ class SGD:
 
     KIND: ClassVar[str | None] = "SGD"
     COUNTS: ClassVar[bool] = False  # does its state count steps?
+
+    @property
+    def plain(self) -> bool:
+        """Is a step x - lr * gradient and nothing more? Then the task may fuse the two."""
+        return all(getattr(self, f.name) == f.default for f in fields(self) if f.name != "lr")
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -164,7 +169,7 @@ class Inner:
     def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, steps: int) -> None:
         import torch
 
-        self._x, self._workers = x, workers
+        self._x, self._workers, self._settings = x, workers, settings
         self._parts = [torch.nn.Parameter(x[:workers])]
         self._buffers, self._counts = settings.buffers, settings.COUNTS
         arguments = asdict(settings)
@@ -184,6 +189,15 @@ class Inner:
     def lr(self) -> float:
         """The step size of the coming step."""
         return float(self._optimizer.param_groups[0]["lr"])
+
+    @property
+    def plain(self) -> bool:
+        """Is a step x - lr * direction and nothing more?"""
+        return bool(getattr(self._settings, "plain", False))
+
+    def rates(self, n: int) -> list[float]:
+        """Step sizes of the coming n steps, or of as many as are known already; at least one."""
+        return [self.lr] * (n if self._schedule is None else 1)
 
     def step(self, x: Tensor, direction: Tensor, active: np.ndarray | None = None) -> Tensor:
         """One step of each active worker row of x along -direction, (w or r, d) or (1, d); x itself, changed."""

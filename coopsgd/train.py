@@ -13,6 +13,7 @@ from torch import Tensor
 from coopsgd.config import Config, make
 from coopsgd.optim import Inner
 from coopsgd.period import Period
+from coopsgd.stepping import AHEAD, Steps
 from coopsgd.strategies.base import Strategy, Tick
 
 if TYPE_CHECKING:
@@ -36,30 +37,29 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
     """Take config.steps iterations. `report` hears of every log point on rank 0 (anything with `log(line)`)."""
     period = Period(config.tau)
     x = fleet.rows(problem.start())
-    grad = torch.zeros_like(x)
-    problem.bind(x, grad)
     inner = Inner(make(config, "optim"), make(config, "schedule"), x, len(fleet.workers), config.steps)
+
+    def unwatched(k: int) -> int:
+        """How many steps, k the first, are taken before the models are mixed or looked at."""
+        return next(n for n in range(1, AHEAD + 1) if n == AHEAD or period.due(k + n - 1) or meter.due(k + n))
+
+    steps = Steps(problem, inner, x, strategy.plain, unwatched)
     meter = Meter(config, fleet, problem, strategy, report)
     with fleet.measuring():  # all rows are equal: nothing an algorithm starts from needs a message
         s = strategy.init(fleet, x)
     meter.log(0, x, s, inner.lr, config.tau)
-    active = None
-
-    def local(x: Tensor, direction: Tensor | None = None) -> Tensor:
-        return inner.step(x, grad if direction is None else direction, active)
-
     for k in range(config.steps):
         everyone = strategy.active(fleet.m, fleet.ledger.rounds)
         active = None if everyone is None else everyone[fleet.workers.start : fleet.workers.stop]
-        loss = problem.gradients(k, active)
         due = period.due(k)
         lr = inner.lr
-        new, s = strategy.step(fleet, Tick(k, fleet.ledger.rounds, due, lr, loss, grad, local, inner), x, s)
+        steps.begin(k, active)
+        new, s = strategy.step(fleet, Tick(k, fleet.ledger.rounds, due, lr, steps, inner), x, s)
         if new is not x:
             x.copy_(new)
         inner.advance()
         fleet.ledger.rounds += due
-        meter.add(loss, fleet.m if everyone is None else int(everyone.sum()))
+        meter.add(steps.loss, fleet.m if everyone is None else int(everyone.sum()))
         if meter.due(k + 1):
             meter.log(k + 1, x, s, lr, period.at(k))
             if meter.diverged_at is not None:
@@ -158,9 +158,12 @@ class Meter:
 
 
 def consensus(fleet: Fleet, x: Tensor) -> float:
-    """(1/m) sum over workers of ||x_i - mean||^2. Costs an exchange: call it while measuring."""
-    mean = fleet.mean(x)
-    mine = x[: len(fleet.workers)]
-    spread = sum((((row - mean[0]).double()) ** 2).sum().cpu() for row in mine)
-    total = float(fleet.total(torch.as_tensor(spread, dtype=torch.float64).reshape(1)))
+    """(1/m) sum over workers of ||x_i - mean||^2, summed in float64. Costs an exchange: call it while measuring."""
+    mean, mine = fleet.mean(x)[0], x[: len(fleet.workers)]
+    spread = torch.zeros((), dtype=torch.float64, device=x.device)
+    columns = max(1, (1 << 20) // len(mine))  # at a time, so that no second copy of all models is made
+    for at in range(0, x.shape[1], columns):
+        off = mine[:, at : at + columns] - mean[at : at + columns]
+        spread += off.double().square_().sum()
+    total = float(fleet.total(spread.cpu().reshape(1)))
     return total / fleet.m if math.isfinite(total) else math.nan

@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import platform
+import resource
 import signal
 import sys
 import time
@@ -63,13 +64,16 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
         problem = config.make(settings, "task").build(settings, fleet.workers, device)
         report = Report(folder, settings, console) if rank == 0 else Silent()
         try:
+            for note in getattr(problem, "notes", ()):
+                report.note(note)
             outcome = train(settings, fleet, problem, strategy, report)
         finally:
             report.close()
         save = checkpoint.resolve(settings.save, layout.n, outcome.x.shape[1], outcome.x.element_size())
         rows = fleet.gather(outcome.x) if save == "rows" else None
+        more = {**getattr(problem, "about", {}), "peak_memory": _peak_memory(fleet)}
         if rank == 0:
-            _leave(folder, settings, save, outcome, rows, fleet, strategy.zeta(m))
+            _leave(folder, settings, save, outcome, rows, fleet, strategy.zeta(m), more)
         fleet.barrier()
     return outcome
 
@@ -87,6 +91,10 @@ class Report:
         self._files.log(line)
         self._live.log(line)
 
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self._live.note(text)
+
     def close(self) -> None:
         """Everything on disk, the terminal as it was."""
         self._live.close()
@@ -99,12 +107,22 @@ class Silent:
     def log(self, line: dict[str, Any]) -> None:
         """Nothing."""
 
+    def note(self, text: str) -> None:
+        """Nothing."""
+
     def close(self) -> None:
         """Nothing."""
 
 
 def _leave(
-    folder: Path, settings: config.Config, save: str, outcome: Outcome, rows: Any, fleet: Stacked, zeta: float | None
+    folder: Path,
+    settings: config.Config,
+    save: str,
+    outcome: Outcome,
+    rows: Any,
+    fleet: Stacked,
+    zeta: float | None,
+    more: dict[str, Any],
 ) -> None:
     """Checkpoint, then summary.json, which says that everything else is there."""
     if save != "none":
@@ -131,10 +149,19 @@ def _leave(
         "saved": save,
         "parameters": outcome.x.shape[1],
         "device": str(outcome.x.device),
+        **more,
         "versions": checkpoint.versions(),
         "command": checkpoint.command(folder),
     }
     checkpoint.write_json(folder / "summary.json", summary)
+
+
+def _peak_memory(fleet: Stacked) -> int:
+    """Bytes: the largest resident size that any process of the run has reached so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = torch.zeros(fleet.layout.processes, dtype=torch.float64)
+    peaks[fleet.rank] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(fleet.total(peaks).max())
 
 
 def _device(name: str) -> torch.device:

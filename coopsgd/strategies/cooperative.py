@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ class Cooperative(Strategy):
     buffers: what a communication does to the inner optimiser's buffers. keep leaves them, average mixes them by the same
     W in the same message, reset empties them.
     """
+
+    plain: ClassVar[bool] = True
 
     mixing: Mixing = field(default_factory=Average)
     buffers: str = "keep"

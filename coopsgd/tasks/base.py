@@ -26,6 +26,9 @@ class Problem(Protocol):
     def gradients(self, k: int, active: np.ndarray | None) -> Tensor:
         """Fill the gradient rows of the active workers for iteration k; their losses, (r, 1), 0 elsewhere."""
 
+    # A problem may also `descend(k, rates, active)`: len(rates) steps x -= rate * gradient of the active workers in place,
+    # from iteration k on; their losses, (len(rates), r, 1). `about` goes into summary.json, `notes` are told the user.
+
     def evaluate(self, answer: Tensor) -> dict[str, float | None]:
         """eval/loss and eval/accuracy of one (1, d) model."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from coopsgd.data.base import Batches, shares
 from coopsgd.registry import register
-from coopsgd.streams import seed_of
+from coopsgd.streams import seed_of, stream
 from coopsgd.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from coopsgd.config import Config
+    from coopsgd.tasks.engines.base import Engine
 
 EVALUATE = 2000  # test images in one forward pass
 
@@ -73,6 +75,11 @@ def network(config: Config) -> Module:
         return make(config, "model").build(data.SHAPE, data.CLASSES)
 
 
+def eval_samples(wanted: Any, n: int, workers: int) -> int:
+    """Of n test samples, how many each worker is measured on; auto: all up to 32 workers, else 320,000 looks in all."""
+    return min(n, max(1000, 320_000 // workers) if wanted == "auto" else wanted)
+
+
 class ClassificationProblem:
     """The data in memory, and the module that visits the rows."""
 
@@ -80,6 +87,8 @@ class ClassificationProblem:
         import torch
 
         from coopsgd.config import make
+        from coopsgd.tasks.engines.choice import choose
+        from coopsgd.tasks.engines.crew import Crew
         from coopsgd.tasks.gradients import Bound
 
         images = make(config, "data").load()
@@ -94,40 +103,72 @@ class ClassificationProblem:
         self._batches = Batches(shares(len(images.train_y), config.workers, config.seed), rows, config.batch_size, config.seed)
         self.samples = config.batch_size
         self.steps_per_epoch: int | None = self._batches.per_epoch
+        choice = choose(config.engine, self._bound)
+        self._crew = Crew(choice, self._bound, len(rows), torch.get_num_threads())
+        looked_at = eval_samples(config.eval_samples, len(images.test_y), config.workers)
+        self._looked_at = torch.from_numpy(stream(config.seed, "eval").permutation(len(images.test_y))[:looked_at]).to(device)
+        self.about = {"engine": choice.name, "eval_samples": looked_at}
+        self.notes = () if choice.note is None else (choice.note,)
 
     def start(self) -> Tensor:
         return self._start.clone()
 
     def bind(self, x: Tensor, grad: Tensor) -> None:
         w = len(self._rows)
-        self._r, self._grad, self._nothing = len(x), grad[:w], x.new_zeros(())
-        self._bound.bind(x[:w], grad[:w])
-        self._bound.module.train()
+        self._r, self._x, self._grad = len(x), x[:w], grad[:w]
+        self._crew.bind(self._x, self._grad)
 
     def gradients(self, k: int, active: np.ndarray | None) -> Tensor:
+        chosen, losses = self._batches.at(k), self._x.new_zeros(self._r, 1)
+
+        def job(engine: Engine, a: int, b: int) -> None:
+            losses[a:b, 0] = engine.gradients(a, b, *self._batch(chosen[a:b]), self._seeds(a, b, k))
+
+        self._crew.each(job, active)
+        for i in () if active is None else (~active).nonzero()[0]:
+            self._grad[i].zero_()
+        return losses
+
+    def descend(self, k: int, rates: Sequence[float], active: np.ndarray | None) -> Tensor:
+        chosen, losses = [self._batches.at(k + j) for j in range(len(rates))], self._x.new_zeros(len(rates), self._r, 1)
+
+        def job(engine: Engine, a: int, b: int) -> None:
+            for j, lr in enumerate(rates):
+                losses[j, a:b, 0] = engine.descend(a, b, *self._batch(chosen[j][a:b]), lr, self._seeds(a, b, k + j))
+
+        self._crew.each(job, active)
+        return losses
+
+    def _batch(self, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Inputs (c, batch, ...) and targets (c, batch) of the samples chosen for c rows, fetched at once."""
         import torch
 
-        self._grad.zero_()
-        chosen = torch.from_numpy(self._batches.at(k)).to(self._device)
         x, y = self._train
-        losses = [self._nothing] * self._r
-        for i, row in enumerate(self._rows):
-            if active is not None and not active[i]:
-                continue
-            if self._bound.random:
-                torch.manual_seed(seed_of(self._seed, "dropout", row, k))
-            logits = self._bound.row(i)(self._input(x.index_select(0, chosen[i])))
-            loss = torch.nn.functional.cross_entropy(logits, y.index_select(0, chosen[i]))
-            loss.backward()
-            losses[i] = loss.detach()
-        return losses[0].view(1, 1) if self._r == 1 else torch.stack(losses)[:, None]
+        which = torch.from_numpy(chosen).to(self._device)
+        flat = which.flatten()
+        return self._input(x.index_select(0, flat)).unflatten(0, which.shape), y.index_select(0, flat).view(which.shape)
+
+    def _seeds(self, a: int, b: int, k: int) -> list[int]:
+        """What the dropout of rows [a, b) is drawn from at step k; nothing where there is none."""
+        return [seed_of(self._seed, "dropout", self._rows[i], k) for i in range(a, b)] if self._bound.random else []
 
     def evaluate(self, answer: Tensor) -> dict[str, float | None]:
         loss, right = self._measure(self._bound.elsewhere(answer))
         return {"eval/loss": loss, "eval/accuracy": right}
 
     def accuracies(self, x: Tensor) -> list[float] | None:
-        return [self._measure(self._bound.elsewhere(x[i : i + 1]))[1] for i in range(len(self._rows))]
+        import torch
+
+        inputs, labels = (part.index_select(0, self._looked_at) for part in self._test)
+        right = torch.zeros(len(self._rows), dtype=torch.int64, device=self._device)
+        for at in range(0, len(labels), EVALUATE // 4):  # several rows look at once
+            images, wanted = self._input(inputs[at : at + EVALUATE // 4]), labels[at : at + EVALUATE // 4]
+
+            def job(engine: Engine, a: int, b: int, images: Tensor = images, wanted: Tensor = wanted) -> None:
+                right[a:b] += (engine.logits(x[a:b], images).argmax(2) == wanted).sum(1)
+
+            self._crew.each(job)
+        return (right.double() / len(labels)).tolist()
 
     def _measure(self, module: Module) -> tuple[float, float]:
         """Mean cross entropy in nats and accuracy on the test set."""

@@ -1,0 +1,86 @@
+"""Between the loop, the task and the optimiser: gradients made when asked for, and plain steps fused with their gradient.
+
+A plain step is x <- x - lr * gradient. A task that can `descend` takes it without storing a gradient, and takes the steps
+up to the next communication or log line for a few rows at a time, while those rows are in cache. Whoever may look between
+two steps gets them one by one.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from coopsgd.optim import Inner
+
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+AHEAD = 64  # steps taken at once at most: their batches and losses are kept
+
+
+class Steps:
+    """The local steps of the rows x (r, d) held here.
+
+    plain: does the strategy begin every step with `local(x)` and ask for no gradient? Only then is anything put off or
+    fused: another one may change x in place before it asks, so its gradients are there when its step begins.
+    unwatched(k): so many steps, k the first, are taken before x is mixed or looked at; at least 1.
+    """
+
+    def __init__(self, problem: Any, inner: Inner, x: Tensor, plain: bool, unwatched: Callable[[int], int]) -> None:
+        self._problem, self._inner, self._x, self._plain, self._unwatched = problem, inner, x, plain, unwatched
+        self._grad = reserved(x)
+        problem.bind(x, self._grad)
+        self._fusing = plain and inner.plain and hasattr(problem, "descend")
+        self._taken: deque[Tensor] = deque()  # losses of the steps, this one and later ones, that x has taken already
+        self._loss: Tensor | None = None
+
+    def begin(self, k: int, active: np.ndarray | None) -> None:
+        """Iteration k, in which the workers held here compute that are `active` (None: all)."""
+        self._k, self._active = k, active
+        self._loss, self._fused = None, bool(self._taken)
+        if not self._plain:
+            self._compute()
+
+    @property
+    def loss(self) -> Tensor:
+        """(r, 1) losses of this step's minibatches, where x was when it began."""
+        if self._loss is None:
+            self._loss = self._taken.popleft() if self._fused else self._compute()
+        return self._loss
+
+    @property
+    def grad(self) -> Tensor:
+        """(r, d) gradients there."""
+        if self._fused:
+            raise RuntimeError("a strategy that declares itself plain asks for a gradient; leave `plain` False")
+        assert self.loss is not None
+        return self._grad
+
+    def local(self, x: Tensor, direction: Tensor | None = None) -> Tensor:
+        """One optimiser step of each active worker row of x, along -direction or the gradient."""
+        if self._fused and self._loss is None and direction is None and x is self._x:
+            assert self.loss is not None  # a step taken already, at once with an earlier one
+            return x
+        if self._fusing and self._loss is None and direction is None and x is self._x:
+            self._taken.extend(self._problem.descend(self._k, self._inner.rates(self._unwatched(self._k)), self._active))
+            self._fused = True
+            return self.local(x)
+        grad = self.grad  # also when the direction is another: the loss belongs to where x is now
+        return self._inner.step(x, grad if direction is None else direction, self._active)
+
+    def _compute(self) -> Tensor:
+        self._loss = self._problem.gradients(self._k, self._active)
+        return self._loss
+
+
+def reserved(x: Tensor) -> Tensor:
+    """Zeros like x that take memory only once they are written to: a fused run never does."""
+    if x.device.type != "cpu" or not x.numel():
+        return torch.zeros_like(x)
+    return torch.frombuffer(mmap.mmap(-1, x.numel() * x.element_size(), flags=PRIVATE), dtype=x.dtype).view(x.shape)

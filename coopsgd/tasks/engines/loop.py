@@ -1,0 +1,65 @@
+"""One row after another, by autograd on one module whose parameters are views of the row: works for every module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from coopsgd.tasks.engines.base import Engine
+from coopsgd.tasks.gradients import Bound
+
+
+class Loop(Engine):
+    """The module visits the rows. The only engine that can replay dropout: it seeds every row by itself."""
+
+    name: ClassVar[str] = "loop"
+
+    def __init__(self, bound: Bound) -> None:
+        self._bound = bound
+        self._scratch: Tensor | None = None  # a gradient that descend uses up at once
+        self._storing: bool | None = None  # are the module's gradients the gradient rows, or the scratch?
+
+    def bind(self, x: Tensor, grad: Tensor) -> None:
+        super().bind(x, grad)
+        self._storing = None
+        self._bound.module.train()
+
+    def gradients(self, a: int, b: int, inputs: Tensor, targets: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        self._point(storing=True)
+        losses = [self._one(i, self._grad[i], inputs[i - a], targets[i - a], seeds[i - a : i - a + 1]) for i in range(a, b)]
+        return torch.stack(losses)
+
+    def descend(self, a: int, b: int, inputs: Tensor, targets: Tensor, lr: float, seeds: Sequence[int] = ()) -> Tensor:
+        self._point(storing=False)
+        assert self._scratch is not None
+        losses = []
+        for i in range(a, b):
+            losses.append(self._one(i, self._scratch[0], inputs[i - a], targets[i - a], seeds[i - a : i - a + 1]))
+            self._x[i].add_(self._scratch[0], alpha=-lr)
+        return torch.stack(losses)
+
+    def logits(self, x: Tensor, inputs: Tensor) -> Tensor:
+        module = self._bound.module.eval()
+        with torch.no_grad():
+            found = torch.stack([self._bound.elsewhere(row[None])(inputs) for row in x])
+        module.train()
+        return found
+
+    def _one(self, i: int, into: Tensor, inputs: Tensor, targets: Tensor, seed: Sequence[int]) -> Tensor:
+        into.zero_()
+        if seed:
+            torch.manual_seed(seed[0])
+        loss = cross_entropy(self._bound.row(i)(inputs), targets)
+        loss.backward()
+        return loss.detach()
+
+    def _point(self, storing: bool) -> None:
+        if self._storing != storing:
+            if not storing and self._scratch is None:
+                self._scratch = torch.zeros_like(self._x[:1])
+            self._bound.bind(self._x, self._grad if storing else self._scratch.expand_as(self._x))  # type: ignore[union-attr]
+            self._storing = storing
