@@ -104,7 +104,8 @@ class ClassificationProblem:
         self.samples = config.batch_size
         self.steps_per_epoch: int | None = self._batches.per_epoch
         choice = choose(config.engine, self._bound)
-        self._crew = Crew(choice, self._bound, len(rows), torch.get_num_threads())
+        threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+        self._crew = Crew(choice, self._bound, len(rows), threads)
         looked_at = eval_samples(config.eval_samples, len(images.test_y), config.workers)
         self._looked_at = torch.from_numpy(stream(config.seed, "eval").permutation(len(images.test_y))[:looked_at]).to(device)
         self.about = {"engine": choice.name, "eval_samples": looked_at}
