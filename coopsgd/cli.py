@@ -99,6 +99,8 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """The entry point: a user's mistake is one line and exit code 2, a signal 128 + its number."""
     signal.signal(signal.SIGTERM, _terminated)
+    # read when torch is loaded: its threads wait asleep. On a busy machine spinning made a mixing 200 times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         if os.environ.get("_COOPSGD_COMPLETE"):
             from coopsgd import completion as shells

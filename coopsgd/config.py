@@ -24,6 +24,7 @@ from coopsgd.strategies.base import Strategy
 
 GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule")
 DTYPES = ("float32", "float64")
+ENGINES = ("auto", "loop", "vmap", "bmm", "grouped")
 SAVES = ("auto", "rows", "answer", "none")
 STEPS = 1000  # of a run that names neither steps nor epochs
 INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
@@ -69,6 +70,8 @@ class Config:
     clip: Any = key(None, "largest norm of one worker's gradient row; a longer one is scaled down to it")
     amp: Any = key(None, "bf16: forward and backward passes in bfloat16 autocast; models, mixing, optimiser keep dtype")
     eval_every: int = key(100, "steps between two evaluations; 0: at the start and the end only")
+    eval_samples: Any = key("auto", "test samples single workers are measured on; auto: all, fewer beyond 32 workers")
+    engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm, grouped")
     save: str = key("auto", "what to keep at the end: rows, answer, none; auto: rows up to 200 MB, else the answer")
     name: str = key("", "a name of your own, kept in the summary")
     timeout: float = key(600.0, "seconds a process waits for another before the run fails")
@@ -279,10 +282,10 @@ def _check_scalars(config: Config) -> None:
     for name in ("steps", "epochs"):
         if getattr(config, name) is not None:
             _whole(name, getattr(config, name), 0 if name == "steps" else 1)
-    for name in ("processes", "threads"):
+    for name in ("processes", "threads", "eval_samples"):
         if getattr(config, name) != "auto":
             _whole(name, getattr(config, name), 1, " or auto")
-    for name, known in (("dtype", DTYPES), ("save", SAVES)):
+    for name, known in (("dtype", DTYPES), ("save", SAVES), ("engine", ENGINES)):
         if getattr(config, name) not in known:
             raise ConfigError(f"{name}: must be one of {', '.join(known)}, got {getattr(config, name)!r}")
     if config.device not in ("auto", "cpu", "cuda"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coopsgd.registry import register
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NOT_ELEMENTWISE = ("lbfgs", "adafactor", "muon", "sparseadam", "shampoo", "lamb", "lars", "adagc")
+BLOCK = 1 << 22  # numbers of one parameter: torch sets a copy or two of a parameter aside in a step
 
 
 def _positive(name: str, value: float) -> None:
@@ -48,6 +49,11 @@ class SGD:
 
     KIND: ClassVar[str | None] = "SGD"
     COUNTS: ClassVar[bool] = False  # does its state count steps?
+
+    @property
+    def plain(self) -> bool:
+        """Is a step x - lr * gradient and nothing more? Then the task may fuse the two."""
+        return all(getattr(self, f.name) == f.default for f in fields(self) if f.name != "lr")
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -189,15 +195,16 @@ class Cosine(Constant):
 class Inner:
     """One optimiser for the (w, d) worker rows of this process; auxiliary rows are never in it.
 
-    As long as every worker computes the rows are one parameter. The first time some are idle they are taken apart, one
-    parameter each, because torch keeps a step count per parameter: an idle row keeps model, buffers and count bit for bit.
+    Rows are a parameter by the dozen (all of them where they are small), so that what torch sets aside in a step stays
+    small. The first time some are idle they are taken apart, one parameter each, because torch keeps a step count per
+    parameter: an idle row keeps model, buffers and count bit for bit.
     """
 
     def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, steps: int) -> None:
         import torch
 
-        self._x, self._workers = x, workers
-        self._parts = [torch.nn.Parameter(x[:workers])]
+        self._x, self._workers, self._settings = x, workers, settings
+        self._divide(max(1, BLOCK // max(1, x.shape[1])))
         self._buffers, self._counts = settings.buffers, settings.COUNTS
         arguments = asdict(settings)
         if "beta1" in arguments:
@@ -215,19 +222,25 @@ class Inner:
         """The step size of the coming step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
+    @property
+    def plain(self) -> bool:
+        """Is a step x - lr * direction and nothing more?"""
+        return bool(getattr(self._settings, "plain", False))
+
+    def rates(self, n: int) -> list[float]:
+        """Step sizes of the coming n steps, or of as many as are known already; at least one."""
+        return [self.lr] * (n if self._schedule is None else 1)
+
     def step(self, x: Tensor, direction: Tensor, active: np.ndarray | None = None) -> Tensor:
         """One step of each active worker row of x along -direction, (w or r, d) or (1, d); x itself, changed."""
         if x is not self._x:
             self._x.copy_(x)
         if len(direction) != self._workers:
             direction = direction[: self._workers].expand(self._workers, -1)
-        if active is not None and len(self._parts) == 1 and self._workers > 1:
+        if active is not None and len(self._parts) < self._workers:
             self._take_apart()
-        if len(self._parts) == 1:
-            self._parts[0].grad = None if active is not None and not active[0] else direction
-        else:
-            for i, part in enumerate(self._parts):
-                part.grad = direction[i : i + 1] if active is None or active[i] else None
+        for (a, b), part in zip(self._bounds, self._parts, strict=True):
+            part.grad = direction[a:b] if active is None or active[a] else None
         with self._no_grad():
             self._step(self._optimizer)
         return self._x
@@ -250,27 +263,33 @@ class Inner:
         stacked = [torch.cat([self._optimizer.state[p][name] for p in self._parts]) for name in self._buffers]
         fn(*stacked)
         for name, rows in zip(self._buffers, stacked, strict=True):
-            if len(self._parts) == 1:
-                self._optimizer.state[self._parts[0]][name].copy_(rows)
-            else:
-                for i, part in enumerate(self._parts):
-                    self._optimizer.state[part][name].copy_(rows[i : i + 1])
+            for (a, b), part in zip(self._bounds, self._parts, strict=True):
+                self._optimizer.state[part][name].copy_(rows[a:b])
 
     def reset(self) -> None:
         """Forget all buffers and step counts."""
         self._optimizer.state.clear()
 
-    def _take_apart(self) -> None:
-        """From one parameter of w rows to w parameters of one row, state and all."""
+    def _divide(self, rows: int) -> None:
+        """Make every so many rows a parameter."""
         import torch
 
-        whole, state = self._parts[0], self._optimizer.state.pop(self._parts[0], {})
-        self._parts = [torch.nn.Parameter(self._x[i : i + 1]) for i in range(self._workers)]
+        self._bounds = [(a, min(a + rows, self._workers)) for a in range(0, self._workers, rows)]
+        self._parts = [torch.nn.Parameter(self._x[a:b]) for a, b in self._bounds]
+
+    def _take_apart(self) -> None:
+        """From parameters of several rows to parameters of one row, state and all."""
+        import torch
+
+        blocks, bounds = self._parts, self._bounds
+        states = [self._optimizer.state.pop(block, {}) for block in blocks]
+        self._divide(1)
         self._optimizer.param_groups[0]["params"] = self._parts
-        for i, part in enumerate(self._parts):
-            for name, value in state.items():
-                mine = value[i : i + 1] if _is_rows(value, whole) else value
-                self._optimizer.state[part][name] = mine.clone() if torch.is_tensor(mine) else mine
+        for block, state, (a, b) in zip(blocks, states, bounds, strict=True):
+            for i in range(a, b):
+                for name, value in state.items():
+                    mine = value[i - a : i - a + 1] if _is_rows(value, block) else value
+                    self._optimizer.state[self._parts[i]][name] = mine.clone() if torch.is_tensor(mine) else mine
 
 
 def clip_(grad: Tensor, limit: float) -> None:

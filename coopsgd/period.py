@@ -233,6 +233,14 @@ class Rounds:
         return None if active.all() else active
 
     @property
+    def steady(self) -> int:
+        """For how many steps, the coming one first, the same workers compute and nothing is communicated in between."""
+        left = self.tau - self._taken
+        if self._work is None:
+            return left
+        return min([left, *(self._work[self._work > self._taken] - self._taken).tolist()])
+
+    @property
     def due(self) -> bool:
         """Does a communication follow the coming step?"""
         return self._taken + 1 == self.tau

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from coopsgd.config import Config, make
-from coopsgd.optim import Inner, clip_
+from coopsgd.optim import Inner
 from coopsgd.period import Rounds
 from coopsgd.statistics import Statistics
+from coopsgd.stepping import AHEAD, Steps
 from coopsgd.strategies.base import Strategy, Tick
 
 if TYPE_CHECKING:
@@ -38,22 +39,24 @@ class Outcome:
 def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, report: Any) -> Outcome:
     """Take config.steps iterations. `report` hears of every log point on rank 0 (anything with `log(line)`)."""
     x = fleet.rows(problem.start())
-    grad = torch.zeros_like(x)
     statistics = Statistics(config.norm_stats, fleet, problem)
-    problem.bind(x, grad, statistics.rows)
     inner = Inner(make(config, "optim"), make(config, "schedule"), x, len(fleet.workers), config.steps)
     period = make(config, "period")
     rounds, watched = Rounds(period, strategy, fleet.m), Watched(fleet, period.WATCHES)
     meter = Meter(config, fleet, problem, strategy, statistics, report)
+
+    def unwatched(k: int) -> int:
+        """How many steps, k the first, the same workers take before the models are mixed or looked at."""
+        most = min(AHEAD, rounds.steady)
+        return next(n for n in range(1, most + 1) if n == most or meter.due(k + n))
+
+    steps = Steps(problem, inner, x, statistics.rows, config.clip, strategy.plain, unwatched)
     with fleet.measuring():  # all rows are equal: nothing an algorithm starts from needs a message
         s = strategy.init(fleet, x)
     rounds.begin(0, inner.lr, watched)
     meter.log(0, x, s, inner.lr, rounds.tau)
     here = slice(fleet.workers.start, fleet.workers.stop)
-    active = owed = None  # who takes the step, of the workers here; the communication that waits for the next step to begin
-
-    def local(x: Tensor, direction: Tensor | None = None) -> Tensor:
-        return inner.step(x, grad if direction is None else direction, active)
+    owed = None  # the communication that waits for the next step to begin
 
     def settle(rows: tuple[Tensor, Any]) -> Any:
         new, s = rows
@@ -67,19 +70,15 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
             fleet.ledger.rounds += 1
         rounds.begin(k, inner.lr, watched)
         everyone, due, lr = rounds.active, rounds.due, inner.lr
-        active = None if everyone is None else everyone[here]
-        loss = problem.gradients(k, active, rounds.own[here])
-        if config.clip is not None:
-            clip_(grad, config.clip)
-        tick = Tick(k, rounds.r, due, lr, loss, grad, local, inner, statistics.mixed)
-        s = settle(strategy.step(fleet, tick, x, s))
+        steps.begin(k, None if everyone is None else everyone[here], rounds.own[here])
+        s = settle(strategy.step(fleet, Tick(k, rounds.r, due, lr, steps, inner, statistics.mixed), x, s))
         inner.advance()
         rounds.end(everyone)
         if due and strategy.mixes_first:
             owed = rounds.r
         fleet.ledger.rounds += due and owed is None
-        watched.add(loss, everyone)
-        meter.add(loss, fleet.m if everyone is None else int(everyone.sum()))
+        watched.add(steps.loss, everyone)
+        meter.add(steps.loss, fleet.m if everyone is None else int(everyone.sum()))
         if meter.due(k + 1):
             meter.log(k + 1, x, s, lr, rounds.tau)
             if meter.diverged_at is not None:
@@ -201,9 +200,12 @@ class Meter:
 
 
 def consensus(fleet: Fleet, x: Tensor) -> float:
-    """(1/m) sum over workers of ||x_i - mean||^2. Costs an exchange: call it while measuring."""
-    mean = fleet.mean(x)
-    mine = x[: len(fleet.workers)]
-    spread = sum((((row - mean[0]).double()) ** 2).sum().cpu() for row in mine)
-    total = float(fleet.total(torch.as_tensor(spread, dtype=torch.float64).reshape(1)))
+    """(1/m) sum over workers of ||x_i - mean||^2, summed in float64. Costs an exchange: call it while measuring."""
+    mean, mine = fleet.mean(x)[0], x[: len(fleet.workers)]
+    spread = torch.zeros((), dtype=torch.float64, device=x.device)
+    columns = max(1, (1 << 20) // len(mine))  # at a time, so that no second copy of all models is made
+    for at in range(0, x.shape[1], columns):
+        off = mine[:, at : at + columns] - mean[at : at + columns]
+        spread += off.double().square_().sum()
+    total = float(fleet.total(spread.cpu().reshape(1)))
     return total / fleet.m if math.isfinite(total) else math.nan

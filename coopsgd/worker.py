@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import platform
+import resource
 import signal
 import sys
 import time
@@ -65,14 +66,17 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
         problem = config.make(settings, "task").build(settings, fleet.workers, device)
         report = Report(folder, settings, console) if rank == 0 else Silent()
         try:
+            for note in getattr(problem, "notes", ()):
+                report.note(note)
             outcome = train(settings, fleet, problem, strategy, report)
         finally:
             report.close()
         whole = {"rows": outcome.x, **({} if outcome.stats is None else {"stats": outcome.stats})}
         save = checkpoint.resolve(settings.save, layout.n, sum(x.shape[1] for x in whole.values()), outcome.x.element_size())
         rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
+        more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
         if rank == 0:
-            _leave(folder, settings, save, outcome, rows, fleet, strategy)
+            _leave(folder, settings, save, outcome, rows, fleet, strategy, more)
         fleet.barrier()
     return outcome
 
@@ -93,6 +97,10 @@ class Report:
         self._files.log(line)
         self._live.log(line)
 
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self._live.note(text)
+
     def close(self) -> None:
         """Everything on disk, the terminal as it was."""
         self._live.close()
@@ -103,6 +111,9 @@ class Silent:
     """The other ranks'."""
 
     def log(self, line: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -117,6 +128,7 @@ def _leave(
     rows: dict[str, Any],
     fleet: Stacked,
     strategy: Strategy,
+    more: dict[str, Any],
 ) -> None:
     """Checkpoint, then summary.json, which says that everything else is there."""
     if save != "none":
@@ -147,10 +159,19 @@ def _leave(
         "parameters": outcome.x.shape[1],
         "norm_stats": None if outcome.stats is None else settings.norm_stats,
         "device": str(outcome.x.device),
+        **more,
         "versions": checkpoint.versions(),
         "command": checkpoint.command(folder),
     }
     checkpoint.write_json(folder / "summary.json", summary)
+
+
+def _peak_memory(fleet: Stacked) -> int:
+    """Bytes: the largest resident size that any process of the run has reached so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = torch.zeros(fleet.layout.processes, dtype=torch.float64)
+    peaks[fleet.rank] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(fleet.total(peaks).max())
 
 
 def _device(name: str) -> torch.device:

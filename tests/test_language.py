@@ -94,7 +94,7 @@ def test_windows_are_dealt_once_each(alone):
         assert len(set(together)) == len(together) and max(together) < 3600  # none twice, none of the test part
         if partition == "shards":
             assert all(part == list(range(part[0], part[-1] + 1)) for part in seen)  # one contiguous part each
-        tests = [x.flatten() for x, _ in problem._tests()]
+        tests = [x.flatten() for x, _ in [problem._test(torch.arange(problem._tests))]]
         tests = torch.cat(tests)
         assert len(tests) == 24 * 16 and tests.min() >= 3600  # all there are: fewer than task.windows
 

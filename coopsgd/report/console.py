@@ -47,6 +47,10 @@ class Live:
             more = f"  {left:.0f} s left" if left is not None and line["step"] < self._steps else ""
             self._console.print(f"step {line['step']}/{self._steps}  {words}{more}")
 
+    def note(self, text: str) -> None:
+        """A line of its own, once."""
+        self._console.print(text, markup=False)
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._progress is not None:

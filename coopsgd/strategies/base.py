@@ -15,6 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Common, Fleet, Rows
     from coopsgd.optim import Inner
+    from coopsgd.stepping import Steps
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,24 @@ class Tick:
     round: int  # the communication these steps lead to, from 0
     due: bool  # it comes after this step; period.py alone decides
     lr: float  # step size eta_k
-    loss: Rows  # (r, 1) minibatch loss at x; 0 on auxiliary rows
-    grad: Rows  # (r, d) stochastic gradient at x; 0 on auxiliary and idle rows
-    local: Callable[..., Rows]  # local(x[, direction]): one inner-optimiser step on each active worker row
+    steps: Steps  # what makes the three below
     inner: Inner  # the inner optimiser, for what happens to its buffers at a communication
     stats: tuple[Rows, ...] = ()  # running statistics (r, b) to mix, in place, with x: fleet.mix(W, x, *tick.stats); if any
+
+    @property
+    def loss(self) -> Rows:
+        """(r, 1) minibatch loss at x; 0 on auxiliary and idle rows."""
+        return self.steps.loss
+
+    @property
+    def grad(self) -> Rows:
+        """(r, d) stochastic gradient at x; 0 on auxiliary and idle rows."""
+        return self.steps.grad
+
+    @property
+    def local(self) -> Callable[..., Rows]:
+        """local(x[, direction]): one inner-optimiser step on each active worker row."""
+        return self.steps.local
 
 
 class Strategy:
@@ -41,6 +55,16 @@ class Strategy:
 
     fixed_tau: ClassVar[int | None] = None  # set by a strategy that decides itself when to communicate
     averages: ClassVar[int | None] = None  # fleet.mean calls in one communication, if that is all it does; for `show`
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "step" in cls.__dict__ and "plain" not in cls.__dict__:
+            cls.plain = False  # type: ignore  # what was true of the parent's step need not be of its own
+
+    @property
+    def plain(self) -> bool:
+        """Does every step begin with `local(x)`, and is that all of it unless a communication is due?"""
+        return False
 
     @property
     def num_aux(self) -> int:

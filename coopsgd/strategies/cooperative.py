@@ -56,6 +56,10 @@ class Cooperative(Strategy):
         return self.mixing.served
 
     @property
+    def plain(self) -> bool:
+        return self.order != "overlap"  # which asks for the models before the step
+
+    @property
     def times_itself(self) -> bool:
         return self.mixing.times_itself
 

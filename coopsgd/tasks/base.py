@@ -33,6 +33,9 @@ class Problem(Protocol):
         own: (workers held here,) local steps each has taken so far, which is k unless some were idle; batches go by it.
         """
 
+    # A problem may also `descend(k, rates, active, own)`: len(rates) steps x -= rate * gradient of the active workers in
+    # place, from iteration k on; their losses, (len(rates), r, 1). `facts` go into summary.json, `notes` are told the user.
+
     def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:
         """eval/loss and eval/accuracy of one (1, d) model with its (1, b) statistics."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from coopsgd.config import Config
+    from coopsgd.tasks.engines.base import Engine
     from coopsgd.tasks.gradients import Bound
 
 EVALUATE = 250  # test images in one forward pass
@@ -56,36 +57,54 @@ def bound(config: Config, dtype: Any, device: Any = "cpu") -> Bound:
     return Bound(network(config).to(device=device, dtype=dtype), channels_last)
 
 
+def eval_samples(wanted: Any, n: int, workers: int) -> int:
+    """Of n test samples, how many each worker is measured on; auto: all up to 32 workers, else 320,000 looks in all."""
+    return min(n, max(1000, 320_000 // workers) if wanted == "auto" else wanted)
+
+
 class SupervisedProblem(Problem):
-    """The data in memory, and the module that visits the rows. A subclass says what a batch is."""
+    """The data in memory, and the engines that compute rows. A subclass says what a batch is."""
+
+    PART = EVALUATE  # test samples in one forward pass
 
     def __init__(self, task: Supervised, config: Config, rows: range, device: Any) -> None:
         import torch
 
         from coopsgd.config import make
+        from coopsgd.tasks.engines.choice import choose
+        from coopsgd.tasks.engines.crew import Crew
 
         self._dtype, self._device = getattr(torch, config.dtype), device
         self._bound = bound(config, self._dtype, device)
-        self._amp = config.amp
         self._start = self._bound.flat()
         self._rows, self._seed = rows, config.seed
-        self._load(task, config)
+        self._tests = self._load(task, config)
         partition, labels, shares = make(config, "partition"), task.labels(config), task.shares(config)
         again = (lambda epoch: partition.deal(labels, config.workers, config.seed, epoch)) if partition.moves else None
         self._batches = Batches(shares, rows, config.batch_size, config.seed, again)
         self.samples, self._samples = config.batch_size, len(labels)
         self.steps_per_epoch = task.steps_per_epoch(config)
+        choice = choose(config.engine, self._bound, config.amp)
+        threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+        self._crew = Crew(choice, self._bound, len(rows), threads, config.amp)
+        looked_at = eval_samples(config.eval_samples, self._tests, config.workers)
+        self._looked_at = torch.from_numpy(stream(config.seed, "eval").permutation(self._tests)[:looked_at]).to(device)
+        self.facts = {"engine": choice.name, "eval_samples": looked_at}
+        self.notes = () if choice.note is None else (choice.note,)
 
-    def _load(self, task: Supervised, config: Config) -> None:
-        """Bring the data into tensors."""
+    def _load(self, task: Supervised, config: Config) -> int:
+        """Bring the data into tensors; how many test samples there are."""
         raise NotImplementedError
 
-    def _batch(self, which: Tensor, row: int, step: int) -> tuple[Tensor, Tensor]:
-        """What the model reads and should answer, of these training samples in a row's own step."""
+    def _batch(self, which: Tensor, rows: Sequence[int], own: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What models read and should answer, (c, batch, ...) each, of the training samples `which` (c, batch).
+
+        rows, own: for whom, by global number, and in which of its own steps.
+        """
         raise NotImplementedError
 
-    def _tests(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same of the test set, in parts."""
+    def _test(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of test samples, (n, ...) each."""
         raise NotImplementedError
 
     def start(self) -> Tensor:
@@ -96,39 +115,72 @@ class SupervisedProblem(Problem):
 
     def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
         w = len(self._rows)
-        self._r, self._grad, self._nothing = len(x), grad[:w], x.new_zeros(())
-        self._bound.bind(x[:w], grad[:w], None if statistics is None else statistics[:w])
-        self._own_statistics = statistics
-        self._bound.module.train()
+        self._r, self._x, self._grad, self._own_statistics = len(x), x[:w], grad[:w], statistics
+        self._crew.bind(self._x, self._grad, None if statistics is None else statistics[:w])
 
     def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
+        chosen, losses = self._batches.at(own), self._x.new_zeros(self._r, 1)
+
+        def job(engine: Engine, a: int, b: int) -> None:
+            losses[a:b, 0] = engine.gradients(a, b, *self._fetch(chosen, own, a, b), self._seeds(a, b, k))
+
+        self._crew.each(job, active)
+        for i in () if active is None else (~active).nonzero()[0]:
+            self._grad[i].zero_()
+        return losses
+
+    def descend(self, k: int, rates: Sequence[float], active: np.ndarray | None, own: np.ndarray) -> Tensor:
+        steps = [own + j if active is None else own + j * active for j in range(len(rates))]
+        chosen, losses = [self._batches.at(step) for step in steps], self._x.new_zeros(len(rates), self._r, 1)
+
+        def job(engine: Engine, a: int, b: int) -> None:
+            for j, lr in enumerate(rates):
+                batch = self._fetch(chosen[j], steps[j], a, b)
+                losses[j, a:b, 0] = engine.descend(a, b, *batch, lr, self._seeds(a, b, k + j))
+
+        self._crew.each(job, active)
+        return losses
+
+    def _fetch(self, chosen: np.ndarray, own: np.ndarray, a: int, b: int) -> tuple[Tensor, Tensor]:
+        """The batches of rows [a, b) held here, at once."""
         import torch
 
-        from coopsgd.tasks.gradients import autocast
+        return self._batch(torch.from_numpy(chosen[a:b]).to(self._device), self._rows[a:b], own[a:b].tolist())
 
-        self._grad.zero_()
-        chosen = torch.from_numpy(self._batches.at(own)).to(self._device)
-        losses = [self._nothing] * self._r
-        for i, row in enumerate(self._rows):
-            if active is not None and not active[i]:
-                continue
-            if self._bound.random:
-                torch.manual_seed(seed_of(self._seed, "dropout", row, k))
-            x, y = self._batch(chosen[i], row, int(own[i]))
-            with autocast(self._amp, self._device):
-                loss = _cross_entropy(self._bound.row(i)(x), y)
-            loss.backward()
-            losses[i] = loss.detach()
-        return losses[0].view(1, 1) if self._r == 1 else torch.stack(losses)[:, None]
+    def _seeds(self, a: int, b: int, k: int) -> list[int]:
+        """What the dropout of rows [a, b) is drawn from at step k; nothing where there is none."""
+        return [seed_of(self._seed, "dropout", self._rows[i], k) for i in range(a, b)] if self._bound.random else []
 
     def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:
-        loss, right = self._measure(self._bound.elsewhere(answer, statistics))
-        return {"eval/loss": loss, "eval/accuracy": right}
+        import torch
+
+        from coopsgd.tasks.engines.base import cross_entropy
+
+        module, loss, right, n = self._bound.elsewhere(answer, statistics).eval(), 0.0, 0, 0
+        with torch.no_grad():
+            for which in torch.arange(self._tests, device=self._device).split(self.PART):
+                x, y = self._test(which)
+                logits = module(x)
+                loss += float(cross_entropy(logits, y, reduction="sum"))
+                right += int((logits.argmax(-1) == y).sum())
+                n += y.numel()
+        module.train()
+        return {"eval/loss": loss / n, "eval/accuracy": right / n}
 
     def accuracies(self, x: Tensor) -> list[float] | None:
-        own = self._own_statistics
-        looks = (self._bound.elsewhere(x[i : i + 1], None if own is None else own[i : i + 1]) for i in range(len(self._rows)))
-        return [self._measure(module)[1] for module in looks]
+        import torch
+
+        right, n, own = torch.zeros(len(self._rows), dtype=torch.int64, device=self._device), 0, self._own_statistics
+        for which in self._looked_at.split(self.PART):
+            inputs, wanted = self._test(which)
+            n += wanted.numel()
+
+            def job(engine: Engine, a: int, b: int, inputs: Tensor = inputs, wanted: Tensor = wanted) -> None:
+                logits = engine.logits(x[a:b], inputs, None if own is None else own[a:b])
+                right[a:b] += (logits.argmax(-1) == wanted).flatten(1).sum(1)
+
+            self._crew.each(job)
+        return (right.double() / n).tolist()
 
     def recalibrated(self, answer: Tensor, statistics: Tensor, batches: int) -> Tensor:
         import torch
@@ -139,24 +191,9 @@ class SupervisedProblem(Problem):
 
         def batch(b: int) -> Tensor:
             which = stream(self._seed, "recalibrate", b).choice(self._samples, size, replace=False)
-            return self._batch(torch.from_numpy(which).to(self._device), 0, b)[0]
+            return self._batch(torch.from_numpy(which[None]).to(self._device), [0], [b])[0][0]
 
         return recalibrated(self._bound, answer, statistics, map(batch, range(batches)))
-
-    def _measure(self, module: Module) -> tuple[float, float]:
-        """Mean cross entropy in nats and accuracy on the test set."""
-        import torch
-
-        loss, right, n = 0.0, 0, 0
-        module.eval()
-        with torch.no_grad():
-            for x, y in self._tests():
-                logits = module(x)
-                loss += float(_cross_entropy(logits, y, reduction="sum"))
-                right += int((logits.argmax(-1) == y).sum())
-                n += y.numel()
-        module.train()
-        return loss / n, right / n
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         import torch
@@ -167,36 +204,32 @@ class SupervisedProblem(Problem):
 class ClassificationProblem(SupervisedProblem):
     """Images or vectors, one label each; bytes stay bytes until a batch is made of them."""
 
-    def _load(self, task: Supervised, config: Config) -> None:
+    def _load(self, task: Supervised, config: Config) -> int:
         import torch
 
         from coopsgd.config import make
 
         images = make(config, "data").load(config.seed)
         self._train = self._tensor(images.train_x), self._tensor(images.train_y)
-        self._test = self._tensor(images.test_x), self._tensor(images.test_y)
+        self._held_out = self._tensor(images.test_x), self._tensor(images.test_y)
         self._pad = images.pad
         per_channel = (-1, *[1] * (images.train_x.ndim - 2))
         mean, std = (torch.tensor(v, dtype=self._dtype, device=self._device) for v in (images.mean, images.std))
         self._mean, self._by_std = mean.view(per_channel), (1 / std).view(per_channel)
+        return len(images.test_y)
 
-    def _batch(self, which: Tensor, row: int, step: int) -> tuple[Tensor, Tensor]:
-        x, y = (part.index_select(0, which) for part in self._train)
+    def _batch(self, which: Tensor, rows: Sequence[int], own: Sequence[int]) -> tuple[Tensor, Tensor]:
+        import torch
+
+        x, y = (part.index_select(0, which.flatten()) for part in self._train)
         if self._pad:
-            x = crop_and_flip(x, self._pad, self._seed, row, step)
-        return self._input(x), y
+            parts = zip(x.split(which.shape[1]), rows, own, strict=True)
+            x = torch.cat([crop_and_flip(part, self._pad, self._seed, row, step) for part, row, step in parts])
+        return self._input(x).unflatten(0, which.shape), y.view(which.shape)
 
-    def _tests(self) -> Iterator[tuple[Tensor, Tensor]]:
-        x, y = self._test
-        for at in range(0, len(y), EVALUATE):
-            yield self._input(x[at : at + EVALUATE]), y[at : at + EVALUATE]
+    def _test(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = (part.index_select(0, which) for part in self._held_out)
+        return self._input(x), y
 
     def _input(self, x: Tensor) -> Tensor:
         return x.to(self._dtype, copy=True).sub_(self._mean).mul_(self._by_std)
-
-
-def _cross_entropy(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-    """Of (..., classes) logits and (...) labels, in nats."""
-    import torch
-
-    return torch.nn.functional.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction=reduction)

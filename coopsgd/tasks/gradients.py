@@ -23,7 +23,7 @@ class Bound:
     """
 
     def __init__(self, module: nn.Module, channels_last: bool = True) -> None:
-        self.module, self._channels_last = module, channels_last
+        self.module, self.channels_last = module, channels_last
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         buffers = list(module.buffers())
         self._statistics = [b for b in buffers if b.is_floating_point()]
@@ -114,7 +114,7 @@ class Bound:
         return [self._shaped(part, p.shape) for part, p in zip(parts, self._parameters, strict=True)]
 
     def _shaped(self, part: Tensor, shape: torch.Size) -> Tensor:
-        if len(shape) != 4 or not self._channels_last:
+        if len(shape) != 4 or not self.channels_last:
             return part.view(shape)
         out, channels, height, width = shape
         return part.view(out, height, width, channels).permute(0, 3, 1, 2)

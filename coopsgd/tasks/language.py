@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from coopsgd.config import Config
-
-EVALUATE = 32  # test windows in one forward pass
 
 
 @register("language", "task")
@@ -66,27 +64,29 @@ class Language(Supervised):
 class LanguageProblem(SupervisedProblem):
     """The text in memory; a batch reads `context` characters of each window and answers with the same shifted by one."""
 
-    def _load(self, task: Supervised, config: Config) -> None:
+    PART = 32  # test windows in one forward pass
+
+    def _load(self, task: Supervised, config: Config) -> int:
         import torch
 
         from coopsgd.config import make
 
         assert isinstance(task, Language)
         text, self._context = make(config, "data").load(config.seed), make(config, "model").context
-        self._text = self._tensor(text.train)
+        self._text, self._held_out = self._tensor(text.train), self._tensor(text.test)
         self._window = torch.arange(self._context + 1, device=self._device)
         there = (len(text.test) - 1) // self._context
         chosen = np.linspace(0, there - 1, min(task.windows, there)).round().astype(np.int64)
-        self._test = self._windows(self._tensor(text.test), torch.from_numpy(chosen).to(self._device))
+        self._chosen = torch.from_numpy(chosen).to(self._device)
+        return len(chosen)
 
-    def _windows(self, text: Tensor, which: Tensor) -> Tensor:
-        """(len(which), context + 1) characters: windows of these numbers and the character after each."""
-        return text[which[:, None] * self._context + self._window].long()
+    def _windows(self, text: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., context) characters of windows of these numbers, and the character after each."""
+        window = text[which[..., None] * self._context + self._window].long()
+        return window[..., :-1], window[..., 1:]
 
-    def _batch(self, which: Tensor, row: int, step: int) -> tuple[Tensor, Tensor]:
-        window = self._windows(self._text, which)
-        return window[:, :-1], window[:, 1:]
+    def _batch(self, which: Tensor, rows: Sequence[int], own: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self._windows(self._text, which)
 
-    def _tests(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in self._test.split(EVALUATE):
-            yield part[:, :-1], part[:, 1:]
+    def _test(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        return self._windows(self._held_out, self._chosen[which])

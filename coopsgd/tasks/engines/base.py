@@ -1,0 +1,82 @@
+"""What an engine is: a way to take the losses and gradients of neighbouring rows, each row a whole model.
+
+Inputs carry the row in front, (c, batch, ...) for c rows, targets (c, batch, ...); the loss is the mean cross entropy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Engine(ABC):
+    """Rows [a, b) of the bound (w, d) tensors at a time. One engine serves one thread."""
+
+    name: ClassVar[str]
+    intra: ClassVar[bool] = True  # do torch's own threads help it?
+
+    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
+        """Take the (w, d) rows to work on, their gradient rows, and their running statistics (w, b) if they have any."""
+        self._x, self._grad, self._statistics = x, grad, statistics
+
+    @abstractmethod
+    def gradients(self, a: int, b: int, inputs: Tensor, targets: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        """Fill gradient rows [a, b) and return the losses, (b - a,). seeds: one a row where the module draws numbers."""
+
+    @abstractmethod
+    def descend(self, a: int, b: int, inputs: Tensor, targets: Tensor, lr: float, seeds: Sequence[int] = ()) -> Tensor:
+        """x -= lr * gradient on rows [a, b), leaving no gradient behind; the losses before it, (b - a,)."""
+
+    @abstractmethod
+    def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """(c, n, ..., classes) of the models x (c, d) with their statistics, each on the same n inputs; for looking only."""
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Of (..., classes) logits and (...) labels, in nats."""
+    return nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction=reduction)
+
+
+class Layout:
+    """Where the parameters of a module lie in a row."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.names = [name for name, _ in module.named_parameters()]
+        self.shapes = [p.shape for p in module.parameters()]
+        self._sizes = [shape.numel() for shape in self.shapes]
+
+    def stacked(self, rows: Tensor) -> list[Tensor]:
+        """Views (c, *shape) of every parameter in rows (c, d); weights of convolutions lie channels last in a row."""
+        return [_stacked(part, shape) for part, shape in zip(rows.split(self._sizes, dim=1), self.shapes, strict=True)]
+
+
+def _stacked(part: Tensor, shape: torch.Size) -> Tensor:
+    if len(shape) != 4:
+        return part.view(len(part), *shape)
+    out, channels, height, width = shape
+    return part.view(len(part), out, height, width, channels).permute(0, 1, 4, 2, 3)
+
+
+def flattened(module: nn.Module) -> list[nn.Module] | None:
+    """The layers of plain nested nn.Sequential in order; None for any other module, or when a layer comes twice."""
+    if type(module) is not nn.Sequential:
+        return None
+    layers: list[nn.Module] = []
+    for part in module:
+        inner = flattened(part) if type(part) is nn.Sequential else [part]
+        if inner is None:
+            return None
+        layers += inner
+    return layers if len({id(layer) for layer in layers}) == len(layers) else None
+
+
+def strangers(module: nn.Module, known: tuple[type, ...]) -> str | None:
+    """What keeps a module from being a Sequential of the `known` layers; None when nothing does."""
+    layers = flattened(module)
+    if layers is None:
+        return f"{type(module).__name__} is no nn.Sequential of distinct layers"
+    return next((f"it does not know {type(layer).__name__}" for layer in layers if type(layer) not in known), None)

@@ -1,0 +1,131 @@
+"""Batched matrix products for stacks of linear layers, the backward pass written out.
+
+A layer of c rows is y = x W^T + b as one product of (c, batch, in) and (c, in, out); its gradient g^T x lands where it
+belongs, in the gradient rows, or in the weights themselves: `W.baddbmm_(g^T, x, alpha=-lr)` is gradient and update in one
+product, and no gradient is ever stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from coopsgd.tasks.engines.base import Engine, Layout, flattened, strangers
+
+# layer -> (forward, backward): the gradient before the layer from the one after it, the layer's input and its output
+ACTIVATIONS: dict[type, tuple[Callable[[Tensor, nn.Module], Tensor], Callable[[Tensor, Tensor, Tensor, nn.Module], Tensor]]] = {
+    nn.ReLU: (
+        lambda z, layer: torch.relu(z),
+        lambda g, z, y, layer: torch.ops.aten.threshold_backward(g, y, 0),
+    ),
+    nn.Tanh: (
+        lambda z, layer: torch.tanh(z),
+        lambda g, z, y, layer: torch.ops.aten.tanh_backward(g, y),
+    ),
+    nn.GELU: (
+        lambda z, layer: torch.nn.functional.gelu(z, approximate=str(layer.approximate)),
+        lambda g, z, y, layer: torch.ops.aten.gelu_backward(g, z, approximate=str(layer.approximate)),
+    ),
+}
+
+
+class Bmm(Engine):
+    """Sequential of Flatten, Linear and elementwise activations."""
+
+    name: ClassVar[str] = "bmm"
+    intra: ClassVar[bool] = False
+
+    def __init__(self, module: nn.Module) -> None:
+        self._layers = [layer for layer in flattened(module) or [] if not isinstance(layer, nn.Flatten | nn.Identity)]
+        self._layout = Layout(module)
+        self._views: dict[tuple[int, int], list[Tensor]] = {}
+        self._into: dict[tuple[int, int], list[Tensor]] = {}
+
+    @staticmethod
+    def cannot(module: nn.Module) -> str | None:
+        """Why it cannot run this module; None when it can."""
+        unknown = strangers(module, (nn.Flatten, nn.Linear, nn.Identity, *ACTIVATIONS))
+        if unknown is not None:
+            return unknown
+        layers = flattened(module) or []
+        if not layers or not isinstance(layers[-1], nn.Linear):
+            return "the last layer must be linear"
+        flat = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Flatten)]
+        if flat != [0] or (layers[0].start_dim, layers[0].end_dim) != (1, -1):
+            return "it needs one Flatten, in front, of everything"
+        return None
+
+    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
+        super().bind(x, grad, statistics)
+        self._views.clear()
+        self._into.clear()
+
+    @torch.no_grad()
+    def gradients(self, a: int, b: int, inputs: Tensor, targets: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        into = self._into.get((a, b))
+        if into is None:
+            into = self._into[a, b] = self._layout.stacked(self._grad[a:b])
+        return self._pass(self._at(a, b), inputs, targets, into, 0.0)
+
+    @torch.no_grad()
+    def descend(self, a: int, b: int, inputs: Tensor, targets: Tensor, lr: float, seeds: Sequence[int] = ()) -> Tensor:
+        return self._pass(self._at(a, b), inputs, targets, None, lr)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:
+        flat = inputs.flatten(1)
+        return self._forward(self._layout.stacked(x), flat.expand(len(x), *flat.shape))[-1]
+
+    def _at(self, a: int, b: int) -> list[Tensor]:
+        found = self._views.get((a, b))
+        if found is None:
+            found = self._views[a, b] = self._layout.stacked(self._x[a:b])
+        return found
+
+    def _forward(self, parameters: list[Tensor], h: Tensor) -> list[Tensor]:
+        """The input, then what every layer makes of it."""
+        made, rest = [h], iter(parameters)
+        for layer in self._layers:
+            if isinstance(layer, nn.Linear):
+                weight = next(rest).transpose(1, 2)
+                h = torch.bmm(h, weight) if layer.bias is None else torch.baddbmm(next(rest)[:, None], h, weight)
+            else:
+                h = ACTIVATIONS[type(layer)][0](h, layer)
+            made.append(h)
+        return made
+
+    def _pass(self, parameters: list[Tensor], inputs: Tensor, targets: Tensor, into: list[Tensor] | None, lr: float) -> Tensor:
+        """Forward and backward; gradients into `into`, or, where that is None, subtracted from the parameters lr times."""
+        made = self._forward(parameters, inputs.flatten(2))
+        losses, g = cross_entropy(made[-1], targets)
+        at, first = len(parameters), next(i for i, layer in enumerate(self._layers) if isinstance(layer, nn.Linear))
+        for i in range(len(self._layers) - 1, first - 1, -1):
+            layer, before, after = self._layers[i], made[i], made[i + 1]
+            if not isinstance(layer, nn.Linear):
+                g = ACTIVATIONS[type(layer)][1](g, before, after, layer)
+                continue
+            at -= 1 if layer.bias is None else 2
+            below = torch.bmm(g, parameters[at]) if i > first else g  # before the weights move
+            if into is None:
+                parameters[at].baddbmm_(g.transpose(1, 2), before, alpha=-lr)
+                if layer.bias is not None:
+                    parameters[at + 1].add_(g.sum(1), alpha=-lr)
+            else:
+                torch.bmm(g.transpose(1, 2), before, out=into[at])
+                if layer.bias is not None:
+                    torch.sum(g, 1, out=into[at + 1])
+            g = below
+        return losses
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy of each row, (c,), and its gradient at the logits (c, batch, classes)."""
+    logs = torch.log_softmax(logits, 2)
+    where = targets[:, :, None]
+    picked = logs.gather(2, where)
+    g = logs.exp_()
+    g.scatter_add_(2, where, g.new_full((1, 1, 1), -1.0).expand_as(where))
+    return picked.mean((1, 2)).neg_(), g.mul_(1 / logits.shape[1])

@@ -1,0 +1,65 @@
+"""Which engine for which model: measured, and overridable by `engine=`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import nn
+
+from coopsgd.tasks.engines.bmm import Bmm
+from coopsgd.tasks.engines.grouped import Grouped
+from coopsgd.tasks.engines.vmap import Vmap
+
+if TYPE_CHECKING:
+    from coopsgd.tasks.gradients import Bound
+
+ENGINES: dict[str, type[Vmap] | type[Bmm] | type[Grouped]] = {"vmap": Vmap, "bmm": Bmm, "grouped": Grouped}
+
+# rows an engine takes at a time; their models, tau steps long, should stay in cache
+CHUNK = {"loop": 1, "vmap": 8, "bmm": 4, "grouped": 4}
+
+# the engines auto prefers, best first, by kind of model
+BEST = {"dense": ("bmm",), "convolutional": (), "other": ()}
+
+
+class Choice(NamedTuple):
+    """An engine and why it is another than asked for."""
+
+    name: str
+    chunk: int
+    note: str | None = None
+
+
+def kind(module: nn.Module) -> str:
+    """dense, convolutional or other: what the table distinguishes."""
+    if Bmm.cannot(module) is None:
+        return "dense"
+    return "convolutional" if any(isinstance(part, nn.Conv2d) for part in module.modules()) else "other"
+
+
+def choose(wanted: str, bound: Bound, amp: str | None = None) -> Choice:
+    """The engine for stacked rows of this module. `wanted`: a name, or auto for the table's."""
+    module = bound.module
+    cannot = _pinned(bound, amp)
+    if wanted == "auto":
+        fit = (name for name in BEST[kind(module)] if cannot is None and ENGINES[name].cannot(module) is None)
+        name = next(fit, "loop")
+        return Choice(name, CHUNK[name])
+    if wanted != "loop":
+        cannot = cannot or ENGINES[wanted].cannot(module)
+        if cannot is not None:
+            return Choice("loop", CHUNK["loop"], f"engine={wanted}: {cannot}; the rows are looped over instead")
+    return Choice(wanted, CHUNK[wanted])
+
+
+def _pinned(bound: Bound, amp: str | None) -> str | None:
+    """What only the loop reproduces exactly, or can do at all."""
+    if amp is not None:
+        return f"amp={amp} is for the loop"
+    if bound.random:
+        return "dropout is drawn row by row"
+    if bound.stateful:
+        return "running statistics are kept row by row"
+    if not bound.channels_last or not all(p.requires_grad for p in bound.module.parameters()):
+        return "some of its parameters are frozen, or lie in a row as its own code wants them"
+    return None

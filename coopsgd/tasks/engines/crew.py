@@ -1,0 +1,86 @@
+"""Chunks of rows dealt to threads: a row is the work of one thread, so how many there are changes no number but by rounding."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import torch
+
+from coopsgd.tasks.engines.base import Engine
+from coopsgd.tasks.engines.choice import ENGINES, Choice
+from coopsgd.tasks.engines.loop import Loop
+from coopsgd.tasks.gradients import Bound
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Job = Callable[[Engine, int, int], None]
+
+
+class Crew:
+    """One engine a thread. `each` calls a job for every chunk of rows; whichever thread is free takes the next one.
+
+    Threads over rows, each computing with one torch thread, beat torch's own threads inside one small product; with
+    fewer rows than threads, torch's own share what is left over.
+    """
+
+    def __init__(self, choice: Choice, bound: Bound, rows: int, threads: int, amp: str | None = None) -> None:
+        pinned = bound.random or bound.stateful
+        # dropout draws from torch's one generator, buffers belong to the one module: those rows keep to one thread
+        count = 1 if pinned else max(1, min(threads, rows))
+        self._rows = rows
+        self._chunk = max(1, min(choice.chunk, -(-rows // count)))
+        self._engines = [_engine(choice.name, bound, amp, first=i == 0) for i in range(count)]
+        inner = max(1, threads // count) if self._engines[0].intra else 1
+        self._pool = None
+        if count > 1 or inner != threads:
+            self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(inner,))
+
+    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
+        """Take the (w, d) rows to work on, their gradient rows, and their running statistics (w, b) if they have any."""
+        for engine in self._engines:
+            engine.bind(x, grad, statistics)
+
+    def each(self, job: Job, active: np.ndarray | None = None) -> None:
+        """job(engine, a, b) for rows [a, b), chunk by chunk, the active ones only; returns when all are done."""
+        chunks = deque(self._chunks(active))
+
+        def work(engine: Engine) -> None:
+            while chunks:
+                try:
+                    a, b = chunks.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                job(engine, a, b)
+
+        if self._pool is None:
+            return work(self._engines[0])
+        started = [self._pool.submit(work, engine) for engine in self._engines[: len(chunks)]]
+        for one in started:
+            one.exception()  # all have ended before any error is told
+        for one in started:
+            one.result()
+
+    def _chunks(self, active: np.ndarray | None) -> Iterator[tuple[int, int]]:
+        """Neighbouring active rows, at most a chunk of them at a time."""
+        a = 0
+        while a < self._rows:
+            if active is not None and not active[a]:
+                a += 1
+                continue
+            b = a + 1
+            while b < min(self._rows, a + self._chunk) and (active is None or active[b]):
+                b += 1
+            yield a, b
+            a = b
+
+
+def _engine(name: str, bound: Bound, amp: str | None, first: bool) -> Engine:
+    if name == "loop":
+        return Loop(bound if first else Bound(copy.deepcopy(bound.module), bound.channels_last), amp)
+    return ENGINES[name](bound.module if first else copy.deepcopy(bound.module))

@@ -1,0 +1,157 @@
+"""Worker-steps a second of many workers in one process, beside the plain loop over models, in one run.
+
+Remake: OMP_WAIT_POLICY=passive python scripts/bench_stacked.py [--repeats 3]
+(needs fashion_mnist; about ten minutes of mlp and an hour of cnn on 2 cores; `coopsgd train` sets that policy by itself)
+
+One round is tau = 10 local steps of batch 32 on each of m workers, then the average. `modules` is what one writes by hand:
+m nn.Modules with a torch.optim.SGD each, once with torch's own threads on all cores and once with one thread; the others are
+the task and fleet of `coopsgd train` under each engine, a thread for each core. `stored` stores gradients and steps
+afterwards, as optimisers with momentum must; else gradient and update are fused. Each way runs in a fork of its own; the
+ways take turns, in an order drawn anew for every repeat. Medians, with the smallest and largest; ratios are of medians. The
+second table counts seconds of processor time, which other users of the machine change less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from peers import FORK, silence
+
+from coopsgd import compose, config
+from coopsgd.fleet.plan import Layout
+from coopsgd.fleet.stacked import Stacked
+from coopsgd.stepping import Steps
+from coopsgd.tasks.classification import network
+from coopsgd.worker import _keep_freed_memory
+
+TAU, BATCH = 10, 32
+ENGINES = {"mlp": ("loop", "vmap", "bmm", "bmm stored"), "cnn": ("loop", "vmap", "grouped", "loop stored")}
+ROUNDS = {"mlp": (1, 2), "cnn": (0, 1)}  # not timed, timed
+
+
+class Clock:
+    """Seconds, and processor seconds of all threads, since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+
+def modules(settings: config.Config, warm: int, rounds: int) -> tuple[float, float]:
+    """Time of so many rounds of the plain loop over models, written out."""
+    problem = config.make(settings, "task").build(settings, range(settings.workers), torch.device("cpu"))
+    models = [network(settings) for _ in range(settings.workers)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    lists = [list(model.parameters()) for model in models]
+    clock = Clock()
+    for r in range(warm + rounds):
+        if r == warm:
+            clock = Clock()
+        own = [np.full(settings.workers, r * TAU + k) for k in range(TAU)]
+        chosen = [problem._batches.at(steps) for steps in own]
+        for i, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
+            for k in range(TAU):
+                inputs, targets = (part[0] for part in problem._fetch(chosen[k], own[k], i, i + 1))
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+                optimizer.step()
+        with torch.no_grad():
+            for same in zip(*lists, strict=True):
+                mean = torch.stack(same).mean(0)
+                for parameter in same:
+                    parameter.copy_(mean)
+    return clock.read()
+
+
+def stacked(settings: config.Config, warm: int, rounds: int, stored: bool) -> tuple[float, float]:
+    """The same of the parts that `coopsgd train` is made of."""
+    from coopsgd.optim import SGD, Constant, Inner
+
+    strategy, _ = config.make_strategy(settings)
+    m = settings.workers
+    fleet = Stacked(Layout(m, 0, 1))
+    problem = config.make(settings, "task").build(settings, range(m), torch.device("cpu"))
+    x = fleet.rows(problem.start())
+    inner = Inner(SGD(lr=0.1), Constant(), x, m, TAU * (warm + rounds))
+    steps = Steps(problem, inner, x, None, None, not stored, lambda k: TAU - k % TAU)
+    clock = Clock()
+    for r in range(warm + rounds):
+        if r == warm:
+            clock = Clock()
+        for k in range(r * TAU, (r + 1) * TAU):
+            steps.begin(k, None, np.full(len(x), k))
+            steps.local(x)
+        for W in strategy.factors(m, r):
+            fleet.mix(W, x)
+    return clock.read()
+
+
+def measured(model: str, m: int, way: str) -> tuple[float, float]:
+    """Worker-steps a second and a processor second, taken in a fork."""
+    answers = FORK.SimpleQueue()
+
+    def child() -> None:
+        torch.set_num_threads(1 if way.endswith("1 thread") else len(os.sched_getaffinity(0)))
+        _keep_freed_memory()
+        engine = "loop" if way.startswith("modules") else way.split()[0]
+        words = (f"model={model}", "data=fashion_mnist", f"workers={m}", "processes=1", "algo=pasgd", f"engine={engine}")
+        with silence():
+            settings = compose.shown((*words, "device=cpu", f"batch_size={BATCH}")).config
+            plain = way.startswith("modules")
+            warm, rounds = ROUNDS[model]
+            took = modules(settings, warm, rounds) if plain else stacked(settings, warm, rounds, way.endswith("stored"))
+        answers.put(tuple(m * TAU * rounds / seconds for seconds in took))
+
+    process = FORK.Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, f"{way} with {m} workers ended with {process.exitcode}"
+    return answers.get()
+
+
+def table(model: str, sizes: list[int], repeats: int, only: list[str]) -> None:
+    """Measure one model and print what was found."""
+    ways = [way for way in ("modules", "modules, 1 thread", *ENGINES[model]) if not only or way in only]
+    found: dict[Any, list[tuple[float, float]]] = {(way, m): [] for way in ways for m in sizes}
+    for repeat in range(repeats):
+        for m in sizes:
+            order = list(ways)
+            random.Random(1000 * repeat + m).shuffle(order)
+            for way in order:
+                found[way, m].append(measured(model, m, way))
+    for which, unit in enumerate(("second", "processor second")):
+        rates = {key: [both[which] for both in values] for key, values in found.items()}
+        middle = {key: statistics.median(values) for key, values in rates.items()}
+        print(f"\n{model}: worker-steps a {unit}, median of {repeats} (smallest, largest), ratio to the better plain loop")
+        print(f"{'':22}" + "".join(f"{f'm = {m}':>26}" for m in sizes))
+        for way in ways:
+            cells = []
+            for m in sizes:
+                over = max((middle[w, m] for w in ways if w.startswith("modules")), default=middle[way, m])
+                spread = f"({min(rates[way, m]):.0f}, {max(rates[way, m]):.0f})"
+                cells.append(f"{middle[way, m]:.0f} {spread} {middle[way, m] / over:.2f}")
+            print(f"{way:22}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--models", nargs="*", default=["mlp", "cnn"], choices=["mlp", "cnn"])
+    parser.add_argument("--sizes", nargs="*", type=int, default=[8, 32, 128, 512])
+    parser.add_argument("--ways", nargs="*", default=[], help="of those named in the table; all of them otherwise")
+    arguments = parser.parse_args()
+    for model in arguments.models:
+        table(model, arguments.sizes, arguments.repeats, arguments.ways)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""Fused steps, and several at once, are the steps one by one: losses, schedules, idle rows; and memory stays in bounds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import needs
+from playing import MLP, QUADRATIC, play, settle
+
+from coopsgd import config, optim
+from coopsgd.optim import SGD, Adam, Constant, Inner
+from coopsgd.registry import lookup
+from coopsgd.stepping import Steps, reserved
+from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.cooperative import Cooperative
+
+SMALL = (*MLP, "workers=6", "batch_size=8", "steps=40", "tau=7")
+
+
+class Unfused(Cooperative):
+    """Says nothing about its steps, so every gradient is stored and used one step at a time."""
+
+    plain = False
+
+
+class Half(Cooperative):
+    """Only the even or only the odd workers compute, round by round."""
+
+    def active(self, m, round):
+        return np.arange(m) % 2 == round % 2
+
+
+class SlowHalf(Half):
+    plain = False
+
+
+class Before(Strategy):
+    """Mixes in place first; the gradient is the one where the step began (D-PSGD as its paper writes it)."""
+
+    def step(self, fleet, tick, x, s):
+        x = fleet.mix(np.full((fleet.m, fleet.m), 1 / fleet.m), x)
+        return tick.local(x), s
+
+
+class Liar(Cooperative):
+    """Claims to be plain, and then looks."""
+
+    plain = True
+
+    def step(self, fleet, tick, x, s):
+        x = tick.local(x)
+        return x - 0 * tick.grad, s
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("algo=pasgd",),
+        ("algo=easgd",),  # an auxiliary row
+        ("algo=dpsgd", "log_every=3"),  # looked at between communications
+        ("algo=pasgd", "schedule=cosine"),  # the step sizes of later steps are not known yet
+        ("algo=pasgd", "optim.momentum=0.9"),  # never fused
+        ("algo=pasgd", "tau=50"),  # longer than the run
+    ],
+)
+def test_fused_steps_are_the_steps_one_by_one(gangs, more):
+    words = (*SMALL, *more)
+    fast, slow = play(gangs, 1, *words), play(gangs, 1, *words, "algo.strategy=test_stepping:Unfused")
+    np.testing.assert_allclose(fast.x, slow.x, rtol=0, atol=1e-12)
+    assert fast.logical == slow.logical
+    for one, other in zip(fast.lines[1:], slow.lines[1:], strict=True):
+        assert one["train/loss"] == pytest.approx(other["train/loss"], abs=1e-12) and one["lr"] == other["lr"]
+
+
+def test_how_often_the_log_is_written_changes_no_number(gangs):
+    rare, often = (play(gangs, 1, *SMALL, "algo=pasgd", f"log_every={n}") for n in (40, 1))
+    np.testing.assert_allclose(rare.x, often.x, rtol=0, atol=1e-13)
+    assert len(often.lines) == 41
+    each = [line["train/loss"] for line in often.lines[1:]]
+    assert rare.lines[-1]["train/loss"] == pytest.approx(np.mean(each), abs=1e-12) and len(set(each)) == 40
+
+
+def test_steps_of_some_workers_are_fused_too(gangs):
+    runs = [
+        play(gangs, p, *SMALL, "algo=pasgd", f"algo.strategy=test_stepping:{name}")
+        for p, name in ((1, "Half"), (1, "SlowHalf"), (2, "Half"))
+    ]
+    for run in runs[1:]:
+        np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-12)
+        assert run.lines[-1]["train/loss"] == pytest.approx(runs[0].lines[-1]["train/loss"], abs=1e-12)
+
+
+@pytest.mark.parametrize("words", [(*QUADRATIC, "workers=6"), SMALL])
+def test_a_strategy_that_moves_first_gets_the_gradient_of_where_it_was(gangs, words):
+    settings = settle((*words, "algo=pasgd"))
+    run = play(gangs, 2, *words, "steps=5", "algo=pasgd", "algo.strategy=test_stepping:BeforeMixing")
+    problem = config.make(settings, "task").build(settings, range(6), torch.device("cpu"))
+    x = problem.start().expand(6, -1).clone()
+    grad = torch.zeros_like(x)
+    problem.bind(x, grad)
+    for k in range(5):
+        problem.gradients(k, None, np.full(6, k))
+        x.copy_(x.mean(0, keepdim=True) - 0.1 * grad)
+    np.testing.assert_allclose(run.x, x.numpy(), rtol=0, atol=1e-12)
+
+
+class BeforeMixing(Cooperative, Before):
+    """Before, with the settings of periodic averaging."""
+
+    step = Before.step
+
+
+def test_a_step_of_ones_own_is_not_plain_unless_it_says_so():
+    assert Cooperative().plain and Half().plain and Liar().plain
+    assert not (Strategy().plain or Before().plain or BeforeMixing().plain or Cooperative(order="overlap").plain)
+
+
+def test_a_strategy_that_calls_itself_plain_and_looks_is_stopped(gangs):
+    with pytest.raises(RuntimeError, match="declares itself plain"):
+        play(gangs, 1, *SMALL, "algo=pasgd", "algo.strategy=test_stepping:Liar")
+
+
+class Counting:
+    """A problem whose loss is half the squared norm: the gradient is the row itself. Counts what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def bind(self, x, grad, statistics):
+        self.x, self.grad = x, grad
+
+    def gradients(self, k, active, own):
+        self.asked.append(("gradients", k))
+        self.grad.copy_(self.x)
+        return 0.5 * (self.x**2).sum(1, keepdim=True)
+
+    def descend(self, k, rates, active, own):
+        self.asked.append(("descend", k, len(rates)))
+        losses = []
+        for lr in rates:
+            losses.append(0.5 * (self.x**2).sum(1, keepdim=True))
+            self.x.mul_(1 - lr)
+        return torch.stack(losses)
+
+
+def test_steps_up_to_the_next_look_are_asked_for_at_once():
+    x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
+    inner = Inner(SGD(lr=0.5), Constant(), x, workers=2, steps=6)
+    steps = Steps(problem, inner, x, None, None, plain=True, unwatched=lambda k: 4 - k % 4)
+    losses = []
+    for k in range(6):
+        steps.begin(k, None, np.full(1, k))
+        early = steps.loss if k in (1, 3) else None  # also before a step that x has taken already
+        assert steps.local(x) is x and (early is None or early is steps.loss)
+        with pytest.raises(RuntimeError, match="plain"):
+            steps.local(x)  # a second step would need the gradient
+        losses.append(float(steps.loss[0]))
+    assert problem.asked == [("descend", 0, 4), ("descend", 4, 4)]
+    assert losses == [1.5 * 0.25**k for k in range(6)]
+
+
+def test_every_step_is_taken_though_nobody_asks_for_its_loss():
+    x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
+    inner = Inner(SGD(lr=0.5), Constant(), x, workers=2, steps=6)
+    steps = Steps(problem, inner, x, None, None, plain=True, unwatched=lambda k: 3 - k % 3)
+    for k in range(6):
+        steps.begin(k, None, np.full(2, k))
+        steps.local(x)
+    assert torch.equal(x, torch.full_like(x, 0.5**6))
+
+
+def test_gradients_of_a_plain_strategy_wait_until_asked_for_and_others_do_not():
+    for plain, before in ((True, []), (False, [("gradients", 0)])):
+        x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
+        inner = Inner(SGD(lr=0.5, momentum=0.5), Constant(), x, workers=2, steps=1)
+        steps = Steps(problem, inner, x, None, None, plain, lambda k: 1)
+        steps.begin(0, None, np.zeros(1, dtype=int))
+        assert problem.asked == before
+        direction = torch.full((2, 3), 2.0, dtype=torch.float64)
+        assert torch.equal(steps.local(x, direction), torch.zeros_like(x))
+        assert float(steps.loss[0]) == 1.5 and torch.equal(steps.grad, torch.ones_like(x))
+        assert problem.asked == [("gradients", 0)]
+
+
+@pytest.mark.parametrize("settings", [SGD(momentum=0.9, nesterov=True, weight_decay=0.1), Adam()])
+def test_rows_in_blocks_are_stepped_as_rows_in_one(monkeypatch, settings):
+    torch.manual_seed(0)
+    start = torch.randn(7, 5, dtype=torch.float64)
+    directions = [torch.randn(7, 5, dtype=torch.float64) for _ in range(6)]
+    some = np.array([True, False, True, True, False, True, True])
+    found = []
+    for block, parts in ((1 << 22, 1), (15, 3)):
+        monkeypatch.setattr(optim, "BLOCK", block)
+        x = start.clone()
+        inner = Inner(settings, Constant(), x, workers=7, steps=6)
+        assert len(inner._parts) == parts
+        for turn, direction in enumerate(directions):
+            inner.step(x, direction, some if turn == 3 else None)
+            if turn == 1:
+                inner.together(lambda *buffers: [b.mul_(0.5) for b in buffers])
+        found.append(x)
+    assert torch.equal(*found)
+
+
+def test_only_sgd_of_lr_alone_is_plain():
+    assert SGD(lr=0.3).plain
+    for settings in (SGD(momentum=0.1), SGD(weight_decay=0.1), Adam()):
+        assert not getattr(settings, "plain", False)
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def test_reserved_zeros_take_memory_when_they_are_written_to():
+    x = torch.empty(64, 1 << 18)  # 64 MB
+    before = resident()
+    zeros = reserved(x)
+    assert zeros.shape == x.shape and zeros.dtype == x.dtype and resident() - before < 1 << 20
+    assert not zeros[3].any()
+    zeros[5] = 1
+    assert resident() - before < 4 << 20 and float(zeros.sum()) == 1 << 18
+    assert reserved(torch.empty(3, 0)).shape == (3, 0)
+
+
+WIDE = (
+    "model.hidden=[2000]",
+    "tau=3",
+    "steps=6",
+    "batch_size=8",
+    "eval_every=0",
+    "processes=1",
+    "save=answer",
+)  # 150,010 parameters
+LEARNED = 64 * 2000 + 2000 + 2000 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("more", "copies"), [((), 1), (("optim.momentum=0.9", "optim.nesterov=true"), 3), (("optim=adam",), 4)]
+)
+def test_memory_of_many_workers(cli, tmp_path, more, copies):
+    """The rows, and beside them gradients and buffers if there are any; what is set aside in passing does not grow."""
+
+    def peak(workers):
+        folder = tmp_path / str(workers)
+        ended = cli("train", "algo=pasgd", *WIDE, *more, f"workers={workers}", f"hydra.run.dir={folder}")
+        assert ended.code == 0, ended.err
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["parameters"] == LEARNED
+        return summary["peak_memory"]
+
+    rows = 128 * LEARNED * 4
+    assert peak(152) - peak(24) < (copies + 0.6) * rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "workers", "d"), [("mlp", 1024, 159_010), ("cnn", 256, 421_834)])
+def test_a_thousand_workers_fit(tmp_path, model, workers, d):
+    needs(lookup("data", "fashion_mnist")().find() is not None, "dataset-fashion-mnist")
+    words = (f"model={model}", "data=fashion_mnist", f"workers={workers}", "processes=1", "algo=pasgd", "tau=10")
+    command = [sys.executable, "-m", "coopsgd.cli", "train", *words, "steps=12", "eval_samples=50", "hydra.run.dir=run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["parameters"] == d and summary["status"] == "completed" and summary["ledger"]["rounds"] == 1
+    assert summary["peak_memory"] < 4 * workers * d * 4 + 1.5e9
+    assert summary["eval"]["eval/accuracy"] > 0.2
+
+
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
+def test_threads_wait_asleep_unless_the_user_says_otherwise(tmp_path, given, policy):
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-m", "coopsgd.cli", "train", "steps=0", "workers=1", "hydra.run.dir=run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**env, **given, "OMP_DISPLAY_ENV": "true"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip("torch is built without OpenMP, or with one that does not tell its settings")
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
