@@ -245,7 +245,7 @@ def test_single_workers_are_measured_on_all_samples_or_on_the_same_few():
     assert part.facts == {"engine": "loop", "eval_samples": 90}
     few = part._looked_at
     assert len(few) == 90 == len(few.unique())
-    part._test = tuple(half[few] for half in part._test)  # all there is are now those few
+    part._held_out, part._tests = tuple(half[few] for half in part._held_out), 90  # all there is are now those few
     slow = [part.evaluate(row[None])["eval/accuracy"] for row in x]
     part._looked_at = torch.arange(90)
     assert part.accuracies(x) == pytest.approx(slow, abs=1e-12)
