@@ -308,3 +308,24 @@ def test_unequal_numbers_of_local_steps_have_the_fixed_point_of_theory(gangs):
     c = [1 - (1 - eta) ** t for t in tau]
     found = play(gangs, 2, *words, "device=cpu").x
     np.testing.assert_allclose(found, c[1] / sum(c), rtol=0, atol=1e-12)
+
+
+def test_clients_with_more_data_take_more_steps_and_weigh_more(gangs):
+    words = (*MLP, "algo=fedavg", "algo.epochs=2", "algo.fraction=1", "workers=4", "batch_size=20", "partition=quantity")
+    settings = settle(words)
+    task, (strategy, _) = config.make(settings, "task"), config.make_strategy(settings)
+    sizes = task.sizes(settings)
+    assert len(set(sizes)) > 1
+    assert strategy.work(4, 0, 1).tolist() == [2 * (n // 20) for n in sizes]  # two whole passes, ragged ends dropped
+    up, down = strategy.factors(4, 0)
+    np.testing.assert_allclose(up[4, :4], np.array(sizes) / sum(sizes), **TIGHT)
+    longest = max(2 * (n // 20) for n in sizes)
+    run = play(gangs, 2, *words, f"steps={longest}")
+    np.testing.assert_allclose(run.x, play(gangs, 1, *words, f"steps={longest}").x, **EXACT)
+    assert run.logical[:2] == (1, 8) and np.ptp(run.x, axis=0).max() == 0
+    one = play(gangs, 1, *words, f"steps={longest - 1}")
+    busiest = int(np.argmax(sizes))
+    early = play(gangs, 1, *words, f"steps={min(2 * (n // 20) for n in sizes)}")
+    least = int(np.argmin(sizes))
+    np.testing.assert_array_equal(one.x[least], early.x[least])  # done early: idle since, bit for bit
+    assert np.abs(one.x[busiest] - early.x[busiest]).max() > 0

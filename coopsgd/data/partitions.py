@@ -144,7 +144,7 @@ class Dirichlet(Partition):
     Dirichlet(alpha), renormalised where a class is used up (arXiv:1909.06335).
     """
 
-    alpha: float = 0.5
+    alpha: float = 0.1
     min_size: int = 32
     attempts: int = 1000
     equal: bool = False
