@@ -169,7 +169,8 @@ def make_strategy(config: Config) -> tuple[Strategy, set[str]]:
     for kind, part in reversed(parts):
         names = {f.name for f in fields(part) if f.init}
         arguments = {k: v for k, v in node.items() if k in names}
-        arguments |= {name: FILLED[name](config) for name in filled & names}
+        with _blamed(""):
+            arguments |= {name: FILLED[name](config) for name in filled & names}
         if kind == "strategy" and "mixing" in made:
             arguments["mixing"] = made["mixing"]
         made[kind] = _construct("algo", part, arguments)
@@ -181,10 +182,18 @@ FILLED: dict[str, Callable[[Config], Any]] = {
     "topology": lambda config: make(config, "topology"),
     "seed": lambda config: config.seed,
     "tau": lambda config: config.tau,
-    "sizes": lambda config: make(config, "task").sizes(config),
+    "sizes": lambda config: _sizes(config),
     "batch_size": lambda config: config.batch_size,
     "warmup": lambda config: (config.schedule or {}).get("warmup", 0),
 }
+
+
+def _sizes(config: Config) -> list[int] | None:
+    """Samples of each worker; that there are any is checked first, because counting them reads the data."""
+    task = make(config, "task")
+    task.check(config)
+    return task.sizes(config)
+
 
 KINDS = {
     "period": "period",
