@@ -296,11 +296,11 @@ def test_measuring_is_off_the_ledger_and_off_the_clock():
     problem_ = config.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     slow = problem_.evaluate
 
-    def sleepy(answer):
+    def sleepy(*arguments):
         import time
 
         time.sleep(0.01)
-        return slow(answer)
+        return slow(*arguments)
 
     problem_.evaluate = sleepy
     train(settings, fleet, problem_, strategy, report)
