@@ -37,21 +37,22 @@ class Steps:
         self._grad = reserved(x)
         problem.bind(x, self._grad)
         self._fusing = plain and inner.plain and hasattr(problem, "descend")
-        self._taken: deque[Tensor] = deque()  # losses of the steps, this one and later ones, that x has taken already
+        self._taken: deque[Tensor] = deque()  # losses of later steps that x has taken already
         self._loss: Tensor | None = None
 
     def begin(self, k: int, active: np.ndarray | None) -> None:
         """Iteration k, in which the workers held here compute that are `active` (None: all)."""
         self._k, self._active = k, active
-        self._loss, self._fused = None, bool(self._taken)
+        self._fused, self._moved = bool(self._taken), False
+        self._loss = self._taken.popleft() if self._taken else None
         if not self._plain:
-            self._compute()
+            _ = self.loss
 
     @property
     def loss(self) -> Tensor:
         """(r, 1) losses of this step's minibatches, where x was when it began."""
         if self._loss is None:
-            self._loss = self._taken.popleft() if self._fused else self._compute()
+            self._loss = self._problem.gradients(self._k, self._active)
         return self._loss
 
     @property
@@ -59,24 +60,22 @@ class Steps:
         """(r, d) gradients there."""
         if self._fused:
             raise RuntimeError("a strategy that declares itself plain asks for a gradient; leave `plain` False")
-        assert self.loss is not None
+        _ = self.loss  # made together
         return self._grad
 
     def local(self, x: Tensor, direction: Tensor | None = None) -> Tensor:
         """One optimiser step of each active worker row of x, along -direction or the gradient."""
-        if self._fused and self._loss is None and direction is None and x is self._x:
-            assert self.loss is not None  # a step taken already, at once with an earlier one
-            return x
-        if self._fusing and self._loss is None and direction is None and x is self._x:
-            self._taken.extend(self._problem.descend(self._k, self._inner.rates(self._unwatched(self._k)), self._active))
+        simple = direction is None and x is self._x and not self._moved
+        self._moved = True
+        if simple and self._fusing and self._loss is None:
+            rates = self._inner.rates(self._unwatched(self._k))
+            self._loss, *later = self._problem.descend(self._k, rates, self._active)
+            self._taken.extend(later)
             self._fused = True
-            return self.local(x)
+        if simple and self._fused:
+            return x  # it has taken this step already
         grad = self.grad  # also when the direction is another: the loss belongs to where x is now
         return self._inner.step(x, grad if direction is None else direction, self._active)
-
-    def _compute(self) -> Tensor:
-        self._loss = self._problem.gradients(self._k, self._active)
-        return self._loss
 
 
 def reserved(x: Tensor) -> Tensor:

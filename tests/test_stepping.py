@@ -51,6 +51,8 @@ class Before(Strategy):
 class Liar(Cooperative):
     """Claims to be plain, and then looks."""
 
+    plain = True
+
     def step(self, fleet, tick, x, s):
         x = tick.local(x)
         return x - 0 * tick.grad, s
@@ -111,8 +113,12 @@ def test_a_strategy_that_moves_first_gets_the_gradient_of_where_it_was(gangs, wo
 class BeforeMixing(Cooperative, Before):
     """Before, with the settings of periodic averaging."""
 
-    plain = False
     step = Before.step
+
+
+def test_a_step_of_ones_own_is_not_plain_unless_it_says_so():
+    assert Cooperative.plain and Half.plain and Liar.plain
+    assert not (Strategy.plain or Before.plain or BeforeMixing.plain)
 
 
 def test_a_strategy_that_calls_itself_plain_and_looks_is_stopped(gangs):
@@ -150,10 +156,23 @@ def test_steps_up_to_the_next_look_are_asked_for_at_once():
     losses = []
     for k in range(6):
         steps.begin(k, None)
-        assert steps.local(x) is x
+        early = steps.loss if k in (1, 3) else None  # also before a step that x has taken already
+        assert steps.local(x) is x and (early is None or early is steps.loss)
+        with pytest.raises(RuntimeError, match="plain"):
+            steps.local(x)  # a second step would need the gradient
         losses.append(float(steps.loss[0]))
     assert problem.asked == [("descend", 0, 4), ("descend", 4, 4)]
     assert losses == [1.5 * 0.25**k for k in range(6)]
+
+
+def test_every_step_is_taken_though_nobody_asks_for_its_loss():
+    x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
+    inner = Inner(SGD(lr=0.5), Constant(), x, workers=2, steps=6)
+    steps = Steps(problem, inner, x, plain=True, unwatched=lambda k: 3 - k % 3)
+    for k in range(6):
+        steps.begin(k, None)
+        steps.local(x)
+    assert torch.equal(x, torch.full_like(x, 0.5**6))
 
 
 def test_gradients_of_a_plain_strategy_wait_until_asked_for_and_others_do_not():

@@ -56,6 +56,11 @@ class Strategy:
     plain: ClassVar[bool] = False  # does every step begin with `local(x)`, and is that all of it unless a communication is due?
     averages: ClassVar[int | None] = None  # fleet.mean calls in one communication, if that is all it does; for `show`
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "step" in cls.__dict__ and "plain" not in cls.__dict__:
+            cls.plain = False  # what was true of the parent's step need not be of its own
+
     @property
     def num_aux(self) -> int:
         """v, the number of auxiliary models."""
