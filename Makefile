@@ -32,9 +32,10 @@ lint: $(READY) ## format check, ruff, mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(READY) ## step time and start time beside their peers
+bench: $(READY) ## step time, start time and many workers in one process, beside their peers
 	$(BIN)/python scripts/bench_step.py
 	$(BIN)/python scripts/bench_start.py
+	OMP_WAIT_POLICY=passive $(BIN)/python scripts/bench_stacked.py
 
 clean: ## remove .venv, caches and builds; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
