@@ -317,7 +317,7 @@ def test_clients_with_more_data_take_more_steps_and_weigh_more(gangs):
     sizes = task.sizes(settings)
     assert len(set(sizes)) > 1
     assert strategy.work(4, 0, 1).tolist() == [2 * (n // 20) for n in sizes]  # two whole passes, ragged ends dropped
-    up, down = strategy.factors(4, 0)
+    up, _ = strategy.factors(4, 0)
     np.testing.assert_allclose(up[4, :4], np.array(sizes) / sum(sizes), **TIGHT)
     longest = max(2 * (n // 20) for n in sizes)
     run = play(gangs, 2, *words, f"steps={longest}")
