@@ -109,5 +109,6 @@ def _peer(rank: int, world: int, way: str, model: str, steps: int, warm: int, fo
 
 
 def _groups(model: str) -> dict[str, Any]:
-    kinds = {"task": "classification", "model": model, "data": "fashion_mnist", "optim": "sgd", "schedule": "constant"}
+    kinds = {"task": "classification", "model": model, "data": "fashion_mnist", "partition": "iid"}
+    kinds |= {"period": "constant", "optim": "sgd", "schedule": "constant"}
     return {group: {"name": name} for group, name in kinds.items()}
