@@ -64,10 +64,11 @@ def peer_step(way: str, model: str, steps: int, warm: int, world: int) -> float:
         ]
         for member in members:
             member.start()
-        times = [answers.get() for _ in members]
         for member in members:
             member.join()
-    return max(times)
+        if any(member.exitcode for member in members):
+            raise RuntimeError(f"{way} with {model} ended with {[member.exitcode for member in members]}; its error is above")
+        return max(answers.get() for _ in members)
 
 
 def _peer(rank: int, world: int, way: str, model: str, steps: int, warm: int, folder: str, answers: Any) -> None:
