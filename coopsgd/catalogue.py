@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from coopsgd.config import GROUPS, Config
 
@@ -25,10 +28,20 @@ class Choice:
 
 def choices(group: str, config_dir: str | None = None) -> list[Choice]:
     """Every yaml of a group, by name; those of a user's folder come before ours of the same name."""
+    return [Choice(group, name, *_head(text)) for name, text in sorted(_texts(group, config_dir).items())]
+
+
+def settings(group: str, name: str, config_dir: str | None = None) -> dict[str, Any]:
+    """What the yaml of a choice says, Hydra's own lines left out."""
+    said = OmegaConf.to_container(OmegaConf.create(_texts(group, config_dir)[name]))
+    assert isinstance(said, dict)
+    return {str(key): value for key, value in said.items() if key != "defaults"}
+
+
+def _texts(group: str, config_dir: str | None) -> dict[str, str]:
     folders = [files("coopsgd.conf") / group, *([Path(config_dir) / group] if config_dir else [])]
     entries = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir() if entry.name.endswith(".yaml")]
-    found = {entry.name.removesuffix(".yaml"): entry.read_text() for entry in entries}
-    return [Choice(group, name, *_head(text)) for name, text in sorted(found.items())]
+    return {entry.name.removesuffix(".yaml"): entry.read_text() for entry in entries}
 
 
 def _head(text: str) -> tuple[str, str]:

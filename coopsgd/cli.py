@@ -73,6 +73,26 @@ def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
     report.show(report.facts(checked.config, checked.strategy, checked.notes), as_json)
 
 
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--probe", type=click.Path(exists=True, dir_okay=False), help="probe.json: constants, and the cluster if none is named.")
+@click.option("--budget-seconds", type=float, help="Rank by the error after so many seconds on the cluster's clock.")
+@click.option("--target-loss", type=float, help="Rank by the seconds until eval/loss is at most this.")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many to print.")
+@click.option("--check", type=click.IntRange(min=0), default=0, help="Run the first so many and some losers, on the clock.")
+@click.option("--theory", is_flag=True, help="By the bound alone: no pilots are run.")
+@as_json_option
+@config_dir_option
+@words_argument
+def design(words: tuple[str, ...], as_json: bool, config_dir: str | None, **options: Any) -> None:
+    """Which algorithm to choose: searches tau, topology, weights and the rest for a task and a cluster.
+
+    Words are Hydra overrides, as for train; algo, tau, topology and keys of the algo are searched unless they are given.
+    """
+    from coopsgd.design import command
+
+    command.design(words, config_dir, as_json, **options)
+
+
 @cli.command(name="list")
 @as_json_option
 @config_dir_option

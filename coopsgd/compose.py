@@ -217,6 +217,15 @@ def start(folder: Path, settings: Config) -> float | None:
     return summary["eval"].get("eval/loss")
 
 
+def quietly(settings: Config, folder: Path, command: str) -> list[dict[str, Any]]:
+    """Train a checked config in `folder` without a word; its metrics. RunFailed when a process failed."""
+    from coopsgd import launch
+
+    freeze(settings, folder, command)
+    launch.run(folder, settings.processes, quiet=True)
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def train(words: Sequence[str]) -> int:
     """`coopsgd train WORDS`: Hydra's grammar and flags. Returns the exit code."""
     session = prepare(words)

@@ -90,8 +90,11 @@ class Logs(LogsSpecs):
         return LogsDest(named("out"), named("err"), nothing, nothing, named("json"))
 
 
-def run(folder: Path, processes: int) -> None:
-    """Train the run frozen in `folder`. RunFailed, or Interrupted by a signal; no process is left either way."""
+def run(folder: Path, processes: int, quiet: bool = False) -> None:
+    """Train the run frozen in `folder`. RunFailed, or Interrupted by a signal; no process is left either way.
+
+    quiet: nothing is told on the console.
+    """
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     rendezvous_handler_registry.register("coopsgd", OneMachine)
@@ -108,7 +111,7 @@ def run(folder: Path, processes: int) -> None:
     )
     sys.stdout.flush()
     sys.stderr.flush()
-    console = os.dup(1)
+    console = os.open(os.devnull, os.O_WRONLY) if quiet else os.dup(1)
     try:
         with _signals_kept(), _quiet():
             elastic_launch(settings, worker.forked)(str(folder), os.getpid(), console)

@@ -1,0 +1,140 @@
+"""What `coopsgd design` searches: every algo whose matrices are known, with every tau, topology and weights it can have."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from coopsgd import catalogue, config
+from coopsgd.config import Config
+from coopsgd.strategies.base import Strategy
+
+TAUS = (1, 2, 4, 8, 16, 32, 64, 128)
+SPARSE = ("chain", "exponential", "grid", "hypercube", "random_regular", "ring", "star", "torus")
+# keys of an algo with the values tried for m workers, under MIXING.KEY where one mixing has its own; a topology that is not
+# in a list of names is not tried, and neither is a graph that cannot have m workers
+AXES: dict[str, Callable[[int], Sequence[Any]]] = {
+    "average.order": lambda m: ("atc", "overlap"),
+    "elastic.order": lambda m: ("atc", "overlap"),
+    "gossip.order": lambda m: ("atc", "overlap"),
+    "gossip.weights": lambda m: ("metropolis", _best(m)),
+    "weights": lambda m: (_best(m),),
+    "topology": lambda m: SPARSE,
+    "matching.topology": lambda m: ("complete", "hypercube"),
+    "matcha.topology": lambda m: ("ring", "exponential", "torus"),
+    "gossip_pga.topology": lambda m: ("ring", "exponential", "torus"),
+    "elastic.alpha": lambda m: ("auto", round(0.9 / m, 6)),
+    "groups": lambda m: [g for g in (2, 4, 8, 16) if 2 * g <= m],
+    "budget": lambda m: (0.25, 0.5),
+    "every": lambda m: (4, 16),
+    "form": lambda m: ("exponential", "hypercube"),
+}
+
+
+def _best(m: int) -> str:
+    """The weights of the smallest zeta, while they are found in a moment; then the best that one constant can do."""
+    return "fdla" if m <= 16 else "best_constant"
+
+
+PLAIN = ("fullsync", "pasgd", "dpsgd", "easgd")  # of two names for one thing, the first of these is told
+LEFT_OUT = ("matrix", "identity", "pairwise")  # mixings: W is the user's; never agree; one pair of all workers
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One member of the space: what it is called on the command line, and what that means."""
+
+    words: tuple[str, ...]
+    config: Config
+    strategy: Strategy
+
+    @property
+    def label(self) -> str:
+        """Its words, as a person reads them."""
+        return " ".join(self.words)
+
+
+def candidates(base: Config, words: Sequence[str], config_dir: str | None = None) -> list[Candidate]:
+    """Every different algorithm for base.workers workers, plain names first.
+
+    base: a checked config. words: of the command line; what they fix (algo, tau, topology, a key of the algo) is not varied.
+    """
+    fixed = {word.partition("=")[0].lstrip("+") for word in words if "=" in word}
+    if "algo" in fixed:
+        algos = [dict(base.algo)]
+    else:
+        names = [choice.name for choice in catalogue.choices("algo", config_dir)]
+        names.sort(key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name))
+        algos = [{"name": name, **catalogue.settings("algo", name, config_dir)} for name in names]
+        algos = [algo for algo in algos if algo.get("mixing") not in LEFT_OUT]
+    found: dict[Any, Candidate] = {}
+    last, key = None, None
+    for algo in algos:
+        for variant in _variants(base, algo, fixed, config_dir):
+            if variant.strategy is not last:  # those of one strategy come together
+                last, key = variant.strategy, _identity(variant.strategy, base.workers)
+            if key is not None:
+                found.setdefault((str(variant.config.tau), key), variant)
+    return list(found.values())
+
+
+def _variants(base: Config, algo: dict[str, Any], fixed: set[str], config_dir: str | None) -> Iterator[Candidate]:
+    """Every choice of the keys of one algo; all those of one strategy one after the other."""
+    m, keys = base.workers, _keys(algo)
+    algo.pop("tau", None)
+    axes: dict[str, Sequence[Any]] = {}
+    for key, (owner, _) in keys.items():
+        tried = AXES.get(f"{owner}.{key}") or AXES.get(key)
+        if key in fixed or f"algo.{key}" in fixed or tried is None:
+            continue
+        axes[key] = tried(m)
+        if key == "topology":
+            axes[key] = [{"name": name, **catalogue.settings(key, name, config_dir)} for name in tried(m)]
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        topology = chosen.pop("topology", None)
+        differs = [f"algo.{key}={value}" for key, value in chosen.items() if algo.get(key, keys[key][1]) != value]
+        said = [f"algo={algo['name']}"] + ([] if topology is None else [f"topology={topology['name']}"])
+        strategy: Strategy | None = None
+        for tau in [base.tau] if "tau" in fixed else [tau for tau in TAUS if tau <= max(1, base.steps // 2)]:
+            mine = replace(base, algo=algo | chosen, topology=topology or base.topology, tau=tau)
+            try:
+                if strategy is None or "tau" in keys:
+                    strategy, _ = config.make_strategy(mine)
+                    strategy.check(m)
+            except ValueError:
+                break  # not for so many workers
+            if strategy.fixed_tau is not None:
+                mine.tau = strategy.fixed_tau
+            told = [f"tau={tau}"] if strategy.fixed_tau is None and "tau" not in fixed else []
+            yield Candidate((*said, *told, *differs), mine, strategy)
+            if strategy.fixed_tau is not None:
+                break
+
+
+def _identity(strategy: Strategy, m: int) -> Any:
+    """What makes two strategies the same; None for one that is not searched."""
+    if strategy.times_itself or strategy.work(m, 0, 1) is not None:
+        return None  # clients that sit rounds out: tau_eq knows nothing of them
+    zeta = strategy.zeta(m)
+    if zeta is None or not zeta < 1 - 1e-9:
+        return None  # no matrix tells, or the workers never agree
+    if strategy.averages:
+        return "averages gradients"
+    cycle = strategy.cycle(m)
+    if cycle is None:
+        return repr(strategy)
+    matrices = tuple(W.round(9).tobytes() for r in range(cycle) for W in strategy.factors(m, r))
+    return strategy.mixes_first, getattr(strategy, "order", ""), strategy.served, matrices
+
+
+def _keys(algo: dict[str, Any]) -> dict[str, tuple[str, Any]]:
+    """The keys of an algo's strategy and mixing: the mixing's name, and the default."""
+    found = {}
+    for kind in ("strategy", "mixing"):
+        if algo.get(kind) is not None:
+            owner = str(algo.get("mixing", ""))
+            found |= {f.name: (owner, f.default) for f in fields(config.lookup(kind, algo[kind])) if f.init}
+    return found

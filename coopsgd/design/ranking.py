@@ -1,0 +1,134 @@
+"""From candidates to a ranking: theory gives each its tau_eq, pilots the loss there, the clock the seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coopsgd import theory
+from coopsgd.analysis import Setting
+from coopsgd.design.candidates import Candidate
+from coopsgd.design.pilots import Pilots
+from coopsgd.mixing import spectra
+from coopsgd.report import cost
+from coopsgd.theory import Known
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far apart a candidate's workers are, and how fast their mean moves."""
+
+    zeta: float
+    noise: float  # C: the exact stationary consensus under noise, no unit
+    drift: float  # H: the same under gradients that differ between workers
+    progress: float  # of the mean model for each step of plain SGD; m / (m + v) for a symmetric W
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Drift | None:
+        """None when theory has no stationary state for it."""
+        setting = Setting(candidate.config, candidate.strategy)
+        if not setting.matrices or setting.zeta is None:
+            return None
+        cyclic = setting.cycle is not None
+        noise = theory.noise_consensus(setting.matrices, setting.m, setting.tau, setting.order, repeats=cyclic)
+        drift = theory.drift_consensus(setting.matrices, setting.m, setting.tau, setting.order, repeats=cyclic)
+        if noise is None or drift is None:
+            return None
+        return cls(setting.zeta, noise, drift, _progress(setting.matrices, setting.m))
+
+
+def _progress(matrices: Sequence[np.ndarray], m: int) -> float:
+    """The weight that the workers have in what all rows come to agree on: their share of the stationary distribution."""
+    whole = spectra.product(matrices, len(matrices[0]))
+    for _ in range(60):  # by squaring
+        whole = whole @ whole
+        whole /= whole.sum(1, keepdims=True)  # else rounding grows
+    return float(whole[0, :m].sum())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is predicted of one candidate."""
+
+    candidate: Candidate
+    drift: Drift
+    tau_eq: float | None  # the period of plain averaging that drifts as far; None without pilots
+    bytes_per_step: float  # sent by a worker, mean
+    times: np.ndarray  # (horizon,) seconds on the clock after each step
+    errors: np.ndarray  # (horizon,) eval/loss then; without pilots the bound on the mean squared gradient
+    steps: int  # within the budget, or until the target; 0 when not even one
+    seconds: float  # when they are over; inf when there are none
+
+    @property
+    def error(self) -> float:
+        """The error after those steps."""
+        return float(self.errors[self.steps - 1]) if self.steps else math.inf
+
+    @property
+    def floor(self) -> float:
+        """The least it comes to within the horizon."""
+        return float(self.errors.min())
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted: the least error within `budget` seconds, or an error of at most `target` as soon as possible."""
+
+    budget: float | None = None
+    target: float | None = None
+
+    def reached(self, times: np.ndarray, errors: np.ndarray) -> tuple[int, float]:
+        """After how many steps, and seconds, it is reached or over; (0, inf) when never."""
+        if self.target is not None:
+            (there,) = np.nonzero(errors <= self.target)
+            steps = int(there[0]) + 1 if len(there) else 0
+        else:
+            steps = int(np.searchsorted(times, self.budget, side="right"))
+        return steps, float(times[steps - 1]) if steps else math.inf
+
+    def order(self, entry: Entry) -> tuple[float, ...]:
+        """Sorts entries, the best first."""
+        if self.target is not None:
+            return entry.seconds, entry.floor
+        return entry.error, float(entry.times[-1])
+
+
+def predicted(candidate: Candidate, drift: Drift, times: np.ndarray, goal: Goal, pilots: Pilots | None, known: Any) -> Entry:
+    """One candidate's entry. pilots: None for what the bound alone says, from the constants `known`."""
+    steps = np.arange(1, len(times) + 1)
+    tau_eq = None if pilots is None else pilots.tau_eq(drift.noise, drift.drift)
+    if pilots is not None and tau_eq is not None:
+        errors = np.interp(steps * drift.progress, pilots.steps, pilots.losses_at(tau_eq))
+    else:
+        errors = _bound(candidate, drift, steps, known)
+    sent = cost.per_step(candidate.config, candidate.strategy, int(candidate.config.tau))["bytes_per_worker_mean"]
+    return Entry(candidate, drift, tau_eq, float(sent or 0), times, errors, *goal.reached(times, errors))
+
+
+def _bound(candidate: Candidate, drift: Drift, steps: np.ndarray, known: Known) -> np.ndarray:
+    """The bound on the mean of ||grad F||^2 so far, its network term L^2 times the exact consensus distance."""
+    lr, m = float(candidate.config.optim["lr"]), candidate.config.workers
+    eta = lr * drift.progress
+    apart = lr**2 * (known.sigma2 * drift.noise + known.kappa2 * drift.drift)
+    return 2 * known.gap / (eta * steps) + eta * known.L * known.sigma2 / m + known.L**2 * apart
+
+
+def pareto(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that nobody beats in both seconds and error, the quickest first."""
+    front: list[Entry] = []
+    for entry in sorted(entries, key=lambda e: (e.times[-1], e.errors[-1])):
+        if not front or entry.errors[-1] < front[-1].errors[-1]:
+            front.append(entry)
+    return front
+
+
+def kendall(a: Sequence[float], b: Sequence[float]) -> float:
+    """Kendall's tau-b of two rankings, from -1 to 1; nan when one of them is all ties."""
+    x, y = (np.sign(np.subtract.outer(v, v)) for v in (np.asarray(a, dtype=float), np.asarray(b, dtype=float)))
+    x, y = np.nan_to_num(x), np.nan_to_num(y)  # inf beside inf is a tie
+    ties = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
+    return float((x * y).sum()) / ties if ties else math.nan

@@ -1,0 +1,216 @@
+"""`coopsgd design`: what is searched, that pilots are read rightly, that the ranking is what its parts say, and that it holds."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from coopsgd import compose, theory
+from coopsgd.design import ranking, study
+from coopsgd.design.candidates import TAUS, candidates
+from coopsgd.design.pilots import Pilots, pilot
+from coopsgd.design.ranking import Drift, Goal
+from coopsgd.errors import ConfigError
+from coopsgd.mixing import spectra
+
+NOISY = ("task=quadratic", "task.heterogeneity=0", "task.dim=20", "optim.lr=0.1")
+SLOW = ("cluster=custom", "cluster.latency_s=0.05", "cluster.bandwidth=1 Gbit/s", "cluster.step_s=0.01")
+
+
+def base(*words, workers=8, steps=200):
+    return compose.shown([*words, f"workers={workers}", f"steps={steps}"]).config
+
+
+def average(m):
+    return [np.full((m, m), 1 / m)]
+
+
+def pilots(m=8, noise=1.0, drift=0.0, taus=(1, 4, 16)):
+    steps = np.array([0, 50, 100])
+    losses = np.array([[2.0, 1.0, 0.5 + 0.1 * i] for i in range(len(taus))])
+    return Pilots(m, np.array(taus), steps, losses, noise, drift)
+
+
+@pytest.mark.parametrize("m", [2, 8, 12])
+def test_every_candidate_is_another_algorithm_that_agrees(m):
+    found = candidates(base(*NOISY, workers=m), ())
+    seen = {}
+    for one in found:
+        matrices = [one.strategy.factors(m, r) for r in range(one.strategy.cycle(m) or 6)]
+        key = str(
+            [one.config.tau, one.strategy.served, one.strategy.averages, getattr(one.strategy, "order", "")]
+            + [[np.round(W, 9).tolist() for W in factors] for factors in matrices]
+        )
+        assert seen.setdefault(key, one.label) == one.label
+        assert one.strategy.zeta(m) < 1
+    names = {one.config.algo["name"] for one in found}
+    assert names >= {"fullsync", "pasgd", "dpsgd", "easgd", "matching"} | ({"hierarchical", "two_level", "gea"} if m > 2 else set())
+    assert not names & {"fedavg", "independent", "cooperative"}
+    assert {one.config.tau for one in found if one.config.algo["name"] == "pasgd"} == {tau for tau in TAUS if tau <= 100}
+
+
+def test_words_that_are_given_are_not_searched():
+    words = ("algo=dpsgd", "topology=ring", "tau=3")
+    found = candidates(base(*NOISY, *words), words)
+    assert {one.config.tau for one in found} == {3}
+    assert {one.config.topology["name"] for one in found} == {"ring"}
+    assert {one.config.algo["weights"] for one in found} == {"metropolis", "fdla"}
+    assert all(one.words[0] == "algo=dpsgd" and not any(word.startswith(("tau", "topology")) for word in one.words) for one in found)
+    found = candidates(base(*NOISY, "algo=easgd", "algo.alpha=0.05"), ("algo=easgd", "algo.alpha=0.05"))
+    assert {one.config.algo["alpha"] for one in found} == {0.05} and len({one.config.tau for one in found}) > 3
+
+
+def test_the_words_of_a_candidate_make_it_again():
+    """What is printed is what was ranked."""
+    words = (*NOISY, *SLOW)
+    found = candidates(base(*words), ())
+    for one in [found[0], found[len(found) // 2], found[-1]]:
+        again = compose.shown([*words, *one.words, "workers=8", "steps=200"])
+        assert again.config.tau == one.config.tau
+        for r in range(3):
+            for A, B in zip(again.strategy.factors(8, r), one.strategy.factors(8, r), strict=True):
+                np.testing.assert_allclose(A, B, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("noise", "drift"), [(1.0, 0.0), (0.0, 1.0), (0.3, 2.0)])
+@pytest.mark.parametrize("tau", [1, 2, 7, 40])
+def test_periodic_averaging_is_its_own_equal(noise, drift, tau):
+    """tau_eq of J every tau steps is tau, whatever mixture of noise and drift the task has."""
+    found = pilots(8, noise, drift)
+    C, H = (f(average(8), 8, tau) for f in (theory.noise_consensus, theory.drift_consensus))
+    assert found.tau_eq(C, H) == pytest.approx(tau, rel=1e-9)
+
+
+def test_tau_eq_of_a_ring():
+    """Under noise alone: 1 + 2/(m-1) sum lambda^2 / (1 - lambda^2), 2.17 for a ring of eight with thirds (issue: 2.17)."""
+    (one,) = (c for c in candidates(base(*NOISY), ()) if c.label == "algo=dpsgd topology=ring tau=1")
+    drift = Drift.of(one)
+    values = np.linalg.eigvalsh(one.strategy.factors(8, 0)[0])[:-1]
+    by_hand = 1 + 2 / 7 * float((values**2 / (1 - values**2)).sum())
+    assert by_hand == pytest.approx(2.17, abs=0.005)
+    assert pilots(8).tau_eq(drift.noise, drift.drift) == pytest.approx(by_hand, rel=1e-9)
+    assert drift.progress == pytest.approx(1)
+
+
+def test_how_fast_the_mean_moves():
+    """m / (m + v) for a symmetric W; all of it when nobody's own model stays on the server."""
+    found = {c.config.algo["name"]: Drift.of(c) for c in candidates(base(*NOISY), ()) if c.config.tau in (1, 2)}
+    assert found["easgd"].progress == pytest.approx(8 / 9)
+    assert found["parameter_server"].progress == pytest.approx(1)
+    assert found["pasgd"].progress == pytest.approx(1)
+    assert found["gea"].progress == pytest.approx(8 / 9)
+
+
+def test_pilots_are_read_between_their_taus():
+    found = pilots(taus=(1, 4, 16))
+    np.testing.assert_allclose(found.losses_at(1.0), [2, 1, 0.5])
+    np.testing.assert_allclose(found.losses_at(2.0), [2, 1, 0.55])  # half way in log tau from 1 to 4
+    np.testing.assert_allclose(found.losses_at(8.0), [2, 1, 0.65])
+    np.testing.assert_allclose(found.losses_at(99.0), [2, 1, 0.7])
+
+
+def test_a_goal_is_reached_when_it_is():
+    times, errors = np.array([1.0, 2.0, 3.5, 4.0]), np.array([4.0, 3.0, 2.0, 2.5])
+    assert Goal(budget=3.5).reached(times, errors) == (3, 3.5)
+    assert Goal(budget=0.5).reached(times, errors) == (0, math.inf)
+    assert Goal(target=3.2).reached(times, errors) == (2, 2.0)
+    assert Goal(target=1.0).reached(times, errors) == (0, math.inf)
+
+
+def test_kendall():
+    assert ranking.kendall([1, 2, 3, 4], [10, 20, 30, 40]) == 1
+    assert ranking.kendall([1, 2, 3, 4], [4, 3, 2, 1]) == -1
+    assert ranking.kendall([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)  # one of six pairs the other way
+    assert ranking.kendall([1, 2, 3], [1, math.inf, math.inf]) == pytest.approx(2 / math.sqrt(3 * 2))  # two never get there
+    assert math.isnan(ranking.kendall([1, 2], [5, 5]))
+
+
+def test_the_first_few_and_some_losers():
+    assert study.places(100, 3) == [0, 1, 2, 34, 67, 99]
+    assert study.places(4, 10) == [0, 1, 2, 3]
+
+
+def test_pilots_see_noise_and_drift(tmp_path):
+    """On a flat quadratic the consensus distances of pilots are eta^2 (sigma^2 C + kappa^2 H) to the letter."""
+    found = {}
+    for name, sigma, spread in (("noise", 2.0, 0.0), ("drift", 0.0, 1.0)):
+        words = ("task=quadratic", f"task.sigma={sigma}", f"task.heterogeneity={spread}", "task.dim=400", "optim.lr=0.001")
+        settings = base(*words, steps=400)
+
+        def run(config, folder):
+            assert config.algo["name"] == "pasgd" and config.processes == 1 and config.cluster is None
+            return compose.quietly(config, folder, "test")
+
+        found[name] = study.fly(settings, tmp_path / name, run)
+    assert found["noise"].noise == pytest.approx(0.001**2 * 2**2, rel=0.1)
+    assert found["noise"].drift < 0.01 * found["noise"].noise
+    assert found["drift"].drift > 100 * max(found["drift"].noise, 1e-30)
+
+
+def test_pilots_look_at_every_phase_of_a_round():
+    every = pilot(base(*NOISY, steps=500), 16).eval_every
+    assert every % 2 and len({k % 16 for k in range(0, 500, every)}) == 16
+
+
+def designed(cli, tmp_path, *words):
+    ended = cli("design", "--json", *words)
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out)
+
+
+def test_design_from_the_command_line(cli, tmp_path):
+    """A slow network: fullsync pays 14 latencies a step, so it must lose to whoever communicates rarely; and the runs agree."""
+    found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=8", "steps=120", "--budget-seconds", "4", "--check", "2", "--top", "400")
+    ranked = {entry["algo"]: entry["rank"] for entry in found["ranking"]}
+    assert ranked["algo=pasgd tau=16"] < ranked["algo=fullsync"] and ranked["algo=pasgd tau=1"] > len(ranked) / 2
+    assert [entry["error"] for entry in found["ranking"]] == sorted(entry["error"] for entry in found["ranking"])
+    assert all(entry["seconds"] <= 4 for entry in found["ranking"])
+    check = found["check"]
+    assert len(check["runs"]) == 5 and check["kendall_tau"] > 0.3 and check["regret"] <= 0.25
+    folder = tmp_path / found["folder"]
+    assert json.loads((folder / "design.json").read_text()) == found
+    assert (folder / "pareto.png").is_file()
+
+
+def test_design_to_a_target_prints_commands_that_run(cli, tmp_path):
+    ended = cli("design", *NOISY, *SLOW, "workers=4", "steps=60", "--target-loss", "3", "--top", "2", "algo=pasgd")
+    assert ended.code == 0, ended.err
+    (line,) = (line for line in ended.out.splitlines() if line.strip().startswith("1. coopsgd train"))
+    words = line.split("coopsgd ", 1)[1].split()
+    again = cli(*words, f"hydra.run.dir={tmp_path}/run", "log_every=1", "eval_every=1")
+    assert again.code == 0, again.err
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["eval/loss"] < 3.5 and last["sim_s"] > 0
+
+
+def test_theory_alone_trains_nothing(cli, tmp_path):
+    found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=60", "--theory")
+    assert found["pilots"] is None and found["predicts"].startswith("bound")
+    assert not list(tmp_path.glob("designs/*/*/pilot*"))
+    entry = next(e for e in found["ranking"] if e["algo"].startswith("algo=pasgd"))
+    assert entry["error"] > entry["floor"] > 0
+
+
+BAD = {
+    ("workers=1",): "two or more",
+    ("cluster=null",): "cluster=ethernet_1g",
+    ("--budget-seconds", "1", "--target-loss", "1"): "one of the two",
+    ("--budget-seconds", "-1"): "positive",
+    ("--budget-seconds", "0.001"): "too few",
+    ("--target-loss", "1e-9"): "below the predicted floor",
+    ("--theory", "--target-loss", "1"): "leave out --theory",
+    ("period=qsr",): "period=constant",
+    ("tau=[[0,1],[5,2]]",): "constant periods",
+    ("steps=2",): "at least 4",
+}
+
+
+@pytest.mark.parametrize("words", BAD, ids=" ".join)
+def test_bad_input(cli, tmp_path, words):
+    ended = cli("design", *NOISY, *SLOW, "workers=4", "steps=20", "algo=pasgd", *words)
+    told = [line for line in ended.lines if line.startswith("coopsgd: ")]
+    assert ended.code == 2 and len(told) == 1 and BAD[words] in told[0], ended.err
