@@ -45,6 +45,7 @@ def cli(ctx: click.Context) -> None:
     coopsgd train algo=easgd tau=10                      one run
     coopsgd train -m algo=pasgd,easgd tau=1,4,16         a sweep
     coopsgd show algo=dpsgd topology=ring workers=8      W, its spectrum, the cost
+    coopsgd analyze algo=easgd tau=10 task=quadratic     what theory predicts of it
     tensorboard --logdir outputs                         what happened
     """
     if ctx.invoked_subcommand is None:
@@ -71,6 +72,33 @@ def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
 
     checked = compose.shown(words, config_dir)
     report.show(report.facts(checked.config, checked.strategy, checked.notes), as_json)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@as_json_option
+@config_dir_option
+@click.option(
+    "--probe", type=click.Path(), help="L, sigma2, ... measured by `coopsgd probe`, for a task that does not know them."
+)
+@click.option("--over", is_flag=True, help="The words are run folders: what was predicted over what they measured.")
+@click.option("--figure", type=click.Path(), help="With --over: where to draw it; theory.png in the first run's folder.")
+@words_argument
+def analyze(
+    words: tuple[str, ...], as_json: bool, config_dir: str | None, probe: str | None, over: bool, figure: str | None
+) -> None:
+    """What theory predicts of an algorithm: step sizes, error bound, consensus, cost. Starts no worker."""
+    if over:
+        from coopsgd.report import over as overlaid
+
+        overlaid.show(overlaid.facts(words, probe, figure), as_json)
+        return
+    if figure is not None:
+        raise ConfigError(f"--figure {figure}: is for --over RUN..., which has something to draw")
+    from coopsgd import compose
+    from coopsgd.report import analyze as report
+
+    checked = compose.shown(words, config_dir)
+    report.show(report.facts(checked.config, checked.strategy, checked.notes, probe), as_json)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

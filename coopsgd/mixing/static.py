@@ -75,8 +75,11 @@ class Elastic(Mixing):
     def num_aux(self) -> int:
         return 1
 
+    def best_alpha(self, m: int) -> float:
+        return 2 / (m + 2)
+
     def matrices(self, m: int, r: int) -> Factors:
-        return (matrices.elastic(m, 2 / (m + 2) if self.alpha == "auto" else float(self.alpha)),)
+        return (matrices.elastic(m, self.best_alpha(m) if self.alpha == "auto" else float(self.alpha)),)
 
     def check(self, m: int) -> None:
         if self.alpha == "auto" or 0 < self.alpha < 2 / (m + 1):
@@ -107,10 +110,13 @@ class Anchored(Gossip):
     def num_aux(self) -> int:
         return 1
 
+    def best_alpha(self, m: int) -> float:
+        zeta = spectra.zeta(self.worker_matrix(m))
+        return (1 + zeta) / (m + 1 + zeta)
+
     def matrices(self, m: int, r: int) -> Factors:
-        W = self.worker_matrix(m)
-        zeta = spectra.zeta(W)
-        return (matrices.anchored(W, (1 + zeta) / (m + 1 + zeta) if self.alpha == "auto" else float(self.alpha)),)
+        alpha = self.best_alpha(m) if self.alpha == "auto" else float(self.alpha)
+        return (matrices.anchored(self.worker_matrix(m), alpha),)
 
 
 @register("hierarchical", "mixing")

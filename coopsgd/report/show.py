@@ -14,13 +14,12 @@ from coopsgd.config import Config, make
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import spectra
 from coopsgd.period import Rounds
-from coopsgd.report import spread
+from coopsgd.report import cost, spread
 from coopsgd.report.console import human_bytes
 from coopsgd.strategies.base import Strategy
 
 ROUNDS = 3, 12  # communications whose schedule is shown: at least, and at most when it takes as many to repeat
 WIDEST = 12  # rows of a matrix that fit a terminal
-SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 
 
 def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[str, Any]:
@@ -28,34 +27,22 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
     m, v, processes = config.workers, strategy.num_aux, int(config.processes)
     factors = strategy.factors(m, 0)
     task = make(config, "task")
-    d = task.dimension(config)
-    # what a message carries: a model, and the optimiser's buffers and running statistics where they are mixed with it
-    width = d * SIZES[config.dtype]
-    statistics = task.statistics(config)
-    if getattr(strategy, "buffers", None) == "average":
-        width *= 1 + len(make(config, "optim").buffers)
-    if config.norm_stats == "average":
-        width += statistics * SIZES[config.dtype]
+    width = cost.width(config, strategy)
     layout = plans.choose_layout(factors, m, v, processes, strategy.served)
-    tau = None if strategy.times_itself else config.tau
     result: dict[str, Any] = {
-        "algo": config.algo["name"],
-        "tau": tau,
-        "period": (config.period or {}).get("name", "constant"),
-        "order": getattr(strategy, "order", None),
-        "workers": m,
-        "aux": v,
-        "processes": processes,
-        "about": (type(strategy).__doc__ or "").strip().split("\n")[0],
-        "parameters": d,
-        "statistics": statistics,
+        **cost.identity(config, strategy),
+        "parameters": task.dimension(config),
+        "statistics": task.statistics(config),
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
         "zeta": strategy.zeta(m),
         "factors": [_matrix(W, layout, m) for W in factors],
         "cycle": strategy.cycle(m),
-        "schedule": [_round(config, strategy, r, after, width) for r, after in enumerate(_ends(config, strategy))],
-        "data": make(config, "task").about(config),
-        "partition": make(config, "task").spread(config),
+        "schedule": [
+            {"round": r, "after_step": after, **cost.of_round(config, strategy, r, width)}
+            for r, after in enumerate(_ends(config, strategy))
+        ],
+        "data": task.about(config),
+        "partition": task.spread(config),
         "notes": list(notes),
     }
     if strategy.averages:
@@ -94,25 +81,6 @@ def _ends(config: Config, strategy: Strategy) -> list[int | None]:
         ends.append(k)
         rounds.skip()
     return ends
-
-
-def _round(config: Config, strategy: Strategy, r: int, after: int | None, width: int) -> dict[str, Any]:
-    m = config.workers
-    factors = strategy.factors(m, r)
-    prices = [plans.price(W, m, strategy.served) for W in factors] + [plans.average_price(m)] * (strategy.averages or 0)
-    when = {"round": r, "after_step": after}
-    if not prices:  # its code alone knows what it sends
-        return when | dict.fromkeys(("messages", "vectors", "bytes_per_worker_mean", "bytes_per_worker_max"))
-    sent = np.zeros(m + strategy.num_aux)
-    for price in prices:
-        sent[: len(price.sent)] += price.sent
-    return {
-        **when,
-        "messages": sum(price.messages for price in prices),
-        "vectors": float(np.sum(sent)),
-        "bytes_per_worker_mean": float(np.mean(sent[:m])) * width,
-        "bytes_per_worker_max": float(np.max(sent[:m])) * width,
-    }
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:

@@ -60,6 +60,8 @@ class Strategy:
         super().__init_subclass__(**more)
         if "step" in cls.__dict__ and "plain" not in cls.__dict__:
             cls.plain = False  # type: ignore  # what was true of the parent's step need not be of its own
+        if "step" in cls.__dict__ and "as_matrices" not in cls.__dict__:
+            cls.as_matrices = Strategy.as_matrices  # type: ignore
 
     @property
     def plain(self) -> bool:
@@ -88,6 +90,10 @@ class Strategy:
 
     def factors(self, m: int, r: int) -> tuple[np.ndarray, ...]:
         """The matrices communication r applies, for `show` and for placing auxiliary rows; none if it applies no matrix."""
+        return ()
+
+    def as_matrices(self, m: int, r: int) -> tuple[np.ndarray, ...]:
+        """What communication r does to the models of plain SGD, if matrices say all of it: what theory is about. Else none."""
         return ()
 
     def cycle(self, m: int) -> int | None:

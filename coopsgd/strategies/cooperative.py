@@ -70,6 +70,9 @@ class Cooperative(Strategy):
     def factors(self, m: int, r: int) -> Factors:
         return self.mixing.factors(m, r)
 
+    def as_matrices(self, m: int, r: int) -> Factors:
+        return self.factors(m, r)
+
     def cycle(self, m: int) -> int | None:
         return self.mixing.cycle(m)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
+from coopsgd.mixing.matrices import average
 from coopsgd.registry import register
 from coopsgd.strategies.base import Strategy, Tick
 
@@ -23,6 +26,9 @@ class FullSync(Strategy):
 
     fixed_tau: ClassVar[int | None] = 1
     averages: ClassVar[int | None] = 1
+
+    def as_matrices(self, m: int, r: int) -> tuple[np.ndarray, ...]:
+        return (average(m),)
 
     def zeta(self, m: int) -> float:
         return 0.0

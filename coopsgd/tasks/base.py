@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from coopsgd.config import Config
+    from coopsgd.theory import Known
 
 
 class Problem(Protocol):
@@ -42,6 +43,8 @@ class Problem(Protocol):
     def accuracies(self, x: Tensor) -> list[float] | None:
         """Accuracy of each worker held here, with its own statistics; None when the task has none."""
 
+    # One whose task has `known` constants says ||grad F||^2 of a (1, d) model: `squared_gradient(model) -> float`.
+
     def recalibrated(self, answer: Tensor, statistics: Tensor, batches: int) -> Tensor:
         """(1, b) statistics of one model estimated anew on so many training batches, the same on every placement."""
         raise LookupError("there are no running statistics to estimate")
@@ -71,6 +74,10 @@ class Task:
     def about(self, config: Config) -> dict[str, Any]:
         """Facts about the data for `show` and the summary."""
         return {}
+
+    def known(self, config: Config) -> Known | None:
+        """L, sigma2, gap and kappa2 in closed form; None when the task does not know them."""
+        return None
 
     def dimension(self, config: Config) -> int:
         """d, the number of parameters of one model."""

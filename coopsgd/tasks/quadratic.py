@@ -11,6 +11,7 @@ from coopsgd.mixing.base import load_array
 from coopsgd.registry import register
 from coopsgd.streams import stream
 from coopsgd.tasks.base import Problem, Task
+from coopsgd.theory import Known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,16 @@ class Quadratic(Task):
     def check(self, config: Config) -> None:
         self.arrays(config.workers, config.seed)
 
+    def known(self, config: Config) -> Known:
+        """L is the largest curvature of any f_i, for the theorem asks it of each. kappa2, unbounded in x, is the start's."""
+        a, c, start = self.arrays(config.workers, config.seed)
+        mean = a.mean(0)
+        best = np.divide((a * c).mean(0), mean, out=start.astype(float), where=mean > 0)  # flat coordinates: any value will do
+        own = a * (start - c)
+        off = ((own - own.mean(0)) ** 2).sum(1).mean()
+        gap = 0.5 * float(mean @ (start - best) ** 2)
+        return Known(float(a.max()), self.sigma**2, gap, 0.0 if off < 1e-24 * (own**2).sum() else float(off))
+
     def dimension(self, config: Config) -> int:
         return self.arrays(config.workers, config.seed)[0].shape[1]
 
@@ -116,6 +127,10 @@ class QuadraticProblem(Problem):
     def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:
         value = 0.5 * (self._a * (answer - self._c) ** 2).sum(1).mean()
         return {"eval/loss": float(value), "eval/accuracy": None}
+
+    def squared_gradient(self, model: Tensor) -> float:
+        """||grad F||^2 of one (1, d) model."""
+        return float((self._a * (model - self._c)).mean(0).square().sum())
 
     def accuracies(self, x: Tensor) -> list[float] | None:
         return None

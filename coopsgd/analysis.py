@@ -1,0 +1,256 @@
+"""What of a config the theorem is about, which of its assumptions hold, and a run watched beside its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coopsgd import theory
+from coopsgd.config import Config, make
+from coopsgd.mixing import spectra
+from coopsgd.strategies.base import Strategy
+from coopsgd.theory import Known
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from coopsgd.fleet.base import Fleet
+
+STRETCH = 512  # communications by lot that stand for a schedule that never repeats, at most
+ROOM = 1 << 22  # numbers in their matrices
+FOLLOWED = 256  # rows whose matrices may be multiplied at every communication of a run, just to watch it
+SMALL = 1e-6  # what a matrix read from a file may be off
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """One thing the theorem asks for. When it holds, `why` says what is used in its place, if anything."""
+
+    name: str
+    holds: bool
+    why: str = ""
+
+
+class Setting:
+    """(tau, W, v) of a config as theory sees it; `known` are the constants of its task, where there are any.
+
+    m workers and v auxiliary rows that somebody reads: a server that only hands on an average counts for nothing. tau is the
+    largest there will be where that can be told.
+    """
+
+    def __init__(self, config: Config, strategy: Strategy, known: Known | None = None) -> None:
+        self.config, self.strategy, self.known = config, strategy, known
+        self.m, self.cycle, self.zeta = config.workers, strategy.cycle(config.workers), strategy.zeta(config.workers)
+        m, rows = self.m, config.workers + strategy.num_aux
+        self.order = getattr(strategy, "order", "atc")
+        self._period, self._optim = make(config, "period"), make(config, "optim")
+        self.tau = int(self._period.largest or config.tau)
+        self.matrices: list[np.ndarray] = []  # of a cycle, or of a stretch of a schedule by lot
+        self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
+        if strategy.as_matrices(m, 0):
+            stretch = range(self.cycle or max(16, min(STRETCH, ROOM // rows**2)))
+            self.matrices = [spectra.product(strategy.as_matrices(m, r), rows) for r in stretch]
+            works = [strategy.work(m, r, self.tau) for r in stretch]
+            if any(work is not None for work in works):
+                self.counts = [np.full(m, self.tau) if work is None else work for work in works]
+                self.tau = max(int(max(count.max() for count in self.counts)), 1)
+        if theory.unread(self.matrices, m):
+            self.matrices = [W[:m, :m] for W in self.matrices]
+        self.v = len(self.matrices[0]) - m if self.matrices else strategy.num_aux
+
+    @property
+    def lr(self) -> float:
+        """Of the optimiser: the rate, or its peak when it moves."""
+        return float(self._optim.lr)
+
+    @property
+    def eta_eff(self) -> float:
+        """lr m / (m + v)"""
+        return self.lr * self.m / (self.m + self.v)
+
+    @property
+    def plain(self) -> str:
+        """Why a local step is not x - lr * gradient; empty when it is."""
+        name = self.config.optim["name"]
+        if not hasattr(self._optim, "plain"):
+            return f"optim={name} is not SGD: no guarantee"
+        if not self._optim.plain:
+            words = [f"{key}={value}" for key in ("momentum", "weight_decay") if (value := getattr(self._optim, key))]
+            return f"optim.{', optim.'.join(words) or 'dampening'}: a step is not lr times the gradient, no guarantee"
+        if self.config.clip is not None:
+            return f"clip={self.config.clip}: a clipped gradient is biased"
+        return ""
+
+    @property
+    def steady(self) -> bool:
+        """Does the rate stay what it is?"""
+        schedule = self.config.schedule or {}
+        return schedule.get("name", "constant") == "constant" and not schedule.get("warmup", 0)
+
+    @cached_property
+    def assumptions(self) -> list[Assumption]:
+        """What the bound asks for, in order; the constants' own last."""
+        return list(self._assumed())
+
+    def _assumed(self) -> Iterator[Assumption]:
+        Ws, algo = self.matrices, self.config.algo["name"]
+        yield Assumption("matrices", bool(Ws), "" if Ws else f"{algo}: matrices do not tell all it does to the models")
+        if Ws:
+            doubly = all(spectra.is_doubly_stochastic(W, SMALL) for W in Ws)
+            why = "" if doubly else "the rows of W sum to 1 but its columns do not: mixing moves the mean of the models"
+            yield Assumption("doubly stochastic", doubly, why)
+            symmetric = not doubly or all(spectra.is_symmetric(W, SMALL) for W in Ws)
+            yield Assumption("symmetric", True, "" if symmetric else "not symmetric: zeta is ||W - J||_2 instead (derived)")
+            if self.cycle is None and self.zeta is not None:
+                yield Assumption("one W", True, "drawn by lot: zeta^2 is ||E[W'W] - J|| (derived)")
+            elif self.cycle is not None and self.cycle > 1:
+                shrinks = all(spectra.zeta(W) <= 1 + SMALL for W in Ws)
+                told = (
+                    f"a cycle of {self.cycle}: its product is one W of {self.cycle} tau steps, the network term exact (derived)"
+                )
+                yield Assumption("one W", shrinks, told if shrinks else "one of the matrices enlarges disagreement")
+        fine = self.zeta is not None and self.zeta < 1 - spectra.TOLERANCE
+        unknown = (
+            "zeta is unknown: no formula for this schedule" if self.zeta is None else f"zeta = {self.zeta:.6g}: no consensus"
+        )
+        yield Assumption("zeta < 1", fine, "" if fine else unknown)
+        yield Assumption("plain SGD", not self.plain, self.plain)
+        name = (self.config.schedule or {}).get("name")
+        yield Assumption("constant rate", self.steady, "" if self.steady else f"schedule={name} moves the rate")
+        everyone = self.counts is None
+        yield Assumption("everyone works", everyone, "" if everyone else f"{algo}: some workers sit out or take fewer steps")
+        yield self._about_tau()
+        told = "the models before half a step of atc" if self.order == "cta" else ""
+        late = "order=overlap: the last gradient of a round is not mixed; the theorem is about atc"
+        yield Assumption("order", self.order != "overlap", late if self.order == "overlap" else told)
+        if self.known is not None:
+            one = self.known.kappa2 == 0
+            why = (
+                f"the workers' f_i differ, kappa2 = {self.known.kappa2:.6g}: that adds O(lr^2 L^2 kappa2 tau^2 / (1 - zeta)^2)"
+            )
+            yield Assumption("one f", one, "" if one else why)
+
+    def _about_tau(self) -> Assumption:
+        name = (self.config.period or {}).get("name", "constant")
+        if self._period.largest is None:
+            return Assumption("tau", False, f"period={name}: only the run can tell tau; shown for tau = {self.tau}")
+        if name != "constant" or isinstance(self.config.tau, list):
+            return Assumption("tau", True, f"tau moves: shown for its largest, {self.tau}")
+        cut = (self.config.steps or 0) % self.tau
+        return Assumption("tau", True, f"the last round is cut at {cut} of {self.tau} steps" if cut else "")
+
+    def holds(self, *names: str) -> bool:
+        """Do these assumptions hold, or all of them when none is named?"""
+        return all(a.holds for a in self.assumptions if not names or a.name in names)
+
+    @property
+    def mixes(self) -> bool:
+        """Does the theorem have anything to say about (tau, W, v) themselves, whatever optimiser and task?"""
+        return self.holds("matrices", "doubly stochastic", "one W", "zeta < 1", "everyone works", "order")
+
+    @cached_property
+    def A(self) -> float | None:
+        """The network factor; None when W is none the theorem is about.
+
+        For a cycle of several matrices: twice the exact sum that the proof bounds by zeta.
+        """
+        if not self.mixes or self.zeta is None:
+            return None
+        if self.cycle is None or self.cycle == 1:
+            return theory.network_factor(self.tau, self.zeta, self.m, self.v)
+        exact = theory.noise_consensus(self.matrices, self.m, self.tau, everyone=True)
+        return None if exact is None else (1 + self.v / self.m) ** 2 * 2 * exact
+
+    @cached_property
+    def largest_steps(self) -> dict[str, float] | None:
+        """The largest eta_eff L by condition; None when W or the optimiser is none the theorem is about."""
+        if not self.mixes or self.zeta is None or self.plain:
+            return None
+        return theory.largest_steps(self.tau * (self.cycle or 1), self.zeta, self.m, self.v)
+
+    @cached_property
+    def condition(self) -> str | None:
+        """The name of the first condition, published before derived, that the rate meets; None when it meets none."""
+        if self.known is None or self.largest_steps is None:
+            return None
+        x = self.eta_eff * self.known.L
+        return next((name for name, most in self.largest_steps.items() if x <= most * (1 + 1e-12)), None)
+
+    def bound(self, steps: int) -> theory.Bound | None:
+        """The terms after so many steps; None when an assumption fails or the rate is too large."""
+        if steps < 1 or self.known is None or not self.holds() or self.A is None or self.condition is None:
+            return None
+        return theory.terms(self.known, self.eta_eff, steps, self.m, self.A)
+
+    @cached_property
+    def noise(self) -> float | None:
+        """C of the stationary consensus under noise; None when there is none, or the step is not plain."""
+        if not self.matrices or self.plain:
+            return None
+        repeats = self.cycle is not None
+        if repeats and not self.holds("zeta < 1"):
+            return None
+        return theory.noise_consensus(self.matrices, self.m, self.tau, self.order, self.counts, repeats)
+
+    @cached_property
+    def drift(self) -> float | None:
+        """H of the stationary consensus under constant gradients that differ."""
+        if self.noise is None or self.counts is not None:
+            return None
+        return theory.drift_consensus(self.matrices, self.m, self.tau, self.order, self.cycle is not None)
+
+    def forecast(self, most: int | None = None) -> theory.Forecast | None:
+        """What follows a run step by step; None when matrices and a plain step do not tell all of it.
+
+        most: rows beyond which it is None too, unless W is one symmetric matrix, which costs next to nothing.
+        """
+        if not self.matrices or self.plain:
+            return None
+        forecast = theory.Forecast(self.strategy, self.m)
+        return forecast if forecast.light or most is None or self.m + self.strategy.num_aux <= most else None
+
+
+class Watch:
+    """In a run on a task with known constants: what is predicted, beside what is measured.
+
+    theory/consensus is the exact expectation under noise alone after this very step, beside `consensus`; theory/bound the
+    bound over the steps so far, beside eval/grad2_mean, the mean of eval/grad2 = ||grad F(u)||^2 over them by the trapezoid
+    rule between log points. u is the mean of all m + v rows.
+    """
+
+    @classmethod
+    def of(cls, config: Config, strategy: Strategy, fleet: Fleet, problem: Any) -> Watch | None:
+        """None when the task does not know its constants."""
+        known = make(config, "task").known(config)
+        return None if known is None else cls(Setting(config, strategy, known), fleet, problem)
+
+    def __init__(self, setting: Setting, fleet: Fleet, problem: Any) -> None:
+        self._setting, self._fleet, self._problem = setting, fleet, problem
+        self._forecast = setting.forecast(FOLLOWED) if fleet.rank == 0 else None
+        self._at, self._last, self._area = 0, 0.0, 0.0
+
+    def step(self, lr: float, active: np.ndarray | None, round: int, due: bool) -> None:
+        """One iteration, as the loop took it."""
+        if self._forecast is not None:
+            self._forecast.step(lr, active, round, due)
+
+    def line(self, step: int, x: Tensor, evaluated: bool) -> dict[str, float | None]:
+        """What to log after this many steps. Costs an exchange: call it while measuring."""
+        setting, fleet = self._setting, self._fleet
+        u = fleet.mean(x)
+        if setting.v:
+            u = (fleet.m * u + sum(fleet.pick(x, fleet.m + a) for a in range(setting.v))) / (fleet.m + setting.v)
+        grad2 = self._problem.squared_gradient(u)
+        self._area += (step - self._at) * (self._last + grad2) / 2
+        self._at, self._last = step, grad2
+        bound = setting.bound(step)
+        found: dict[str, float | None] = {"eval/grad2": grad2, "eval/grad2_mean": self._area / step if step else grad2}
+        if bound is not None:
+            found["theory/bound"] = bound.total
+        if evaluated and self._forecast is not None and setting.known is not None:
+            found["theory/consensus"] = setting.known.sigma2 * self._forecast.consensus
+        return found

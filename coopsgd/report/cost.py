@@ -1,0 +1,68 @@
+"""What an algorithm is and what a communication costs: the numbers that `show` and `analyze` both tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from coopsgd.config import Config, make
+from coopsgd.fleet import plan as plans
+from coopsgd.strategies.base import Strategy
+
+SIZES = {"float32": 4, "float64": 8}  # bytes of a number
+STRETCH = 256  # communications whose mean stands for a schedule that never repeats
+COSTS = ("messages", "vectors", "bytes_per_worker_mean", "bytes_per_worker_max")
+
+
+def identity(config: Config, strategy: Strategy) -> dict[str, Any]:
+    """Which (tau, W, v) it is."""
+    return {
+        "algo": config.algo["name"],
+        "tau": None if strategy.times_itself else config.tau,
+        "period": (config.period or {}).get("name", "constant"),
+        "order": getattr(strategy, "order", None),
+        "workers": config.workers,
+        "aux": strategy.num_aux,
+        "processes": int(config.processes),
+        "about": (type(strategy).__doc__ or "").strip().split("\n")[0],
+    }
+
+
+def width(config: Config, strategy: Strategy) -> int:
+    """Bytes that a message of one vector carries: a model, and what is mixed with it, optimiser buffers and statistics."""
+    task = make(config, "task")
+    bytes_ = task.dimension(config) * SIZES[config.dtype]
+    if getattr(strategy, "buffers", None) == "average":
+        bytes_ *= 1 + len(make(config, "optim").buffers)
+    if config.norm_stats == "average":
+        bytes_ += task.statistics(config) * SIZES[config.dtype]
+    return bytes_
+
+
+def of_round(config: Config, strategy: Strategy, r: int, width: int) -> dict[str, Any]:
+    """Messages, vectors and bytes a worker of communication r, as the ledger charges them; None when its code alone knows."""
+    m = config.workers
+    factors = strategy.factors(m, r)
+    prices = [plans.price(W, m, strategy.served) for W in factors] + [plans.average_price(m)] * (strategy.averages or 0)
+    if not prices:
+        return dict.fromkeys(COSTS)
+    sent = np.zeros(m + strategy.num_aux)
+    for price in prices:
+        sent[: len(price.sent)] += price.sent
+    return {
+        "messages": sum(price.messages for price in prices),
+        "vectors": float(np.sum(sent)),
+        "bytes_per_worker_mean": float(np.mean(sent[:m])) * width,
+        "bytes_per_worker_max": float(np.max(sent[:m])) * width,
+    }
+
+
+def per_step(config: Config, strategy: Strategy, tau: int) -> dict[str, float | None]:
+    """The same a step when rounds have tau steps: the mean over a cycle, or over a stretch of a schedule by lot."""
+    rounds = range(strategy.cycle(config.workers) or STRETCH)
+    size = width(config, strategy)
+    found = [of_round(config, strategy, r, size) for r in rounds]
+    if found[0]["messages"] is None:
+        return dict.fromkeys(COSTS)
+    return {key: sum(one[key] for one in found) / len(found) / tau for key in COSTS}

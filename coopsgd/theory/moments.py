@@ -1,0 +1,242 @@
+"""How far apart workers are, exactly: the second moment of their models under gradient noise alone.
+
+Without curvature x <- W (x - eta xi), so S = E[x x'] obeys S <- W (S + eta^2 P) W' per coordinate, P the identity on the
+workers, zero on auxiliary rows, which have no gradient. What is logged, (1/m) sum ||x_i - mean of the workers||^2, is tr(M S) with
+M = (I - J) / m on the workers, blind to what all rows share. So S is kept seen from the workers' mean, where it stays bounded.
+For v = 0 and a symmetric W with eigenvalues lambda_j its stationary value, averaged over the phases of a round, is
+
+    (eta^2 sigma2 / m) [(m - 1)(tau - 1) / 2 + tau sum_{j >= 2} lambda_j^2 / (1 - lambda_j^2)].
+
+A log line is written after a step and after what it communicates: phases 0 .. tau - 1 of local noise since the last mixing for
+order=atc; 1 .. tau for cta, whose mixing waits for the next step, and for overlap, whose last noise is not mixed with the rest.
+
+Coefficients here have no unit: times eta^2 sigma2 (sigma2 over all coordinates), or eta^2 kappa2, they are squared distances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from coopsgd.mixing import spectra
+
+DOUBLINGS = 60  # of the number of cycles summed; whoever has not converged then never will
+CONVERGED = 1e-13
+
+
+def unread(Ws: Sequence[np.ndarray], m: int) -> bool:
+    """Does nobody ever take from an auxiliary row what it held before? Then the workers' block tells everything."""
+    return all(not W[:, m:].any() for W in Ws)
+
+
+def _spread(m: int, n: int, everyone: bool = False) -> np.ndarray:
+    """M (n, n) with tr(M S) = (1/m) sum over workers of the squared distance to their mean, or to the mean of all n rows."""
+    off = np.eye(n)[:m] - (np.full(n, 1 / n) if everyone else np.where(np.arange(n) < m, 1 / m, 0))
+    return off.T @ off / m
+
+
+def _seen(W: np.ndarray, m: int) -> np.ndarray:
+    """Q W with Q = I - 1 e', e the mean of the workers: what W does to rows seen from there."""
+    return W - W[:m].mean(0)
+
+
+class _Rounds:
+    """Communications in a row: before W_r mixes, worker i takes counts[r][i] steps, of which each is a log point."""
+
+    def __init__(self, Ws: Sequence[np.ndarray], m: int, tau: int, order: str, counts: Sequence[np.ndarray] | None) -> None:
+        self.m, self.n, self.order = m, len(Ws[0]), order
+        self.As = [_seen(W, m) for W in Ws]
+        self.counts = [np.full(m, tau) for _ in Ws] if counts is None else [np.asarray(c) for c in counts]
+        self.taus = [max(1, int(c.max())) for c in self.counts]
+        self.steps = sum(self.taus)
+
+    @property
+    def product(self) -> np.ndarray:
+        return reduce(lambda done, A: A @ done, self.As, np.eye(self.n))
+
+    def noise(self, S: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, float]:
+        """From S at the start to S at the end, and tr(M S) summed over the log points."""
+        total, weights = 0.0, np.diag(M)[: self.m]
+        P = np.zeros((self.n, self.n))
+        for A, counts, tau in zip(self.As, self.counts, self.taus, strict=True):
+            logged = np.arange(
+                1, tau + (self.order == "cta")
+            )  # local steps since the mixing, at the log points before the next
+            total += len(logged) * float((M * S).sum()) + float(weights @ np.minimum(logged[:, None], counts).sum(0))
+            late = np.where(counts == tau, self.order == "overlap", 0)  # the noise of the last step that is not mixed
+            S, P = S.copy(), np.zeros_like(S)
+            S[np.arange(self.m), np.arange(self.m)] += counts - late
+            P[np.arange(self.m), np.arange(self.m)] = late
+            S = A @ S @ A.T + P
+            total += float((M * S).sum()) * (self.order != "cta")
+        return S, total
+
+    def drift(self, T: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, float]:
+        """The same for T (n, m), x = -eta T h."""
+        m, total = self.m, 0.0
+        E = np.eye(self.n)[:, :m] - 1 / m  # seen from the workers' mean
+        C = (np.eye(m) - 1 / m) * m / max(1, m - 1)
+
+        def look(X: np.ndarray, Y: np.ndarray) -> float:
+            return float(((M @ X @ C) * Y).sum())
+
+        for A, tau in zip(self.As, self.taus, strict=True):
+            t = np.arange(1, tau + (self.order == "cta"))
+            total += len(t) * look(T, T) + 2 * float(t.sum()) * look(T, E) + float((t**2).sum()) * look(E, E)
+            late = self.order == "overlap"
+            T = A @ (T + (tau - late) * E) + late * E
+            total += look(T, T) * (self.order != "cta")
+        return T, total
+
+
+def noise_consensus(
+    Ws: Sequence[np.ndarray],
+    m: int,
+    tau: int = 1,
+    order: str = "atc",
+    counts: Sequence[np.ndarray] | None = None,
+    repeats: bool = True,
+    everyone: bool = False,
+) -> float | None:
+    """C with stationary E (1/m) sum_i ||x_i - mean||^2 = eta^2 sigma2 C, averaged over the log points of a cycle.
+
+    Ws: the (m + v, m + v) product of each communication of a cycle, workers first; counts: (m,) local steps of each worker
+    towards each communication (None: tau). repeats=False: the Ws are a stretch of a schedule by lot; the mean over its second
+    half is returned. everyone: the distance to the mean of all m + v rows, which the bound is about. None: there is no
+    stationary state, the distance grows without end.
+    """
+    M = _spread(m, len(Ws[0]), everyone)
+    if len(Ws) == 1 and counts is None and order == "atc" and spectra.is_symmetric(Ws[0]):
+        modes = _Modes(Ws[0], m, M)
+        if (modes.q >= 1 - spectra.TOLERANCE).any():
+            return None
+        return tau * float(modes.weight @ (modes.q / (1 - modes.q))) + (tau - 1) / 2 * float(np.diag(M)[:m].sum())
+    first, second = _stretches(Ws, m, tau, order, counts, repeats)
+    S, _ = first.noise(np.zeros_like(M), M)
+    A = first.product
+    return _mean_over(second, second.noise, S, M, (lambda A, S: A @ S @ A.T), A if repeats else None)
+
+
+def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str = "atc", repeats: bool = True) -> float | None:
+    """H with E (1/m) sum_i ||x_i - mean||^2 = eta^2 kappa2 H when worker i's gradient is a constant h_i, over the log points.
+
+    The h_i differ at random, every way alike, with sum zero and (1/m) sum ||h_i||^2 = kappa2. Arguments as noise_consensus.
+    x = -eta T h with T <- W (T + E), E the workers' columns: linear in h, so H is a trace over T.
+    """
+    M = _spread(m, len(Ws[0]))
+    first, second = _stretches(Ws, m, tau, order, None, repeats)
+    T, _ = first.drift(np.zeros((len(M), m)), M)
+    return _mean_over(second, second.drift, T, M, (lambda A, T: A @ T), first.product if repeats else None)
+
+
+def _stretches(
+    Ws: Sequence[np.ndarray], m: int, tau: int, order: str, counts: Sequence[np.ndarray] | None, repeats: bool
+) -> tuple[_Rounds, _Rounds]:
+    """What leads to the stationary state and what is averaged over: a whole cycle both times, or the halves of a stretch."""
+    half = len(Ws) // 2
+    parts = (slice(None), slice(None)) if repeats else (slice(half), slice(half, None))
+    first, second = (_Rounds(Ws[s], m, tau, order, None if counts is None else counts[s]) for s in parts)
+    return first, second
+
+
+def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, M: np.ndarray, act: Any, A: np.ndarray | None) -> float | None:
+    """The mean over the log points of `rounds` in the stationary state; X is what one cycle leaves, A the cycle's product.
+
+    The stationary state is the sum over all cycles before of act(A^j, X), by doubling; None when it has no end. Without A: X.
+    """
+    if A is None:
+        return walk(X, M)[1] / rounds.steps
+    for _ in range(DOUBLINGS):
+        more = act(A, X)
+        X, A = X + more, A @ A
+        if not np.isfinite(X).all():
+            return None
+        if np.abs(more).max() <= CONVERGED * max(1.0, np.abs(X).max()):
+            return walk(X, M)[1] / rounds.steps
+    return None
+
+
+class _Modes:
+    """The recursion for one symmetric W and every worker at work, in W's eigenbasis: S_ij there is scaled by lambda_i lambda_j.
+
+    Only pairs (i, j) that noise excites and the distance sees are kept, equal products together: m numbers, not m^2.
+    """
+
+    def __init__(self, W: np.ndarray, m: int, M: np.ndarray) -> None:
+        n = len(W)
+        values, B = np.linalg.eigh((W + W.T) / 2)
+        P = B[:m].T @ B[:m]
+        weight = (B.T @ M @ B) * P
+        kept = np.abs(weight) > 1e-13 / n  # not the mode that all rows share
+        q, at = np.unique(np.round(np.outer(values, values)[kept], 13), return_inverse=True)
+        self.q = q
+        self.weight = np.bincount(at.reshape(-1), weight[kept], len(q))
+        self.G = np.zeros(len(q))
+
+    def mix(self, W: np.ndarray, noise: np.ndarray) -> None:
+        self.G = self.q * (self.G + noise[0])
+
+    @property
+    def spread(self) -> float:
+        return float(self.weight @ self.G)
+
+
+class _Whole:
+    """The recursion for any matrices."""
+
+    def __init__(self, m: int, n: int, M: np.ndarray) -> None:
+        self.m, self.M, self.S = m, M, np.zeros((n, n))
+
+    def mix(self, W: np.ndarray, noise: np.ndarray) -> None:
+        A, S = _seen(W, self.m), self.S
+        S[np.arange(self.m), np.arange(self.m)] += noise
+        self.S = A @ S @ A.T
+
+    @property
+    def spread(self) -> float:
+        return float((self.M * self.S).sum())
+
+
+class Forecast:
+    """Follows a run from equal models and says after each step how far apart the workers are in expectation.
+
+    strategy: anything that answers as_matrices(m, r), cycle(m), work(m, r, tau) and num_aux, and has an `order` (none: atc).
+    Follows whatever happens: a rate or a period that moves, workers that sit out, matrices by lot.
+    """
+
+    def __init__(self, strategy: Any, m: int) -> None:
+        self._strategy, self._m, self._order = strategy, m, getattr(strategy, "order", "atc")
+        first = spectra.product(strategy.as_matrices(m, 0), m + strategy.num_aux)
+        M = _spread(m, len(first))
+        self._steady = strategy.cycle(m) == 1 and strategy.work(m, 0, 1) is None
+        self.light = self._steady and spectra.is_symmetric(first)  # is a communication m numbers' work, not a product's?
+        self._state: Any = _Modes(first, m, M) if self.light else _Whole(m, len(first), M)
+        self._first, self._weights = first, np.diag(M)[:m]
+        self._noise = np.zeros(m)  # variance of each worker's noise since the last mixing, in units of sigma2
+        self._owed: int | None = None
+
+    def step(self, lr: float, active: np.ndarray | None, round: int, due: bool) -> None:
+        """One iteration of the workers in `active` (None: all); communication `round` belongs to it if it is due."""
+        if self._owed is not None:
+            self._mix(self._owed)
+            self._owed = None
+        if due and self._order == "overlap":
+            self._mix(round)
+        self._noise += lr**2 if active is None else lr**2 * active
+        if due and self._order == "atc":
+            self._mix(round)
+        elif due and self._order == "cta":
+            self._owed = round
+
+    def _mix(self, round: int) -> None:
+        W = self._first if self._steady else spectra.product(self._strategy.as_matrices(self._m, round), len(self._first))
+        self._state.mix(W, self._noise)
+        self._noise = np.zeros(self._m)
+
+    @property
+    def consensus(self) -> float:
+        """E (1/m) sum_i ||x_i - mean||^2 after the last step, in units of sigma2."""
+        return self._state.spread + float(self._weights @ self._noise)
