@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coopsgd import checkpoint, compose, probe as probes
-from coopsgd.config import Config, make
+from coopsgd import checkpoint, compose
+from coopsgd.config import Config
 from coopsgd.design import study as studies
 from coopsgd.report import design as report
+from coopsgd.report.constants import constants
 
 
 def design(
@@ -32,11 +32,7 @@ def design(
     if probe is not None and not any(word.startswith("cluster=") for word in words):
         words = [*words, "cluster=from_probe", f"cluster.file={probe}"]
     base = compose.shown(words, config_dir).config
-    known = make(base, "task").known(base)
-    if probe is not None:
-        measured = probes.load(probe)
-        measured.check(base)
-        known = measured.known(base)
+    known, _ = constants(base, probe)
     folder = Path(compose.fresh(f"designs/{datetime.now():%Y-%m-%d/%H-%M-%S}"))
     line = "coopsgd design " + shlex.join(words)
 
