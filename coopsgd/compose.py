@@ -250,7 +250,7 @@ def shown(words: Sequence[str], config_dir: str | None = None) -> Checked:
             more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
             cfg = hydra.compose("config", [*words, *more], return_hydra_config=True)
         return check(cfg, list(cfg.hydra.overrides.task), dict(cfg.hydra.runtime.choices))
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise ConfigError(one_line(error)) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -48,7 +49,8 @@ def test_every_candidate_is_another_algorithm_that_agrees(m):
         assert seen.setdefault(key, one.label) == one.label
         assert one.strategy.zeta(m) < 1
     names = {one.config.algo["name"] for one in found}
-    assert names >= {"fullsync", "pasgd", "dpsgd", "easgd", "matching"} | ({"hierarchical", "two_level", "gea"} if m > 2 else set())
+    more = {"dpsgd", "gea", "hierarchical", "matching", "two_level"} if m > 2 else set()  # two workers know one graph
+    assert names >= {"fullsync", "pasgd", "easgd", "parameter_server"} | more
     assert not names & {"fedavg", "independent", "cooperative"}
     assert {one.config.tau for one in found if one.config.algo["name"] == "pasgd"} == {tau for tau in TAUS if tau <= 100}
 
@@ -130,7 +132,7 @@ def test_kendall():
 
 
 def test_the_first_few_and_some_losers():
-    assert study.places(100, 3) == [0, 1, 2, 34, 67, 99]
+    assert study.places(100, 3) == [0, 1, 2, 35, 67, 99]
     assert study.places(4, 10) == [0, 1, 2, 3]
 
 
@@ -146,9 +148,10 @@ def test_pilots_see_noise_and_drift(tmp_path):
             return compose.quietly(config, folder, "test")
 
         found[name] = study.fly(settings, tmp_path / name, run)
+    C, H = (f(average(8), 8, 16) for f in (theory.noise_consensus, theory.drift_consensus))
     assert found["noise"].noise == pytest.approx(0.001**2 * 2**2, rel=0.1)
-    assert found["noise"].drift < 0.01 * found["noise"].noise
-    assert found["drift"].drift > 100 * max(found["drift"].noise, 1e-30)
+    assert found["noise"].drift * H < 0.05 * found["noise"].noise * C
+    assert found["drift"].noise * C < 0.05 * found["drift"].drift * H
 
 
 def test_pilots_look_at_every_phase_of_a_round():
@@ -163,12 +166,13 @@ def designed(cli, tmp_path, *words):
 
 
 def test_design_from_the_command_line(cli, tmp_path):
-    """A slow network: fullsync pays 14 latencies a step, so it must lose to whoever communicates rarely; and the runs agree."""
-    found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=8", "steps=120", "--budget-seconds", "4", "--check", "2", "--top", "400")
+    """A slow network: fullsync pays 6 latencies a step, so it must lose to whoever communicates rarely; and the runs agree."""
+    found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=60", "--budget-seconds", "2", "--check", "2", "--top", "400")
     ranked = {entry["algo"]: entry["rank"] for entry in found["ranking"]}
     assert ranked["algo=pasgd tau=16"] < ranked["algo=fullsync"] and ranked["algo=pasgd tau=1"] > len(ranked) / 2
-    assert [entry["error"] for entry in found["ranking"]] == sorted(entry["error"] for entry in found["ranking"])
-    assert all(entry["seconds"] <= 4 for entry in found["ranking"])
+    errors = [float(f"{entry['error']:.3g}") for entry in found["ranking"]]
+    assert errors == sorted(errors)
+    assert all(entry["seconds"] <= 2 for entry in found["ranking"])
     check = found["check"]
     assert len(check["runs"]) == 5 and check["kendall_tau"] > 0.3 and check["regret"] <= 0.25
     folder = tmp_path / found["folder"]
@@ -180,7 +184,7 @@ def test_design_to_a_target_prints_commands_that_run(cli, tmp_path):
     ended = cli("design", *NOISY, *SLOW, "workers=4", "steps=60", "--target-loss", "3", "--top", "2", "algo=pasgd")
     assert ended.code == 0, ended.err
     (line,) = (line for line in ended.out.splitlines() if line.strip().startswith("1. coopsgd train"))
-    words = line.split("coopsgd ", 1)[1].split()
+    words = shlex.split(line.split("coopsgd ", 1)[1])
     again = cli(*words, f"hydra.run.dir={tmp_path}/run", "log_every=1", "eval_every=1")
     assert again.code == 0, again.err
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -188,7 +192,7 @@ def test_design_to_a_target_prints_commands_that_run(cli, tmp_path):
 
 
 def test_theory_alone_trains_nothing(cli, tmp_path):
-    found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=60", "--theory")
+    found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=60", "--theory", "--top", "400")
     assert found["pilots"] is None and found["predicts"].startswith("bound")
     assert not list(tmp_path.glob("designs/*/*/pilot*"))
     entry = next(e for e in found["ranking"] if e["algo"].startswith("algo=pasgd"))
@@ -197,7 +201,6 @@ def test_theory_alone_trains_nothing(cli, tmp_path):
 
 BAD = {
     ("workers=1",): "two or more",
-    ("cluster=null",): "cluster=ethernet_1g",
     ("--budget-seconds", "1", "--target-loss", "1"): "one of the two",
     ("--budget-seconds", "-1"): "positive",
     ("--budget-seconds", "0.001"): "too few",
@@ -214,3 +217,10 @@ def test_bad_input(cli, tmp_path, words):
     ended = cli("design", *NOISY, *SLOW, "workers=4", "steps=20", "algo=pasgd", *words)
     told = [line for line in ended.lines if line.startswith("coopsgd: ")]
     assert ended.code == 2 and len(told) == 1 and BAD[words] in told[0], ended.err
+
+
+def test_design_needs_a_cluster(cli):
+    ended = cli("design", *NOISY, "workers=4", "steps=20")
+    assert ended.code == 2 and ended.lines == [
+        "coopsgd: cluster: is missing, so nothing is known of the network; name one, as in cluster=ethernet_1g"
+    ]

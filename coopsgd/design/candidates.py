@@ -39,6 +39,7 @@ def _best(m: int) -> str:
 
 
 PLAIN = ("fullsync", "pasgd", "dpsgd", "easgd")  # of two names for one thing, the first of these is told
+DRAWN = 16  # communications by lot in which two schedules must differ to be two
 LEFT_OUT = ("matrix", "identity", "pairwise")  # mixings: W is the user's; never agree; one pair of all workers
 
 
@@ -123,10 +124,8 @@ def _identity(strategy: Strategy, m: int) -> Any:
         return None  # no matrix tells, or the workers never agree
     if strategy.averages:
         return "averages gradients"
-    cycle = strategy.cycle(m)
-    if cycle is None:
-        return repr(strategy)
-    matrices = tuple(W.round(9).tobytes() for r in range(cycle) for W in strategy.factors(m, r))
+    rounds = range(strategy.cycle(m) or DRAWN)
+    matrices = tuple(W.round(9).tobytes() for r in rounds for W in strategy.factors(m, r))
     return strategy.mixes_first, getattr(strategy, "order", ""), strategy.served, matrices
 
 

@@ -91,10 +91,10 @@ class Goal:
         return steps, float(times[steps - 1]) if steps else math.inf
 
     def order(self, entry: Entry) -> tuple[float, ...]:
-        """Sorts entries, the best first."""
+        """Sorts entries, the best first. Errors are told apart by three digits; of equals the quicker comes first."""
         if self.target is not None:
             return entry.seconds, entry.floor
-        return entry.error, float(entry.times[-1])
+        return float(f"{entry.error:.3g}"), float(entry.times[-1])
 
 
 def predicted(candidate: Candidate, drift: Drift, times: np.ndarray, goal: Goal, pilots: Pilots | None, known: Any) -> Entry:
@@ -128,7 +128,6 @@ def pareto(entries: Sequence[Entry]) -> list[Entry]:
 
 def kendall(a: Sequence[float], b: Sequence[float]) -> float:
     """Kendall's tau-b of two rankings, from -1 to 1; nan when one of them is all ties."""
-    x, y = (np.sign(np.subtract.outer(v, v)) for v in (np.asarray(a, dtype=float), np.asarray(b, dtype=float)))
-    x, y = np.nan_to_num(x), np.nan_to_num(y)  # inf beside inf is a tie
+    x, y = (np.greater.outer(v, v) * 1.0 - np.less.outer(v, v) for v in (np.asarray(a), np.asarray(b)))
     ties = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
     return float((x * y).sum()) / ties if ties else math.nan

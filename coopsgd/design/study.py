@@ -52,6 +52,7 @@ class Study:
     pilots: Pilots | None
     entries: list[Entry]  # the best first
     searched: int
+    beyond: int  # how many drift further than any pilot, of which nothing can be said
     verdict: Verdict | None = None
 
 
@@ -86,13 +87,15 @@ def study(
         _affordable(budget, [(c, times) for c, _, times in timed])
     pilots = None if alone else fly(base, folder, run)
     entries = [ranking.predicted(c, drift, times, goal, pilots, known) for c, drift, times in timed]
+    if pilots is not None:
+        entries = [e for e in entries if e.tau_eq is not None and e.tau_eq <= pilots.taus[-1] * (1 + 1e-9)]
     if target is not None and (floor := min(e.floor for e in entries)) > target:
         best = min(entries, key=lambda e: e.floor)
         raise ConfigError(
             f"target loss {target}: below the predicted floor {floor:.4g}, which {best.candidate.label} comes to in "
             f"{base.steps} steps; more steps, another optim.lr or a larger batch_size would lower it"
         )
-    return Study(goal, pilots, sorted(entries, key=goal.order), len(timed))
+    return Study(goal, pilots, sorted(entries, key=goal.order), len(timed), len(timed) - len(entries))
 
 
 def _refuse(base: Config, budget: float | None, target: float | None, known: Known | None, alone: bool) -> None:
@@ -148,9 +151,10 @@ def check(study: Study, base: Config, some: Sequence[int], folder: Path, run: Ru
     agreement = ranking.kendall([one.rank for one in runs], [one.value for one in runs])
     if study.goal.budget is None:
         lost, of = first.value - best.value, best.value
-    else:  # how much sooner the best was where the first choice ended
+    else:  # how much sooner the best came, for good, to where the first choice ended
         of = study.goal.budget
-        lost = of - _seconds_to(first.value, best.times, best.losses)
+        (worse,) = np.nonzero(best.losses > first.value)
+        lost = of - float(best.times[worse[-1] + 1]) if first.value > best.value and len(worse) else 0.0
     return replace(study, verdict=Verdict(runs, agreement, best, lost, lost / of if of else math.nan))
 
 

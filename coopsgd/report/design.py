@@ -18,6 +18,9 @@ from coopsgd.design.study import Study
 from coopsgd.report.console import human_bytes
 
 
+WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
+
+
 def facts(study: Study, words: Sequence[str], top: int) -> dict[str, Any]:
     """Everything `design` prints, under one key each."""
     pilots = study.pilots
@@ -25,7 +28,8 @@ def facts(study: Study, words: Sequence[str], top: int) -> dict[str, Any]:
         "budget_seconds": study.goal.budget,
         "target_loss": study.goal.target,
         "predicts": "bound on the mean squared gradient" if pilots is None else "eval/loss",
-        "searched": len(study.entries),
+        "searched": study.searched,
+        "beyond_pilots": study.beyond,
         "pilots": None
         if pilots is None
         else {
@@ -81,12 +85,15 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(finite(found), indent=2))
         return
     console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, WIDTH)
     wanted = f"loss {found['target_loss']:g}" if found["budget_seconds"] is None else f"{found['budget_seconds']:.4g} s"
     console.print(f"{found['searched']} algorithms ranked for {wanted}; predicted is the {found['predicts']}", style="bold")
     pilots = found["pilots"]
     if pilots is not None:
         told = ", ".join(f"{loss:.4g} at tau {tau}" for tau, loss in zip(pilots["tau"], pilots["loss"], strict=True))
         console.print(f"pilots of periodic averaging ended at a loss of {told}")
+        if found["beyond_pilots"]:
+            console.print(f"{found['beyond_pilots']} drift further apart than under tau = {pilots['tau'][-1]} and are left out")
     _ranking(console, found)
     console.print("\nNobody is both quicker and better than (at the end of all steps):")
     for point in found["pareto"]:
@@ -101,11 +108,12 @@ def show(found: dict[str, Any], as_json: bool) -> None:
 def _ranking(console: Console, found: dict[str, Any]) -> None:
     error = "loss" if found["pilots"] is not None else "bound"
     columns = ("", "algorithm", "zeta", "tau_eq", "sent a step", "time a step", "steps", "seconds", error, "floor")
-    table = Table(*columns, title_justify="left")
+    table = Table(*columns, box=None, pad_edge=False)
+    table.columns[1].no_wrap = True
     for entry in found["ranking"]:
         table.add_row(
             str(entry["rank"]),
-            entry["algo"],
+            entry["algo"].removeprefix("algo="),
             f"{entry['zeta']:.3f}",
             "" if entry["tau_eq"] is None else f"{entry['tau_eq']:.2f}",
             human_bytes(entry["bytes_per_step"]),
@@ -121,7 +129,8 @@ def _ranking(console: Console, found: dict[str, Any]) -> None:
 def _check(console: Console, found: dict[str, Any]) -> None:
     check = found["check"]
     what = "loss at the end of the budget" if found["target_loss"] is None else "seconds to the target"
-    table = Table("predicted rank", "algorithm", what, title="\nrun for real, on the clock", title_justify="left")
+    console.print("\nrun for real, on the clock:")
+    table = Table("predicted rank", "algorithm", what, box=None, pad_edge=False)
     for run in check["runs"]:
         value = f"{run['value']:.4g}" if math.isfinite(run["value"]) else "not reached"
         table.add_row(str(run["rank"]), run["algo"], value)
