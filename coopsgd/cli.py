@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from coopsgd import __version__
-from coopsgd.errors import ConfigError, Interrupted
+from coopsgd.errors import ConfigError, Interrupted, RunFailed
 
 # Small matrices gain nothing from threads, and a process that has none forks safely. Workers set their own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -46,6 +46,7 @@ def cli(ctx: click.Context) -> None:
     coopsgd train -m algo=pasgd,easgd tau=1,4,16         a sweep
     coopsgd show algo=dpsgd topology=ring workers=8      W, its spectrum, the cost
     coopsgd analyze algo=easgd tau=10 task=quadratic     what theory predicts of it
+    coopsgd probe model=cnn data=fashion_mnist           what theory needs to know of them
     tensorboard --logdir outputs                         what happened
     """
     if ctx.invoked_subcommand is None:
@@ -101,6 +102,19 @@ def analyze(
     report.show(report.facts(checked.config, checked.strategy, checked.notes, probe), as_json)
 
 
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("-o", "--output", type=click.Path(), help="Where to write; probe.json unless named.")
+@click.option("--steps", type=click.IntRange(0), default=100, show_default=True, help="Length of the SGD path to look at.")
+@as_json_option
+@config_dir_option
+@words_argument
+def probe(words: tuple[str, ...], output: str | None, steps: int, as_json: bool, config_dir: str | None) -> None:
+    """Measure what theory needs (curvature, noise, how workers differ) and what the machines take (steps, network)."""
+    from coopsgd.probe import command
+
+    command.probe(words, output, steps, as_json, config_dir)
+
+
 @cli.command(name="list")
 @as_json_option
 @config_dir_option
@@ -143,6 +157,9 @@ def main() -> None:
             raise
         click.echo(f"coopsgd: {error}", err=True)
         sys.exit(2)
+    except RunFailed as error:
+        click.echo(f"coopsgd: {error}", err=True)
+        sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("coopsgd: interrupted", err=True)
         sys.exit(128 + signal.SIGINT)

@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -110,12 +111,7 @@ class Session:
         settings = checked.config
         freeze(settings, folder, "coopsgd train " + shlex.join(self.words), self.sweeping)
         if not settings.launch:
-            nodes = 2 if settings.processes % 2 == 0 else 1
-            print(
-                f"{settings.processes} processes in all. On each of {nodes} machines that see this folder, R = 0, 1, ...:\n"
-                f"torchrun --nnodes {nodes} --node-rank R --nproc-per-node {settings.processes // nodes} "
-                f"--master-addr HOST_OF_R_0 --master-port PORT -m coopsgd.worker {shlex.quote(str(folder))}"
-            )
+            print(torchrun(settings, folder, "coopsgd.worker"))
             return None
         rows = settings.workers // settings.processes
         print(
@@ -168,6 +164,16 @@ def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False)
         file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
         file.write("defaults:\n  - schema\n  - _self_\n  - override hydra/job_logging: none\n")
         file.write(f"  - override hydra/hydra_logging: none\nhydra:\n{own}")
+
+
+def torchrun(settings: Config, folder: Path, module: str) -> str:
+    """What to type on each of several machines for what is frozen in `folder`."""
+    nodes = 2 if settings.processes % 2 == 0 else 1
+    return (
+        f"{settings.processes} processes in all. On each of {nodes} machines that see this folder, R = 0, 1, ...:\n"
+        f"torchrun --nnodes {nodes} --node-rank R --nproc-per-node {settings.processes // nodes} "
+        f"--master-addr HOST_OF_R_0 --master-port PORT -m {module} {shlex.quote(str(folder))}"
+    )
 
 
 def gpu_count() -> int:
@@ -262,6 +268,11 @@ def prepare(words: Sequence[str]) -> Session:
     OmegaConf.register_new_resolver("coopsgd.subdir", session.subdir, replace=True)
     OmegaConf.register_new_resolver("coopsgd.fresh", fresh, replace=True, use_cache=True)
     return session
+
+
+def dated(root: str) -> str:
+    """A folder's name by the second, as Hydra names those of runs."""
+    return str(Path(root) / time.strftime("%Y-%m-%d") / time.strftime("%H-%M-%S"))
 
 
 def fresh(folder: str) -> str:

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,11 @@ class Logs(LogsSpecs):
         return LogsDest(named("out"), named("err"), nothing, nothing, named("json"))
 
 
-def run(folder: Path, processes: int) -> None:
-    """Train the run frozen in `folder`. RunFailed, or Interrupted by a signal; no process is left either way."""
+def run(folder: Path, processes: int, work: Callable[..., Any] = worker.work, silent: bool = False) -> None:
+    """Train the run frozen in `folder`. RunFailed, or Interrupted by a signal; no process is left either way.
+
+    work: what each process does instead, called as worker.work is; silent: it has no console to talk to.
+    """
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     rendezvous_handler_registry.register("coopsgd", OneMachine)
@@ -111,7 +114,7 @@ def run(folder: Path, processes: int) -> None:
     console = os.dup(1)
     try:
         with _signals_kept(), _quiet():
-            elastic_launch(settings, worker.forked)(str(folder), os.getpid(), console)
+            elastic_launch(settings, worker.forked)(str(folder), os.getpid(), None if silent else console, work)
     except SignalException as error:
         raise Interrupted(int(error.sigval)) from None
     except ChildFailedError as error:

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import torch
 import torch.distributed as dist
 
 from coopsgd import checkpoint, config
-from coopsgd.fleet.plan import choose_layout
+from coopsgd.fleet.plan import Layout, choose_layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.report import spread
@@ -34,10 +35,11 @@ from coopsgd.strategies.base import Strategy
 from coopsgd.train import Outcome, train
 
 
-def forked(folder: str, parent: int, console: int) -> None:
+def forked(folder: str, parent: int, console: int | None, work: Any) -> None:
     """A worker of `coopsgd train`, in a fork of the command's process.
 
-    parent: pid of the command, with which the worker dies; console: file descriptor to talk to the user.
+    parent: pid of the command, with which the worker dies; console: file descriptor to talk to the user; work: what it does,
+    `work` below or a probe's.
     """
     _die_with(parent)
     logging.disable(logging.NOTSET)
@@ -55,14 +57,10 @@ def forked(folder: str, parent: int, console: int) -> None:
 def work(folder: Path, rank: int, store: Path | None = None, console: int | None = None) -> Outcome:
     """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or torchrun's store."""
     settings = config.load(folder / "config.yaml")
-    torch.set_num_threads(settings.threads)
-    _keep_freed_memory()
-    device = _device(settings.device)
     strategy, _ = config.make_strategy(settings)
     m, v, processes = settings.workers, strategy.num_aux, settings.processes
     layout = choose_layout(strategy.factors(m, 0), m, v, processes, strategy.served)
-    with _process_group(processes, rank, device, settings.timeout, store):
-        fleet = Processes(layout, rank, settings.timeout) if processes > 1 else Stacked(layout)
+    with joined(settings, layout, rank, store) as (fleet, device):
         problem = config.make(settings, "task").build(settings, fleet.workers, device)
         report = Report(folder, settings, console) if rank == 0 else Silent()
         try:
@@ -79,6 +77,16 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
             _leave(folder, settings, save, outcome, rows, fleet, strategy, more)
         fleet.barrier()
     return outcome
+
+
+@contextlib.contextmanager
+def joined(settings: config.Config, layout: Layout, rank: int, store: Path | None) -> Iterator[tuple[Stacked, torch.device]]:
+    """This process made ready, and in one group with the others: the fleet of this layout, and where its rows are."""
+    torch.set_num_threads(settings.threads)
+    _keep_freed_memory()
+    device = _device(settings.device)
+    with _process_group(settings.processes, rank, device, settings.timeout, store):
+        yield Processes(layout, rank, settings.timeout) if settings.processes > 1 else Stacked(layout), device
 
 
 class Report:
@@ -215,15 +223,20 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-2, 1 << 26)  # M_TOP_PAD
 
 
+def ranked(folder: Path) -> int:
+    """Which process of a torchrun this is; it ends here when there are not as many as `folder` was frozen for."""
+    world, wanted = int(os.environ.get("WORLD_SIZE", "1")), config.load(folder / "config.yaml").processes
+    if world != wanted:
+        sys.exit(f"WORLD_SIZE is {world} but {folder} was frozen for processes={wanted}; start {wanted} processes in all")
+    return int(os.environ.get("RANK", "0"))
+
+
 def main() -> None:
     """`python -m coopsgd.worker RUN_FOLDER`, one process of a torchrun."""
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "config.yaml").is_file():
         sys.exit("usage: torchrun --nnodes N --nproc-per-node P -m coopsgd.worker RUN_FOLDER (made with launch=false)")
     folder = Path(sys.argv[1])
-    world, wanted = int(os.environ.get("WORLD_SIZE", "1")), config.load(folder / "config.yaml").processes
-    if world != wanted:
-        sys.exit(f"WORLD_SIZE is {world} but {folder} was frozen for processes={wanted}; start {wanted} processes in all")
-    rank = int(os.environ.get("RANK", "0"))
+    rank = ranked(folder)
     if rank == 0 and (folder / "metrics.jsonl").exists():
         sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
     outcome = work(folder, rank)

@@ -49,6 +49,10 @@ class Problem(Protocol):
         """(1, b) statistics of one model estimated anew on so many training batches, the same on every placement."""
         raise LookupError("there are no running statistics to estimate")
 
+    def curved(self, model: Tensor, direction: Tensor, i: int, own: int) -> Tensor:
+        """(1, d) H @ direction, H the Hessian at `model` (1, d) of the loss of the batch that row i held here draws at step `own`."""
+        raise LookupError("this task tells no curvature")
+
 
 class Task:
     """Settings of a task; a frozen dataclass that imports no torch."""
@@ -86,6 +90,10 @@ class Task:
     def statistics(self, config: Config) -> int:
         """b, the number of running statistics (BatchNorm's) beside one model."""
         return 0
+
+    def infimum(self, config: Config) -> float | None:
+        """The smallest value of the training loss, the mean over the workers, where it is known. No loss is negative."""
+        return None
 
     def module(self, config: Config, answer: Tensor, statistics: Tensor | None = None) -> Any:
         """The model with the parameters `answer` (1, d) and its (1, b) statistics. LookupError when there is none."""

@@ -195,6 +195,13 @@ class SupervisedProblem(Problem):
 
         return recalibrated(self._bound, answer, statistics, map(batch, range(batches)))
 
+    def curved(self, model: Tensor, direction: Tensor, i: int, own: int) -> Tensor:
+        from coopsgd.tasks.gradients import hessian_product
+
+        chosen = self._batches.at(np.full(len(self._rows), own))
+        inputs, targets = self._fetch(chosen, np.full(len(self._rows), own), i, i + 1)
+        return hessian_product(self._bound, model, direction, inputs[0], targets[0])
+
     def _tensor(self, array: np.ndarray) -> Tensor:
         import torch
 

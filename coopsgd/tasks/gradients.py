@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from coopsgd.tasks.engines.base import cross_entropy
 
 
 class Bound:
@@ -87,6 +90,20 @@ class Bound:
         self._at = None
         return self.module
 
+    def functional(self, model: Tensor, inputs: Tensor) -> Tensor:
+        """What the module says of the inputs at a model (1, d), as a function of the model that can be differentiated twice.
+
+        BatchNorm normalises by the batch, as in training; nothing else is random and nothing is left behind: no dropout.
+        """
+        module = self.elsewhere(model.detach()).eval()
+        for norm in _norms(module):
+            norm.train()
+        names = [name for name, p in module.named_parameters() if p.requires_grad]
+        try:
+            return torch.func.functional_call(module, dict(zip(names, self._split(model[0]), strict=True)), inputs)
+        finally:
+            module.train()
+
     def look(self) -> Tensor:
         """(1, b) the statistics the module is at now."""
         return _joined(self._statistics)
@@ -126,7 +143,7 @@ def recalibrated(bound: Bound, model: Tensor, statistics: Tensor, batches: Itera
     All else is as in evaluation (no dropout). Statistics that no BatchNorm layer keeps stay as given.
     """
     module = bound.elsewhere(model, statistics).eval()
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats]
+    norms = _norms(module)
     momenta = [norm.momentum for norm in norms]
     try:
         for norm in norms:
@@ -141,6 +158,20 @@ def recalibrated(bound: Bound, model: Tensor, statistics: Tensor, batches: Itera
             norm.momentum = momentum
         module.train()
     return bound.look()
+
+
+def hessian_product(bound: Bound, model: Tensor, direction: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+    """(1, d) H @ direction, H the Hessian at `model` (1, d) of the mean cross entropy: the gradient, differentiated once more."""
+    model = model.detach().clone().requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        loss = cross_entropy(bound.functional(model, inputs), targets)
+        (gradient,) = torch.autograd.grad(loss, model, create_graph=True)
+        return torch.autograd.grad(gradient, model, direction)[0]
+
+
+def _norms(module: nn.Module) -> list[Any]:
+    """The BatchNorm layers that keep running statistics."""
+    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats]
 
 
 def autocast(amp: str | None, device: torch.device) -> AbstractContextManager[Any]:

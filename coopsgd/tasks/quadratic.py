@@ -81,6 +81,12 @@ class Quadratic(Task):
     def dimension(self, config: Config) -> int:
         return self.arrays(config.workers, config.seed)[0].shape[1]
 
+    def infimum(self, config: Config) -> float:
+        a, c, _ = self.arrays(config.workers, config.seed)
+        weight = a.sum(0)
+        best = np.divide((a * c).sum(0), weight, out=np.zeros_like(weight), where=weight > 0)
+        return float(0.5 * (a * (best - c) ** 2).sum(1).mean())
+
     def build(self, config: Config, rows: range, device: Any) -> QuadraticProblem:
         return QuadraticProblem(self, config, rows, device)
 
@@ -134,3 +140,6 @@ class QuadraticProblem(Problem):
 
     def accuracies(self, x: Tensor) -> list[float] | None:
         return None
+
+    def curved(self, model: Tensor, direction: Tensor, i: int, own: int) -> Tensor:
+        return self._a[self._rows[i]] * direction

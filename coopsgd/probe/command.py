@@ -1,0 +1,126 @@
+"""`coopsgd probe`: freeze a folder, let the processes of a run measure in it, keep the file, show it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from coopsgd import checkpoint, compose
+from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.report.console import human_bytes
+
+FILE = "probe.json"
+WHAT = {
+    "L": "largest curvature of F on the path",
+    "sigma2": "noise of one worker's minibatch gradient",
+    "kappa2": "how far the workers' gradients lie apart",
+    "gap": "F(start) - inf F",
+    "grad2": "||grad F||^2 at the start",
+}
+
+
+def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, config_dir: str | None) -> None:
+    """Measure, write the file and show it. ConfigError before anything starts, RunFailed after."""
+    checked = compose.shown(words, config_dir)
+    settings, target = checked.config, Path(output or FILE).resolve()
+    for note in checked.notes:
+        print(note, file=sys.stderr, flush=True)
+    settings.steps = steps
+    command = "coopsgd probe " + shlex.join([*words, "--steps", str(steps)])
+    if not settings.launch:
+        if output is not None:
+            raise ConfigError(f"-o {output}: with launch=false the file is {FILE} in the folder that is printed; leave out -o")
+        folder = Path(compose.fresh(compose.dated("outputs"))).resolve()
+        compose.freeze(settings, folder, command)
+        print(compose.torchrun(settings, folder, "coopsgd.probe"))
+        return
+    if target.is_dir() or not target.parent.is_dir():
+        why = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
+        raise ConfigError(f"-o {output or FILE}: {why}; name a file, as in -o probe.json")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise ConfigError(f"-o {output or FILE}: {target.parent} cannot be written ({error.strerror}); name another") from None
+    try:
+        compose.freeze(settings, folder, command)
+        found = _measured(folder, settings, as_json)
+        checkpoint.write_json(target, found)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if as_json:
+        print(json.dumps(checkpoint.finite(found), indent=2))
+    else:
+        show(found, target, words)
+
+
+def _measured(folder: Path, settings: Any, silent: bool) -> dict[str, Any]:
+    from coopsgd import launch  # imports torch
+    from coopsgd.probe import worker
+
+    if not silent:
+        rows = settings.workers // settings.processes
+        print(
+            f"probing {settings.workers} workers in {settings.processes} process{'es' * (settings.processes > 1)} ({rows} each), "
+            f"{settings.threads} thread{'s' * (settings.threads > 1)} a process, {settings.device}",
+            flush=True,
+        )
+    launch.run(folder, settings.processes, worker.work, silent)
+    found = json.loads((folder / worker.FILE).read_text())
+    if "diverged" in found:
+        raise RunFailed(found["diverged"])
+    return found
+
+
+def show(found: dict[str, Any], at: Path, words: Sequence[str]) -> None:
+    """A table with error bars, and what to do next."""
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("", "", "value", "95 % interval", title=f"\n{_title(found)}", title_justify="left")
+    for name, what in WHAT.items():
+        table.add_row(name, what, *_cells([found[name][end] for end in ("value", "low", "high")], "{:.4g}".format))
+    step = found["step_s"]
+    table.add_row("step", "a local step of one worker", *_cells([step[end] for end in ("median", "low", "high")], _seconds))
+    for name, what in (("all_reduce", "all-reduce over the processes"), ("edge", "message to one process")):
+        if (fit := (found["network"] or {}).get(name)) is not None:
+            ends = {k: [fit[k], fit["low"][k], fit["high"][k]] for k in ("a", "b")}
+            table.add_row(name, f"{what}, latency", *_cells(ends["a"], _seconds))
+            value, low, high = ends["b"]
+            table.add_row("", "bandwidth", *_cells([value, high, low], _rate))
+    console.print(table)
+    if found["network"] is None:
+        console.print(f"no network: {found['no_network']}")
+    told = ", ".join(f"{point['L']:.3g} at step {point['step']}" for point in found["path"])
+    console.print(f"curvature on the path: {told}")
+    same = " ".join(["coopsgd analyze --probe", shlex.quote(_near(at)), *map(shlex.quote, words)])
+    console.print(f"next: {same}   (bounds and times of this run; `coopsgd design` looks for a better one)")
+
+
+def _title(found: dict[str, Any]) -> str:
+    parts = [found["task"], *(found[name] for name in ("model", "data") if found[name])]
+    return f"{' '.join(parts)}, {found['parameters']} parameters, {found['workers']} workers, batch {found['batch_size']}"
+
+
+def _cells(ends: list[float], written: Any) -> tuple[str, str]:
+    value, low, high = map(written, ends)
+    return value, f"{low} to {high}"
+
+
+def _seconds(s: float) -> str:
+    return f"{s:.3g} s" if s >= 1 else f"{1e3 * s:.3g} ms" if s >= 1e-3 else f"{1e6 * s:.3g} us"
+
+
+def _rate(s: float) -> str:
+    """Of seconds a byte."""
+    return f"{human_bytes(1 / s)}/s" if s else "too high to tell"
+
+
+def _near(path: Path) -> str:
+    return path.name if path.parent == Path.cwd() else str(path)

@@ -1,0 +1,174 @@
+"""probe.json: what was measured, of what, read back and checked against a run. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coopsgd import config as configs
+from coopsgd.mixing.base import load_array
+from coopsgd.probe.estimates import Estimate, Line
+
+FORMAT = 1
+CONSTANTS = ("L", "sigma2", "kappa2", "gap", "grad2")
+ABOUT = ("task", "model", "data", "partition", "batch_size", "workers", "seed", "dtype", "parameters", "settings")
+TELLING = ("versions", "command")
+PLACES = ("file",)  # settings that say where a thing lies on this machine, not what it is
+
+
+@dataclass(frozen=True)
+class Network:
+    """Seconds that messages of so many bytes take: `all_reduce` over all processes, `edge` from one to another; a + b * bytes."""
+
+    processes: int
+    all_reduce: Line
+    edge: Line
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What `coopsgd probe` measured. Every Estimate has a value and the ends, low and high, of its 95 % interval.
+
+    L: largest curvature of F along a short SGD path. sigma2: E||g - grad f_i||^2 of one worker's minibatch gradient, and kappa2:
+    (1/m) sum ||grad f_i - grad F||^2, both averaged over the path. gap: F(start) - inf F. grad2: ||grad F||^2 at the start.
+    step_s: seconds of one local step of one worker; workers_s: the same by worker, (workers,). network: None on one process.
+    """
+
+    path: Path
+    task: str
+    model: str | None
+    data: str | None
+    partition: dict[str, Any] | None
+    batch_size: int
+    workers: int
+    seed: int
+    dtype: str
+    parameters: int
+    settings: dict[str, Any]
+    L: Estimate
+    sigma2: Estimate
+    kappa2: Estimate
+    gap: Estimate
+    grad2: Estimate
+    step_s: Estimate
+    workers_s: tuple[float, ...]
+    network: Network | None
+
+    def constants(self) -> dict[str, float]:
+        """L, sigma2, gap and kappa2 by name: what the bounds are functions of."""
+        return {name: getattr(self, name).value for name in ("L", "sigma2", "gap", "kappa2")}
+
+    def check(self, config: configs.Config) -> tuple[str, ...]:
+        """ConfigError when this probe says nothing about a run of `config`; else what its user should be told.
+
+        Another batch size is refused too: sigma2 would shrink in proportion only for samples drawn with replacement, and the
+        seconds of a step do not. Other numbers of workers are told about, and seeds may differ.
+        """
+        mine, theirs = {name: getattr(self, name) for name in ABOUT}, identity(config)
+        for name in ("task", "model", "data", "parameters", "batch_size", "partition", "settings"):
+            if mine[name] != theirs[name]:
+                what, (was, now) = _difference(name, mine[name], theirs[name])
+                raise configs.ConfigError(
+                    f"{self.path}: was measured with {what}={was}, this run has {what}={now}; "
+                    "give the probe the words of the run: coopsgd probe WORDS"
+                )
+        notes = []
+        if self.workers != config.workers:
+            notes.append(
+                f"{self.path}: measured with workers={self.workers}, used for workers={config.workers}; kappa2, the seconds of a "
+                f"step and the network are those of {self.workers}"
+            )
+        if self.dtype != config.dtype:
+            notes.append(f"{self.path}: measured with dtype={self.dtype}, used for dtype={config.dtype}; its seconds are the former's")
+        return tuple(notes)
+
+
+def identity(config: configs.Config) -> dict[str, Any]:
+    """What a probe of this config is a probe of: the head of its file."""
+    task = configs.make(config, "task")
+    named = {name: (getattr(config, name) or {}).get("name") for name in ("task", "model", "data")}
+    used = {name: value if name == "task" or name in task.USES else None for name, value in named.items()}
+    reads = "data" in task.USES
+    return {
+        **used,
+        "partition": dict(config.partition) if reads else None,
+        "batch_size": config.batch_size if "batch_size" in task.USES else 1,
+        "workers": config.workers,
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "parameters": task.dimension(config),
+        "settings": {name: _settings(config, name) for name, choice in used.items() if choice is not None}
+        | ({"facts": task.about(config)} if reads else {}),
+    }
+
+
+def _settings(config: configs.Config, group: str) -> dict[str, Any]:
+    """The keys of a group, arrays by what is in them, places left out."""
+    part, node = configs.make(config, group), dict(getattr(config, group))
+    for name in getattr(part, "ARRAYS", ()):
+        if node.get(name) is not None:
+            array = load_array(f"{group}.{name}", node[name])
+            node[name] = f"{array.shape} sha256 {hashlib.sha256(array.astype('<f8').tobytes()).hexdigest()[:16]}"
+    return {key: value for key, value in node.items() if key not in PLACES}
+
+
+def _difference(name: str, mine: Any, theirs: Any) -> tuple[str, tuple[Any, Any]]:
+    """The first key in which two settings differ, by its full name, and both values."""
+    while isinstance(mine, dict) and isinstance(theirs, dict):
+        key = next(key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key))
+        name, mine, theirs = key if name == "settings" else f"{name}.{key}", mine.get(key), theirs.get(key)
+    return name, (mine, theirs)
+
+
+def load(path: str | Path) -> Probe:
+    """Read a probe file. ConfigError, in one line, when it is none."""
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise configs.ConfigError(f"{path}: cannot be read ({error.strerror}); coopsgd probe -o {path} makes one") from None
+    except ValueError:
+        raise configs.ConfigError(f"{path}: is no probe file (not JSON); coopsgd probe makes one") from None
+    if not isinstance(found, dict) or "format" not in found:
+        raise configs.ConfigError(f"{path}: is no probe file (it has no format); coopsgd probe makes one")
+    if found["format"] != FORMAT:
+        raise configs.ConfigError(f"{path}: has format {found['format']!r}, this version reads format {FORMAT}; probe again")
+    for key in (*ABOUT, *CONSTANTS, "step_s", "network", *TELLING):
+        if key not in found:
+            raise configs.ConfigError(f"{path}: is no whole probe file (it has no {key}); probe again")
+    try:
+        return Probe(
+            path,
+            **{key: found[key] for key in ABOUT},
+            **{key: _estimate(key, found[key]) for key in CONSTANTS},
+            step_s=_estimate("step_s", {**found["step_s"], "value": found["step_s"]["median"]}),
+            workers_s=tuple(_finite("step_s.workers", x) for x in found["step_s"]["workers"]),
+            network=None if found["network"] is None else _network(found["network"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        told = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error
+        raise configs.ConfigError(f"{path}: is no whole probe file ({told}); probe again") from None
+
+
+def _network(found: dict[str, Any]) -> Network:
+    lines = {name: _line(f"network.{name}", found[name]) for name in ("all_reduce", "edge")}
+    return Network(int(found["processes"]), **lines)
+
+
+def _line(where: str, found: dict[str, Any]) -> Line:
+    low, high = found["low"], found["high"]
+    return Line(*(_estimate(f"{where}.{k}", {"value": found[k], "low": low[k], "high": high[k]}) for k in ("a", "b")))
+
+
+def _estimate(where: str, found: dict[str, Any]) -> Estimate:
+    return Estimate(*(_finite(f"{where}.{end}", found[end]) for end in Estimate._fields))
+
+
+def _finite(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{where} is {value!r}, which is no finite number of at least 0")
+    return float(value)

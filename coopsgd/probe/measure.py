@@ -1,0 +1,207 @@
+"""Walk a short SGD path and measure on the way, in all processes of a run at once.
+
+The path is plain SGD at the rate `optim.lr` by the mean of all workers' gradients: where every synchronous algorithm goes as long
+as its workers agree. At points of it: minibatch gradients exactly as a run would take them, from passes over the data that no
+run gets to, and the curvature of F on one fixed sample, the first batches of such a pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coopsgd.config import Config, make
+from coopsgd.optim import Constant, Inner
+from coopsgd.probe import curvature, estimates
+from coopsgd.probe.estimates import Estimate, Moments
+from coopsgd.stepping import AHEAD, Steps
+from coopsgd.streams import stream
+
+if TYPE_CHECKING:
+    from coopsgd.fleet.base import Fleet
+    from coopsgd.strategies.base import Strategy
+    from coopsgd.tasks.base import Problem
+
+POINTS = 4  # of the path, first and last included
+BATCHES = 16  # of each worker, at each point
+PRODUCTS = 16  # with the Hessian, at each point
+CURVED = 16  # batches the curvature is of, if each worker has at least two; more workers than these are not asked
+MEMORY = 1 << 28  # bytes of gradients or directions kept at a time
+FAR = 1 << 20  # passes over the data that no run gets to
+SECONDS, LEAST, MOST = 2.0, 5, 200  # spent on timing local steps; blocks of them
+
+
+class Diverged(Exception):
+    """The path has left the numbers."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the path of plain SGD diverged before step {step}: its loss is not finite; lower optim.lr")
+
+
+def measure(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, tell: Callable[[str], Any]) -> dict[str, Any]:
+    """What probe.json says of curvature, noise and step time. Every process calls it; config.steps is the length of the path."""
+    walk = Walk(config, fleet, problem)
+    points: list[Moments] = []
+    tops: list[tuple[int, curvature.Top, np.ndarray]] = []
+    lr = make(config, "optim").lr
+    marks = np.unique(np.linspace(0, config.steps, POINTS).round().astype(int)).tolist()
+    for k in range(config.steps + 1):
+        if k in marks:
+            points.append(walk.moments(len(points)))
+            if not np.isfinite(points[-1].losses).all() or not np.isfinite(points[-1].each).all():
+                raise Diverged(k)
+            tops.append((k, *walk.curvature()))
+            tell(_line(k, points[-1], tops[-1][1]))
+        if k < config.steps:
+            walk.step(k, lr)
+    draw = stream(config.seed, "probe bootstrap")
+    L = [estimates.curvature(abs(top.value), top.slack, np.sign(top.value) * parts, draw) for _, top, parts in tops]
+    path = [
+        {"step": k, "L": found.value, "other_end": top.other, "loss": float(at.losses.mean())}
+        | {name: float(getattr(at, name)(np.ones((1, len(at.losses))))[0]) for name in ("sigma2", "kappa2", "grad2")}
+        for (k, top, _), found, at in zip(tops, L, points, strict=True)
+    ]
+    infimum = make(config, "task").infimum(config)
+    tell("the seconds of a local step")
+    return {
+        "L": max(L)._asdict(),
+        "sigma2": estimates.along(points, "sigma2", draw)._asdict(),
+        "kappa2": estimates.along(points, "kappa2", draw)._asdict(),
+        "gap": estimates.gap(points, infimum, draw)._asdict(),
+        "grad2": estimates.slope(points[0], draw)._asdict(),
+        "path": path,
+        "step_s": _steps(config, fleet, problem, strategy, walk, draw),
+    }
+
+
+class Walk:
+    """The rows of this process on the path: all equal, at the mean model."""
+
+    def __init__(self, config: Config, fleet: Fleet, problem: Problem) -> None:
+        self._fleet, self._problem, self._seed = fleet, problem, config.seed
+        self.x = fleet.rows(problem.start())
+        start = problem.statistics()
+        self.statistics = None if start is None else fleet.rows(start)
+        self._grad = torch.zeros_like(self.x)
+        self._here = len(fleet.workers)
+        self._stride = problem.steps_per_epoch or 1
+        problem.bind(self.x, self._grad, self.statistics)
+
+    def step(self, k: int, lr: float) -> None:
+        """x <- x - lr * the mean gradient of iteration k."""
+        self._problem.gradients(k, None, np.full(self._here, k))
+        self.x.sub_(self._fleet.mean(self._grad), alpha=lr)
+
+    def moments(self, point: int) -> Moments:
+        """Of batches drawn independently, each the first of a pass of its own. Gradients of a few workers are kept at a time."""
+        d, m = self.x.shape[1], self._fleet.m
+        count = _affordable(BATCHES, 4, self.x)
+        group = max(1, min(self._here, MEMORY // (count * d * self.x.element_size())))
+        each = torch.zeros(count, count, dtype=torch.float64)
+        losses, sums = torch.zeros(count, dtype=torch.float64), self.x.new_zeros(count, d)
+        kept = self.x.new_empty(count, group, d)
+        for a in range(0, self._here, group):
+            b = min(a + group, self._here)
+            active = None if b - a == self._here else (np.arange(self._here) >= a) & (np.arange(self._here) < b)
+            for j in range(count):
+                k = (FAR + point * count + j) * self._stride
+                loss = self._problem.gradients(k, active, np.full(self._here, k))
+                losses[j] += loss[a:b].double().sum().cpu()
+                kept[j, : b - a] = self._grad[a:b]
+            each += _gram(kept[:, : b - a].reshape(count, -1))
+            sums += kept[:, : b - a].sum(1)
+        mean = _gram(self._fleet.total(sums) / m)
+        return Moments(*(part.numpy() for part in (self._fleet.total(each) / m, mean, self._fleet.total(losses) / m)))
+
+    def curvature(self) -> tuple[curvature.Top, np.ndarray]:
+        """The largest curvature of F here, and v' H v of its vector on each batch (workers asked, batches each)."""
+        asked = np.unique(np.linspace(0, self._fleet.m - 1, min(self._fleet.m, CURVED)).round().astype(int))
+        batches = max(2, CURVED // len(asked))
+        mine = [(n, int(i) - self._fleet.workers.start) for n, i in enumerate(asked) if i in self._fleet.workers]
+        model = self.x[:1].clone()
+
+        def parts(v: Tensor) -> Any:
+            for n, i in mine:
+                for c in range(batches):
+                    yield n, c, self._problem.curved(model, v, i, (FAR - 1) * self._stride + c)
+
+        def product(v: Tensor) -> Tensor:
+            summed = torch.zeros_like(v)
+            for _, _, image in parts(v):
+                summed += image
+            return self._fleet.total(summed) / (len(asked) * batches)
+
+        start = stream(self._seed, "probe curvature").standard_normal(model.shape)
+        top = curvature.top(product, torch.from_numpy(start).to(model), _affordable(PRODUCTS, 6, model))
+        quotients = torch.zeros(len(asked), batches, dtype=torch.float64)
+        for n, c, image in parts(top.vector):
+            quotients[n, c] = (top.vector.double() * image.double()).sum()
+        return top, self._fleet.total(quotients).numpy()
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """(n, n) inner products of rows (n, many), in float64: noise is a small difference of them."""
+    found = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for part in rows.split(1 << 20, dim=1):
+        found += part.double() @ part.double().T
+    return found.cpu()
+
+
+def _affordable(wanted: int, least: int, like: Tensor) -> int:
+    """How many vectors as long as a row may be kept."""
+    return max(least, min(wanted, MEMORY // (like.shape[1] * like.element_size())))
+
+
+def _steps(
+    config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, walk: Walk, draw: np.random.Generator
+) -> dict[str, Any]:
+    """Seconds of one worker's local step: all processes step at once, each all its rows, tau steps without being looked at."""
+    many = min(config.tau, AHEAD) if isinstance(config.tau, int) else 10
+    inner = Inner(make(config, "optim"), Constant(), walk.x, len(fleet.workers), 1)
+    ahead = [many]
+    steps = Steps(problem, inner, walk.x, walk.statistics, config.clip, strategy.plain, lambda k: ahead[0])
+    start, k = walk.x.clone(), 0
+
+    def block() -> float:
+        nonlocal k
+        walk.x.copy_(start)
+        began = time.perf_counter()
+        for left in range(many, 0, -1):
+            ahead[0] = left
+            steps.begin(k, None, np.full(len(fleet.workers), k))
+            steps.local(walk.x)
+            k += 1
+        if walk.x.is_cuda:
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / many / len(fleet.workers)
+
+    def blocks(count: int) -> np.ndarray:
+        fleet.barrier()
+        mine = torch.zeros(fleet.layout.processes, count, dtype=torch.float64)
+        mine[fleet.rank] = torch.tensor([block() for _ in range(count)])
+        return fleet.total(mine).numpy()
+
+    once = blocks(2)[:, 1].max() * many * len(fleet.workers)
+    times = blocks(int(np.clip(SECONDS / once, LEAST, MOST)))
+    median: Estimate = estimates.median(times, draw)
+    return {
+        "median": median.value,
+        "low": median.low,
+        "high": median.high,
+        "quartiles": np.quantile(times, (0.25, 0.75)).tolist(),
+        "workers": np.repeat(np.median(times, axis=1), len(fleet.workers)).tolist(),
+        "rows": len(fleet.workers),
+        "threads": config.threads,
+        "tau": many,
+    }
+
+
+def _line(k: int, at: Moments, top: curvature.Top) -> str:
+    w = np.ones((1, len(at.losses)))
+    noise = ", ".join(f"{name} {float(getattr(at, name)(w)[0]):.3g}" for name in ("sigma2", "kappa2"))
+    return f"step {k}: loss {at.losses.mean():.4g}, curvature {top.value:.4g}, {noise}"

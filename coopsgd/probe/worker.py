@@ -1,0 +1,76 @@
+"""What each process of a probe does: read the frozen config, build the parts as for a run, measure, leave the file.
+
+Started by `coopsgd probe` as a fork of a warm process, or on several machines by
+`torchrun --nnodes N --nproc-per-node P -m coopsgd.probe FOLDER [FILE]`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from coopsgd import checkpoint, config, worker
+from coopsgd.fleet.plan import Layout
+from coopsgd.probe import network
+from coopsgd.probe.file import FORMAT, identity
+from coopsgd.probe.measure import Diverged, measure
+from coopsgd.streams import stream
+
+FILE = "probe.json"
+
+
+def work(folder: Path, rank: int, store: Path | None = None, console: int | None = None) -> str | None:
+    """Take part as process `rank`. Rank 0 leaves FILE in the folder: what was found, or why nothing could be; all return the latter.
+
+    console: file descriptor to tell the user how far it is; None: nobody wants to know.
+    """
+    settings = config.load(folder / "config.yaml")
+    strategy, _ = config.make_strategy(settings)
+    layout = Layout(settings.workers, 0, settings.processes)  # a probe has no auxiliary models
+    with worker.joined(settings, layout, rank, store) as (fleet, device):
+        problem = config.make(settings, "task").build(settings, fleet.workers, device)
+
+        def tell(text: str) -> None:
+            if rank == 0 and console is not None:
+                os.write(console, f"{text}\n".encode())
+
+        try:
+            found = measure(settings, fleet, problem, strategy, tell)
+        except Diverged as diverged:  # every process sees it
+            if rank == 0:
+                checkpoint.write_json(folder / FILE, {"diverged": str(diverged)})
+            return str(diverged)
+        what: dict[str, Any] = {"network": None, "no_network": "one process holds every worker: nothing is sent"}
+        if settings.processes > 1:
+            tell("the network")
+            row = _row_bytes(problem)
+            what = {"network": network.measure(fleet, row, device, stream(settings.seed, "probe network"))}
+        if rank == 0:
+            told = {"format": FORMAT, **identity(settings), **found, **what, "device": str(device)}
+            told |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
+            checkpoint.write_json(folder / FILE, told)
+        fleet.barrier()
+    return None
+
+
+def _row_bytes(problem: Any) -> int:
+    """Bytes of one row."""
+    start = problem.start()
+    return start.numel() * start.element_size()
+
+
+def main() -> None:
+    """`python -m coopsgd.probe FOLDER`, one process of a torchrun."""
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "config.yaml").is_file():
+        sys.exit("usage: torchrun --nnodes N --nproc-per-node P -m coopsgd.probe FOLDER (made with launch=false)")
+    folder = Path(sys.argv[1])
+    rank = worker.ranked(folder)
+    if rank == 0 and (folder / FILE).exists():
+        sys.exit(f"{folder} already holds a probe; freeze another folder with launch=false")
+    wrong = work(folder, rank, console=1)
+    if wrong:
+        sys.exit(wrong)
+    if rank == 0:
+        print(f"{folder / FILE}: coopsgd analyze --probe {folder / FILE} WORDS")
