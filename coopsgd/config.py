@@ -22,7 +22,7 @@ from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean, lookup
 from coopsgd.strategies.base import Strategy
 
-GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule")
+GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule", "cluster")
 DTYPES = ("float32", "float64")
 ENGINES = ("auto", "loop", "vmap", "bmm", "grouped")
 SAVES = ("auto", "rows", "answer", "none")
@@ -53,6 +53,7 @@ class Config:
     partition: Any = group("who sees what of the data set")
     optim: Any = group("the inner optimiser of every worker")
     schedule: Any = group("how the learning rate moves")
+    cluster: Any = group("whose seconds to simulate (sim_s): a step's time, links; none unless it is named")
     tau: Any = key("auto", "local steps between communications, or [[from step, tau], ...]; auto: what the algo's yaml says")
     workers: int = key(4, "m, how many models are trained")
     processes: Any = key("auto", "how many processes hold them; auto: one a worker while they fit the machine")
@@ -99,6 +100,8 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
     config = Config(**{f.name: _plain(node.get(f.name)) for f in fields(Config) if node.get(f.name) is not None})
     for name in GROUPS:
         _as_group(config, name, (choices or {}).get(name))
+    if config.cluster == {"name": None}:
+        config.cluster = None
     _check_scalars(config)
     task = make(config, "task")
     _settle_tau(config)
@@ -110,6 +113,8 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
         strategy.check(config.workers)
         task.check(config)
         config.steps, config.epochs = _length(config, task), None
+        if config.cluster is not None:
+            make(config, "cluster").check(config.workers)
         make(config, "optim")
         make(config, "schedule").arguments(config.steps)
         kept = task.statistics(config)
@@ -204,6 +209,7 @@ KINDS = {
     "partition": "partition",
     "optim": "optim",
     "schedule": "schedule",
+    "cluster": "cluster",
 }
 
 
@@ -221,7 +227,12 @@ def make(config: Config, name: str) -> Any:
 
 
 def freeze_arrays(config: Config, folder: Path) -> None:
-    """Bring arrays named by a file into the run: small ones into the config, large ones into `folder` as .npy."""
+    """Bring what a file holds into the run: small arrays into the config, large ones into `folder` as .npy, others copied."""
+    if config.cluster is not None:
+        for name in _lookup("cluster", "cluster", config.cluster["name"]).FILES:
+            copy = folder / f"cluster.{name}.json"
+            copy.write_bytes(Path(config.cluster[name]).read_bytes())
+            config.cluster[name] = str(copy.resolve())
     owners = [("algo", part) for part in _algo_classes(config)] + [("task", _lookup("task", "task", config.task["name"]))]
     for group_name, cls in owners:
         node = getattr(config, group_name)
@@ -273,7 +284,7 @@ def _plain(value: Any) -> Any:
 
 def _as_group(config: Config, name: str, choice: str | None) -> None:
     node = getattr(config, name)
-    if node is None and name in ("topology", "model", "data", "partition", "period"):
+    if node is None and name in ("topology", "model", "data", "partition", "period", "cluster"):
         node = {}
     if not isinstance(node, dict):
         raise ConfigError(f"{name}: must be a name or keys below it, as in {name}={choice or 'NAME'}, got {node!r}")

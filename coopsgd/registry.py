@@ -27,6 +27,7 @@ HOMES = {
     "partition": "coopsgd.data.partitions",
     "optim": "coopsgd.optim",
     "schedule": "coopsgd.optim",
+    "cluster": "coopsgd.clock.clusters",
 }
 _known: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 

@@ -33,6 +33,8 @@ class Steps:
     plain: does the strategy begin every step with `local(x)` and ask for no gradient? Only then is anything put off or
     fused: another one may change x in place before it asks, so its gradients are there when its step begins.
     unwatched(k): so many steps, k the first, are taken before x is mixed or looked at; at least 1.
+    patient: does it ask for the gradient before it changes x? Then nothing is fused, but the gradient can wait till asked for.
+    asked: told whenever the step is asked for, once or more often: from then on its time passes.
     """
 
     def __init__(
@@ -44,7 +46,10 @@ class Steps:
         clip: float | None,
         plain: bool,
         unwatched: Callable[[int], int],
+        patient: bool = False,
+        asked: Callable[[], None] = lambda: None,
     ) -> None:
+        self._patient, self._asked = patient, asked
         self._problem, self._inner, self._x, self._plain, self._unwatched = problem, inner, x, plain, unwatched
         self._grad = reserved(x)
         problem.bind(x, self._grad, statistics)
@@ -58,12 +63,13 @@ class Steps:
         self._k, self._active, self._own = k, active, own
         self._fused, self._moved = bool(self._taken), False
         self._loss = self._taken.popleft() if self._taken else None
-        if not self._plain:
+        if not (self._plain or self._patient):
             _ = self.loss
 
     @property
     def loss(self) -> Tensor:
         """(r, 1) losses of this step's minibatches, where x was when it began."""
+        self._asked()
         if self._loss is None:
             self._loss = self._problem.gradients(self._k, self._active, self._own)
             if self._clip is not None:
@@ -80,6 +86,7 @@ class Steps:
 
     def local(self, x: Tensor, direction: Tensor | None = None) -> Tensor:
         """One optimiser step of each active worker row of x, along -direction or the gradient."""
+        self._asked()
         simple = direction is None and x is self._x and not self._moved
         self._moved = True
         if simple and self._fusing and self._loss is None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from coopsgd.analysis import Watch
+from coopsgd.clock import clock_of
 from coopsgd.config import Config, make
 from coopsgd.optim import Inner
 from coopsgd.period import Rounds
@@ -39,6 +40,7 @@ class Outcome:
 
 def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, report: Any) -> Outcome:
     """Take config.steps iterations. `report` hears of every log point on rank 0 (anything with `log(line)`)."""
+    clock = fleet.clock = clock_of(config, strategy)
     x = fleet.rows(problem.start())
     statistics = Statistics(config.norm_stats, fleet, problem)
     inner = Inner(make(config, "optim"), make(config, "schedule"), x, len(fleet.workers), config.steps)
@@ -51,7 +53,9 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
         most = min(AHEAD, rounds.steady)
         return next(n for n in range(1, most + 1) if n == most or meter.due(k + n))
 
-    steps = Steps(problem, inner, x, statistics.rows, config.clip, strategy.plain, unwatched)
+    # running statistics move with the gradient: where they are mixed it must be there first
+    patient, asked = strategy.patient and not statistics.mixed, clock.compute if clock else _nothing
+    steps = Steps(problem, inner, x, statistics.rows, config.clip, strategy.plain, unwatched, patient, asked)
     with fleet.measuring():  # all rows are equal: nothing an algorithm starts from needs a message
         s = strategy.init(fleet, x)
     rounds.begin(0, inner.lr, watched)
@@ -71,6 +75,8 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
             fleet.ledger.rounds += 1
         rounds.begin(k, inner.lr, watched)
         everyone, due, lr = rounds.active, rounds.due, inner.lr
+        if clock:
+            clock.begin(k, everyone)
         steps.begin(k, None if everyone is None else everyone[here], rounds.own[here])
         s = settle(strategy.step(fleet, Tick(k, rounds.r, due, lr, steps, inner, statistics.mixed), x, s))
         inner.advance()
@@ -91,6 +97,10 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
         answer_stats = statistics.of(answer, strategy)
     status = "completed" if meter.diverged_at is None else "diverged"
     return Outcome(status, meter.line["step"], x, answer, statistics.rows, answer_stats, meter.line, meter.diverged_at)
+
+
+def _nothing() -> None:
+    """No clock runs."""
 
 
 class Watched:
@@ -165,6 +175,7 @@ class Meter:
                 "samples": seen * fleet.m,
             }
             line |= {"wall_s": time.perf_counter() - self._began, "train_s": self._train_s, "comm_s": comm_s}
+            line |= {} if fleet.clock is None else {"sim_s": fleet.clock.now}
             line |= {**fleet.ledger.totals(), "lr": lr, "tau": tau, "train/loss": loss, "consensus": None}
             if self._evaluates(step) or self.diverged_at is not None:
                 line |= self._evaluate(x, s)

@@ -160,6 +160,7 @@ def _leave(
         "consensus": last["consensus"],
         "train_s": last["train_s"],
         "wall_s": last["wall_s"],
+        **({"sim_s": last["sim_s"], "cluster": settings.cluster} if settings.cluster else {}),
         "seed": settings.seed,
         "name": settings.name,
         "saved": save,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,8 +19,25 @@ from torch import Tensor
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.ledger import Ledger
 
+if TYPE_CHECKING:
+    from coopsgd.clock import Clock
+
 Rows: TypeAlias = Tensor
 Common: TypeAlias = Tensor
+
+
+class Pending:
+    """A verb that was started: `wait` for its answer, once."""
+
+    def __init__(self, wait: Callable[[], Any]) -> None:
+        self._wait: Callable[[], Any] | None = wait
+
+    def wait(self) -> Any:
+        """The answer, when everybody it needs has taken part."""
+        if self._wait is None:
+            raise RuntimeError("wait: this verb has been waited for already; keep its answer")
+        wait, self._wait = self._wait, None
+        return wait()
 
 
 class Fleet(ABC):
@@ -30,7 +47,8 @@ class Fleet(ABC):
         self.layout, self.rank = layout, rank
         self.m, self.v = layout.m, layout.v
         self.ledger = Ledger(layout.m, layout.v, layout.processes)
-        self._plans: dict[Any, tuple[Any, Any, plans.Price]] = {}
+        self.clock: Clock | None = None  # set before the first verb
+        self._plans: dict[Any, tuple[Any, Any, plans.Price, Any]] = {}
 
     @property
     def workers(self) -> range:
@@ -49,30 +67,73 @@ class Fleet(ABC):
 
         W: (m + v, m + v) array; the arrays a Mixing hands out are planned once.
         """
-        lowered, price = self._planned(W)
-        self.ledger.charge(price, sum(_width(x) for x in xs), lowered.plan.sent, lowered.plan.messages)
-        self._mix(lowered, xs)
-        return xs[0] if len(xs) == 1 else xs
+        return self._mixing(W, *xs).wait()
 
     def mean(self, x: Rows) -> Common:
         """The average over the m workers, known to all. A new tensor, never a view of x."""
-        return self.means(x)[0]
+        return self._averaging(x).wait()[0]
 
     def means(self, *xs: Rows) -> tuple[Common, ...]:
         """The averages of several Rows, in one message."""
-        wire = plans.average_price(self.layout.processes)
-        self.ledger.charge(plans.average_price(self.m), sum(_width(x) for x in xs), wire.sent, wire.messages)
-        if len(xs) == 1:
-            return (self._mean(xs[0]),)
-        return self._mean(torch.cat(xs, dim=1)).split([x.shape[1] for x in xs], dim=1)
+        return self._averaging(*xs).wait()
 
     def pick(self, x: Rows, i: int) -> Common:
         """Global row i, told to all. A new tensor, never a view of x."""
+        return self._picking(x, i).wait()
+
+    def later(self, verb: Callable[..., Any], *args: Any) -> Pending:
+        """Start fleet.mix, mean, means or pick on today's values; `.wait()` for the answer, as in later(fleet.mix, W, x).
+
+        What is given may change meanwhile. Every process must wait, in the order in which verbs were started.
+        """
+        # what is sent must stay as it is until it has left
+        args = tuple(x.clone() if isinstance(x, Tensor) else x for x in args)
+        if verb == self.mean:
+            both = self._averaging(*args)
+            return Pending(lambda: both.wait()[0])
+        begun: dict[Any, Callable[..., Pending]] = {
+            self.mix: self._mixing,
+            self.means: self._averaging,
+            self.pick: self._picking,
+        }
+        if verb not in begun:
+            raise ValueError(f"later: takes mix, mean, means or pick of this fleet, got {verb!r}")
+        return begun[verb](*args)
+
+    def _mixing(self, W: Any, *xs: Rows) -> Pending:
+        lowered, price, parts = self._planned(W)
+        ends = self._charge(price, sum(_width(x) for x in xs), lowered.plan.sent, lowered.plan.messages, parts)
+        finish = self._mix(lowered, xs)
+        return self._pending(ends, finish, lambda done: xs[0] if len(xs) == 1 else xs)
+
+    def _averaging(self, *xs: Rows) -> Pending:
+        wire = plans.average_price(self.layout.processes)
+        parts = self.clock.average() if self.clock else None
+        ends = self._charge(plans.average_price(self.m), sum(_width(x) for x in xs), wire.sent, wire.messages, parts)
+        finish = self._mean(xs[0] if len(xs) == 1 else torch.cat(xs, dim=1))
+        return self._pending(ends, finish, lambda mean: mean.split([x.shape[1] for x in xs], dim=1) if len(xs) > 1 else (mean,))
+
+    def _picking(self, x: Rows, i: int) -> Pending:
         n = self.m + self.v
         wire = plans.pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes)
         hosts = self.m if i >= self.m and self.layout.served else self.m - 1
-        self.ledger.charge(plans.pick_price(hosts, i, n), _width(x), wire.sent, wire.messages)
-        return self._pick(x, i)
+        parts = self.clock.telling(i) if self.clock else None
+        ends = self._charge(plans.pick_price(hosts, i, n), _width(x), wire.sent, wire.messages, parts)
+        return self._pending(ends, self._pick(x, i), lambda told: told)
+
+    def _charge(self, price: plans.Price, width: int, sent: np.ndarray, messages: int, parts: Any) -> np.ndarray | None:
+        """Into the ledger; when it ends on the clock, if there is one. Neither while measuring."""
+        self.ledger.charge(price, width, sent, messages)
+        return self.clock.ends(parts, width) if self.clock and not self.ledger.paused else None
+
+    def _pending(self, ends: np.ndarray | None, finish: Callable[[], Any], answer: Callable[[Any], Any]) -> Pending:
+        def wait() -> Any:
+            done = finish()
+            if self.clock and ends is not None:
+                self.clock.reach(ends)
+            return answer(done)
+
+        return Pending(wait)
 
     def _owner(self, i: int) -> int:
         """The process that tells row i; the first that holds it."""
@@ -106,19 +167,22 @@ class Fleet(ABC):
     def barrier(self) -> None:
         """Return when every process has called it."""
 
-    @abstractmethod
-    def _mix(self, lowered: Any, xs: tuple[Rows, ...]) -> None: ...
+    # each starts, and returns what waits for the end; x is not to be touched in between
 
     @abstractmethod
-    def _mean(self, x: Rows) -> Common: ...
+    def _mix(self, lowered: Any, xs: tuple[Rows, ...]) -> Callable[[], None]: ...
 
     @abstractmethod
-    def _pick(self, x: Rows, i: int) -> Common: ...
+    def _mean(self, x: Rows) -> Callable[[], Common]: ...
+
+    @abstractmethod
+    def _pick(self, x: Rows, i: int) -> Callable[[], Common]: ...
 
     @abstractmethod
     def _lowered(self, plan: plans.Plan) -> Any: ...
 
-    def _planned(self, W: Any) -> tuple[Any, plans.Price]:
+    def _planned(self, W: Any) -> tuple[Any, plans.Price, Any]:
+        """W lowered for this fleet; its price; what the clock makes of it."""
         frozen = isinstance(W, np.ndarray) and not W.flags.writeable
         # a frozen array is known by its address (it is kept below, so the address stays its own), others by content
         key = id(W) if frozen else np.asarray(W).tobytes()
@@ -130,11 +194,13 @@ class Fleet(ABC):
             if len(self._plans) >= 64:  # a schedule that never repeats must not fill the memory
                 self._plans.pop(next(iter(self._plans)))
             lowered = self._lowered(plans.lower(array, self.layout))
-            self._plans[key] = (W, lowered, plans.price(array, self.m, self.layout.served))
+            logical = plans.logical(array, self.m, self.layout.served)
+            parts = self.clock.parts(logical) if self.clock else None
+            self._plans[key] = (W, lowered, plans.Price(logical.messages, logical.sent), parts)
         return self._plans[key][1:]
 
     @contextmanager
-    def _clock(self) -> Iterator[None]:
+    def _waiting(self) -> Iterator[None]:
         """Seconds inside are seconds waited in communication (on CUDA, those of handing it over)."""
         start = time.perf_counter()
         try:

@@ -250,15 +250,20 @@ class Price:
     sent: np.ndarray  # (m,), or (m + v,) when auxiliary rows are served
 
 
-def price(W: np.ndarray, m: int, served: bool = False) -> Price:
-    """The logical price of mixing by W: an average over g is 2 (g - 1) messages, any other off-diagonal nonzero one.
+def logical(W: np.ndarray, m: int, served: bool = False) -> Plan:
+    """What mixing by W is in the price list: its plan when every worker has its own host.
 
     Auxiliary rows live wherever that is cheapest, or each on a host of its own when they are served; it does not depend on
     where the run put its rows. Nor on how clever the lowering is: sums of several vectors, or sums completed by edges, save
     bytes on the wire and nothing here.
     """
     n = len(W)
-    plan = lower(W, Layout(n, 0, n) if served else choose_layout([W], m, n - m, m, simple=True), simple=True)
+    return lower(W, Layout(n, 0, n) if served else choose_layout([W], m, n - m, m, simple=True), simple=True)
+
+
+def price(W: np.ndarray, m: int, served: bool = False) -> Price:
+    """The logical price of mixing by W: an average over g is 2 (g - 1) messages, any other off-diagonal nonzero one."""
+    plan = logical(W, m, served)
     return Price(plan.messages, plan.sent)
 
 

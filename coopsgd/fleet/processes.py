@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Rows
 from coopsgd.fleet.local import combine
-from coopsgd.fleet.stacked import Lowered, Stacked
+from coopsgd.fleet.stacked import Lowered, Stacked, nothing
 
 GROUPS = 64  # kept at most: each is a mesh of connections that is never closed; a random schedule would ask for ever more
 
@@ -68,11 +69,17 @@ class Processes(Stacked):
                 self._groups[item.group] = dist.new_group(list(item.group), timeout=timedelta(seconds=self._timeout))
         return super()._lowered(plan)
 
-    def _reduce(self, part: Tensor, group: tuple[int, ...]) -> None:
+    def _reduce(self, part: Tensor, group: tuple[int, ...]) -> Callable[[], None]:
         if len(group) == 1:
-            return
-        with self._clock():
-            dist.all_reduce(part, group=self._groups[group])
+            return nothing
+        with self._waiting():
+            work = dist.all_reduce(part, group=self._groups[group], async_op=True)
+        return partial(self._wait, [work])
+
+    def _wait(self, pending: list[Any]) -> None:
+        with self._waiting():
+            for work in pending:
+                work.wait()
 
     def _exchange(self, lowered: Lowered, core: Tensor, arriving: Tensor) -> Callable[[], None]:
         """All receives are posted before any send: no order of ranks can hang, and it is faster (gloo)."""
@@ -81,13 +88,11 @@ class Processes(Stacked):
             receives.append((arriving[at : at + k], src))
             at += k
         sends = [(_message(V, core), dst) for dst, V in lowered.sends]
-        with self._clock():
+        with self._waiting():
             pending = self._post(receives, sends)
 
         def finish() -> None:
-            with self._clock():
-                for work in pending:
-                    work.wait()
+            self._wait(pending)
             sends.clear()  # kept alive until everything had left
 
         return finish
@@ -100,20 +105,29 @@ class Processes(Stacked):
         started: list[Any] = [dist.irecv(part, src) for part, src in receives]
         return started + [dist.isend(part, dst) for part, dst in sends]
 
-    def _mean(self, x: Rows) -> Common:
+    def _mean(self, x: Rows) -> Callable[[], Common]:
         share = len(self.workers)
         mine = x[:share].sum(0, keepdim=True) if share > 1 else x[:1].clone()
-        with self._clock():
-            dist.all_reduce(mine)
-        return mine.div_(self.m)
+        reduced = self._reduce(mine, tuple(range(self.layout.processes)))
 
-    def _pick(self, x: Rows, i: int) -> Common:
+        def finish() -> Common:
+            reduced()
+            return mine.div_(self.m)
+
+        return finish
+
+    def _pick(self, x: Rows, i: int) -> Callable[[], Common]:
         owner = self._owner(i)
         at = self.layout.rows(owner).index(i)
         told = x[at : at + 1].clone() if owner == self.rank else x.new_empty(1, x.shape[1])
-        with self._clock():
-            dist.broadcast(told, owner)
-        return told
+        with self._waiting():
+            work = dist.broadcast(told, owner, async_op=True)
+
+        def finish() -> Common:
+            self._wait([work])
+            return told
+
+        return finish
 
 
 def _message(V: np.ndarray, core: Tensor) -> Tensor:

@@ -64,43 +64,64 @@ class Stacked(Fleet):
             receives=[(e.src, len(e.V)) for e in into],
         )
 
-    def _mix(self, lowered: Lowered, xs: tuple[Rows, ...]) -> None:
+    def _mix(self, lowered: Lowered, xs: tuple[Rows, ...]) -> Callable[[], None]:
         x = xs[0] if len(xs) == 1 else torch.cat(xs, dim=1)  # one message an edge, whatever it carries
         if lowered.in_place:
             ((group, V),) = lowered.sums
-            self._reduce(x.mul_(float(V.item())), group)
-            return _split_back(x, xs)
-        core, aux = x[: lowered.core], x[lowered.core :]
-        arriving = self._carry(lowered, core)
-        lowered.core_local(core, aux, arriving)
-        if lowered.aux_local is not None:
-            lowered.aux_local(aux, arriving)
-        _split_back(x, xs)
+            reduced = self._reduce(x.mul_(float(V.item())), group)
 
-    def _carry(self, lowered: Lowered, core: Tensor) -> Tensor:
-        """(k, d): the sums this process is in, then the messages to it."""
+            def summed() -> None:
+                reduced()
+                _split_back(x, xs)
+
+            return summed
+        core, aux = x[: lowered.core], x[lowered.core :]
+        arriving, arrived = self._carry(lowered, core)
+
+        def finish() -> None:
+            arrived()
+            lowered.core_local(core, aux, arriving)
+            if lowered.aux_local is not None:
+                lowered.aux_local(aux, arriving)
+            _split_back(x, xs)
+
+        return finish
+
+    def _carry(self, lowered: Lowered, core: Tensor) -> tuple[Tensor, Callable[[], None]]:
+        """(k, d): the sums this process is in, then the messages to it; there when what comes with it has been called."""
         sums = sum(len(V) for _, V in lowered.sums)
         arriving = core.new_empty(sums + sum(k for _, k in lowered.receives), core.shape[1])
-        finish = self._exchange(lowered, core, arriving[sums:])
+        waits = [self._exchange(lowered, core, arriving[sums:])]
         at = 0
         for group, V in lowered.sums:
-            self._reduce(combine(V, core, arriving[at : at + len(V)]), group)
+            waits.append(self._reduce(combine(V, core, arriving[at : at + len(V)]), group))
             at += len(V)
-        finish()
-        return arriving
+
+        def arrived() -> None:
+            for wait in waits:
+                wait()
+
+        return arriving, arrived
 
     def _exchange(self, lowered: Lowered, core: Tensor, arriving: Tensor) -> Callable[[], None]:
         """Start every message; call what it returns to wait for them."""
-        return lambda: None
+        return nothing
 
-    def _reduce(self, part: Tensor, group: tuple[int, ...]) -> None:
-        """Sum over the processes of a group, in place."""
+    def _reduce(self, part: Tensor, group: tuple[int, ...]) -> Callable[[], None]:
+        """Start to sum over the processes of a group, in place; call what it returns to wait for the sum."""
+        return nothing
 
-    def _mean(self, x: Rows) -> Common:
-        return x[: self.m].mean(0, keepdim=True)
+    def _mean(self, x: Rows) -> Callable[[], Common]:
+        mean = x[: self.m].mean(0, keepdim=True)
+        return lambda: mean
 
-    def _pick(self, x: Rows, i: int) -> Common:
-        return x[i : i + 1].clone()
+    def _pick(self, x: Rows, i: int) -> Callable[[], Common]:
+        row = x[i : i + 1].clone()
+        return lambda: row
+
+
+def nothing() -> None:
+    """Nothing to wait for."""
 
 
 def _split_back(x: Tensor, xs: tuple[Rows, ...]) -> None:

@@ -90,6 +90,7 @@ def table(summary: dict[str, Any], folder: Path, stream: TextIO = sys.stdout) ->
         ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {human_bytes(ledger['bytes'])}"),
         ("kept", KEPT[summary["saved"]]),
         ("time", f"{summary['train_s']:.2f} s training, of which {ledger['comm_s']:.2f} s in communication"),
+        *((("cluster", f"{summary['sim_s']:.4g} s on {summary['cluster']['name']}"),) if "sim_s" in summary else ()),
     ]
     shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:

@@ -32,6 +32,7 @@ TAGS = {
     "samples": "train/samples",
     "train_s": "train/seconds",
     "wall_s": "train/wall_seconds",
+    "sim_s": "train/sim_seconds",
     "rounds": "comm/rounds",
     "messages": "comm/messages",
     "bytes": "comm/bytes",

@@ -43,6 +43,7 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
         ],
         "data": task.about(config),
         "partition": task.spread(config),
+        "cluster": None if config.cluster is None else config.cluster | {"about": make(config, "cluster").describe()},
         "notes": list(notes),
     }
     if strategy.averages:
@@ -110,6 +111,8 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         mean = "" if cycle else ", in the mean square"
         console.print(f"\nzeta of {of}{mean}: {found['zeta']:.6g}  (0 averages exactly, 1 never agrees)")
     _show_schedule(console, found)
+    if found["cluster"]:
+        console.print(f"\nthe clock runs on cluster {found['cluster']['name']}: {found['cluster']['about']}", markup=False)
     if found["partition"]:
         spread.show(console, found["data"], found["partition"])
     what = "it" if found["cycle"] == 1 else "the first communication"

@@ -69,6 +69,14 @@ class Strategy:
         return False
 
     @property
+    def patient(self) -> bool:
+        """Does every step ask for its gradient (or for `local`) before it changes x, if it is not plain?
+
+        The gradient is then made when it is asked for, while what was started with `fleet.later` is under way.
+        """
+        return False
+
+    @property
     def num_aux(self) -> int:
         """v, the number of auxiliary models."""
         return 0

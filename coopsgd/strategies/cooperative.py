@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,9 @@ class Cooperative(Strategy):
     """A(tau, W, v): x <- W (x - eta g), where W = I unless a communication is due. arXiv:1808.07576.
 
     order: atc (adapt, then combine) is that. cta (combine, then adapt) mixes before the gradient, x <- p - eta g(p) with p =
-    W x: the same models half a step later. overlap mixes what was there before the step, x <- W x - eta g(x), so that a
-    network could carry it while the gradient is computed; it is what D-PSGD and EASGD first were (arXiv:1705.09056,
-    arXiv:1412.6651).
+    W x: the same models half a step later. overlap mixes what was there before the step, x <- W x - eta g(x), and the network
+    carries it while the gradient is computed; it is what D-PSGD and EASGD first were (arXiv:1705.09056, arXiv:1412.6651).
+    Only the first factor is hidden, and nothing when running statistics are mixed too or buffers=average.
 
     buffers: what a communication does to the inner optimiser's buffers. keep leaves them, average mixes them by the same
     W in the same message, reset empties them.
@@ -58,6 +59,10 @@ class Cooperative(Strategy):
     @property
     def plain(self) -> bool:
         return self.order != "overlap"  # which asks for the models before the step
+
+    @property
+    def patient(self) -> bool:
+        return self.order == "overlap" and self.buffers != "average"  # buffers are mixed before the step that uses them
 
     @property
     def times_itself(self) -> bool:
@@ -93,8 +98,10 @@ class Cooperative(Strategy):
             return tick.local(x), s
         if self.order == "atc":
             return self._communicate(fleet, tick.round, tick.inner, tick.stats, tick.local(x)), s
-        moved = self._communicate(fleet, tick.round, tick.inner, tick.stats, x.clone()).sub_(x)  # W x - x
-        return tick.local(x).add_(moved), s
+        mixed = self._start(fleet, tick.round, tick.inner, tick.stats, x)
+        before = x.clone()
+        x = tick.local(x)
+        return x.add_(mixed().sub_(before)), s
 
     def _communicate(self, fleet: Fleet, round: int, inner: Inner, stats: tuple[Rows, ...], x: Rows) -> Rows:
         """W x, in place, and what becomes of the optimiser's buffers and of running statistics."""
@@ -106,3 +113,21 @@ class Cooperative(Strategy):
         if self.buffers == "reset":
             inner.reset()
         return x
+
+    def _start(self, fleet: Fleet, round: int, inner: Inner, stats: tuple[Rows, ...], x: Rows) -> Callable[[], Rows]:
+        """The same, W x a new tensor, told when it is asked for; x may change meanwhile."""
+        factors = self.factors(fleet.m, round)
+        if stats or self.buffers == "average" or not factors:
+            mixed = self._communicate(fleet, round, inner, stats, x.clone())
+            return lambda: mixed
+        if self.buffers == "reset":
+            inner.reset()
+        first = fleet.later(fleet.mix, factors[0], x)
+
+        def finish() -> Rows:
+            mixed = first.wait()
+            for W in factors[1:]:
+                fleet.mix(W, mixed)
+            return mixed
+
+        return finish
