@@ -198,11 +198,14 @@ class AdaComm(Rule):
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
         if s is None:
             return self.tau, _Adapted(None, lr, lr, k, self.tau)
+        now = None
         if s.first is None:
-            s = s._replace(first=max(loss() - self.floor, 0.0))
+            now = max(loss() - self.floor, 0.0)
+            s = s._replace(first=now)
         if k - s.at < self.interval:
             return s.tau, s
-        now = max(loss() - self.floor, 0.0)
+        if now is None:  # else the first round was as long as the interval: there is nothing newer to ask for
+            now = max(loss() - self.floor, 0.0)
         ratio = now / s.first if s.first > 0 else 1.0
         rate = s.lr0 / lr if lr > 0 else 1.0
         wanted = math.sqrt(rate * ratio) * self.tau if math.isfinite(ratio) else s.tau

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def test_imports_point_one_way():
         below |= {
             "strategies/": {"tasks", "train", "worker", "launch", "compose"},
             "tasks/": {"train", "worker", "strategies"},
+            "clock/": {"train", "worker", "launch", "compose", "tasks"},
         }
         for room, above in below.items():
             if name.startswith(room):
@@ -102,13 +104,14 @@ def test_what_refuses_a_config_imports_no_torch():
     light += ["statistics.py", "tasks/supervised.py", "tasks/classification.py", "tasks/language.py"]
     light += [
         str(path.relative_to(ROOT / "coopsgd"))
-        for room in ("mixing", "models", "data")
+        for room in ("clock", "mixing", "models", "data")
         for path in (ROOT / "coopsgd" / room).glob("*.py")
     ]
     for name in light:
         assert not {i for i in at_start(ROOT / "coopsgd" / name) if i.split(".")[0] in heavy}, name
 
 
+LINE = {"a": 0.001, "b": 1e-8}
 YAMLS = [(group, choice.name) for group in GROUPS for choice in catalogue.choices(group)]
 
 
@@ -145,6 +148,10 @@ def test_every_yaml_composes_builds_and_takes_two_steps(gangs, monkeypatch, tmp_
         words |= more
     if (group, name) == ("model", "custom"):
         words |= {"model.path=nets:Plain"}
+    if name == "from_probe":
+        measured = {"median": 1.0, "workers": [1.0] * 4}, {"processes": 4, "all_reduce": LINE, "edge": LINE}
+        (tmp_path / "probe.json").write_text(json.dumps({"format": 1, "step_s": measured[0], "network": measured[1]}))
+        words.add(f"cluster.file={tmp_path}/probe.json")
     if name in ("lenet", "vgg11", "vgg16"):  # too many poolings for images of 8 x 8
         words |= {"data.name=nets:Large", "batch_size=2", "eval_every=0"}
     if name == "fashion_mnist":
@@ -168,11 +175,16 @@ def test_every_choice_of_a_kind_has_a_yaml():
         ("data", "data"),
         ("partition", "partition"),
         ("optim", "optim"),
+        ("cluster", "cluster"),
     ):
         assert {choice.name for choice in catalogue.choices(group)} == set(names(kind))
 
 
-NEEDED = {"custom": {"path": "a:b"}}  # what has no default that works
+NEEDED = {  # what has no default that works
+    ("data", "custom"): {"path": "a:b"},
+    ("model", "custom"): {"path": "a:b"},
+    ("cluster", "from_probe"): {"file": "probe.json"},
+}
 
 
 def test_yamls_repeat_no_default_wrongly():
@@ -182,8 +194,9 @@ def test_yamls_repeat_no_default_wrongly():
             continue
         node = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / group / f"{name}.yaml"))
         node.pop("defaults", None)
-        settings = lookup(KINDS[group], node.pop("name"))(**NEEDED.get(name, {}))
-        assert node | NEEDED.get(name, {}) == {key: getattr(settings, key) for key in node}, (group, name)
+        needed = NEEDED.get((group, name), {})
+        settings = lookup(KINDS[group], node.pop("name"))(**needed)
+        assert node | needed == needed | {key: getattr(settings, key) for key in node}, (group, name)
 
 
 def test_keys_of_strategies_and_mixings_never_collide():

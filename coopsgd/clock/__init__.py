@@ -1,4 +1,4 @@
-"""A clock for a cluster that is not there: `sim_s`, the seconds a run would have taken, from the algorithm's real dependence."""
+"""A clock for a cluster that is not there: `sim_s`, the seconds a run would have taken there."""
 
 from coopsgd.clock.clock import Clock
 from coopsgd.clock.rehearsal import clock_of, rehearse

@@ -1,8 +1,8 @@
 """Virtual seconds, one number a host, moved on by what an algorithm really waits for.
 
-A local step moves its worker on. A verb is played on the *logical* plan, one worker a host, whatever carries it out: a sum lets its
-group go on when the last has come and the all-reduce is over; a message lets its receiver go on when it is there. `later` asks
-for the times at which something ends, and the host goes on when both that and what it did meanwhile are over.
+A local step moves its worker on. A verb is played on the *logical* plan, one worker a host, whatever carries it out: a sum
+lets its group go on when the last has come and the all-reduce is over; a message lets its receiver go on when it is there.
+`later` asks for the times at which something ends, and a host goes on when both that and what it did meanwhile are over.
 
 The parts of one mixing are played one after another: its sums, then its messages. A sender goes on when its bytes have left.
 """

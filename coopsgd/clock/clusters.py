@@ -220,7 +220,9 @@ class FromProbe(Cluster):
             )
         network = found["network"]
         if m > 1 and (network["all_reduce"] is None or network["edge"] is None):
-            raise ValueError(f"cluster.file: {self.file} measured no network (processes={network['processes']}); probe with more")
+            raise ValueError(
+                f"cluster.file: {self.file} measured no network (processes={network['processes']}); probe with more"
+            )
 
     def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
         return self._times(m).copy()
@@ -244,7 +246,9 @@ class FromProbe(Cluster):
 
     def describe(self) -> str:
         found = measured(self.file)
-        return f"as measured in {self.file} ({len(found['step_s']['workers'])} workers, {found['network']['processes']} processes)"
+        return (
+            f"as measured in {self.file} ({len(found['step_s']['workers'])} workers, {found['network']['processes']} processes)"
+        )
 
 
 @cache
@@ -267,7 +271,9 @@ UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 def bits(value: Any) -> float:
     """Bit/s of a positive number, or of words like "100 Mbit/s". ValueError for anything else."""
-    words = re.fullmatch(r"\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*([kmgt]?)bit(/s)?\s*", value.lower()) if isinstance(value, str) else None
+    words = (
+        re.fullmatch(r"\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*([kmgt]?)bit(/s)?\s*", value.lower()) if isinstance(value, str) else None
+    )
     try:
         speed = float(words[1]) * UNITS[words[2]] if words else float(value) if is_number(value) else math.nan
     except ValueError:

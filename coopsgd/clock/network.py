@@ -22,7 +22,7 @@ ALL_REDUCES = ("ring", "tree", "halving_doubling", "two_level")
 
 @dataclass(frozen=True)
 class Network:
-    """Links between hosts, workers first. a, b: (hosts, hosts), [i, j] is from j to i. all_reduce: (group, bytes) -> seconds."""
+    """Links between hosts, workers first. a, b: (hosts, hosts), [to, from]. all_reduce: (group, bytes) -> seconds."""
 
     a: np.ndarray
     b: np.ndarray

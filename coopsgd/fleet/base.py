@@ -91,7 +91,11 @@ class Fleet(ABC):
         if verb == self.mean:
             both = self._averaging(*args)
             return Pending(lambda: both.wait()[0])
-        begun = {self.mix: self._mixing, self.means: self._averaging, self.pick: self._picking}
+        begun: dict[Any, Callable[..., Pending]] = {
+            self.mix: self._mixing,
+            self.means: self._averaging,
+            self.pick: self._picking,
+        }
         if verb not in begun:
             raise ValueError(f"later: takes mix, mean, means or pick of this fleet, got {verb!r}")
         return begun[verb](*args)

@@ -70,11 +70,11 @@ class Stacked(Fleet):
             ((group, V),) = lowered.sums
             reduced = self._reduce(x.mul_(float(V.item())), group)
 
-            def finish() -> None:
+            def summed() -> None:
                 reduced()
                 _split_back(x, xs)
 
-            return finish
+            return summed
         core, aux = x[: lowered.core], x[lowered.core :]
         arriving, arrived = self._carry(lowered, core)
 

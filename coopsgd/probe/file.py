@@ -83,7 +83,9 @@ class Probe:
                 f"step and the network are those of {self.workers}"
             )
         if self.dtype != config.dtype:
-            notes.append(f"{self.path}: measured with dtype={self.dtype}, used for dtype={config.dtype}; its seconds are the former's")
+            notes.append(
+                f"{self.path}: measured with dtype={self.dtype}, used for dtype={config.dtype}; its seconds are the former's"
+            )
         return tuple(notes)
 
 

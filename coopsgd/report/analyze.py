@@ -43,10 +43,10 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
     noise = lr^2 sigma2 C, drift = lr^2 kappa2 H. Without curvature; drift for gradients that differ every way alike.
     pasgd: {tau_bound, tau_consensus}: the period at which periodic averaging has the same bound at equal eta_eff, and the same
     stationary consensus at equal lr.
-    cost: {messages, vectors, bytes_per_worker_mean, bytes_per_worker_max} a step.
+    cost: {messages, vectors, bytes_per_worker_mean, bytes_per_worker_max} a step, and seconds a step on the configured cluster.
     notes: what the user should be told.
     """
-    known, source = constants(config, probe)
+    known, source, told = constants(config, probe)
     setting = Setting(config, strategy, known)
     m, v, tau, A, largest = setting.m, setting.v, setting.tau, setting.A, setting.largest_steps
     rate = None
@@ -90,8 +90,8 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
             "tau_bound": None if A is None else A + 1,
             "tau_consensus": None if C is None or m == 1 or setting.order != "atc" else 1 + 2 * m * C / (m - 1),
         },
-        "cost": cost.per_step(config, strategy, tau),
-        "notes": list(notes),
+        "cost": cost.per_step(config, strategy, tau) | {"seconds": cost.seconds(config, strategy)},
+        "notes": [*notes, *told],
     }
 
 
@@ -140,6 +140,8 @@ def show(found: dict[str, Any], as_json: bool) -> None:
             f"\ncost of a step: {_n(spent['messages'])} messages; a worker sends {human_bytes(spent['bytes_per_worker_mean'])} "
             f"in the mean, {human_bytes(spent['bytes_per_worker_max'])} at most"
         )
+    if spent["seconds"] is not None:
+        console.print(f"on this cluster a step takes {_n(spent['seconds'])} s")
 
 
 def _n(x: float | None) -> str:

@@ -11,6 +11,7 @@ from coopsgd.fleet import plan as plans
 from coopsgd.strategies.base import Strategy
 
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
+REHEARSED = 1000  # steps whose mean stands for a step of a longer run
 STRETCH = 256  # communications whose mean stands for a schedule that never repeats
 COSTS = ("messages", "vectors", "bytes_per_worker_mean", "bytes_per_worker_max")
 
@@ -66,3 +67,13 @@ def per_step(config: Config, strategy: Strategy, tau: int) -> dict[str, float | 
     if found[0]["messages"] is None:
         return dict.fromkeys(COSTS)
     return {key: sum(one[key] for one in found) / len(found) / tau for key in COSTS}
+
+
+def seconds(config: Config, strategy: Strategy) -> float | None:
+    """Of a step on the configured cluster; None without one, or when the period goes by the loss and only the run can tell."""
+    steps = min(config.steps or 0, REHEARSED)
+    if config.cluster is None or not steps or make(config, "period").WATCHES:
+        return None
+    from coopsgd.clock import rehearse
+
+    return float(rehearse(config, strategy, steps)[-1]) / steps

@@ -47,9 +47,9 @@ def _compared(folder: str, probe: str | None) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"--over: {folder} holds no run to read ({error}); name a run folder") from None
     strategy, _ = make_strategy(run.config)
-    known, source = constants(run.config, probe)
+    known, source, told = constants(run.config, probe)
     setting = Setting(run.config, strategy, known)
-    why = [] if known else [source]
+    why = [*told] if known else [source]
     why += [f"{a.name}: {a.why}" for a in setting.assumptions if not a.holds]
     consensus = gradient = None
     if known:

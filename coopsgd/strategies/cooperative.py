@@ -114,9 +114,7 @@ class Cooperative(Strategy):
             inner.reset()
         return x
 
-    def _start(
-        self, fleet: Fleet, round: int, inner: Inner, stats: tuple[Rows, ...], x: Rows
-    ) -> Callable[[], Rows]:
+    def _start(self, fleet: Fleet, round: int, inner: Inner, stats: tuple[Rows, ...], x: Rows) -> Callable[[], Rows]:
         """The same, W x a new tensor, told when it is asked for; x may change meanwhile."""
         factors = self.factors(fleet.m, round)
         if stats or self.buffers == "average" or not factors:

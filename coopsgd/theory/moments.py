@@ -1,7 +1,7 @@
 """How far apart workers are, exactly: the second moment of their models under gradient noise alone.
 
 Without curvature x <- W (x - eta xi), so S = E[x x'] obeys S <- W (S + eta^2 P) W' per coordinate, P the identity on the
-workers, zero on auxiliary rows, which have no gradient. What is logged, (1/m) sum ||x_i - mean of the workers||^2, is tr(M S) with
+workers, zero on auxiliary rows, which have no gradient. What is logged, (1/m) sum ||x_i - workers' mean||^2, is tr(M S) with
 M = (I - J) / m on the workers, blind to what all rows share. So S is kept seen from the workers' mean, where it stays bounded.
 For v = 0 and a symmetric W with eigenvalues lambda_j its stationary value, averaged over the phases of a round, is
 
@@ -110,9 +110,9 @@ def noise_consensus(
     """
     M = _spread(m, len(Ws[0]), everyone)
     if len(Ws) == 1 and counts is None and order == "atc" and spectra.is_symmetric(Ws[0]):
-        modes = _Modes(Ws[0], m, M)
-        if (modes.q >= 1 - spectra.TOLERANCE).any():
+        if not spectra.reaches_consensus(Ws[0]):
             return None
+        modes = _Modes(Ws[0], m, M)
         return tau * float(modes.weight @ (modes.q / (1 - modes.q))) + (tau - 1) / 2 * float(np.diag(M)[:m].sum())
     first, second = _stretches(Ws, m, tau, order, counts, repeats)
     S, _ = first.noise(np.zeros_like(M), M)
@@ -150,8 +150,9 @@ def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, M: np.ndarray, act: An
     if A is None:
         return walk(X, M)[1] / rounds.steps
     for _ in range(DOUBLINGS):
-        more = act(A, X)
-        X, A = X + more, A @ A
+        with np.errstate(over="ignore", invalid="ignore"):
+            more = act(A, X)
+            X, A = X + more, A @ A
         if not np.isfinite(X).all():
             return None
         if np.abs(more).max() <= CONVERGED * max(1.0, np.abs(X).max()):
