@@ -104,7 +104,9 @@ def analyze(
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
-@click.option("--probe", type=click.Path(exists=True, dir_okay=False), help="probe.json: constants, and the cluster if none is named.")
+@click.option(
+    "--probe", type=click.Path(exists=True, dir_okay=False), help="probe.json: constants, and the cluster if none is named."
+)
 @click.option("--budget-seconds", type=float, help="Rank by the error after so many seconds on the cluster's clock.")
 @click.option("--target-loss", type=float, help="Rank by the seconds until eval/loss is at most this.")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many to print.")

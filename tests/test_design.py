@@ -1,11 +1,10 @@
-"""`coopsgd design`: what is searched, that pilots are read rightly, that the ranking is what its parts say, and that it holds."""
+"""`coopsgd design`: what is searched, how pilots are read, that the ranking is what its parts say, and that it holds."""
 
 from __future__ import annotations
 
 import json
 import math
 import shlex
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +14,6 @@ from coopsgd.design import ranking, study
 from coopsgd.design.candidates import TAUS, candidates
 from coopsgd.design.pilots import Pilots, pilot
 from coopsgd.design.ranking import Drift, Goal
-from coopsgd.errors import ConfigError
-from coopsgd.mixing import spectra
 
 NOISY = ("task=quadratic", "task.heterogeneity=0", "task.dim=20", "optim.lr=0.1")
 SLOW = ("cluster=custom", "cluster.latency_s=0.05", "cluster.bandwidth=1 Gbit/s", "cluster.step_s=0.01")
@@ -61,7 +58,9 @@ def test_words_that_are_given_are_not_searched():
     assert {one.config.tau for one in found} == {3}
     assert {one.config.topology["name"] for one in found} == {"ring"}
     assert {one.config.algo["weights"] for one in found} == {"metropolis", "fdla"}
-    assert all(one.words[0] == "algo=dpsgd" and not any(word.startswith(("tau", "topology")) for word in one.words) for one in found)
+    assert all(
+        one.words[0] == "algo=dpsgd" and not any(word.startswith(("tau", "topology")) for word in one.words) for one in found
+    )
     found = candidates(base(*NOISY, "algo=easgd", "algo.alpha=0.05"), ("algo=easgd", "algo.alpha=0.05"))
     assert {one.config.algo["alpha"] for one in found} == {0.05} and len({one.config.tau for one in found}) > 3
 
@@ -167,7 +166,9 @@ def designed(cli, tmp_path, *words):
 
 def test_design_from_the_command_line(cli, tmp_path):
     """A slow network: fullsync pays 6 latencies a step, so it must lose to whoever communicates rarely; and the runs agree."""
-    found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=60", "--budget-seconds", "2", "--check", "2", "--top", "400")
+    found = designed(
+        cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=60", "--budget-seconds", "2", "--check", "2", "--top", "400"
+    )
     ranked = {entry["algo"]: entry["rank"] for entry in found["ranking"]}
     assert ranked["algo=pasgd tau=16"] < ranked["algo=fullsync"] and ranked["algo=pasgd tau=1"] > len(ranked) / 2
     errors = [float(f"{entry['error']:.3g}") for entry in found["ranking"]]

@@ -256,7 +256,7 @@ def test_memory_of_many_workers(cli, tmp_path, more, copies):
         assert summary["parameters"] == LEARNED
         return summary["peak_memory"]
 
-    # from many to more: what a process needs before its first row varies by a copy of 128 rows from run to run when rows are few
+    # from many to more: what a process needs before its first row varies by a copy of 128 rows from run to run
     copied = (peak(536) - peak(280)) / (256 * LEARNED * 4)
     assert copies - 0.5 < copied < copies + 0.5
 

@@ -131,7 +131,7 @@ def _identity(strategy: Strategy, m: int) -> Any:
 
 def _keys(algo: dict[str, Any]) -> dict[str, tuple[str, Any]]:
     """The keys of an algo's strategy and mixing: the mixing's name, and the default."""
-    found = {}
+    found: dict[str, tuple[str, Any]] = {}
     for kind in ("strategy", "mixing"):
         if algo.get(kind) is not None:
             owner = str(algo.get("mixing", ""))

@@ -31,8 +31,9 @@ def design(
     """Search, predict, rank, check, tell. ConfigError when what is asked makes no sense or cannot be met."""
     if probe is not None and not any(word.startswith("cluster=") for word in words):
         words = [*words, "cluster=from_probe", f"cluster.file={probe}"]
-    base = compose.shown(words, config_dir).config
-    known, _ = constants(base, probe)
+    checked = compose.shown(words, config_dir)
+    base = checked.config
+    known, _, notes = constants(base, probe)
     folder = Path(compose.fresh(f"designs/{datetime.now():%Y-%m-%d/%H-%M-%S}"))
     line = "coopsgd design " + shlex.join(words)
 
@@ -43,6 +44,8 @@ def design(
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    for note in (*checked.notes, *notes):
+        say(note)
     found = studies.study(
         base,
         words,

@@ -53,26 +53,18 @@ class Pilots:
 
 
 def pilot(base: Config, tau: int) -> Config:
-    """Periodic averaging by tau on base's task, all workers in one process, looked at often and seen by no clock."""
+    """Periodic averaging by tau on base's task, looked at often and seen by no clock."""
     every = max(1, math.ceil(base.steps / (LOOKS - 1)))
     every += every > 1 and every % 2 == 0  # odd: the looks then fall on every phase of a round
     algo = {"name": "pasgd", "strategy": "cooperative", "mixing": "average"}
-    return replace(
-        base,
-        algo=algo,
-        tau=tau,
-        period={"name": "constant"},
-        topology=None,
-        cluster=None,
-        processes=1,
-        threads=config.cores(),
-        log_every=every,
-        eval_every=every,
-        eval_samples=1,
-        save="none",
-        launch=True,
-        name=f"pilot tau={tau}",
-    )
+    plain = replace(base, algo=algo, tau=tau, period={"name": "constant"}, topology=None, cluster=None)
+    return replace(in_one_process(plain, every), name=f"pilot tau={tau}")
+
+
+def in_one_process(settings: Config, every: int) -> Config:
+    """The same run with all workers in one process, evaluated every so many steps, of which nothing but numbers is kept."""
+    here = replace(settings, processes=1, threads=config.cores(), launch=True, save="none")
+    return replace(here, log_every=every, eval_every=every, eval_samples=1)
 
 
 def fly(base: Config, folder: Path, run: Callable[[Config, Path], list[dict[str, Any]]]) -> Pilots:
@@ -96,7 +88,9 @@ def _seen(m: int, taus: list[int], found: list[list[dict[str, Any]]]) -> tuple[f
     for tau, lines in zip(taus, found, strict=True):
         seen = [line["consensus"] for line in lines[1:]]
         if tau > 1 and None not in seen and (distance := float(np.mean(seen))) > 0:
-            rows.append([(theory.noise_consensus(J, m, tau) or 0) / distance, (theory.drift_consensus(J, m, tau) or 0) / distance])
+            rows.append(
+                [(theory.noise_consensus(J, m, tau) or 0) / distance, (theory.drift_consensus(J, m, tau) or 0) / distance]
+            )
     if not rows:
         return 0.0, 0.0
     noise, drift = nnls(np.array(rows), np.ones(len(rows)))[0]

@@ -87,6 +87,7 @@ class Goal:
             (there,) = np.nonzero(errors <= self.target)
             steps = int(there[0]) + 1 if len(there) else 0
         else:
+            assert self.budget is not None
             steps = int(np.searchsorted(times, self.budget, side="right"))
         return steps, float(times[steps - 1]) if steps else math.inf
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd import clock, config
+from coopsgd import clock
 from coopsgd.config import Config
 from coopsgd.design import ranking
 from coopsgd.design.candidates import Candidate, candidates
-from coopsgd.design.pilots import LOOKS, Pilots, fly
+from coopsgd.design.pilots import LOOKS, Pilots, fly, in_one_process
 from coopsgd.design.ranking import Drift, Entry, Goal
 from coopsgd.errors import ConfigError
 from coopsgd.theory import Known
@@ -140,8 +140,7 @@ def check(study: Study, base: Config, some: Sequence[int], folder: Path, run: Ru
         entry = study.entries[place]
         steps = base.steps if study.goal.budget is None else max(1, entry.steps)
         every = max(1, steps // (LOOKS - 1))
-        looks = {"log_every": every, "eval_every": every, "eval_samples": 1, "save": "none"}
-        settings = replace(entry.candidate.config, steps=steps, processes=1, threads=config.cores(), **looks)
+        settings = replace(in_one_process(entry.candidate.config, every), steps=steps)
         lines = [line for line in run(settings, folder / f"rank-{place + 1}") if line.get("eval/loss") is not None]
         times = np.array([line["sim_s"] for line in lines])
         losses = np.array([line["eval/loss"] for line in lines])
@@ -179,5 +178,5 @@ def _seconds_to(target: float, times: np.ndarray, losses: np.ndarray) -> float:
 def places(entries: int, first: int, losers: int = 3) -> list[int]:
     """The first so many, and a few from the rest, evenly down to the last."""
     chosen = list(range(min(first, entries)))
-    rest = np.linspace(first, entries - 1, losers + 1)[1:] if entries > first else []
-    return sorted({*chosen, *(int(round(place)) for place in rest)})
+    rest = np.linspace(first, entries - 1, losers + 1)[1:].round() if entries > first else np.array([])
+    return sorted({*chosen, *(int(place) for place in rest)})

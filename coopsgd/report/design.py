@@ -17,7 +17,6 @@ from coopsgd.design.ranking import Entry, pareto
 from coopsgd.design.study import Study
 from coopsgd.report.console import human_bytes
 
-
 WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
 
 
@@ -40,7 +39,8 @@ def facts(study: Study, words: Sequence[str], top: int) -> dict[str, Any]:
         },
         "ranking": [_entry(study, entry, rank, words) for rank, entry in enumerate(study.entries[:top], 1)],
         "pareto": [
-            {"algo": e.candidate.label, "seconds": float(e.times[-1]), "error": float(e.errors[-1])} for e in pareto(study.entries)
+            {"algo": e.candidate.label, "seconds": float(e.times[-1]), "error": float(e.errors[-1])}
+            for e in pareto(study.entries)
         ],
     }
     if (verdict := study.verdict) is not None:
@@ -163,7 +163,9 @@ def picture(study: Study, path: Path) -> bool:
     for name, some in families.items():
         axes.scatter([e.times[-1] for e in some], [e.errors[-1] for e in some], s=14, alpha=0.7, label=name)
     front = pareto(study.entries)
-    axes.step([e.times[-1] for e in front], [e.errors[-1] for e in front], where="post", color="black", lw=1, label="Pareto front")
+    axes.step(
+        [e.times[-1] for e in front], [e.errors[-1] for e in front], where="post", color="black", lw=1, label="Pareto front"
+    )
     for run in study.verdict.runs if study.verdict is not None else ():
         axes.scatter(run.times[-1], run.losses[-1], marker="x", color="black", s=30)
     axes.set_xscale("log")
