@@ -150,27 +150,36 @@ def _seconds(value: float) -> str:
 
 
 def picture(study: Study, path: Path) -> bool:
-    """Predicted error against predicted seconds, the Pareto front drawn through; False without matplotlib."""
+    """Predicted error against seconds with the Pareto front; beside it what runs measured. False without matplotlib."""
     try:
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    panels = 1 if study.verdict is None else 2
+    figure = Figure(figsize=(7.5 * panels, 5), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
     families: dict[str, list[Entry]] = {}
     for entry in study.entries:
-        families.setdefault(entry.candidate.words[0].removeprefix("algo="), []).append(entry)
-    for name, some in families.items():
-        axes.scatter([e.times[-1] for e in some], [e.errors[-1] for e in some], s=14, alpha=0.7, label=name)
+        families.setdefault(entry.candidate.config.algo["name"], []).append(entry)
+    for color, (name, some) in zip(colormaps["tab20"].colors, sorted(families.items()), strict=False):
+        axes[0].scatter([e.times[-1] for e in some], [e.errors[-1] for e in some], s=14, color=color, label=name)
     front = pareto(study.entries)
-    axes.step(
+    axes[0].step(
         [e.times[-1] for e in front], [e.errors[-1] for e in front], where="post", color="black", lw=1, label="Pareto front"
     )
-    for run in study.verdict.runs if study.verdict is not None else ():
-        axes.scatter(run.times[-1], run.losses[-1], marker="x", color="black", s=30)
-    axes.set_xscale("log")
-    axes.set_xlabel("predicted seconds for all steps (x: measured on the clock)")
-    axes.set_ylabel("predicted " + ("bound" if study.pilots is None else "eval/loss"))
-    axes.legend(fontsize="small", ncols=2)
-    figure.savefig(path, dpi=150)
+    axes[0].set_xscale("log")
+    axes[0].set_xlabel("predicted seconds for all steps")
+    axes[0].set_ylabel("predicted " + ("bound" if study.pilots is None else "eval/loss"))
+    axes[0].legend(fontsize="small", ncols=2)
+    if study.verdict is not None:
+        for color, run in zip(colormaps["tab10"].colors, study.verdict.runs, strict=False):
+            shown = run.entry.times <= run.times[-1]
+            axes[1].plot(run.times, run.losses, color=color, lw=1.2, label=f"{run.rank}. {run.entry.candidate.label}")
+            if study.pilots is not None:
+                axes[1].plot(run.entry.times[shown], run.entry.errors[shown], color=color, lw=0.9, ls="--")
+        axes[1].set_xlabel("seconds on the clock (measured; dashed: predicted)")
+        axes[1].set_ylabel("eval/loss")
+        axes[1].legend(fontsize="x-small")
+    figure.savefig(path, dpi=120)
     return True
