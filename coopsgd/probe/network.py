@@ -1,4 +1,4 @@
-"""How long messages take between the processes of a run: an all-reduce over all of them, and one message from one to another."""
+"""How long messages take between the processes of a run: an all-reduce over all of them, a message from one to another."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def measure(fleet: Fleet, row: int, device: torch.device, draw: np.random.Genera
         part = torch.zeros(size // 4, dtype=torch.float32, device=device)
         asked: list[Call] = [(_reduce(part), tuple(range(P))), *((_trip(fleet.rank, pair, part), pair) for pair in pairs)]
         once = [float(_times(fleet, call, 2)[1]) for call in asked]  # the first opens connections
-        calls.append([(call, int(np.clip(SECONDS / ROUNDS / s, 1, MOST // ROUNDS))) for call, s in zip(asked, once, strict=True)])
+        calls.append(
+            [(call, int(np.clip(SECONDS / ROUNDS / s, 1, MOST // ROUNDS))) for call, s in zip(asked, once, strict=True)]
+        )
         if max(once[0], max(once[1:]) / 2) > SLOW:
             break
     rounds = [[[_times(fleet, *asked) for asked in of] for of in calls] for _ in range(ROUNDS)]
