@@ -22,7 +22,7 @@ PLACES = ("file",)  # settings that say where a thing lies on this machine, not 
 
 @dataclass(frozen=True)
 class Network:
-    """Seconds that so many bytes take, a + b * bytes: in an `all_reduce` over all processes, on an `edge` from one to another."""
+    """Seconds that bytes take, a + b * bytes: in an `all_reduce` over all processes, on an `edge` from one to another."""
 
     processes: int
     all_reduce: Line

@@ -1,8 +1,9 @@
 """Walk a short SGD path and measure on the way, in all processes of a run at once.
 
 The path is plain SGD at the rate `optim.lr` by the mean of all workers' gradients: where every synchronous algorithm goes as
-long as its workers agree. At points of it: minibatch gradients exactly as a run would take them, from passes over the data that no
-run gets to, and the curvature of F on one fixed sample, the first batches of such a pass.
+long as its workers agree. At points of it: minibatch gradients exactly as a run would take them (augmented, with dropout, not
+clipped), from passes over the data that no run gets to; and the curvature of F on one fixed sample, the first batches of such
+a pass (augmented once, without dropout, BatchNorm by the batch, never in bfloat16).
 """
 
 from __future__ import annotations
