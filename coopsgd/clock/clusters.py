@@ -43,8 +43,8 @@ class Cluster:
         if self.ports not in PORTS:
             raise ValueError(f"cluster.ports: must be one of {', '.join(PORTS)}, got {self.ports!r}")
 
-    def check(self, m: int) -> None:
-        """ValueError when this is no cluster for m workers."""
+    def check(self, config: Any) -> None:
+        """ValueError when this is no cluster for the workers (or the model) of this config."""
 
     def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
         """(m,) seconds of local step k on each worker."""
@@ -104,7 +104,8 @@ class Links(Cluster):
         _matrix("latency_s", self.latency_s, _seconds)
         _matrix("bandwidth", self.bandwidth, bits)
 
-    def check(self, m: int) -> None:
+    def check(self, config: Any) -> None:
+        m = config.workers
         if self.speeds is not None and len(self.speeds) != m:
             raise ValueError(f"cluster.speeds: names {len(self.speeds)} workers, but workers={m}; give one speed for each")
         n, what = len(self._sites(m)), "workers" if self.groups is None else "groups"
@@ -211,7 +212,8 @@ class FromProbe(Cluster):
         if not self.file:
             raise ValueError("cluster.file: is missing; name what `coopsgd probe` wrote, as in cluster.file=probe.json")
 
-    def check(self, m: int) -> None:
+    def check(self, config: Any) -> None:
+        m = config.workers
         found = measured(self.file)
         if self.own_speeds and len(found["step_s"]["workers"]) != m:
             raise ValueError(
