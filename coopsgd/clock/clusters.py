@@ -221,22 +221,19 @@ class FromProbe(Cluster):
                 "probe as many, or set cluster.own_speeds=false"
             )
         network = found["network"]
-        if m > 1 and (network["all_reduce"] is None or network["edge"] is None):
+        if m > 1 and (network["processes"] < 2 or network["all_reduce"] is None or network["edge"] is None):
             raise ValueError(
                 f"cluster.file: {self.file} measured no network (processes={network['processes']}); probe with more"
             )
 
     def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
-        return self._times(m).copy()
-
-    def _times(self, m: int) -> np.ndarray:
         step = measured(self.file)["step_s"]
         return np.array(step["workers"], dtype=float) if self.own_speeds else np.full(m, float(step["median"]))
 
     def network(self, m: int, hosts: int) -> Network:
         found = measured(self.file)["network"]
         P, whole, edge = found["processes"], found["all_reduce"], found["edge"]
-        if whole is None or edge is None:
+        if m == 1:
             return Network(np.zeros((hosts, hosts)), np.zeros((hosts, hosts)), self.ports, lambda group, nbytes: 0.0)
 
         def all_reduce(group: np.ndarray, nbytes: float) -> float:
