@@ -124,7 +124,7 @@ class Setting:
         everyone = self.counts is None
         yield Assumption("everyone works", everyone, "" if everyone else f"{algo}: some workers sit out or take fewer steps")
         yield self._about_tau()
-        told = "the models before half a step of atc" if self.order == "cta" else ""
+        told = "cta has the models of atc, logged before their mixing" if self.order == "cta" else ""
         late = "order=overlap: the last gradient of a round is not mixed; the theorem is about atc"
         yield Assumption("order", self.order != "overlap", late if self.order == "overlap" else told)
         if self.known is not None:

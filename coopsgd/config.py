@@ -114,7 +114,7 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
         task.check(config)
         config.steps, config.epochs = _length(config, task), None
         if config.cluster is not None:
-            make(config, "cluster").check(config.workers)
+            make(config, "cluster").check(config)
         make(config, "optim")
         make(config, "schedule").arguments(config.steps)
         kept = task.statistics(config)

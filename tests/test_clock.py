@@ -261,6 +261,9 @@ def test_a_probe_is_taken_at_its_word(tmp_path):
     assert rehearsed(*cluster, "algo=fullsync", "cluster.own_speeds=false")[0] == pytest.approx(2 + 0.6 + 1e-3 * n, rel=1e-12)
     # a ring of four: the slowest's neighbours have its message 0.1 s and two messages' bytes after it was done
     assert rehearsed(*cluster, "algo=dpsgd")[0] == pytest.approx(3 + 0.1 + 2 * 2e-3 * n, rel=1e-12)
+    assert rehearsed(*cluster, "workers=1", "cluster.own_speeds=false")[-1] == pytest.approx(
+        24 * 2, rel=1e-12
+    )  # nobody to talk to
     # groups of two of four: a ring has 1 of 3 latencies and (1/2) / (3/4) of the bytes
     pair = 0.6 / 3 + 1e-3 * n * (1 / 2) / (3 / 4)
     assert FromProbe(file=str(file)).network(4, 4).all_reduce(np.arange(2), n) == pytest.approx(pair, rel=1e-12)
@@ -298,6 +301,10 @@ BAD = {
         ["cluster=from_probe", "cluster.file=other.json"],
         ["cluster.file", "other.json", "no probe file"],
     ),
+    "a probe without a network": (
+        ["cluster=from_probe", "cluster.file=alone.json"],
+        ["cluster.file", "processes=1", "no network"],
+    ),
     "a probe of others": (
         ["cluster=from_probe", "cluster.file=probe.json", "workers=3"],
         ["4 workers", "workers=3", "own_speeds"],
@@ -308,6 +315,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_cluster_that_cannot_be_is_one_line(cli, tmp_path, case):
     (tmp_path / "other.json").write_text("{}")
+    alone = PROBE | {"network": {"processes": 1, "all_reduce": None, "edge": None}}
+    (tmp_path / "alone.json").write_text(json.dumps(alone))
     (tmp_path / "probe.json").write_text(json.dumps(PROBE))
     given, told = BAD[case]
     ended = cli("show", "task=quadratic", "workers=4", *given)

@@ -109,12 +109,14 @@ def slowed(rank, settings, processes, network, compute):
 
 @pytest.mark.parametrize("algo", ["algo=dpsgd", "algo=pasgd", "algo=easgd"])
 def test_what_the_network_does_is_hidden_behind_the_gradient(gangs, algo):
-    # 20 steps with 20 ms of gradient and 15 ms of network each: 0.4 s where it is hidden, 0.7 s where it is not
+    # 20 steps with 20 ms of gradient and 15 ms of network each: 0.7 s where nothing is hidden, 0.3 s less where all of it is,
+    # and as much more in both as a busy machine takes
     run = (*QUADRATIC, "workers=4", "tau=1", "steps=20", "log_every=20", algo)
     took = {}
     for order in ("overlap", "atc"):
         took[order] = min(max(gangs(4)(slowed, settle((*run, f"algo.order={order}")), 4, 0.015, 0.02)) for _ in range(3))
-    assert took["overlap"] < 0.6 < 0.7 <= took["atc"]
+    assert took["atc"] >= 0.7
+    assert took["overlap"] < took["atc"] - 0.15
 
 
 def test_overlap_with_every_buffer_policy_is_the_same_everywhere(gangs):

@@ -43,8 +43,8 @@ class Cluster:
         if self.ports not in PORTS:
             raise ValueError(f"cluster.ports: must be one of {', '.join(PORTS)}, got {self.ports!r}")
 
-    def check(self, m: int) -> None:
-        """ValueError when this is no cluster for m workers."""
+    def check(self, config: Any) -> None:
+        """ValueError when this is no cluster for the workers (or the model) of this config."""
 
     def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
         """(m,) seconds of local step k on each worker."""
@@ -104,7 +104,8 @@ class Links(Cluster):
         _matrix("latency_s", self.latency_s, _seconds)
         _matrix("bandwidth", self.bandwidth, bits)
 
-    def check(self, m: int) -> None:
+    def check(self, config: Any) -> None:
+        m = config.workers
         if self.speeds is not None and len(self.speeds) != m:
             raise ValueError(f"cluster.speeds: names {len(self.speeds)} workers, but workers={m}; give one speed for each")
         n, what = len(self._sites(m)), "workers" if self.groups is None else "groups"
@@ -211,7 +212,8 @@ class FromProbe(Cluster):
         if not self.file:
             raise ValueError("cluster.file: is missing; name what `coopsgd probe` wrote, as in cluster.file=probe.json")
 
-    def check(self, m: int) -> None:
+    def check(self, config: Any) -> None:
+        m = config.workers
         found = measured(self.file)
         if self.own_speeds and len(found["step_s"]["workers"]) != m:
             raise ValueError(
@@ -219,22 +221,19 @@ class FromProbe(Cluster):
                 "probe as many, or set cluster.own_speeds=false"
             )
         network = found["network"]
-        if m > 1 and (network["all_reduce"] is None or network["edge"] is None):
+        if m > 1 and (network["processes"] < 2 or network["all_reduce"] is None or network["edge"] is None):
             raise ValueError(
                 f"cluster.file: {self.file} measured no network (processes={network['processes']}); probe with more"
             )
 
     def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
-        return self._times(m).copy()
-
-    def _times(self, m: int) -> np.ndarray:
         step = measured(self.file)["step_s"]
         return np.array(step["workers"], dtype=float) if self.own_speeds else np.full(m, float(step["median"]))
 
     def network(self, m: int, hosts: int) -> Network:
         found = measured(self.file)["network"]
         P, whole, edge = found["processes"], found["all_reduce"], found["edge"]
-        if whole is None or edge is None:
+        if m == 1:
             return Network(np.zeros((hosts, hosts)), np.zeros((hosts, hosts)), self.ports, lambda group, nbytes: 0.0)
 
         def all_reduce(group: np.ndarray, nbytes: float) -> float:

@@ -69,7 +69,8 @@ def _measured(folder: Path, settings: Any, silent: bool) -> dict[str, Any]:
     if not silent:
         rows = settings.workers // settings.processes
         print(
-            f"probing {settings.workers} workers in {settings.processes} process{'es' * (settings.processes > 1)} ({rows} each), "
+            f"probing {settings.workers} workers in {settings.processes} process{'es' * (settings.processes > 1)} "
+            f"({rows} each), "
             f"{settings.threads} thread{'s' * (settings.threads > 1)} a process, {settings.device}",
             flush=True,
         )

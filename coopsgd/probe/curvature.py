@@ -1,7 +1,7 @@
 """The largest curvature at a point, from Hessian-vector products alone.
 
 Power iteration that forgets nothing: Lanczos (1950) keeps all the products it has made and takes the best vector of their
-span, so that 16 products tell what power iteration needs hundreds for where eigenvalues lie close.
+span, so that 8 products tell what power iteration needs many more for where eigenvalues lie close.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def weights(draw: np.random.Generator, n: int, draws: int = DRAWS) -> np.ndarray
 
 
 def paired(M: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """(draws,) mean of M[j, l] over pairs j != l, weighted by w (draws, n): two measurements of it that know nothing of each other."""
+    """(draws,) mean of M[j, l] over pairs j != l, weighted by w (draws, n): no noise meets itself there."""
     pairs = np.einsum("dj,jl,dl->d", w, M, w) - (w**2) @ np.diag(M)
     count = w.sum(1) ** 2 - (w**2).sum(1)
     return np.divide(pairs, count, out=np.full(len(w), np.nan), where=count > 0)
@@ -81,7 +81,7 @@ class Moments(NamedTuple):
 
 
 def along(path: Sequence[Moments], what: str, draw: np.random.Generator) -> Estimate:
-    """`sigma2` or `kappa2` averaged over the points of a path: the bound sums the noise of the steps, so their mean is what counts."""
+    """`sigma2` or `kappa2`, the mean over the points of a path: a bound sums the noise of all steps, so the mean counts."""
     everything = np.ones((1, len(path[0].losses)))
     value = float(np.mean([getattr(point, what)(everything) for point in path]))
     n = len(path[0].losses)
@@ -97,7 +97,7 @@ def slope(first: Moments, draw: np.random.Generator) -> Estimate:
 
 
 def gap(path: Sequence[Moments], infimum: float | None, draw: np.random.Generator) -> Estimate:
-    """F(start) - F_inf. Where the infimum is not known it is taken as 0, for no loss is negative; `low` then has the best loss seen."""
+    """F(start) - inf F. An unknown infimum is taken as 0, for no loss is negative; `low` then has the best loss seen."""
     n = len(path[0].losses)
     everything, w = np.ones((1, n)), weights(draw, n)
     value, draws = float(path[0].loss(everything)[0]), path[0].loss(w)
@@ -110,7 +110,7 @@ def gap(path: Sequence[Moments], infimum: float | None, draw: np.random.Generato
 
 
 def curvature(value: float, slack: float, parts: np.ndarray, draw: np.random.Generator) -> Estimate:
-    """The largest eigenvalue `value`, which may be `slack` more, from v' H v of its vector on parts of the sample (workers, parts).
+    """The largest eigenvalue, which may be `slack` more, with v' H v of its vector on parts of the sample (workers, parts).
 
     Parts are drawn again within each worker: the workers are given, their samples are not.
     """
@@ -124,8 +124,8 @@ def curvature(value: float, slack: float, parts: np.ndarray, draw: np.random.Gen
 def median(times: np.ndarray, draw: np.random.Generator) -> Estimate:
     """Of all times (processes, n); columns are drawn again together, for what disturbs one process disturbs its neighbours."""
     n = times.shape[1]
-    draws = np.array([np.median(times[:, draw.integers(n, size=n)]) for _ in range(DRAWS)])
-    return interval(float(np.median(times)), draws, n)
+    draws = np.median(times[:, draw.integers(n, size=(DRAWS, n))], axis=(0, 2))
+    return interval(float(np.median(times)), draws, n, least=0.0)
 
 
 class Line(NamedTuple):

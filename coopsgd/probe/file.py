@@ -22,7 +22,7 @@ PLACES = ("file",)  # settings that say where a thing lies on this machine, not 
 
 @dataclass(frozen=True)
 class Network:
-    """Seconds that messages of so many bytes take: `all_reduce` over all processes, `edge` from one to another; a + b * bytes."""
+    """Seconds that bytes take, a + b * bytes: in an `all_reduce` over all processes, on an `edge` from one to another."""
 
     processes: int
     all_reduce: Line
@@ -33,8 +33,8 @@ class Network:
 class Probe:
     """What `coopsgd probe` measured. Every Estimate has a value and the ends, low and high, of its 95 % interval.
 
-    L: largest curvature of F along a short SGD path. sigma2: E||g - grad f_i||^2 of one worker's minibatch gradient, and kappa2:
-    (1/m) sum ||grad f_i - grad F||^2, both averaged over the path. gap: F(start) - inf F. grad2: ||grad F||^2 at the start.
+    L: largest curvature of F along a short SGD path. sigma2: E||g - grad f_i||^2 of one worker's minibatch gradient; kappa2:
+    (1/m) sum ||grad f_i - grad F||^2; both averaged over the path. gap: F(start) - inf F. grad2: ||grad F||^2 at the start.
     step_s: seconds of one local step of one worker; workers_s: the same by worker, (workers,). network: None on one process.
     """
 
@@ -79,8 +79,8 @@ class Probe:
         notes = []
         if self.workers != config.workers:
             notes.append(
-                f"{self.path}: measured with workers={self.workers}, used for workers={config.workers}; kappa2, the seconds of a "
-                f"step and the network are those of {self.workers}"
+                f"{self.path}: measured with workers={self.workers}, used for workers={config.workers}; kappa2, the "
+                f"seconds of a step and the network are those of {self.workers}"
             )
         if self.dtype != config.dtype:
             notes.append(
@@ -142,11 +142,13 @@ def load(path: str | Path) -> Probe:
     for key in (*ABOUT, *CONSTANTS, "step_s", "network", *TELLING):
         if key not in found:
             raise configs.ConfigError(f"{path}: is no whole probe file (it has no {key}); probe again")
+    about: dict[str, Any] = {key: found[key] for key in ABOUT}
     try:
+        constants: dict[str, Any] = {key: _estimate(key, found[key]) for key in CONSTANTS}
         return Probe(
             path,
-            **{key: found[key] for key in ABOUT},
-            **{key: _estimate(key, found[key]) for key in CONSTANTS},
+            **about,
+            **constants,
             step_s=_estimate("step_s", {**found["step_s"], "value": found["step_s"]["median"]}),
             workers_s=tuple(_finite("step_s.workers", x) for x in found["step_s"]["workers"]),
             network=None if found["network"] is None else _network(found["network"]),

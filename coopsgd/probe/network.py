@@ -1,4 +1,4 @@
-"""How long messages take between the processes of a run: an all-reduce over all of them, and one message from one to another."""
+"""How long messages take between the processes of a run: an all-reduce over all of them, a message from one to another."""
 
 from __future__ import annotations
 

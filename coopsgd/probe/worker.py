@@ -22,7 +22,7 @@ FILE = "probe.json"
 
 
 def work(folder: Path, rank: int, store: Path | None = None, console: int | None = None) -> str | None:
-    """Take part as process `rank`. Rank 0 leaves FILE in the folder: what was found, or why nothing could be; all return the latter.
+    """Take part as process `rank`. Rank 0 leaves FILE in the folder: what was found, or why nothing could be, which all return.
 
     console: file descriptor to tell the user how far it is; None: nobody wants to know.
     """

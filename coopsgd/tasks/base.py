@@ -50,7 +50,7 @@ class Problem(Protocol):
         raise LookupError("there are no running statistics to estimate")
 
     def curved(self, model: Tensor, direction: Tensor, i: int, own: int) -> Tensor:
-        """(1, d) H @ direction, H the Hessian at `model` (1, d) of the loss of the batch that row i held here draws at step `own`."""
+        """(1, d) H @ direction; H: the Hessian at `model` (1, d) of row i's loss on the batch of its step `own`."""
         raise LookupError("this task tells no curvature")
 
 

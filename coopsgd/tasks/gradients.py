@@ -161,7 +161,7 @@ def recalibrated(bound: Bound, model: Tensor, statistics: Tensor, batches: Itera
 
 
 def hessian_product(bound: Bound, model: Tensor, direction: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-    """(1, d) H @ direction, H the Hessian at `model` (1, d) of the mean cross entropy: the gradient, differentiated once more."""
+    """(1, d) H @ direction; H: the Hessian at `model` (1, d) of the mean cross entropy. The gradient, differentiated again."""
     model = model.detach().clone().requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
         loss = cross_entropy(bound.functional(model, inputs), targets)
