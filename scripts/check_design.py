@@ -2,8 +2,8 @@
 
 Remake: python scripts/check_design.py [--only fast-iid-8 ...] [--all]    (about a quarter of an hour on 2 idle cores)
 
-Each situation is ranked as the command does it. Then the first ten and fifty more, evenly from the rest down to the last, are run
-on the clock (--all: every candidate); the best of those stands for the best there is. Prints a table for docs/results.md.
+Each situation is ranked as the command does it. Then the first ten and fifty more, evenly from the rest down to the last, are
+run on the clock (--all: every candidate); the best of those stands for the best there is. Prints a table for docs/results.md.
 """
 
 from __future__ import annotations

@@ -162,8 +162,10 @@ def picture(study: Study, path: Path) -> bool:
     families: dict[str, list[Entry]] = {}
     for entry in study.entries:
         families.setdefault(entry.candidate.config.algo["name"], []).append(entry)
-    for color, (name, some) in zip(colormaps["tab20"].colors, sorted(families.items()), strict=False):
-        axes[0].scatter([e.times[-1] for e in some], [e.errors[-1] for e in some], s=14, color=color, label=name)
+    for i, (name, some) in enumerate(sorted(families.items())):
+        axes[0].scatter(
+            [e.times[-1] for e in some], [e.errors[-1] for e in some], s=14, color=colormaps["tab20"](i % 20), label=name
+        )
     front = pareto(study.entries)
     axes[0].step(
         [e.times[-1] for e in front], [e.errors[-1] for e in front], where="post", color="black", lw=1, label="Pareto front"
@@ -173,7 +175,8 @@ def picture(study: Study, path: Path) -> bool:
     axes[0].set_ylabel("predicted " + ("bound" if study.pilots is None else "eval/loss"))
     axes[0].legend(fontsize="small", ncols=2)
     if study.verdict is not None:
-        for color, run in zip(colormaps["tab10"].colors, study.verdict.runs, strict=False):
+        for i, run in enumerate(study.verdict.runs):
+            color = colormaps["tab10"](i % 10)
             shown = run.entry.times <= run.times[-1]
             axes[1].plot(run.times, run.losses, color=color, lw=1.2, label=f"{run.rank}. {run.entry.candidate.label}")
             if study.pilots is not None:
