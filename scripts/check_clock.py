@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--netlab", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--links", type=int, default=len(LINKS), help="so many of the links, fast ones first")
+    parser.add_argument("--rates", nargs="*", default=[link[0] for link in LINKS], help="of the links to try")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
@@ -49,7 +49,7 @@ def main() -> None:
         return
     print("| link | algorithm | measured, ms a step | from the probe | ratio | nominal | ratio |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for rate, delay, bandwidth, latency in LINKS[: arguments.links]:
+    for rate, delay, bandwidth, latency in (one for one in LINKS if one[0] in arguments.rates):
         with tempfile.TemporaryDirectory() as root:
             for row in link(arguments.netlab, Path(root), rate, delay, bandwidth, latency, arguments.repeats):
                 print(f"| {rate}, {delay} | " + " | ".join(row) + " |", flush=True)
@@ -145,7 +145,11 @@ def inside(root: Path) -> None:
 
 
 def probe(root: Path, rank: int) -> None:
-    """a + b * bytes of an all-reduce over all hosts, and of a message between two, by medians of many."""
+    """a + b * bytes of an all-reduce over all hosts, and of a message, by medians of many.
+
+    Messages as gossip sends them, to and from both neighbours at once: a + 2 * bytes * b. One message alone there and back
+    tells of a link that nothing else uses.
+    """
     import numpy as np
     import torch
     import torch.distributed as dist
@@ -154,29 +158,27 @@ def probe(root: Path, rank: int) -> None:
     sizes = [1 << 10, 1 << 14, 1 << 16, 1 << 18, 1 << 19]
     found: dict[str, list[float]] = {"all_reduce": [], "edge": []}
     for size in sizes:
-        part = torch.zeros(size // 4)
+        part, heard = torch.zeros(size // 4), torch.zeros(2, size // 4)
 
-        def trip(part: torch.Tensor = part) -> None:
-            if rank == 0:
-                dist.send(part, 1)
-                dist.recv(part, 1)
-            elif rank == 1:
-                dist.recv(part, 0)
-                dist.send(part, 0)
+        def exchange(part: torch.Tensor = part, heard: torch.Tensor = heard) -> None:
+            sides = ((rank - 1) % HOSTS, (rank + 1) % HOSTS)
+            works = [dist.irecv(heard[at], side) for at, side in enumerate(sides)]
+            for work in [*works, *(dist.isend(part, side) for side in sides)]:
+                work.wait()
 
-        for name, act, share in (("all_reduce", lambda part=part: dist.all_reduce(part), 1.0), ("edge", trip, 0.5)):
+        for name, act in (("all_reduce", lambda part=part: dist.all_reduce(part)), ("edge", exchange)):
             times = []
             for _ in range(10):
                 dist.barrier()
                 began = time.perf_counter()
                 act()
-                times.append((time.perf_counter() - began) * share)
+                times.append(time.perf_counter() - began)
             found[name].append(statistics.median(times[2:]))
     told: dict[str, Any] = {"processes": HOSTS}
     for name, seconds in found.items():
         # least squares of relative errors: small messages count as much as large ones
-        weights = 1 / np.array(seconds)
-        (a, b), *_ = np.linalg.lstsq(np.stack([weights, weights * np.array(sizes)], 1), np.ones(len(sizes)), rcond=None)
+        weights, carried = 1 / np.array(seconds), np.array(sizes) * (2 if name == "edge" else 1)
+        (a, b), *_ = np.linalg.lstsq(np.stack([weights, weights * carried], 1), np.ones(len(sizes)), rcond=None)
         told[name] = {"a": max(0.0, float(a)), "b": float(b)}
     dist.destroy_process_group()
     if rank == 0:

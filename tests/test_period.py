@@ -70,6 +70,12 @@ def test_adacomm_pays_for_asking(gangs):
     assert run.logical[2] == 14 * (rounds * 80 + asked * 8)  # ten numbers, or one
 
 
+def test_adacomm_with_a_first_round_as_long_as_the_interval(gangs):
+    run = play(gangs, 1, *QUADRATIC, "algo=pasgd", "tau=4", "period=adacomm", "period.interval=4", "period.gamma=1", "steps=8")
+    rounds = run.logical[0]
+    assert run.logical[1] == 14 * (rounds + 1)  # F_0 is also the loss since: one question at step 4, where there were two
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("algo", ["pasgd", "easgd", "dpsgd", "one_peer", "fedavg", "two_level", "matcha"])
 @pytest.mark.parametrize(
