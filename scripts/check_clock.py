@@ -3,9 +3,9 @@
 Remake: python scripts/check_clock.py --netlab NETLAB.py [--repeats 3]    (Linux, root; about a quarter of an hour on 2 cores)
 
 NETLAB.py runs a command on emulated hosts (`--hosts N --rate R --delay D -- command`), with RANK and MASTER_ADDR set. On the
-same links, one after another: a probe (all-reduce and edges of several sizes, steps of `independent`), then every algorithm, in
-folders frozen with launch=false. `probe`: sim_s of cluster=from_probe; `nominal`: that of the rate and delay
-asked for, with the probe's step. Medians, smallest and largest of the repeats, each with a probe of its own.
+same links, one after another: what `coopsgd probe` does, then every algorithm, in folders frozen with launch=false. `probe`:
+sim_s of cluster=from_probe; `nominal`: that of the rate and delay asked for, with the probe's step. Medians, smallest and
+largest of the repeats, each with a probe of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def link(netlab: Path, root: Path, rate: str, delay: str, bandwidth: float, late
     made: list[dict[str, Path]] = []
     for repeat in range(repeats):
         (at := root / str(repeat)).mkdir()
-        made.append({"alone": freeze(at / "alone", ["algo=independent", "steps=320"])})
+        made.append({"probe": freeze(at / "probe", ["steps=20"])})
         for number, (name, words) in enumerate(ALGOS.items()):
             about = predicted([*words, *nominal(0.003, bandwidth, latency)])
             steps = 16 + 16 * max(2, min(40, round(SECONDS / about / 16)))
@@ -82,12 +81,9 @@ def link(netlab: Path, root: Path, rate: str, delay: str, bandwidth: float, late
         times = [seconds_a_step(runs[name]) for runs in made]
         row, told = [name, spread([1e3 * t for t in times])], list[list[float]]()
         for runs in made:
-            step, at = seconds_a_step(runs["alone"]), runs["alone"].parent
-            network = json.loads((at / "network.json").read_text())
-            (at / "probe.json").write_text(
-                json.dumps({"format": 1, "step_s": {"median": step, "workers": [step]}, "network": network})
-            )
-            probed = ["cluster=from_probe", f"cluster.file={at / 'probe.json'}", "cluster.own_speeds=false"]
+            file = runs["probe"] / "probe.json"
+            step = json.loads(file.read_text())["step_s"]["median"]
+            probed = ["cluster=from_probe", f"cluster.file={file}"]
             told.append([predicted([*words, *probed]), predicted([*words, *nominal(step, bandwidth, latency)])])
         for column in zip(*told, strict=True):
             row += [spread([1e3 * t for t in column]), spread([t / real for t, real in zip(column, times, strict=True)])]
@@ -135,54 +131,13 @@ def inside(root: Path) -> None:
     import torch
 
     from coopsgd import worker
+    from coopsgd.probe import worker as prober
 
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
-    for repeat, folders in enumerate(json.loads((root / "todo.json").read_text())):
-        probe(root / str(repeat), rank)
-        for folder in folders:
-            worker.work(Path(folder), rank, store=Path(folder) / "logs" / "store")
-
-
-def probe(root: Path, rank: int) -> None:
-    """a + b * bytes of an all-reduce over all hosts, and of a message, by medians of many.
-
-    Messages as gossip sends them, to and from both neighbours at once: a + 2 * bytes * b. One message alone there and back
-    tells of a link that nothing else uses.
-    """
-    import numpy as np
-    import torch
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", store=dist.FileStore(str(root / "probe-store"), HOSTS), rank=rank, world_size=HOSTS)
-    sizes = [1 << 10, 1 << 14, 1 << 16, 1 << 18, 1 << 19]
-    found: dict[str, list[float]] = {"all_reduce": [], "edge": []}
-    for size in sizes:
-        part, heard = torch.zeros(size // 4), torch.zeros(2, size // 4)
-
-        def exchange(part: torch.Tensor = part, heard: torch.Tensor = heard) -> None:
-            sides = ((rank - 1) % HOSTS, (rank + 1) % HOSTS)
-            works = [dist.irecv(heard[at], side) for at, side in enumerate(sides)]
-            for work in [*works, *(dist.isend(part, side) for side in sides)]:
-                work.wait()
-
-        for name, act in (("all_reduce", lambda part=part: dist.all_reduce(part)), ("edge", exchange)):
-            times = []
-            for _ in range(10):
-                dist.barrier()
-                began = time.perf_counter()
-                act()
-                times.append(time.perf_counter() - began)
-            found[name].append(statistics.median(times[2:]))
-    told: dict[str, Any] = {"processes": HOSTS}
-    for name, seconds in found.items():
-        # least squares of relative errors: small messages count as much as large ones
-        weights, carried = 1 / np.array(seconds), np.array(sizes) * (2 if name == "edge" else 1)
-        (a, b), *_ = np.linalg.lstsq(np.stack([weights, weights * carried], 1), np.ones(len(sizes)), rcond=None)
-        told[name] = {"a": max(0.0, float(a)), "b": float(b)}
-    dist.destroy_process_group()
-    if rank == 0:
-        (root / "network.json").write_text(json.dumps(told))
+    for folders in json.loads((root / "todo.json").read_text()):
+        for at in map(Path, folders):
+            (prober if at.name == "probe" else worker).work(at, rank, store=at / "logs" / "store")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from coopsgd.clock.clusters import FromProbe, Links, bits
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring, Star, Torus
+from coopsgd.probe.file import CONSTANTS, identity
 
 A, B = 0.003, 2e6  # seconds a message, bytes a second
 N = 10_000  # bytes of a model
@@ -245,16 +246,21 @@ def test_what_cannot_be_rehearsed_says_so():
         rehearsed(*QUADRATIC, "algo=pasgd")
 
 
-PROBE = {
-    "format": 1,
-    "step_s": {"median": 2.0, "workers": [1.0, 2.0, 2.0, 3.0]},
-    "network": {"processes": 4, "all_reduce": {"a": 0.6, "b": 1e-3}, "edge": {"a": 0.1, "b": 2e-3}},
-}
+def probe_of(*given, **more):
+    """What a probe of these words would write: steps of 1 to 3 s, an all-reduce of 0.6 s, a message of 0.1 s."""
+    one = {"value": 1.0, "low": 0.5, "high": 2.0}
+    fits = {name: {"a": a, "b": b, "low": {"a": a, "b": b}, "high": {"a": a, "b": b}} for name, a, b in LINES}
+    times = {"step_s": {"median": 2.0, "low": 1.0, "high": 3.0, "workers": [1.0, 2.0, 2.0, 3.0]}}
+    head = {"format": 1, **identity(settle((*given, "workers=4"))), "versions": {}, "command": ""}
+    return json.dumps(head | dict.fromkeys(CONSTANTS, one) | times | {"network": {"processes": 4, **fits}} | more)
+
+
+LINES = (("all_reduce", 0.6, 1e-3), ("edge", 0.1, 2e-3))
 
 
 def test_a_probe_is_taken_at_its_word(tmp_path):
     file = tmp_path / "probe.json"
-    file.write_text(json.dumps(PROBE))
+    file.write_text(probe_of(*QUADRATIC))
     cluster = (*QUADRATIC, "workers=4", "cluster=from_probe", f"cluster.file={file}")
     n = 80  # bytes: ten numbers
     assert rehearsed(*cluster, "algo=fullsync")[0] == pytest.approx(3 + 0.6 + 1e-3 * n, rel=1e-12)
@@ -296,15 +302,16 @@ BAD = {
     "jitter above one": (["cluster=wan_20m", "cluster.jitter=1.5"], ["cluster.jitter", "[0, 1]", "1.5"]),
     "unknown ports": (["cluster=wan_20m", "cluster.ports=two"], ["cluster.ports", "two", "nic"]),
     "no probe": (["cluster=from_probe"], ["cluster.file", "missing", "coopsgd probe"]),
-    "a probe that is not there": (["cluster=from_probe", "cluster.file=no.json"], ["cluster.file", "no.json", "No such file"]),
+    "a probe that is not there": (["cluster=from_probe", "cluster.file=no.json"], ["no.json", "No such file"]),
     "a probe that is none": (
         ["cluster=from_probe", "cluster.file=other.json"],
-        ["cluster.file", "other.json", "no probe file"],
+        ["other.json", "no probe file"],
     ),
     "a probe without a network": (
         ["cluster=from_probe", "cluster.file=alone.json"],
-        ["cluster.file", "processes=1", "no network"],
+        ["cluster.file", "no network", "processes=2"],
     ),
+    "a probe of another task": (["cluster=from_probe", "cluster.file=longer.json"], ["longer.json", "11", "10"]),
     "a probe of others": (
         ["cluster=from_probe", "cluster.file=probe.json", "workers=3"],
         ["4 workers", "workers=3", "own_speeds"],
@@ -315,9 +322,9 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_cluster_that_cannot_be_is_one_line(cli, tmp_path, case):
     (tmp_path / "other.json").write_text("{}")
-    alone = PROBE | {"network": {"processes": 1, "all_reduce": None, "edge": None}}
-    (tmp_path / "alone.json").write_text(json.dumps(alone))
-    (tmp_path / "probe.json").write_text(json.dumps(PROBE))
+    (tmp_path / "alone.json").write_text(probe_of("task=quadratic", network=None))
+    (tmp_path / "probe.json").write_text(probe_of("task=quadratic"))
+    (tmp_path / "longer.json").write_text(probe_of("task=quadratic", "task.dim=11"))
     given, told = BAD[case]
     ended = cli("show", "task=quadratic", "workers=4", *given)
     assert ended.code == 2 and len(ended.lines) == 1, ended
@@ -329,7 +336,7 @@ def test_bandwidths_in_words():
 
 
 def test_a_run_tells_its_simulated_seconds(cli, tmp_path):
-    (tmp_path / "probe.json").write_text(json.dumps(PROBE))
+    (tmp_path / "probe.json").write_text(probe_of("task=quadratic"))
     run = ["algo=pasgd", "tau=2", "workers=4", "task=quadratic", "steps=4", "log_every=2"]
     ended = cli("train", *run, "processes=2", "cluster=from_probe", "cluster.file=probe.json", "hydra.run.dir=out")
     assert ended.code == 0, ended.err

@@ -6,14 +6,12 @@ drawn for all workers at once, so every placement sees the same.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +20,9 @@ from coopsgd.mixing.base import is_number
 from coopsgd.mixing.groups import split
 from coopsgd.registry import register
 from coopsgd.streams import stream
+
+if TYPE_CHECKING:
+    from coopsgd.probe import Probe
 
 PORTS = ("nic", "one", "parallel")
 STEPS = ("constant", "exponential", "pareto")
@@ -213,56 +214,45 @@ class FromProbe(Cluster):
             raise ValueError("cluster.file: is missing; name what `coopsgd probe` wrote, as in cluster.file=probe.json")
 
     def check(self, config: Any) -> None:
-        m = config.workers
-        found = measured(self.file)
-        if self.own_speeds and len(found["step_s"]["workers"]) != m:
+        found, m = measured(self.file), config.workers
+        found.check(config)
+        if self.own_speeds and len(found.workers_s) != m:
             raise ValueError(
-                f"cluster.file: {self.file} measured {len(found['step_s']['workers'])} workers, but workers={m}; "
-                "probe as many, or set cluster.own_speeds=false"
+                f"cluster.file: {self.file} measured {len(found.workers_s)} workers, but workers={m}; probe as many, or set "
+                "cluster.own_speeds=false"
             )
-        network = found["network"]
-        if m > 1 and (network["processes"] < 2 or network["all_reduce"] is None or network["edge"] is None):
-            raise ValueError(
-                f"cluster.file: {self.file} measured no network (processes={network['processes']}); probe with more"
-            )
+        if m > 1 and found.network is None:
+            raise ValueError(f"cluster.file: {self.file} measured no network, one process; probe with processes=2 or more")
 
     def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
-        step = measured(self.file)["step_s"]
-        return np.array(step["workers"], dtype=float) if self.own_speeds else np.full(m, float(step["median"]))
+        found = measured(self.file)
+        return np.array(found.workers_s) if self.own_speeds else np.full(m, found.step_s.value)
 
     def network(self, m: int, hosts: int) -> Network:
-        found = measured(self.file)["network"]
-        P, whole, edge = found["processes"], found["all_reduce"], found["edge"]
-        if m == 1:
+        found = measured(self.file).network
+        if found is None:
             return Network(np.zeros((hosts, hosts)), np.zeros((hosts, hosts)), self.ports, lambda group, nbytes: 0.0)
+        P, whole, edge = found.processes, found.all_reduce, found.edge
 
         def all_reduce(group: np.ndarray, nbytes: float) -> float:
             g = len(group)
-            return whole["a"] * (g - 1) / (P - 1) + whole["b"] * nbytes * ((g - 1) / g) / ((P - 1) / P)
+            return whole.a.value * (g - 1) / (P - 1) + whole.b.value * nbytes * ((g - 1) / g) / ((P - 1) / P)
 
-        a, b = np.broadcast_to(edge["a"], (hosts, hosts)), np.broadcast_to(edge["b"], (hosts, hosts))
+        a, b = (np.broadcast_to(one.value, (hosts, hosts)) for one in (edge.a, edge.b))
         return Network(a, b, self.ports, all_reduce)
 
     def describe(self) -> str:
         found = measured(self.file)
-        return (
-            f"as measured in {self.file} ({len(found['step_s']['workers'])} workers, {found['network']['processes']} processes)"
-        )
+        hosts = found.network.processes if found.network is not None else 1
+        return f"as measured in {self.file} ({len(found.workers_s)} workers, {hosts} processes)"
 
 
 @cache
-def measured(path: str) -> Any:
-    """The numbers of a probe file, as `coopsgd probe` writes them. ValueError when it is none."""
-    try:
-        found = json.loads(Path(path).read_text())
-        parts = found["step_s"]["median"], found["step_s"]["workers"], found["network"]["all_reduce"], found["network"]["edge"]
-        if found["format"] != 1 or not parts[1] or found["network"]["processes"] < 1:
-            raise ValueError
-    except OSError as error:
-        raise ValueError(f"cluster.file: cannot read {path} ({error.strerror}); write one with `coopsgd probe`") from None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"cluster.file: {path} is no probe file of format 1; write one with `coopsgd probe`") from None
-    return found
+def measured(path: str) -> Probe:
+    """What the file of a probe holds. ConfigError, in one line, when it is none."""
+    from coopsgd import probe
+
+    return probe.load(path)
 
 
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}

@@ -1,4 +1,4 @@
-"""How long messages take between the processes of a run: an all-reduce over all of them, a message from one to another."""
+"""How long messages take between the processes of a run: an all-reduce over all of them, messages between neighbours."""
 
 from __future__ import annotations
 
@@ -19,65 +19,62 @@ ROUNDS = 8  # all sizes in turn, so often: what else the machines do then tells 
 SECONDS = 0.1  # spent on one size, all rounds together
 MOST = 64  # times each
 SLOW = 0.5  # seconds: no larger message is tried after one that took so long
-PAIRS = 6  # neighbours whose edge is measured, at most
 
-Call = tuple[Callable[[], Any], tuple[int, ...]]  # and the processes that take part in it
+Call = Callable[[], Any]
 
 
 def measure(fleet: Fleet, row: int, device: torch.device, draw: np.random.Generator) -> dict[str, Any]:
-    """Both lines, fitted to messages from 1 KiB to the larger of 1 MiB and two rows of `row` bytes. Every process calls it."""
+    """Both lines, fitted to messages from 1 KiB to the larger of 1 MiB and two rows of `row` bytes. Every process calls it.
+
+    A message along an edge is measured as gossip sends it: everybody to and from its neighbours on a ring at once. One message
+    alone, there and back, tells of a link and a processor that nothing else uses.
+    """
     P, top = fleet.layout.processes, min(LARGEST, max(1 << 20, 2 * row))
     sizes = np.unique(np.geomspace(SMALLEST, top, SIZES).astype(int) // 4 * 4)
-    starts = np.unique(np.linspace(0, P - 1 if P > 2 else 0, min(P, PAIRS)).astype(int))
-    pairs = [(int(q), (int(q) + 1) % P) for q in starts]
-    calls: list[list[tuple[Call, int]]] = []  # by size: the all-reduce, then the pairs, and how often in a round
+    sides = sorted({(fleet.rank - 1) % P, (fleet.rank + 1) % P})
+    calls: list[list[tuple[Call, int]]] = []  # by size: the all-reduce, the exchange, and how often in a round
     for size in sizes:
         part = torch.zeros(size // 4, dtype=torch.float32, device=device)
-        asked: list[Call] = [(_reduce(part), tuple(range(P))), *((_trip(fleet.rank, pair, part), pair) for pair in pairs)]
+        asked = (_reduce(part), _exchange(sides, part))
         once = [float(_times(fleet, call, 2)[1]) for call in asked]  # the first opens connections
         calls.append(
             [(call, int(np.clip(SECONDS / ROUNDS / s, 1, MOST // ROUNDS))) for call, s in zip(asked, once, strict=True)]
         )
-        if max(once[0], max(once[1:]) / 2) > SLOW:
+        if max(once) > SLOW:
             break
     rounds = [[[_times(fleet, *asked) for asked in of] for of in calls] for _ in range(ROUNDS)]
-    reduced = [np.stack([taken[at][0] for taken in rounds]) for at in range(len(calls))]
-    sent = [np.stack([np.concatenate(taken[at][1:]) / 2 for taken in rounds]) for at in range(len(calls))]
-    told = {"all_reduce": _told(sizes, reduced, draw), "edge": _told(sizes, sent, draw)}
+    reduced, sent = ([np.stack([taken[at][which] for taken in rounds]) for at in range(len(calls))] for which in (0, 1))
+    told = {"all_reduce": _told(sizes, reduced, draw), "edge": _told(len(sides) * sizes, sent, draw)}
     return {"processes": P, "backend": dist.get_backend(), **told}
 
 
-def _reduce(part: torch.Tensor) -> Callable[[], Any]:
+def _reduce(part: torch.Tensor) -> Call:
     return lambda: dist.all_reduce(part)
 
 
-def _trip(rank: int, pair: tuple[int, int], part: torch.Tensor) -> Callable[[], Any]:
-    """There and back again: nobody else's clock is needed to know how long a message takes."""
-    a, b = pair
+def _exchange(sides: list[int], part: torch.Tensor) -> Call:
+    """To and from these processes at once; what a host sends is so many times `part`."""
+    heard = [torch.empty_like(part) for _ in sides]
 
-    def there() -> None:
-        dist.send(part, b)
-        dist.recv(part, b)
+    def act() -> None:
+        works: list[Any] = [dist.irecv(into, side) for into, side in zip(heard, sides, strict=True)]
+        for work in [*works, *(dist.isend(part, side) for side in sides)]:
+            work.wait()
 
-    def back() -> None:
-        dist.recv(part, a)
-        dist.send(part, a)
-
-    return there if rank == a else back
+    return act
 
 
 def _times(fleet: Fleet, call: Call, count: int) -> np.ndarray:
-    """(count,) seconds of a call, the mean over the processes that take part; the same array on every one."""
-    act, who = call
+    """(count,) seconds of a call, the mean over the processes; the same array on every one."""
     mine = torch.zeros(count, dtype=torch.float64)
-    fleet.barrier()
-    for n in range(count if fleet.rank in who else 0):
+    for n in range(count):
+        fleet.barrier()
         began = time.perf_counter()
-        act()
+        call()
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         mine[n] = time.perf_counter() - began
-    return fleet.total(mine).numpy() / len(who)
+    return fleet.total(mine).numpy() / fleet.layout.processes
 
 
 def _told(sizes: np.ndarray, times: list[np.ndarray], draw: np.random.Generator) -> dict[str, Any]:
