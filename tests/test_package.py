@@ -74,9 +74,7 @@ def test_imports_point_one_way():
 
     assert importers("click") == {"cli.py", "completion.py"}
     assert importers("hydra") == {"compose.py", "completion.py"}
-    # a probe's network is timed below the fleet, whose verbs charge and lower; all else of it goes through the fleet's worker
-    assert importers("torch.distributed") == {"launch.py", "worker.py", "fleet/processes.py", "probe/network.py"}
-    assert importers("coopsgd.probe.network") == {"probe/worker.py"}
+    assert importers("torch.distributed") == {"launch.py", "worker.py", "fleet/processes.py"}
     assert importers("coopsgd.fleet.stacked") <= {"worker.py", "fleet/processes.py"}
     assert importers("coopsgd.fleet.processes") == {"worker.py"}
     for name, found in files.items():

@@ -44,8 +44,13 @@ class Diverged(Exception):
         super().__init__(f"the path of plain SGD diverged before step {step}: its loss is not finite; lower optim.lr")
 
 
-def measure(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, tell: Callable[[str], Any]) -> dict[str, Any]:
-    """What probe.json says of curvature, noise and step time. Every process calls it; config.steps is how long the path is."""
+def measure(
+    config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, tell: Callable[[str], Any]
+) -> tuple[dict[str, Any], Stepper]:
+    """What probe.json says of curvature, noise and step time, and what takes more steps. Every process calls it.
+
+    config.steps is how long the path is.
+    """
     walk = Walk(config, fleet, problem)
     points: list[Moments] = []
     tops: list[tuple[int, curvature.Top, np.ndarray]] = []
@@ -69,15 +74,17 @@ def measure(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, 
     ]
     infimum = make(config, "task").infimum(config)
     tell("the seconds of a local step")
-    return {
+    step = Stepper(config, fleet, problem, strategy, walk.x, walk.statistics)
+    found = {
         "L": max(L)._asdict(),
         "sigma2": estimates.along(points, "sigma2", draw)._asdict(),
         "kappa2": estimates.along(points, "kappa2", draw)._asdict(),
         "gap": estimates.gap(points, infimum, draw)._asdict(),
         "grad2": estimates.slope(points[0], draw)._asdict(),
         "path": path,
-        "step_s": _steps(config, fleet, problem, strategy, walk, draw),
+        "step_s": _steps(config, fleet, step, draw),
     }
+    return found, step
 
 
 class Walk:
@@ -162,36 +169,42 @@ def _affordable(wanted: int, least: int, like: Tensor) -> int:
     return max(least, min(wanted, MEMORY // (like.shape[1] * like.element_size())))
 
 
-def _steps(
-    config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, walk: Walk, draw: np.random.Generator
-) -> dict[str, Any]:
-    """Seconds of one worker's local step: all processes step at once, each all its rows, tau steps without being looked at."""
-    many = min(config.tau, AHEAD) if isinstance(config.tau, int) else 10
-    inner = Inner(make(config, "optim"), Constant(), walk.x, len(fleet.workers), 1)
-    ahead = [many]
-    steps = Steps(problem, inner, walk.x, walk.statistics, config.clip, strategy.plain, lambda k: ahead[0])
-    start, k = walk.x.clone(), 0
+class Stepper:
+    """Local steps of all rows of this process, as a run of this config takes them, always from the same models."""
 
-    def block() -> float:
-        nonlocal k
-        walk.x.copy_(start)
+    def __init__(
+        self, config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, x: Tensor, stats: Tensor | None
+    ) -> None:
+        self._x, self._start, self._own = x, x.clone(), np.zeros(len(fleet.workers), dtype=np.int64)
+        inner = Inner(make(config, "optim"), Constant(), x, len(fleet.workers), 1)
+        self._steps = Steps(problem, inner, x, stats, config.clip, strategy.plain, lambda k: self._left)
+        self._left = 1
+
+    def __call__(self, many: int) -> float:
+        """Seconds of so many steps, nobody looking in between."""
+        self._x.copy_(self._start)
         began = time.perf_counter()
-        for left in range(many, 0, -1):
-            ahead[0] = left
-            steps.begin(k, None, np.full(len(fleet.workers), k))
-            steps.local(walk.x)
-            k += 1
-        if walk.x.is_cuda:
+        for self._left in range(many, 0, -1):
+            self._steps.begin(int(self._own[0]), None, self._own)
+            self._steps.local(self._x)
+            self._own = self._own + 1
+        if self._x.is_cuda:
             torch.cuda.synchronize()
-        return (time.perf_counter() - began) / many / len(fleet.workers)
+        return time.perf_counter() - began
+
+
+def _steps(config: Config, fleet: Fleet, step: Stepper, draw: np.random.Generator) -> dict[str, Any]:
+    """Seconds of one worker's local step: all processes step at once, each all its rows, tau steps without being looked at."""
+    rows = len(fleet.workers)
+    many = min(config.tau, AHEAD) if isinstance(config.tau, int) else 10
 
     def blocks(count: int) -> np.ndarray:
         fleet.barrier()
         mine = torch.zeros(fleet.layout.processes, count, dtype=torch.float64)
-        mine[fleet.rank] = torch.tensor([block() for _ in range(count)])
+        mine[fleet.rank] = torch.tensor([step(many) / many / rows for _ in range(count)])
         return fleet.total(mine).numpy()
 
-    once = blocks(2)[:, 1].max() * many * len(fleet.workers)
+    once = blocks(2)[:, 1].max() * many * rows
     times = blocks(int(np.clip(SECONDS / once, LEAST, MOST)))
     median: Estimate = estimates.median(times, draw)
     return {
@@ -199,8 +212,8 @@ def _steps(
         "low": median.low,
         "high": median.high,
         "quartiles": np.quantile(times, (0.25, 0.75)).tolist(),
-        "workers": np.repeat(np.median(times, axis=1), len(fleet.workers)).tolist(),
-        "rows": len(fleet.workers),
+        "workers": np.repeat(np.median(times, axis=1), rows).tolist(),
+        "rows": rows,
         "threads": config.threads,
         "tau": many,
     }

@@ -4,77 +4,93 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from torch import Tensor
 
+from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Fleet
+from coopsgd.mixing import matrices
+from coopsgd.mixing.graphs import Ring
 from coopsgd.probe.estimates import Estimate, Line, line, median
 
 SMALLEST, LARGEST = 1 << 10, 1 << 26  # bytes
 SIZES = 8
 ROUNDS = 8  # all sizes in turn, so often: what else the machines do then tells on all of them, and shows in the error bars
-SECONDS = 0.1  # spent on one size, all rounds together
+SECONDS = 0.3  # spent on one size, all rounds together
 MOST = 64  # times each
+LEAST = 1e-7  # seconds that a message takes, where it was lost in those of the step
 SLOW = 0.5  # seconds: no larger message is tried after one that took so long
 
 Call = Callable[[], Any]
 
 
-def measure(fleet: Fleet, row: int, device: torch.device, draw: np.random.Generator) -> dict[str, Any]:
+def measure(fleet: Fleet, row: int, kind: Tensor, draw: np.random.Generator, step: Callable[[int], float]) -> dict[str, Any]:
     """Both lines, fitted to messages from 1 KiB to the larger of 1 MiB and two rows of `row` bytes. Every process calls it.
 
-    A message along an edge is measured as gossip sends it: everybody to and from its neighbours on a ring at once. One message
-    alone, there and back, tells of a link and a processor that nothing else uses.
+    Everything is measured as a run has it: by the fleet's own verbs, the mean of all workers and gossip on a ring, on rows like
+    `kind`. Between two of them everybody takes a local step, `step(1)`, so that they come to the next one neither together nor
+    idle; what a step and a verb take beyond the step of the slowest process is the verb's.
     """
-    P, top = fleet.layout.processes, min(LARGEST, max(1 << 20, 2 * row))
-    sizes = np.unique(np.geomspace(SMALLEST, top, SIZES).astype(int) // 4 * 4)
-    sides = sorted({(fleet.rank - 1) % P, (fleet.rank + 1) % P})
+    P, size = fleet.layout.processes, kind.element_size()
+    most = min(LARGEST, max(1 << 20, 2 * row))
+    lengths = np.unique(np.geomspace(SMALLEST, most, SIZES).astype(int) // size)
+    W = matrices.metropolis(Ring().adjacency(fleet.m))
+    carried = float(plans.lower(W, fleet.layout).sent.max())  # vectors that a process sends along its edges
+    clock = _Stopwatch(fleet, step)
     calls: list[list[tuple[Call, int]]] = []  # by size: the all-reduce, the exchange, and how often in a round
-    for size in sizes:
-        part = torch.zeros(size // 4, dtype=torch.float32, device=device)
-        asked = (_reduce(part), _exchange(sides, part))
-        once = [float(_times(fleet, call, 2)[1]) for call in asked]  # the first opens connections
-        calls.append(
-            [(call, int(np.clip(SECONDS / ROUNDS / s, 1, MOST // ROUNDS))) for call, s in zip(asked, once, strict=True)]
-        )
-        if max(once) > SLOW:
-            break
-    rounds = [[[_times(fleet, *asked) for asked in of] for of in calls] for _ in range(ROUNDS)]
-    reduced, sent = ([np.stack([taken[at][which] for taken in rounds]) for at in range(len(calls))] for which in (0, 1))
-    told = {"all_reduce": _told(sizes, reduced, draw), "edge": _told(len(sides) * sizes, sent, draw)}
-    return {"processes": P, "backend": dist.get_backend(), **told}
+    with fleet.measuring():
+        for length in lengths:
+            x = kind.new_zeros(fleet.held, length)
+            asked: tuple[Call, ...] = (partial(fleet.mean, x), partial(fleet.mix, W, x))
+            once = [float(clock(call, 2)[1]) for call in asked]  # the first opens connections
+            calls.append(
+                [(call, int(np.clip(SECONDS / ROUNDS / s, 1, MOST // ROUNDS))) for call, s in zip(asked, once, strict=True)]
+            )
+            if max(once) > SLOW + clock.step:
+                break
+        rounds = [[[clock(*asked) for asked in of] for of in calls] for _ in range(ROUNDS)]
+    slowest = clock.step
+    reduced, sent = (
+        [np.maximum(np.stack([taken[at][which] for taken in rounds]) - slowest, LEAST) for at in range(len(calls))]
+        for which in (0, 1)
+    )
+    return {
+        "processes": P,
+        "all_reduce": _told(lengths * size, reduced, draw),
+        "edge": _told(carried * lengths * size, sent, draw),
+    }
 
 
-def _reduce(part: torch.Tensor) -> Call:
-    return lambda: dist.all_reduce(part)
+class _Stopwatch:
+    """Times calls with a local step before each."""
 
+    def __init__(self, fleet: Fleet, step: Callable[[int], float]) -> None:
+        self._fleet, self._step = fleet, step
+        self._steps: list[float] = []  # of this process
 
-def _exchange(sides: list[int], part: torch.Tensor) -> Call:
-    """To and from these processes at once; what a host sends is so many times `part`."""
-    heard = [torch.empty_like(part) for _ in sides]
+    def __call__(self, call: Call, count: int) -> np.ndarray:
+        """(count,) seconds of a step and the call, the mean over the processes; the same array on every one."""
+        mine = torch.zeros(count, dtype=torch.float64)
+        self._fleet.barrier()
+        for n in range(count):
+            began = time.perf_counter()
+            self._steps.append(self._step(1))
+            call()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            mine[n] = time.perf_counter() - began
+        return self._fleet.total(mine).numpy() / self._fleet.layout.processes
 
-    def act() -> None:
-        works: list[Any] = [dist.irecv(into, side) for into, side in zip(heard, sides, strict=True)]
-        for work in [*works, *(dist.isend(part, side) for side in sides)]:
-            work.wait()
-
-    return act
-
-
-def _times(fleet: Fleet, call: Call, count: int) -> np.ndarray:
-    """(count,) seconds of a call, the mean over the processes; the same array on every one."""
-    mine = torch.zeros(count, dtype=torch.float64)
-    for n in range(count):
-        fleet.barrier()
-        began = time.perf_counter()
-        call()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        mine[n] = time.perf_counter() - began
-    return fleet.total(mine).numpy() / fleet.layout.processes
+    @property
+    def step(self) -> float:
+        """The median of the steps so far on the process whose steps take longest."""
+        medians = torch.zeros(self._fleet.layout.processes, dtype=torch.float64)
+        medians[self._fleet.rank] = float(np.median(self._steps))
+        return float(self._fleet.total(medians).max())
 
 
 def _told(sizes: np.ndarray, times: list[np.ndarray], draw: np.random.Generator) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
                 os.write(console, f"{text}\n".encode())
 
         try:
-            found = measure(settings, fleet, problem, strategy, tell)
+            found, step = measure(settings, fleet, problem, strategy, tell)
         except Diverged as diverged:  # every process sees it
             if rank == 0:
                 checkpoint.write_json(folder / FILE, {"diverged": str(diverged)})
@@ -45,20 +45,15 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
         what: dict[str, Any] = {"network": None, "no_network": "one process holds every worker: nothing is sent"}
         if settings.processes > 1:
             tell("the network")
-            row = _row_bytes(problem)
-            what = {"network": network.measure(fleet, row, device, stream(settings.seed, "probe network"))}
+            start = problem.start()
+            row = start.numel() * start.element_size()
+            what = {"network": network.measure(fleet, row, start, stream(settings.seed, "probe network"), step)}
         if rank == 0:
             told = {"format": FORMAT, **identity(settings), **found, **what, "device": str(device)}
             told |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
             checkpoint.write_json(folder / FILE, told)
         fleet.barrier()
     return None
-
-
-def _row_bytes(problem: Any) -> int:
-    """Bytes of one row."""
-    start = problem.start()
-    return start.numel() * start.element_size()
 
 
 def main() -> None:
