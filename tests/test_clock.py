@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from playing import CNN, QUADRATIC, play, settle
+from probes import probe_of
 
 from coopsgd import catalogue, config
 from coopsgd.clock import Clock, rehearse
@@ -16,7 +17,6 @@ from coopsgd.clock.clusters import FromProbe, Links, bits
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring, Star, Torus
-from coopsgd.probe.file import CONSTANTS, identity
 
 A, B = 0.003, 2e6  # seconds a message, bytes a second
 N = 10_000  # bytes of a model
@@ -244,18 +244,6 @@ def test_what_cannot_be_rehearsed_says_so():
         rehearsed(*words("algo=pasgd", "period=adacomm"))
     with pytest.raises(ValueError, match="cluster: is missing"):
         rehearsed(*QUADRATIC, "algo=pasgd")
-
-
-def probe_of(*given, **more):
-    """What a probe of these words would write: steps of 1 to 3 s, an all-reduce of 0.6 s, a message of 0.1 s."""
-    one = {"value": 1.0, "low": 0.5, "high": 2.0}
-    fits = {name: {"a": a, "b": b, "low": {"a": a, "b": b}, "high": {"a": a, "b": b}} for name, a, b in LINES}
-    times = {"step_s": {"median": 2.0, "low": 1.0, "high": 3.0, "workers": [1.0, 2.0, 2.0, 3.0]}}
-    head = {"format": 1, **identity(settle((*given, "workers=4"))), "versions": {}, "command": ""}
-    return json.dumps(head | dict.fromkeys(CONSTANTS, one) | times | {"network": {"processes": 4, **fits}} | more)
-
-
-LINES = (("all_reduce", 0.6, 1e-3), ("edge", 0.1, 2e-3))
 
 
 def test_a_probe_is_taken_at_its_word(tmp_path):

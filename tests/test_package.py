@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import shutil
 import subprocess
 import sys
@@ -15,10 +14,11 @@ import pytest
 from conftest import needs
 from omegaconf import OmegaConf
 from playing import play
+from probes import probe_of
 from test_data import cifar_folder, idx_folder
 
 from coopsgd import catalogue
-from coopsgd.config import GROUPS, KINDS
+from coopsgd.config import KINDS
 from coopsgd.data.cifar import CIFAR10, CIFAR100
 from coopsgd.registry import HOMES, lookup, names, register
 
@@ -114,10 +114,6 @@ def test_what_refuses_a_config_imports_no_torch():
         assert not {i for i in at_start(ROOT / "coopsgd" / name) if i.split(".")[0] in heavy}, name
 
 
-LINE = {"a": 0.001, "b": 1e-8}
-YAMLS = [(group, choice.name) for group in GROUPS for choice in catalogue.choices(group)]
-
-
 @pytest.mark.parametrize(("group", "name"), YAMLS)
 def test_every_yaml_composes_builds_and_takes_two_steps(gangs, monkeypatch, tmp_path, group, name):
     # small files in the format of the real ones
@@ -152,8 +148,7 @@ def test_every_yaml_composes_builds_and_takes_two_steps(gangs, monkeypatch, tmp_
     if (group, name) == ("model", "custom"):
         words |= {"model.path=nets:Plain"}
     if name == "from_probe":
-        measured = {"median": 1.0, "workers": [1.0] * 4}, {"processes": 4, "all_reduce": LINE, "edge": LINE}
-        (tmp_path / "probe.json").write_text(json.dumps({"format": 1, "step_s": measured[0], "network": measured[1]}))
+        (tmp_path / "probe.json").write_text(probe_of("model.hidden=[8]"))
         words.add(f"cluster.file={tmp_path}/probe.json")
     if name in ("lenet", "vgg11", "vgg16"):  # too many poolings for images of 8 x 8
         words |= {"data.name=nets:Large", "batch_size=2", "eval_every=0"}

@@ -44,7 +44,7 @@ def measured(monkeypatch, words, steps=6):
     problem = config.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     strategy, _ = config.make_strategy(settings)
     told = []
-    return measure.measure(settings, fleet, problem, strategy, told.append), told
+    return measure.measure(settings, fleet, problem, strategy, told.append)[0], told
 
 
 @pytest.fixture

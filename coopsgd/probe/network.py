@@ -17,7 +17,7 @@ from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring
 from coopsgd.probe.estimates import Estimate, Line, line, median
 
-SMALLEST, LARGEST = 1 << 10, 1 << 26  # bytes
+SMALLEST, LARGEST = 1 << 10, 1 << 26  # bytes: no line is fitted to less, or beyond
 SIZES = 8
 ROUNDS = 8  # all sizes in turn, so often: what else the machines do then tells on all of them, and shows in the error bars
 SECONDS = 0.3  # spent on one size, all rounds together
@@ -29,15 +29,17 @@ Call = Callable[[], Any]
 
 
 def measure(fleet: Fleet, row: int, kind: Tensor, draw: np.random.Generator, step: Callable[[int], float]) -> dict[str, Any]:
-    """Both lines, fitted to messages from 1 KiB to the larger of 1 MiB and two rows of `row` bytes. Every process calls it.
+    """Both lines, fitted to messages from a sixteenth of a row of `row` bytes to two rows. Every process calls it.
+
+    A network is no straight line from one packet to many: the fit is good where a run's messages are.
 
     Everything is measured as a run has it: by the fleet's own verbs, the mean of all workers and gossip on a ring, on rows like
     `kind`. Between two of them everybody takes a local step, `step(1)`, so that they come to the next one neither together nor
     idle; what a step and a verb take beyond the step of the slowest process is the verb's.
     """
     P, size = fleet.layout.processes, kind.element_size()
-    most = min(LARGEST, max(1 << 20, 2 * row))
-    lengths = np.unique(np.geomspace(SMALLEST, most, SIZES).astype(int) // size)
+    least, most = max(SMALLEST // 16, row // 16), min(LARGEST, max(SMALLEST, 2 * row))
+    lengths = np.unique(np.geomspace(min(least, most // 16), most, SIZES).astype(int) // size)
     W = matrices.metropolis(Ring().adjacency(fleet.m))
     carried = float(plans.lower(W, fleet.layout).sent.max())  # vectors that a process sends along its edges
     clock = _Stopwatch(fleet, step)
