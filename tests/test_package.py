@@ -18,7 +18,7 @@ from probes import probe_of
 from test_data import cifar_folder, idx_folder
 
 from coopsgd import catalogue
-from coopsgd.config import KINDS
+from coopsgd.config import GROUPS, KINDS
 from coopsgd.data.cifar import CIFAR10, CIFAR100
 from coopsgd.registry import HOMES, lookup, names, register
 
@@ -112,6 +112,9 @@ def test_what_refuses_a_config_imports_no_torch():
     ]
     for name in light:
         assert not {i for i in at_start(ROOT / "coopsgd" / name) if i.split(".")[0] in heavy}, name
+
+
+YAMLS = [(group, choice.name) for group in GROUPS for choice in catalogue.choices(group)]
 
 
 @pytest.mark.parametrize(("group", "name"), YAMLS)
