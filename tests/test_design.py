@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shlex
@@ -167,18 +168,18 @@ def designed(cli, tmp_path, *words):
 def test_design_from_the_command_line(cli, tmp_path):
     """A slow network: fullsync pays 6 latencies a step, so it must lose to whoever communicates rarely; and the runs agree."""
     found = designed(
-        cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=60", "--budget-seconds", "2", "--check", "2", "--top", "400"
+        cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=32", "--budget-seconds", "1", "--check", "2", "--top", "400"
     )
     ranked = {entry["algo"]: entry["rank"] for entry in found["ranking"]}
-    assert ranked["algo=pasgd tau=16"] < ranked["algo=fullsync"] and ranked["algo=pasgd tau=1"] > len(ranked) / 2
+    assert ranked["algo=pasgd tau=8"] < ranked["algo=fullsync"] and ranked["algo=pasgd tau=1"] > len(ranked) / 2
     errors = [float(f"{entry['error']:.3g}") for entry in found["ranking"]]
     assert errors == sorted(errors)
-    assert all(entry["seconds"] <= 2 for entry in found["ranking"])
+    assert all(entry["seconds"] <= 1 for entry in found["ranking"])
     check = found["check"]
     assert len(check["runs"]) == 5 and check["kendall_tau"] > 0.3 and check["regret"] <= 0.25
     folder = tmp_path / found["folder"]
     assert json.loads((folder / "design.json").read_text()) == found
-    assert (folder / "pareto.png").is_file()
+    assert (folder / "pareto.png").is_file() == (importlib.util.find_spec("matplotlib") is not None)
 
 
 def test_design_to_a_target_prints_commands_that_run(cli, tmp_path):
@@ -193,7 +194,7 @@ def test_design_to_a_target_prints_commands_that_run(cli, tmp_path):
 
 
 def test_theory_alone_trains_nothing(cli, tmp_path):
-    found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=60", "--theory", "--top", "400")
+    found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=20", "--theory", "--top", "400")
     assert found["pilots"] is None and found["predicts"].startswith("bound")
     assert not list(tmp_path.glob("designs/*/*/pilot*"))
     entry = next(e for e in found["ranking"] if e["algo"].startswith("algo=pasgd"))
