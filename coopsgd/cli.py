@@ -142,7 +142,7 @@ def probe(words: tuple[str, ...], output: str | None, steps: int, as_json: bool,
 @as_json_option
 @config_dir_option
 def list_(as_json: bool, config_dir: str | None) -> None:
-    """What can be chosen: algorithms, topologies, tasks, models, data sets, partitions, optimisers, schedules."""
+    """What can be chosen: algorithms, topologies, tasks, models, data sets, partitions, optimisers, schedules, clusters."""
     from coopsgd import catalogue
 
     catalogue.show(as_json, config_dir)
