@@ -48,7 +48,7 @@ def measure(fleet: Fleet, row: int, kind: Tensor, draw: np.random.Generator, ste
         for length in lengths:
             x = kind.new_zeros(fleet.held, length)
             asked: tuple[Call, ...] = (partial(fleet.mean, x), partial(fleet.mix, W, x))
-            once = [float(clock(call, 2)[1]) for call in asked]  # the first opens connections
+            once = [float(clock(call, 1)[0]) for call in asked]
             calls.append(
                 [(call, int(np.clip(SECONDS / ROUNDS / s, 1, MOST // ROUNDS))) for call, s in zip(asked, once, strict=True)]
             )
@@ -75,17 +75,20 @@ class _Stopwatch:
         self._steps: list[float] = []  # of this process
 
     def __call__(self, call: Call, count: int) -> np.ndarray:
-        """(count,) seconds of a step and the call, the mean over the processes; the same array on every one."""
-        mine = torch.zeros(count, dtype=torch.float64)
+        """(count,) seconds of a step and the call, the mean over the processes; the same array on every one.
+
+        One more goes before: after a pause, or another size, a connection has to find its pace again.
+        """
+        mine = torch.zeros(count + 1, dtype=torch.float64)
         self._fleet.barrier()
-        for n in range(count):
+        for n in range(count + 1):
             began = time.perf_counter()
             self._steps.append(self._step(1))
             call()
             if torch.cuda.is_initialized():
                 torch.cuda.synchronize()
             mine[n] = time.perf_counter() - began
-        return self._fleet.total(mine).numpy() / self._fleet.layout.processes
+        return self._fleet.total(mine).numpy()[1:] / self._fleet.layout.processes
 
     @property
     def step(self) -> float:
