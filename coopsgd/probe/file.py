@@ -22,7 +22,7 @@ PLACES = ("file",)  # settings that say where a thing lies on this machine, not 
 
 @dataclass(frozen=True)
 class Network:
-    """Seconds that bytes take, a + b * bytes: in an `all_reduce` over all processes, on an `edge` from one to another."""
+    """Seconds, a + b * bytes: `all_reduce` over all processes; `edge`, of all that one sends its neighbours in a gossip."""
 
     processes: int
     all_reduce: Line
