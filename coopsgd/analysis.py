@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coopsgd import theory
-from coopsgd.config import Config, make
+from coopsgd.build import make
+from coopsgd.config import Config
 from coopsgd.mixing import spectra
 from coopsgd.strategies.base import Strategy
 from coopsgd.theory import Known
@@ -33,6 +34,17 @@ class Assumption:
     name: str
     holds: bool
     why: str = ""
+
+
+def not_plain(config: Config) -> str:
+    """Why a local step is not x - lr * gradient; empty when it is."""
+    optim = make(config, "optim")
+    if not hasattr(optim, "plain"):
+        return f"optim={config.optim['name']} is not SGD: no guarantee"
+    if not optim.plain:
+        words = [f"{key}={value}" for key in ("momentum", "weight_decay") if (value := getattr(optim, key))]
+        return f"optim.{', optim.'.join(words) or 'dampening'}: a step is not lr times the gradient, no guarantee"
+    return "" if config.clip is None else f"clip={config.clip}: a clipped gradient is biased"
 
 
 class Setting:
@@ -75,21 +87,17 @@ class Setting:
     @property
     def plain(self) -> str:
         """Why a local step is not x - lr * gradient; empty when it is."""
-        name = self.config.optim["name"]
-        if not hasattr(self._optim, "plain"):
-            return f"optim={name} is not SGD: no guarantee"
-        if not self._optim.plain:
-            words = [f"{key}={value}" for key in ("momentum", "weight_decay") if (value := getattr(self._optim, key))]
-            return f"optim.{', optim.'.join(words) or 'dampening'}: a step is not lr times the gradient, no guarantee"
-        if self.config.clip is not None:
-            return f"clip={self.config.clip}: a clipped gradient is biased"
-        return ""
+        return not_plain(self.config)
 
     @property
     def steady(self) -> bool:
         """Does the rate stay what it is?"""
-        schedule = self.config.schedule or {}
-        return schedule.get("name", "constant") == "constant" and not schedule.get("warmup", 0)
+        return (self.config.schedule or {}).get("name", "constant") == "constant" and not self.warmup
+
+    @property
+    def warmup(self) -> int:
+        """Steps in which the rate rises."""
+        return int((self.config.schedule or {}).get("warmup", 0))
 
     @cached_property
     def assumptions(self) -> list[Assumption]:
@@ -114,13 +122,11 @@ class Setting:
                 )
                 yield Assumption("one W", shrinks, told if shrinks else "one of the matrices enlarges disagreement")
         fine = self.zeta is not None and self.zeta < 1 - spectra.TOLERANCE
-        unknown = (
-            "zeta is unknown: no formula for this schedule" if self.zeta is None else f"zeta = {self.zeta:.6g}: no consensus"
-        )
-        yield Assumption("zeta < 1", fine, "" if fine else unknown)
+        told = "zeta is unknown: no formula for this schedule" if self.zeta is None else f"zeta = {self.zeta:.6g}: no bound"
+        yield Assumption("zeta < 1", fine, "" if fine else told)
         yield Assumption("plain SGD", not self.plain, self.plain)
-        name = (self.config.schedule or {}).get("name")
-        yield Assumption("constant rate", self.steady, "" if self.steady else f"schedule={name} moves the rate")
+        schedule = f"schedule={(self.config.schedule or {}).get('name')}" + " with a warm-up" * bool(self.warmup)
+        yield Assumption("constant rate", self.steady, "" if self.steady else f"{schedule} moves the rate")
         everyone = self.counts is None
         yield Assumption("everyone works", everyone, "" if everyone else f"{algo}: some workers sit out or take fewer steps")
         yield self._about_tau()
@@ -148,6 +154,11 @@ class Setting:
         return all(a.holds for a in self.assumptions if not names or a.name in names)
 
     @property
+    def alone(self) -> bool:
+        """One worker and nobody else: SGD, whatever tau is."""
+        return self.m == 1 and self.v == 0
+
+    @property
     def mixes(self) -> bool:
         """Does the theorem have anything to say about (tau, W, v) themselves, whatever optimiser and task?"""
         return self.holds("matrices", "doubly stochastic", "one W", "zeta < 1", "everyone works", "order")
@@ -160,6 +171,8 @@ class Setting:
         """
         if not self.mixes or self.zeta is None:
             return None
+        if self.alone:
+            return 0.0
         if self.cycle is None or self.cycle == 1:
             return theory.network_factor(self.tau, self.zeta, self.m, self.v)
         exact = theory.noise_consensus(self.matrices, self.m, self.tau, everyone=True)
@@ -170,6 +183,8 @@ class Setting:
         """The largest eta_eff L by condition; None when W or the optimiser is none the theorem is about."""
         if not self.mixes or self.zeta is None or self.plain:
             return None
+        if self.alone:
+            return {"sgd": 1.0}
         return theory.largest_steps(self.tau * (self.cycle or 1), self.zeta, self.m, self.v)
 
     @cached_property
@@ -191,17 +206,14 @@ class Setting:
         """C of the stationary consensus under noise; None when there is none, or the step is not plain."""
         if not self.matrices or self.plain:
             return None
-        repeats = self.cycle is not None
-        if repeats and not self.holds("zeta < 1"):
-            return None
-        return theory.noise_consensus(self.matrices, self.m, self.tau, self.order, self.counts, repeats)
+        return theory.noise_consensus(self.matrices, self.m, self.tau, self.order, self.counts)
 
     @cached_property
     def drift(self) -> float | None:
         """H of the stationary consensus under constant gradients that differ."""
         if self.noise is None or self.counts is not None:
             return None
-        return theory.drift_consensus(self.matrices, self.m, self.tau, self.order, self.cycle is not None)
+        return theory.drift_consensus(self.matrices, self.m, self.tau, self.order)
 
     def forecast(self, most: int | None = None) -> theory.Forecast | None:
         """What follows a run step by step; None when matrices and a plain step do not tell all of it.

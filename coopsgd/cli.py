@@ -90,6 +90,8 @@ def analyze(
 ) -> None:
     """What theory predicts of an algorithm: step sizes, error bound, consensus, cost. Starts no worker."""
     if over:
+        if config_dir is not None:
+            raise ConfigError(f"--config-dir {config_dir}: is not for --over, whose runs bring their own config")
         from coopsgd.report import over as overlaid
 
         overlaid.show(overlaid.facts(words, probe, figure), as_json)

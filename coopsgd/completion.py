@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -67,7 +70,17 @@ def overrides(words: list[str]) -> list[CompletionItem]:
     from coopsgd import compose
 
     compose.prepare([])
-    with initialize_config_module("coopsgd.conf", version_base="1.3"):
+    flags = [at for at, word in enumerate(words) if word in ("--config-dir", "-cd")]
+    own = [words[at + 1] for at in flags if at + 2 < len(words) and Path(words[at + 1]).is_dir()]
+    if flags and flags[-1] + 1 == len(words) - 1:
+        return [CompletionItem(words[-1], type="dir")]
+    before = [word for at, word in enumerate(words) if not {at, at - 1} & set(flags)]
+    with initialize_config_module("coopsgd.conf", version_base="1.3"), contextlib.redirect_stderr(io.StringIO()):
         hydra: Any = GlobalHydra.instance().hydra
-        found = BashCompletion(hydra.config_loader)._query("config", " ".join(words))
+        if own:  # what is in a folder of the user's can be chosen, too
+            before.insert(0, f"hydra.searchpath=[file://{Path(own[-1]).resolve()}]")
+        try:
+            found = BashCompletion(hydra.config_loader)._query("config", " ".join(before))
+        except SystemExit:  # argparse: a flag that is not there
+            return []
     return [CompletionItem(value) for value in found if value.startswith(words[-1])]

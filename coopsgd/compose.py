@@ -10,15 +10,12 @@ import contextlib
 import io
 import json
 import os
-import re
 import shlex
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +23,19 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from coopsgd import catalogue, checkpoint, config
-from coopsgd.config import Checked, Config
+from coopsgd import catalogue, checkpoint, checks, config
+from coopsgd.checks import Checked
+from coopsgd.complaints import one_line
+from coopsgd.config import Config
 from coopsgd.errors import ConfigError, Interrupted, RunFailed
+from coopsgd.folders import freeze, fresh, torchrun
 from coopsgd.naming import folder_name
-from coopsgd.registry import did_you_mean
 
 CONF = "pkg://coopsgd.conf"
 
@@ -127,7 +126,7 @@ def check(cfg: Any, overrides: Sequence[str], choices: dict[str, Any]) -> Checke
     """Refuse what cannot work, resolve what depends on this machine."""
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
-        checked = config.check(cfg, overrides, choices)
+        checked = checks.check(cfg, overrides, choices)
     notes = (*checked.notes, *(f"warning: {w.message}" for w in raised if issubclass(w.category, UserWarning)))
     settings = checked.config
     gpus = gpu_count() if settings.device in ("auto", "cuda") else 0
@@ -144,36 +143,6 @@ def check(cfg: Any, overrides: Sequence[str], choices: dict[str, Any]) -> Checke
     if settings.threads == "auto":
         settings.threads = max(1, config.cores() // settings.processes)
     return replace(checked, notes=notes)
-
-
-def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False) -> None:
-    """Claim the folder and write config.yaml. ConfigError when it holds a run already or cannot be written."""
-    target, key = folder / "config.yaml", "hydra.sweep.dir" if sweeping else "hydra.run.dir"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with target.open("x") as file:
-            file.write(f"# {' '.join(command.split())}\n")
-    except FileExistsError:
-        raise ConfigError(f"{folder} already holds a run; choose another {key}, or remove it") from None
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
-    config.freeze_arrays(settings, folder)
-    own = (files("coopsgd.conf") / "config.yaml").read_text().partition("\nhydra:\n")[2]
-    with target.open("a") as file:
-        file.write(config.dumps(settings))
-        file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
-        file.write("defaults:\n  - schema\n  - _self_\n  - override hydra/job_logging: none\n")
-        file.write(f"  - override hydra/hydra_logging: none\nhydra:\n{own}")
-
-
-def torchrun(settings: Config, folder: Path, module: str) -> str:
-    """What to type on each of several machines for what is frozen in `folder`."""
-    nodes = 2 if settings.processes % 2 == 0 else 1
-    return (
-        f"{settings.processes} processes in all. On each of {nodes} machines that see this folder, R = 0, 1, ...:\n"
-        f"torchrun --nnodes {nodes} --node-rank R --nproc-per-node {settings.processes // nodes} "
-        f"--master-addr HOST_OF_R_0 --master-port PORT -m {module} {shlex.quote(str(folder))}"
-    )
 
 
 def gpu_count() -> int:
@@ -279,23 +248,6 @@ def prepare(words: Sequence[str]) -> Session:
     return session
 
 
-def dated(root: str) -> str:
-    """A folder's name by the second, as Hydra names those of runs."""
-    return str(Path(root) / time.strftime("%Y-%m-%d") / time.strftime("%H-%M-%S"))
-
-
-def fresh(folder: str) -> str:
-    """The folder, or with -2, -3, ... behind it the first that is free, made here: two commands may start in one second."""
-    with contextlib.suppress(OSError):  # a place that cannot be written is Hydra's to tell
-        os.makedirs(os.path.dirname(folder), exist_ok=True)
-        for n in range(1, 1000):
-            at = folder if n == 1 else f"{folder}-{n}"
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(at)
-                return at
-    return folder
-
-
 def _swept(words: Sequence[str]) -> set[str]:
     """The keys that the command line sweeps over."""
     plain = [word for word in words if "=" in word and not word.startswith("-")]
@@ -364,46 +316,3 @@ class _Kept(io.TextIOBase):
 
     def fileno(self) -> int:
         return self._stderr.fileno()
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, for a user: the thing, the value, the way out."""
-    if isinstance(error, RunFailed):
-        return str(error)
-    if isinstance(error, MissingConfigException):
-        return _no_choice(error)
-    text = str(error)
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
-        known = [f.name for f in config.fields(Config)]
-        return f"no key named {unknown[1]!r}{did_you_mean(unknown[1], known)}; `coopsgd train --help` lists them"
-    key = re.search(r"full_key: (\S+)", text) or re.search(r"Error merging override \+*([\w.]+)=", text)
-    lines = [line.strip() for line in text.splitlines()]
-    skip = (
-        "full_key:",
-        "object_type=",
-        "reference_type=",
-        "See https",
-        "Set the env",
-        "Config search",
-        "provider=",
-        "To append",
-    )
-    told = [line for line in lines if line and not line.startswith(skip) and not line.startswith("Error merging override")]
-    if isinstance(error.__cause__, OmegaConfBaseException) and not told:
-        told = [str(error.__cause__).splitlines()[0]]
-    where = f"{key[1]}: " if key and told and not told[0].startswith(key[1]) else ""
-    return where + "; ".join(told or [type(error).__name__])
-
-
-def _no_choice(error: MissingConfigException) -> str:
-    """A group was set to a name it does not have."""
-    missing = error.missing_cfg_file or ""
-    group, _, name = missing.rpartition("/")
-    if not group:
-        return one_line(ConfigError(str(error)))
-    if group == "optim":
-        with contextlib.suppress(KeyError):
-            config.refuse_unstackable(name)
-    known = sorted(error.options or [])
-    return f"{group}: no choice named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"

@@ -7,6 +7,7 @@ the optimiser at work on the rows of one process.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,13 +23,13 @@ BLOCK = 1 << 22  # numbers of one parameter: torch sets a copy or two of a param
 
 
 def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name}: must be positive, got {value}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: must be a positive number, got {value}")
 
 
 def _not_negative(name: str, value: float) -> None:
-    if not value >= 0:
-        raise ValueError(f"{name}: must not be negative, got {value}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}: must be a number, not negative, got {value}")
 
 
 def _share(name: str, value: float) -> None:
@@ -149,6 +150,10 @@ class StepDecay(Constant):
 
     KIND: ClassVar[str | None] = "StepLR"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("schedule.gamma", self.gamma)
+
     def arguments(self, steps: int) -> dict[str, Any]:
         super().arguments(steps)
         every = max(1, (steps - self.warmup) // 3) if self.every == "auto" else self.every
@@ -166,6 +171,10 @@ class MultiStep(Constant):
     gamma: float = 0.1
 
     KIND: ClassVar[str | None] = "MultiStepLR"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("schedule.gamma", self.gamma)
 
     def arguments(self, steps: int) -> dict[str, Any]:
         if not self.milestones:
@@ -186,6 +195,10 @@ class Cosine(Constant):
     floor: float = 0.0
 
     KIND: ClassVar[str | None] = "CosineAnnealingLR"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _not_negative("schedule.floor", self.floor)
 
     def arguments(self, steps: int) -> dict[str, Any]:
         super().arguments(steps)

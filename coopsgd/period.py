@@ -7,14 +7,19 @@ is frozen; what it remembers is a state it returns. `Rounds` counts the steps.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from coopsgd.mixing.base import is_number
 from coopsgd.registry import register
 from coopsgd.strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from coopsgd.config import Config
 
 
 @register("constant", "period")
@@ -54,8 +59,8 @@ class Period:
             )
         return int(self.tau)
 
-    def check(self, schedule: str) -> None:
-        """ValueError when it cannot work with this learning rate schedule (its name)."""
+    def check(self, config: Config) -> None:
+        """ValueError when it cannot work in a run of this config."""
 
     @property
     def foreseen(self) -> bool:
@@ -67,10 +72,11 @@ class Period:
         """The largest tau there will be, as far as it can be told without running; None: only the run can tell."""
         return max(tau for _, tau in self.tau) if isinstance(self.tau, list) else self.tau
 
-    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
         """Local steps of the round that begins at step k with rate lr, and the state; s is None at first.
 
         loss() is the mean over workers and over the steps since it was last asked: a message, so ask only when needed.
+        now() is the time on the cluster's clock, in seconds, the same on every process.
         """
         if isinstance(self.tau, list):
             return next(tau for start, tau in reversed(self.tau) if start <= k), s
@@ -106,19 +112,19 @@ class PostLocal(Rule):
         if self.switch != "auto":
             _whole("period.switch", self.switch)
 
-    def check(self, schedule: str) -> None:
-        if self.switch == "auto" and schedule == "constant":
+    def check(self, config: Config) -> None:
+        if self.switch == "auto" and (config.schedule or {}).get("name") == "constant":
             raise ValueError("period.switch: auto waits for the rate to drop, which schedule=constant never does; name a step")
 
     @property
     def foreseen(self) -> bool:
         return self.switch != "auto"
 
-    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
         if self.switch != "auto":
             return (1 if k < self.switch else self.tau), s
         peak, dropped = (lr, False) if s is None else s
-        dropped = dropped or lr < peak
+        dropped = dropped or lr < peak * (1 - 1e-9)  # a warm-up ends at the full rate but for rounding
         return (self.tau if dropped else 1), (max(peak, lr), dropped)
 
 
@@ -148,10 +154,13 @@ class QSR(Rule):
     def largest(self) -> int | None:
         return None
 
-    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
         if k < self.warmup:
             return self.tau, s
-        ratio = (self.alpha / lr) ** self.power if lr > 0 else math.inf
+        try:
+            ratio = (self.alpha / lr) ** self.power
+        except (ZeroDivisionError, OverflowError):  # a rate of (next to) nothing
+            ratio = math.inf
         return max(self.tau, math.floor(min(ratio, 2.0**53))), s
 
 
@@ -161,7 +170,7 @@ class _Adapted(NamedTuple):
     first: float | None  # loss at the start
     lr0: float
     lr: float  # at the last decision
-    at: int  # step of the last decision
+    at: float  # when it was, in steps or in seconds
     tau: int
 
 
@@ -170,22 +179,42 @@ class _Adapted(NamedTuple):
 class AdaComm(Rule):
     """Communicate rarely at first, more often as the loss falls: ceil(sqrt(lr_0 / lr * F / F_0) * tau). arXiv:1810.08313.
 
-    Decided at the first round that starts `interval` steps after the last decision. F is the minibatch loss, mean over
-    workers and the steps since then, less `floor` (F_inf, if known); F_0 that of the first round. When the rule does not
-    lower tau although the rate is unchanged, tau is multiplied by gamma (1: never).
+    Decided at the first round that starts `interval` after the last decision: so many steps, or, as in 60s, seconds of the
+    cluster's clock, as the paper has it. F is the minibatch loss, mean over workers and the steps since then, less `floor`
+    (F_inf, if known); F_0 that of the first round. When the rule does not lower tau although the rate is unchanged, tau is
+    multiplied by gamma (1: never). While the rate warms up tau stays as it is given; all of this begins after it.
     """
 
-    interval: int = 100
+    interval: Any = 100
     gamma: float = 0.5
     floor: float = 0.0
+    warmup: int = 0  # steps; from the schedule
 
     WATCHES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _whole("period.interval", self.interval)
+        if not (
+            (isinstance(self.interval, int) and is_number(self.interval) and self.interval >= 1) or (self.seconds or 0) > 0
+        ):
+            raise ValueError(
+                f"period.interval: must be a whole number of steps, at least 1, or seconds as in 60s, got {self.interval!r}"
+            )
         if not 0 < self.gamma <= 1:
             raise ValueError(f"period.gamma: must lie in (0, 1], got {self.gamma}")
+
+    @property
+    def seconds(self) -> float | None:
+        """The interval on the cluster's clock; None when it counts steps."""
+        found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*s\s*", self.interval) if isinstance(self.interval, str) else None
+        return float(found[1]) if found else None
+
+    def check(self, config: Config) -> None:
+        if self.seconds is not None and config.cluster is None:
+            raise ValueError(
+                f"period.interval: {self.interval} is time on the clock of a cluster, and there is none; name one, as in "
+                "cluster=ethernet_1g, or give a number of steps"
+            )
 
     @property
     def foreseen(self) -> bool:
@@ -195,31 +224,48 @@ class AdaComm(Rule):
     def largest(self) -> int | None:
         return None
 
-    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float]) -> tuple[int, Any]:
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
+        if k < self.warmup:
+            return self.tau, s
+        at, interval = (k, self.interval) if self.seconds is None else (now(), self.seconds)
         if s is None:
-            return self.tau, _Adapted(None, lr, lr, k, self.tau)
-        now = None
+            if k:
+                loss()  # what was seen in the warm-up is no F_0
+            return self.tau, _Adapted(None, lr, lr, at, self.tau)
+        seen = None
         if s.first is None:
-            now = max(loss() - self.floor, 0.0)
-            s = s._replace(first=now)
-        if k - s.at < self.interval:
+            seen = max(loss() - self.floor, 0.0)
+            s = s._replace(first=seen)
+        if at - s.at < interval:
             return s.tau, s
-        if now is None:  # else the first round was as long as the interval: there is nothing newer to ask for
-            now = max(loss() - self.floor, 0.0)
-        ratio = now / s.first if s.first > 0 else 1.0
+        if seen is None:  # else the first round was as long as the interval: there is nothing newer to ask for
+            seen = max(loss() - self.floor, 0.0)
+        ratio = seen / s.first if s.first > 0 else 1.0
         rate = s.lr0 / lr if lr > 0 else 1.0
         wanted = math.sqrt(rate * ratio) * self.tau if math.isfinite(ratio) else s.tau
         tau = max(1, math.ceil(wanted - 1e-9))
         if tau >= s.tau and lr == s.lr:
             tau = max(1, math.ceil(self.gamma * s.tau))
-        return tau, s._replace(lr=lr, at=k, tau=tau)
+        return tau, s._replace(lr=lr, at=at, tau=tau)
+
+
+def _unknown() -> float:
+    """What only a run can tell."""
+    return math.nan
 
 
 class Rounds:
-    """Counts local steps: whose turn it is, and which step a communication follows."""
+    """Counts local steps: whose turn it is, and which step a communication follows. loss, now: see Period.next."""
 
-    def __init__(self, period: Period, strategy: Strategy, m: int) -> None:
-        self._period, self._strategy, self._m = period, strategy, m
+    def __init__(
+        self,
+        period: Period,
+        strategy: Strategy,
+        m: int,
+        loss: Callable[[], float] = _unknown,
+        now: Callable[[], float] = _unknown,
+    ) -> None:
+        self._period, self._strategy, self._m, self._loss, self._now = period, strategy, m, loss, now
         self._state: Any = None
         self._work: np.ndarray | None = None
         self._taken = 0  # steps of this round done
@@ -227,12 +273,12 @@ class Rounds:
         self.tau = 0  # local steps of this round, of the worker that takes most
         self.own = np.zeros(m, dtype=np.int64)  # local steps that each worker has taken
 
-    def begin(self, k: int, lr: float, loss: Callable[[], float]) -> None:
+    def begin(self, k: int, lr: float) -> None:
         """Before step k: start a round if the last one is over."""
         if self._taken < self.tau:
             return
         self.r += 1
-        tau, self._state = self._period.next(self._state, k, lr, loss)
+        tau, self._state = self._period.next(self._state, k, lr, self._loss, self._now)
         self._work = self._strategy.work(self._m, self.r, tau)
         self._taken, self.tau = 0, tau if self._work is None else max(1, int(self._work.max()))
 

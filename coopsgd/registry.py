@@ -98,5 +98,7 @@ def imported(kind: str, name: str) -> Any:
         sys.path.insert(0, os.getcwd())  # a file beside you is importable, as it is for `python`
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise KeyError(f"{kind} {name!r}: {error}; write module:Class, importable from here") from error
+    except Exception as error:  # the file runs when it is imported
+        raise KeyError(f"{kind} {name!r}: importing it gives {type(error).__name__}: {error}") from error

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coopsgd import checkpoint, config
+from coopsgd import build, checkpoint, config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ class Run:
 
     def model(self) -> Module:
         """The trained network, ready for eval."""
-        return config.make(self.config, "task").module(self.config, self.answer(), self._content().get("answer_stats"))
+        return build.make(self.config, "task").module(self.config, self.answer(), self._content().get("answer_stats"))
 
     def _content(self) -> dict[str, Tensor]:
         import torch

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
 POLICIES = ("average", "local", "recalibrate")
 BATCHES = 32  # training batches of batch_size that recalibrate looks at, drawn from all training data, the same every time
-ROUNDS = 16  # communications whose matrices are looked at before a run
 
 
 class Statistics:
@@ -52,13 +49,8 @@ def check(policy: str, strategy: Strategy, m: int, count: int) -> None:
     """ValueError when `count` statistics cannot be treated so. Before any process starts."""
     if policy not in POLICIES:
         raise ValueError(f"norm_stats: must be one of {', '.join(POLICIES)}, got {policy!r}")
-    if not count or policy != "average":
-        return
-    for r in range(ROUNDS):
-        for W in strategy.factors(m, r):
-            if W.min() < 0:
-                i, j = np.unravel_index(W.argmin(), W.shape)
-                raise ValueError(
-                    f"norm_stats=average: this W has a negative weight (W[{i}, {j}] = {W[i, j]:.3g}), which can make a running "
-                    "variance negative; use norm_stats=recalibrate, norm_stats=local, or weights that are not negative"
-                )
+    if count and policy == "average" and (weight := strategy.negative(m)) is not None:
+        raise ValueError(
+            f"norm_stats=average: {weight}, which can make a running variance negative; use norm_stats=recalibrate, "
+            "norm_stats=local, or weights that are not negative"
+        )

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from coopsgd.analysis import Watch
+from coopsgd.build import make
 from coopsgd.clock import clock_of
-from coopsgd.config import Config, make
+from coopsgd.config import Config
 from coopsgd.optim import Inner
 from coopsgd.period import Rounds
 from coopsgd.statistics import Statistics
@@ -45,7 +46,8 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
     statistics = Statistics(config.norm_stats, fleet, problem)
     inner = Inner(make(config, "optim"), make(config, "schedule"), x, len(fleet.workers), config.steps)
     period = make(config, "period")
-    rounds, watched = Rounds(period, strategy, fleet.m), Watched(fleet, period.WATCHES)
+    watched = Watched(fleet, period.WATCHES)
+    rounds = Rounds(period, strategy, fleet.m, watched, lambda: clock.now if clock else math.nan)
     meter = Meter(config, fleet, problem, strategy, statistics, report)
 
     def unwatched(k: int) -> int:
@@ -58,7 +60,7 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
     steps = Steps(problem, inner, x, statistics.rows, config.clip, strategy.plain, unwatched, patient, asked)
     with fleet.measuring():  # all rows are equal: nothing an algorithm starts from needs a message
         s = strategy.init(fleet, x)
-    rounds.begin(0, inner.lr, watched)
+    rounds.begin(0, inner.lr)
     meter.log(0, x, s, inner.lr, rounds.tau)
     here = slice(fleet.workers.start, fleet.workers.stop)
     owed = None  # the communication that waits for the next step to begin
@@ -73,7 +75,7 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
         if owed is not None:
             s, owed = settle(strategy.before(fleet, owed, inner, statistics.mixed, x, s)), None
             fleet.ledger.rounds += 1
-        rounds.begin(k, inner.lr, watched)
+        rounds.begin(k, inner.lr)
         everyone, due, lr = rounds.active, rounds.due, inner.lr
         if clock:
             clock.begin(k, everyone)
@@ -133,6 +135,7 @@ class Meter:
         self.watch = Watch.of(config, strategy, fleet, problem)
         self._began = self._resumed = time.perf_counter()
         self._train_s = 0.0
+        self._taken = 0  # steps of all workers together
         self._losses: list[tuple[Tensor, int]] = []  # (r, 1) and how many workers computed, since the last line
         self._folded: list[tuple[Tensor, Tensor]] = []  # the same, summed over rows, a thousand steps at a time
         self.line: dict[str, Any] = {}
@@ -140,6 +143,7 @@ class Meter:
 
     def add(self, loss: Tensor, count: int) -> None:
         """The losses (r, 1) of a step in which `count` workers of the fleet computed."""
+        self._taken += count
         self._losses.append((loss, count))
         if len(self._losses) == 1000:  # a tensor a step would fill the memory of a run that never logs
             self._fold()
@@ -167,18 +171,19 @@ class Meter:
         with fleet.measuring():
             loss = self._loss(step)
             comm_s = float(fleet.total(torch.tensor([fleet.ledger.comm_s], dtype=torch.float64))) / fleet.layout.processes
-            seen = step * self._problem.samples
             per_epoch = self._problem.steps_per_epoch
             line: dict[str, Any] = {
                 "step": step,
-                "epoch": step / per_epoch if per_epoch else None,
-                "samples": seen * fleet.m,
+                "epoch": self._taken / fleet.m / per_epoch if per_epoch else None,
+                "samples": self._taken * self._problem.samples,
             }
             line |= {"wall_s": time.perf_counter() - self._began, "train_s": self._train_s, "comm_s": comm_s}
             line |= {} if fleet.clock is None else {"sim_s": fleet.clock.now}
             line |= {**fleet.ledger.totals(), "lr": lr, "tau": tau, "train/loss": loss, "consensus": None}
             if self._evaluates(step) or self.diverged_at is not None:
                 line |= self._evaluate(x, s)
+                if self.diverged_at is None and self._lost(line):
+                    self.diverged_at = step
             if self.watch is not None:
                 line |= self.watch.line(step, x, line["consensus"] is not None)
             self.line = line
@@ -198,6 +203,12 @@ class Meter:
         if len(bad):
             self.diverged_at = first + int(bad[0])
         return float(steps.mean())
+
+    def _lost(self, line: dict[str, Any]) -> bool:
+        """Have the models left the numbers? Rank 0 alone knows their loss; every process answers alike."""
+        loss = line.get("eval/loss")
+        lost = torch.tensor([loss is not None and not math.isfinite(loss)], dtype=torch.float64)
+        return not math.isfinite(line["consensus"]) or float(self._fleet.total(lost)) > 0
 
     def _evaluate(self, x: Tensor, s: Any) -> dict[str, Any]:
         fleet, problem, workers = self._fleet, self._problem, len(self._fleet.workers)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from coopsgd import checkpoint, config
+from coopsgd import build, checkpoint, config
 from coopsgd.fleet.plan import Layout, choose_layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
@@ -57,11 +57,11 @@ def forked(folder: str, parent: int, console: int | None, work: Any) -> None:
 def work(folder: Path, rank: int, store: Path | None = None, console: int | None = None) -> Outcome:
     """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or torchrun's store."""
     settings = config.load(folder / "config.yaml")
-    strategy, _ = config.make_strategy(settings)
+    strategy, _ = build.make_strategy(settings)
     m, v, processes = settings.workers, strategy.num_aux, settings.processes
     layout = choose_layout(strategy.factors(m, 0), m, v, processes, strategy.served)
     with joined(settings, layout, rank, store) as (fleet, device):
-        problem = config.make(settings, "task").build(settings, fleet.workers, device)
+        problem = build.make(settings, "task").build(settings, fleet.workers, device)
         report = Report(folder, settings, console) if rank == 0 else Silent()
         try:
             for note in getattr(problem, "notes", ()):
@@ -94,7 +94,7 @@ class Report:
 
     def __init__(self, folder: Path, settings: config.Config, console: int | None) -> None:
         self._files = Files(folder)
-        held = config.make(settings, "task").spread(settings)
+        held = build.make(settings, "task").spread(settings)
         if held is not None:
             self._files.image("data/partition", *spread.picture(held))
         stream = sys.stdout if console is None else os.fdopen(os.dup(console), "w")
@@ -164,7 +164,7 @@ def _leave(
         "seed": settings.seed,
         "name": settings.name,
         "saved": save,
-        **({"data": about} if (about := config.make(settings, "task").about(settings)) else {}),
+        **({"data": about} if (about := build.make(settings, "task").about(settings)) else {}),
         "parameters": outcome.x.shape[1],
         "norm_stats": None if outcome.stats is None else settings.norm_stats,
         "device": str(outcome.x.device),

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from peers import FORK, silence
 
-from coopsgd import compose, config
+from coopsgd import build, compose, config
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.stepping import Steps
-from coopsgd.tasks.classification import network
+from coopsgd.tasks.networks import network
 from coopsgd.worker import _keep_freed_memory
 
 TAU, BATCH = 10, 32
@@ -48,7 +48,7 @@ class Clock:
 
 def modules(settings: config.Config, warm: int, rounds: int) -> tuple[float, float]:
     """Time of so many rounds of the plain loop over models, written out."""
-    problem = config.make(settings, "task").build(settings, range(settings.workers), torch.device("cpu"))
+    problem = build.make(settings, "task").build(settings, range(settings.workers), torch.device("cpu"))
     models = [network(settings) for _ in range(settings.workers)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
     lists = [list(model.parameters()) for model in models]
@@ -76,10 +76,10 @@ def stacked(settings: config.Config, warm: int, rounds: int, stored: bool) -> tu
     """The same of the parts that `coopsgd train` is made of."""
     from coopsgd.optim import SGD, Constant, Inner
 
-    strategy, _ = config.make_strategy(settings)
+    strategy, _ = build.make_strategy(settings)
     m = settings.workers
     fleet = Stacked(Layout(m, 0, 1))
-    problem = config.make(settings, "task").build(settings, range(m), torch.device("cpu"))
+    problem = build.make(settings, "task").build(settings, range(m), torch.device("cpu"))
     x = fleet.rows(problem.start())
     inner = Inner(SGD(lr=0.1), Constant(), x, m, TAU * (warm + rounds))
     steps = Steps(problem, inner, x, None, None, not stored, lambda k: TAU - k % TAU)

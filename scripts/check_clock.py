@@ -102,20 +102,20 @@ def spread(values: list[float]) -> str:
 
 def freeze(folder: Path, words: list[str]) -> Path:
     """A run that waits for its workers, as launch=false leaves it."""
-    from coopsgd import compose
+    from coopsgd import compose, folders
 
     settings = compose.shown([*COMMON, *words, "launch=false"]).config
-    compose.freeze(settings, folder, "scripts/check_clock.py")
+    folders.freeze(settings, folder, "scripts/check_clock.py")
     (folder / "logs").mkdir()
     return folder
 
 
 def predicted(words: list[str]) -> float:
     """Seconds a step on the clock."""
-    from coopsgd import clock, compose, config
+    from coopsgd import build, clock, compose
 
     settings = compose.shown([*COMMON, *words]).config
-    times = clock.rehearse(settings, config.make_strategy(settings)[0], 176)
+    times = clock.rehearse(settings, build.make_strategy(settings)[0], 176)
     return float(times[-1] - times[15]) / 160
 
 

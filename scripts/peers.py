@@ -18,9 +18,9 @@ import torch
 import torch._dynamo  # every optimiser imports it at its first step: here once, not inside what is timed
 import torch.distributed as dist
 
-from coopsgd import compose, config, launch  # noqa: F401  what the forks share
+from coopsgd import build, checks, compose, config, launch  # noqa: F401  what the forks share
 from coopsgd.data.partitions import IID
-from coopsgd.tasks.classification import network
+from coopsgd.tasks.networks import network
 
 FORK = multiprocessing.get_context("fork")
 
@@ -73,8 +73,8 @@ def peer_step(way: str, model: str, steps: int, warm: int, world: int) -> float:
 
 def _peer(rank: int, world: int, way: str, model: str, steps: int, warm: int, folder: str, answers: Any) -> None:
     torch.set_num_threads(1)
-    settings = config.check({"algo": {"name": "fullsync", "strategy": "fullsync"}, **_groups(model), "workers": world}).config
-    images = config.make(settings, "data").load()
+    settings = checks.check({"algo": {"name": "fullsync", "strategy": "fullsync"}, **_groups(model), "workers": world}).config
+    images = build.make(settings, "data").load()
     module = network(settings)
     net: Any = module
     averager = None

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from peers import silence
 
-from coopsgd import compose, config, launch
+from coopsgd import compose, config, folders, launch
 
 ALGOS = (("algo=easgd", "tau=2"), ("algo=dpsgd", "topology=ring"), ("algo=dpsgd", "topology=chain"), ("algo=fullsync",))
 
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, silence():
         for i in range(arguments.launches):
             folder = Path(name) / str(i)
-            compose.freeze(plans[i % len(plans)], folder, "coopsgd train")
+            folders.freeze(plans[i % len(plans)], folder, "coopsgd train")
             began = time.perf_counter()
             launch.run(folder, p)
             times.append(time.perf_counter() - began)

@@ -51,6 +51,19 @@ class Odd(nn.Module):
         return self.head(self.two(x) * self.block.flatten())
 
 
+class Masked(nn.Module):
+    """A mask of minus infinities among its buffers, as attention has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.norm = nn.Linear(64, 10), nn.BatchNorm1d(10)
+        self.register_buffer("mask", torch.tensor([0.0] * 9 + [-torch.inf]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.norm(self.head(x.flatten(1)))
+        return torch.where(torch.isinf(self.mask), logits, logits + self.mask)
+
+
 class Noisy(nn.Module):
     """Draws its noise from torch's own generator, as F.dropout would."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from coopsgd import compose, config
+from coopsgd import build, compose, config
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.plan import choose_layout
 from coopsgd.fleet.processes import Processes
@@ -58,11 +58,11 @@ def _settled(words: tuple[str, ...]) -> config.Config:
 
 def run(rank: int, settings: config.Config, processes: int) -> Any:
     """One process's part."""
-    strategy, _ = config.make_strategy(settings)
+    strategy, _ = build.make_strategy(settings)
     m, v = settings.workers, strategy.num_aux
     layout = choose_layout(strategy.factors(m, 0), m, v, processes, strategy.served)
     fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
-    problem = config.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+    problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()
     outcome = train(settings, fleet, problem, strategy, report)
     everything = fleet.gather(outcome.x)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from playing import settle
 
-from coopsgd.config import make_strategy
+from coopsgd.build import make_strategy
 from coopsgd.errors import ConfigError
 from coopsgd.probe.file import identity
 from coopsgd.report import analyze, over, show
@@ -119,6 +119,27 @@ def test_what_still_holds_is_said():
     assert by_lot["network_factor"] == pytest.approx(network_factor(1, by_lot["zeta"], 8))
 
 
+def test_one_worker_is_sgd():
+    found = analyzed(*QUADRATIC, "workers=1", "algo=pasgd", "tau=10", "optim.lr=0.01")
+    assert found["network_factor"] == 0 and found["bound"]["network"] == 0
+    assert found["largest_eta_eff_L"] == {"sgd": 1.0} and found["condition"] == "sgd"
+    assert found["linear_speedup"] is None and found["pasgd"] == {"tau_bound": None, "tau_consensus": None}
+
+
+def test_what_a_step_costs_when_tau_moves():
+    constant = analyzed(*QUADRATIC, "algo=pasgd", "tau=32", "steps=1000", "cluster=ethernet_1g")["cost"]
+    assert constant["messages"] == pytest.approx(14 / 32)
+    moved = analyzed(*QUADRATIC, "algo=pasgd", "tau=[[0,1],[900,32]]", "steps=1000", "cluster=ethernet_1g")["cost"]
+    assert moved["messages"] == pytest.approx(14 * (900 + 3) / 1000)  # 100 steps more have three whole rounds of 32
+    # a step takes 10 ms; an average of 40 bytes over eight hosts 14 latencies of a tenth of a millisecond and little more
+    assert constant["seconds"] == pytest.approx(0.01 + 0.0014 / 32, rel=1e-3)
+    assert moved["seconds"] == pytest.approx(0.01 + 0.0014 * 903 / 1000, rel=1e-3)
+    switched = analyzed(*QUADRATIC, "algo=pasgd", "tau=8", "period=post_local", "period.switch=500", "steps=1000")["cost"]
+    assert switched["messages"] == pytest.approx(14 * (500 + 62) / 1000)
+    for period in ("qsr", "adacomm"):
+        assert analyzed(*QUADRATIC, "algo=pasgd", "tau=8", f"period={period}")["cost"]["messages"] is None
+
+
 def probe_file(path, words, **changed):
     interval = {"value": 1.0, "low": 0.5, "high": 2.0}
     content = {"format": 1, **identity(settle(words))}
@@ -189,6 +210,14 @@ def test_over_runs_and_in_tensorboard(cli, tmp_path):
         assert gradient["step"] == curve["step"][1:]
         assert all(measured < bound for measured, bound in zip(gradient["measured"], gradient["bound"], strict=True))
         assert gradient["bound"] == pytest.approx([line["theory/bound"] for line in lines[1:]])
+    (mean,) = found["means"]  # they differ by their seed alone, and what is predicted is an expectation
+    assert mean["seeds"] == [0, 1]
+    for what in ("consensus", "gradient"):
+        both = np.array([run[what]["measured"] for run in found["runs"]])
+        np.testing.assert_allclose(mean[what]["measured"], both.mean(0), rtol=1e-12)
+    ratios = [run["consensus"]["ratio"] for run in found["runs"]]
+    assert min(ratios) < mean["consensus"]["ratio"] < max(ratios)
+    assert "mean of the 2 seeds" in cli("analyze", "--over", "r0", "r1").out
     assert (tmp_path / found["figure"]).read_bytes()[:4] == b"\x89PNG"
     # gone through again from the config alone, it is what the run logged
     plain = tmp_path / "r0" / "metrics.jsonl"
@@ -205,6 +234,20 @@ def test_over_runs_and_in_tensorboard(cli, tmp_path):
     charts = tags(tmp_path / "r1")
     assert {"theory/consensus", "theory/bound", "eval/grad2", "eval/grad2_mean", "consensus/distance"} <= charts
     assert "custom_scalars__config__" in charts
+
+
+def test_why_there_is_no_bound_over_a_run_and_runs_that_cannot_be_read(cli, tmp_path):
+    assert cli("train", *QUADRATIC, "algo=easgd", "tau=10", "optim.lr=0.3", "steps=4", f"hydra.run.dir={tmp_path}/r").code == 0
+    (run,) = over.facts([str(tmp_path / "r")], None, str(tmp_path / "a.png"))["runs"]
+    assert run["gradient"] is None and any("above what every condition allows" in why for why in run["why"])
+    lines = tmp_path / "r" / "metrics.jsonl"
+    lines.write_text(lines.read_text()[:-9])
+    for harm in (lambda: None, lambda: (tmp_path / "r" / "config.yaml").write_text("a: b: c")):
+        harm()
+        ended = cli("analyze", "--over", "r")
+        assert ended.code == 2 and len(ended.lines) == 1 and "r holds no run to read" in ended.err
+    ended = cli("analyze", "--over", "r", "--config-dir", ".")
+    assert ended.code == 2 and "--config-dir ." in ended.err
 
 
 def tags(folder):

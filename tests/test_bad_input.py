@@ -52,7 +52,22 @@ CASES = {
     "unknown order": (("algo.order=act",), ["algo.order", "act", "atc"]),
     "unknown period": (("period=qrs",), ["period", "qrs", "did you mean qsr"]),
     "a rule from a list": (("period=qsr", "tau=[[0,1]]"), ["tau", "[[0, 1]]", "period=constant"]),
+    "buffers that a negative weight would spoil": (
+        ("algo=matcha", "workers=8", "optim=adam", "algo.buffers=average"),
+        ["algo.buffers=average", "negative weight", "optim=adam", "keep"],
+    ),
+    "more groups than fit a memory": (("algo=hierarchical", "algo.groups=200000"), ["algo.groups", "200000"]),
+    "more auxiliaries than fit a memory": (("algo=cooperative", "algo.W=[[1]]", "algo.v=200000"), ["algo.W", "200000"]),
+    "W a broken archive": (("algo=cooperative", "algo.W=broken.npz"), ["algo.W", "broken.npz"]),
+    "a strategy that breaks": (("algo.strategy=breaks:Thing",), ["algo.strategy", "breaks:Thing", "no such luck"]),
+    "a rate that turns": (("schedule=step", "schedule.gamma=-1"), ["schedule.gamma", "positive", "-1"]),
+    "a floor below nothing": (("schedule=cosine", "schedule.floor=-1"), ["schedule.floor", "-1"]),
+    "a rate without end": (("optim.lr=inf",), ["optim.lr", "inf"]),
     "a switch that never comes": (("period=post_local",), ["period.switch", "schedule=constant"]),
+    "an interval of nothing": (("period=adacomm", "period.interval=0"), ["period.interval", "0", "60s"]),
+    "an interval of a word": (("period=adacomm", "period.interval=often"), ["period.interval", "often", "60s"]),
+    "an interval of other units": (("period=adacomm", "period.interval=1min"), ["period.interval", "1min", "60s"]),
+    "seconds without a clock": (("period=adacomm", "period.interval=9s"), ["period.interval", "9s", "cluster=ethernet_1g"]),
     "a list of tau that begins late": (("tau=[[5,1]]",), ["tau", "begin at 0", "[5]"]),
     "a list of tau that is none": (("tau=[3,4]",), ["tau", "[from step, tau]"]),
     "fastest weights of a directed graph": (
@@ -130,6 +145,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_one_line_and_exit_2(cli, tmp_path, case, verb):
     words, told = CASES[case]
+    (tmp_path / "broken.npz").write_bytes(b"PK\3\4 and no more")
+    (tmp_path / "breaks.py").write_text("raise RuntimeError('no such luck')\n")
     ended = cli(verb, *words)
     assert ended.code == 2, ended
     assert len(ended.lines) == 1, ended.err

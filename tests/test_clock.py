@@ -11,7 +11,7 @@ import pytest
 from playing import CNN, QUADRATIC, play, settle
 from probes import probe_of
 
-from coopsgd import catalogue, config
+from coopsgd import build, catalogue
 from coopsgd.clock import Clock, rehearse
 from coopsgd.clock.clusters import FromProbe, Links, bits
 from coopsgd.fleet import plan as plans
@@ -93,7 +93,7 @@ def words(*more):
 
 def rehearsed(*more, steps=None):
     settings = settle(more)
-    return rehearse(settings, config.make_strategy(settings)[0], settings.steps if steps is None else steps)
+    return rehearse(settings, build.make_strategy(settings)[0], settings.steps if steps is None else steps)
 
 
 # E[max over m workers of the mean of tau draws of Exp(1)], by integrating 1 - F^m of Erlang
@@ -134,7 +134,7 @@ def test_gossip_waits_for_neighbours_only():
     cluster = ("cluster.step=exponential", "cluster.latency_s=0.25", "cluster.ports=parallel")
     times = rehearsed(*words("algo=dpsgd", "topology=ring", *cluster))
     settings = settle(words("algo=dpsgd", "topology=ring", *cluster))
-    made, t = config.make(settings, "cluster"), [0.0] * 8
+    made, t = build.make(settings, "cluster"), [0.0] * 8
     for k in range(24):
         own = [t[i] + made.step_times(8, settings.seed, k)[i] for i in range(8)]
         t = [max(own[i], own[i - 1] + 0.25, own[(i + 1) % 8] + 0.25) for i in range(8)]
@@ -231,7 +231,7 @@ def test_measuring_costs_no_time():
 
 def test_a_rehearsal_is_fast():
     settings = settle(("task=quadratic", "workers=64", "algo=dpsgd", "topology=ring", "cluster=ethernet_1g", "steps=1000"))
-    strategy, took = config.make_strategy(settings)[0], []
+    strategy, took = build.make_strategy(settings)[0], []
     for _ in range(5):
         start = time.process_time()
         rehearse(settings, strategy, 1000)

@@ -131,6 +131,50 @@ def test_a_run_is_repeated_from_its_own_config(run, tmp_path, cli):
     assert again.summary["algo"] == "easgd"
 
 
+def test_a_function_of_the_round_is_trained_and_repeated(cli, tmp_path):
+    (tmp_path / "mine.py").write_text("import numpy as np\n\ndef W(m, r):\n    return np.full((m, m), 1 / m)\n")
+    for word, there in (("algo.W=mine:W", 0), ("algo.W=mine:w", 2), ("algo.W=mine:W", 0)):
+        at = f"hydra.run.dir={tmp_path}/{there}" if there else f"hydra.run.dir={tmp_path}/{len(list(tmp_path.iterdir()))}"
+        ended = cli("train", "algo=cooperative", word, *QUICK, "workers=2", "processes=2", at)
+        assert ended.code == there, ended.err
+
+
+def test_a_folder_that_was_not_frozen_is_free_again(cli, tmp_path, monkeypatch):
+    np.save(tmp_path / "w.npy", np.full((2, 2), 0.5))
+
+    def full(settings, folder):
+        raise OSError("No space left on device")
+
+    from coopsgd import compose, folders
+
+    monkeypatch.setattr(folders, "_freeze_arrays", full)
+    with pytest.raises(OSError, match="No space"):
+        folders.freeze(compose.shown(QUICK).config, tmp_path / "here", "coopsgd train")
+    monkeypatch.undo()
+    folders.freeze(compose.shown(QUICK).config, tmp_path / "here", "coopsgd train")
+
+
+def test_a_model_that_leaves_the_numbers_at_the_last_step_has_diverged(cli, tmp_path):
+    ended = cli("train", "task=quadratic", "optim.lr=1e30", "steps=1", "hydra.run.dir=here")
+    assert ended.code == 1 and "diverged" in ended.err and "step 1 " in ended.err
+    assert coopsgd.Run(tmp_path / "here").summary["status"] == "diverged"
+
+
+def test_samples_are_those_of_the_workers_that_computed(cli, tmp_path):
+    words = ("algo=fedavg", "algo.fraction=0.25", "workers=8", "tau=5", "steps=20", "batch_size=10", "hydra.run.dir=here")
+    assert cli("train", *words).code == 0
+    last = coopsgd.Run(tmp_path / "here").metrics()[-1]
+    assert last["samples"] == 20 * 2 * 10  # two clients a round
+    assert last["epoch"] == pytest.approx(20 * 2 / 8 / (1433 // 8 // 10))  # passes of the mean worker
+
+
+def test_keys_that_a_task_has_no_use_for_are_told(cli):
+    ended = cli("train", *QUICK, "engine=bmm", "eval_samples=5", "norm_stats=local")
+    assert ended.code == 0
+    for word in ("engine", "eval_samples", "norm_stats"):
+        assert f"{word}: task quadratic has none; ignored" in ended.err
+
+
 @pytest.mark.parametrize(("save", "kept"), [("rows", {"rows", "answer"}), ("answer", {"answer"}), ("none", set())])
 def test_save(cli, tmp_path, save, kept):
     assert cli("train", *QUICK, f"save={save}", "hydra.run.dir=here").code == 0

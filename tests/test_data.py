@@ -6,6 +6,7 @@ import gzip
 import io
 import math
 import pickle
+import shutil
 import struct
 
 import numpy as np
@@ -14,14 +15,14 @@ import torch
 from conftest import needs
 from playing import play, settle
 
-from coopsgd import config
+from coopsgd import build
 from coopsgd.data import cifar, fashion_mnist
 from coopsgd.data.augment import crop_and_flip
 from coopsgd.data.cifar import CIFAR10, CIFAR100
 from coopsgd.data.digits import Digits
 from coopsgd.data.fashion_mnist import DEBIAN, FashionMNIST
 from coopsgd.data.gaussian import Gaussian
-from coopsgd.data.mnist import FILES, MNIST
+from coopsgd.data.mnist import BEGIN, FILES, MNIST
 from coopsgd.models.base import Model
 from coopsgd.models.cnn import CNN
 from coopsgd.models.dense import MLP, Logistic
@@ -92,6 +93,22 @@ def test_idx_files_from_a_folder_of_ones_own(nowhere, monkeypatch, zipped, sourc
         for read in (source().check, source().load):
             with pytest.raises(ValueError, match="not a whole IDX file"):
                 read()
+
+
+def test_one_data_set_is_not_taken_for_another_of_the_same_names(nowhere, monkeypatch):
+    """MNIST and Fashion-MNIST have files of the same names, shapes and labels; their first labels tell them apart."""
+    for where, name in (("own", "mnist"), ("own/fashion-mnist", "fashion_mnist"), ("debian", "fashion_mnist")):
+        folder = idx_folder(nowhere / where)
+        labels = np.frombuffer(BEGIN[name] * 15, dtype=np.uint8)
+        (folder / FILES[1]).write_bytes(idx(labels))
+    monkeypatch.setenv("COOPSGD_DATA", str(nowhere / "own"))
+    assert MNIST().find() == nowhere / "own"
+    assert FashionMNIST().find() == nowhere / "own" / "fashion-mnist"  # a folder of its own goes before the one above
+    monkeypatch.setenv("COOPSGD_DATA", str(nowhere / "own" / "fashion-mnist"))
+    assert MNIST().find() is None
+    monkeypatch.setenv("COOPSGD_DATA", str(nowhere / "own"))
+    shutil.rmtree(nowhere / "own" / "fashion-mnist")
+    assert FashionMNIST().find() == nowhere / "debian"
 
 
 def test_missing_and_no_network_is_one_clear_error(nowhere, monkeypatch):
@@ -229,7 +246,7 @@ def test_augmented_training_is_the_same_wherever_rows_are_and_evaluates_plain_im
 
     def problem(rows, *more):
         settings = settle((*words, *more))
-        made = config.make(settings, "task").build(settings, rows, torch.device("cpu"))
+        made = build.make(settings, "task").build(settings, rows, torch.device("cpu"))
         x = made.start().expand(len(rows), -1).contiguous()
         grad = torch.zeros_like(x)
         made.bind(x, grad)

@@ -15,7 +15,7 @@ import torch
 from playing import settle
 
 import coopsgd
-from coopsgd import config
+from coopsgd import build
 from coopsgd.data import cache, custom
 from coopsgd.data.custom import Custom
 
@@ -261,7 +261,7 @@ def test_show_and_tensorboard_tell_who_holds_what(tmp_path, cli):
     found = json.loads(cli("show", *words, "--json").out)
     counts = np.array(found["partition"]["counts"])
     settings = settle(words)
-    assert config.make(settings, "task").sizes(settings) == counts.sum(1).tolist()
+    assert build.make(settings, "task").sizes(settings) == counts.sum(1).tolist()
     assert counts.shape == (4, 10) and counts.sum() == 1433 and found["data"]["samples"] == 1433
     people = cli("show", *words).out.splitlines()
     at = next(i for i, line in enumerate(people) if line.startswith("partition dirichlet"))

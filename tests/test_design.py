@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from coopsgd import compose, theory
-from coopsgd.design import ranking, study
+from coopsgd.design import command, ranking, study
 from coopsgd.design.candidates import TAUS, candidates
 from coopsgd.design.pilots import Pilots, pilot
 from coopsgd.design.ranking import Drift, Goal
+from coopsgd.errors import ConfigError
 
 NOISY = ("task=quadratic", "task.heterogeneity=0", "task.dim=20", "optim.lr=0.1")
 SLOW = ("cluster=custom", "cluster.latency_s=0.05", "cluster.bandwidth=1 Gbit/s", "cluster.step_s=0.01")
@@ -63,6 +64,47 @@ def test_words_that_are_given_are_not_searched():
     )
     found = candidates(base(*NOISY, "algo=easgd", "algo.alpha=0.05"), ("algo=easgd", "algo.alpha=0.05"))
     assert {one.config.algo["alpha"] for one in found} == {0.05} and len({one.config.tau for one in found}) > 3
+
+
+def test_words_about_keys_and_topology_hold_for_whoever_has_them():
+    words = (*NOISY, "topology=torus", "topology.rows=2")
+    found = candidates(compose.shown([*command.based(words), "workers=8", "steps=200"]).config, words)
+    graphs = {one.config.algo["name"]: one.config.topology for one in found}
+    assert graphs["dpsgd"] == {"name": "torus", "rows": 2} and graphs["gea"]["name"] == "torus" and graphs["easgd"] is None
+    assert not any("topology=" in one.label for one in found)
+    words = (*NOISY, "algo.order=overlap")
+    found = candidates(base(*NOISY), words)
+    assert {one.strategy.order for one in found} == {"overlap"}
+    assert {"pasgd", "easgd", "dpsgd"} <= {one.config.algo["name"] for one in found}
+    assert "fullsync" not in {one.config.algo["name"] for one in found}  # which has no order
+    with pytest.raises(ConfigError, match="did you mean alpha"):
+        candidates(base(*NOISY), ("algo.alhpa=0.1",))
+
+
+def test_what_cannot_be_mixed_is_no_candidate():
+    words = ("model=cnn", "model.norm=batch", "model.width=8")
+    found = {one.config.algo["name"] for one in candidates(base(*words, "algo=pasgd"), ())}
+    assert "pasgd" in found and "gea" not in found  # its anchor's negative weight could make a variance negative
+
+
+def test_a_checked_run_that_diverged_is_no_best(monkeypatch, tmp_path):
+    """Two looks and a null: as bad as it gets; and what came after a budget of many times the steps is not counted."""
+    settings = base(*NOISY, *SLOW, "algo=pasgd", steps=8)
+    entries = []
+    for tau in (1, 2):
+        (one,) = [c for c in candidates(settings, ("algo=pasgd",)) if c.label == f"algo=pasgd tau={tau}"]
+        entries.append(ranking.predicted(one, Drift.of(one), np.arange(1.0, 9.0), Goal(budget=3600.0), pilots(), None))
+    ends = {"rank-1": [2.0, 1.0, 0.5], "rank-2": [2.0, 0.3, None]}
+
+    def run(config, folder):
+        return [{"sim_s": 4.0 * k, "eval/loss": loss} for k, loss in enumerate(ends[folder.name])]
+
+    found = study.check(study.Study(Goal(budget=3600.0), pilots(), entries, 2, 0), settings, [0, 1], tmp_path, run)
+    assert found.verdict.best.rank == 1 and found.verdict.regret_s == 0
+    assert [one.value for one in found.verdict.runs] == [0.5, math.inf]
+    ends["rank-2"] = [2.0, 0.4, 0.2]  # it was at 0.5 after 4 s at the latest, the first choice after 8
+    verdict = study.check(found, settings, [0, 1], tmp_path, run).verdict
+    assert verdict.regret_s == 4 and verdict.regret == 0.5
 
 
 def test_the_words_of_a_candidate_make_it_again():
@@ -194,7 +236,7 @@ def test_design_to_a_target_prints_commands_that_run(cli, tmp_path):
 
 def test_theory_alone_trains_nothing(cli, tmp_path):
     found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=20", "--theory", "--top", "400")
-    assert found["pilots"] is None and found["predicts"].startswith("bound")
+    assert found["pilots"] is None and found["predicts"].startswith("mean squared gradient")
     assert not list(tmp_path.glob("designs/*/*/pilot*"))
     entry = next(e for e in found["ranking"] if e["algo"].startswith("algo=pasgd"))
     assert entry["error"] > entry["floor"] > 0
@@ -207,9 +249,16 @@ BAD = {
     ("--budget-seconds", "0.001"): "too few",
     ("--target-loss", "1e-9"): "below the predicted floor",
     ("--theory", "--target-loss", "1"): "leave out --theory",
+    ("tau=100", "steps=210"): "all drift further apart",
     ("period=qsr",): "period=constant",
     ("tau=[[0,1],[5,2]]",): "constant periods",
-    ("steps=2",): "at least 4",
+    ("steps=7",): "at least 8",
+    ("schedule=cosine",): "rate must stay, got schedule=cosine",
+    ("schedule.warmup=5",): "with a warm-up",
+    ("--theory", "optim.momentum=0.9"): "--theory: optim.momentum=0.9",
+    ("--theory", "optim.lr=99"): "above 1 / L",
+    ("algo.oder=atc",): "did you mean order",
+    ("optim.lr=90",): "diverged",
 }
 
 
@@ -218,6 +267,7 @@ def test_bad_input(cli, tmp_path, words):
     ended = cli("design", *NOISY, *SLOW, "workers=4", "steps=20", "algo=pasgd", *words)
     told = [line for line in ended.lines if line.startswith("coopsgd: ")]
     assert ended.code == 2 and len(told) == 1 and BAD[words] in told[0], ended.err
+    assert all(list(folder.iterdir()) for folder in tmp_path.glob("designs/*/*")), "an empty folder was left behind"
 
 
 def test_design_needs_a_cluster(cli):

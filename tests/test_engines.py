@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -10,16 +11,16 @@ import torch
 from playing import CNN, MLP, play, settle
 from torch import nn
 
-from coopsgd import config
+from coopsgd import build
 from coopsgd.errors import ConfigError
 from coopsgd.strategies.cooperative import Cooperative
-from coopsgd.tasks.classification import eval_samples
 from coopsgd.tasks.engines.bmm import Bmm
 from coopsgd.tasks.engines.choice import CHUNK, Choice, choose
 from coopsgd.tasks.engines.crew import Crew
 from coopsgd.tasks.engines.grouped import Grouped
 from coopsgd.tasks.engines.vmap import Vmap
 from coopsgd.tasks.gradients import Bound
+from coopsgd.tasks.supervised import eval_samples
 
 
 def mlp() -> nn.Module:
@@ -46,6 +47,27 @@ def odd() -> nn.Module:
     first = nn.Sequential(nn.Conv2d(1, 6, 3, bias=False, stride=2, padding=2), nn.GroupNorm(3, 6, affine=False), nn.Tanh())
     second = nn.Sequential(nn.Conv2d(6, 4, (2, 1), dilation=2), nn.GELU(), nn.AvgPool2d(2, stride=1), nn.AdaptiveAvgPool2d(2))
     return nn.Sequential(first, second, nn.Flatten(), nn.Linear(16, 10, bias=False))
+
+
+def hooked() -> nn.Module:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    module[1].register_forward_hook(lambda layer, inputs, output: 2 * output)
+    return module
+
+
+def test_a_module_with_hooks_is_called():
+    for make in (hooked, lambda: nn.Sequential(nn.Flatten(), torch.nn.utils.weight_norm(nn.Linear(64, 10)))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bound = Bound(make())
+        assert choose("auto", bound).name == "loop"
+        assert "hooks" in choose("bmm", bound).note
+
+
+def test_layers_that_draw_are_known():
+    assert Bound(nn.Sequential(nn.Linear(3, 3), nn.RReLU())).random
+    assert Bound(nn.Sequential(nn.Conv2d(1, 1, 3), nn.FractionalMaxPool2d(2, output_size=2))).random
+    assert not Bound(nn.Sequential(nn.Linear(3, 3), nn.ReLU())).random
 
 
 PAIRS = [("loop", mlp), ("vmap", mlp), ("bmm", mlp), ("bmm", smooth), ("vmap", smooth), ("bmm", logistic)]
@@ -234,7 +256,7 @@ def test_dropout_is_the_same_on_one_process_and_on_many_and_says_why_it_loops(ga
 def test_single_workers_are_measured_on_all_samples_or_on_the_same_few():
     def problem(*more):
         settings = settle((*MLP, "workers=5", "algo=pasgd", *more))
-        return config.make(settings, "task").build(settings, range(5), torch.device("cpu"))
+        return build.make(settings, "task").build(settings, range(5), torch.device("cpu"))
 
     whole, part = problem(), problem("eval_samples=90", "engine=loop")
     x = whole.start() + 0.5 * torch.randn(5, whole.start().shape[1], dtype=torch.float64)

@@ -14,7 +14,7 @@ import torch
 from playing import play, settle
 
 import coopsgd
-from coopsgd import config
+from coopsgd import build
 from coopsgd.data import cache
 from coopsgd.data.text import Text, docstrings, modules
 from coopsgd.modules.transformer import GPT
@@ -81,7 +81,7 @@ def test_windows_are_dealt_once_each(alone):
     (alone / "a.txt").write_text("".join(map(chr, range(0x3400, 0x3400 + 4000))), encoding="utf-8")
     for partition in ("iid", "shards"):
         settings = settle((*TINY, f"data.file={alone}/a.txt", f"partition={partition}", "workers=3"))
-        task = config.make(settings, "task")
+        task = build.make(settings, "task")
         problem = task.build(settings, range(3), torch.device("cpu"))
         sizes = task.sizes(settings)
         assert sum(sizes) == ((3600 - 1) // 16) // 3 * 3 if partition == "iid" else (3600 - 1) // 16

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from playing import QUADRATIC, play, settle
 
-from coopsgd import config
+from coopsgd import build
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
@@ -73,9 +73,9 @@ class Slow:
 
 def slowed(rank, settings, processes, network, compute):
     """Seconds of a run in which every exchange takes `network` seconds and every gradient `compute`."""
-    strategy, _ = config.make_strategy(settings)
+    strategy, _ = build.make_strategy(settings)
     fleet = Processes(Layout(settings.workers, strategy.num_aux, processes), rank)
-    problem = config.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+    problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     gradients, events = problem.gradients, []
 
     def slow_gradients(*args):

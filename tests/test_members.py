@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import oracle
 import pytest
+import torch
 from playing import MLP, QUADRATIC, play, settle
 from test_oracle import ALGOS, EXACT, preset, problem, written
 
-from coopsgd import config
+import coopsgd.fleet.base as fleet
+from coopsgd import build, registry
+from coopsgd.fleet.plan import Layout
+from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing import graphs, matcha, matrices, spectra
+from coopsgd.mixing.matrix import Matrix
+from coopsgd.mixing.sampled import Sampled
 from coopsgd.mixing.static import Anchored, Hierarchical
-from coopsgd.mixing.varying import Matching, OnePeer, Pairwise, TwoLevel
+from coopsgd.mixing.varying import GossipPGA, Matching, OnePeer, Pairwise, TwoLevel
 
 EIGHT = "15 67 04 23 17 36 10 37 56 12 70 31"  # the example graph of arXiv:1905.09435, its matchings in order
 MATCHINGS = [[(1, 5), (6, 7), (0, 4), (2, 3)], [(1, 7), (3, 6)], [(1, 0), (3, 7), (5, 6)], [(1, 2), (7, 0)], [(3, 1)]]
@@ -50,7 +57,7 @@ FLAT = "[" + ",".join(["[0,0,0]"] * 8) + "]"
 @pytest.mark.parametrize("order", ["cta", "overlap"])
 def test_orders_of_mixing_and_stepping(gangs, order, tau, algo, processes):  # E6, D1
     words = (*QUADRATIC, f"algo={algo}", f"tau={tau}", f"algo.order={order}")
-    strategy, _ = config.make_strategy(settle(words))
+    strategy, _ = build.make_strategy(settle(words))
     W = strategy.factors(8, 0)[0]
     expected = {"cta": oracle.combine_then_adapt, "overlap": oracle.overlap}[order](
         problem(words), W.tolist(), strategy.num_aux
@@ -169,18 +176,17 @@ def test_matchings_of_a_complete_graph_are_perfect():
 
 
 def test_matcha_on_the_example_of_its_paper():  # P6, P8 and the reference's values, which a second optimiser confirmed
-    L = matcha.laplacians(MATCHINGS, 8)
-    np.testing.assert_allclose(L.sum(0), matrices.laplacian(undirected(EIGHT, 8)), **TIGHT)
-    for L_j in L:
+    L, everything = matcha.Matchings(MATCHINGS, 8), np.ones(5)
+    np.testing.assert_allclose(L.laplacian(everything), matrices.laplacian(undirected(EIGHT, 8)), **TIGHT)
+    for L_j in map(L.laplacian, np.eye(5)):
         np.testing.assert_allclose(L_j @ L_j, 2 * L_j, **TIGHT)
     p = matcha.probabilities(L, 0.5)
     np.testing.assert_allclose(p, [0.984, 0, 0.758, 0.758, 0], atol=2e-3)
-    assert np.linalg.eigvalsh(np.tensordot(p, L, 1))[1] == pytest.approx(0.5612, abs=1e-4)
+    assert np.linalg.eigvalsh(L.laplacian(p))[1] == pytest.approx(0.5612, abs=1e-4)
     assert matcha.best_alpha(L, p) == pytest.approx(0.396, abs=1e-3)
     assert matcha.rho(L, p, matcha.best_alpha(L, p)) == pytest.approx(0.644, abs=5e-4)
-    everything = np.ones(5)
     vanilla = matcha.best_alpha(L, everything)
-    values = np.linalg.eigvalsh(L.sum(0))
+    values = np.linalg.eigvalsh(L.laplacian(everything))
     assert vanilla == pytest.approx(2 / (values[1] + values[-1]), abs=1e-6) == pytest.approx(0.286, abs=5e-4)
     assert matcha.rho(L, everything, vanilla) == pytest.approx(0.654, abs=5e-4)
     half = np.full(5, 0.5)
@@ -188,11 +194,11 @@ def test_matcha_on_the_example_of_its_paper():  # P6, P8 and the reference's val
 
 
 def test_second_moment_of_matcha_by_enumeration():  # P7: all 2^5 activations
-    L, p, alpha = matcha.laplacians(MATCHINGS, 8), np.array([0.9, 0.1, 0.5, 0.7, 0.3]), 0.25
+    L, p, alpha = matcha.Matchings(MATCHINGS, 8), np.array([0.9, 0.1, 0.5, 0.7, 0.3]), 0.25
     expected = np.zeros((8, 8))
     for code in range(32):
         on = np.array([(code >> j) & 1 for j in range(5)], dtype=float)
-        W = np.eye(8) - alpha * np.tensordot(on, L, 1)
+        W = np.eye(8) - alpha * L.laplacian(on)
         expected += np.prod(np.where(on == 1, p, 1 - p)) * (W @ W)
     np.testing.assert_allclose(matcha.second_moment(L, p, alpha), expected, **TIGHT)
 
@@ -293,6 +299,32 @@ def test_local_epochs_are_whole_passes_and_weights_go_by_samples(gangs):
     np.testing.assert_allclose(run.x, play(gangs, 1, *words).x, **EXACT)
 
 
+def test_only_clients_drawn_in_proportion_are_unbiased():
+    sizes, rounds = [10, 20, 30, 140], 4000
+    share = np.array(sizes) / 200
+
+    def mean_weight(weighting):
+        mixing = Sampled(fraction=0.5, weighting=weighting, sizes=sizes)
+        return np.mean([mixing.factors(4, r)[0][4, :4] for r in range(rounds)], axis=0)
+
+    # a weight is at most 0.5 off its mean of at most 0.7: four standard deviations of a mean over 4000
+    close = {"rtol": 0, "atol": 4 * 0.5 / rounds**0.5}
+    np.testing.assert_allclose(mean_weight("proportional"), share, **close)
+    # two of four, by their samples: half the time the largest is drawn, beside 10, 20 or 30 samples of another
+    assert mean_weight("samples")[3] == pytest.approx((140 / 150 + 140 / 160 + 140 / 170) / 6, abs=close["atol"])
+    assert mean_weight("uniform")[3] == pytest.approx(1 / 4, abs=close["atol"])
+
+
+def test_clients_drawn_in_proportion_wherever_rows_are(gangs):
+    words = (*MLP, "algo=fedavg", "algo.weighting=proportional", "workers=4", "batch_size=20", "partition=quantity", "steps=30")
+    run = play(gangs, 2, *words)
+    np.testing.assert_allclose(run.x, play(gangs, 1, *words).x, **EXACT)
+    mixing = build.make_strategy(settle(words))[0].mixing
+    drawn = [np.count_nonzero(mixing.drawn(4, r)) for r in range(4)]
+    assert all(mixing.drawn(4, r).sum() == 2 for r in range(4)) and min(drawn) == 1  # one client drawn twice, once at least
+    assert run.logical[:2] == (3, sum(map(sum, pairwise(drawn))))
+
+
 def test_unequal_numbers_of_local_steps_have_the_fixed_point_of_theory(gangs):
     """H3: f_i = (x - e_i)^2 / 2 settles at sum c_i e_i / sum c_i, c_i = 1 - (1 - eta)^tau_i, not at the mean of e_i."""
     words = (
@@ -313,7 +345,7 @@ def test_unequal_numbers_of_local_steps_have_the_fixed_point_of_theory(gangs):
 def test_clients_with_more_data_take_more_steps_and_weigh_more(gangs):
     words = (*MLP, "algo=fedavg", "algo.epochs=2", "algo.fraction=1", "workers=4", "batch_size=20", "partition=quantity")
     settings = settle(words)
-    task, (strategy, _) = config.make(settings, "task"), config.make_strategy(settings)
+    task, (strategy, _) = build.make(settings, "task"), build.make_strategy(settings)
     sizes = task.sizes(settings)
     assert len(set(sizes)) > 1
     assert strategy.work(4, 0, 1).tolist() == [2 * (n // 20) for n in sizes]  # two whole passes, ragged ends dropped
@@ -329,3 +361,66 @@ def test_clients_with_more_data_take_more_steps_and_weigh_more(gangs):
     least = int(np.argmin(sizes))
     np.testing.assert_array_equal(one.x[least], early.x[least])  # done early: idle since, bit for bit
     assert np.abs(one.x[busiest] - early.x[busiest]).max() > 0
+
+
+def test_a_doubly_stochastic_matrix_whose_powers_average(gangs):
+    """De Bruijn: W W = J, though ||W - J|| = 1. Its workers agree, and the bound has nothing to say of it."""
+    W = [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]
+    mixing = Matrix(W=W)
+    assert mixing.zeta(4) == pytest.approx(1)
+    mixing.check(4)
+    run = play(gangs, 2, *QUADRATIC, "workers=4", "algo=cooperative", "tau=1", written(np.array(W)), "optim.lr=1e-9")
+    assert np.ptp(run.x, axis=0).max() < 1e-8
+    with pytest.raises(ValueError, match="never agree"):
+        Matrix(W=np.eye(4)[[1, 2, 3, 0]].tolist()).check(4)  # a permutation has norm 1 as well
+
+
+@pytest.mark.parametrize(
+    ("graph", "m", "budget", "alpha", "rho"), [("star", 16, 0.1, 0.526, 0.9474), ("complete", 16, 0.1, 0.294, 0.529)]
+)
+def test_the_best_weight_of_matcha_on_dense_graphs_and_small_budgets(graph, m, budget, alpha, rho):
+    # by a scan of alpha over (0, 1) in steps of 0.001
+    L = matcha.Matchings(matcha.decompose(registry.lookup("graph", graph)().adjacency(m)), m)
+    p = matcha.probabilities(L, budget)
+    found = matcha.best_alpha(L, p)
+    scanned = min((matcha.rho(L, p, a), a) for a in np.arange(0.001, 1, 0.001))
+    assert matcha.rho(L, p, found) <= scanned[0] + 1e-9
+    assert found == pytest.approx(alpha, abs=2e-3) and matcha.rho(L, p, found) == pytest.approx(rho, abs=5e-4)
+
+
+def test_a_run_keeps_the_probabilities_of_matcha():
+    words = (*QUADRATIC, "algo=matcha", "topology=torus", "algo.budget=0.3")
+    settings = settle(words)
+    p = settings.algo["probabilities"]
+    assert sum(p) == pytest.approx(0.3 * len(p)) and build.make_strategy(settings)[0].mixing.design(8)[1].tolist() == p
+    with pytest.raises(ValueError, match=r"are of 2 matchings, but 8 workers .* algo.probabilities=auto"):
+        settle((*words, "+algo.probabilities=[0.5,0.5]"))
+
+
+def test_matchings_of_a_graph_too_dense_for_a_line_graph():
+    adjacency = graphs.Complete().adjacency(130)
+    matchings = matcha.decompose(adjacency)
+    assert len({edge for matching in matchings for edge in matching}) == 130 * 129 // 2
+    assert all(len({end for edge in matching for end in edge}) == 2 * len(matching) for matching in matchings)
+    assert len(matchings) < 2 * 129  # what first fit promises
+
+
+def test_what_never_comes_again_is_not_kept():
+    mixing = Matching(topology=graphs.Complete())
+    for r in range(10):
+        mixing.factors(8, r)
+    assert len(mixing._cache) == 2
+    assert mixing.factors(8, 9)[0] is mixing.factors(8, 9)[0]
+    pga = GossipPGA(every=100)
+    assert pga.factors(8, 0)[0] is pga.factors(8, 57)[0] is not pga.factors(8, 99)[0]
+    two = TwoLevel(groups=2, tau=1, tau_2=5)
+    assert two.factors(8, 0)[0] is two.factors(8, 3)[0]
+
+
+def test_plans_of_large_matrices_are_few(monkeypatch):
+    monkeypatch.setattr(fleet, "ROOM", 0)
+    stacked, rows = Stacked(Layout(4, 0, 1)), torch.ones(4, 3)
+    for r in range(40):
+        stacked.mix(OnePeer().factors(4, r)[0] * 1.0, rows)
+        stacked.mix(np.full((4, 4), 0.25) + np.eye(4)[(np.arange(4) + r) % 4] * 1e-3, rows)
+    assert len(stacked._plans) <= fleet.PLANS[0]

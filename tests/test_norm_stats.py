@@ -10,7 +10,7 @@ import pytest
 import torch
 from playing import CNN, Lines, settle
 
-from coopsgd import config
+from coopsgd import build, config
 from coopsgd.data.digits import Digits
 from coopsgd.fleet.plan import choose_layout
 from coopsgd.fleet.processes import Processes
@@ -19,8 +19,8 @@ from coopsgd.models.cnn import CNN as Network
 from coopsgd.run import Run
 from coopsgd.statistics import BATCHES
 from coopsgd.streams import stream
-from coopsgd.tasks.classification import network
-from coopsgd.tasks.gradients import Bound
+from coopsgd.tasks.gradients import Bound, recalibrated
+from coopsgd.tasks.networks import network
 from coopsgd.train import train
 
 SMALL = (*CNN, "model.norm=batch", "workers=4", "batch_size=8", "optim.lr=0.05")
@@ -37,11 +37,11 @@ B = 2 * 3 * 8  # a mean and a variance for each of 8 and 16 channels
 
 def member(rank: int, settings: config.Config, processes: int) -> dict[str, Any]:
     """One process's part of a run: all models and statistics, as far as it knows them."""
-    strategy, _ = config.make_strategy(settings)
+    strategy, _ = build.make_strategy(settings)
     m, v = settings.workers, strategy.num_aux
     layout = choose_layout(strategy.factors(m, 0), m, v, processes)
     fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
-    problem = config.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+    problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()
     outcome = train(settings, fleet, problem, strategy, report)
     found = {"x": fleet.gather(outcome.x), "answer": outcome.answer, "logical": (fleet.ledger.messages, fleet.ledger.bytes)}
@@ -53,6 +53,22 @@ def member(rank: int, settings: config.Config, processes: int) -> dict[str, Any]
 def run(gangs: Any, processes: int, *words: str) -> dict[str, Any]:
     settings = settle(words)
     return member(0, settings, 1) if processes == 1 else gangs(processes)(member, settings, processes)[0]
+
+
+def test_a_mask_is_no_statistic(gangs):
+    words = (*CNN[:1], *CNN[3:], "model=custom", "model.path=nets:Masked", "workers=4", "steps=6", "algo=pasgd", "tau=2")
+    for processes in (1, 2):
+        found = run(gangs, processes, *words)
+        assert np.isfinite(found["x"]).all() and found["stats"].shape == (4, 20)  # BatchNorm's alone
+        assert np.isfinite(found["last"]["eval/loss"])
+
+
+def test_what_no_batchnorm_keeps_is_not_recalibrated():
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.InstanceNorm2d(2, track_running_stats=True))
+    bound = Bound(module)
+    given = torch.tensor([[-0.06, 0.003, 0.93, 0.92]])
+    found = recalibrated(bound, bound.flat(), given, [torch.randn(4, 1, 8, 8)])
+    assert torch.equal(found, given)
 
 
 @cache
@@ -79,7 +95,7 @@ def test_averaged_statistics_are_W_times_the_rows_at_every_mixing(gangs, algo, p
     """Training never reads them, so what a batch adds is the same under `local`; the rest is a loop over W."""
     words, steps = (*SMALL, *ALGOS[algo]), 7
     settings = settle(words)
-    strategy, _ = config.make_strategy(settings)
+    strategy, _ = build.make_strategy(settings)
     (W,) = strategy.factors(4, 0) or (np.full((4, 4), 0.25),)
     lone = unmixed(words, steps)
     expected = lone[0].copy()

@@ -9,14 +9,14 @@ import pytest
 import torch
 from playing import CNN, MLP, QUADRATIC, Lines, play, settle
 
-from coopsgd import config
+from coopsgd import build
 from coopsgd.data.base import Batches
 from coopsgd.data.digits import Digits
 from coopsgd.data.partitions import IID
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.optim import SGD, Constant, Cosine, Inner, MultiStep, StepDecay, clip_
-from coopsgd.tasks.classification import network
+from coopsgd.tasks.networks import network
 from coopsgd.train import train
 
 STEPS, RATE = 24, 0.4
@@ -154,7 +154,7 @@ def test_each_worker_is_clipped_by_itself_before_anything_is_averaged(gangs, alg
     words = (*QUADRATIC, f"algo={algo}", "tau=1", "clip=0.7", "optim.momentum=0.9")
     runs = [play(gangs, p, *words) for p in (1, 2, 8)]
     settings = settle(words)
-    task = config.make(settings, "task")
+    task = build.make(settings, "task")
     a, c, x0 = (torch.from_numpy(part) for part in task.arrays(8, 0))
     from coopsgd.streams import stream
 
@@ -192,9 +192,9 @@ HALF = ("data=digits", "model.width=8", "model=cnn", "workers=2", "batch_size=16
 def test_bf16_computes_in_halves_and_keeps_whole_numbers(more):
     def outcome(*words: str):
         settings = settle((*HALF, "device=cpu", *more, *words))
-        strategy, _ = config.make_strategy(settings)
+        strategy, _ = build.make_strategy(settings)
         fleet, report = Stacked(Layout(2, 0, 1)), Lines()
-        problem = config.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+        problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
         seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
         problem._bound.module.register_forward_hook(lambda module, _, y: seen[module.training].add(y.dtype))
         return train(settings, fleet, problem, strategy, report), seen, report.lines
@@ -215,7 +215,7 @@ def test_bf16_computes_in_halves_and_keeps_whole_numbers(more):
 
 def test_bf16_gradients_are_what_torchs_autocast_gives_a_plain_module():
     settings = settle((*CNN, "dtype=float32", "workers=2", "amp=bf16", "algo=pasgd"))
-    problem = config.make(settings, "task").build(settings, range(2), torch.device("cpu"))
+    problem = build.make(settings, "task").build(settings, range(2), torch.device("cpu"))
     x = problem.start().repeat(2, 1)
     grad = torch.zeros_like(x)
     problem.bind(x, grad)
@@ -234,7 +234,7 @@ def test_bf16_gradients_are_what_torchs_autocast_gives_a_plain_module():
         assert float(loss[row]) == pytest.approx(float(own.detach()), rel=1e-6)
     assert max(errors) < 1e-5
     whole = settle((*CNN, "dtype=float32", "workers=2", "algo=pasgd"))
-    problem = config.make(whole, "task").build(whole, range(2), torch.device("cpu"))
+    problem = build.make(whole, "task").build(whole, range(2), torch.device("cpu"))
     halved = grad.clone()
     problem.bind(x, grad)
     problem.gradients(0, None, np.zeros(2, dtype=int))

@@ -13,11 +13,12 @@ from coopsgd.period import QSR, AdaComm, Period, PostLocal, Rounds
 from coopsgd.strategies.base import Strategy
 
 
-def ends(period: Period, steps: int, lr=lambda k: 0.1, loss=lambda k: 1.0, strategy: Strategy | None = None) -> list[int]:
+def ends(period: Period, steps: int, lr=lambda k: 0.1, loss=lambda k: 1.0, now=lambda k: math.nan) -> list[int]:
     """Numbers of the steps, from 1, after which a communication is due."""
-    rounds, due = Rounds(period, strategy or Strategy(), 4), []
+    due, k = [], 0
+    rounds = Rounds(period, Strategy(), 4, lambda: loss(k), lambda: now(k))
     for k in range(steps):
-        rounds.begin(k, lr(k), lambda k=k: loss(k))
+        rounds.begin(k, lr(k))
         if rounds.due:
             due.append(k + 1)
         rounds.end(rounds.active)
@@ -38,6 +39,22 @@ def test_post_local_switches_at_a_step_or_when_the_rate_drops():
     assert ends(PostLocal(3, switch="auto"), 15, warm_then_drop) == [*range(1, 9), 11, 14]
 
 
+def test_post_local_does_not_take_the_end_of_a_warm_up_for_a_drop(gangs):
+    # torch's warm-up multiplies its way up and ends one ulp above the rate at which it then goes on
+    words = (
+        *QUADRATIC,
+        "algo=pasgd",
+        "tau=4",
+        "period=post_local",
+        "schedule=step",
+        "schedule.every=10",
+        "steps=40",
+        "log_every=1",
+    )
+    lines = play(gangs, 1, *words, "schedule.warmup=10", "optim.lr=0.1").lines
+    assert [line["step"] for line in lines if line["tau"] == 1][-1] == 20  # 10 of warm-up, 10 at the full rate
+
+
 def test_the_quadratic_rule():
     # (0.2 / 0.1)^2 = 4, then the rate is halved: four times as long
     assert ends(QSR(2, alpha=0.2), 28, lambda k: 0.1 if k < 8 else 0.05) == [4, 8, 24]
@@ -45,6 +62,7 @@ def test_the_quadratic_rule():
     assert ends(QSR(2, alpha=0.2, warmup=4), 12, lambda k: 0.001 * (k + 1) if k < 4 else 0.1) == [2, 4, 8, 12]
     assert ends(QSR(2, alpha=0.2), 9, lambda k: 0.1 if k < 4 else 0.0) == [4]  # a rate of nothing: never again
     assert ends(QSR(1, alpha=0.2, power=1.0), 6) == [2, 4, 6]
+    assert ends(QSR(2, alpha=0.2), 9, lambda k: 0.1 if k < 4 else 1e-200) == [4]  # whose square no number holds
 
 
 def test_adacomm_follows_the_loss():
@@ -59,6 +77,40 @@ def test_adacomm_at_its_limits():
     assert ends(AdaComm(8, interval=8, gamma=0.5), 22) == [8, 12, 16, 18, 20, 22]  # the guard halves what would not fall
     dropped = ends(AdaComm(4, interval=8, gamma=0.5), 24, lambda k: 0.1 if k < 8 else 0.025)
     assert dropped == [4, 8, 16, 20, 24]  # sqrt(0.1 / 0.025) * 4 = 8 at once; then unchanged, so halved
+
+
+def test_adacomm_begins_after_the_warm_up():
+    rate = lambda k: 0.01 * (k + 1) if k < 10 else 0.1  # noqa: E731
+    loss = lambda k: 9.0 if k < 10 else 1.0 if k < 30 else 0.25  # noqa: E731
+    found = ends(AdaComm(8, interval=8, gamma=1.0, warmup=10), 60, rate, loss)
+    # rounds of 8 to step 16; from there F_0 = 1 (at 24), at 32 a quarter of it: tau = 4
+    assert found == [8, 16, 24, 32, *range(36, 61, 4)]
+
+
+def test_adacomm_by_the_clock():
+    # the first eight steps take 2 s each, later ones half a second: decisions at 16 s (step 8), 24 s (step 24), 32 s (step 40)
+    clock = lambda k: 2.0 * k if k <= 8 else 16 + 0.5 * (k - 8)  # noqa: E731
+    falling = lambda k: 1.0 if k < 8 else 0.25 if k < 24 else 0.01  # noqa: E731
+    found = ends(AdaComm(8, interval="8s", gamma=1.0), 46, loss=falling, now=clock)
+    # step 8: F_0 = F = 0.25, so tau stays 8; step 24: 0.01 / 0.25 is a twenty-fifth: ceil(8 / 5) = 2
+    assert found == [8, 16, 24, *range(26, 47, 2)]
+    for words, seconds in (("60s", 60.0), ("1.5 s", 1.5), (".5s", 0.5)):
+        assert AdaComm(8, interval=words).seconds == seconds
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_adacomm_by_the_clock_is_the_same_wherever_rows_are(gangs, processes):
+    words = (*QUADRATIC, "algo=pasgd", "tau=8", "period=adacomm", "cluster=custom", "cluster.step_s=1", "log_every=1")
+    exponential = ("cluster.step=exponential", "cluster.latency_s=0.25", "period.interval=6s", "steps=60")
+    here, spread = (play(gangs, p, *words, *exponential) for p in (1, processes))
+    np.testing.assert_allclose(spread.x, here.x, **EXACT)
+    assert spread.logical == here.logical
+    keys = ("tau", "sim_s", "rounds")
+    assert [[line[key] for key in keys] for line in spread.lines] == [[line[key] for key in keys] for line in here.lines]
+    taus = [line["tau"] for line in here.lines]
+    assert taus[0] == 8 and taus[-1] < 8
+    # counted in steps instead, the same number of them comes to other rounds
+    assert taus != [line["tau"] for line in play(gangs, 1, *words, *exponential, "period.interval=6").lines]
 
 
 def test_adacomm_pays_for_asking(gangs):

@@ -16,15 +16,17 @@ import torch
 from playing import settle
 
 import coopsgd.probe
-from coopsgd import config
-from coopsgd.config import ConfigError
+from coopsgd import build, config
+from coopsgd.errors import ConfigError
+from coopsgd.fleet import plan as plans
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
+from coopsgd.mixing import spectra
 from coopsgd.probe import curvature, estimates, file, measure, network, worker
 from coopsgd.probe.estimates import Moments
 from coopsgd.streams import stream
-from coopsgd.tasks.classification import bound
 from coopsgd.tasks.gradients import hessian_product
+from coopsgd.tasks.networks import bound
 
 M, D = 4, 12
 LOGISTIC = ("model=logistic", "dtype=float64", "device=cpu", "processes=1", "threads=1")
@@ -41,8 +43,8 @@ def measured(monkeypatch, words, steps=6):
     settings = settle(words)
     settings.steps = steps
     fleet = Stacked(Layout(settings.workers, 0, 1))
-    problem = config.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
-    strategy, _ = config.make_strategy(settings)
+    problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+    strategy, _ = build.make_strategy(settings)
     told = []
     return measure.measure(settings, fleet, problem, strategy, told.append)[0], told
 
@@ -90,7 +92,7 @@ def test_what_the_intervals_of_a_quadratic_promise(quadratic, monkeypatch):
     for seed in range(40):
         settings.seed = seed
         fleet = Stacked(Layout(M, 0, 1))
-        walk = measure.Walk(settings, fleet, config.make(settings, "task").build(settings, fleet.workers, torch.device("cpu")))
+        walk = measure.Walk(settings, fleet, build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu")))
         points, draw = [walk.moments(p) for p in range(2)], stream(seed, "test")
         for what, true in (("sigma2", 2.25), ("kappa2", kappa2)):
             found = estimates.along(points, what, draw)
@@ -113,7 +115,7 @@ def test_equal_workers_are_found_equal(monkeypatch):
 def logistic(words=LOGISTIC, **more):
     settings = settle((*words, *(f"{k}={v}" for k, v in more.items())))
     fleet = Stacked(Layout(settings.workers, 0, 1))
-    return settings, fleet, config.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+    return settings, fleet, build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
 
 
 def test_the_largest_curvature_is_the_hessians_own(monkeypatch):
@@ -187,7 +189,7 @@ def test_sigma2_and_kappa2_against_brute_force(monkeypatch):
     monkeypatch.setattr(measure, "BATCHES", 60)
     w = np.ones((1, 60))
     moments = walk.moments(0)
-    task = config.make(settings, "task")
+    task = build.make(settings, "task")
     shares = task.shares(settings)
     full = []
     for i in range(4):
@@ -302,6 +304,31 @@ def test_the_constants_do_not_depend_on_placement(cli, tmp_path):
         assert found[0][name] == pytest.approx(found[1][name], rel=1e-9), name
 
 
+@pytest.mark.parametrize(("m", "processes"), [(2, 2), (3, 3), (4, 2), (4, 4), (5, 5), (6, 2), (6, 3), (8, 4)])
+def test_edges_are_measured_by_messages_along_edges(m, processes):
+    layout = Layout(m, 0, processes)
+    found = [plans.lower(W, layout) for W in network.gossip(layout)]
+    assert all(plan.counts.any() and not plan.sums for plan in found)
+    assert all(spectra.is_row_stochastic(W) for W in network.gossip(layout))
+
+
+FLAT = """
+from dataclasses import dataclass
+from coopsgd.tasks.base import Problem
+from coopsgd.tasks.quadratic import Quadratic, QuadraticProblem
+
+
+class Untold(QuadraticProblem):
+    curved = Problem.curved
+
+
+@dataclass(frozen=True)
+class Flat(Quadratic):
+    def build(self, config, rows, device):
+        return Untold(self, config, rows, device)
+"""
+
+
 def test_mistakes_are_one_line(cli, tmp_path):
     (tmp_path / "folder").mkdir()
     for words, told in (
@@ -317,7 +344,11 @@ def test_mistakes_are_one_line(cli, tmp_path):
         "probe", "task=quadratic", "dtype=float32", "optim.lr=1000", "workers=2", "processes=2", "--steps=60", first=quick
     )
     assert ended.code == 1 and len(ended.lines) == 1 and "diverged before step" in ended.err and "lower optim.lr" in ended.err
-    assert [name for name in os.listdir(tmp_path) if not name.startswith(".cli")] == ["folder"]
+    (tmp_path / "flat.py").write_text(FLAT)
+    ended = cli("probe", "task=quadratic", "task.name=flat:Flat", "workers=2", "processes=2", first=quick)
+    assert ended.code == 1 and len(ended.lines) == 1 and "task flat:Flat cannot be probed" in ended.err, ended
+    left = {name for name in os.listdir(tmp_path) if not name.startswith((".cli", "__pycache__"))}
+    assert left == {"folder", "flat.py"}
     ended = cli("probe", "--help")
     assert ended.code == 0 and "--steps" in ended.out and "probe.json" in ended.out
 
@@ -385,6 +416,8 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
         refused(json.dumps({**whole, "sigma2": {**whole["sigma2"], "high": bad}}), "sigma2.high is")
     refused(json.dumps({**whole, "step_s": 3}), "no whole probe file")
     refused(json.dumps({**whole, "network": {"processes": 2, "all_reduce": None, "edge": None}}), "no whole probe file")
+    for bad in (1, 0, True, "2"):
+        refused(json.dumps({**whole, "network": {**whole["network"], "processes": bad}}), "network.processes is")
 
 
 @pytest.mark.parametrize(

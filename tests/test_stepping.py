@@ -13,7 +13,7 @@ import torch
 from conftest import needs
 from playing import MLP, QUADRATIC, play, settle
 
-from coopsgd import config, optim
+from coopsgd import build, optim
 from coopsgd.optim import SGD, Adam, Constant, Inner
 from coopsgd.registry import lookup
 from coopsgd.stepping import Steps, reserved
@@ -100,7 +100,7 @@ def test_steps_of_some_workers_are_fused_too(gangs):
 def test_a_strategy_that_moves_first_gets_the_gradient_of_where_it_was(gangs, words):
     settings = settle((*words, "algo=pasgd"))
     run = play(gangs, 2, *words, "steps=5", "algo=pasgd", "algo.strategy=test_stepping:BeforeMixing")
-    problem = config.make(settings, "task").build(settings, range(6), torch.device("cpu"))
+    problem = build.make(settings, "task").build(settings, range(6), torch.device("cpu"))
     x = problem.start().expand(6, -1).clone()
     grad = torch.zeros_like(x)
     problem.bind(x, grad)

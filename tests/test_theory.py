@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from playing import play, run, settle
 
+from coopsgd import compose
 from coopsgd.analysis import Setting
-from coopsgd.config import make, make_strategy
+from coopsgd.build import make, make_strategy
 from coopsgd.mixing import graphs, matrices, spectra
-from coopsgd.mixing.varying import OnePeer
+from coopsgd.mixing.varying import OnePeer, pairs_matrix
 from coopsgd.period import Rounds
 from coopsgd.streams import stream
 from coopsgd.theory import (
@@ -105,6 +106,27 @@ def test_linear_speedup():
     assert bound.network == pytest.approx(known.sigma2 / root)
     assert bound.total == pytest.approx((2 * known.L * known.gap + 2 * known.sigma2) / root)
     assert linear_speedup(m, 0.0, 0.1) == math.ceil(8 / 0.01)  # no network error: the step alone decides
+
+
+@pytest.mark.parametrize(("m", "tau"), [(8, 1), (16, 1), (8, 3)])
+def test_random_gossip_drifts_as_its_second_moment_says(m, tau):
+    """S = E[W (S + tau I) W'] over all single pairs of a ring, solved exactly, against the stretch of lots it is taken from."""
+    words = [f"workers={m}", "algo=pairwise", f"tau={tau}", "task=quadratic"]
+    checked = compose.shown(words)
+    found = Setting(checked.config, checked.strategy).noise
+    pairs = [(i, (i + 1) % m) for i in range(m)]
+    Ws = [pairs_matrix(m, [pair]) for pair in pairs]
+    whole = sum(np.kron(W, W) for W in Ws) / m
+    away = np.eye(m) - 1 / m
+    # seen from the mean: the part that all share grows for ever
+    A = np.kron(away, away) @ whole
+    S = np.linalg.solve(np.eye(m * m) - A, A @ (tau * np.eye(m)).ravel()).reshape(m, m)
+    exact = float(np.trace(away @ S)) / m + (tau - 1) / 2 * (m - 1) / m
+    assert found == pytest.approx(exact, rel=0.15)  # 512 lots
+
+
+def test_a_schedule_that_never_agrees_has_no_stationary_distance():
+    assert noise_consensus([np.eye(4)] * 8, 4) is None
 
 
 def closed(W, m, tau):
@@ -234,7 +256,7 @@ def test_a_forecast_is_the_recursion_of_the_run(words):
         return x
 
     for k in range(30):
-        rounds.begin(k, lr, lambda: math.nan)
+        rounds.begin(k, lr)
         active = np.ones(m, dtype=bool) if rounds.active is None else rounds.active
         if owed is not None:
             x, owed = mixed(x, owed), None

@@ -9,7 +9,7 @@ import torch
 from playing import CNN, MLP, QUADRATIC, Lines, play, settle
 from test_oracle import EXACT, problem, written
 
-from coopsgd import config
+from coopsgd import build, config
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.optim import SGD, Adam, AdamW, Constant, Inner
@@ -53,7 +53,7 @@ def _large_batch(settings: config.Config) -> np.ndarray:
     from coopsgd.data.base import Batches
     from coopsgd.data.digits import Digits
     from coopsgd.data.partitions import IID
-    from coopsgd.tasks.classification import network
+    from coopsgd.tasks.networks import network
 
     images = Digits().load()
     module = network(settings).double()
@@ -161,7 +161,7 @@ def test_a_last_round_that_is_not_full_is_not_mixed(gangs):
 
 
 def test_gossip_contracts_disagreement_by_zeta_squared():  # eta = 0
-    W = config.make_strategy(settle((*QUADRATIC, "algo=dpsgd")))[0].factors(8, 0)[0]
+    W = build.make_strategy(settle((*QUADRATIC, "algo=dpsgd")))[0].factors(8, 0)[0]
     fleet = Stacked(Layout(8, 0, 1))
     wave = torch.tensor([[np.cos(2 * np.pi * i / 8)] for i in range(8)])  # the slowest mode of the ring
     zeta = 1 / 3 + 2 / 3 * np.cos(2 * np.pi / 8)
@@ -292,9 +292,9 @@ def test_no_step_at_all(gangs):
 
 def test_measuring_is_off_the_ledger_and_off_the_clock():
     settings = settle((*QUADRATIC, "algo=pasgd", "eval_every=1", "log_every=1", "workers=4"))
-    strategy, _ = config.make_strategy(settings)
+    strategy, _ = build.make_strategy(settings)
     fleet, report = Stacked(Layout(4, 0, 1)), Lines()
-    problem_ = config.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+    problem_ = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     slow = problem_.evaluate
 
     def sleepy(answer, statistics):

@@ -44,8 +44,9 @@ class Cluster:
         if self.ports not in PORTS:
             raise ValueError(f"cluster.ports: must be one of {', '.join(PORTS)}, got {self.ports!r}")
 
-    def check(self, config: Any) -> None:
-        """ValueError when this is no cluster for the workers (or the model) of this config."""
+    def check(self, config: Any) -> tuple[str, ...]:
+        """ValueError when this is no cluster for a run of this config; else what its user should be told."""
+        return ()
 
     def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
         """(m,) seconds of local step k on each worker."""
@@ -105,7 +106,7 @@ class Links(Cluster):
         _matrix("latency_s", self.latency_s, _seconds)
         _matrix("bandwidth", self.bandwidth, bits)
 
-    def check(self, config: Any) -> None:
+    def check(self, config: Any) -> tuple[str, ...]:
         m = config.workers
         if self.speeds is not None and len(self.speeds) != m:
             raise ValueError(f"cluster.speeds: names {len(self.speeds)} workers, but workers={m}; give one speed for each")
@@ -114,6 +115,7 @@ class Links(Cluster):
             array = _matrix(name, getattr(self, name), read)
             if array.ndim and len(array) != n:
                 raise ValueError(f"cluster.{name}: is a matrix over {len(array)}, but there are {n} {what}; or give one number")
+        return ()
 
     def _sites(self, m: int) -> list[Any]:
         if self.groups is None:
@@ -213,9 +215,9 @@ class FromProbe(Cluster):
         if not self.file:
             raise ValueError("cluster.file: is missing; name what `coopsgd probe` wrote, as in cluster.file=probe.json")
 
-    def check(self, config: Any) -> None:
+    def check(self, config: Any) -> tuple[str, ...]:
         found, m = measured(self.file), config.workers
-        found.check(config)
+        notes = found.check(config)
         if self.own_speeds and len(found.workers_s) != m:
             raise ValueError(
                 f"cluster.file: {self.file} measured {len(found.workers_s)} workers, but workers={m}; probe as many, or set "
@@ -223,6 +225,7 @@ class FromProbe(Cluster):
             )
         if m > 1 and found.network is None:
             raise ValueError(f"cluster.file: {self.file} measured no network, one process; probe with processes=2 or more")
+        return notes
 
     def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
         found = measured(self.file)

@@ -6,13 +6,13 @@ gradients, products and messages are left out.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from coopsgd.build import make
 from coopsgd.clock.clock import Clock
-from coopsgd.config import Config, make
+from coopsgd.config import Config
 from coopsgd.fleet.plan import Layout
 from coopsgd.period import Rounds
 from coopsgd.strategies.base import Strategy, Tick
@@ -48,7 +48,7 @@ def rehearse(config: Config, strategy: Strategy, steps: int) -> np.ndarray:
     for k in range(steps):
         if owed is not None:
             (x, s), owed = strategy.before(fleet, owed, inner, stats, x, s), None
-        rounds.begin(k, inner.lr, lambda: float("nan"))
+        rounds.begin(k, inner.lr)
         active, due = rounds.active, rounds.due
         clock.begin(k, active)
         if not first:
@@ -103,7 +103,7 @@ def _stage(config: Config, strategy: Strategy) -> tuple[Any, Clock, tuple[Tensor
             return lambda: x[:1].clone()
 
         def _lowered(self, plan: Any) -> Any:
-            return SimpleNamespace(plan=plan)
+            return None
 
     class Outside(Inner):
         """Rates as they move; buffers have a shape, if they are mixed."""

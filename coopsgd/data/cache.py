@@ -45,9 +45,7 @@ def shared(name: str, sources: Sequence[Path], read: Callable[[], Arrays]) -> Ar
 
 
 def _fill(place: Path, key: str, read: Callable[[], Arrays]) -> Arrays:
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(place.with_name(place.name + ".lock")):
+    with locked(place.with_name(place.name + ".lock")):
         found = _open(place, key)  # another process was first
         if found is not None:
             return found
@@ -89,8 +87,10 @@ def mapped(file: BinaryIO, kinds: Mapping[str, tuple[str, list[int]]]) -> Arrays
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process of this machine at a time, where the file system knows locks."""
+def locked(path: Path) -> Iterator[None]:
+    """One process of this machine at a time inside, where the file system knows locks; its folder is made."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError, OSError):
             import fcntl

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import json
 import math
@@ -19,7 +18,7 @@ import numpy as np
 
 from coopsgd.data import cache
 from coopsgd.data.base import DataSet, Images
-from coopsgd.registry import register
+from coopsgd.registry import imported, register
 
 _read: tuple[str, Mapping[str, np.ndarray]] | None = None  # the last one read by this process or the one it was forked from
 
@@ -31,8 +30,9 @@ class Custom(DataSet):
 
     An item is (image, label): a PIL image, or a tensor or array of bytes or floats with channels first; a whole number from 0.
     A class that takes `train` or `split` is made twice, for training and for testing; of any other every tenth item is for
-    testing. `root` and `download` are filled in where it takes them. Items are read once, before the workers start, into
-    arrays in memory. mean and std, one number a channel: auto is those of the training set for bytes, 0 and 1 for floats.
+    testing. `root` and `download` are filled in where it takes them. Items are read once, before the workers start (by each
+    process where torchrun starts them), into arrays in memory. mean and std, one number a channel: auto is those of the
+    training set for bytes, 0 and 1 for floats.
     """
 
     path: Any = None
@@ -93,7 +93,8 @@ class Custom(DataSet):
         """train_x, train_y, test_x, test_y. apart: read in a process of its own, to keep what it imports out of this one."""
         global _read
         if _read is None or _read[0] != self._key():
-            _read = self._key(), _in_a_fork(self) if apart else self.read()
+            with cache.locked(cache.root() / "custom.lock"):  # many processes may come at once, and it may be downloaded first
+                _read = self._key(), _in_a_fork(self) if apart else self.read()
         return _read[1]
 
     def read(self) -> Mapping[str, np.ndarray]:
@@ -116,15 +117,10 @@ class Custom(DataSet):
 
     def _parts(self) -> list[Any]:
         """Training and test set, or one for both."""
-        module, _, name = self.path.partition(":")
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
         try:
-            made = getattr(importlib.import_module(module), name)
-        except Exception as error:  # importing runs code of the user's
-            raise ValueError(
-                f"data.path: {self.path}: {error or type(error).__name__}; write module:Class, importable from here"
-            ) from None
+            made = imported("data.path", self.path)
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
         try:
             takes = set(inspect.signature(made).parameters)
             arguments = dict(self.arguments)

@@ -26,4 +26,4 @@ class FashionMNIST(IDX):
         return [*super().places(), DEBIAN]
 
     def scaling(self) -> dict[str, Any]:
-        return {"mean": (0.286 * 255,), "std": (255.0,)}
+        return {"mean": (0.286 * 255,), "std": (0.353 * 255,)}

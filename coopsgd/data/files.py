@@ -20,7 +20,7 @@ class Filed(DataSet):
 
     NAME: ClassVar[str]
     FILES: ClassVar[tuple[str, ...]]  # all must be there
-    BELOW: ClassVar[tuple[str, ...]]  # folders below a data folder that are tried, after itself
+    BELOW: ClassVar[tuple[str, ...]]  # folders below a data folder that are tried, before itself
     SOURCE: ClassVar[str]  # the class of torchvision.datasets that downloads it, with its checks
     HOW: ClassVar[str] = ""  # another way to get it
 
@@ -30,6 +30,10 @@ class Filed(DataSet):
 
     def check_files(self, folder: Path) -> None:
         """ValueError when a file is visibly broken; quick."""
+
+    def another(self, folder: Path) -> bool:
+        """Are these visibly the files of another data set? Quick."""
+        return False
 
     def scaling(self) -> dict[str, Any]:
         """mean, std and pad of `Images`."""
@@ -43,11 +47,12 @@ class Filed(DataSet):
         """Folders that may hold the files, in the order they are tried."""
         own = os.environ.get("COOPSGD_DATA")
         roots = [*([Path(own)] if own else []), cache.root()]
-        return [root / below for root in roots for below in ("", *self.BELOW)]
+        return [root / below for root in roots for below in (*self.BELOW, "")]
 
     def find(self) -> Path | None:
-        """The first folder with all files."""
-        return next((p for p in self.places() if all(self.file(p, name) for name in self.FILES)), None)
+        """The first folder with all files, and not another's of the same names."""
+        whole = (p for p in self.places() if all(self.file(p, name) for name in self.FILES))
+        return next((p for p in whole if not self.another(p)), None)
 
     def check(self) -> None:
         folder = self.find()
@@ -58,14 +63,15 @@ class Filed(DataSet):
             import torchvision
 
             # it tells of every mirror it tries, and draws bars
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+            with cache.locked(cache.root() / "download.lock"), quiet[0], quiet[1]:
                 getattr(torchvision.datasets, self.SOURCE)(str(cache.root()), download=True)
         except Exception as error:
             told = (str(error).strip().splitlines() or [type(error).__name__])[0]
             files = f"{', '.join(self.FILES[:-1])} and {self.FILES[-1]}"
             raise ValueError(
-                f"data: {self.NAME} was not found and could not be downloaded ({told}); put {files} into a folder and set "
-                f"COOPSGD_DATA to it{self.HOW}"
+                f"data: {self.NAME} was not found and could not be downloaded ({told}); put {files} into FOLDER/"
+                f"{self.BELOW[0]} and set COOPSGD_DATA=FOLDER{self.HOW}"
             ) from None
 
     def load(self, seed: int = 0) -> Images:

@@ -141,7 +141,7 @@ class Dirichlet(Partition):
 
     arXiv:1905.12022. A small alpha gives a class to few. With many workers and a small alpha no draw gives everyone enough;
     equal=true instead gives each worker the same number of samples and a mix of classes of its own from
-    Dirichlet(alpha), renormalised where a class is used up (arXiv:1909.06335).
+    Dirichlet(alpha), renormalised where a class is used up (arXiv:1909.06335); min_size and attempts then play no part.
     """
 
     alpha: float = 0.1

@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from coopsgd import catalogue, config
+from omegaconf import OmegaConf
+
+from coopsgd import build, catalogue, checks, registry
 from coopsgd.config import Config
+from coopsgd.errors import ConfigError
+from coopsgd.registry import did_you_mean
 from coopsgd.strategies.base import Strategy
 
 TAUS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -38,6 +42,7 @@ def _best(m: int) -> str:
     return "fdla" if m <= 16 else "best_constant"
 
 
+PARTS = ("strategy", "mixing")
 PLAIN = ("fullsync", "pasgd", "dpsgd", "easgd")  # of two names for one thing, the first of these is told
 DRAWN = 16  # communications by lot in which two schedules must differ to be two
 LEFT_OUT = ("matrix", "identity", "pairwise")  # mixings: W is the user's; never agree; one pair of all workers
@@ -60,31 +65,50 @@ class Candidate:
 def candidates(base: Config, words: Sequence[str], config_dir: str | None = None) -> list[Candidate]:
     """Every different algorithm for base.workers workers, plain names first.
 
-    base: a checked config. words: of the command line; what they fix (algo, tau, topology, a key of the algo) is not varied.
+    base: a checked config, of an algorithm with a topology if one is fixed. words: of the command line; what they fix (algo,
+    tau, topology, a key of the algo) is not varied, and algorithms without such a key are left out. ConfigError when none has
+    it.
     """
     fixed = {word.partition("=")[0].lstrip("+") for word in words if "=" in word}
+    names = [choice.name for choice in catalogue.choices("algo", config_dir)]
+    names.sort(key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name))
+    algos = [{"name": name, **catalogue.settings("algo", name, config_dir)} for name in names]
     if "algo" in fixed:
-        algos = [dict(base.algo)]
+        algos = [algo for algo in algos if algo["name"] == base.algo["name"]]
     else:
-        names = [choice.name for choice in catalogue.choices("algo", config_dir)]
-        names.sort(key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name))
-        algos = [{"name": name, **catalogue.settings("algo", name, config_dir)} for name in names]
         algos = [algo for algo in algos if algo.get("mixing") not in LEFT_OUT]
+    given, known = _given(words), set(PARTS)
+    algos = [algo | given for algo in algos]
+    for algo in algos:
+        known |= _keys(algo).keys()
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"algo.{key}: no algorithm here has such a key{did_you_mean(key, sorted(known))}")
+    algos = [algo for algo in algos if given.keys() <= {*_keys(algo), *PARTS}]
     found: dict[Any, Candidate] = {}
-    last, key = None, None
+    last: Strategy | None = None
+    identity = None
     for algo in algos:
         for variant in _variants(base, algo, fixed, config_dir):
             if variant.strategy is not last:  # those of one strategy come together
-                last, key = variant.strategy, _identity(variant.strategy, base.workers)
-            if key is not None:
-                found.setdefault((str(variant.config.tau), key), variant)
+                last, identity = variant.strategy, _identity(variant.strategy, base.workers)
+            if identity is not None:
+                found.setdefault((str(variant.config.tau), identity), variant)
     return list(found.values())
+
+
+def _given(words: Sequence[str]) -> dict[str, Any]:
+    """The keys of an algo that words set, and to what."""
+    told = [word.removeprefix("algo.") for word in words if word.startswith("algo.") and "=" in word]
+    found = OmegaConf.to_container(OmegaConf.from_dotlist(told))
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items() if key != "tau"}
 
 
 def _variants(base: Config, algo: dict[str, Any], fixed: set[str], config_dir: str | None) -> Iterator[Candidate]:
     """Every choice of the keys of one algo; all those of one strategy one after the other."""
     m, keys = base.workers, _keys(algo)
-    algo.pop("tau", None)
+    algo = {key: value for key, value in algo.items() if key != "tau"}
     axes: dict[str, Sequence[Any]] = {}
     for key, (owner, _) in keys.items():
         tried = AXES.get(f"{owner}.{key}") or AXES.get(key)
@@ -100,11 +124,13 @@ def _variants(base: Config, algo: dict[str, Any], fixed: set[str], config_dir: s
         said = [f"algo={algo['name']}"] + ([] if topology is None else [f"topology={topology['name']}"])
         strategy: Strategy | None = None
         for tau in [base.tau] if "tau" in fixed else [tau for tau in TAUS if tau <= max(1, base.steps // 2)]:
-            mine = replace(base, algo=algo | chosen, topology=topology or base.topology, tau=tau)
+            graph = (topology or base.topology) if "topology" in keys else None
+            mine = replace(base, algo=algo | chosen, topology=graph, tau=tau)
             try:
                 if strategy is None or "tau" in keys:
-                    strategy, _ = config.make_strategy(mine)
+                    strategy, _ = build.make_strategy(mine)
                     strategy.check(m)
+                    checks.refuse_mixed(mine, strategy)
             except ValueError:
                 break  # not for so many workers
             if strategy.fixed_tau is not None:
@@ -132,8 +158,8 @@ def _identity(strategy: Strategy, m: int) -> Any:
 def _keys(algo: dict[str, Any]) -> dict[str, tuple[str, Any]]:
     """The keys of an algo's strategy and mixing: the mixing's name, and the default."""
     found: dict[str, tuple[str, Any]] = {}
-    for kind in ("strategy", "mixing"):
+    for kind in PARTS:
         if algo.get(kind) is not None:
             owner = str(algo.get("mixing", ""))
-            found |= {f.name: (owner, f.default) for f in fields(config.lookup(kind, algo[kind])) if f.init}
+            found |= {f.name: (owner, f.default) for f in fields(registry.lookup(kind, algo[kind])) if f.init}
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,11 +10,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coopsgd import checkpoint, compose
+from coopsgd import checkpoint, compose, folders
 from coopsgd.config import Config
 from coopsgd.design import study as studies
+from coopsgd.errors import ConfigError
 from coopsgd.report import design as report
 from coopsgd.report.constants import constants
+
+
+def based(words: Sequence[str]) -> list[str]:
+    """Words of a config to start from: one with a topology, so that one that is given is kept, if no algo is."""
+    if any(word.startswith("algo=") for word in words):
+        return list(words)
+    return ["algo=dpsgd", *(word for word in words if not word.startswith("algo."))]
 
 
 def design(
@@ -31,11 +40,18 @@ def design(
     """Search, predict, rank, check, tell. ConfigError when what is asked makes no sense or cannot be met."""
     if probe is not None and not any(word.startswith("cluster=") for word in words):
         words = [*words, "cluster=from_probe", f"cluster.file={probe}"]
-    checked = compose.shown(words, config_dir)
+    checked = compose.shown(based(words), config_dir)
     base = checked.config
     known, _, notes = constants(base, probe)
-    folder = Path(compose.fresh(f"designs/{datetime.now():%Y-%m-%d/%H-%M-%S}"))
-    line = "coopsgd design " + shlex.join(words)
+    if probe is not None and not theory and (base.cluster or {}).get("name") != "from_probe":
+        notes = (
+            *notes,
+            f"--probe {probe}: is not used: the cluster is one you name, and pilots are run; or add --theory",
+        )
+    folder = Path(folders.fresh(f"designs/{datetime.now():%Y-%m-%d/%H-%M-%S}"))
+    options = {"--config-dir": config_dir, "--budget-seconds": budget_seconds, "--target-loss": target_loss, "--check": check}
+    told = [str(word) for name, value in options.items() if value for word in (name, value)] + ["--theory"] * theory
+    line = "coopsgd design " + shlex.join([*words, *told])
 
     def run(settings: Config, at: Path) -> list[dict[str, Any]]:
         say(f"running {settings.name or settings.algo['name']}")
@@ -46,21 +62,26 @@ def design(
 
     for note in (*checked.notes, *notes):
         say(note)
-    found = studies.study(
-        base,
-        words,
-        folder,
-        run,
-        budget=budget_seconds,
-        target=target_loss,
-        known=known,
-        alone=theory,
-        config_dir=config_dir,
-        say=say,
-    )
+    try:
+        found = studies.study(
+            base,
+            words,
+            folder,
+            run,
+            budget=budget_seconds,
+            target=target_loss,
+            known=known,
+            alone=theory,
+            config_dir=config_dir,
+            say=say,
+        )
+    except ConfigError:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # nothing was run
+        raise
     if check:
         found = studies.check(found, base, studies.places(len(found.entries), check), folder, run)
-    facts = report.facts(found, words, top) | {"command": line, "folder": str(folder)}
+    facts = report.facts(found, words, top, config_dir) | {"command": line, "folder": str(folder)}
     checkpoint.write_json(folder / "design.json", facts)
     drawn = report.picture(found, folder / "pareto.png")
     report.show(facts, as_json)

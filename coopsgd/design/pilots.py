@@ -16,6 +16,7 @@ import numpy as np
 
 from coopsgd import config, theory
 from coopsgd.config import Config
+from coopsgd.errors import ConfigError
 
 TAUS = (1, 4, 16, 64)
 LOOKS = 61  # evaluations of one pilot, so many at most
@@ -84,14 +85,19 @@ def _seen(m: int, taus: list[int], found: list[list[dict[str, Any]]]) -> tuple[f
     """The noise and the drift that fit the mean consensus distances of the pilots best, relative to each; not negative."""
     from scipy.optimize import nnls
 
-    rows, J = [], [np.full((m, m), 1 / m)]
+    rows, sound, J = [], False, [np.full((m, m), 1 / m)]
     for tau, lines in zip(taus, found, strict=True):
         seen = [line["consensus"] for line in lines[1:]]
-        if tau > 1 and None not in seen and (distance := float(np.mean(seen))) > 0:
+        if tau == 1 or None in seen or lines[-1]["eval/loss"] is None:
+            continue
+        sound = True
+        if (distance := float(np.mean(seen))) > 0:
             rows.append(
                 [(theory.noise_consensus(J, m, tau) or 0) / distance, (theory.drift_consensus(J, m, tau) or 0) / distance]
             )
-    if not rows:
+    if not sound:
+        raise ConfigError("optim.lr: every pilot with more than one local step a round diverged; lower it")
+    if not rows:  # workers that never differ
         return 0.0, 0.0
     noise, drift = nnls(np.array(rows), np.ones(len(rows)))[0]
     return float(noise), float(drift)

@@ -33,9 +33,8 @@ class Drift:
         setting = Setting(candidate.config, candidate.strategy)
         if not setting.matrices or setting.zeta is None:
             return None
-        cyclic = setting.cycle is not None
-        noise = theory.noise_consensus(setting.matrices, setting.m, setting.tau, setting.order, repeats=cyclic)
-        drift = theory.drift_consensus(setting.matrices, setting.m, setting.tau, setting.order, repeats=cyclic)
+        noise = theory.noise_consensus(setting.matrices, setting.m, setting.tau, setting.order)
+        drift = theory.drift_consensus(setting.matrices, setting.m, setting.tau, setting.order)
         if noise is None or drift is None:
             return None
         return cls(setting.zeta, noise, drift, _progress(setting.matrices, setting.m))
@@ -59,7 +58,7 @@ class Entry:
     tau_eq: float | None  # the period of plain averaging that drifts as far; None without pilots
     bytes_per_step: float  # sent by a worker, mean
     times: np.ndarray  # (horizon,) seconds on the clock after each step
-    errors: np.ndarray  # (horizon,) eval/loss then; without pilots the bound on the mean squared gradient
+    errors: np.ndarray  # (horizon,) eval/loss then; without pilots an estimate of the mean squared gradient
     steps: int  # within the budget, or until the target; 0 when not even one
     seconds: float  # when they are over; inf when there are none
 
@@ -99,21 +98,27 @@ class Goal:
 
 
 def predicted(candidate: Candidate, drift: Drift, times: np.ndarray, goal: Goal, pilots: Pilots | None, known: Any) -> Entry:
-    """One candidate's entry. pilots: None for what the bound alone says, from the constants `known`."""
+    """One candidate's entry. pilots: None for what theory alone says, from the constants `known`."""
     steps = np.arange(1, len(times) + 1)
     tau_eq = None if pilots is None else pilots.tau_eq(drift.noise, drift.drift)
     if pilots is not None and tau_eq is not None:
         errors = np.interp(steps * drift.progress, pilots.steps, pilots.losses_at(tau_eq))
     else:
         errors = _bound(candidate, drift, steps, known)
-    sent = cost.per_step(candidate.config, candidate.strategy, int(candidate.config.tau))["bytes_per_worker_mean"]
+    sent = cost.per_step(candidate.config, candidate.strategy)["bytes_per_worker_mean"]
     return Entry(candidate, drift, tau_eq, float(sent or 0), times, errors, *goal.reached(times, errors))
 
 
 def _bound(candidate: Candidate, drift: Drift, steps: np.ndarray, known: Known) -> np.ndarray:
-    """The bound on the mean of ||grad F||^2 so far, its network term L^2 times the exact consensus distance."""
+    """What the proof of the bound leaves of the mean of ||grad F||^2 so far, its network term L^2 times the consensus distance.
+
+    An estimate: that distance is the exact one without curvature, and of gradients that differ between workers its order.
+    Infinite where eta L > 1, from where on the proof says nothing.
+    """
     lr, m = float(candidate.config.optim["lr"]), candidate.config.workers
     eta = lr * drift.progress
+    if eta * known.L > 1:
+        return np.full(len(steps), math.inf)
     apart = lr**2 * (known.sigma2 * drift.noise + known.kappa2 * drift.drift)
     return 2 * known.gap / (eta * steps) + eta * known.L * known.sigma2 / m + known.L**2 * apart
 

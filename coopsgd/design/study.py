@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from coopsgd import clock
+from coopsgd.analysis import not_plain
 from coopsgd.config import Config
 from coopsgd.design import ranking
 from coopsgd.design.candidates import Candidate, candidates
@@ -19,6 +20,7 @@ from coopsgd.design.ranking import Drift, Entry, Goal
 from coopsgd.errors import ConfigError
 from coopsgd.theory import Known
 
+LEAST = 8  # steps: a pilot of more than one local step a round has two rounds
 Run = Callable[[Config, Path], list[dict[str, Any]]]  # trains a config in a folder; its metrics
 
 
@@ -40,8 +42,8 @@ class Verdict:
     runs: list[Checked]
     tau: float  # Kendall's, of predicted and measured order
     best: Checked
-    regret_s: float  # seconds lost by taking the first choice instead of the best; nan when it never gets there
-    regret: float  # as a share of the best one's seconds
+    regret_s: float  # seconds lost by taking the first choice instead of the best; inf: it never gets there; nan: nobody does
+    regret: float  # as a share of the best one's seconds to the target, or of the first one's whole run
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,13 @@ def study(
     entries = [ranking.predicted(c, drift, times, goal, pilots, known) for c, drift, times in timed]
     if pilots is not None:
         entries = [e for e in entries if e.tau_eq is not None and e.tau_eq <= pilots.taus[-1] * (1 + 1e-9)]
+    elif budget is not None:
+        entries = [e for e in entries if math.isfinite(e.floor)]
+    if not entries:
+        raise ConfigError(_nobody(len(timed), pilots))
+    over = sum(budget is not None and float(times[-1]) < budget for _, _, times in timed)
+    if over:
+        say(f"{over} of them have taken all {base.steps} steps before {budget:g} s are over; more steps would let them go on")
     if target is not None and (floor := min(e.floor for e in entries)) > target:
         best = min(entries, key=lambda e: e.floor)
         raise ConfigError(
@@ -96,6 +105,16 @@ def study(
             f"{base.steps} steps; more steps, another optim.lr or a larger batch_size would lower it"
         )
     return Study(goal, pilots, sorted(entries, key=goal.order), len(timed), len(timed) - len(entries))
+
+
+def _nobody(searched: int, pilots: Pilots | None) -> str:
+    """Why nothing is left to rank."""
+    if pilots is None:
+        return f"--theory: optim.lr is above 1 / L, at which theory says nothing of {searched} algorithms; lower it"
+    return (
+        f"algo: {searched} algorithms searched, and all drift further apart than periodic averaging with "
+        f"tau={pilots.taus[-1]}, the longest pilot; lower tau, or give more steps"
+    )
 
 
 def _refuse(base: Config, budget: float | None, target: float | None, known: Known | None, alone: bool) -> None:
@@ -111,10 +130,16 @@ def _refuse(base: Config, budget: float | None, target: float | None, known: Kno
         raise ConfigError(f"tau: design chooses among constant periods, got {base.tau}; give one number or none")
     if (base.period or {}).get("name", "constant") != "constant":
         raise ConfigError(f"period: design chooses among constant periods, got {base.period['name']}; use period=constant")
-    if base.steps < 4:
-        raise ConfigError(f"steps: {base.steps} are too few to choose by; give at least 4")
+    if base.steps < LEAST:
+        raise ConfigError(f"steps: {base.steps} are too few to choose by; give at least {LEAST}")
+    schedule = base.schedule or {}
+    if schedule.get("name", "constant") != "constant" or schedule.get("warmup"):
+        what = f"schedule={schedule['name']}" + " with a warm-up" * bool(schedule.get("warmup"))
+        raise ConfigError(f"schedule: design tells of runs of any length from pilots of one, so the rate must stay, got {what}")
     if alone and target is not None:
         raise ConfigError("--target-loss: the bound is about gradients, not losses; leave out --theory, or give a budget")
+    if alone and (why := not_plain(base)):
+        raise ConfigError(f"--theory: {why}; leave it out")
     if alone and known is None:
         raise ConfigError(
             f"--theory: task {base.task['name']} does not know L, sigma2 and the gap; measure them by `coopsgd probe` and give "
@@ -141,17 +166,17 @@ def check(study: Study, base: Config, some: Sequence[int], folder: Path, run: Ru
         steps = base.steps if study.goal.budget is None else max(1, entry.steps)
         every = max(1, steps // (LOOKS - 1))
         settings = replace(in_one_process(entry.candidate.config, every), steps=steps)
-        lines = [line for line in run(settings, folder / f"rank-{place + 1}") if line.get("eval/loss") is not None]
+        lines = [line for line in run(settings, folder / f"rank-{place + 1}") if "eval/loss" in line]
         times = np.array([line["sim_s"] for line in lines])
-        losses = np.array([line["eval/loss"] for line in lines])
+        losses = np.array([math.inf if line["eval/loss"] is None else line["eval/loss"] for line in lines])
         runs.append(Checked(entry, place + 1, times, losses, _value(study.goal, times, losses)))
     best = min(runs, key=lambda one: one.value)
     first = min(runs, key=lambda one: one.rank)
     agreement = ranking.kendall([one.rank for one in runs], [one.value for one in runs])
     if study.goal.budget is None:
-        lost, of = first.value - best.value, best.value
+        lost, of = first.value - best.value if math.isfinite(best.value) else math.nan, best.value
     else:  # how much sooner the best came, for good, to where the first choice ended
-        of = study.goal.budget
+        of = float(first.times[-1])
         (worse,) = np.nonzero(best.losses > first.value)
         lost = of - float(best.times[worse[-1] + 1]) if first.value > best.value and len(worse) else 0.0
     return replace(study, verdict=Verdict(runs, agreement, best, lost, lost / of if of else math.nan))

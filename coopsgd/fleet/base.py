@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -21,6 +22,9 @@ from coopsgd.fleet.ledger import Ledger
 
 if TYPE_CHECKING:
     from coopsgd.clock import Clock
+
+PLANS = 16, 64  # matrices whose plans are kept: at least, at most
+ROOM = 1 << 24  # numbers in them: a schedule that never repeats must not fill the memory
 
 Rows: TypeAlias = Tensor
 Common: TypeAlias = Tensor
@@ -40,6 +44,17 @@ class Pending:
         return wait()
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """A matrix made ready."""
+
+    W: Any
+    lowered: Any  # for this fleet
+    price: plans.Price  # what is charged
+    wire: plans.Price  # what this placement hands to the network, by process
+    parts: Any  # what the clock makes of it
+
+
 class Fleet(ABC):
     """m workers and v auxiliary models, some of whose rows are in this process."""
 
@@ -48,7 +63,7 @@ class Fleet(ABC):
         self.m, self.v = layout.m, layout.v
         self.ledger = Ledger(layout.m, layout.v, layout.processes)
         self.clock: Clock | None = None  # set before the first verb
-        self._plans: dict[Any, tuple[Any, Any, plans.Price, Any]] = {}
+        self._plans: dict[Any, _Planned] = {}
 
     @property
     def workers(self) -> range:
@@ -101,9 +116,9 @@ class Fleet(ABC):
         return begun[verb](*args)
 
     def _mixing(self, W: Any, *xs: Rows) -> Pending:
-        lowered, price, parts = self._planned(W)
-        ends = self._charge(price, sum(_width(x) for x in xs), lowered.plan.sent, lowered.plan.messages, parts)
-        finish = self._mix(lowered, xs)
+        plan = self._planned(W)
+        ends = self._charge(plan.price, sum(_width(x) for x in xs), plan.wire.sent, plan.wire.messages, plan.parts)
+        finish = self._mix(plan.lowered, xs)
         return self._pending(ends, finish, lambda done: xs[0] if len(xs) == 1 else xs)
 
     def _averaging(self, *xs: Rows) -> Pending:
@@ -178,11 +193,15 @@ class Fleet(ABC):
     @abstractmethod
     def _pick(self, x: Rows, i: int) -> Callable[[], Common]: ...
 
+    def _admitted(self, plan: plans.Plan) -> plans.Plan:
+        """The plan, or another that this fleet can carry out."""
+        return plan
+
     @abstractmethod
     def _lowered(self, plan: plans.Plan) -> Any: ...
 
-    def _planned(self, W: Any) -> tuple[Any, plans.Price, Any]:
-        """W lowered for this fleet; its price; what the clock makes of it."""
+    def _planned(self, W: Any) -> _Planned:
+        """W lowered for this fleet. Kept for a while: the oldest goes first, on every process alike."""
         frozen = isinstance(W, np.ndarray) and not W.flags.writeable
         # a frozen array is known by its address (it is kept below, so the address stays its own), others by content
         key = id(W) if frozen else np.asarray(W).tobytes()
@@ -191,13 +210,17 @@ class Fleet(ABC):
             n = self.m + self.v
             if array.shape != (n, n):
                 raise ValueError(f"mix: W must be ({n}, {n}) for {self.m} workers and {self.v} auxiliaries, got {array.shape}")
-            if len(self._plans) >= 64:  # a schedule that never repeats must not fill the memory
+            if len(self._plans) >= max(PLANS[0], min(PLANS[1], ROOM // n**2)):
                 self._plans.pop(next(iter(self._plans)))
-            lowered = self._lowered(plans.lower(array, self.layout))
-            logical = plans.logical(array, self.m, self.layout.served)
-            parts = self.clock.parts(logical) if self.clock else None
-            self._plans[key] = (W, lowered, plans.Price(logical.messages, logical.sent), parts)
-        return self._plans[key][1:]
+            plan, logical = self._admitted(plans.lower(array, self.layout)), plans.logical(array, self.m, self.layout.served)
+            self._plans[key] = _Planned(
+                W,
+                self._lowered(plan),
+                plans.Price(logical.messages, logical.sent),
+                plans.Price(plan.messages, plan.sent),
+                self.clock.parts(logical) if self.clock else None,
+            )
+        return self._plans[key]
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

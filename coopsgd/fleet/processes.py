@@ -61,9 +61,12 @@ class Processes(Stacked):
     def _own(self, x: Rows, q: int) -> Tensor:
         return x[: len(self._owned(q))].contiguous()
 
-    def _lowered(self, plan: plans.Plan) -> Lowered:
+    def _admitted(self, plan: plans.Plan) -> plans.Plan:
         if len(self._groups) + len({item.group for item in plan.sums} - self._groups.keys()) > GROUPS:
-            plan = plans.lower(plan.W, self.layout, groups=self._groups.keys())
+            return plans.lower(plan.W, self.layout, groups=self._groups.keys())
+        return plan
+
+    def _lowered(self, plan: plans.Plan) -> Lowered:
         for item in plan.sums:  # every process makes every group, in the same order
             if item.group not in self._groups:
                 self._groups[item.group] = dist.new_group(list(item.group), timeout=timedelta(seconds=self._timeout))

@@ -16,12 +16,11 @@ from coopsgd.fleet.local import Local, combine
 
 @dataclass
 class Lowered:
-    """A plan made ready for one process.
+    """A plan made ready for one process; what it was made of is not kept.
 
     `core` rows are sent and summed; below them lie replicated auxiliary rows, which change by sums alone.
     """
 
-    plan: plans.Plan
     core: int
     core_local: Local  # extras: the replicated rows, then what arrives
     aux_local: Local | None  # extras: what arrives
@@ -54,7 +53,6 @@ class Stacked(Fleet):
         arriving = np.hstack([np.zeros((len(rows), 0)), *(item.U[rows] for item in mine), *(e.U[rows] for e in into)])
         alone = len(rows) == 1 and not stay.any() and len(mine) == 1 and not into and not out
         return Lowered(
-            plan,
             core,
             in_place=alone and arriving.tolist() == [[1.0]],
             core_local=Local(stay[:core, :core], (stay[:core, core:], arriving[:core])),

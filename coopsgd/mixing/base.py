@@ -2,21 +2,22 @@
 
 A communication is a list of *factors*, applied in order, so that its price stays honest: federated averaging is "up"
 then "down", not the dense product of the two. A field named like something the run knows (`topology`, `seed`, `tau`,
-`sizes`, `batch_size`: config.FILLED) is filled from there.
+`sizes`, `batch_size`: build.FILLED) is filled from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 
 from coopsgd.mixing import spectra
 
 Factors = tuple[np.ndarray, ...]
-REMEMBERED = 64  # communications whose matrices are kept; a schedule that repeats sooner hands out the same arrays again
+LOTS = 2  # communications whose matrices are kept when they never come again
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Mixing:
 
     allow_disconnected: bool = False  # run although the workers never agree
     _cache: dict[tuple[int, int], Factors] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     served: ClassVar[bool] = False  # the auxiliary models live on a server of their own, never as copies beside the workers
 
@@ -51,10 +53,18 @@ class Mixing:
         cycle = self.cycle(m)
         key = (m, r if cycle is None else r % cycle)
         if key not in self._cache:
-            if len(self._cache) >= max(REMEMBERED, cycle or 0):
+            if len(self._cache) >= (cycle or LOTS):
                 self._cache.pop(next(iter(self._cache)))
             self._cache[key] = tuple(_frozen(W) for W in self.matrices(*key))
         return self._cache[key]
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` answers, asked the first time only; an array is read-only, so that equal communications share it."""
+        if key not in self._made:
+            self._made[key] = made = make()
+            if isinstance(made, np.ndarray):
+                made.setflags(write=False)
+        return self._made[key]
 
     def work(self, m: int, r: int, tau: int) -> np.ndarray | None:
         """(m,) local steps of each worker towards communication r, 0 for one that sits it out; None: tau for everyone."""
@@ -65,20 +75,30 @@ class Mixing:
 
         A random schedule answers with the root of ||E[W'W] - J||, the mean square of one communication (arXiv:1905.09435).
         """
-        n = m + self.num_aux
-        whole = np.eye(n)
+        return spectra.zeta(self._whole(m))
+
+    def _whole(self, m: int) -> np.ndarray:
+        """The product of a cycle, (m + v, m + v)."""
+        self.factors(m, 0)  # a size that makes no sense is refused before anything is as large
+        whole = np.eye(m + self.num_aux)
         for r in range(self.cycle(m) or 1):
-            whole = spectra.product(self.factors(m, r), n) @ whole
-        return spectra.zeta(whole)
+            whole = spectra.product(self.factors(m, r), len(whole)) @ whole
+        return whole
 
     def best_alpha(self, m: int) -> float | None:
         """alpha*, the pull with the smallest zeta; None when the mixing has no such weight."""
         return None
 
+    def settled(self, m: int) -> dict[str, Any]:
+        """Fields that a run's config must hold as they were found here, because other machines could find them otherwise."""
+        return {}
+
     def check(self, m: int) -> None:
         """Build every matrix once. ValueError when the schedule cannot work for m workers."""
         found = self.zeta(m)
-        if not self.allow_disconnected and found is not None and not found < 1 - spectra.TOLERANCE:
+        if self.allow_disconnected or found is None or found < 1 - spectra.TOLERANCE:
+            return
+        if self.cycle(m) is None or not spectra.reaches_consensus(self._whole(m)):
             raise ValueError(
                 f"no consensus: zeta over a cycle of communications is {found:.6g}, not below 1, so the workers never "
                 "agree; choose another W or topology, or set algo.allow_disconnected=true"
@@ -86,6 +106,8 @@ class Mixing:
 
 
 def _frozen(W: np.ndarray) -> np.ndarray:
+    if W.dtype == np.float64 and not W.flags.writeable:
+        return W
     W = np.array(W, dtype=np.float64)
     W.setflags(write=False)
     return W
@@ -111,5 +133,5 @@ def load_array(name: str, value: Any) -> np.ndarray:
         return np.asarray(array, dtype=np.float64)
     except OSError as error:
         raise ValueError(f"{name}: cannot read {value!r} ({error.strerror or error}); give a .npy file or a list") from None
-    except (ValueError, TypeError, EOFError):
+    except (ValueError, TypeError, EOFError, BadZipFile):
         raise ValueError(f"{name}: {str(value)[:60]!r} holds no array of numbers; give a .npy file or a list of rows") from None

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.mixing import matrices
-from coopsgd.mixing.base import Factors, Mixing, auto_or_number
+from coopsgd.mixing.base import Factors, Mixing, auto_or_number, is_number
 from coopsgd.mixing.graphs import Graph, Ring
 from coopsgd.mixing.varying import edges_of
 from coopsgd.registry import register
@@ -21,54 +20,84 @@ from coopsgd.streams import stream
 
 ITERATIONS = 2000  # of the supergradient ascent, at most; the best iterate is kept
 PATIENCE = 300  # iterations without a gain of a millionth after which it ends
+WORK = 4e10  # of them all, counted as the cube of the workers: fewer iterations where each takes a second
+LINES = 200_000  # edges of the largest line graph that is made
 
 
 def decompose(adjacency: np.ndarray) -> list[list[tuple[int, int]]]:
-    """Disjoint matchings that make up the graph: an edge colouring, rarely of more colours than largest degree + 1."""
-    import networkx
+    """Disjoint matchings that make up the graph: an edge colouring, rarely of more colours than largest degree + 1.
 
-    graph = networkx.Graph([tuple(edge) for edge in edges_of(adjacency).tolist()])
-    line = networkx.line_graph(graph)
-    best: dict[tuple[int, int], int] | None = None
-    for strategy in ("DSATUR", "largest_first", "smallest_last"):
-        colours = networkx.greedy_color(line, strategy=strategy)
-        if best is None or max(colours.values(), default=-1) < max(best.values(), default=-1):
-            best = colours
-    matchings: list[list[tuple[int, int]]] = [[] for _ in range(max((best or {}).values(), default=-1) + 1)]
-    for (i, j), colour in sorted((best or {}).items()):
+    The best of three greedy colourings of the line graph; of a graph whose line graph is too large, first fit, edge by edge.
+    """
+    edges, degree = edges_of(adjacency).tolist(), (adjacency | adjacency.T).sum(1)
+    colours = _first_fit(edges) if (degree * (degree - 1) // 2).sum() > LINES else _coloured(edges)
+    matchings: list[list[tuple[int, int]]] = [[] for _ in range(max(colours.values(), default=-1) + 1)]
+    for (i, j), colour in sorted(colours.items()):
         matchings[colour].append((min(i, j), max(i, j)))
     return matchings
 
 
-def laplacians(matchings: list[list[tuple[int, int]]], m: int) -> np.ndarray:
-    """(M, m, m), one Laplacian a matching; L_j^2 = 2 L_j."""
-    found = np.zeros((len(matchings), m, m), dtype=bool)
-    for j, matching in enumerate(matchings):
-        for a, b in matching:
-            found[j, a, b] = found[j, b, a] = True
-    return np.stack([matrices.laplacian(adjacency) for adjacency in found]) if matchings else np.zeros((0, m, m))
+def _coloured(edges: list[Any]) -> dict[tuple[int, int], int]:
+    import networkx
+
+    line = networkx.line_graph(networkx.Graph([tuple(edge) for edge in edges]))
+    orders = ("DSATUR", "largest_first", "smallest_last")
+    return min((networkx.greedy_color(line, strategy=order) for order in orders), key=lambda c: max(c.values(), default=-1))
 
 
-def probabilities(L: np.ndarray, budget: float) -> np.ndarray:
+def _first_fit(edges: list[Any]) -> dict[tuple[int, int], int]:
+    taken: dict[int, int] = {}  # worker -> its edges' colours, as bits
+    colours = {}
+    for i, j in edges:
+        both = taken.get(i, 0) | taken.get(j, 0)
+        bit = ~both & (both + 1)  # the lowest that neither has
+        taken[i], taken[j] = taken.get(i, 0) | bit, taken.get(j, 0) | bit
+        colours[i, j] = bit.bit_length() - 1
+    return colours
+
+
+class Matchings:
+    """A graph of m workers as disjoint matchings; L_j, the Laplacian of matching j, obeys L_j^2 = 2 L_j."""
+
+    def __init__(self, matchings: list[list[tuple[int, int]]], m: int) -> None:
+        self.m, self.count = m, len(matchings)
+        edges = np.array([edge for matching in matchings for edge in matching], dtype=int).reshape(-1, 2)
+        self._a, self._b = edges.T
+        self._of = np.repeat(np.arange(self.count), [len(matching) for matching in matchings])
+
+    def laplacian(self, weights: np.ndarray) -> np.ndarray:
+        """(m, m) sum_j weights_j L_j, weights (count,)."""
+        w = np.asarray(weights, dtype=float)[self._of]
+        L = np.zeros((self.m, self.m))
+        L[self._a, self._b] = L[self._b, self._a] = -w
+        np.fill_diagonal(L, np.bincount(self._a, w, self.m) + np.bincount(self._b, w, self.m))
+        return L
+
+    def stretched(self, x: np.ndarray) -> np.ndarray:
+        """(count,) x' L_j x = sum over the edges of matching j of (x_a - x_b)^2."""
+        return np.bincount(self._of, (x[self._a] - x[self._b]) ** 2, self.count)
+
+
+def probabilities(L: Matchings, budget: float) -> np.ndarray:
     """(M,) p maximising lambda_2(sum_j p_j L_j) with 0 <= p <= 1 and sum p <= budget M.
 
     Concave: projected supergradient, component j being v' L_j v for v the eigenvector of lambda_2.
     """
-    count = len(L)
+    count = L.count
     if budget == 1 or not count:
         return np.ones(count)
     best = p = np.full(count, budget)
     reached, mark, since = -1.0, -1.0, 0
-    for t in range(ITERATIONS):
-        values, vectors = np.linalg.eigh(np.tensordot(p, L, 1))
-        if values[1] > reached:
+    most = int(np.clip(WORK / L.m**3, 30, ITERATIONS))
+    for t in range(most):
+        values, vectors = np.linalg.eigh(L.laplacian(p))
+        if values[1] > reached + 1e-12:  # more than rounding
             best, reached = p, values[1]
         if reached > mark * (1 + 1e-6) + 1e-12:
             mark, since = reached, t
-        if t - since > PATIENCE:
+        if t - since > min(PATIENCE, most // 2):
             break
-        v = vectors[:, 1]
-        slope = L @ v @ v
+        slope = L.stretched(vectors[:, 1])
         p = _project(p + slope / (np.linalg.norm(slope) + 1e-12) / (1 + t) ** 0.5 / 2, budget * count)
     return best
 
@@ -84,24 +113,22 @@ def _project(p: np.ndarray, most: float) -> np.ndarray:
     return np.clip(p - high, 0, 1)
 
 
-def second_moment(L: np.ndarray, p: np.ndarray, alpha: float) -> np.ndarray:
+def second_moment(L: Matchings, p: np.ndarray, alpha: float) -> np.ndarray:
     """E[W'W] = I - 2 alpha Lbar + alpha^2 (Lbar^2 + 2 Ltilde), Lbar = sum p_j L_j, Ltilde = sum p_j (1 - p_j) L_j."""
-    bar, tilde = np.tensordot(p, L, 1), np.tensordot(p * (1 - p), L, 1)
+    bar, tilde = L.laplacian(p), L.laplacian(p * (1 - p))
     return np.eye(len(bar)) - 2 * alpha * bar + alpha**2 * (bar @ bar + 2 * tilde)
 
 
-def rho(L: np.ndarray, p: np.ndarray, alpha: float) -> float:
+def rho(L: Matchings, p: np.ndarray, alpha: float) -> float:
     """||E[W'W] - J||_2"""
-    m = L.shape[-1]
-    return float(np.abs(np.linalg.eigvalsh(second_moment(L, p, alpha) - np.full((m, m), 1 / m))).max())
+    return float(np.abs(np.linalg.eigvalsh(second_moment(L, p, alpha) - 1 / L.m)).max())
 
 
-def best_alpha(L: np.ndarray, p: np.ndarray) -> float:
-    """The weight with the least rho; rho is convex in it, so golden section finds it."""
+def best_alpha(L: Matchings, p: np.ndarray) -> float:
+    """The weight with the least rho, in (0, 1); rho is convex in it, so golden section finds it."""
     from scipy.optimize import minimize_scalar
 
-    top = np.linalg.eigvalsh(L.sum(0))[-1]
-    return float(minimize_scalar(lambda a: rho(L, p, a), bounds=(0, 4 / top), method="bounded", options={"xatol": 1e-10}).x)
+    return float(minimize_scalar(lambda a: rho(L, p, a), bounds=(0, 1), method="bounded", options={"xatol": 1e-10}).x)
 
 
 @register("matcha", "mixing")
@@ -109,44 +136,53 @@ def best_alpha(L: np.ndarray, p: np.ndarray) -> float:
 class Matcha(Mixing):
     """W_r = I - alpha sum_j B_j L_j with B_j ~ Bernoulli(p_j): matchings by lot, within a budget. arXiv:1905.09435.
 
-    budget: the expected share of matchings in a communication, in (0, 1]; 1 is the whole graph every time. alpha: auto has
-    the least mean square contraction.
+    budget: the expected share of matchings in a communication, in (0, 1]; 1 is the whole graph every time. alpha: auto has the
+    least mean square contraction. probabilities: auto connects the expected graph best; a run keeps them in its config, because
+    hosts that round differently could end the ascent elsewhere, and would then draw other matchings.
     """
 
     budget: float = 0.5
     alpha: Any = "auto"
+    probabilities: Any = "auto"
     topology: Graph = field(default_factory=Ring)
     seed: int = 0
-    _designed: dict[int, tuple[np.ndarray, np.ndarray, float]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
         if not 0 < self.budget <= 1:
             raise ValueError(f"algo.budget: must lie in (0, 1], got {self.budget}")
         auto_or_number("algo.alpha", self.alpha)
+        p = self.probabilities
+        if p != "auto" and not (isinstance(p, list) and all(is_number(x) and 0 <= x <= 1 for x in p)):
+            raise ValueError(f"algo.probabilities: must be auto or list a number in [0, 1] for each matching, got {p!r}")
 
     def cycle(self, m: int) -> None:
         return None
 
-    def design(self, m: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """Laplacians (M, m, m) of the matchings, their probabilities (M,), and alpha."""
-        if m not in self._designed:
-            L = laplacians(decompose(self.topology.adjacency(m, self.seed)), m)
-            p = probabilities(L, self.budget)
-            alpha = float(self.alpha) if self.alpha != "auto" else best_alpha(L, p) if len(L) else 0.0
-            self._designed[m] = L, p, alpha
-        return self._designed[m]
+    def design(self, m: int) -> tuple[Matchings, np.ndarray, float]:
+        """The matchings, their probabilities (M,), and alpha."""
+        return self.once(("design", m), lambda: self._designed(m))
+
+    def _designed(self, m: int) -> tuple[Matchings, np.ndarray, float]:
+        L = Matchings(decompose(self.topology.adjacency(m, self.seed)), m)
+        if self.probabilities != "auto" and len(self.probabilities) != L.count:
+            raise ValueError(
+                f"algo.probabilities: are of {len(self.probabilities)} matchings, but {m} workers on this topology have "
+                f"{L.count}; set algo.probabilities=auto"
+            )
+        p = probabilities(L, self.budget) if self.probabilities == "auto" else np.array(self.probabilities, dtype=float)
+        return L, p, float(self.alpha) if self.alpha != "auto" else best_alpha(L, p) if L.count else 0.0
+
+    def settled(self, m: int) -> dict[str, Any]:
+        return {"probabilities": self.design(m)[1].tolist()}
 
     def best_alpha(self, m: int) -> float | None:
         L, p, _ = self.design(m)
-        return best_alpha(L, p) if len(L) else None
+        return best_alpha(L, p) if L.count else None
 
     def matrices(self, m: int, r: int) -> Factors:
         L, p, alpha = self.design(m)
-        drawn = stream(self.seed, "matcha", r).random(len(p)) < p
-        return (np.eye(m) - alpha * L[drawn].sum(0),)
+        return (np.eye(m) - alpha * L.laplacian(stream(self.seed, "matcha", r).random(len(p)) < p),)
 
     def zeta(self, m: int) -> float:
         L, p, alpha = self.design(m)
-        return rho(L, p, alpha) ** 0.5 if len(L) else 0.0
+        return rho(L, p, alpha) ** 0.5 if L.count else 0.0

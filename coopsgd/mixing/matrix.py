@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from coopsgd.mixing.base import Factors, Mixing, load_array
-from coopsgd.registry import register
+from coopsgd.registry import imported, register
 
 ROUNDS = 1000  # of a function, that are looked at before a run starts
 
@@ -40,7 +37,7 @@ class Matrix(Mixing):
         return self.v
 
     def cycle(self, m: int) -> int | None:
-        return None if is_function(self.W) else len(self._written())
+        return None if is_function(self.W) else len(self.once("written", self._written))
 
     def matrices(self, m: int, r: int) -> Factors:
         if is_function(self.W):
@@ -50,7 +47,7 @@ class Matrix(Mixing):
             except Exception as error:
                 raise ValueError(f"algo.W: {self.W} fails at round {r}: {type(error).__name__}: {error}") from error
             return (self._checked(W, m, f" at round {r}"),)
-        written = self._written()
+        written = self.once("written", self._written)
         return (self._checked(written[r], m, f" of round {r}" if len(written) > 1 else ""),)
 
     def zeta(self, m: int) -> float | None:
@@ -92,13 +89,10 @@ def is_function(W: Any) -> bool:
 
 
 def _function(name: str) -> Callable[[int, int], Any]:
-    module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a file beside you is importable, as it is for `python`
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"algo.W: cannot import {name!r} ({error}); write module:function, importable from here") from None
+        found = imported("algo.W", name)
+    except KeyError as error:
+        raise ValueError(error.args[0]) from None
     if not callable(found):
         raise ValueError(f"algo.W: {name} is no function; it must answer (m, r) with a matrix")
     return found

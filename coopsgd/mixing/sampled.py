@@ -13,7 +13,7 @@ from coopsgd.mixing.base import Factors, Mixing
 from coopsgd.registry import register
 from coopsgd.streams import stream
 
-WEIGHTINGS = ("samples", "uniform")
+WEIGHTINGS = ("samples", "uniform", "proportional")
 
 
 @register("sampled", "mixing")
@@ -21,10 +21,14 @@ WEIGHTINGS = ("samples", "uniform")
 class Sampled(Mixing):
     """FedAvg: the server takes the weighted mean of this round's clients, the next round's take the server's model.
 
-    fraction: of the workers, drawn without replacement every round, at least one. weighting: samples, by how many each holds
-    (normalised over the drawn ones), or uniform. epochs: local passes of a client over its own share in a round instead of
-    tau steps, so that clients with more data take more steps. 2 s messages a round for s clients; who is not drawn computes
-    nothing and keeps what it had.
+    fraction: of the workers, drawn every round, at least one.
+
+    weighting: samples, by how many each holds, normalised over those drawn, which is biased where sizes differ; or uniform.
+    Clients are then drawn alike, without replacement. proportional: they are drawn in proportion to their samples, with
+    replacement, and every draw weighs the same: unbiased.
+
+    epochs: local passes of a client over its own share in a round instead of tau steps, so that clients with more data take
+    more steps. 2 s messages a round for s different clients; who is not drawn computes nothing and keeps what it had.
     """
 
     fraction: float = 0.5
@@ -58,17 +62,22 @@ class Sampled(Mixing):
         return self.epochs is not None
 
     def cycle(self, m: int) -> int | None:
-        return 1 if self.clients(m, 0).all() else None
+        return 1 if self.weighting != "proportional" and self.clients(m, 0).all() else None
+
+    def drawn(self, m: int, r: int) -> np.ndarray:
+        """(m,) how often each worker is drawn for round r."""
+        count, draw = max(1, math.ceil(self.fraction * m - 1e-9)), stream(self.seed, "clients", r)
+        if self.weighting == "proportional":
+            sizes = np.ones(m) if self.sizes is None else np.asarray(self.sizes)
+            return np.bincount(draw.choice(m, count, p=sizes / sizes.sum()), minlength=m)
+        return np.bincount(draw.choice(m, count, replace=False), minlength=m)
 
     def clients(self, m: int, r: int) -> np.ndarray:
         """(m,) bool, who takes part in round r."""
-        drawn = np.zeros(m, dtype=bool)
-        count = max(1, math.ceil(self.fraction * m - 1e-9))
-        drawn[stream(self.seed, "clients", r).choice(m, count, replace=False)] = True
-        return drawn
+        return self.drawn(m, r) > 0
 
     def matrices(self, m: int, r: int) -> Factors:
-        weights = self.clients(m, r).astype(float)
+        weights = self.drawn(m, r).astype(float)
         if self.weighting == "samples" and self.sizes is not None:
             weights *= self.sizes
         return matrices.upload(weights / weights.sum()), matrices.download(self.clients(m, r + 1))

@@ -59,5 +59,8 @@ def zeta(W: np.ndarray) -> float:
 
 
 def reaches_consensus(period: np.ndarray) -> bool:
-    """Does repeating this product of one period's mixings make all rows equal?"""
-    return zeta(period) < 1 - TOLERANCE
+    """Does repeating this product of one period's mixings make all rows equal?
+
+    When all eigenvalues but the one lie inside the unit circle; zeta, a norm where W is not symmetric, may be 1 all the same.
+    """
+    return len(period) == 1 or bool(np.abs(eigenvalues(period)[1]) < 1 - TOLERANCE)

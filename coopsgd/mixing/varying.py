@@ -97,10 +97,7 @@ class Matching(Mixing):
         return None
 
     def _edges(self, m: int) -> np.ndarray:
-        key = (-m, 0)  # beside the matrices, under a number no communication has
-        if key not in self._cache:
-            self._cache[key] = (edges_of(self.topology.adjacency(m, self.seed)),)
-        return self._cache[key][0]
+        return self.once(("edges", m), lambda: edges_of(self.topology.adjacency(m, self.seed)))
 
     def matrices(self, m: int, r: int) -> Factors:
         return (pairs_matrix(m, self._edges(m)[_matching(self._edges(m), m, stream(self.seed, "matching", r))]),)
@@ -181,7 +178,9 @@ class GossipPGA(Gossip):
         return self.every
 
     def matrices(self, m: int, r: int) -> Factors:
-        return (matrices.average(m) if r == self.every - 1 else self.worker_matrix(m),)
+        if r == self.every - 1:
+            return (matrices.average(m),)
+        return (self.once(("gossip", m), lambda: self.worker_matrix(m)),)
 
 
 @register("two_level", "mixing")
@@ -207,13 +206,14 @@ class TwoLevel(Mixing):
         return self.tau_2 // self.tau
 
     def matrices(self, m: int, r: int) -> Factors:
-        groups = split(self.groups, m)  # checked even when it is never used
-        if r == self.cycle(m) - 1:
-            return (matrices.average(m),)
+        within = self.once(("groups", m), lambda: self._within(m))  # checked even when it is never used
+        return (matrices.average(m) if r == self.cycle(m) - 1 else within,)
+
+    def _within(self, m: int) -> np.ndarray:
         W = np.zeros((m, m))
-        for members in groups:
+        for members in split(self.groups, m):
             W[np.ix_(members, members)] = 1 / len(members)
-        return (W,)
+        return W
 
 
 TwoLevel.__doc__ = f"{TwoLevel.__doc__}\n    groups: {GROUPS_HELP}\n    "

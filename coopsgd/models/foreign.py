@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import warnings
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -110,8 +111,6 @@ class Custom(Foreign):
             return imported("model.path", self.path)
         except KeyError as error:
             raise ValueError(error.args[0]) from None
-        except Exception as error:  # the user's file runs when it is imported
-            raise ValueError(f"model.path {self.path!r}: importing it gives {type(error).__name__}: {error}") from error
 
     def build(self, shape: tuple[int, ...], classes: int) -> Module:
         return self.fetch()(**self.arguments)
@@ -137,14 +136,20 @@ def _in_a_child(model: Foreign, shape: tuple[int, ...], classes: int, batch: int
         child = os.fork()
     if child == 0:
         try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             told = _told(model, shape, classes, batch)
             os.write(writing, json.dumps(told).encode()[:60_000])  # a pipe holds as much without a reader
         finally:
             os._exit(0)
     os.close(writing)
-    with open(reading, "rb") as pipe:
-        answer = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        with open(reading, "rb") as pipe:
+            answer = pipe.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except BaseException:  # a signal asks the command to end
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
     if not answer:
         raise ValueError(f"{_name(model)}: the process that tried it out ended with code {status}")
     told = json.loads(answer)
@@ -177,6 +182,8 @@ class _Unfit(Exception):
 def _tried(model: Foreign, shape: tuple[int, ...], classes: int, batch: int, channels_last: bool) -> Seen:
     import torch
 
+    from coopsgd.tasks.gradients import is_statistic
+
     torch.manual_seed(0)
     module = model.build(shape, classes)
     if not isinstance(module, torch.nn.Module):
@@ -191,6 +198,7 @@ def _tried(model: Foreign, shape: tuple[int, ...], classes: int, batch: int, cha
     for p in learned:
         if p.dim() == 4 and channels_last:
             p.data = p.data.to(memory_format=torch.channels_last)
+    before = [b.clone() for b in module.buffers()]
     with torch.no_grad():
         logits = module.train()(torch.zeros(batch, *shape))
     if not isinstance(logits, torch.Tensor):
@@ -198,7 +206,7 @@ def _tried(model: Foreign, shape: tuple[int, ...], classes: int, batch: int, cha
     if tuple(logits.shape) != (batch, classes):
         wanted = f"({batch}, {classes}) logits"
         raise _Unfit(f"gives shape {tuple(logits.shape)} for a batch of {batch} samples {shape}, not {wanted}, one a class")
-    statistics = sum(b.numel() for b in module.buffers() if b.is_floating_point())
+    statistics = sum(b.numel() for b in before if is_statistic(b))
     return Seen(sum(p.numel() for p in learned), statistics, channels_last)
 
 

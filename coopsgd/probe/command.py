@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from coopsgd import checkpoint, compose
+from coopsgd import checkpoint, compose, folders
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.report.console import human_bytes
 
@@ -39,9 +39,9 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
     if not settings.launch:
         if output is not None:
             raise ConfigError(f"-o {output}: with launch=false the file is {FILE} in the folder that is printed; leave out -o")
-        folder = Path(compose.fresh(compose.dated("outputs"))).resolve()
-        compose.freeze(settings, folder, command)
-        print(compose.torchrun(settings, folder, "coopsgd.probe"))
+        folder = Path(folders.fresh(folders.dated("outputs"))).resolve()
+        folders.freeze(settings, folder, command)
+        print(folders.torchrun(settings, folder, "coopsgd.probe"))
         return
     if target.is_dir() or not target.parent.is_dir():
         why = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
@@ -51,7 +51,7 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
     except OSError as error:
         raise ConfigError(f"-o {output or FILE}: {target.parent} cannot be written ({error.strerror}); name another") from None
     try:
-        compose.freeze(settings, folder, command)
+        folders.freeze(settings, folder, command)
         found = _measured(folder, settings, as_json)
         checkpoint.write_json(target, found)
     finally:
@@ -76,8 +76,8 @@ def _measured(folder: Path, settings: Any, silent: bool) -> dict[str, Any]:
         )
     launch.run(folder, settings.processes, worker.work, silent)
     found = json.loads((folder / worker.FILE).read_text())
-    if "diverged" in found:
-        raise RunFailed(found["diverged"])
+    if "failed" in found:
+        raise RunFailed(found["failed"])
     return found
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coopsgd import config as configs
+from coopsgd import build
+from coopsgd.config import Config
+from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import load_array
 from coopsgd.probe.estimates import Estimate, Line
 
@@ -62,7 +64,7 @@ class Probe:
         """L, sigma2, gap and kappa2 by name: what the bounds are functions of."""
         return {name: getattr(self, name).value for name in ("L", "sigma2", "gap", "kappa2")}
 
-    def check(self, config: configs.Config) -> tuple[str, ...]:
+    def check(self, config: Config) -> tuple[str, ...]:
         """ConfigError when this probe says nothing about a run of `config`; else what its user should be told.
 
         Another batch size is refused too: sigma2 would shrink in proportion only for samples drawn with replacement, and the
@@ -72,7 +74,7 @@ class Probe:
         for name in ("task", "model", "data", "parameters", "batch_size", "partition", "settings"):
             if mine[name] != theirs[name]:
                 what, (was, now) = _difference(name, mine[name], theirs[name])
-                raise configs.ConfigError(
+                raise ConfigError(
                     f"{self.path}: was measured with {what}={was}, this run has {what}={now}; "
                     "give the probe the words of the run: coopsgd probe WORDS"
                 )
@@ -89,9 +91,9 @@ class Probe:
         return tuple(notes)
 
 
-def identity(config: configs.Config) -> dict[str, Any]:
+def identity(config: Config) -> dict[str, Any]:
     """What a probe of this config is a probe of: the head of its file."""
-    task = configs.make(config, "task")
+    task = build.make(config, "task")
     named = {name: (getattr(config, name) or {}).get("name") for name in ("task", "model", "data")}
     used = {name: value if name == "task" or name in task.USES else None for name, value in named.items()}
     reads = "data" in task.USES
@@ -108,9 +110,9 @@ def identity(config: configs.Config) -> dict[str, Any]:
     }
 
 
-def _settings(config: configs.Config, group: str) -> dict[str, Any]:
+def _settings(config: Config, group: str) -> dict[str, Any]:
     """The keys of a group, arrays by what is in them, places left out."""
-    part, node = configs.make(config, group), dict(getattr(config, group))
+    part, node = build.make(config, group), dict(getattr(config, group))
     for name in getattr(part, "ARRAYS", ()):
         if node.get(name) is not None:
             array = load_array(f"{group}.{name}", node[name])
@@ -132,16 +134,16 @@ def load(path: str | Path) -> Probe:
     try:
         found = json.loads(path.read_text())
     except OSError as error:
-        raise configs.ConfigError(f"{path}: cannot be read ({error.strerror}); coopsgd probe -o {path} makes one") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); coopsgd probe -o {path} makes one") from None
     except ValueError:
-        raise configs.ConfigError(f"{path}: is no probe file (not JSON); coopsgd probe makes one") from None
+        raise ConfigError(f"{path}: is no probe file (not JSON); coopsgd probe makes one") from None
     if not isinstance(found, dict) or "format" not in found:
-        raise configs.ConfigError(f"{path}: is no probe file (it has no format); coopsgd probe makes one")
+        raise ConfigError(f"{path}: is no probe file (it has no format); coopsgd probe makes one")
     if found["format"] != FORMAT:
-        raise configs.ConfigError(f"{path}: has format {found['format']!r}, this version reads format {FORMAT}; probe again")
+        raise ConfigError(f"{path}: has format {found['format']!r}, this version reads format {FORMAT}; probe again")
     for key in (*ABOUT, *CONSTANTS, "step_s", "network", *TELLING):
         if key not in found:
-            raise configs.ConfigError(f"{path}: is no whole probe file (it has no {key}); probe again")
+            raise ConfigError(f"{path}: is no whole probe file (it has no {key}); probe again")
     about: dict[str, Any] = {key: found[key] for key in ABOUT}
     try:
         constants: dict[str, Any] = {key: _estimate(key, found[key]) for key in CONSTANTS}
@@ -155,12 +157,15 @@ def load(path: str | Path) -> Probe:
         )
     except (KeyError, TypeError, ValueError) as error:
         told = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error
-        raise configs.ConfigError(f"{path}: is no whole probe file ({told}); probe again") from None
+        raise ConfigError(f"{path}: is no whole probe file ({told}); probe again") from None
 
 
 def _network(found: dict[str, Any]) -> Network:
     lines = {name: _line(f"network.{name}", found[name]) for name in ("all_reduce", "edge")}
-    return Network(int(found["processes"]), **lines)
+    processes = found["processes"]
+    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 2:
+        raise ValueError(f"network.processes is {processes!r}, which is no whole number of at least 2")
+    return Network(processes, **lines)
 
 
 def _line(where: str, found: dict[str, Any]) -> Line:

@@ -16,17 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coopsgd.config import Config, make
+from coopsgd.build import make
+from coopsgd.config import Config
 from coopsgd.optim import Constant, Inner
 from coopsgd.probe import curvature, estimates
 from coopsgd.probe.estimates import Estimate, Moments
 from coopsgd.stepping import AHEAD, Steps
 from coopsgd.streams import stream
+from coopsgd.tasks.base import Problem
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Fleet
     from coopsgd.strategies.base import Strategy
-    from coopsgd.tasks.base import Problem
 
 POINTS = 4  # of the path, first and last included
 BATCHES = 16  # of each worker, at each point
@@ -37,7 +38,11 @@ FAR = 1 << 20  # passes over the data that no run gets to
 SECONDS, LEAST, MOST = 2.0, 5, 200  # spent on timing local steps; blocks of them
 
 
-class Diverged(Exception):
+class Unmeasurable(Exception):
+    """Nothing can be measured, and why; every process says so."""
+
+
+class Diverged(Unmeasurable):
     """The path has left the numbers."""
 
     def __init__(self, step: int) -> None:
@@ -49,8 +54,12 @@ def measure(
 ) -> tuple[dict[str, Any], Stepper]:
     """What probe.json says of curvature, noise and step time, and what takes more steps. Every process calls it.
 
-    config.steps is how long the path is.
+    config.steps is how long the path is. Unmeasurable when the task tells no curvature, or the path diverges.
     """
+    if getattr(type(problem), "curved", Problem.curved) is Problem.curved:
+        raise Unmeasurable(
+            f"task {config.task['name']} cannot be probed: its problem has no `curved`, the product of a Hessian and a vector"
+        )
     walk = Walk(config, fleet, problem)
     points: list[Moments] = []
     tops: list[tuple[int, curvature.Top, np.ndarray]] = []

@@ -33,21 +33,21 @@ def measure(fleet: Fleet, row: int, kind: Tensor, draw: np.random.Generator, ste
 
     A network is no straight line from one packet to many: the fit is good where a run's messages are.
 
-    Everything is measured as a run has it: by the fleet's own verbs, the mean of all workers and gossip on a ring, on rows like
-    `kind`. Between two of them everybody takes a local step, `step(1)`, so that they come to the next one neither together nor
+    Everything is measured as a run has it: by the fleet's own verbs, the mean of all workers and gossip, on rows like `kind`.
+    Between two of them everybody takes a local step, `step(1)`, so that they come to the next one neither together nor
     idle; what a step and a verb take beyond the step of the slowest process is the verb's.
     """
     P, size = fleet.layout.processes, kind.element_size()
     least, most = max(SMALLEST // 16, row // 16), min(LARGEST, max(SMALLEST, 2 * row))
     lengths = np.unique(np.geomspace(min(least, most // 16), most, SIZES).astype(int) // size)
-    W = matrices.metropolis(Ring().adjacency(fleet.m))
-    carried = float(plans.lower(W, fleet.layout).sent.max())  # vectors that a process sends along its edges
+    Ws = gossip(fleet.layout)
+    carried = float(np.mean([plans.lower(W, fleet.layout).sent.max() for W in Ws]))  # vectors sent along edges at a time
     clock = _Stopwatch(fleet, step)
     calls: list[list[tuple[Call, int]]] = []  # by size: the all-reduce, the exchange, and how often in a round
     with fleet.measuring():
         for length in lengths:
             x = kind.new_zeros(fleet.held, length)
-            asked: tuple[Call, ...] = (partial(fleet.mean, x), partial(fleet.mix, W, x))
+            asked: tuple[Call, ...] = (partial(fleet.mean, x), partial(_each, fleet, Ws, x))
             once = [float(clock(call, 1)[0]) for call in asked]
             calls.append(
                 [(call, int(np.clip(SECONDS / ROUNDS / s, 1, MOST // ROUNDS))) for call, s in zip(asked, once, strict=True)]
@@ -57,14 +57,33 @@ def measure(fleet: Fleet, row: int, kind: Tensor, draw: np.random.Generator, ste
         rounds = [[[clock(*asked) for asked in of] for of in calls] for _ in range(ROUNDS)]
     slowest = clock.step
     reduced, sent = (
-        [np.maximum(np.stack([taken[at][which] for taken in rounds]) - slowest, LEAST) for at in range(len(calls))]
-        for which in (0, 1)
+        [np.maximum(np.stack([taken[at][which] for taken in rounds]) - slowest, LEAST) / times for at in range(len(calls))]
+        for which, times in ((0, 1), (1, len(Ws)))
     )
     return {
         "processes": P,
         "all_reduce": _told(lengths * size, reduced, draw),
         "edge": _told(carried * lengths * size, sent, draw),
     }
+
+
+def gossip(layout: plans.Layout) -> list[np.ndarray]:
+    """Matrices that this layout carries out along edges alone, to be applied one after the other: a ring, if it is one.
+
+    A ring of two or three workers, one a process, is J, an all-reduce. Three take from one side only. Of two, each takes from
+    the other in turn, as in a game of table tennis: half of both is one message.
+    """
+    m = layout.m
+    there, back = np.eye(m), np.eye(m)
+    there[-1, [0, -1]] = back[0, [0, -1]] = 0.5
+    ring, shift = matrices.metropolis(Ring().adjacency(m)), (np.eye(m) + np.roll(np.eye(m), 1, axis=0)) / 2
+    kinds = ([ring], [shift], [there, back])
+    return next(Ws for Ws in kinds if not any(plans.lower(W, layout).sums for W in Ws))
+
+
+def _each(fleet: Fleet, Ws: list[np.ndarray], x: Tensor) -> None:
+    for W in Ws:
+        fleet.mix(W, x)
 
 
 class _Stopwatch:

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from coopsgd import checkpoint, config, worker
+from coopsgd import build, checkpoint, config, worker
 from coopsgd.fleet.plan import Layout
 from coopsgd.probe import network
 from coopsgd.probe.file import FORMAT, identity
-from coopsgd.probe.measure import Diverged, measure
+from coopsgd.probe.measure import Unmeasurable, measure
 from coopsgd.streams import stream
 
 FILE = "probe.json"
@@ -27,10 +27,10 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
     console: file descriptor to tell the user how far it is; None: nobody wants to know.
     """
     settings = config.load(folder / "config.yaml")
-    strategy, _ = config.make_strategy(settings)
+    strategy, _ = build.make_strategy(settings)
     layout = Layout(settings.workers, 0, settings.processes)  # a probe has no auxiliary models
     with worker.joined(settings, layout, rank, store) as (fleet, device):
-        problem = config.make(settings, "task").build(settings, fleet.workers, device)
+        problem = build.make(settings, "task").build(settings, fleet.workers, device)
 
         def tell(text: str) -> None:
             if rank == 0 and console is not None:
@@ -38,10 +38,10 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
 
         try:
             found, step = measure(settings, fleet, problem, strategy, tell)
-        except Diverged as diverged:  # every process sees it
+        except Unmeasurable as error:
             if rank == 0:
-                checkpoint.write_json(folder / FILE, {"diverged": str(diverged)})
-            return str(diverged)
+                checkpoint.write_json(folder / FILE, {"failed": str(error)})
+            return str(error)
         what: dict[str, Any] = {"network": None, "no_network": "one process holds every worker: nothing is sent"}
         if settings.processes > 1:
             tell("the network")

@@ -23,6 +23,7 @@ CONDITIONS = {
     **{name: f"{name}, c = {c:g}" for name, c in CONSTANTS.items()},
     "pasgd": "of PASGD alone (zeta = 0)",
     "dpsgd": "of D-PSGD alone (tau = 1)",
+    "sgd": "of SGD (one worker)",
 }
 
 
@@ -36,7 +37,7 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
     constants: {L, sigma2, gap, kappa2}; source: where they are from; missing: how to get them.
     assumptions: [{name, holds, why}] of the bound.
     network_factor: A. largest_eta_eff_L, largest_eta_eff, largest_lr: {condition: number}; condition: published (c = 5),
-    derived (c = 2), pasgd, dpsgd. condition: the first of them that lr meets.
+    derived (c = 2), pasgd, dpsgd, or sgd. condition: the first of them that lr meets.
     bound: {optimisation, noise, network, total} on the mean of ||grad F(u)||^2 over the planned steps.
     linear_speedup: {condition: K} from which, with eta_eff = sqrt(m / K) / L, m workers need m times fewer steps.
     consensus: stationary E (1/m) sum ||x_i - mean||^2, mean over log points: noise_coefficient C and drift_coefficient H, and
@@ -58,7 +59,7 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
     steady = known is not None and setting.steady
     per_L = {name: x / known.L for name, x in largest.items()} if largest and known and known.L > 0 else None
     speedup = None
-    if A is not None and largest is not None and setting.holds("one f"):
+    if A is not None and largest is not None and m > 1 and setting.holds("one f"):
         speedup = {name: linear_speedup(m, A, x) for name, x in largest.items()}
     return {
         **cost.identity(config, strategy),
@@ -87,10 +88,10 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
             "drift": setting.lr**2 * known.kappa2 * H if steady and known and H is not None else None,
         },
         "pasgd": {
-            "tau_bound": None if A is None else A + 1,
+            "tau_bound": None if A is None or m == 1 else A + 1,
             "tau_consensus": None if C is None or m == 1 or setting.order != "atc" else 1 + 2 * m * C / (m - 1),
         },
-        "cost": cost.per_step(config, strategy, tau) | {"seconds": cost.seconds(config, strategy)},
+        "cost": cost.per_step(config, strategy) | {"seconds": cost.seconds(config, strategy)},
         "notes": [*notes, *told],
     }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from coopsgd import probe as probes
-from coopsgd.config import Config, make
+from coopsgd.build import make
+from coopsgd.config import Config
 from coopsgd.theory import Known
 
 MISSING = "L, sigma2 and gap are unknown: measure them with `coopsgd probe` and give its file, --probe probe.json"
@@ -20,4 +21,6 @@ def constants(config: Config, probe: str | None) -> tuple[Known | None, str, tup
     measured = probes.load(probe)
     notes = measured.check(config)
     found = measured.constants() | ({} if measured.kappa2.low > 0 else {"kappa2": 0.0})
+    if found["kappa2"]:
+        notes = (*notes, f"{probe}: L is that of the mean of the workers' functions; one of them may be curved more")
     return Known(**found), probe, notes

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from coopsgd.config import Config, make
+from coopsgd.build import make
+from coopsgd.config import Config
 from coopsgd.fleet import plan as plans
+from coopsgd.period import Rounds
 from coopsgd.strategies.base import Strategy
 
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
-REHEARSED = 1000  # steps whose mean stands for a step of a longer run
+REHEARSED = 1000  # steps whose mean stands for a step of a longer run, if all its rounds are alike
 STRETCH = 256  # communications whose mean stands for a schedule that never repeats
 COSTS = ("messages", "vectors", "bytes_per_worker_mean", "bytes_per_worker_max")
 
@@ -59,21 +62,45 @@ def of_round(config: Config, strategy: Strategy, r: int, width: int) -> dict[str
     }
 
 
-def per_step(config: Config, strategy: Strategy, tau: int) -> dict[str, float | None]:
-    """The same a step when rounds have tau steps: the mean over a cycle, or over a stretch of a schedule by lot."""
+def per_step(config: Config, strategy: Strategy) -> dict[str, float | None]:
+    """The same a step, from the mean over a cycle, or over a stretch of a schedule by lot; None when only the run can tell."""
+    often = _communications(config, strategy)
     rounds = range(strategy.cycle(config.workers) or STRETCH)
     size = width(config, strategy)
     found = [of_round(config, strategy, r, size) for r in rounds]
-    if found[0]["messages"] is None:
+    if often is None or found[0]["messages"] is None:
         return dict.fromkeys(COSTS)
-    return {key: sum(one[key] for one in found) / len(found) / tau for key in COSTS}
+    return {key: sum(one[key] for one in found) / len(found) * often for key in COSTS}
+
+
+def _communications(config: Config, strategy: Strategy) -> float | None:
+    """How many a step: 1 / tau, or where it moves as many as the planned steps have; None where only the run can tell."""
+    period, steps = make(config, "period"), config.steps or 0
+    if steady(config, strategy):
+        return 1 / config.tau
+    if not period.foreseen or not steps:
+        return None
+    rounds, k, count = Rounds(period, strategy, config.workers), 0, -1
+    while k <= steps:
+        rounds.begin(k, math.nan)
+        k, count = k + rounds.tau, count + 1
+        rounds.skip()
+    return count / steps
+
+
+def steady(config: Config, strategy: Strategy) -> bool:
+    """Has every round as many steps, tau?"""
+    name = (config.period or {}).get("name", "constant")
+    return name == "constant" and not isinstance(config.tau, list) and not strategy.times_itself
 
 
 def seconds(config: Config, strategy: Strategy) -> float | None:
     """Of a step on the configured cluster; None without one, or when the period goes by the loss and only the run can tell."""
-    steps = min(config.steps or 0, REHEARSED)
+    steps = config.steps or 0
     if config.cluster is None or not steps or make(config, "period").WATCHES:
         return None
     from coopsgd.clock import rehearse
 
+    if steady(config, strategy):
+        steps = min(steps, REHEARSED)
     return float(rehearse(config, strategy, steps)[-1]) / steps

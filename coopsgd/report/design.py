@@ -20,13 +20,13 @@ from coopsgd.report.console import human_bytes
 WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
 
 
-def facts(study: Study, words: Sequence[str], top: int) -> dict[str, Any]:
+def facts(study: Study, words: Sequence[str], top: int, config_dir: str | None = None) -> dict[str, Any]:
     """Everything `design` prints, under one key each."""
     pilots = study.pilots
     found: dict[str, Any] = {
         "budget_seconds": study.goal.budget,
         "target_loss": study.goal.target,
-        "predicts": "bound on the mean squared gradient" if pilots is None else "eval/loss",
+        "predicts": "mean squared gradient, estimated by the terms of the bound" if pilots is None else "eval/loss",
         "searched": study.searched,
         "beyond_pilots": study.beyond,
         "pilots": None
@@ -37,7 +37,7 @@ def facts(study: Study, words: Sequence[str], top: int) -> dict[str, Any]:
             "noise": pilots.noise,
             "drift": pilots.drift,
         },
-        "ranking": [_entry(study, entry, rank, words) for rank, entry in enumerate(study.entries[:top], 1)],
+        "ranking": [_entry(study, entry, rank, words, config_dir) for rank, entry in enumerate(study.entries[:top], 1)],
         "pareto": [
             {"algo": e.candidate.label, "seconds": float(e.times[-1]), "error": float(e.errors[-1])}
             for e in pareto(study.entries)
@@ -54,7 +54,7 @@ def facts(study: Study, words: Sequence[str], top: int) -> dict[str, Any]:
     return found
 
 
-def _entry(study: Study, entry: Entry, rank: int, words: Sequence[str]) -> dict[str, Any]:
+def _entry(study: Study, entry: Entry, rank: int, words: Sequence[str], config_dir: str | None) -> dict[str, Any]:
     return {
         "rank": rank,
         "algo": entry.candidate.label,
@@ -68,15 +68,19 @@ def _entry(study: Study, entry: Entry, rank: int, words: Sequence[str]) -> dict[
         "seconds": entry.seconds,
         "error": entry.error,
         "floor": entry.floor,
-        "command": command(study, entry, words),
+        "command": command(entry, words, config_dir),
     }
 
 
-def command(study: Study, entry: Entry, words: Sequence[str]) -> str:
+def command(entry: Entry, words: Sequence[str], config_dir: str | None = None) -> str:
     """The `coopsgd train` line of an entry: the user's words, the candidate's, and as many steps as it needs."""
-    chosen = {word.partition("=")[0] for word in entry.candidate.words}
-    kept = [word for word in words if word.partition("=")[0].lstrip("+") not in chosen | {"steps", "epochs"}]
-    return shlex.join(["coopsgd", "train", *entry.candidate.words, *kept, f"steps={entry.steps or len(entry.times)}"])
+    without = {word.partition("=")[0] for word in entry.candidate.words} | {"steps", "epochs"}
+    if entry.candidate.config.topology is None:
+        without.add("topology")
+    kept = [word for word in words if word.partition("=")[0].lstrip("+") not in without]
+    where = [] if config_dir is None else ["--config-dir", config_dir]
+    steps = f"steps={entry.steps or len(entry.times)}"
+    return shlex.join(["coopsgd", "train", *where, *entry.candidate.words, *kept, steps])
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:
@@ -106,7 +110,7 @@ def show(found: dict[str, Any], as_json: bool) -> None:
 
 
 def _ranking(console: Console, found: dict[str, Any]) -> None:
-    error = "loss" if found["pilots"] is not None else "bound"
+    error = "loss" if found["pilots"] is not None else "gradient²"
     columns = ("", "algorithm", "zeta", "tau_eq", "sent a step", "time a step", "steps", "seconds", error, "floor")
     table = Table(*columns, box=None, pad_edge=False)
     table.columns[1].no_wrap = True
@@ -136,7 +140,9 @@ def _check(console: Console, found: dict[str, Any]) -> None:
         table.add_row(str(run["rank"]), run["algo"], value)
     console.print(table)
     console.print(f"Kendall's tau of predicted and measured order: {check['kendall_tau']:.2f}")
-    if math.isfinite(check["regret_seconds"]):
+    if math.isnan(check["regret_seconds"]):
+        console.print("none of them came to the target")
+    elif math.isfinite(check["regret_seconds"]):
         lost = f"{_seconds(check['regret_seconds'])} ({check['regret']:.1%})"
         console.print(f"regret of the first choice against the best that was run, {check['best']}: {lost}", markup=False)
     else:
@@ -172,7 +178,7 @@ def picture(study: Study, path: Path) -> bool:
     )
     axes[0].set_xscale("log")
     axes[0].set_xlabel("predicted seconds for all steps")
-    axes[0].set_ylabel("predicted " + ("bound" if study.pilots is None else "eval/loss"))
+    axes[0].set_ylabel("predicted " + ("mean squared gradient" if study.pilots is None else "eval/loss"))
     axes[0].legend(fontsize="small", ncols=2)
     if study.verdict is not None:
         for i, run in enumerate(study.verdict.runs):

@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from yaml import YAMLError
 
 from coopsgd.analysis import Setting
-from coopsgd.config import make, make_strategy
+from coopsgd.build import make, make_strategy
 from coopsgd.errors import ConfigError
 from coopsgd.period import Rounds
 from coopsgd.report.constants import constants
 from coopsgd.run import Run
 
+THEORY = {"consensus": "predicted", "gradient": "bound"}  # what is measured -> what it is held against
 SKETCH = "matplotlib is not installed, so nothing is drawn: pip install 'coopsgd[figures]'"
 
 
 def facts(folders: Sequence[str], probe: str | None, figure: str | None) -> dict[str, Any]:
-    """runs: one dict a folder, as `_compared` says; figure: the picture's file, null when it could not be drawn; notes."""
+    """runs: one dict a folder, as `_compared` says; means: one for all runs that differ by their seed alone, as `_mean` says;
+    figure: the picture's file, of the means and of runs by themselves, null when it could not be drawn; notes.
+    """
     if not folders:
         raise ConfigError("--over: names no run; give run folders, as in coopsgd analyze --over outputs/DATE/TIME")
-    runs = [_compared(folder, probe) for folder in folders]
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for folder in folders:
+        run = _read(folder)
+        alike.setdefault(repr(asdict(run.config) | {"seed": None, "name": None}), []).append(_compared(run, probe))
+    means = {key: _mean(some) for key, some in alike.items() if len(some) > 1}
+    found = {"runs": [run for some in alike.values() for run in some], "means": list(means.values())}
     try:
-        drawn = _draw(runs, Path(figure) if figure else Path(folders[0]) / "theory.png")
+        shown = [means.get(key, some[0]) for key, some in alike.items()]
+        drawn = _draw(shown, Path(figure) if figure else Path(folders[0]) / "theory.png")
     except ImportError:
-        return {"runs": runs, "figure": None, "notes": [SKETCH]}
-    return {"runs": runs, "figure": drawn, "notes": []}
+        return found | {"figure": None, "notes": [SKETCH]}
+    return found | {"figure": drawn, "notes": []}
 
 
-def _compared(folder: str, probe: str | None) -> dict[str, Any]:
+def _read(folder: str) -> Run:
+    try:
+        run = Run(folder)
+        run.metrics(), run.config
+    except (OSError, ValueError, YAMLError) as error:
+        raise ConfigError(f"--over: {folder} holds no run to read ({error}); name a run folder") from None
+    return run
+
+
+def _compared(run: Run, probe: str | None) -> dict[str, Any]:
     """One run, measured against predicted.
 
     consensus: {step, measured, predicted, ratio}: predicted is the exact expectation under noise alone at these very steps,
@@ -41,11 +60,7 @@ def _compared(folder: str, probe: str | None) -> dict[str, Any]:
     over the steps so far, beside its bound, ratio at the last. Either is null when it was not measured or cannot be predicted;
     why: [reasons].
     """
-    try:
-        run = Run(folder)
-        lines = run.metrics()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(f"--over: {folder} holds no run to read ({error}); name a run folder") from None
+    lines = run.metrics()
     strategy, _ = make_strategy(run.config)
     known, source, told = constants(run.config, probe)
     setting = Setting(run.config, strategy, known)
@@ -57,19 +72,10 @@ def _compared(folder: str, probe: str | None) -> dict[str, Any]:
         predicted = {line["step"]: line["theory/consensus"] for line in lines if line.get("theory/consensus") is not None}
         if probe or not predicted:
             predicted = _predicted(setting, known.sigma2, sorted(measured), why)
-        steps = [step for step in sorted(measured) if step in predicted]
-        if steps:
-            late = steps[len(steps) // 2 :]
-            whole = sum(predicted[step] for step in late)
-            consensus = {
-                "step": steps,
-                "measured": [measured[step] for step in steps],
-                "predicted": [predicted[step] for step in steps],
-                "ratio": sum(measured[step] for step in late) / whole if whole > 0 else None,
-            }
-        gradient = _gradient(setting, lines)
+        consensus = _curve("predicted", measured, predicted)
+        gradient = _gradient(setting, lines, why)
     return {
-        "folder": folder,
+        "folder": str(run.folder),
         "algo": run.config.algo["name"],
         "tau": None if strategy.times_itself else run.config.tau,
         "workers": run.config.workers,
@@ -79,6 +85,38 @@ def _compared(folder: str, probe: str | None) -> dict[str, Any]:
         "gradient": gradient,
         "why": why,
     }
+
+
+def _curve(theory: str, measured: dict[int, float], told: dict[int, float]) -> dict[str, Any] | None:
+    """Both at the steps they share, and their ratio; None when they share none."""
+    steps = [step for step in sorted(measured) if step in told]
+    late = steps[len(steps) // 2 :] if theory == "predicted" else steps[-1:]  # a bound is on all steps so far
+    whole = sum(told[step] for step in late)
+    if not steps:
+        return None
+    return {
+        "step": steps,
+        "measured": [measured[step] for step in steps],
+        theory: [told[step] for step in steps],
+        "ratio": sum(measured[step] for step in late) / whole if whole > 0 else None,
+    }
+
+
+def _mean(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Runs that differ by their seed, as one: theory is about expectations. folders and seeds; else as `_compared` says."""
+    found = {name: runs[0][name] for name in ("algo", "tau", "workers", "constants")}
+    found |= {"folders": [run["folder"] for run in runs], "seeds": [run["seed"] for run in runs]}
+    for what, theory in THEORY.items():
+        curves = [run[what] for run in runs]
+        found[what] = None
+        if None not in curves:
+            common = set.intersection(*(set(curve["step"]) for curve in curves))
+            both = []
+            for name in ("measured", theory):
+                tables = [dict(zip(curve["step"], curve[name], strict=True)) for curve in curves]
+                both.append({step: sum(table[step] for table in tables) / len(tables) for step in common})
+            found[what] = _curve(theory, *both)
+    return found
 
 
 def _predicted(setting: Setting, sigma2: float, steps: list[int], why: list[str]) -> dict[int, float]:
@@ -91,7 +129,7 @@ def _predicted(setting: Setting, sigma2: float, steps: list[int], why: list[str]
         return {}
     rounds, found = Rounds(period, setting.strategy, setting.m), {0: 0.0}
     for k in range(max(steps, default=0)):
-        rounds.begin(k, setting.lr, lambda: math.nan)
+        rounds.begin(k, setting.lr)
         active = rounds.active
         forecast.step(setting.lr, active, rounds.r, rounds.due)
         rounds.end(active)
@@ -99,19 +137,13 @@ def _predicted(setting: Setting, sigma2: float, steps: list[int], why: list[str]
     return found
 
 
-def _gradient(setting: Setting, lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _gradient(setting: Setting, lines: list[dict[str, Any]], why: list[str]) -> dict[str, Any] | None:
+    if setting.holds() and setting.condition is None:
+        why.append(f"lr {setting.lr:g} is above what every condition allows: no bound")
+    if not any("eval/grad2_mean" in line for line in lines):
+        why.append("the run did not measure ||grad F(u)||^2, which only a task with known constants does: no bound")
     measured = {line["step"]: line["eval/grad2_mean"] for line in lines if line.get("eval/grad2_mean") is not None}
-    bounds = {step: bound.total for step in sorted(measured) if (bound := setting.bound(step)) is not None}
-    if not bounds:
-        return None
-    steps = list(bounds)
-    last = bounds[steps[-1]]
-    return {
-        "step": steps,
-        "measured": [measured[step] for step in steps],
-        "bound": list(bounds.values()),
-        "ratio": measured[steps[-1]] / last if last > 0 else None,
-    }
+    return _curve("bound", measured, {k: bound.total for k in measured if (bound := setting.bound(k)) is not None})
 
 
 def _draw(runs: list[dict[str, Any]], path: Path) -> str | None:
@@ -121,18 +153,16 @@ def _draw(runs: list[dict[str, Any]], path: Path) -> str | None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = [
-        ("consensus", "predicted", "distance of the workers to their mean, squared"),
-        ("gradient", "bound", "mean of ||grad F(u)||² over the steps so far"),
-    ]
-    panels = [panel for panel in panels if any(run[panel[0]] for run in runs)]
+    titles = ("distance of the workers to their mean, squared", "mean of ||grad F(u)||² over the steps so far")
+    panels = [(*both, title) for both, title in zip(THEORY.items(), titles, strict=True) if any(run[both[0]] for run in runs)]
     if not panels:
         return None
     figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 4.2), squeeze=False, layout="constrained")
     for axis, (what, theory, title) in zip(axes[0], panels, strict=True):
         for number, run in enumerate(run for run in runs if run[what]):
             curve, colour = run[what], f"C{number % 10}"
-            label = f"{run['algo']} tau {run['tau']} seed {run['seed']}"
+            seeds = f"seed {run['seed']}" if "seed" in run else f"mean of {len(run['seeds'])} seeds"
+            label = f"{run['algo']} tau {run['tau']} {seeds}"
             axis.plot(curve["step"], curve["measured"], ".", markersize=4, color=colour, label=label)
             axis.plot(curve["step"], curve[theory], "-", linewidth=1.2, color=colour, label=f"{theory}, {label}")
         if any(x > 0 for run in runs if run[what] for x in (*run[what]["measured"], *run[what][theory])):
@@ -155,13 +185,14 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         return
     console = Console(highlight=False, soft_wrap=True, markup=False)
     table = Table("run", "consensus", "predicted", "ratio", "mean grad²", "bound", "ratio", box=None, padding=(0, 2, 0, 0))
-    for run in found["runs"]:
+    for run in [*found["runs"], *found["means"]]:
         cells = []
-        for what, theory in (("consensus", "predicted"), ("gradient", "bound")):
+        for what, theory in THEORY.items():
             curve = run[what]
             last = [None] * 3 if curve is None else [curve["measured"][-1], curve[theory][-1], curve["ratio"]]
             cells += ["-" if x is None else f"{x:.4g}" for x in last]
-        table.add_row(f"{run['folder']}  {run['algo']} tau {run['tau']}", *cells)
+        which = run["folder"] if "folder" in run else f"mean of the {len(run['seeds'])} seeds"
+        table.add_row(f"{which}  {run['algo']} tau {run['tau']}", *cells)
     console.print(table)
     console.print("values at the last step; the ratio of consensus over the later half of the run")
     for run in found["runs"]:

@@ -10,7 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from coopsgd.config import Config, make
+from coopsgd.build import make
+from coopsgd.config import Config
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import spectra
 from coopsgd.period import Rounds
@@ -77,7 +78,7 @@ def _ends(config: Config, strategy: Strategy) -> list[int | None]:
     rounds, ends = Rounds(period, strategy, config.workers), list[int | None]()
     k = 0
     while len(ends) < many:
-        rounds.begin(k, math.nan, lambda: math.nan)
+        rounds.begin(k, math.nan)
         k += rounds.tau
         ends.append(k)
         rounds.skip()

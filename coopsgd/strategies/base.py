@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from coopsgd.optim import Inner
     from coopsgd.stepping import Steps
 
+LOOKED_AT = 16  # communications whose weights are looked at before a run
+
 
 @dataclass(frozen=True)
 class Tick:
@@ -110,6 +112,19 @@ class Strategy:
 
     def check(self, m: int) -> None:
         """ValueError when the algorithm cannot work for m workers. Called before any process starts."""
+
+    def negative(self, m: int) -> str | None:
+        """A negative weight in the matrices of the first communications, named; None when there is none."""
+        for r in range(LOOKED_AT):
+            for W in self.factors(m, r):
+                if W.min() < 0:
+                    i, j = np.unravel_index(W.argmin(), W.shape)
+                    return f"this W has a negative weight (W[{i}, {j}] = {W[i, j]:.3g})"
+        return None
+
+    def settled(self, m: int) -> dict[str, Any]:
+        """Keys of the algo that a run's config must hold as they were found here: other machines could find them otherwise."""
+        return {}
 
     def zeta(self, m: int) -> float | None:
         """What a communication leaves of the disagreement, at worst: 0 is exact averaging. None: no matrix tells."""

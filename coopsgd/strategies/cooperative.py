@@ -84,6 +84,9 @@ class Cooperative(Strategy):
     def check(self, m: int) -> None:
         self.mixing.check(m)
 
+    def settled(self, m: int) -> dict[str, Any]:
+        return self.mixing.settled(m)
+
     def zeta(self, m: int) -> float | None:
         return self.mixing.zeta(m)
 

@@ -12,6 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coopsgd.tasks.engines.base import cross_entropy
 
+DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+
 
 class Bound:
     """One module pointed at the rows of (r, d) tensors in turn.
@@ -21,16 +23,16 @@ class Bound:
     (`channels_last=False` for code that cannot take it). What needs no gradient (frozen parameters) is in no row.
 
     Floating-point buffers, BatchNorm's running mean and variance, are a second row (b,) of *statistics*, pointed at in the
-    same way: a forward pass in training mode writes into it. Other buffers (`num_batches_tracked`) are kept per row, in no
-    tensor that is ever mixed.
+    same way: a forward pass in training mode writes into it. Other buffers (`num_batches_tracked`, an attention mask of
+    minus infinities) are kept per row, in no tensor that is ever mixed.
     """
 
     def __init__(self, module: nn.Module, channels_last: bool = True) -> None:
         self.module, self.channels_last = module, channels_last
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         buffers = list(module.buffers())
-        self._statistics = [b for b in buffers if b.is_floating_point()]
-        self._others = [b for b in buffers if not b.is_floating_point()]
+        self._statistics = [b for b in buffers if is_statistic(b)]
+        self._others = [b for b in buffers if not is_statistic(b)]
         self._owners = [(part, name, b) for part in module.modules() for name, b in part._buffers.items() if b is not None]
         self.d = sum(p.numel() for p in self._parameters)
         self.b = sum(s.numel() for s in self._statistics)
@@ -171,7 +173,12 @@ def hessian_product(bound: Bound, model: Tensor, direction: Tensor, inputs: Tens
 
 def _norms(module: nn.Module) -> list[Any]:
     """The BatchNorm layers that keep running statistics."""
-    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats]
+    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats]
+
+
+def is_statistic(buffer: Tensor) -> bool:
+    """Is it a running statistic, which may be mixed? Numbers are; what is not finite is a mask."""
+    return buffer.is_floating_point() and bool(torch.isfinite(buffer).all())
 
 
 def autocast(amp: str | None, device: torch.device) -> AbstractContextManager[Any]:
@@ -184,8 +191,8 @@ def _joined(tensors: list[Tensor]) -> Tensor:
 
 
 def _draws(part: nn.Module) -> bool:
-    """May its forward pass draw random numbers? Dropout does, and code that is neither torch's nor ours may."""
+    """May its forward pass draw random numbers? Dropout and a few others do, and code that is neither torch's nor ours may."""
     home = type(part).__module__
     ours = home.startswith(("torch.nn.", "coopsgd."))
     dropout = getattr(part, "dropout", 0)
-    return not ours or isinstance(part, nn.modules.dropout._DropoutNd) or (isinstance(dropout, float) and dropout > 0)
+    return not ours or isinstance(part, DRAWING) or (isinstance(dropout, float) and dropout > 0)

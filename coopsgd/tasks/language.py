@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coopsgd.registry import register
-from coopsgd.tasks.classification import SupervisedProblem
-from coopsgd.tasks.supervised import Supervised
+from coopsgd.tasks.supervised import Supervised, SupervisedProblem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +45,7 @@ class Language(Supervised):
         return "add data=text model=gpt"
 
     def labels(self, config: Config) -> np.ndarray:
-        from coopsgd.config import make
+        from coopsgd.build import make
 
         data, context = make(config, "data"), make(config, "model").context
         text = data.load(config.seed)
@@ -69,7 +68,7 @@ class LanguageProblem(SupervisedProblem):
     def _load(self, task: Supervised, config: Config) -> int:
         import torch
 
-        from coopsgd.config import make
+        from coopsgd.build import make
 
         assert isinstance(task, Language)
         text, self._context = make(config, "data").load(config.seed), make(config, "model").context

@@ -1,20 +1,25 @@
-"""Settings of the tasks that learn from a data set dealt to the workers: images and text differ in their batches."""
+"""What tasks share that learn from a data set dealt to the workers: images and text differ in their batches alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from coopsgd.data.base import refuse_short
+from coopsgd.data.base import Batches, refuse_short
 from coopsgd.data.partitions import dealt, left_over
-from coopsgd.tasks.base import Task
+from coopsgd.streams import seed_of, stream
+from coopsgd.tasks.base import Problem, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
     from coopsgd.config import Config
+    from coopsgd.tasks.engines.base import Engine
+
+EVALUATE = 250  # test samples in one forward pass
 
 
 class Supervised(Task):
@@ -25,13 +30,13 @@ class Supervised(Task):
 
     def labels(self, config: Config) -> np.ndarray:
         """(n,) the class of every training sample: what is dealt."""
-        from coopsgd.config import make
+        from coopsgd.build import make
 
         return make(config, "data").load(config.seed).train_y
 
     def shares(self, config: Config) -> list[np.ndarray]:
         """The samples of each worker (in the first epoch, where they are dealt anew)."""
-        from coopsgd.config import make
+        from coopsgd.build import make
 
         return dealt(make(config, "partition"), self.labels(config), config.workers, config.seed)
 
@@ -39,7 +44,7 @@ class Supervised(Task):
         return [len(share) for share in self.shares(config)]
 
     def check(self, config: Config) -> None:
-        from coopsgd.config import make
+        from coopsgd.build import make
 
         data, model = make(config, "data"), make(config, "model")
         for group, part in (("data", data), ("model", model)):
@@ -68,23 +73,175 @@ class Supervised(Task):
         }
 
     def about(self, config: Config) -> dict[str, Any]:
-        from coopsgd.config import make
+        from coopsgd.build import make
 
         return {"name": config.data["name"], "samples": len(self.labels(config)), **make(config, "data").about(config.seed)}
 
     def dimension(self, config: Config) -> int:
-        from coopsgd.config import make
+        from coopsgd.build import make
 
         data = make(config, "data")
         return make(config, "model").parameters(data.SHAPE, data.CLASSES)
 
     def statistics(self, config: Config) -> int:
-        from coopsgd.config import make
+        from coopsgd.build import make
 
         data = make(config, "data")
         return make(config, "model").statistics(data.SHAPE, data.CLASSES)
 
     def module(self, config: Config, answer: Tensor, statistics: Tensor | None = None) -> Module:
-        from coopsgd.tasks.classification import bound
+        from coopsgd.tasks.networks import bound
 
         return bound(config, answer.dtype).elsewhere(answer, statistics).eval()
+
+
+def eval_samples(wanted: Any, n: int, workers: int) -> int:
+    """Of n test samples, how many each worker is measured on; auto: all up to 32 workers, else 320,000 looks in all."""
+    return min(n, max(1000, 320_000 // workers) if wanted == "auto" else wanted)
+
+
+class SupervisedProblem(Problem):
+    """The data in memory, and the engines that compute rows. A subclass says what a batch is."""
+
+    PART = EVALUATE  # test samples in one forward pass
+
+    def __init__(self, task: Supervised, config: Config, rows: range, device: Any) -> None:
+        import torch
+
+        from coopsgd.build import make
+        from coopsgd.tasks.engines.choice import choose
+        from coopsgd.tasks.engines.crew import Crew
+        from coopsgd.tasks.networks import bound
+
+        self._dtype, self._device = getattr(torch, config.dtype), device
+        self._bound = bound(config, self._dtype, device)
+        self._start = self._bound.flat()
+        self._rows, self._seed = rows, config.seed
+        self._tests = self._load(task, config)
+        partition, labels, shares = make(config, "partition"), task.labels(config), task.shares(config)
+        again = (lambda epoch: partition.deal(labels, config.workers, config.seed, epoch)) if partition.moves else None
+        self._batches = Batches(shares, rows, config.batch_size, config.seed, again)
+        self.samples, self._samples = config.batch_size, len(labels)
+        self.steps_per_epoch = task.steps_per_epoch(config)
+        choice = choose(config.engine, self._bound, config.amp)
+        threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+        self._crew = Crew(choice, self._bound, len(rows), threads, config.amp)
+        looked_at = eval_samples(config.eval_samples, self._tests, config.workers)
+        self._looked_at = torch.from_numpy(stream(config.seed, "eval").permutation(self._tests)[:looked_at]).to(device)
+        self.facts = {"engine": choice.name, "eval_samples": looked_at}
+        self.notes = () if choice.note is None else (choice.note,)
+
+    def _load(self, task: Supervised, config: Config) -> int:
+        """Bring the data into tensors; how many test samples there are."""
+        raise NotImplementedError
+
+    def _batch(self, which: Tensor, rows: Sequence[int], own: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What models read and should answer, (c, batch, ...) each, of the training samples `which` (c, batch).
+
+        rows, own: for whom, by global number, and in which of its own steps.
+        """
+        raise NotImplementedError
+
+    def _test(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of test samples, (n, ...) each."""
+        raise NotImplementedError
+
+    def start(self) -> Tensor:
+        return self._start.clone()
+
+    def statistics(self) -> Tensor | None:
+        return self._bound.statistics()
+
+    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
+        w = len(self._rows)
+        self._r, self._x, self._grad, self._own_statistics = len(x), x[:w], grad[:w], statistics
+        self._crew.bind(self._x, self._grad, None if statistics is None else statistics[:w])
+
+    def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
+        chosen, losses = self._batches.at(own), self._x.new_zeros(self._r, 1)
+
+        def job(engine: Engine, a: int, b: int) -> None:
+            losses[a:b, 0] = engine.gradients(a, b, *self._fetch(chosen, own, a, b), self._seeds(a, b, k))
+
+        self._crew.each(job, active)
+        for i in () if active is None else (~active).nonzero()[0]:
+            self._grad[i].zero_()
+        return losses
+
+    def descend(self, k: int, rates: Sequence[float], active: np.ndarray | None, own: np.ndarray) -> Tensor:
+        steps = [own + j if active is None else own + j * active for j in range(len(rates))]
+        chosen, losses = [self._batches.at(step) for step in steps], self._x.new_zeros(len(rates), self._r, 1)
+
+        def job(engine: Engine, a: int, b: int) -> None:
+            for j, lr in enumerate(rates):
+                batch = self._fetch(chosen[j], steps[j], a, b)
+                losses[j, a:b, 0] = engine.descend(a, b, *batch, lr, self._seeds(a, b, k + j))
+
+        self._crew.each(job, active)
+        return losses
+
+    def _fetch(self, chosen: np.ndarray, own: np.ndarray, a: int, b: int) -> tuple[Tensor, Tensor]:
+        """The batches of rows [a, b) held here, at once."""
+        import torch
+
+        return self._batch(torch.from_numpy(chosen[a:b]).to(self._device), self._rows[a:b], own[a:b].tolist())
+
+    def _seeds(self, a: int, b: int, k: int) -> list[int]:
+        """What the dropout of rows [a, b) is drawn from at step k; nothing where there is none."""
+        return [seed_of(self._seed, "dropout", self._rows[i], k) for i in range(a, b)] if self._bound.random else []
+
+    def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:
+        import torch
+
+        from coopsgd.tasks.engines.base import cross_entropy
+
+        module, loss, right, n = self._bound.elsewhere(answer, statistics).eval(), 0.0, 0, 0
+        with torch.no_grad():
+            for which in torch.arange(self._tests, device=self._device).split(self.PART):
+                x, y = self._test(which)
+                logits = module(x)
+                loss += float(cross_entropy(logits, y, reduction="sum"))
+                right += int((logits.argmax(-1) == y).sum())
+                n += y.numel()
+        module.train()
+        return {"eval/loss": loss / n, "eval/accuracy": right / n}
+
+    def accuracies(self, x: Tensor) -> list[float] | None:
+        import torch
+
+        right, n, own = torch.zeros(len(self._rows), dtype=torch.int64, device=self._device), 0, self._own_statistics
+        for which in self._looked_at.split(self.PART):
+            inputs, wanted = self._test(which)
+            n += wanted.numel()
+
+            def job(engine: Engine, a: int, b: int, inputs: Tensor = inputs, wanted: Tensor = wanted) -> None:
+                logits = engine.logits(x[a:b], inputs, None if own is None else own[a:b])
+                right[a:b] += (logits.argmax(-1) == wanted).flatten(1).sum(1)
+
+            self._crew.each(job)
+        return (right.double() / n).tolist()
+
+    def recalibrated(self, answer: Tensor, statistics: Tensor, batches: int) -> Tensor:
+        import torch
+
+        from coopsgd.tasks.gradients import recalibrated
+
+        size = min(self.samples, self._samples)
+
+        def batch(b: int) -> Tensor:
+            which = stream(self._seed, "recalibrate", b).choice(self._samples, size, replace=False)
+            return self._batch(torch.from_numpy(which[None]).to(self._device), [0], [b])[0][0]
+
+        return recalibrated(self._bound, answer, statistics, map(batch, range(batches)))
+
+    def curved(self, model: Tensor, direction: Tensor, i: int, own: int) -> Tensor:
+        from coopsgd.tasks.gradients import hessian_product
+
+        chosen = self._batches.at(np.full(len(self._rows), own))
+        inputs, targets = self._fetch(chosen, np.full(len(self._rows), own), i, i + 1)
+        return hessian_product(self._bound, model, direction, inputs[0], targets[0])
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        import torch
+
+        return torch.from_numpy(array).to(self._device)

@@ -98,15 +98,13 @@ def noise_consensus(
     tau: int = 1,
     order: str = "atc",
     counts: Sequence[np.ndarray] | None = None,
-    repeats: bool = True,
     everyone: bool = False,
 ) -> float | None:
     """C with stationary E (1/m) sum_i ||x_i - mean||^2 = eta^2 sigma2 C, averaged over the log points of a cycle.
 
-    Ws: the (m + v, m + v) product of each communication of a cycle, workers first; counts: (m,) local steps of each worker
-    towards each communication (None: tau). repeats=False: the Ws are a stretch of a schedule by lot; the mean over its second
-    half is returned. everyone: the distance to the mean of all m + v rows, which the bound is about. None: there is no
-    stationary state, the distance grows without end.
+    Ws: the (m + v, m + v) product of each communication of a cycle, workers first, or of a stretch of a schedule by lot, which
+    is taken to repeat; counts: (m,) local steps of each worker towards each (None: tau). everyone: the distance to the mean of
+    all m + v rows, which the bound is about. None: there is no stationary state, the distance grows without end.
     """
     M = _spread(m, len(Ws[0]), everyone)
     if len(Ws) == 1 and counts is None and order == "atc" and spectra.is_symmetric(Ws[0]):
@@ -114,41 +112,30 @@ def noise_consensus(
             return None
         modes = _Modes(Ws[0], m, M)
         return tau * float(modes.weight @ (modes.q / (1 - modes.q))) + (tau - 1) / 2 * float(np.diag(M)[:m].sum())
-    first, second = _stretches(Ws, m, tau, order, counts, repeats)
-    S, _ = first.noise(np.zeros_like(M), M)
-    A = first.product
-    return _mean_over(second, second.noise, S, M, (lambda A, S: A @ S @ A.T), A if repeats else None)
+    rounds = _Rounds(Ws, m, tau, order, counts)
+    S, _ = rounds.noise(np.zeros_like(M), M)
+    return _mean_over(rounds, rounds.noise, S, M, lambda A, S: A @ S @ A.T)
 
 
-def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str = "atc", repeats: bool = True) -> float | None:
+def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str = "atc") -> float | None:
     """H with E (1/m) sum_i ||x_i - mean||^2 = eta^2 kappa2 H when worker i's gradient is a constant h_i, over the log points.
 
     The h_i differ at random, every way alike, with sum zero and (1/m) sum ||h_i||^2 = kappa2. Arguments as noise_consensus.
     x = -eta T h with T <- W (T + E), E the workers' columns: linear in h, so H is a trace over T.
     """
     M = _spread(m, len(Ws[0]))
-    first, second = _stretches(Ws, m, tau, order, None, repeats)
-    T, _ = first.drift(np.zeros((len(M), m)), M)
-    return _mean_over(second, second.drift, T, M, (lambda A, T: A @ T), first.product if repeats else None)
+    rounds = _Rounds(Ws, m, tau, order, None)
+    T, _ = rounds.drift(np.zeros((len(M), m)), M)
+    return _mean_over(rounds, rounds.drift, T, M, lambda A, T: A @ T)
 
 
-def _stretches(
-    Ws: Sequence[np.ndarray], m: int, tau: int, order: str, counts: Sequence[np.ndarray] | None, repeats: bool
-) -> tuple[_Rounds, _Rounds]:
-    """What leads to the stationary state and what is averaged over: a whole cycle both times, or the halves of a stretch."""
-    half = len(Ws) // 2
-    parts = (slice(None), slice(None)) if repeats else (slice(half), slice(half, None))
-    first, second = (_Rounds(Ws[s], m, tau, order, None if counts is None else counts[s]) for s in parts)
-    return first, second
+def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, M: np.ndarray, act: Any) -> float | None:
+    """The mean over the log points of a cycle in the stationary state; X is what one cycle leaves.
 
-
-def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, M: np.ndarray, act: Any, A: np.ndarray | None) -> float | None:
-    """The mean over the log points of `rounds` in the stationary state; X is what one cycle leaves, A the cycle's product.
-
-    The stationary state is the sum over all cycles before of act(A^j, X), by doubling; None when it has no end. Without A: X.
+    The stationary state is the sum over all cycles before of act(A^j, X), A the cycle's product, by doubling; None when it has
+    no end.
     """
-    if A is None:
-        return walk(X, M)[1] / rounds.steps
+    A = rounds.product
     for _ in range(DOUBLINGS):
         with np.errstate(over="ignore", invalid="ignore"):
             more = act(A, X)

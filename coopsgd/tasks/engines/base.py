@@ -41,6 +41,9 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> T
     return nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction=reduction)
 
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 class Layout:
     """Where the parameters of a module lie in a row."""
 
@@ -79,4 +82,6 @@ def strangers(module: nn.Module, known: tuple[type, ...]) -> str | None:
     layers = flattened(module)
     if layers is None:
         return f"{type(module).__name__} is no nn.Sequential of distinct layers"
+    if any(getattr(part, hooks) for part in module.modules() for hooks in HOOKS):
+        return "a layer has hooks, which only calling it runs"
     return next((f"it does not know {type(layer).__name__}" for layer in layers if type(layer) not in known), None)

@@ -1,0 +1,152 @@
+"""From the names in a config to what they stand for: frozen dataclasses from the registry, their keys checked and typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
+from omegaconf.errors import OmegaConfBaseException
+
+from coopsgd.config import Config
+from coopsgd.errors import ConfigError
+from coopsgd.registry import did_you_mean, lookup
+from coopsgd.strategies.base import Strategy
+
+KINDS = {
+    "period": "period",
+    "topology": "graph",
+    "task": "task",
+    "model": "model",
+    "data": "data",
+    "partition": "partition",
+    "optim": "optim",
+    "schedule": "schedule",
+    "cluster": "cluster",
+}
+
+
+def make(config: Config, name: str) -> Any:
+    """The frozen dataclass that group `name` of the config chooses."""
+    node = dict(getattr(config, name) or {})
+    choice = node.pop("name", None)
+    if name == "optim":
+        refuse_unstackable(choice)
+    cls = class_of(KINDS[name], name, choice)
+    known = {f.name for f in fields(cls) if f.init}
+    filled = set(FILLED) & known if name == "period" else set()
+    _refuse_unknown(name, choice, node, known - filled)
+    return _construct(name, cls, node | {key: FILLED[key](config) for key in filled})
+
+
+def make_strategy(config: Config) -> tuple[Strategy, set[str]]:
+    """The strategy with its mixing, and the names of top-level keys it was given."""
+    node = {k: v for k, v in config.algo.items() if k not in ("name", "strategy", "mixing", "tau")}
+    cls = class_of("strategy", "algo.strategy", config.algo.get("strategy"))
+    parts = [("strategy", cls)]
+    if any(f.name == "mixing" for f in fields(cls)):
+        parts.append(("mixing", class_of("mixing", "algo.mixing", config.algo.get("mixing"))))
+    elif config.algo.get("mixing") is not None:
+        raise ConfigError(f"algo.mixing: strategy {config.algo['strategy']} takes none; leave it out")
+    known = {f.name for _, part in parts for f in fields(part) if f.init} - {"mixing"}
+    filled = set(FILLED) & known
+    _refuse_unknown("algo", config.algo["name"], node, known - filled)
+    made: dict[str, Any] = {}
+    for kind, part in reversed(parts):
+        names = {f.name for f in fields(part) if f.init}
+        arguments = {k: v for k, v in node.items() if k in names}
+        with blamed(""):
+            arguments |= {name: FILLED[name](config) for name in filled & names}
+        if kind == "strategy" and "mixing" in made:
+            arguments["mixing"] = made["mixing"]
+        made[kind] = _construct("algo", part, arguments)
+    return made["strategy"], filled
+
+
+# what a strategy, mixing or period is given by the run when it has a field of that name
+FILLED: dict[str, Callable[[Config], Any]] = {
+    "topology": lambda config: make(config, "topology"),
+    "seed": lambda config: config.seed,
+    "tau": lambda config: config.tau,
+    "sizes": lambda config: _sizes(config),
+    "batch_size": lambda config: config.batch_size,
+    "warmup": lambda config: (config.schedule or {}).get("warmup", 0),
+}
+
+
+def _sizes(config: Config) -> list[int] | None:
+    """Samples of each worker; that there are any is checked first, because counting them reads the data."""
+    task = make(config, "task")
+    task.check(config)
+    return task.sizes(config)
+
+
+def algo_classes(config: Config) -> list[Any]:
+    """The strategy and the mixing, if it names one, of an algo."""
+    pairs = (("strategy", config.algo.get("strategy")), ("mixing", config.algo.get("mixing")))
+    return [class_of(kind, f"algo.{kind}", name) for kind, name in pairs if name is not None]
+
+
+def class_of(kind: str, where: str, name: Any) -> Any:
+    """The dataclass registered as `name`. ConfigError, beginning with `where`, when there is none."""
+    if name is None:
+        raise ConfigError(f"{where}: is missing; name one, `coopsgd list` shows what there is")
+    try:
+        found = lookup(kind, str(name))
+    except KeyError as error:
+        raise ConfigError(f"{where}: {error.args[0]}") from None
+    if not (isinstance(found, type) and is_dataclass(found)):
+        raise ConfigError(f"{where}: {name} is no dataclass, so it has no settings; name a frozen dataclass")
+    return found
+
+
+def _refuse_unknown(where: str, choice: Any, node: Mapping[str, Any], known: set[str]) -> None:
+    for name in node:
+        if name not in known:
+            has = f"known: {', '.join(sorted(known))}" if known else "it has no keys"
+            raise ConfigError(f"{where}.{name}: {choice} has no such key{did_you_mean(name, sorted(known))}; {has}")
+
+
+def refuse_unstackable(choice: Any) -> None:
+    """ConfigError when an optimiser cannot step rows stacked into one tensor."""
+    from coopsgd.optim import NOT_ELEMENTWISE
+
+    if str(choice).lower() in NOT_ELEMENTWISE:
+        raise ConfigError(
+            f"optim: {choice} is not elementwise, so it cannot step the workers' stacked rows; use sgd, adam or adamw"
+        )
+
+
+NODES: dict[Any, Callable[..., Any]] = {int: IntegerNode, float: FloatNode, bool: BooleanNode, str: StringNode}
+
+
+def _construct(where: str, cls: Any, arguments: dict[str, Any]) -> Any:
+    hints = get_type_hints(cls)
+    typed = {}
+    for name, value in arguments.items():
+        if hints.get(name) == list[int] and not isinstance(value, list):
+            raise ConfigError(f"{where}.{name}: must be a list of whole numbers, as in {where}.{name}=[20], got {value!r}")
+        kind = NODES.get(hints.get(name, Any))
+        try:
+            typed[name] = value if kind is None else kind(value, is_optional=False)._value()
+        except OmegaConfBaseException:
+            wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[hints[name]]
+            raise ConfigError(f"{where}.{name}: must be {wanted}, got {value!r}") from None
+    with blamed(where):
+        return cls(**typed)
+
+
+class blamed:
+    """Turn a ValueError of a part into a ConfigError; the part's own words already name thing, value and way out."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ValueError) and not isinstance(error, ConfigError):
+            told = str(error)
+            raise ConfigError(told if not self.where or self.where in told else f"{self.where}: {told}") from None

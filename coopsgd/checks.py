@@ -1,0 +1,180 @@
+"""A run that cannot work is refused here, in one line, before any process starts.
+
+`check` resolves every `auto` that needs no torch, builds each part once and returns the config that workers read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from coopsgd import statistics
+from coopsgd.build import blamed, class_of, make, make_strategy
+from coopsgd.config import DTYPES, ENGINES, GROUPS, SAVES, STEPS, Config
+from coopsgd.errors import ConfigError
+from coopsgd.registry import did_you_mean
+from coopsgd.strategies.base import Strategy
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A config that can run, and what its user should be told."""
+
+    config: Config
+    strategy: Strategy
+    notes: tuple[str, ...]
+
+
+def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mapping[str, str] | None = None) -> Checked:
+    """Resolve and refuse. `overrides` are the words of the command line, `choices` what Hydra's groups were set to.
+
+    ConfigError names what is wrong; every `auto` that needs no torch is resolved in the config that comes back.
+    """
+    known = [f.name for f in fields(Config)]
+    for name in node:
+        if name not in (*known, "hydra"):
+            raise ConfigError(f"no key named {str(name)!r}{did_you_mean(str(name), known)}; `coopsgd train --help` lists them")
+    config = Config(**{f.name: _plain(node.get(f.name)) for f in fields(Config) if node.get(f.name) is not None})
+    for name in GROUPS:
+        _as_group(config, name, (choices or {}).get(name))
+    if config.cluster == {"name": None}:
+        config.cluster = None
+    _check_scalars(config)
+    task = make(config, "task")
+    _settle_tau(config)
+    strategy, filled = make_strategy(config)
+    given = [word.split("=", 1)[0].lstrip("+~").split("@")[0] for word in overrides if "=" in word]
+    notes = tuple(_drop_unused(config, strategy, filled, task, given))
+    with blamed(""):
+        make(config, "period").check(config)
+        strategy.check(config.workers)
+        config.algo |= strategy.settled(config.workers)
+        task.check(config)
+        config.steps, config.epochs = _length(config, task), None
+        if config.cluster is not None:
+            notes += tuple(make(config, "cluster").check(config))
+        make(config, "optim")
+        make(config, "schedule").arguments(config.steps)
+        refuse_mixed(config, strategy)
+    if not task.statistics(config) and "norm_stats" in given and "model" in task.USES:
+        notes = (*notes, f"norm_stats={config.norm_stats}: the model keeps no running statistics; ignored")
+    _check_placement(config)
+    return Checked(config, strategy, notes)
+
+
+def _settle_tau(config: Config) -> None:
+    """tau=auto is what the algo's yaml says; algo.tau is only that."""
+    default = config.algo.pop("tau", 10)
+    cls = class_of("strategy", "algo.strategy", config.algo.get("strategy"))
+    if cls.fixed_tau is not None:
+        config.tau = cls.fixed_tau
+    elif config.tau == "auto":
+        config.tau = default
+
+
+def _drop_unused(config: Config, strategy: Strategy, filled: set[str], task: Any, given: list[str]) -> Iterator[str]:
+    """Empty the groups that this run has no use for; a line for each key given in vain."""
+    algo = config.algo["name"]
+    why: dict[str, str] = {}
+    if strategy.fixed_tau is not None:
+        every = "step" if strategy.fixed_tau == 1 else f"{strategy.fixed_tau} steps"
+        why |= dict.fromkeys(("tau", "algo.tau", "period"), f"{algo} communicates every {every} by itself")
+    elif strategy.times_itself:
+        why |= dict.fromkeys(("tau", "algo.tau", "period"), f"{algo} decides by itself how long a round is")
+        config.tau = 1
+    if "topology" not in filled:
+        why["topology"] = f"{algo} has no free topology"
+    unused = [name for name in ("model", "data", "partition", "batch_size") if name not in task.USES]
+    unused += ["norm_stats", "amp", "engine", "eval_samples"] if "model" in unused else []
+    why |= dict.fromkeys(unused, f"task {config.task['name']} has none")
+    for name in why:
+        if name in GROUPS:
+            setattr(config, name, {"name": "constant"} if name == "period" else None)
+        for word in given:
+            if word == name or word.startswith(name + "."):
+                yield f"{word}: {why[name]}; ignored"
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _as_group(config: Config, name: str, choice: str | None) -> None:
+    node = getattr(config, name)
+    if node is None and name in ("topology", "model", "data", "partition", "period", "cluster"):
+        node = {}
+    if not isinstance(node, dict):
+        raise ConfigError(f"{name}: must be a name or keys below it, as in {name}={choice or 'NAME'}, got {node!r}")
+    node = dict(node)
+    if name == "algo" and choice:
+        node["name"] = choice
+    node.setdefault("name", choice)
+    setattr(config, name, node)
+
+
+def _check_scalars(config: Config) -> None:
+    whole = {"workers": 1, "batch_size": 1, "log_every": 1, "eval_every": 0, "seed": 0}
+    for name, least in whole.items():
+        _whole(name, getattr(config, name), least)
+    for name in ("steps", "epochs"):
+        if getattr(config, name) is not None:
+            _whole(name, getattr(config, name), 0 if name == "steps" else 1)
+    for name in ("processes", "threads", "eval_samples"):
+        if getattr(config, name) != "auto":
+            _whole(name, getattr(config, name), 1, " or auto")
+    for name, known in (("dtype", DTYPES), ("save", SAVES), ("engine", ENGINES)):
+        if getattr(config, name) not in known:
+            raise ConfigError(f"{name}: must be one of {', '.join(known)}, got {getattr(config, name)!r}")
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device: must be one of auto, cpu, cuda, got {config.device!r}")
+    if not config.timeout > 0 or math.isinf(config.timeout):
+        raise ConfigError(f"timeout: must be a positive number of seconds, got {config.timeout}")
+    if config.clip is not None and (
+        isinstance(config.clip, bool) or not isinstance(config.clip, int | float) or not config.clip > 0
+    ):
+        raise ConfigError(f"clip: must be a positive number or null, got {config.clip!r}")
+    if config.amp not in (None, "bf16"):
+        raise ConfigError(f"amp: must be bf16 or null, got {config.amp!r}")
+    if config.amp and config.dtype == "float64":
+        raise ConfigError("amp=bf16: makes nothing of dtype=float64, whose point is precision; use dtype=float32")
+    if config.steps is not None and config.epochs is not None:
+        raise ConfigError(f"steps={config.steps} epochs={config.epochs}: give one of the two")
+
+
+def _check_placement(config: Config) -> None:
+    if config.processes != "auto" and config.workers % config.processes:
+        divisors = [p for p in range(1, config.workers + 1) if config.workers % p == 0]
+        raise ConfigError(
+            f"processes: workers must be divisible by it, got workers={config.workers} processes={config.processes}; "
+            f"choose one of {', '.join(map(str, divisors))}"
+        )
+
+
+def refuse_mixed(config: Config, strategy: Strategy) -> None:
+    """ValueError when what is mixed beside the models, running statistics and optimiser buffers, would not bear this W."""
+    statistics.check(config.norm_stats, strategy, config.workers, make(config, "task").statistics(config))
+    squares = "exp_avg_sq" in make(config, "optim").buffers
+    averaged = getattr(strategy, "buffers", None) == "average"
+    if squares and averaged and (weight := strategy.negative(config.workers)) is not None:
+        raise ConfigError(
+            f"algo.buffers=average: {weight}, which can make the mean square that optim={config.optim['name']} keeps negative; "
+            "use algo.buffers=keep or reset, or weights that are not negative"
+        )
+
+
+def _length(config: Config, task: Any) -> int:
+    if config.epochs is None:
+        return STEPS if config.steps is None else config.steps
+    per_epoch = task.steps_per_epoch(config)
+    if per_epoch is None:
+        raise ConfigError(f"epochs={config.epochs}: task {config.task['name']} has no epochs; give steps")
+    return config.epochs * per_epoch
+
+
+def _whole(name: str, value: Any, least: int, other: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}: must be a whole number of at least {least}{other}, got {value!r}")

@@ -1,0 +1,58 @@
+"""What Hydra, OmegaConf and others complain of, in one line of our own: the thing, the value, the way out."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import fields
+
+from hydra.errors import MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from coopsgd.build import refuse_unstackable
+from coopsgd.config import Config
+from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.registry import did_you_mean
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, for a user: the thing, the value, the way out."""
+    if isinstance(error, RunFailed):
+        return str(error)
+    if isinstance(error, MissingConfigException):
+        return _no_choice(error)
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        known = [f.name for f in fields(Config)]
+        return f"no key named {unknown[1]!r}{did_you_mean(unknown[1], known)}; `coopsgd train --help` lists them"
+    key = re.search(r"full_key: (\S+)", text) or re.search(r"Error merging override \+*([\w.]+)=", text)
+    lines = [line.strip() for line in text.splitlines()]
+    skip = (
+        "full_key:",
+        "object_type=",
+        "reference_type=",
+        "See https",
+        "Set the env",
+        "Config search",
+        "provider=",
+        "To append",
+    )
+    told = [line for line in lines if line and not line.startswith(skip) and not line.startswith("Error merging override")]
+    if isinstance(error.__cause__, OmegaConfBaseException) and not told:
+        told = [str(error.__cause__).splitlines()[0]]
+    where = f"{key[1]}: " if key and told and not told[0].startswith(key[1]) else ""
+    return where + "; ".join(told or [type(error).__name__])
+
+
+def _no_choice(error: MissingConfigException) -> str:
+    """A group was set to a name it does not have."""
+    missing = error.missing_cfg_file or ""
+    group, _, name = missing.rpartition("/")
+    if not group:
+        return one_line(ConfigError(str(error)))
+    if group == "optim":
+        with contextlib.suppress(KeyError):
+            refuse_unstackable(name)
+    known = sorted(error.options or [])
+    return f"{group}: no choice named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
