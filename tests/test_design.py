@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,6 +25,12 @@ def base(*words, workers=8, steps=200):
     return compose.shown([*words, f"workers={workers}", f"steps={steps}"]).config
 
 
+@cache
+def everyone(m=8):
+    """The candidates for m workers on the noisy quadratic."""
+    return candidates(base(*NOISY, workers=m), ())
+
+
 def average(m):
     return [np.full((m, m), 1 / m)]
 
@@ -36,7 +43,7 @@ def pilots(m=8, noise=1.0, drift=0.0, taus=(1, 4, 16)):
 
 @pytest.mark.parametrize("m", [2, 8, 12])
 def test_every_candidate_is_another_algorithm_that_agrees(m):
-    found = candidates(base(*NOISY, workers=m), ())
+    found = everyone(m)
     seen = {}
     for one in found:
         matrices = [one.strategy.factors(m, r) for r in range(one.strategy.cycle(m) or 6)]
@@ -109,8 +116,7 @@ def test_a_checked_run_that_diverged_is_no_best(monkeypatch, tmp_path):
 
 def test_the_words_of_a_candidate_make_it_again():
     """What is printed is what was ranked."""
-    words = (*NOISY, *SLOW)
-    found = candidates(base(*words), ())
+    words, found = (*NOISY, *SLOW), everyone()
     for one in [found[0], found[len(found) // 2], found[-1]]:
         again = compose.shown([*words, *one.words, "workers=8", "steps=200"])
         assert again.config.tau == one.config.tau
@@ -130,7 +136,7 @@ def test_periodic_averaging_is_its_own_equal(noise, drift, tau):
 
 def test_tau_eq_of_a_ring():
     """Under noise alone: 1 + 2/(m-1) sum lambda^2 / (1 - lambda^2), 2.17 for a ring of eight with thirds (issue: 2.17)."""
-    (one,) = (c for c in candidates(base(*NOISY), ()) if c.label == "algo=dpsgd topology=ring tau=1")
+    (one,) = (c for c in everyone() if c.label == "algo=dpsgd topology=ring tau=1")
     drift = Drift.of(one)
     values = np.linalg.eigvalsh(one.strategy.factors(8, 0)[0])[:-1]
     by_hand = 1 + 2 / 7 * float((values**2 / (1 - values**2)).sum())
@@ -141,7 +147,8 @@ def test_tau_eq_of_a_ring():
 
 def test_how_fast_the_mean_moves():
     """m / (m + v) for a symmetric W; all of it when nobody's own model stays on the server."""
-    found = {c.config.algo["name"]: Drift.of(c) for c in candidates(base(*NOISY), ()) if c.config.tau in (1, 2)}
+    some = {c.config.algo["name"]: c for c in everyone() if c.config.tau in (1, 2)}
+    found = {name: Drift.of(some[name]) for name in ("easgd", "parameter_server", "pasgd", "gea")}
     assert found["easgd"].progress == pytest.approx(8 / 9)
     assert found["parameter_server"].progress == pytest.approx(1)
     assert found["pasgd"].progress == pytest.approx(1)
@@ -235,11 +242,11 @@ def test_design_to_a_target_prints_commands_that_run(cli, tmp_path):
 
 
 def test_theory_alone_trains_nothing(cli, tmp_path):
-    found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=20", "--theory", "--top", "400")
+    found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=20", "--theory", "algo=pasgd")
     assert found["pilots"] is None and found["predicts"].startswith("mean squared gradient")
     assert not list(tmp_path.glob("designs/*/*/pilot*"))
-    entry = next(e for e in found["ranking"] if e["algo"].startswith("algo=pasgd"))
-    assert entry["error"] > entry["floor"] > 0
+    last = found["ranking"][-1]  # who had no time for all steps
+    assert last["error"] > last["floor"] > 0 and last["algo"].startswith("algo=pasgd")
 
 
 BAD = {

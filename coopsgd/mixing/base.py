@@ -129,8 +129,10 @@ def load_array(name: str, value: Any) -> np.ndarray:
     if value is None:
         raise ValueError(f"{name}: is missing; give a .npy file or a list, as in {name}=w.npy")
     try:
-        array = np.load(value, allow_pickle=False) if isinstance(value, str) else np.array(value, dtype=np.float64)
-        return np.asarray(array, dtype=np.float64)
+        if not isinstance(value, str):
+            return np.array(value, dtype=np.float64)
+        with open(value, "rb") as file:  # numpy leaves its own open when what is in it is broken
+            return np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
     except OSError as error:
         raise ValueError(f"{name}: cannot read {value!r} ({error.strerror or error}); give a .npy file or a list") from None
     except (ValueError, TypeError, EOFError, BadZipFile):
