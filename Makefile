@@ -21,11 +21,14 @@ setup: $(READY) ## build .venv with everything (nothing to do when it is current
 train: $(READY) ## the main job: EASGD, tau=10, 4 workers, on real data
 	$(BIN)/coopsgd train algo=easgd tau=10 workers=4
 
+# several tests at a time, one a core; each starts processes of its own
+TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
 test: $(READY) ## the tests
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 test-all: $(READY) ## the tests, the slow ones too
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(TESTS) -m 'slow or not slow'
 
 lint: $(READY) ## format check, ruff, mypy
 	$(BIN)/ruff format --check .
