@@ -1,9 +1,10 @@
-"""How `coopsgd design` ranks, held against runs: Kendall's tau, and the regret of its first choice.
+"""How `coopsgd design` ranks, held against an exhaustive sweep: Kendall's tau, and the regret of its first choice.
 
-Remake: python scripts/check_design.py [--only fast-iid-8 ...] [--all]    (about a quarter of an hour on 2 idle cores)
+Remake: python scripts/check_design.py [--only iid-8 skewed-64 ...]    (about an hour and a half of one core for all of them)
 
-Each situation is ranked as the command does it. Then the first ten and fifty more, evenly from the rest down to the last, are
-run on the clock (--all: every candidate); the best of those stands for the best there is. Prints a table for docs/results.md.
+Data and number of workers decide what every candidate learns, the network only when: each candidate is run once, to the end of
+all steps, and looked at after every one. Ranked and checked as the command does it on each network, for a budget and for a
+target, a run is then as much of that one as it has steps, its times those of the clock. Prints a table for docs/results.md.
 """
 
 from __future__ import annotations
@@ -14,80 +15,89 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coopsgd import compose
+from coopsgd import build, clock, compose
 from coopsgd.config import Config
+from coopsgd.design import command
 from coopsgd.design import study as studies
+from coopsgd.design.pilots import in_one_process, pilot
 
-NETWORKS = {"fast": ("cluster=datacenter",), "slow": ("cluster=wan_100m",)}
-SPREADS = {"iid": ("partition=iid",), "skewed": ("partition=shards",)}
-SIZES = {8: ("batch_size=32",), 64: ("batch_size=8",)}
-TARGETS = {"iid": 0.5, "skewed": 0.9}  # of eval/loss, for the runs to a target
+NETWORKS = {"fast": "cluster=datacenter", "slow": "cluster=wan_100m"}
+SPREADS = {"iid": "partition=iid", "skewed": "partition=shards"}
+SIZES = {8: "batch_size=32", 64: "batch_size=8"}
 STEPS = 300
 
 
-def situations() -> dict[str, tuple[list[str], float | None]]:
-    """Name -> words, and the target loss or None for a budget."""
-    found: dict[str, tuple[list[str], float | None]] = {}
-    for network, net in NETWORKS.items():
-        for spread, part in SPREADS.items():
-            for m, size in SIZES.items():
-                words = [*net, *part, *size, f"workers={m}", f"steps={STEPS}"]
-                found[f"{network}-{spread}-{m}"] = words, None
-                found[f"{network}-{spread}-{m}-target"] = words, TARGETS[spread]
-    return found
+class Once:
+    """Trains what it is asked for, but each algorithm only once, and tells of it as if it had been just that run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._found = folder, dict[str, list[dict[str, Any]]]()
+
+    def __call__(self, settings: Config, at: Path) -> list[dict[str, Any]]:
+        """Metrics at the looks of `settings`, with its times; in a folder of its own instead of `at`."""
+        whole = replace(settings, steps=STEPS, log_every=1, eval_every=1, cluster=None, name="")
+        key = repr(whole)
+        if key not in self._found:
+            self._found[key] = compose.quietly(whole, self._folder / f"run-{len(self._found)}", "scripts/check_design.py")
+        n, every = settings.steps, settings.eval_every
+        lines = [line for line in self._found[key] if line["step"] <= n]
+        lines = [line for line in lines if line is lines[-1] or not line["step"] % every]  # the last also where it diverged
+        if settings.cluster is None:
+            return lines
+        times = [0.0, *clock.rehearse(settings, build.make_strategy(settings)[0], n)]  # what a run logs, bit for bit
+        return [line | {"sim_s": float(times[line["step"]])} for line in lines]
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
-def judged(words: list[str], target: float | None, folder: Path, everyone: bool) -> dict[str, Any]:
-    """One situation: ranked, run, compared."""
-    base = compose.shown(words).config
-    began = time.perf_counter()
+def halfway(words: list[str], once: Once) -> float:
+    """A target: the eval/loss of averaging at every step after half of the steps."""
+    lines = once(in_one_process(pilot(compose.shown([*words, "algo=pasgd"]).config, 1), 1), Path())
+    return float(f"{lines[STEPS // 2]['eval/loss']:.3g}")
 
-    def run(settings: Config, at: Path) -> list[dict[str, Any]]:
-        return compose.quietly(settings, at, "scripts/check_design.py")
 
-    found = studies.study(base, words, folder, run, target=target)
-    ranked = time.perf_counter() - began
-    n = len(found.entries)
-    found = studies.check(found, base, range(n) if everyone else studies.places(n, 10, 50), folder, run)
+def judged(words: list[str], target: float | None, once: Once, folder: Path) -> list[Any]:
+    """A row of the table: ranked, every candidate run, compared."""
+    base = compose.shown(command.based(words)).config
+    found = studies.study(base, words, folder, once, target=target)
+    found = studies.check(found, base, range(len(found.entries)), folder, once)
     verdict = found.verdict
     assert verdict is not None
-    return {
-        "candidates": n,
-        "run": len(verdict.runs),
-        "seconds": ranked,
-        "tau": verdict.tau,
-        "first": found.entries[0].candidate.label,
-        "best": verdict.best.entry.candidate.label,
-        "rank": verdict.best.rank,
-        "regret_s": verdict.regret_s,
-        "regret": verdict.regret,
-    }
+    entries = found.entries[0], verdict.best.entry
+    first, best = (entry.candidate.label.replace("algo=", "", 1).replace("algo.", "") for entry in entries)
+    unit = "s" if math.isfinite(verdict.regret_s) else ""
+    regret = f"{verdict.regret_s:.3g} {unit} ({verdict.regret:.1%})"
+    return [len(verdict.runs), f"{verdict.tau:.2f}", first, best, verdict.best.rank, regret, verdict.regret]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=list(situations()), default=list(situations()))
-    parser.add_argument("--all", action="store_true", help="run every candidate")
-    arguments = parser.parse_args()
-    print("| situation | candidates | run | Kendall's tau | first choice | best that was run | its rank | regret |")
+    everything = [f"{spread}-{m}" for m in SIZES for spread in SPREADS]
+    parser.add_argument("--only", nargs="*", choices=everything, default=everything)
+    print("| situation | goal | candidates, all run | Kendall's tau | first choice | best of all | its rank | regret |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     regrets = []
-    for name in arguments.only:
-        words, target = situations()[name]
+    for name in parser.parse_args().only:
+        spread, _, m = name.partition("-")
+        began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            one = judged(words, target, Path(folder), arguments.all)
-        regrets.append(one["regret"] if math.isfinite(one["regret"]) else math.inf)
-        first, best = (one[key].removeprefix("algo=").replace("algo.", "") for key in ("first", "best"))
-        print(
-            f"| {name} | {one['candidates']} | {one['run']} | {one['tau']:.2f} | {first} | {best} | {one['rank']} | "
-            f"{one['regret_s']:.3g} s ({one['regret']:.1%}) |",
-            flush=True,
-        )
-        print(f"{name}: ranked in {one['seconds']:.0f} s", file=sys.stderr)
-    print(f"\nMedian regret: {statistics.median(regrets):.1%}; largest {max(regrets):.1%}.")
+            once = Once(Path(folder))
+            situation = [SPREADS[spread], SIZES[int(m)], f"workers={m}", f"steps={STEPS}"]
+            for network, cluster in NETWORKS.items():
+                for target in (None, halfway(situation, once)):
+                    words = [cluster, *situation]
+                    *row, regret = judged(words, target, once, Path(folder))
+                    regrets.append(regret)
+                    goal = "budget" if target is None else f"loss {target:g}"
+                    print(f"| {network}, {spread}, m = {m} | {goal} | {' | '.join(map(str, row))} |", flush=True)
+            print(f"{name}: {len(once)} runs, {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    known = [regret for regret in regrets if not math.isnan(regret)]
+    print(f"\nMedian regret {statistics.median(known):.1%}, largest {max(known):.1%}, of {len(known)}.")
 
 
 if __name__ == "__main__":
