@@ -96,6 +96,19 @@ def test_a_signal_ends_it_in_five_seconds(tmp_path, number, code, sweep):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_model_being_tried_out_does_not_outlive_the_command(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\n\ndef net():\n    open('begun', 'w').close()\n    time.sleep(60)\n")
+    before = set(os.listdir("/dev/shm"))
+    process = start(tmp_path, "model=custom", "model.path=slow:net")
+    until(lambda: (tmp_path / "begun").exists())
+    pids = children(process.pid)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert pids and process.returncode == 143, err
+    nothing_left(tmp_path, pids, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_kill_9_leaves_no_process(tmp_path):
     before = set(os.listdir("/dev/shm"))
     process = start(tmp_path, *LONG)
