@@ -20,7 +20,7 @@ from coopsgd.mixing import graphs, matcha, matrices, spectra
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.mixing.sampled import Sampled
 from coopsgd.mixing.static import Anchored, Hierarchical
-from coopsgd.mixing.varying import GossipPGA, Matching, OnePeer, Pairwise, TwoLevel
+from coopsgd.mixing.varying import GossipPGA, Matching, OnePeer, Pairwise, TwoLevel, _matching, edges_of
 
 EIGHT = "15 67 04 23 17 36 10 37 56 12 70 31"  # the example graph of arXiv:1905.09435, its matchings in order
 MATCHINGS = [[(1, 5), (6, 7), (0, 4), (2, 3)], [(1, 7), (3, 6)], [(1, 0), (3, 7), (5, 6)], [(1, 2), (7, 0)], [(3, 1)]]
@@ -166,6 +166,18 @@ def test_mean_square_contraction_of_random_schedules_is_what_a_sample_shows(mixi
         second += W.T @ W / rounds
     found = np.linalg.norm(second - matrices.average(m), 2) ** 0.5
     assert mixing.zeta(m) == pytest.approx(found, rel=0.025)  # a sample's largest eigenvalue errs upwards
+
+
+@pytest.mark.parametrize(("graph", "m"), [("ring", 9), ("complete", 12), ("torus", 36), ("star", 7), ("ring", 1)])
+def test_a_random_matching_is_that_of_trying_edge_after_edge(graph, m):
+    edges = edges_of(registry.lookup("graph", graph)().adjacency(m))
+    for seed in range(50):
+        free, kept = set(range(m)), []
+        for e in np.random.default_rng(seed).permutation(len(edges)):
+            if set(edges[e]) <= free:
+                free -= set(edges[e])
+                kept.append(e)
+        assert sorted(_matching(edges, m, np.random.default_rng(seed))) == sorted(kept)
 
 
 def test_matchings_of_a_complete_graph_are_perfect():

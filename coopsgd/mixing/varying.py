@@ -115,16 +115,23 @@ class Matching(Mixing):
         return mean_square(expected_projection(m, edges, share))
 
 
-def _matching(edges: np.ndarray, m: int, draw: np.random.Generator) -> list[int]:
-    """Numbers of the edges kept."""
-    free, kept = [True] * m, []
-    ends = edges.tolist()
-    for e in draw.permutation(len(edges)).tolist():
-        i, j = ends[e]
-        if free[i] and free[j]:
-            free[i] = free[j] = False
-            kept.append(e)
-    return kept
+def _matching(edges: np.ndarray, m: int, draw: np.random.Generator) -> np.ndarray:
+    """Numbers of the edges kept when they are tried in random order, each if both its ends are still free.
+
+    All at once: whoever comes first at both its ends will be kept, whatever happens before it. Then those they touch are out.
+    """
+    left, free, kept = draw.permutation(len(edges)), np.ones(m, dtype=bool), []
+    while len(left):
+        a, b = edges[left].T
+        at = np.arange(len(left))
+        first = np.full((2, m), len(left))
+        first[0, a[::-1]], first[1, b[::-1]] = at[::-1], at[::-1]  # of several at one place the last written stays
+        first = first.min(0)
+        now = (first[a] == at) & (first[b] == at)
+        kept.append(left[now])
+        free[a[now]] = free[b[now]] = False
+        left = left[free[a] & free[b]]
+    return np.concatenate(kept) if kept else left
 
 
 @register("pairwise", "mixing")

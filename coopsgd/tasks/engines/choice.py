@@ -20,11 +20,11 @@ ENGINES: dict[str, type[Vmap] | type[Bmm] | type[Grouped]] = {"vmap": Vmap, "bmm
 CHUNK = {"loop": 1, "vmap": 8, "bmm": 4, "grouped": 4}
 
 # The engines auto prefers by kind of model, best first; after them the loop. From `scripts/bench_stacked.py`, batch 32, tau 10,
-# worker-steps a second of processor time on 2 cores (AMD EPYC, AVX-512), m = 8, 32, 128, 512; cnn without the 512:
+# worker-steps a second of processor time on 2 cores (AMD EPYC, AVX-512), m = 8, 32, 128, 512:
 #
 #           separate modules       loop                   vmap                   bmm                    grouped
-#   mlp     1569 1491 1526 1469    1187 1083 1200 1340    1025 1114 1368 1377    1848 2337 2560 2567
-#   cnn     54 50 49               49 49 51               24 37 40                                      46 44 49
+#   mlp     1214 1057 1146 997     770 767 854 807        887 1284 1402 1328     1708 1707 1881 2005
+#   cnn     47 46 42 47            48 49 54 59            27 29 29 34                                   43 49 51 52
 #
 # One convolution of one worker's batch fills a core, so a loop is as good as it gets; vmap is never the best of what fits.
 BEST: dict[str, tuple[str, ...]] = {"dense": ("bmm",), "convolutional": (), "other": ()}
