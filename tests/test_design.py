@@ -100,7 +100,7 @@ def test_a_checked_run_that_diverged_is_no_best(monkeypatch, tmp_path):
     entries = []
     for tau in (1, 2):
         (one,) = [c for c in candidates(settings, ("algo=pasgd",)) if c.label == f"algo=pasgd tau={tau}"]
-        entries.append(ranking.predicted(one, Drift.of(one), np.arange(1.0, 9.0), Goal(budget=3600.0), pilots(), None))
+        entries.append(ranking.predicted(one, *Drift.of([one]), np.arange(1.0, 9.0), Goal(budget=3600.0), pilots(), None))
     ends = {"rank-1": [2.0, 1.0, 0.5], "rank-2": [2.0, 0.3, None]}
 
     def run(config, folder):
@@ -137,7 +137,7 @@ def test_periodic_averaging_is_its_own_equal(noise, drift, tau):
 def test_tau_eq_of_a_ring():
     """Under noise alone: 1 + 2/(m-1) sum lambda^2 / (1 - lambda^2), 2.17 for a ring of eight with thirds (issue: 2.17)."""
     (one,) = (c for c in everyone() if c.label == "algo=dpsgd topology=ring tau=1")
-    drift = Drift.of(one)
+    (drift,) = Drift.of([one])
     values = np.linalg.eigvalsh(one.strategy.factors(8, 0)[0])[:-1]
     by_hand = 1 + 2 / 7 * float((values**2 / (1 - values**2)).sum())
     assert by_hand == pytest.approx(2.17, abs=0.005)
@@ -148,7 +148,8 @@ def test_tau_eq_of_a_ring():
 def test_how_fast_the_mean_moves():
     """m / (m + v) for a symmetric W; all of it when nobody's own model stays on the server."""
     some = {c.config.algo["name"]: c for c in everyone() if c.config.tau in (1, 2)}
-    found = {name: Drift.of(some[name]) for name in ("easgd", "parameter_server", "pasgd", "gea")}
+    names = ("easgd", "parameter_server", "pasgd", "gea")
+    found = dict(zip(names, Drift.of([some[name] for name in names]), strict=True))
     assert found["easgd"].progress == pytest.approx(8 / 9)
     assert found["parameter_server"].progress == pytest.approx(1)
     assert found["pasgd"].progress == pytest.approx(1)

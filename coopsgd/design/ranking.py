@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,13 +29,21 @@ class Drift:
     progress: float  # of the mean model for each step of plain SGD; m / (m + v) for a symmetric W
 
     @classmethod
-    def of(cls, candidate: Candidate) -> Drift | None:
-        """None when theory has no stationary state for it."""
-        setting = Setting(candidate.config, candidate.strategy)
+    def of(cls, some: Sequence[Candidate]) -> list[Drift | None]:
+        """That of each; None when theory has no stationary state for it. Those of one strategy come together, for speed."""
+        found: list[Drift | None] = []
+        for _, alike in itertools.groupby(some, key=lambda one: id(one.strategy)):
+            first, *more = alike
+            setting = Setting(first.config, first.strategy)
+            found += [cls._at(setting, int(one.config.tau)) for one in (first, *more)]
+        return found
+
+    @classmethod
+    def _at(cls, setting: Setting, tau: int) -> Drift | None:
         if not setting.matrices or setting.zeta is None:
             return None
-        noise = theory.noise_consensus(setting.matrices, setting.m, setting.tau, setting.order)
-        drift = theory.drift_consensus(setting.matrices, setting.m, setting.tau, setting.order)
+        noise = theory.noise_consensus(setting.matrices, setting.m, tau, setting.order)
+        drift = theory.drift_consensus(setting.matrices, setting.m, tau, setting.order)
         if noise is None or drift is None:
             return None
         return cls(setting.zeta, noise, drift, _progress(setting.matrices, setting.m))

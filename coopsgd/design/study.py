@@ -78,7 +78,8 @@ def study(
     """
     _refuse(base, budget, target, known, alone)
     found = candidates(base, words, config_dir)
-    timed = [(c, drift, clock.rehearse(c.config, c.strategy, base.steps)) for c in found if (drift := Drift.of(c)) is not None]
+    drifts = [(c, drift) for c, drift in zip(found, Drift.of(found), strict=True) if drift is not None]
+    timed = [(c, drift, clock.rehearse(c.config, c.strategy, base.steps)) for c, drift in drifts]
     if not timed:
         raise ConfigError(f"algo: none with {' '.join(words) or 'these words'} has a theory to rank it by; fix fewer keys")
     say(f"{len(timed)} algorithms for {base.workers} workers")

@@ -74,21 +74,26 @@ class _Rounds:
             total += float((M * S).sum()) * (self.order != "cta")
         return S, total
 
-    def drift(self, T: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, float]:
+    def drift(self, T: np.ndarray) -> tuple[np.ndarray, float]:
         """The same for T (n, m), x = -eta T h."""
         m, total = self.m, 0.0
         E = np.eye(self.n)[:, :m] - 1 / m  # seen from the workers' mean
-        C = (np.eye(m) - 1 / m) * m / max(1, m - 1)
 
-        def look(X: np.ndarray, Y: np.ndarray) -> float:
-            return float(((M @ X @ C) * Y).sum())
+        def look(X: np.ndarray) -> np.ndarray:
+            """M X C, C the covariance of the h_i; its product with Y, summed, is what a log point adds for X and Y."""
+            off = X[:m] - X[:m].mean(0)
+            return (off - off.mean(1, keepdims=True)) / max(1, m - 1)
 
+        seen, own = look(T), look(E)
+        both = float((own * E[:m]).sum())
         for A, tau in zip(self.As, self.taus, strict=True):
             t = np.arange(1, tau + (self.order == "cta"))
-            total += len(t) * look(T, T) + 2 * float(t.sum()) * look(T, E) + float((t**2).sum()) * look(E, E)
+            across = float((seen * E[:m]).sum())
+            total += len(t) * float((seen * T[:m]).sum()) + 2 * float(t.sum()) * across + float((t**2).sum()) * both
             late = self.order == "overlap"
             T = A @ (T + (tau - late) * E) + late * E
-            total += look(T, T) * (self.order != "cta")
+            seen = look(T)
+            total += float((seen * T[:m]).sum()) * (self.order != "cta")
         return T, total
 
 
@@ -114,7 +119,7 @@ def noise_consensus(
         return tau * float(modes.weight @ (modes.q / (1 - modes.q))) + (tau - 1) / 2 * float(np.diag(M)[:m].sum())
     rounds = _Rounds(Ws, m, tau, order, counts)
     S, _ = rounds.noise(np.zeros_like(M), M)
-    return _mean_over(rounds, rounds.noise, S, M, lambda A, S: A @ S @ A.T)
+    return _mean_over(rounds, lambda S: rounds.noise(S, M), S, lambda A, S: A @ S @ A.T)
 
 
 def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str = "atc") -> float | None:
@@ -123,14 +128,13 @@ def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str =
     The h_i differ at random, every way alike, with sum zero and (1/m) sum ||h_i||^2 = kappa2. Arguments as noise_consensus.
     x = -eta T h with T <- W (T + E), E the workers' columns: linear in h, so H is a trace over T.
     """
-    M = _spread(m, len(Ws[0]))
     rounds = _Rounds(Ws, m, tau, order, None)
-    T, _ = rounds.drift(np.zeros((len(M), m)), M)
-    return _mean_over(rounds, rounds.drift, T, M, lambda A, T: A @ T)
+    T, _ = rounds.drift(np.zeros((rounds.n, m)))
+    return _mean_over(rounds, rounds.drift, T, lambda A, T: A @ T)
 
 
-def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, M: np.ndarray, act: Any) -> float | None:
-    """The mean over the log points of a cycle in the stationary state; X is what one cycle leaves.
+def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, act: Any) -> float | None:
+    """The mean over the log points of a cycle, walked from the stationary state; X is what one cycle leaves.
 
     The stationary state is the sum over all cycles before of act(A^j, X), A the cycle's product, by doubling; None when it has
     no end.
@@ -143,7 +147,7 @@ def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, M: np.ndarray, act: An
         if not np.isfinite(X).all():
             return None
         if np.abs(more).max() <= CONVERGED * max(1.0, np.abs(X).max()):
-            return walk(X, M)[1] / rounds.steps
+            return walk(X)[1] / rounds.steps
     return None
 
 
