@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
     from coopsgd.fleet.base import Fleet
 
-STRETCH = 512  # communications by lot that stand for a schedule that never repeats, at most
-ROOM = 1 << 22  # numbers in their matrices
+STRETCH = 512  # communications by lot that stand for a schedule that never repeats; doubled until they do
+ROOM = 1 << 24  # numbers in their matrices, at most
+FORGETS = 0.5  # what a stretch may leave of the disagreement, to stand for its schedule when it is repeated
 FOLLOWED = 256  # rows whose matrices may be multiplied at every communication of a run, just to watch it
 SMALL = 1e-6  # what a matrix read from a file may be off
 
@@ -47,6 +49,13 @@ def not_plain(config: Config) -> str:
     return "" if config.clip is None else f"clip={config.clip}: a clipped gradient is biased"
 
 
+def moves(config: Config) -> str:
+    """What moves the learning rate; empty when it stays."""
+    schedule = config.schedule or {}
+    name, warmup = schedule.get("name", "constant"), schedule.get("warmup", 0)
+    return "" if name == "constant" and not warmup else f"schedule={name}" + " with a warm-up" * bool(warmup)
+
+
 class Setting:
     """(tau, W, v) of a config as theory sees it; `known` are the constants of its task, where there are any.
 
@@ -64,9 +73,8 @@ class Setting:
         self.matrices: list[np.ndarray] = []  # of a cycle, or of a stretch of a schedule by lot
         self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
         if strategy.as_matrices(m, 0):
-            stretch = range(self.cycle or max(16, min(STRETCH, ROOM // rows**2)))
-            self.matrices = [spectra.product(strategy.as_matrices(m, r), rows) for r in stretch]
-            works = [strategy.work(m, r, self.tau) for r in stretch]
+            self.matrices = list(_stretch(strategy, m, rows))
+            works = [strategy.work(m, r, self.tau) for r in range(len(self.matrices))]
             if any(work is not None for work in works):
                 self.counts = [np.full(m, self.tau) if work is None else work for work in works]
                 self.tau = max(int(max(count.max() for count in self.counts)), 1)
@@ -92,12 +100,7 @@ class Setting:
     @property
     def steady(self) -> bool:
         """Does the rate stay what it is?"""
-        return (self.config.schedule or {}).get("name", "constant") == "constant" and not self.warmup
-
-    @property
-    def warmup(self) -> int:
-        """Steps in which the rate rises."""
-        return int((self.config.schedule or {}).get("warmup", 0))
+        return not moves(self.config)
 
     @cached_property
     def assumptions(self) -> list[Assumption]:
@@ -125,8 +128,8 @@ class Setting:
         told = "zeta is unknown: no formula for this schedule" if self.zeta is None else f"zeta = {self.zeta:.6g}: no bound"
         yield Assumption("zeta < 1", fine, "" if fine else told)
         yield Assumption("plain SGD", not self.plain, self.plain)
-        schedule = f"schedule={(self.config.schedule or {}).get('name')}" + " with a warm-up" * bool(self.warmup)
-        yield Assumption("constant rate", self.steady, "" if self.steady else f"{schedule} moves the rate")
+        schedule = moves(self.config)
+        yield Assumption("constant rate", self.steady, f"{schedule} moves the rate" if schedule else "")
         everyone = self.counts is None
         yield Assumption("everyone works", everyone, "" if everyone else f"{algo}: some workers sit out or take fewer steps")
         yield self._about_tau()
@@ -202,9 +205,18 @@ class Setting:
         return theory.terms(self.known, self.eta_eff, steps, self.m, self.A)
 
     @cached_property
+    def few(self) -> str:
+        """Why the stretch of a schedule by lot does not stand for it; empty when it does, or there is no lot."""
+        if self.cycle is not None or not self.matrices:
+            return ""
+        if spectra.zeta(spectra.product(self.matrices, self.m + self.v)) < FORGETS:
+            return ""
+        return f"{len(self.matrices)} communications by lot are too few to tell how far {self.m} workers drift apart"
+
+    @cached_property
     def noise(self) -> float | None:
-        """C of the stationary consensus under noise; None when there is none, or the step is not plain."""
-        if not self.matrices or self.plain:
+        """C of the stationary consensus under noise; None when there is none, it cannot be told, or the step is not plain."""
+        if not self.matrices or self.plain or self.few:
             return None
         return theory.noise_consensus(self.matrices, self.m, self.tau, self.order, self.counts)
 
@@ -224,6 +236,20 @@ class Setting:
             return None
         forecast = theory.Forecast(self.strategy, self.m)
         return forecast if forecast.light or most is None or self.m + self.strategy.num_aux <= most else None
+
+
+def _stretch(strategy: Strategy, m: int, rows: int) -> Iterator[np.ndarray]:
+    """The product of each communication of a cycle, or of as many by lot as it takes to forget where they began."""
+    cycle, most = strategy.cycle(m), max(16, ROOM // rows**2)
+    whole, length = np.eye(rows), cycle or min(STRETCH, most)
+    for r in itertools.count():
+        if r == length:
+            if cycle or length == most or spectra.zeta(whole) < FORGETS:
+                return
+            length = min(2 * length, most)
+        W = spectra.product(strategy.as_matrices(m, r), rows)
+        whole = W @ whole
+        yield W
 
 
 class Watch:

@@ -113,7 +113,7 @@ def analyze(
 @click.option("--target-loss", type=float, help="Rank by the seconds until eval/loss is at most this.")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many to print.")
 @click.option("--check", type=click.IntRange(min=0), default=0, help="Run the first so many and some losers, on the clock.")
-@click.option("--theory", is_flag=True, help="By the bound alone: no pilots are run.")
+@click.option("--theory", is_flag=True, help="By the terms of the bound: no pilots are run.")
 @as_json_option
 @config_dir_option
 @words_argument

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from dataclasses import fields
 
@@ -52,7 +51,6 @@ def _no_choice(error: MissingConfigException) -> str:
     if not group:
         return one_line(ConfigError(str(error)))
     if group == "optim":
-        with contextlib.suppress(KeyError):
-            refuse_unstackable(name)
+        refuse_unstackable(name)
     known = sorted(error.options or [])
     return f"{group}: no choice named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"

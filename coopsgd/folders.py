@@ -46,20 +46,22 @@ def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False)
         raise ConfigError(f"{folder} already holds a run; choose another {key}, or remove it") from None
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
-    try:
-        _freeze_arrays(settings, folder)
-    except BaseException:
-        target.unlink()  # nothing was frozen: the folder is free again
-        raise
     own = (files("coopsgd.conf") / "config.yaml").read_text().partition("\nhydra:\n")[2]
-    with target.open("a") as file:
-        file.write(dumps(settings))
-        file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
-        file.write("defaults:\n  - schema\n  - _self_\n  - override hydra/job_logging: none\n")
-        file.write(f"  - override hydra/hydra_logging: none\nhydra:\n{own}")
+    before = set(folder.iterdir()) - {target}
+    try:
+        _freeze_files(settings, folder)
+        with target.open("a") as file:
+            file.write(dumps(settings))
+            file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
+            file.write("defaults:\n  - schema\n  - _self_\n  - override hydra/job_logging: none\n")
+            file.write(f"  - override hydra/hydra_logging: none\nhydra:\n{own}")
+    except BaseException:
+        for half in set(folder.iterdir()) - before:
+            half.unlink()  # nothing was frozen: the folder is free again
+        raise
 
 
-def _freeze_arrays(config: Config, folder: Path) -> None:
+def _freeze_files(config: Config, folder: Path) -> None:
     """Bring what a file holds into the run: small arrays into the config, large ones into `folder` as .npy, others copied."""
     if config.cluster is not None:
         for name in class_of("cluster", "cluster", config.cluster["name"]).FILES:

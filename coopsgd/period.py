@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -252,6 +252,16 @@ class AdaComm(Rule):
 def _unknown() -> float:
     """What only a run can tell."""
     return math.nan
+
+
+def ends(period: Period, strategy: Strategy, m: int) -> Iterator[int]:
+    """After which step each round ends, for a period that is foreseen."""
+    rounds, k = Rounds(period, strategy, m), 0
+    while True:
+        rounds.begin(k, math.nan)
+        k += rounds.tau
+        rounds.skip()
+        yield k
 
 
 class Rounds:

@@ -218,6 +218,7 @@ def test_over_runs_and_in_tensorboard(cli, tmp_path):
     ratios = [run["consensus"]["ratio"] for run in found["runs"]]
     assert min(ratios) < mean["consensus"]["ratio"] < max(ratios)
     assert "mean of the 2 seeds" in cli("analyze", "--over", "r0", "r1").out
+    assert over.facts([str(tmp_path / "r0"), f"{tmp_path}/r0/"], None, str(tmp_path / "twice.png"))["means"] == []
     assert (tmp_path / found["figure"]).read_bytes()[:4] == b"\x89PNG"
     # gone through again from the config alone, it is what the run logged
     plain = tmp_path / "r0" / "metrics.jsonl"
@@ -234,6 +235,19 @@ def test_over_runs_and_in_tensorboard(cli, tmp_path):
     charts = tags(tmp_path / "r1")
     assert {"theory/consensus", "theory/bound", "eval/grad2", "eval/grad2_mean", "consensus/distance"} <= charts
     assert "custom_scalars__config__" in charts
+
+
+def test_runs_that_differ_by_their_seed_and_by_where_their_files_are(cli, tmp_path):
+    np.save(tmp_path / "w.npy", np.full((72, 72), 1 / 72))  # more numbers than a config holds itself
+    for name, words in (
+        ("W", ("algo=cooperative", "algo.W=w.npy", "workers=72", "processes=1")),
+        ("lots", ("algo=matcha", "topology=erdos_renyi", "workers=9", "processes=1")),
+    ):
+        for seed in (0, 1):
+            words = (*words, *QUADRATIC[:1], "steps=4", "eval_every=2")
+            assert cli("train", *words, f"seed={seed}", f"hydra.run.dir={tmp_path}/{name}{seed}").code == 0
+        found = over.facts([str(tmp_path / f"{name}{seed}") for seed in (0, 1)], None, str(tmp_path / "a.png"))
+        assert [mean["seeds"] for mean in found["means"]] == [[0, 1]]
 
 
 def test_why_there_is_no_bound_over_a_run_and_runs_that_cannot_be_read(cli, tmp_path):

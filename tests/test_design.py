@@ -112,6 +112,10 @@ def test_a_checked_run_that_diverged_is_no_best(monkeypatch, tmp_path):
     ends["rank-2"] = [2.0, 0.4, 0.2]  # it was at 0.5 after 4 s at the latest, the first choice after 8
     verdict = study.check(found, settings, [0, 1], tmp_path, run).verdict
     assert verdict.regret_s == 4 and verdict.regret == 0.5
+    for first in ([2.0, 5.0, None], [2.0, 2.5, 2.6]):  # a first choice that never got anywhere: all its time was lost
+        ends["rank-1"] = first
+        verdict = study.check(found, settings, [0, 1], tmp_path, run).verdict
+        assert verdict.best.rank == 2 and verdict.regret_s == 8 and verdict.regret == 1
 
 
 def test_the_words_of_a_candidate_make_it_again():
@@ -266,6 +270,8 @@ BAD = {
     ("--theory", "optim.momentum=0.9"): "--theory: optim.momentum=0.9",
     ("--theory", "optim.lr=99"): "above 1 / L",
     ("algo.oder=atc",): "did you mean order",
+    ("algo.mixing=foo",): "algo.mixing: no mixing named 'foo'",
+    ("algo.tau=3",): "tau=4",
     ("optim.lr=90",): "diverged",
 }
 

@@ -407,6 +407,8 @@ def test_a_run_keeps_the_probabilities_of_matcha():
     assert sum(p) == pytest.approx(0.3 * len(p)) and build.make_strategy(settings)[0].mixing.design(8)[1].tolist() == p
     with pytest.raises(ValueError, match=r"are of 2 matchings, but 8 workers .* algo.probabilities=auto"):
         settle((*words, "+algo.probabilities=[0.5,0.5]"))
+    with pytest.raises(ValueError, match=r"add up to .* algo.budget=0.9"):  # a run's config, repeated with another budget
+        settle((*QUADRATIC, "algo=matcha", "topology=torus", f"+algo.probabilities={p}", "algo.budget=0.9"))
 
 
 def test_matchings_of_a_graph_too_dense_for_a_line_graph():

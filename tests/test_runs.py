@@ -146,14 +146,16 @@ def test_a_folder_that_was_not_frozen_is_free_again(cli, tmp_path, monkeypatch):
     np.save(tmp_path / "w.npy", np.full((2, 2), 0.5))
 
     def full(settings, folder):
+        (folder / "algo.W.npy").write_text("half of it")
         raise OSError("No space left on device")
 
     from coopsgd import compose, folders
 
-    monkeypatch.setattr(folders, "_freeze_arrays", full)
+    monkeypatch.setattr(folders, "_freeze_files", full)
     with pytest.raises(OSError, match="No space"):
         folders.freeze(compose.shown(QUICK).config, tmp_path / "here", "coopsgd train")
     monkeypatch.undo()
+    assert not list((tmp_path / "here").iterdir())
     folders.freeze(compose.shown(QUICK).config, tmp_path / "here", "coopsgd train")
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from playing import play, run, settle
 
-from coopsgd import compose
+from coopsgd import analysis, compose
 from coopsgd.analysis import Setting
 from coopsgd.build import make, make_strategy
 from coopsgd.mixing import graphs, matrices, spectra
 from coopsgd.mixing.varying import OnePeer, pairs_matrix
 from coopsgd.period import Rounds
+from coopsgd.report import analyze
 from coopsgd.streams import stream
 from coopsgd.theory import (
     Forecast,
@@ -123,6 +124,15 @@ def test_random_gossip_drifts_as_its_second_moment_says(m, tau):
     S = np.linalg.solve(np.eye(m * m) - A, A @ (tau * np.eye(m)).ravel()).reshape(m, m)
     exact = float(np.trace(away @ S)) / m + (tau - 1) / 2 * (m - 1) / m
     assert found == pytest.approx(exact, rel=0.15)  # 512 lots
+
+
+def test_a_stretch_too_short_to_stand_for_its_schedule_tells_nothing(monkeypatch):
+    checked = compose.shown(["workers=32", "algo=pairwise", "task=quadratic"])
+    assert Setting(checked.config, checked.strategy).noise > 0  # as long as it takes, see ROOM
+    monkeypatch.setattr(analysis, "ROOM", 32**2 * 256)
+    short = Setting(checked.config, checked.strategy)
+    assert len(short.matrices) == 256 and short.noise is None and "256 communications by lot are too few" in short.few
+    assert short.few in analyze.facts(checked.config, checked.strategy)["notes"]
 
 
 def test_a_schedule_that_never_agrees_has_no_stationary_distance():

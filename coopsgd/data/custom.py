@@ -93,8 +93,7 @@ class Custom(DataSet):
         """train_x, train_y, test_x, test_y. apart: read in a process of its own, to keep what it imports out of this one."""
         global _read
         if _read is None or _read[0] != self._key():
-            with cache.locked(cache.root() / "custom.lock"):  # many processes may come at once, and it may be downloaded first
-                _read = self._key(), _in_a_fork(self) if apart else self.read()
+            _read = self._key(), _in_a_fork(self) if apart else self.read()
         return _read[1]
 
     def read(self) -> Mapping[str, np.ndarray]:
@@ -132,7 +131,8 @@ class Custom(DataSet):
                 each = [{"split": "train"}, {"split": "test"}]
             else:
                 each = [{}]
-            return [made(**arguments, **more) for more in each]
+            with cache.locked(cache.root() / "download.lock"):  # which it may do first, and many processes may come at once
+                return [made(**arguments, **more) for more in each]
         except Exception as error:
             told = (str(error).strip().splitlines() or [""])[0]
             raise ValueError(f"data.arguments: {self.path} cannot be made with them: {type(error).__name__}: {told}") from None

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from coopsgd import build, catalogue, checks, registry
+from coopsgd import build, catalogue, checks
 from coopsgd.config import Config
 from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean
@@ -77,6 +77,8 @@ def candidates(base: Config, words: Sequence[str], config_dir: str | None = None
         algos = [algo for algo in algos if algo["name"] == base.algo["name"]]
     else:
         algos = [algo for algo in algos if algo.get("mixing") not in LEFT_OUT]
+    if "algo.tau" in fixed:
+        raise ConfigError("algo.tau: is only what tau=auto means; give tau itself, as in tau=4")
     given, known = _given(words), set(PARTS)
     algos = [algo | given for algo in algos]
     for algo in algos:
@@ -87,13 +89,15 @@ def candidates(base: Config, words: Sequence[str], config_dir: str | None = None
     algos = [algo for algo in algos if given.keys() <= {*_keys(algo), *PARTS}]
     found: dict[Any, Candidate] = {}
     last: Strategy | None = None
-    identity = None
+    identity, refused = None, list[str]()
     for algo in algos:
-        for variant in _variants(base, algo, fixed, config_dir):
+        for variant in _variants(base, algo, fixed, config_dir, refused):
             if variant.strategy is not last:  # those of one strategy come together
                 last, identity = variant.strategy, _identity(variant.strategy, base.workers)
             if identity is not None:
                 found.setdefault((str(variant.config.tau), identity), variant)
+    if not found and refused:
+        raise ConfigError(refused[0])
     return list(found.values())
 
 
@@ -102,11 +106,13 @@ def _given(words: Sequence[str]) -> dict[str, Any]:
     told = [word.removeprefix("algo.") for word in words if word.startswith("algo.") and "=" in word]
     found = OmegaConf.to_container(OmegaConf.from_dotlist(told))
     assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items() if key != "tau"}
+    return {str(key): value for key, value in found.items()}
 
 
-def _variants(base: Config, algo: dict[str, Any], fixed: set[str], config_dir: str | None) -> Iterator[Candidate]:
-    """Every choice of the keys of one algo; all those of one strategy one after the other."""
+def _variants(
+    base: Config, algo: dict[str, Any], fixed: set[str], config_dir: str | None, refused: list[str]
+) -> Iterator[Candidate]:
+    """Every choice of the keys of one algo; all those of one strategy one after the other. Why others cannot be: `refused`."""
     m, keys = base.workers, _keys(algo)
     algo = {key: value for key, value in algo.items() if key != "tau"}
     axes: dict[str, Sequence[Any]] = {}
@@ -131,8 +137,9 @@ def _variants(base: Config, algo: dict[str, Any], fixed: set[str], config_dir: s
                     strategy, _ = build.make_strategy(mine)
                     strategy.check(m)
                     checks.refuse_mixed(mine, strategy)
-            except ValueError:
-                break  # not for so many workers
+            except ValueError as error:  # not for so many workers, most likely
+                refused.append(str(error))
+                break
             if strategy.fixed_tau is not None:
                 mine.tau = strategy.fixed_tau
             told = [f"tau={tau}"] if strategy.fixed_tau is None and "tau" not in fixed else []
@@ -161,5 +168,6 @@ def _keys(algo: dict[str, Any]) -> dict[str, tuple[str, Any]]:
     for kind in PARTS:
         if algo.get(kind) is not None:
             owner = str(algo.get("mixing", ""))
-            found |= {f.name: (owner, f.default) for f in fields(registry.lookup(kind, algo[kind])) if f.init}
+            part = build.class_of(kind, f"algo.{kind}", algo[kind])
+            found |= {f.name: (owner, f.default) for f in fields(part) if f.init}
     return found

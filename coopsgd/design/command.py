@@ -6,7 +6,6 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,9 @@ def design(
     theory: bool,
 ) -> None:
     """Search, predict, rank, check, tell. ConfigError when what is asked makes no sense or cannot be met."""
+    options = {"--probe": probe, "--config-dir": config_dir, "--budget-seconds": budget_seconds, "--target-loss": target_loss}
+    asked = [str(word) for name, value in (options | {"--check": check}).items() if value for word in (name, value)]
+    line = "coopsgd design " + shlex.join([*words, *asked, *(["--theory"] if theory else [])])
     if probe is not None and not any(word.startswith("cluster=") for word in words):
         words = [*words, "cluster=from_probe", f"cluster.file={probe}"]
     checked = compose.shown(based(words), config_dir)
@@ -48,10 +50,7 @@ def design(
             *notes,
             f"--probe {probe}: is not used: the cluster is one you name, and pilots are run; or add --theory",
         )
-    folder = Path(folders.fresh(f"designs/{datetime.now():%Y-%m-%d/%H-%M-%S}"))
-    options = {"--config-dir": config_dir, "--budget-seconds": budget_seconds, "--target-loss": target_loss, "--check": check}
-    told = [str(word) for name, value in options.items() if value for word in (name, value)] + ["--theory"] * theory
-    line = "coopsgd design " + shlex.join([*words, *told])
+    folder = Path(folders.fresh(folders.dated("designs")))
 
     def run(settings: Config, at: Path) -> list[dict[str, Any]]:
         say(f"running {settings.name or settings.algo['name']}")
@@ -60,7 +59,7 @@ def design(
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    for note in (*checked.notes, *notes):
+    for note in dict.fromkeys((*checked.notes, *notes)):
         say(note)
     try:
         found = studies.study(

@@ -40,7 +40,7 @@ class Drift:
 
     @classmethod
     def _at(cls, setting: Setting, tau: int) -> Drift | None:
-        if not setting.matrices or setting.zeta is None:
+        if not setting.matrices or setting.zeta is None or setting.few:
             return None
         noise = theory.noise_consensus(setting.matrices, setting.m, tau, setting.order)
         drift = theory.drift_consensus(setting.matrices, setting.m, tau, setting.order)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from coopsgd import clock
-from coopsgd.analysis import not_plain
+from coopsgd.analysis import moves, not_plain
 from coopsgd.config import Config
 from coopsgd.design import ranking
 from coopsgd.design.candidates import Candidate, candidates
@@ -54,7 +54,7 @@ class Study:
     pilots: Pilots | None
     entries: list[Entry]  # the best first
     searched: int
-    beyond: int  # how many drift further than any pilot, of which nothing can be said
+    beyond: int  # how many drift further than any pilot, or without pilots have too large a rate, of which nothing can be said
     verdict: Verdict | None = None
 
 
@@ -133,9 +133,7 @@ def _refuse(base: Config, budget: float | None, target: float | None, known: Kno
         raise ConfigError(f"period: design chooses among constant periods, got {base.period['name']}; use period=constant")
     if base.steps < LEAST:
         raise ConfigError(f"steps: {base.steps} are too few to choose by; give at least {LEAST}")
-    schedule = base.schedule or {}
-    if schedule.get("name", "constant") != "constant" or schedule.get("warmup"):
-        what = f"schedule={schedule['name']}" + " with a warm-up" * bool(schedule.get("warmup"))
+    if what := moves(base):
         raise ConfigError(f"schedule: design tells of runs of any length from pilots of one, so the rate must stay, got {what}")
     if alone and target is not None:
         raise ConfigError("--target-loss: the bound is about gradients, not losses; leave out --theory, or give a budget")
@@ -179,7 +177,8 @@ def check(study: Study, base: Config, some: Sequence[int], folder: Path, run: Ru
     else:  # how much sooner the best came, for good, to where the first choice ended
         of = float(first.times[-1])
         (worse,) = np.nonzero(best.losses > first.value)
-        lost = of - float(best.times[worse[-1] + 1]) if first.value > best.value and len(worse) else 0.0
+        there = float(best.times[worse[-1] + 1]) if len(worse) and first.value > best.value else 0.0
+        lost = of - there if first.value > best.value else 0.0
     return replace(study, verdict=Verdict(runs, agreement, best, lost, lost / of if of else math.nan))
 
 

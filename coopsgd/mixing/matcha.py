@@ -169,6 +169,11 @@ class Matcha(Mixing):
                 f"algo.probabilities: are of {len(self.probabilities)} matchings, but {m} workers on this topology have "
                 f"{L.count}; set algo.probabilities=auto"
             )
+        if self.probabilities != "auto" and abs((spent := sum(self.probabilities)) - self.budget * L.count) > 1e-6 * L.count:
+            raise ValueError(
+                f"algo.probabilities: add up to {spent:.6g} of {L.count} matchings, and algo.budget={self.budget:g} to "
+                f"{self.budget * L.count:.6g}; set algo.probabilities=auto, or the budget that they have"
+            )
         p = probabilities(L, self.budget) if self.probabilities == "auto" else np.array(self.probabilities, dtype=float)
         return L, p, float(self.alpha) if self.alpha != "auto" else best_alpha(L, p) if L.count else 0.0
 

@@ -92,7 +92,7 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
             "tau_consensus": None if C is None or m == 1 or setting.order != "atc" else 1 + 2 * m * C / (m - 1),
         },
         "cost": cost.per_step(config, strategy) | {"seconds": cost.seconds(config, strategy)},
-        "notes": [*notes, *told],
+        "notes": [*dict.fromkeys((*notes, *told)), *([setting.few] if setting.few else [])],
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,12 @@ import numpy as np
 from coopsgd.build import make
 from coopsgd.config import Config
 from coopsgd.fleet import plan as plans
-from coopsgd.period import Rounds
+from coopsgd.period import ends
 from coopsgd.strategies.base import Strategy
 
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 REHEARSED = 1000  # steps whose mean stands for a step of a longer run, if all its rounds are alike
+LONGEST = 20_000  # steps that are rehearsed where rounds differ
 STRETCH = 256  # communications whose mean stands for a schedule that never repeats
 COSTS = ("messages", "vectors", "bytes_per_worker_mean", "bytes_per_worker_max")
 
@@ -76,31 +77,30 @@ def per_step(config: Config, strategy: Strategy) -> dict[str, float | None]:
 def _communications(config: Config, strategy: Strategy) -> float | None:
     """How many a step: 1 / tau, or where it moves as many as the planned steps have; None where only the run can tell."""
     period, steps = make(config, "period"), config.steps or 0
-    if steady(config, strategy):
+    if _even(config, strategy):
         return 1 / config.tau
     if not period.foreseen or not steps:
         return None
-    rounds, k, count = Rounds(period, strategy, config.workers), 0, -1
-    while k <= steps:
-        rounds.begin(k, math.nan)
-        k, count = k + rounds.tau, count + 1
-        rounds.skip()
-    return count / steps
+    return sum(1 for _ in takewhile(lambda k: k <= steps, ends(period, strategy, config.workers))) / steps
 
 
-def steady(config: Config, strategy: Strategy) -> bool:
+def _even(config: Config, strategy: Strategy) -> bool:
     """Has every round as many steps, tau?"""
     name = (config.period or {}).get("name", "constant")
     return name == "constant" and not isinstance(config.tau, list) and not strategy.times_itself
 
 
 def seconds(config: Config, strategy: Strategy) -> float | None:
-    """Of a step on the configured cluster; None without one, or when the period goes by the loss and only the run can tell."""
+    """Of a step on the configured cluster; None without one, or when only the run can tell: the period goes by the loss, or
+    moves in a run too long to rehearse.
+    """
     steps = config.steps or 0
     if config.cluster is None or not steps or make(config, "period").WATCHES:
         return None
     from coopsgd.clock import rehearse
 
-    if steady(config, strategy):
+    if _even(config, strategy):
         steps = min(steps, REHEARSED)
+    if steps > LONGEST:
+        return None
     return float(rehearse(config, strategy, steps)[-1]) / steps

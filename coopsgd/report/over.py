@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,9 +32,9 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None) -> dict
     if not folders:
         raise ConfigError("--over: names no run; give run folders, as in coopsgd analyze --over outputs/DATE/TIME")
     alike: dict[str, list[dict[str, Any]]] = {}
-    for folder in folders:
-        run = _read(folder)
-        alike.setdefault(repr(asdict(run.config) | {"seed": None, "name": None}), []).append(_compared(run, probe))
+    for folder in dict.fromkeys(str(Path(folder)) for folder in folders):
+        run, lines = _read(folder)
+        alike.setdefault(_but_for_the_seed(run), []).append(_compared(run, lines, probe))
     means = {key: _mean(some) for key, some in alike.items() if len(some) > 1}
     found = {"runs": [run for some in alike.values() for run in some], "means": list(means.values())}
     try:
@@ -43,16 +45,30 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None) -> dict
     return found | {"figure": drawn, "notes": []}
 
 
-def _read(folder: str) -> Run:
+def _but_for_the_seed(run: Run) -> str:
+    """The same for all runs of a config, whatever their seed: files by what is in them, without what follows from the seed."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: told(one) for key, one in value.items() if key != "probabilities"}
+        if isinstance(value, str) and os.sep in value and Path(value).is_file():
+            return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        return value
+
+    return repr(told(asdict(run.config) | {"seed": None, "name": None}))
+
+
+def _read(folder: str) -> tuple[Run, list[dict[str, Any]]]:
     try:
         run = Run(folder)
-        run.metrics(), run.config
+        _ = run.config  # read here, where a broken file is told
+        return run, run.metrics()
     except (OSError, ValueError, YAMLError) as error:
-        raise ConfigError(f"--over: {folder} holds no run to read ({error}); name a run folder") from None
-    return run
+        told = " ".join(str(error).split())
+        raise ConfigError(f"--over: {folder} holds no run to read ({told}); name a run folder") from None
 
 
-def _compared(run: Run, probe: str | None) -> dict[str, Any]:
+def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[str, Any]:
     """One run, measured against predicted.
 
     consensus: {step, measured, predicted, ratio}: predicted is the exact expectation under noise alone at these very steps,
@@ -60,7 +76,6 @@ def _compared(run: Run, probe: str | None) -> dict[str, Any]:
     over the steps so far, beside its bound, ratio at the last. Either is null when it was not measured or cannot be predicted;
     why: [reasons].
     """
-    lines = run.metrics()
     strategy, _ = make_strategy(run.config)
     known, source, told = constants(run.config, probe)
     setting = Setting(run.config, strategy, known)

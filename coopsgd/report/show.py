@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from coopsgd.build import make
 from coopsgd.config import Config
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import spectra
-from coopsgd.period import Rounds
+from coopsgd.period import ends
 from coopsgd.report import cost, spread
 from coopsgd.report.console import human_bytes
 from coopsgd.strategies.base import Strategy
@@ -73,16 +73,7 @@ def _ends(config: Config, strategy: Strategy) -> list[int | None]:
     """After which step each of the first rounds communicates; None where only the run can tell."""
     period = make(config, "period")
     many = min(max(ROUNDS[0], strategy.cycle(config.workers) or 0), ROUNDS[1])
-    if not period.foreseen:
-        return [None] * many
-    rounds, ends = Rounds(period, strategy, config.workers), list[int | None]()
-    k = 0
-    while len(ends) < many:
-        rounds.begin(k, math.nan)
-        k += rounds.tau
-        ends.append(k)
-        rounds.skip()
-    return ends
+    return list(islice(ends(period, strategy, config.workers), many)) if period.foreseen else [None] * many
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:

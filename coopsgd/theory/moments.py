@@ -108,8 +108,9 @@ def noise_consensus(
     """C with stationary E (1/m) sum_i ||x_i - mean||^2 = eta^2 sigma2 C, averaged over the log points of a cycle.
 
     Ws: the (m + v, m + v) product of each communication of a cycle, workers first, or of a stretch of a schedule by lot, which
-    is taken to repeat; counts: (m,) local steps of each worker towards each (None: tau). everyone: the distance to the mean of
-    all m + v rows, which the bound is about. None: there is no stationary state, the distance grows without end.
+    is taken to repeat: it should leave little of a disagreement, or it stands for nothing but itself. counts: (m,) local steps
+    of each worker towards each (None: tau). everyone: the distance to the mean of all m + v rows, which the bound is about.
+    None: there is no stationary state, the distance grows without end.
     """
     M = _spread(m, len(Ws[0]), everyone)
     if len(Ws) == 1 and counts is None and order == "atc" and spectra.is_symmetric(Ws[0]):
