@@ -47,7 +47,7 @@ def main() -> None:
         y = [spread([line[k]["eval/loss"] for line in lines])[0] for k in range(len(x))]
         if x[-1] > 0:
             axes.plot(x, y, label=algo, color=f"C{number % 10}", ls=("-", "--")[number // 10])
-    axes.set(xscale="log", xlabel="models sent by a worker", ylabel="test loss of the answer, mean of 5 seeds", ylim=(0.4, 1.0))
+    axes.set(xscale="log", xlabel="models sent by a worker", ylabel="test loss of the answer, mean of 5 seeds")
     axes.set_title("Fashion-MNIST, mlp, m = 8, learning rate 0.1")
     axes.legend(fontsize=7, ncols=2)
     save()
