@@ -1,15 +1,17 @@
 """How `coopsgd design` ranks, held against an exhaustive sweep: Kendall's tau, and the regret of its first choice.
 
-Remake: python scripts/check_design.py [--only iid-8 skewed-64 ...]    (about an hour and a half of one core for all of them)
+Remake: python scripts/check_design.py [--only iid-8 skewed-64 ...] [--keep FOLDER]    (about two hours of one core for all)
 
 Data and number of workers decide what every candidate learns, the network only when: each candidate is run once, to the end of
 all steps, and looked at after every one. Ranked and checked as the command does it on each network, for a budget and for a
-target, a run is then as much of that one as it has steps, its times those of the clock. Prints a table for docs/results.md.
+target, a run is then as much of that one as it has steps, its times those of the clock. --keep leaves the runs in a folder, from
+which they are taken the next time. Prints a table for docs/results.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import statistics
 import sys
@@ -19,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import coopsgd
 from coopsgd import build, clock, compose
 from coopsgd.config import Config
 from coopsgd.design import command
@@ -40,9 +43,11 @@ class Once:
     def __call__(self, settings: Config, at: Path) -> list[dict[str, Any]]:
         """Metrics at the looks of `settings`, with its times; in a folder of its own instead of `at`."""
         whole = replace(settings, steps=STEPS, log_every=1, eval_every=1, cluster=None, name="")
-        key = repr(whole)
+        key = hashlib.sha256(repr(whole).encode()).hexdigest()[:16]
+        if key not in self._found and (self._folder / key / "summary.json").is_file():
+            self._found[key] = coopsgd.Run(self._folder / key).metrics()
         if key not in self._found:
-            self._found[key] = compose.quietly(whole, self._folder / f"run-{len(self._found)}", "scripts/check_design.py")
+            self._found[key] = compose.quietly(whole, self._folder / key, "scripts/check_design.py")
         n, every = settings.steps, settings.eval_every
         lines = [line for line in self._found[key] if line["step"] <= n]
         lines = [line for line in lines if line is lines[-1] or not line["step"] % every]  # the last also where it diverged
@@ -79,14 +84,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     everything = [f"{spread}-{m}" for m in SIZES for spread in SPREADS]
     parser.add_argument("--only", nargs="*", choices=everything, default=everything)
+    parser.add_argument("--keep", type=Path, help="a folder for the runs; those that are there already are not made again")
+    arguments = parser.parse_args()
     print("| situation | goal | candidates, all run | Kendall's tau | first choice | best of all | its rank | regret |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     regrets = []
-    for name in parser.parse_args().only:
+    for name in arguments.only:
         spread, _, m = name.partition("-")
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            once = Once(Path(folder))
+            once = Once(arguments.keep or Path(folder))
             situation = [SPREADS[spread], SIZES[int(m)], f"workers={m}", f"steps={STEPS}"]
             for network, cluster in NETWORKS.items():
                 for target in (None, halfway(situation, once)):
