@@ -4,8 +4,7 @@ Remake: python scripts/check_design.py [--only iid-8 skewed-64 ...] [--keep FOLD
 
 Data and number of workers decide what every candidate learns, the network only when: each candidate is run once, to the end of
 all steps, and looked at after every one. Ranked and checked as the command does it on each network, for a budget and for a
-target, a run is then as much of that one as it has steps, its times those of the clock. --keep leaves the runs in a folder, from
-which they are taken the next time. Prints a table for docs/results.md.
+target, a run is then as much of that one as it has steps, its times those of the clock. Prints a table for docs/results.md.
 """
 
 from __future__ import annotations
