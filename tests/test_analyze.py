@@ -103,7 +103,7 @@ def test_what_still_holds_is_said():
     server = analyzed(*QUADRATIC, "algo=parameter_server", "tau=5", "optim.lr=0.01")
     periodic = analyzed(*QUADRATIC, "algo=pasgd", "tau=5", "optim.lr=0.01")
     for key in ("bound", "network_factor", "largest_lr", "consensus", "eta_eff"):
-        assert server[key] == periodic[key]  # nobody takes from the server what it held before: J by way of a star
+        assert server[key] == pytest.approx(periodic[key])  # nobody takes from the server what it held before: J by way of a star
     exponential = analyzed(*QUADRATIC, "algo=dpsgd", "topology=exponential")
     assert any("not symmetric" in a["why"] for a in exponential["assumptions"]) and exponential["network_factor"] is not None
     cycle = analyzed(*QUADRATIC, "algo=one_peer")
