@@ -11,6 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from coopsgd.config import Config
 from coopsgd.errors import ConfigError
+from coopsgd.mixing.base import Mixing
+from coopsgd.models.base import Model
 from coopsgd.registry import did_you_mean, lookup
 from coopsgd.strategies.base import Strategy
 
@@ -25,6 +27,9 @@ KINDS = {
     "schedule": "schedule",
     "cluster": "cluster",
 }
+
+
+BASES: dict[str, type] = {"strategy": Strategy, "mixing": Mixing, "model": Model}  # of kinds whose classes share code
 
 
 def make(config: Config, name: str) -> Any:
@@ -98,6 +103,9 @@ def class_of(kind: str, where: str, name: Any) -> Any:
         raise ConfigError(f"{where}: {error.args[0]}") from None
     if not (isinstance(found, type) and is_dataclass(found)):
         raise ConfigError(f"{where}: {name} is no dataclass, so it has no settings; name a frozen dataclass")
+    base = BASES.get(kind)
+    if base is not None and not issubclass(found, base):
+        raise ConfigError(f"{where}: {name} is no {base.__name__}; derive it from {base.__module__}.{base.__name__}")
     return found
 
 

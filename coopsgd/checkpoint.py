@@ -17,12 +17,16 @@ FILE = Path("checkpoints") / "final.pt"
 def atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let `write` fill a file that appears at `path` only when it is whole and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
-    with half.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(path)
+    half = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with half.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+    except BaseException:
+        half.unlink(missing_ok=True)  # a full disk is not made fuller
+        raise
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from coopsgd import statistics
 from coopsgd.build import blamed, class_of, make, make_strategy
-from coopsgd.config import DTYPES, ENGINES, GROUPS, SAVES, STEPS, Config
+from coopsgd.config import DTYPES, ENGINES, GROUPS, SAVES, STEPS, Config, found_beside
 from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean
 from coopsgd.strategies.base import Strategy
@@ -27,10 +28,17 @@ class Checked:
     config: Config
     strategy: Strategy
     notes: tuple[str, ...]
+    folder: str | None = None  # that words name by hydra.run.dir
 
 
-def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mapping[str, str] | None = None) -> Checked:
-    """Resolve and refuse. `overrides` are the words of the command line, `choices` what Hydra's groups were set to.
+def check(
+    node: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    choices: Mapping[str, str] | None = None,
+    beside: Path | None = None,
+) -> Checked:
+    """Resolve and refuse. `overrides` are the words of the command line, `choices` what Hydra's groups were set to, `beside` a
+    run's folder whose config this is.
 
     ConfigError names what is wrong; every `auto` that needs no torch is resolved in the config that comes back.
     """
@@ -43,6 +51,8 @@ def check(node: Mapping[str, Any], overrides: Iterable[str] = (), choices: Mappi
         _as_group(config, name, (choices or {}).get(name))
     if config.cluster == {"name": None}:
         config.cluster = None
+    if beside is not None:
+        found_beside(config, beside)
     _check_scalars(config)
     task = make(config, "task")
     _settle_tau(config)
@@ -107,6 +117,11 @@ def _as_group(config: Config, name: str, choice: str | None) -> None:
     node = getattr(config, name)
     if node is None and name in ("topology", "model", "data", "partition", "period", "cluster"):
         node = {}
+    if isinstance(node, str):  # a run's config.yaml has no groups to choose from
+        raise ConfigError(
+            f"{name}: this config is a run's, with no choice of {name}; set its keys, as in {name}.KEY=VALUE, or start from "
+            f"the defaults, without --config-path; got {node!r}"
+        )
     if not isinstance(node, dict):
         raise ConfigError(f"{name}: must be a name or keys below it, as in {name}={choice or 'NAME'}, got {node!r}")
     node = dict(node)

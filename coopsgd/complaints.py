@@ -25,6 +25,8 @@ def one_line(error: BaseException) -> str:
     if unknown:
         known = [f.name for f in fields(Config)]
         return f"no key named {unknown[1]!r}{did_you_mean(unknown[1], known)}; `coopsgd train --help` lists them"
+    if alien := re.search(r"Key '([^']+)' not in 'Config'", text):
+        return f"no key named {alien[1]!r}; another version may have had it: take it out of the config"
     key = re.search(r"full_key: (\S+)", text) or re.search(r"Error merging override \+*([\w.]+)=", text)
     lines = [line.strip() for line in text.splitlines()]
     skip = (

@@ -34,7 +34,7 @@ from coopsgd.checks import Checked
 from coopsgd.complaints import one_line
 from coopsgd.config import Config
 from coopsgd.errors import ConfigError, Interrupted, RunFailed
-from coopsgd.folders import freeze, fresh, torchrun
+from coopsgd.folders import folder_key, freeze, fresh, torchrun
 from coopsgd.naming import folder_name
 
 CONF = "pkg://coopsgd.conf"
@@ -55,15 +55,16 @@ class Session:
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
-        self.sweeping = False
+        self.sweeping, self.started = False, False
         self.full_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user asks for tracebacks
         self.failures: list[Failure] = []
         self.unwritable: dict[int, str] = {}  # job number -> why its folder cannot be made
+        self.beside: Path | None = None  # where the config is from, when not from this package
         self._names: dict[str, int] = {}
 
     def job(self, cfg: Any) -> float | None:
         """Hydra's task function: one run. Returns the final eval/loss, for sweepers that optimise it."""
-        hydra_config = HydraConfig.get()
+        hydra_config, self.started = HydraConfig.get(), True
         self.sweeping = hydra_config.mode == RunMode.MULTIRUN
         folder = Path(hydra_config.runtime.output_dir)
         label = " ".join(hydra_config.overrides.task) or "defaults"
@@ -104,7 +105,7 @@ class Session:
         return name
 
     def _run(self, cfg: Any, folder: Path, hydra_config: Any) -> float | None:
-        checked = check(cfg, list(hydra_config.overrides.task), dict(hydra_config.runtime.choices))
+        checked = check(cfg, list(hydra_config.overrides.task), dict(hydra_config.runtime.choices), self.beside)
         for note in checked.notes:
             print(note, file=sys.stderr, flush=True)
         settings = checked.config
@@ -122,11 +123,11 @@ class Session:
         return start(folder, settings)
 
 
-def check(cfg: Any, overrides: Sequence[str], choices: dict[str, Any]) -> Checked:
-    """Refuse what cannot work, resolve what depends on this machine."""
+def check(cfg: Any, overrides: Sequence[str], choices: dict[str, Any], beside: Path | None = None) -> Checked:
+    """Refuse what cannot work, resolve what depends on this machine. Arguments as in checks.check."""
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
-        checked = checks.check(cfg, overrides, choices)
+        checked = checks.check(cfg, overrides, choices, beside)
     notes = (*checked.notes, *(f"warning: {w.message}" for w in raised if issubclass(w.category, UserWarning)))
     settings = checked.config
     gpus = gpu_count() if settings.device in ("auto", "cuda") else 0
@@ -167,7 +168,11 @@ def start(folder: Path, settings: Config) -> float | None:
         if (folder / "summary.json").exists():
             return
         lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
-        brief = {"status": status, "steps": json.loads(lines[-1])["step"] if lines else 0, "algo": settings.algo["name"]}
+        done = 0
+        for line in lines:
+            with contextlib.suppress(ValueError):  # the last may be half written
+                done = json.loads(line)["step"]
+        brief = {"status": status, "steps": done, "algo": settings.algo["name"]}
         brief |= {name: getattr(settings, name) for name in ("tau", "workers", "processes", "seed", "name")}
         brief |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
         checkpoint.write_json(folder / "summary.json", brief)
@@ -214,11 +219,15 @@ def train(words: Sequence[str]) -> int:
 def shown(words: Sequence[str], config_dir: str | None = None) -> Checked:
     """The checked config of these overrides, without a run folder, for `show`. ConfigError when it cannot work."""
     prepare(words)
+    if flags := [word for word in words if word.startswith("-")]:
+        raise ConfigError(f"{flags[0]}: is no option here, and words after the verb are KEY=VALUE; leave it out")
     try:
         with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
             more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
             cfg = hydra.compose("config", [*words, *more], return_hydra_config=True)
-        return check(cfg, list(cfg.hydra.overrides.task), dict(cfg.hydra.runtime.choices))
+        checked = check(cfg, list(cfg.hydra.overrides.task), dict(cfg.hydra.runtime.choices))
+        named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
+        return replace(checked, folder=str(cfg.hydra.run.dir) if named else None)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -277,9 +286,14 @@ def _through_hydra(session: Session) -> int:
     # argparse loses words on the far side of a flag that takes none: flags come first
     flags = [word for word in session.words if word in ("-m", "--multirun")]
     rest = [word for word in session.words if word not in flags]
+    rest = [part for word in rest for part in (word.split("=", 1) if word.startswith("--config-path=") else [word])]
     for at, word in enumerate(rest[:-1]):
-        if word in ("--config-path", "-cp") and Path(rest[at + 1]).is_dir():
-            rest[at + 1] = str(Path(rest[at + 1]).resolve())  # Hydra would look for it inside this package
+        if word in ("--config-path", "-cp") and "://" not in rest[at + 1]:
+            session.beside = Path(rest[at + 1]).resolve()
+            if not session.beside.is_dir():
+                print(f"coopsgd: {word} {rest[at + 1]}: is no folder; name one that holds config.yaml", file=sys.stderr)
+                return 2
+            rest[at + 1] = str(session.beside)  # Hydra would look for it inside this package
     argv, sys.argv = sys.argv, ["coopsgd train", *flags, *rest]
     complaint = io.StringIO()
     try:
@@ -294,7 +308,11 @@ def _through_hydra(session: Session) -> int:
     except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         if session.full_errors:
             raise
-        print(f"coopsgd: {one_line(error)}", file=sys.stderr)
+        told = one_line(error)
+        if isinstance(error, OSError) and error.filename:
+            told = f"{error.filename} cannot be written ({error.strerror}); choose another {folder_key(bool(flags))}"
+        none = "" if session.started or not flags else "; no job of the sweep was started"
+        print(f"coopsgd: {told}{none}", file=sys.stderr)
         return 2
     finally:
         sys.argv = argv

@@ -76,9 +76,26 @@ def dumps(config: Config) -> str:
 def load(path: Path) -> Config:
     """Read a frozen config back."""
     node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    assert isinstance(node, dict)
+    if not isinstance(node, dict):
+        raise ValueError(f"{path} is no config: it holds no keys")
     known = {f.name for f in fields(Config)}
-    return Config(**{str(k): v for k, v in node.items() if k in known})
+    found = Config(**{str(k): v for k, v in node.items() if k in known})
+    found_beside(found, path.parent)
+    return found
+
+
+def found_beside(config: Config, folder: Path) -> None:
+    """Files that were frozen into a run's folder lie beside its config.yaml, wherever that is now: name them there."""
+    for group in GROUPS:
+        node = getattr(config, group)
+        for name, value in node.items() if isinstance(node, dict) else ():
+            if isinstance(value, str) and value == frozen(group, name, Path(value).suffix) and (folder / value).is_file():
+                node[name] = str((folder / value).resolve())
+
+
+def frozen(group: str, name: str, suffix: str) -> str:
+    """What the file behind a key is called in a run's folder, as in algo.W.npy."""
+    return f"{group}.{name}{suffix}"
 
 
 def cores() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from coopsgd.build import algo_classes, class_of
-from coopsgd.config import Config, dumps
+from coopsgd.config import Config, dumps, found_beside, frozen
 from coopsgd.errors import ConfigError
 
 INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
@@ -35,9 +35,24 @@ def fresh(folder: str) -> str:
     return folder
 
 
+def claimed(named: str | None, root: str) -> Path:
+    """The folder that words name, else a fresh one of this second below `root`; made here. ConfigError when it cannot be."""
+    folder = Path(named or fresh(dated(root)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {folder_key(False)}") from None
+    return folder
+
+
+def folder_key(sweeping: bool) -> str:
+    """Hydra's key for where runs go."""
+    return "hydra.sweep.dir" if sweeping else "hydra.run.dir"
+
+
 def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False) -> None:
     """Claim the folder and write config.yaml. ConfigError when it holds a run already or cannot be written."""
-    target, key = folder / "config.yaml", "hydra.sweep.dir" if sweeping else "hydra.run.dir"
+    target, key = folder / "config.yaml", folder_key(sweeping)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with target.open("x") as file:
@@ -55,6 +70,7 @@ def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False)
             file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
             file.write("defaults:\n  - schema\n  - _self_\n  - override hydra/job_logging: none\n")
             file.write(f"  - override hydra/hydra_logging: none\nhydra:\n{own}")
+        found_beside(settings, folder)
     except BaseException:
         for half in set(folder.iterdir()) - before:
             half.unlink()  # nothing was frozen: the folder is free again
@@ -65,9 +81,9 @@ def _freeze_files(config: Config, folder: Path) -> None:
     """Bring what a file holds into the run: small arrays into the config, large ones into `folder` as .npy, others copied."""
     if config.cluster is not None:
         for name in class_of("cluster", "cluster", config.cluster["name"]).FILES:
-            copy = folder / f"cluster.{name}.json"
-            copy.write_bytes(Path(config.cluster[name]).read_bytes())
-            config.cluster[name] = str(copy.resolve())
+            copy = frozen("cluster", name, ".json")
+            (folder / copy).write_bytes(Path(config.cluster[name]).read_bytes())
+            config.cluster[name] = copy
     owners = [("algo", part) for part in algo_classes(config)] + [("task", class_of("task", "task", config.task["name"]))]
     for group_name, cls in owners:
         node = getattr(config, group_name)
@@ -79,9 +95,8 @@ def _freeze_files(config: Config, folder: Path) -> None:
             if array.size <= INLINE:
                 node[name] = array.tolist()
             else:
-                copy = folder / f"{group_name}.{name}.npy"
-                np.save(copy, array)
-                node[name] = str(copy.resolve())
+                node[name] = frozen(group_name, name, ".npy")
+                np.save(folder / node[name], array)
 
 
 def torchrun(settings: Config, folder: Path, module: str) -> str:

@@ -129,14 +129,15 @@ def run(folder: Path, processes: int, work: Callable[..., Any] = worker.work, si
 
 
 def _first_error(logs: Path, error: ChildFailedError) -> str:
-    """The traceback of the worker that failed first: the others often fail because it did."""
+    """The worker that was killed, else the traceback of the one that failed first: the others often fail because it did."""
+    for rank, failure in error.failures.items():
+        if failure.exitcode < 0:
+            return f"worker process {rank} was killed by {signal.Signals(-failure.exitcode).name}; its output is in {logs}"
     told = [json.loads(path.read_text()) for path in logs.glob("error*.json")]
     if told:
         first = min(told, key=lambda entry: entry["time"])
         return f"worker process {first['rank']} failed:\n{first['traceback'].rstrip()}"
     rank, failure = error.get_first_failure()
-    if failure.exitcode < 0:
-        return f"worker process {rank} was killed by {signal.Signals(-failure.exitcode).name}; its output is in {logs}"
     return f"worker process {rank} ended with exit code {failure.exitcode}; its output is in {logs}"
 
 

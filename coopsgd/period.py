@@ -36,7 +36,7 @@ class Period:
 
     def __post_init__(self) -> None:
         if not isinstance(self.tau, list):
-            _whole("tau", self.tau)
+            _whole("tau", self.tau, ", or a list as in tau=[[0,1],[500,8]], unquoted")
             return
         if not self.tau or not all(isinstance(pair, list) and len(pair) == 2 for pair in self.tau):
             raise ValueError(f"tau: a list must hold pairs [from step, tau], as in tau=[[0,1],[500,8]], got {self.tau}")
@@ -83,9 +83,9 @@ class Period:
         return self.tau, s
 
 
-def _whole(name: str, value: Any) -> None:
+def _whole(name: str, value: Any, other: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: must be a whole number of at least 1, got {value!r}")
+        raise ValueError(f"{name}: must be a whole number of at least 1{other}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class QSR(Rule):
             ratio = (self.alpha / lr) ** self.power
         except (ZeroDivisionError, OverflowError):  # a rate of (next to) nothing
             ratio = math.inf
-        return max(self.tau, math.floor(min(ratio, 2.0**53))), s
+        return max(self.tau, math.floor(min(ratio, 2.0**53) * (1 + 1e-9))), s  # 0.3 / 0.1 is 3
 
 
 class _Adapted(NamedTuple):

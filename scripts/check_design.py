@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import shutil
 import statistics
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import coopsgd
+import coopsgd.cli  # first of all: it keeps the threads of BLAS in check
 from coopsgd import build, clock, compose
 from coopsgd.config import Config
 from coopsgd.design import command
@@ -46,6 +47,7 @@ class Once:
         if key not in self._found and (self._folder / key / "summary.json").is_file():
             self._found[key] = coopsgd.Run(self._folder / key).metrics()
         if key not in self._found:
+            shutil.rmtree(self._folder / key, ignore_errors=True)  # of a run that was broken off
             self._found[key] = compose.quietly(whole, self._folder / key, "scripts/check_design.py")
         n, every = settings.steps, settings.eval_every
         lines = [line for line in self._found[key] if line["step"] <= n]

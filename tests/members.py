@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,3 +27,8 @@ class Unequal(Average):
 
     def work(self, m: int, r: int, tau: int) -> np.ndarray:
         return np.array([1] + [5] * (m - 1))
+
+
+def leaves(m: int, r: int) -> Any:
+    """Ends the process."""
+    raise SystemExit(3)

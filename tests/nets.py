@@ -90,6 +90,20 @@ def lazy() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 
 
+class Detached(Plain):
+    """Whose logits remember nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+class Doubled(Plain):
+    """That only takes doubles."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.double())
+
+
 def nothing_to_learn() -> nn.Module:
     """No parameters."""
     return nn.Sequential(nn.Flatten())

@@ -103,7 +103,9 @@ def test_what_still_holds_is_said():
     server = analyzed(*QUADRATIC, "algo=parameter_server", "tau=5", "optim.lr=0.01")
     periodic = analyzed(*QUADRATIC, "algo=pasgd", "tau=5", "optim.lr=0.01")
     for key in ("bound", "network_factor", "largest_lr", "consensus", "eta_eff"):
-        assert server[key] == pytest.approx(periodic[key])  # nobody takes from the server what it held before: J by way of a star
+        assert server[key] == pytest.approx(
+            periodic[key]
+        )  # nobody takes from the server what it held before: J by way of a star
     exponential = analyzed(*QUADRATIC, "algo=dpsgd", "topology=exponential")
     assert any("not symmetric" in a["why"] for a in exponential["assumptions"]) and exponential["network_factor"] is not None
     cycle = analyzed(*QUADRATIC, "algo=one_peer")
@@ -117,6 +119,24 @@ def test_what_still_holds_is_said():
     by_lot = analyzed(*QUADRATIC, "algo=matcha")
     assert by_lot["consensus"]["noise_coefficient"] > 0
     assert by_lot["network_factor"] == pytest.approx(network_factor(1, by_lot["zeta"], 8))
+
+
+@pytest.mark.parametrize("tau", [501, 600, 2000])
+def test_a_step_costs_a_whole_round_s_share(tau):
+    found = analyzed(*QUADRATIC, "algo=pasgd", f"tau={tau}", "steps=10000", "cluster=ethernet_1g", "cluster.latency_s=1")[
+        "cost"
+    ]
+    assert found["seconds"] == pytest.approx(0.01 + 14 / tau, rel=1e-3)  # a ring of eight hosts: 14 messages
+
+
+@pytest.mark.parametrize(
+    "words", [("algo=pairwise", "algo.events=2"), ("algo=fedavg", "algo.fraction=0.5", "tau=1"), ("algo=easgd",)]
+)
+def test_the_worker_that_sends_most(cli, tmp_path, words):
+    words = (*QUADRATIC, *words, "optim.lr=0.01", "steps=250", "processes=1", "workers=4")
+    assert cli("train", *words, f"hydra.run.dir={tmp_path}/r").code == 0
+    sent = json.loads((tmp_path / "r" / "summary.json").read_text())["ledger"]["bytes_per_worker_max"] / 250
+    assert analyzed(*words)["cost"]["bytes_per_worker_max"] == pytest.approx(sent, rel=0.05)
 
 
 def test_one_worker_is_sgd():
@@ -256,10 +276,21 @@ def test_why_there_is_no_bound_over_a_run_and_runs_that_cannot_be_read(cli, tmp_
     assert run["gradient"] is None and any("above what every condition allows" in why for why in run["why"])
     lines = tmp_path / "r" / "metrics.jsonl"
     lines.write_text(lines.read_text()[:-9])
-    for harm in (lambda: None, lambda: (tmp_path / "r" / "config.yaml").write_text("a: b: c")):
-        harm()
-        ended = cli("analyze", "--over", "r")
-        assert ended.code == 2 and len(ended.lines) == 1 and "r holds no run to read" in ended.err
+    config = tmp_path / "r" / "config.yaml"
+    written = config.read_text()
+    harms = {
+        lines: ("", "{}\n", "3\n", '{"step": 1}\n{"loss": 2}\n'),
+        config: ("a: b: c", "[1]", "", written.replace("workers: 8", "workers: four"), written.replace("  name: easgd\n", "")),
+    }
+    ended = cli("analyze", "--over", "r")
+    assert ended.code == 2 and len(ended.lines) == 1 and "r holds no run to read" in ended.err
+    for file, texts in harms.items():
+        for text in texts:
+            file.write_text(text)
+            with pytest.raises(ConfigError, match="--over: .*r holds no run to read"):
+                over.facts([str(tmp_path / "r")], None, str(tmp_path / "a.png"))
+        if file is lines:
+            lines.write_text('{"step": 0}\n')
     ended = cli("analyze", "--over", "r", "--config-dir", ".")
     assert ended.code == 2 and "--config-dir ." in ended.err
 

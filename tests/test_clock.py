@@ -14,6 +14,7 @@ from probes import probe_of
 from coopsgd import build, catalogue
 from coopsgd.clock import Clock, rehearse
 from coopsgd.clock.clusters import FromProbe, Links, bits
+from coopsgd.clock.network import all_reduce_s
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring, Star, Torus
@@ -45,6 +46,15 @@ def test_all_reduces_cost_what_the_table_says(p):
     }
     for name, seconds in table.items():
         assert spent([matrices.average(p)], p, all_reduce=name) == pytest.approx(seconds, **EXACT)
+
+
+def test_a_tree_goes_up_and_down():
+    to_root, from_root = 1.0, 5.0
+    latency = np.zeros((4, 4))
+    latency[0, 1:], latency[1:, 0] = to_root, from_root  # [to, from]
+    group, none = np.arange(4), np.zeros((4, 4))
+    # up: 1 to 0 and 3 to 2, then 2 to 0; down the same way back
+    assert all_reduce_s("tree", group, N, latency, none, group) == 2 * (to_root + from_root)
 
 
 @pytest.mark.parametrize("p", [2, 4, 9])

@@ -203,6 +203,8 @@ REFUSED = {
     "no module": (("model=custom", "model.path=nets:number"), ["nets:number", "int", "torch.nn.Module"]),
     "two outputs": (("model=custom", "model.path=nets:pair"), ["nets:pair", "tuple"]),
     "lazy": (("model=custom", "model.path=nets:lazy"), ["nets:lazy", "lazy"]),
+    "no gradient": (("model=custom", "model.path=nets:Detached"), ["nets:Detached", "gradient"]),
+    "of one dtype": (("model=custom", "model.path=nets:Doubled"), ["nets:Doubled", "dtype=float32", "dtype"]),
     "nothing to learn": (("model=custom", "model.path=nets:nothing_to_learn"), ["no parameters"]),
     "too few classes": (
         ("model=custom", "model.path=nets:Plain", "model.arguments={classes: 7}"),
@@ -213,6 +215,11 @@ REFUSED = {
         ["nets:Plain", "shapes"],
     ),
 }
+
+
+def test_a_model_of_the_other_dtype_is_trained_in_that(cli):
+    words = ("algo=pasgd", "model=custom", "model.path=nets:Doubled", "dtype=float64", "steps=2", "workers=2", "processes=1")
+    assert cli("train", *words).code == 0
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -63,6 +63,7 @@ def test_the_quadratic_rule():
     assert ends(QSR(2, alpha=0.2), 9, lambda k: 0.1 if k < 4 else 0.0) == [4]  # a rate of nothing: never again
     assert ends(QSR(1, alpha=0.2, power=1.0), 6) == [2, 4, 6]
     assert ends(QSR(2, alpha=0.2), 9, lambda k: 0.1 if k < 4 else 1e-200) == [4]  # whose square no number holds
+    assert ends(QSR(1, alpha=0.3), 18) == [9, 18]  # 0.3 / 0.1 is 3, not a little less
 
 
 def test_adacomm_follows_the_loss():

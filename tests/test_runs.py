@@ -14,6 +14,8 @@ import pytest
 import torch
 
 import coopsgd
+from coopsgd import checkpoint
+from coopsgd.errors import RunFailed
 from coopsgd.naming import folder_name
 
 QUICK = ("task=quadratic", "steps=20", "log_every=10", "eval_every=10")
@@ -132,6 +134,56 @@ def test_a_run_is_repeated_from_its_own_config(run, tmp_path, cli):
     again = coopsgd.Run(tmp_path / "again")
     assert torch.equal(again.rows(), run.rows())
     assert again.summary["algo"] == "easgd"
+
+
+def test_a_folder_that_was_moved_is_whole(cli, tmp_path):
+    W = np.full((70, 70), 1 / 70)  # more numbers than a config holds itself
+    np.save(tmp_path / "w.npy", W)
+    words = ("algo=cooperative", "algo.W=w.npy", "workers=70", "processes=1", "task=quadratic", "steps=3")
+    assert cli("train", *words, "hydra.run.dir=there").code == 0
+    (tmp_path / "w.npy").unlink()
+    (tmp_path / "there").rename(tmp_path / "here")
+    for form in (("--config-path", "here", "--config-name", "config"), ("--config-path=here", "--config-name=config")):
+        ended = cli("train", *form, "hydra.run.dir=again" + str(len(form)))
+        assert ended.code == 0, ended.err
+    assert np.array_equal(np.load(coopsgd.Run(tmp_path / "here").config.algo["W"]), W)
+    assert cli("analyze", "--over", "here", "again2", "again4").code == 0
+    assert cli("show", "--config-path", "here").code == 2
+    ended = cli("train", "--config-path", "there", "--config-name", "config")
+    assert ended.code == 2 and ended.lines == ["coopsgd: --config-path there: is no folder; name one that holds config.yaml"]
+    ended = cli("train", "--config-path", "here", "--config-name", "config", "algo=pasgd")
+    assert ended.code == 2 and len(ended.lines) == 1 and "this config is a run's" in ended.err
+    with (tmp_path / "here" / "config.yaml").open("r+") as file:
+        text = file.read()
+        file.seek(0)
+        file.write("oldkey: 3\n" + text)
+    ended = cli("train", "--config-path", "here", "--config-name", "config", "hydra.run.dir=old")
+    assert ended.code == 2 and len(ended.lines) == 1 and "no key named 'oldkey'" in ended.err
+
+
+def test_a_half_written_line_does_not_hide_what_went_wrong(cli, tmp_path, monkeypatch):
+    from coopsgd import compose, launch
+
+    def torn(folder, *_):
+        (folder / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20, "ep')
+        raise RunFailed("no such luck")
+
+    monkeypatch.setattr(launch, "run", torn)
+    settings = compose.shown(QUICK).config
+    compose.freeze(settings, tmp_path / "here", "coopsgd train")
+    with pytest.raises(RunFailed, match="no such luck"):
+        compose.start(tmp_path / "here", settings)
+    assert coopsgd.Run(tmp_path / "here").summary["steps"] == 10
+
+
+def test_a_file_that_cannot_be_finished_leaves_nothing(tmp_path):
+    def full(file):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.atomically(tmp_path / "big", full)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_function_of_the_round_is_trained_and_repeated(cli, tmp_path):

@@ -55,7 +55,9 @@ def _rounds(algorithm: str, p: int) -> Iterator[tuple[int, Any, Any, float]]:
     elif algorithm == "tree":
         for level in range((p - 1).bit_length()):
             parents = np.arange(0, p - (1 << level), 2 << level)
-            yield 2, parents + (1 << level), parents, 1.0
+            children = parents + (1 << level)
+            yield 1, children, parents, 1.0  # up
+            yield 1, parents, children, 1.0  # and, when all is summed, down
     elif algorithm == "halving_doubling":
         left = p
         while left > 1:

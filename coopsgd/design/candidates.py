@@ -103,7 +103,8 @@ def candidates(base: Config, words: Sequence[str], config_dir: str | None = None
 
 def _given(words: Sequence[str]) -> dict[str, Any]:
     """The keys of an algo that words set, and to what."""
-    told = [word.removeprefix("algo.") for word in words if word.startswith("algo.") and "=" in word]
+    plain = (word.lstrip("+") for word in words if "=" in word)
+    told = [word.removeprefix("algo.") for word in plain if word.startswith("algo.")]
     found = OmegaConf.to_container(OmegaConf.from_dotlist(told))
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}

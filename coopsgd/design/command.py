@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,16 +13,15 @@ from typing import Any
 from coopsgd import checkpoint, compose, folders
 from coopsgd.config import Config
 from coopsgd.design import study as studies
-from coopsgd.errors import ConfigError
 from coopsgd.report import design as report
 from coopsgd.report.constants import constants
 
 
 def based(words: Sequence[str]) -> list[str]:
     """Words of a config to start from: one with a topology, so that one that is given is kept, if no algo is."""
-    if any(word.startswith("algo=") for word in words):
+    if any(word.lstrip("+").startswith("algo=") for word in words):
         return list(words)
-    return ["algo=dpsgd", *(word for word in words if not word.startswith("algo."))]
+    return ["algo=dpsgd", *(word for word in words if not word.lstrip("+").startswith("algo."))]
 
 
 def design(
@@ -41,7 +41,9 @@ def design(
     asked = [str(word) for name, value in (options | {"--check": check}).items() if value for word in (name, value)]
     line = "coopsgd design " + shlex.join([*words, *asked, *(["--theory"] if theory else [])])
     if probe is not None and not any(word.startswith("cluster=") for word in words):
-        words = [*words, "cluster=from_probe", f"cluster.file={probe}"]
+        plain = re.fullmatch(r"[\w./-]+", probe)  # others are one word of Hydra's only in quotes
+        file = probe if plain else "'" + probe.replace("'", "\\'") + "'"
+        words = [*words, "cluster=from_probe", f"cluster.file={file}"]
     checked = compose.shown(based(words), config_dir)
     base = checked.config
     known, _, notes = constants(base, probe)
@@ -50,7 +52,7 @@ def design(
             *notes,
             f"--probe {probe}: is not used: the cluster is one you name, and pilots are run; or add --theory",
         )
-    folder = Path(folders.fresh(folders.dated("designs")))
+    folder = folders.claimed(checked.folder, "designs")
 
     def run(settings: Config, at: Path) -> list[dict[str, Any]]:
         say(f"running {settings.name or settings.algo['name']}")
@@ -74,9 +76,9 @@ def design(
             config_dir=config_dir,
             say=say,
         )
-    except ConfigError:
+    except BaseException:
         with contextlib.suppress(OSError):
-            folder.rmdir()  # nothing was run
+            folder.rmdir()  # if nothing was run
         raise
     if check:
         found = studies.check(found, base, studies.places(len(found.entries), check), folder, run)

@@ -81,7 +81,10 @@ def study(
     drifts = [(c, drift) for c, drift in zip(found, Drift.of(found), strict=True) if drift is not None]
     timed = [(c, drift, clock.rehearse(c.config, c.strategy, base.steps)) for c, drift in drifts]
     if not timed:
-        raise ConfigError(f"algo: none with {' '.join(words) or 'these words'} has a theory to rank it by; fix fewer keys")
+        raise ConfigError(
+            f"algo: none with {' '.join(words) or 'these words'} has a theory to rank it by: that takes a schedule that is "
+            "known and reaches consensus; name another, or fix fewer keys"
+        )
     say(f"{len(timed)} algorithms for {base.workers} workers")
     if budget is None and target is None:
         budget = min(float(times[-1]) for _, _, times in timed)
@@ -127,6 +130,8 @@ def _refuse(base: Config, budget: float | None, target: float | None, known: Kno
         raise ConfigError("--budget-seconds and --target-loss: give one of the two")
     if budget is not None and not 0 < budget < math.inf:
         raise ConfigError(f"--budget-seconds: must be a positive number of seconds, got {budget}")
+    if target is not None and not math.isfinite(target):
+        raise ConfigError(f"--target-loss: must be a finite number, got {target}")
     if isinstance(base.tau, list):
         raise ConfigError(f"tau: design chooses among constant periods, got {base.tau}; give one number or none")
     if (base.period or {}).get("name", "constant") != "constant":
@@ -178,7 +183,7 @@ def check(study: Study, base: Config, some: Sequence[int], folder: Path, run: Ru
         of = float(first.times[-1])
         (worse,) = np.nonzero(best.losses > first.value)
         there = float(best.times[worse[-1] + 1]) if len(worse) and first.value > best.value else 0.0
-        lost = of - there if first.value > best.value else 0.0
+        lost = max(0.0, of - there) if first.value > best.value else 0.0
     return replace(study, verdict=Verdict(runs, agreement, best, lost, lost / of if of else math.nan))
 
 

@@ -201,7 +201,7 @@ class Fleet(ABC):
     def _lowered(self, plan: plans.Plan) -> Any: ...
 
     def _planned(self, W: Any) -> _Planned:
-        """W lowered for this fleet. Kept for a while: the oldest goes first, on every process alike."""
+        """W lowered for this fleet. Kept while there is room; then the newest goes, so that most of a longer cycle stays."""
         frozen = isinstance(W, np.ndarray) and not W.flags.writeable
         # a frozen array is known by its address (it is kept below, so the address stays its own), others by content
         key = id(W) if frozen else np.asarray(W).tobytes()
@@ -211,7 +211,7 @@ class Fleet(ABC):
             if array.shape != (n, n):
                 raise ValueError(f"mix: W must be ({n}, {n}) for {self.m} workers and {self.v} auxiliaries, got {array.shape}")
             if len(self._plans) >= max(PLANS[0], min(PLANS[1], ROOM // n**2)):
-                self._plans.pop(next(iter(self._plans)))
+                self._plans.popitem()
             plan, logical = self._admitted(plans.lower(array, self.layout)), plans.logical(array, self.m, self.layout.served)
             self._plans[key] = _Planned(
                 W,

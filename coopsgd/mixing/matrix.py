@@ -44,7 +44,7 @@ class Matrix(Mixing):
             function = _function(self.W)
             try:
                 W = np.asarray(function(m, r), dtype=np.float64)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise ValueError(f"algo.W: {self.W} fails at round {r}: {type(error).__name__}: {error}") from error
             return (self._checked(W, m, f" at round {r}"),)
         written = self.once("written", self._written)
@@ -80,7 +80,7 @@ class Matrix(Mixing):
         if off.max() > 1e-6:
             worst = int(off.argmax())
             raise ValueError(f"algo.W: rows must sum to 1, row {worst} sums to {W[worst].sum():.6g}{when}")
-        return W
+        return W / W.sum(1, keepdims=True)  # 0.3333333 is a third: 10^4 communications by 0.9999999 would shrink the models
 
 
 def is_function(W: Any) -> bool:

@@ -25,6 +25,10 @@ class Model:
     def check(self, shape: tuple[int, ...], classes: int, batch_size: int) -> None:
         """ValueError when there is no member for these images; before any process starts."""
 
+    def unfit(self, shape: tuple[int, ...], classes: int, dtype: str) -> str | None:
+        """Why it cannot be trained in numbers of this dtype; None: as far as one knows it can."""
+        return None
+
     def build(self, shape: tuple[int, ...], classes: int) -> Module:
         """A module from (batch, *shape) inputs to (batch, classes) logits."""
         raise NotImplementedError

@@ -9,10 +9,12 @@ import warnings
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from coopsgd.config import DTYPES
 from coopsgd.models.base import Model
 from coopsgd.registry import did_you_mean, imported, register
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
 
@@ -23,6 +25,7 @@ class Seen:
     parameters: int
     statistics: int
     channels_last: bool  # it also works when its convolutions' weights lie channels last
+    unfit: dict[str, str]  # dtypes in which it cannot be trained, and why
 
 
 _seen: dict[str, Seen] = {}
@@ -38,6 +41,10 @@ class Foreign(Model):
 
     def check(self, shape: tuple[int, ...], classes: int, batch_size: int) -> None:
         self._look(shape, classes, batch_size)
+
+    def unfit(self, shape: tuple[int, ...], classes: int, dtype: str) -> str | None:
+        why = self._look(shape, classes).unfit.get(dtype)
+        return why and f"{_name(self)}: cannot be trained with dtype={dtype}: {why}"
 
     def parameters(self, shape: tuple[int, ...], classes: int) -> int:
         return self._look(shape, classes).parameters
@@ -199,15 +206,36 @@ def _tried(model: Foreign, shape: tuple[int, ...], classes: int, batch: int, cha
         if p.dim() == 4 and channels_last:
             p.data = p.data.to(memory_format=torch.channels_last)
     before = [b.clone() for b in module.buffers()]
-    with torch.no_grad():
-        logits = module.train()(torch.zeros(batch, *shape))
+    unfit: dict[str, RuntimeError] = {}
+    for dtype in DTYPES:
+        try:
+            _step(module.to(getattr(torch, dtype)), torch.zeros(batch, *shape, dtype=getattr(torch, dtype)), classes)
+        except RuntimeError as error:
+            if channels_last and "view" in str(error):
+                raise
+            unfit[dtype] = error
+    if len(unfit) == len(DTYPES):
+        raise unfit[DTYPES[0]]
+    statistics = sum(b.numel() for b in before if is_statistic(b))
+    why = {dtype: " ".join(str(error).split())[:500] for dtype, error in unfit.items()}
+    return Seen(sum(p.numel() for p in learned), statistics, channels_last, why)
+
+
+def _step(module: Module, inputs: Tensor, classes: int) -> None:
+    """Forward and backward of a batch, without a loss."""
+    import torch
+
+    logits, wanted = module.train()(inputs), (len(inputs), classes)
     if not isinstance(logits, torch.Tensor):
         raise _Unfit(f"gives {type(logits).__name__} for a batch, not a tensor of logits")
-    if tuple(logits.shape) != (batch, classes):
-        wanted = f"({batch}, {classes}) logits"
-        raise _Unfit(f"gives shape {tuple(logits.shape)} for a batch of {batch} samples {shape}, not {wanted}, one a class")
-    statistics = sum(b.numel() for b in before if is_statistic(b))
-    return Seen(sum(p.numel() for p in learned), statistics, channels_last)
+    if tuple(logits.shape) != wanted:
+        batch, shape = len(inputs), tuple(inputs.shape[1:])
+        raise _Unfit(
+            f"gives shape {tuple(logits.shape)} for a batch of {batch} samples {shape}, not {wanted} logits, one a class"
+        )
+    if not logits.requires_grad:
+        raise _Unfit("gives logits without a gradient (detached, or made under no_grad), so nothing can be learned")
+    logits.sum().backward()
 
 
 def _name(model: Foreign) -> str:

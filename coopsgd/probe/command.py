@@ -39,7 +39,7 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
     if not settings.launch:
         if output is not None:
             raise ConfigError(f"-o {output}: with launch=false the file is {FILE} in the folder that is printed; leave out -o")
-        folder = Path(folders.fresh(folders.dated("outputs"))).resolve()
+        folder = folders.claimed(checked.folder, "outputs").resolve()
         folders.freeze(settings, folder, command)
         print(folders.torchrun(settings, folder, "coopsgd.probe"))
         return

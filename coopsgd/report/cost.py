@@ -14,8 +14,8 @@ from coopsgd.period import ends
 from coopsgd.strategies.base import Strategy
 
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
-REHEARSED = 1000  # steps whose mean stands for a step of a longer run, if all its rounds are alike
-LONGEST = 20_000  # steps that are rehearsed where rounds differ
+REHEARSED = 1000  # steps whose mean stands for a step of a longer run, if all its rounds are alike: whole cycles of them
+LONGEST = 20_000  # steps that are rehearsed at most
 STRETCH = 256  # communications whose mean stands for a schedule that never repeats
 COSTS = ("messages", "vectors", "bytes_per_worker_mean", "bytes_per_worker_max")
 
@@ -47,16 +47,24 @@ def width(config: Config, strategy: Strategy) -> int:
 
 def of_round(config: Config, strategy: Strategy, r: int, width: int) -> dict[str, Any]:
     """Messages, vectors and bytes a worker of communication r, as the ledger charges them; None when its code alone knows."""
-    m = config.workers
-    factors = strategy.factors(m, r)
-    prices = [plans.price(W, m, strategy.served) for W in factors] + [plans.average_price(m)] * (strategy.averages or 0)
-    if not prices:
-        return dict.fromkeys(COSTS)
+    return _of_rounds(config, strategy, range(r, r + 1), width)
+
+
+def _of_rounds(config: Config, strategy: Strategy, rounds: range, width: int) -> dict[str, Any]:
+    """The mean of several communications; bytes_per_worker_max is of the worker that sends most in all of them together."""
+    m, messages = config.workers, 0
     sent = np.zeros(m + strategy.num_aux)
-    for price in prices:
-        sent[: len(price.sent)] += price.sent
+    for r in rounds:
+        prices = [plans.price(W, m, strategy.served) for W in strategy.factors(m, r)]
+        prices += [plans.average_price(m)] * (strategy.averages or 0)
+        if not prices:
+            return dict.fromkeys(COSTS)
+        for price in prices:
+            messages += price.messages
+            sent[: len(price.sent)] += price.sent
+    sent /= len(rounds)
     return {
-        "messages": sum(price.messages for price in prices),
+        "messages": messages if len(rounds) == 1 else messages / len(rounds),
         "vectors": float(np.sum(sent)),
         "bytes_per_worker_mean": float(np.mean(sent[:m])) * width,
         "bytes_per_worker_max": float(np.max(sent[:m])) * width,
@@ -66,12 +74,11 @@ def of_round(config: Config, strategy: Strategy, r: int, width: int) -> dict[str
 def per_step(config: Config, strategy: Strategy) -> dict[str, float | None]:
     """The same a step, from the mean over a cycle, or over a stretch of a schedule by lot; None when only the run can tell."""
     often = _communications(config, strategy)
-    rounds = range(strategy.cycle(config.workers) or STRETCH)
-    size = width(config, strategy)
-    found = [of_round(config, strategy, r, size) for r in rounds]
-    if often is None or found[0]["messages"] is None:
+    if often is None:
         return dict.fromkeys(COSTS)
-    return {key: sum(one[key] for one in found) / len(found) * often for key in COSTS}
+    rounds = range(strategy.cycle(config.workers) or STRETCH)
+    found = _of_rounds(config, strategy, rounds, width(config, strategy))
+    return {key: None if value is None else value * often for key, value in found.items()}
 
 
 def _communications(config: Config, strategy: Strategy) -> float | None:
@@ -100,7 +107,8 @@ def seconds(config: Config, strategy: Strategy) -> float | None:
     from coopsgd.clock import rehearse
 
     if _even(config, strategy):
-        steps = min(steps, REHEARSED)
+        cycle = config.tau * (strategy.cycle(config.workers) or 1)
+        steps = min(steps, max(1, REHEARSED // cycle) * cycle)
     if steps > LONGEST:
         return None
     return float(rehearse(config, strategy, steps)[-1]) / steps

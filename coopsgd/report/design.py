@@ -74,7 +74,7 @@ def _entry(study: Study, entry: Entry, rank: int, words: Sequence[str], config_d
 
 def command(entry: Entry, words: Sequence[str], config_dir: str | None = None) -> str:
     """The `coopsgd train` line of an entry: the user's words, the candidate's, and as many steps as it needs."""
-    without = {word.partition("=")[0] for word in entry.candidate.words} | {"steps", "epochs"}
+    without = {word.partition("=")[0] for word in entry.candidate.words} | {"steps", "epochs", "hydra.run.dir"}
     if entry.candidate.config.topology is None:
         without.add("topology")
     kept = [word for word in words if word.partition("=")[0].lstrip("+") not in without]

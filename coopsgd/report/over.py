@@ -33,8 +33,14 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None) -> dict
         raise ConfigError("--over: names no run; give run folders, as in coopsgd analyze --over outputs/DATE/TIME")
     alike: dict[str, list[dict[str, Any]]] = {}
     for folder in dict.fromkeys(str(Path(folder)) for folder in folders):
-        run, lines = _read(folder)
-        alike.setdefault(_but_for_the_seed(run), []).append(_compared(run, lines, probe))
+        try:
+            run, lines = _read(folder)
+            alike.setdefault(_but_for_the_seed(run), []).append(_compared(run, lines, probe))
+        except (OSError, ValueError, YAMLError, TypeError, KeyError, AttributeError) as error:  # of whatever a file may hold
+            if isinstance(error, ConfigError) and str(error).startswith("--"):  # an option's fault, not the run's
+                raise
+            told = " ".join((str(error) or type(error).__name__).split())
+            raise ConfigError(f"--over: {folder} holds no run to read ({told}); name a run folder") from None
     means = {key: _mean(some) for key, some in alike.items() if len(some) > 1}
     found = {"runs": [run for some in alike.values() for run in some], "means": list(means.values())}
     try:
@@ -59,13 +65,11 @@ def _but_for_the_seed(run: Run) -> str:
 
 
 def _read(folder: str) -> tuple[Run, list[dict[str, Any]]]:
-    try:
-        run = Run(folder)
-        _ = run.config  # read here, where a broken file is told
-        return run, run.metrics()
-    except (OSError, ValueError, YAMLError) as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(f"--over: {folder} holds no run to read ({told}); name a run folder") from None
+    run = Run(folder)
+    lines = run.metrics()
+    if not lines or not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in lines):
+        raise ValueError("metrics.jsonl has no log points, or lines that are none")
+    return run, lines
 
 
 def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[str, Any]:
@@ -199,7 +203,7 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(found, indent=2))
         return
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    table = Table("run", "consensus", "predicted", "ratio", "mean grad²", "bound", "ratio", box=None, padding=(0, 2, 0, 0))
+    table = Table("run", "consensus", "noise alone", "ratio", "mean grad²", "bound", "ratio", box=None, padding=(0, 2, 0, 0))
     for run in [*found["runs"], *found["means"]]:
         cells = []
         for what, theory in THEORY.items():
@@ -210,6 +214,9 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         table.add_row(f"{which}  {run['algo']} tau {run['tau']}", *cells)
     console.print(table)
     console.print("values at the last step; the ratio of consensus over the later half of the run")
+    console.print(
+        "noise alone: what gradient noise does; differences between workers come on top of it, curvature takes from it"
+    )
     for run in found["runs"]:
         for reason in run["why"]:
             console.print(f"{run['folder']}: {reason}")

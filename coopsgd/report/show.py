@@ -108,9 +108,9 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     if found["partition"]:
         spread.show(console, found["data"], found["partition"])
     what = "it" if found["cycle"] == 1 else "the first communication"
-    console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry {what} out:")
-    for line in [line for factor in found["factors"] for line in factor["plan"]] + found.get("plan", []):
-        console.print(f"  {line}")
+    if lines := [line for factor in found["factors"] for line in factor["plan"]] + found.get("plan", []):
+        console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry {what} out:")
+        console.print("\n".join(f"  {line}" for line in lines))
 
 
 def _tau(found: dict[str, Any]) -> str:

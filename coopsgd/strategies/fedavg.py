@@ -22,5 +22,10 @@ class FedAvg(Cooperative):
 
     buffers: str = "reset"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order == "cta":
+            raise ValueError("algo.order: cta leaves the server a round behind what is evaluated; use atc or overlap")
+
     def shipped(self, fleet: Fleet, rows: Rows) -> Common:
         return fleet.pick(rows, fleet.m)
