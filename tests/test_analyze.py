@@ -287,7 +287,7 @@ def test_why_there_is_no_bound_over_a_run_and_runs_that_cannot_be_read(cli, tmp_
     for file, texts in harms.items():
         for text in texts:
             file.write_text(text)
-            with pytest.raises(ConfigError, match="--over: .*r holds no run to read"):
+            with pytest.raises(ConfigError, match=r"--over: .*r holds no run to read"):
                 over.facts([str(tmp_path / "r")], None, str(tmp_path / "a.png"))
         if file is lines:
             lines.write_text('{"step": 0}\n')

@@ -227,6 +227,13 @@ def test_no_consensus_runs_when_allowed(cli):
     assert cli("train", *words, "task=quadratic", "steps=2").code == 0
 
 
+def test_rows_that_nearly_sum_to_one_are_made_to():
+    W = "[[0.3333333,0.3333333,0.3333333],[0,1,0],[0,0.5,0.5]]"
+    found = compose.shown(["algo=cooperative", "workers=3", f"algo.W={W}"]).strategy.factors(3, 0)[0]
+    np.testing.assert_allclose(found.sum(1), 1, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(found[0], 1 / 3, rtol=0, atol=1e-15)
+
+
 def test_one_worker_counts_as_consensus(cli):
     assert cli("train", "algo=dpsgd", "workers=1", "task=quadratic", "steps=2").code == 0
 

@@ -48,6 +48,12 @@ def test_show_tells_each_way_of_carrying_out(cli):
     assert "all-reduce of the average" in cli("show", "algo=fullsync").out
 
 
+def test_flags_are_no_words_of_show(cli):
+    for flag in ("-m", "--foo"):
+        ended = cli("show", flag)
+        assert ended.code == 2 and len(ended.lines) == 1 and f"{flag}: is no option here" in ended.err
+
+
 MINE = "# Mine\n# paper: none\nstrategy: cooperative\nmixing: matrix\nW: [[0.5, 0.5], [0.5, 0.5]]\ntau: 4\n"
 
 

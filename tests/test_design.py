@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from probes import probe_of
 
 from coopsgd import compose, theory
 from coopsgd.design import command, ranking, study
@@ -84,6 +85,8 @@ def test_words_about_keys_and_topology_hold_for_whoever_has_them():
     assert {one.strategy.order for one in found} == {"overlap"}
     assert {"pasgd", "easgd", "dpsgd"} <= {one.config.algo["name"] for one in found}
     assert "fullsync" not in {one.config.algo["name"] for one in found}  # which has no order
+    found = candidates(base(*NOISY), ("algo=easgd", "++algo.alpha=0.05"))
+    assert {one.config.algo["alpha"] for one in found if one.config.algo["name"] == "easgd"} == {0.05}
     with pytest.raises(ConfigError, match="did you mean alpha"):
         candidates(base(*NOISY), ("algo.alhpa=0.1",))
 
@@ -246,6 +249,25 @@ def test_design_to_a_target_prints_commands_that_run(cli, tmp_path):
     assert last["eval/loss"] < 3.5 and last["sim_s"] > 0
 
 
+def test_design_goes_where_it_is_told_with_a_probe_of_any_name(cli, tmp_path):
+    name = "it's (1), a=b.json"
+    (tmp_path / name).write_text(probe_of(*NOISY))
+    words = (*NOISY, "workers=4", "steps=20", "algo=pasgd", "hydra.run.dir=mine")
+    ended = cli("design", *words, "--probe", name, "--top", "1", "--json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["folder"] == "mine" and (tmp_path / "mine" / "design.json").is_file() and not (tmp_path / "designs").exists()
+    line = shlex.split(found["ranking"][0]["command"])
+    assert not any("hydra.run.dir" in word for word in line)
+    again = cli(*line[1:])
+    assert again.code == 0, again.err
+    (tmp_path / "file").touch()
+    ended = cli("design", *words, *SLOW, "hydra.run.dir=file/x")
+    assert ended.code == 2 and ended.lines == [
+        "coopsgd: file/x cannot be written (Not a directory); choose another hydra.run.dir"
+    ]
+
+
 def test_theory_alone_trains_nothing(cli, tmp_path):
     found = designed(cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=20", "--theory", "algo=pasgd")
     assert found["pilots"] is None and found["predicts"].startswith("mean squared gradient")
@@ -262,6 +284,7 @@ BAD = {
     ("--target-loss", "1e-9"): "below the predicted floor",
     ("--theory", "--target-loss", "1"): "leave out --theory",
     ("tau=100", "steps=210"): "all drift further apart",
+    ("--target-loss", "nan"): "finite number",
     ("period=qsr",): "period=constant",
     ("tau=[[0,1],[5,2]]",): "constant periods",
     ("steps=7",): "at least 8",

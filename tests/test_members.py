@@ -438,3 +438,14 @@ def test_plans_of_large_matrices_are_few(monkeypatch):
         stacked.mix(OnePeer().factors(4, r)[0] * 1.0, rows)
         stacked.mix(np.full((4, 4), 0.25) + np.eye(4)[(np.arange(4) + r) % 4] * 1e-3, rows)
     assert len(stacked._plans) <= fleet.PLANS[0]
+
+
+def test_most_of_a_cycle_longer_than_what_is_kept_is_planned_once(monkeypatch):
+    stacked, rows, planned = Stacked(Layout(4, 0, 1)), torch.ones(4, 3), []
+    monkeypatch.setattr(fleet, "PLANS", (8, 8))
+    lowered = stacked._lowered
+    monkeypatch.setattr(stacked, "_lowered", lambda plan: planned.append(1) or lowered(plan))
+    cycle = [np.full((4, 4), 0.25) + np.diag([r * 1e-3] * 4) - r * 1e-3 / 4 for r in range(12)]
+    for W in cycle * 10:
+        stacked.mix(W, rows)
+    assert len(planned) <= 12 + 9 * 5

@@ -360,6 +360,8 @@ def test_several_machines_type_a_torchrun_line(cli, tmp_path, monkeypatch):
     assert "--nproc-per-node 1" in line and "-m coopsgd.probe " in line
     folder = Path(shlex.split(line)[-1])
     assert os.listdir(folder) == ["config.yaml"] and config.load(folder / "config.yaml").steps == 3
+    named = cli("probe", "task=quadratic", "workers=2", "processes=1", "launch=false", "hydra.run.dir=shared")
+    assert named.code == 0 and os.listdir(tmp_path / "shared") == ["config.yaml"], named.err
     typed = [sys.executable, "-m", "coopsgd.probe", str(folder)]
     done = subprocess.run(typed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -264,6 +264,22 @@ def test_the_issue_sweep_makes_eight_folders(cli, tmp_path):
     assert ended.err.count("tau: fullsync communicates every step by itself") == 2
 
 
+def test_what_hydra_refuses_starts_no_job(cli, tmp_path):
+    (tmp_path / "file").touch()
+    for words, told in (
+        (("algo=easgd,nope",), "no choice named 'nope'"),
+        (("workers=4,x",), "workers"),
+        (("seed=0,1", "hydra.sweep.dir=file/x"), "file/x cannot be written (Not a directory); choose another hydra.sweep.dir"),
+    ):
+        ended = cli("train", "-m", *QUICK, *words)
+        assert ended.code == 2 and len(ended.lines) == 1 and told in ended.err, ended.err
+        assert ended.lines[0].endswith("no job of the sweep was started")
+    ended = cli("train", *QUICK, "hydra.run.dir=file/x")
+    assert ended.code == 2 and ended.lines == [
+        "coopsgd: file/x cannot be written (Not a directory); choose another hydra.run.dir"
+    ]
+
+
 def test_one_failing_job_does_not_stop_the_others(cli, tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "tau=3").write_text("a file in the way of a folder")
