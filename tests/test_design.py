@@ -17,6 +17,8 @@ from coopsgd.design.candidates import TAUS, candidates
 from coopsgd.design.pilots import Pilots, pilot
 from coopsgd.design.ranking import Drift, Goal
 from coopsgd.errors import ConfigError
+from coopsgd.mixing import matrices
+from coopsgd.mixing.graphs import Ring
 
 NOISY = ("task=quadratic", "task.heterogeneity=0", "task.dim=20", "optim.lr=0.1")
 SLOW = ("cluster=custom", "cluster.latency_s=0.05", "cluster.bandwidth=1 Gbit/s", "cluster.step_s=0.01")
@@ -36,10 +38,10 @@ def average(m):
     return [np.full((m, m), 1 / m)]
 
 
-def pilots(m=8, noise=1.0, drift=0.0, taus=(1, 4, 16)):
+def pilots(m=8, noise=1.0, drift=0.0, taus=(1, 4, 16), kept=1.0):
     steps = np.array([0, 50, 100])
     losses = np.array([[2.0, 1.0, 0.5 + 0.1 * i] for i in range(len(taus))])
-    return Pilots(m, np.array(taus), steps, losses, noise, drift)
+    return Pilots(m, np.array(taus), steps, losses, noise, drift, kept)
 
 
 @pytest.mark.parametrize("m", [2, 8, 12])
@@ -134,11 +136,18 @@ def test_the_words_of_a_candidate_make_it_again():
 
 @pytest.mark.parametrize(("noise", "drift"), [(1.0, 0.0), (0.0, 1.0), (0.3, 2.0)])
 @pytest.mark.parametrize("tau", [1, 2, 7, 40])
-def test_periodic_averaging_is_its_own_equal(noise, drift, tau):
+@pytest.mark.parametrize("kept", [1.0, 0.9, 0.5])
+def test_periodic_averaging_is_its_own_equal(noise, drift, tau, kept):
     """tau_eq of J every tau steps is tau, whatever mixture of noise and drift the task has."""
-    found = pilots(8, noise, drift)
-    C, H = (f(average(8), 8, tau) for f in (theory.noise_consensus, theory.drift_consensus))
-    assert found.tau_eq(C, H) == pytest.approx(tau, rel=1e-9)
+    found = pilots(8, noise, drift, kept=kept)
+    C, H = theory.noise_consensus(average(8), 8, tau), theory.drift_consensus(average(8), 8, tau, kept=kept)
+    assert found.tau_eq(C, H) == pytest.approx(tau, rel=1e-6 if not noise and kept < 1 else 1e-9)  # it levels off
+
+
+def test_no_period_drifts_as_far_as_all_of_them():
+    """Where curvature holds workers back, averaging never lets them further apart than 1 / (1 - kept)."""
+    found = pilots(8, 0.0, 1.0, kept=0.5)
+    assert found.tau_eq(0.0, 3.9) < math.inf and found.tau_eq(0.0, 4.0) == math.inf
 
 
 def test_tau_eq_of_a_ring():
@@ -204,10 +213,26 @@ def test_pilots_see_noise_and_drift(tmp_path):
             return compose.quietly(config, folder, "test")
 
         found[name] = study.fly(settings, tmp_path / name, run)
-    C, H = (f(average(8), 8, 16) for f in (theory.noise_consensus, theory.drift_consensus))
+    C = theory.noise_consensus(average(8), 8, 16)
+    H = {name: theory.drift_consensus(average(8), 8, 16, kept=pilots.kept) for name, pilots in found.items()}
     assert found["noise"].noise == pytest.approx(0.001**2 * 2**2, rel=0.1)
-    assert found["noise"].drift * H < 0.05 * found["noise"].noise * C
-    assert found["drift"].noise * C < 0.05 * found["drift"].drift * H
+    assert found["noise"].drift * H["noise"] < 0.05 * found["noise"].noise * C
+    assert found["drift"].noise * C < 0.05 * found["drift"].drift * H["drift"] and found["drift"].kept == 1
+
+
+def test_pilots_see_how_curvature_holds_workers_back(tmp_path):
+    """All curvatures 1 and a rate of 0.2: a step leaves 0.8 of a distance, and workers differ by their centres."""
+    centers = np.random.default_rng(0).standard_normal((8, 400))
+    np.save(tmp_path / "a.npy", np.ones((8, 400)))
+    np.save(tmp_path / "c.npy", centers)
+    files = (f"task.curvature={tmp_path}/a.npy", f"task.centers={tmp_path}/c.npy", "task.sigma=0")
+    settings = base("task=quadratic", "task.dim=400", *files, "optim.lr=0.2", steps=400)
+    found = study.fly(settings, tmp_path / "pilots", lambda config, folder: compose.quietly(config, folder, "test"))
+    assert found.kept == 0.8
+    assert found.drift == pytest.approx(0.2**2 * ((centers - centers.mean(0)) ** 2).sum() / 8, rel=0.05)
+    ring = [matrices.metropolis(Ring().adjacency(8))]
+    held, free = (theory.drift_consensus(ring, 8, 1, kept=kept) for kept in (0.8, 1.0))
+    assert 1 < found.tau_eq(0.0, held) < pilots(noise=0.0, drift=1.0).tau_eq(0.0, free)
 
 
 def test_pilots_look_at_every_phase_of_a_round():

@@ -160,8 +160,11 @@ SHAPES = {
 }
 
 
-def slowly(Ws, m, tau, order, source, noisy, rounds=200):
-    """The distance after every step, from equal models: E[x x'] (noisy) or x itself stepped literally; a step adds `source`."""
+def slowly(Ws, m, tau, order, source, noisy, kept=1.0, rounds=200):
+    """The distance after every step, from equal models: E[x x'] (noisy) or x itself stepped literally.
+
+    A step adds `source`, and takes from x the share 1 - kept of each worker's distance to their mean.
+    """
     n = len(Ws[0])
     see = np.eye(n)[:m] - np.where(np.arange(n) < m, 1 / m, 0)
     found = []
@@ -170,6 +173,13 @@ def slowly(Ws, m, tau, order, source, noisy, rounds=200):
     def mixed(S, W):
         return W @ S @ W.T if noisy else W @ S
 
+    def step(S):
+        if kept == 1:
+            return source
+        pull = np.zeros_like(S)
+        pull[:m] = (1 - kept) * (S[:m] - S[:m].mean(0))
+        return source - pull
+
     owed = None
     for r in range(rounds):
         W = Ws[r % len(Ws)]
@@ -177,7 +187,7 @@ def slowly(Ws, m, tau, order, source, noisy, rounds=200):
             if owed is not None:
                 S, owed = mixed(S, owed), None
             due = t == tau - 1
-            S = mixed(S, W) + source if due and order == "overlap" else S + source
+            S = (mixed(S, W) if due and order == "overlap" else S) + step(S)
             if due and order == "atc":
                 S = mixed(S, W)
             elif due and order == "cta":
@@ -198,6 +208,9 @@ def test_stationary_consensus_is_where_the_recursion_ends(shape, order, tau):
     B = (np.eye(n)[:, :m] - np.where(np.arange(n) < m, 1 / m, 0)[:, None]) * math.sqrt(m / (m - 1))
     drift = slowly(Ws, m, tau, order, B, False)
     assert drift_consensus(Ws, m, tau, order) == pytest.approx(drift[-last:].mean(), rel=1e-8)
+    for kept in (0.9, 0.5):
+        drift = slowly(Ws, m, tau, order, B, False, kept)
+        assert drift_consensus(Ws, m, tau, order, kept) == pytest.approx(drift[-last:].mean(), rel=1e-8)
 
 
 @pytest.mark.parametrize("tau", [1, 4, 10])

@@ -1,4 +1,4 @@
-"""A few runs of periodic averaging in one process: what loss a drift of the workers costs on this task.
+"""A few runs of periodic averaging in one process: how far workers drift on this task, and what loss that costs.
 
 Whatever moves the loss besides drift (curvature, noise, momentum, a schedule) is in these runs as it is in a real one. So any
 A(tau, W, v) is read off them: at its tau_eq, after as many steps as it moves the mean model.
@@ -18,7 +18,9 @@ from coopsgd import config, theory
 from coopsgd.config import Config
 from coopsgd.errors import ConfigError
 
-TAUS = (1, 4, 16, 64)
+TAUS = (1, 2, 4, 16, 64)
+KEPT = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # what a local step may leave of a distance
+LONG = 1e9  # a period
 LOOKS = 61  # evaluations of one pilot, so many at most
 
 
@@ -32,17 +34,23 @@ class Pilots:
     losses: np.ndarray  # (T, E) eval/loss; inf from where a run diverged
     noise: float  # eta^2 sigma^2 as seen: consensus distance for each unit of C, see theory.noise_consensus
     drift: float  # eta^2 kappa^2 as seen, for each unit of H, see theory.drift_consensus
+    kept: float  # what a local step leaves of a worker's distance to the mean, as seen
 
     def tau_eq(self, noise: float, drift: float) -> float:
         """The period of plain averaging whose workers are as far apart as under coefficients C and H; real, at least 1.
 
-        For J, C = (m - 1)(tau - 1) / (2 m) and H = (tau - 1)(2 tau - 1) / 6: a quadratic equation in tau - 1.
+        Infinite when no period of it lets them drift so far.
         """
+        from scipy.optimize import brentq
+
         distance = self.noise * noise + self.drift * drift
-        square, line = self.drift / 3, self.drift / 6 + self.noise * (self.m - 1) / (2 * self.m)
+
+        def beyond(tau: float) -> float:
+            return self.noise * (self.m - 1) * (tau - 1) / (2 * self.m) + self.drift * averaged(tau, self.kept) - distance
+
         if distance <= 0:
             return 1.0
-        return 1 + 2 * distance / (line + math.sqrt(line**2 + 4 * square * distance))
+        return float(brentq(beyond, 1, LONG, xtol=1e-12)) if beyond(LONG) > 0 else math.inf
 
     def losses_at(self, tau_eq: float) -> np.ndarray:
         """(E,) the loss expected at each of `steps`, linear in log tau between pilots; beyond the last as the last."""
@@ -51,6 +59,14 @@ class Pilots:
         if not share:
             return self.losses[low]
         return (1 - share) * self.losses[low] + share * self.losses[low + 1]
+
+
+def averaged(tau: float, kept: float) -> float:
+    """H of periodic averaging, for a real tau: the mean over phases t = 0 .. tau - 1 of (1 + kept + ... + kept^(t - 1))^2."""
+    if kept == 1:
+        return (tau - 1) * (2 * tau - 1) / 6
+    once, twice = theory.summed(kept, tau), theory.summed(kept**2, tau)
+    return (tau - 2 * once + twice) / ((1 - kept) ** 2 * tau)
 
 
 def pilot(base: Config, tau: int) -> Config:
@@ -81,23 +97,29 @@ def fly(base: Config, folder: Path, run: Callable[[Config, Path], list[dict[str,
     return Pilots(m, np.array(taus), steps, losses, *_seen(m, taus, found))
 
 
-def _seen(m: int, taus: list[int], found: list[list[dict[str, Any]]]) -> tuple[float, float]:
-    """The noise and the drift that fit the mean consensus distances of the pilots best, relative to each; not negative."""
+def _seen(m: int, taus: list[int], found: list[list[dict[str, Any]]]) -> tuple[float, float, float]:
+    """The noise, the drift and what is kept that fit the mean consensus distances of the pilots best, relative to each.
+
+    Differences between workers that persist add up over local steps until curvature stops them, which is what tells them from
+    noise. That noise is held back too is left out: pilots were fitted worse with it.
+    """
     from scipy.optimize import nnls
 
-    rows, sound, J = [], False, [np.full((m, m), 1 / m)]
+    distances, sound = dict[int, float](), False
     for tau, lines in zip(taus, found, strict=True):
         seen = [line["consensus"] for line in lines[1:]]
         if tau == 1 or None in seen or lines[-1]["eval/loss"] is None:
             continue
         sound = True
         if (distance := float(np.mean(seen))) > 0:
-            rows.append(
-                [(theory.noise_consensus(J, m, tau) or 0) / distance, (theory.drift_consensus(J, m, tau) or 0) / distance]
-            )
+            distances[tau] = distance
     if not sound:
         raise ConfigError("optim.lr: every pilot with more than one local step a round diverged; lower it")
-    if not rows:  # workers that never differ
-        return 0.0, 0.0
-    noise, drift = nnls(np.array(rows), np.ones(len(rows)))[0]
-    return float(noise), float(drift)
+    if not distances:  # workers that never differ
+        return 0.0, 0.0, 1.0
+    fits = []
+    for kept in KEPT if len(distances) > 3 else KEPT[:1]:  # three numbers from three would fit anything
+        rows = [[(m - 1) * (t - 1) / (2 * m * d), averaged(t, kept) / d] for t, d in distances.items()]
+        (noise, drift), off = nnls(np.array(rows), np.ones(len(rows)))
+        fits.append((float(off), float(noise), float(drift), kept))
+    return min(fits, key=lambda fit: fit[0])[1:]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,17 @@ class Drift:
     @classmethod
     def of(cls, some: Sequence[Candidate]) -> list[Drift | None]:
         """That of each; None when theory has no stationary state for it. Those of one strategy come together, for speed."""
+        return [cls._at(setting, int(one.config.tau)) for one, setting in _settings(some)]
+
+    @classmethod
+    def contracted(cls, some: Sequence[tuple[Candidate, Drift]], kept: float) -> list[Drift | None]:
+        """Those drifts again, if a local step leaves of a worker's distance to the mean the share `kept`."""
+        if kept == 1:
+            return [drift for _, drift in some]
         found: list[Drift | None] = []
-        for _, alike in itertools.groupby(some, key=lambda one: id(one.strategy)):
-            first, *more = alike
-            setting = Setting(first.config, first.strategy)
-            found += [cls._at(setting, int(one.config.tau)) for one in (first, *more)]
+        for (one, setting), (_, drift) in zip(_settings([one for one, _ in some]), some, strict=True):
+            H = theory.drift_consensus(setting.matrices, setting.m, int(one.config.tau), setting.order, kept)
+            found.append(None if H is None else replace(drift, drift=H))
         return found
 
     @classmethod
@@ -47,6 +53,14 @@ class Drift:
         if noise is None or drift is None:
             return None
         return cls(setting.zeta, noise, drift, _progress(setting.matrices, setting.m))
+
+
+def _settings(some: Sequence[Candidate]) -> Iterator[tuple[Candidate, Setting]]:
+    """Each with its setting, which those of one strategy share."""
+    for _, alike in itertools.groupby(some, key=lambda one: id(one.strategy)):
+        first, *more = alike
+        setting = Setting(first.config, first.strategy)
+        yield from ((one, setting) for one in (first, *more))
 
 
 def _progress(matrices: Sequence[np.ndarray], m: int) -> float:

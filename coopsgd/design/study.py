@@ -78,8 +78,8 @@ def study(
     """
     _refuse(base, budget, target, known, alone)
     found = candidates(base, words, config_dir)
-    drifts = [(c, drift) for c, drift in zip(found, Drift.of(found), strict=True) if drift is not None]
-    timed = [(c, drift, clock.rehearse(c.config, c.strategy, base.steps)) for c, drift in drifts]
+    told = [(c, drift) for c, drift in zip(found, Drift.of(found), strict=True) if drift is not None]
+    timed = [(c, drift, clock.rehearse(c.config, c.strategy, base.steps)) for c, drift in told]
     if not timed:
         raise ConfigError(
             f"algo: none with {' '.join(words) or 'these words'} has a theory to rank it by: that takes a schedule that is "
@@ -92,7 +92,12 @@ def study(
     if budget is not None:
         _affordable(budget, [(c, times) for c, _, times in timed])
     pilots = None if alone else fly(base, folder, run)
-    entries = [ranking.predicted(c, drift, times, goal, pilots, known) for c, drift, times in timed]
+    drifts = Drift.contracted([(c, drift) for c, drift, _ in timed], pilots.kept if pilots else 1.0)
+    entries = [
+        ranking.predicted(c, drift, times, goal, pilots, known)
+        for (c, _, times), drift in zip(timed, drifts, strict=True)
+        if drift is not None
+    ]
     if pilots is not None:
         entries = [e for e in entries if e.tau_eq is not None and e.tau_eq <= pilots.taus[-1] * (1 + 1e-9)]
     elif budget is not None:

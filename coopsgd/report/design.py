@@ -36,6 +36,7 @@ def facts(study: Study, words: Sequence[str], top: int, config_dir: str | None =
             "loss": pilots.losses[:, -1].tolist(),
             "noise": pilots.noise,
             "drift": pilots.drift,
+            "kept": pilots.kept,
         },
         "ranking": [_entry(study, entry, rank, words, config_dir) for rank, entry in enumerate(study.entries[:top], 1)],
         "pareto": [

@@ -5,7 +5,7 @@ under gradient noise, by the second-moment recursion. numpy and small matrices o
 """
 
 from coopsgd.theory.bound import Bound, Known, largest_steps, linear_speedup, network_factor, terms
-from coopsgd.theory.moments import Forecast, drift_consensus, noise_consensus, unread
+from coopsgd.theory.moments import Forecast, drift_consensus, noise_consensus, summed, unread
 
 __all__ = [
     "Bound",
@@ -16,6 +16,7 @@ __all__ = [
     "linear_speedup",
     "network_factor",
     "noise_consensus",
+    "summed",
     "terms",
     "unread",
 ]

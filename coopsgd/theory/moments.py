@@ -55,6 +55,7 @@ class _Rounds:
 
     @property
     def product(self) -> np.ndarray:
+        """What a cycle does to rows at its start."""
         return reduce(lambda done, A: A @ done, self.As, np.eye(self.n))
 
     def noise(self, S: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, float]:
@@ -74,27 +75,51 @@ class _Rounds:
             total += float((M * S).sum()) * (self.order != "cta")
         return S, total
 
-    def drift(self, T: np.ndarray) -> tuple[np.ndarray, float]:
-        """The same for T (n, m), x = -eta T h."""
+    def contracted(self, kept: float) -> np.ndarray:
+        """The same if a local step leaves of a worker's distance to the mean the share `kept`."""
+        own = np.arange(self.n) < self.m
+        done = np.eye(self.n)
+        for A, tau in zip(self.As, self.taus, strict=True):
+            late = self.order == "overlap"
+            done = np.where(own, kept ** (tau - late), 1)[:, None] * done
+            done = A @ done - late * (1 - kept) * own[:, None] * done
+        return done
+
+    def drift(self, T: np.ndarray, kept: float) -> tuple[np.ndarray, float]:
+        """The same for T (n, m), x = -eta T h; a local step leaves of a worker's distance the share `kept`."""
         m, total = self.m, 0.0
         E = np.eye(self.n)[:, :m] - 1 / m  # seen from the workers' mean
+        E[m:] = 0  # an auxiliary row takes no step; that the mean does is nothing, for the h_i have sum zero
 
         def look(X: np.ndarray) -> np.ndarray:
             """M X C, C the covariance of the h_i; its product with Y, summed, is what a log point adds for X and Y."""
             off = X[:m] - X[:m].mean(0)
             return (off - off.mean(1, keepdims=True)) / max(1, m - 1)
 
+        def steps(T: np.ndarray, t: int) -> np.ndarray:
+            return np.vstack([kept**t * T[:m] + summed(kept, t) * E[:m], T[m:]])
+
         seen, own = look(T), look(E)
         both = float((own * E[:m]).sum())
         for A, tau in zip(self.As, self.taus, strict=True):
             t = np.arange(1, tau + (self.order == "cta"))
+            old, new = kept**t, summed(kept, t)
             across = float((seen * E[:m]).sum())
-            total += len(t) * float((seen * T[:m]).sum()) + 2 * float(t.sum()) * across + float((t**2).sum()) * both
-            late = self.order == "overlap"
-            T = A @ (T + (tau - late) * E) + late * E
+            total += float((old**2).sum()) * float((seen * T[:m]).sum())
+            total += 2 * float((old * new).sum()) * across + float((new**2).sum()) * both
+            if self.order == "overlap":  # its last gradient is of the rows before they are mixed
+                T = steps(T, tau - 1)
+                T = A @ T + np.vstack([E[:m] - (1 - kept) * T[:m], 0 * T[m:]])
+            else:
+                T = A @ steps(T, tau)
             seen = look(T)
             total += float((seen * T[:m]).sum()) * (self.order != "cta")
         return T, total
+
+
+def summed(kept: float, t: Any) -> Any:
+    """1 + kept + kept^2 + ..., t terms: what t equal steps come to."""
+    return t if kept == 1 else (1 - kept**t) / (1 - kept)
 
 
 def noise_consensus(
@@ -120,27 +145,27 @@ def noise_consensus(
         return tau * float(modes.weight @ (modes.q / (1 - modes.q))) + (tau - 1) / 2 * float(np.diag(M)[:m].sum())
     rounds = _Rounds(Ws, m, tau, order, counts)
     S, _ = rounds.noise(np.zeros_like(M), M)
-    return _mean_over(rounds, lambda S: rounds.noise(S, M), S, lambda A, S: A @ S @ A.T)
+    return _mean_over(rounds, lambda S: rounds.noise(S, M), S, lambda A, S: A @ S @ A.T, rounds.product)
 
 
-def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str = "atc") -> float | None:
-    """H with E (1/m) sum_i ||x_i - mean||^2 = eta^2 kappa2 H when worker i's gradient is a constant h_i, over the log points.
+def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str = "atc", kept: float = 1.0) -> float | None:
+    """H with E (1/m) sum_i ||x_i - mean||^2 = eta^2 kappa2 H, over the log points, when gradients differ by constants h_i.
 
     The h_i differ at random, every way alike, with sum zero and (1/m) sum ||h_i||^2 = kappa2. Arguments as noise_consensus.
-    x = -eta T h with T <- W (T + E), E the workers' columns: linear in h, so H is a trace over T.
+    x = -eta T h with T <- W (kept T + E), E the workers' columns: linear in h, so H is a trace over T. kept: the share of a
+    worker's distance to the mean that a local step leaves, 1 - eta a where the curvature is a; 1 without curvature.
     """
     rounds = _Rounds(Ws, m, tau, order, None)
-    T, _ = rounds.drift(np.zeros((rounds.n, m)))
-    return _mean_over(rounds, rounds.drift, T, lambda A, T: A @ T)
+    T, _ = rounds.drift(np.zeros((rounds.n, m)), kept)
+    return _mean_over(rounds, lambda T: rounds.drift(T, kept), T, lambda A, T: A @ T, rounds.contracted(kept))
 
 
-def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, act: Any) -> float | None:
+def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, act: Any, A: np.ndarray) -> float | None:
     """The mean over the log points of a cycle, walked from the stationary state; X is what one cycle leaves.
 
-    The stationary state is the sum over all cycles before of act(A^j, X), A the cycle's product, by doubling; None when it has
+    The stationary state is the sum over all cycles before of act(A^j, X), A what a cycle does, by doubling; None when it has
     no end.
     """
-    A = rounds.product
     for _ in range(DOUBLINGS):
         with np.errstate(over="ignore", invalid="ignore"):
             more = act(A, X)
