@@ -99,7 +99,7 @@ def _even(config: Config, strategy: Strategy) -> bool:
 
 def seconds(config: Config, strategy: Strategy) -> float | None:
     """Of a step on the configured cluster; None without one, or when only the run can tell: the period goes by the loss, or
-    moves in a run too long to rehearse.
+    what would have to be rehearsed is too long.
     """
     steps = config.steps or 0
     if config.cluster is None or not steps or make(config, "period").WATCHES:

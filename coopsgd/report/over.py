@@ -40,7 +40,7 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None) -> dict
             if isinstance(error, ConfigError) and str(error).startswith("--"):  # an option's fault, not the run's
                 raise
             told = " ".join((str(error) or type(error).__name__).split())
-            raise ConfigError(f"--over: {folder} holds no run to read ({told}); name a run folder") from None
+            raise ConfigError(f"--over: {folder} holds no run to read ({told}); name a run folder") from error
     means = {key: _mean(some) for key, some in alike.items() if len(some) > 1}
     found = {"runs": [run for some in alike.values() for run in some], "means": list(means.values())}
     try:
