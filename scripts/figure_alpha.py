@@ -1,6 +1,6 @@
 """EASGD's alpha: final loss against zeta, m = 8, Fashion-MNIST.
 
-Remake: coopsgd train -m experiment=alpha, then python scripts/figure_alpha.py MULTIRUN_FOLDER    (needs matplotlib)
+Remake: coopsgd train -m experiment=alpha, then python scripts/figure_alpha.py FOLDER [-o FILE]    (needs matplotlib)
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from results import by, picture, spread, sweep, table, tail, told
 
 
 def main() -> None:
-    groups = by(sweep(), lambda run: float(run.config.algo["alpha"]))
+    read = sweep("alpha")
+    groups = by(read.runs, lambda run: float(run.config.algo["alpha"]))
     rows, curve = [], []
     for alpha, runs in groups.items():
         zeta = runs[0].summary["zeta"]
@@ -18,7 +19,7 @@ def main() -> None:
         rows.append((alpha, f"{zeta:.3f}", told(mean_model), told(own), told(consensus, 3)))
         curve.append((zeta, alpha, *spread(mean_model)))
     print(table(("α", "ζ", "test loss of the mean model", "training loss of the workers", "consensus"), rows))
-    axes, save = picture("alpha")
+    axes, save = picture(read.picture)
     for zeta, alpha, mean, deviation in sorted(curve):
         past = alpha > 2 / 10  # beyond 2 / (m + 2) zeta grows again
         axes.errorbar(zeta, mean, deviation, fmt="s" if past else "o", color="tab:red" if past else "tab:blue", capsize=3)

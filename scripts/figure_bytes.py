@@ -1,6 +1,6 @@
 """Every algorithm at equal bytes: test loss after the same megabytes sent by a worker, m = 8, Fashion-MNIST.
 
-Remake: coopsgd train -m experiment=equal_bytes, then python scripts/figure_bytes.py MULTIRUN_FOLDER    (needs matplotlib)
+Remake: coopsgd train -m experiment=equal_bytes, then python scripts/figure_bytes.py FOLDER [-o FILE]    (needs matplotlib)
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def at(run: coopsgd.Run, budget: float) -> tuple[float | None, int]:
 
 
 def main() -> None:
-    groups = by(sweep(), lambda run: run.summary["algo"])
+    read = sweep("equal_bytes")
+    groups = by(read.runs, lambda run: run.summary["algo"])
     rows = []
     for algo, runs in groups.items():
         found = [[at(run, budget) for run in runs] for budget in BUDGETS]
@@ -40,7 +41,7 @@ def main() -> None:
     rows.sort(key=lambda row: row[0])
     head = (*(f"{b} models a worker (steps)" for b in BUDGETS), "1000 steps (models)")
     print(table(("algorithm", "τ", *head), [row for _, row in rows]))
-    axes, save = picture("equal_bytes")
+    axes, save = picture(read.picture)
     for number, (algo, runs) in enumerate(groups.items()):
         lines = [[line for line in run.metrics() if line["step"] and "eval/loss" in line] for run in runs]
         x = [sent(runs[0], line) for line in lines[0]]

@@ -1,6 +1,6 @@
 """PASGD against D-PSGD on a ring of 8: at which tau do consensus and loss cross?
 
-Remake: coopsgd train -m experiment=crossing (or crossing_network), then python scripts/figure_crossing.py MULTIRUN_FOLDER
+Remake: coopsgd train -m experiment=crossing (or crossing_network), then python scripts/figure_crossing.py FOLDER [-o FILE]
 (needs matplotlib)
 """
 
@@ -23,7 +23,8 @@ def crossing(curve: dict[int, float], level: float) -> str:
 
 
 def main() -> None:
-    groups = by(sweep(), lambda run: (run.summary["algo"], run.summary["tau"]))
+    read = sweep("crossing", "crossing_network")
+    groups = by(read.runs, lambda run: (run.summary["algo"], run.summary["tau"]))
     task = next(iter(groups.values()))[0].config.task["name"]
     rows = [
         (algo, tau, *(told([tail(run, key) for run in runs]) for key, _ in MEASURES)) for (algo, tau), runs in groups.items()
@@ -41,7 +42,7 @@ def main() -> None:
         curve = {tau: spread([tail(run, key) for run in runs])[0] for (algo, tau), runs in groups.items() if algo == "pasgd"}
         level = spread([tail(run, key) for run in groups["dpsgd", 1]])[0]
         print(f"{name}: PASGD has that of D-PSGD (τ = 1) at τ = {crossing(curve, level)}")
-    axes, save = picture("crossing" if task == "quadratic" else "crossing_network")
+    axes, save = picture(read.picture)
     for algo, colour in (("pasgd", "tab:blue"), ("dpsgd", "tab:orange")):
         taus = [tau for name, tau in groups if name == algo]
         found = [spread([tail(run, "consensus") for run in groups[algo, tau]]) for tau in taus]

@@ -1,6 +1,6 @@
 """Dirichlet(0.1) labels against an even deal: final test loss and accuracy of every algorithm, m = 8, Fashion-MNIST.
 
-Remake: coopsgd train -m experiment=skew, then python scripts/figure_skew.py MULTIRUN_FOLDER    (needs matplotlib)
+Remake: coopsgd train -m experiment=skew, then python scripts/figure_skew.py FOLDER [-o FILE]    (needs matplotlib)
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ def final(run: coopsgd.Run, key: str) -> float | None:
 
 
 def main() -> None:
-    groups = by(sweep(), lambda run: (run.summary["algo"], run.config.partition["name"]))
+    read = sweep("skew")
+    groups = by(read.runs, lambda run: (run.summary["algo"], run.config.partition["name"]))
     rows = []
     for algo in sorted({algo for algo, _ in groups}):
         cells = [told([final(run, key) for run in groups[algo, deal]]) for key in ("loss", "accuracy") for deal in DEALS]
@@ -25,7 +26,7 @@ def main() -> None:
         rows.append((algo, groups[algo, "iid"][0].summary["tau"], *cells, worst))
     head = ("loss, iid", "loss, skewed", "accuracy, iid", "accuracy, skewed", "worst worker, skewed")
     print(table(("algorithm", "τ", *head), rows))
-    axes, save = picture("skew")
+    axes, save = picture(read.picture)
     names = [row[0] for row in rows]
     for shift, deal, colour in ((-0.2, "iid", "tab:blue"), (0.2, "dirichlet", "tab:orange")):
         found = [spread([final(run, "accuracy") or 0.0 for run in groups[algo, deal]]) for algo in names]

@@ -2,26 +2,163 @@
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
+
+import hydra
+import yaml
+from omegaconf import OmegaConf
 
 import coopsgd
+from coopsgd import catalogue, compose, config
 
-DOCS = Path(__file__).parents[1] / "docs"
+PLACEMENT = (
+    "processes",
+    "threads",
+    "device",
+    "save",
+    "name",
+    "timeout",
+    "launch",
+    "engine",
+)  # change no number beyond rounding
 
 
-def sweep(argument: int = 1) -> list[coopsgd.Run]:
-    """The runs of the sweep folder that the command line names."""
-    if len(sys.argv) <= argument or not Path(sys.argv[argument]).is_dir():
-        sys.exit(f"usage: python {sys.argv[0]} SWEEP_FOLDER   (what `coopsgd train -m experiment=...` left in multirun/)")
-    found = [coopsgd.Run(path.parent) for path in sorted(Path(sys.argv[argument]).glob("*/summary.json"))]
-    if not found:
-        sys.exit(f"{sys.argv[argument]} holds no finished runs")
-    return found
+class Sweep(NamedTuple):
+    """The runs of one experiment, whole, and where its picture goes."""
+
+    experiment: str
+    runs: list[coopsgd.Run]
+    picture: Path
+
+
+def refuse(message: str) -> NoReturn:
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        refuse(f"{message}; {self.format_usage().strip()}")
+
+
+def sweep(*experiments: str) -> Sweep:
+    """What the command line names: a folder that holds exactly one of these experiments, and `-o FILE`.
+
+    A figure's axes, seeds and title are those of conf/experiment/NAME.yaml, so runs of anything else would be drawn as what
+    they are not: they are refused, in one line, with exit code 2.
+    """
+    folders = ", ".join(f"`coopsgd train -m experiment={name}`" for name in experiments)
+    parser = _Parser(usage="%(prog)s FOLDER [-o FILE]", description=f"FOLDER is what {folders} left in multirun/")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the picture; FOLDER.EXPERIMENT.png unless it is named"
+    )
+    asked = parser.parse_args()
+    _check_picture(asked.output or Path("figure.png"))
+    folder = asked.folder.resolve()
+    if not folder.is_dir():
+        refuse(f"{asked.folder} is no folder; name what {folders} left in multirun/")
+    runs = [coopsgd.Run(path.parent) for path in sorted(folder.glob("*/summary.json"))]
+    if not runs:
+        refuse(f"{asked.folder} holds no finished runs; name what {folders} left in multirun/")
+    for run in runs:
+        try:
+            run.config, run.summary  # noqa: B018  read now, kept
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            refuse(f"{run.folder} is damaged ({' '.join(str(error).split())}); leave it out or repeat it")
+    why = {name: _differs(runs, *_declared(name)) for name in experiments}
+    experiment = next((name for name, reason in why.items() if reason is None), None)
+    if experiment is None:
+        told = "; nor of ".join(f"experiment={name}: {reason}" for name, reason in why.items())
+        refuse(f"{asked.folder} holds no sweep of {told}; remake it with {folders}")
+    return Sweep(experiment, runs, asked.output or folder.parent / f"{folder.name}.{experiment}.png")
+
+
+def _check_picture(output: Path) -> None:
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        refuse("needs matplotlib: pip install 'coopsgd[figures]'")
+    known = FigureCanvasBase.get_supported_filetypes()
+    if output.suffix.removeprefix(".") not in known:
+        refuse(f"-o {output}: no picture is called that; end it in .png, .svg or .pdf")
+    if not output.parent.is_dir() or output.is_dir():
+        refuse(f"-o {output}: {'is a folder' if output.is_dir() else f'{output.parent} is no folder'}; name a file")
+
+
+def _declared(experiment: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """What every run of an experiment has in common, key -> value, and what it sweeps over, key -> values."""
+    compose.prepare([])
+    with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
+        composed = hydra.compose("config", [f"experiment={experiment}"], return_hydra_config=True)
+    swept = {
+        str(key): [yaml.safe_load(word) for word in str(values).strip().split(",")]
+        for key, values in composed.hydra.sweeper.params.items()
+    }
+    node: Any = OmegaConf.to_container(composed, resolve=False)
+    common = dict(_leaves({f.name: node[f.name] for f in fields(config.Config) if f.name not in PLACEMENT}))
+    common |= {group: choice for group, choice in composed.hydra.runtime.choices.items() if group in config.GROUPS}
+    return {key: value for key, value in common.items() if not any(_within(key, other) for other in swept)}, swept
+
+
+def _differs(runs: list[coopsgd.Run], common: dict[str, Any], swept: dict[str, list[Any]]) -> str | None:
+    """Why these are not the runs of a sweep over all values of `swept` with `common` for the rest; None when they are."""
+    seen: dict[tuple[Any, ...], coopsgd.Run] = {}
+    for run in runs:
+        where, found = run.folder.name, tuple(_value(run, key) for key in swept)
+        for (key, values), value in zip(swept.items(), found, strict=True):
+            if value not in values:
+                return f"{where} has {key}={value}, which sweeps {', '.join(map(str, values))}"
+        choices = {key: _value(run, key) for key in config.GROUPS if key in swept}
+        given = [(f"{group}.{key}", value) for group, name in choices.items() for key, value in _settings(group, name)]
+        for key, wanted in (*common.items(), *given):
+            value = _value(run, key)
+            if key == "tau" and wanted == "auto":
+                wanted = dict(_settings("algo", run.config.algo["name"])).get("tau", value)
+            unused = value is None and _value(run, key.split(".")[0]) is None  # a group that this run has no use for
+            if wanted != "auto" and value != wanted and not unused and key != "algo.tau":
+                return f"{where} has {key}={value}, not {wanted}"
+        if found in seen:
+            return f"{seen[found].folder.name} and {where} are the same run"
+        seen[found] = run
+    missing = [values for values in itertools.product(*swept.values()) if values not in seen]
+    if missing:
+        named = ", ".join(f"{key}={value}" for key, value in zip(swept, missing[0], strict=True))
+        return f"{len(missing)} of its {len(missing) + len(seen)} runs are not there, the first {named}"
+    return None
+
+
+def _settings(group: str, name: str) -> list[tuple[str, Any]]:
+    """What the yaml of a choice sets."""
+    return list(_leaves(catalogue.settings(group, name)))
+
+
+def _within(key: str, other: str) -> bool:
+    return key == other or key.startswith(f"{other}.")
+
+
+def _leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield above + name, value
+
+
+def _value(run: coopsgd.Run, key: str) -> Any:
+    """The value of a dotted key in a run's config; a group's is the name of its choice; None when the run has no use for it."""
+    node: Any = vars(run.config)
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node.get("name") if isinstance(node, dict) else node
 
 
 def by(runs: Iterable[coopsgd.Run], key: Callable[[coopsgd.Run], Any]) -> dict[Any, list[coopsgd.Run]]:
@@ -59,8 +196,8 @@ def tail(run: coopsgd.Run, key: str, share: float = 0.5) -> float:
     return statistics.fmean(values)
 
 
-def picture(name: str) -> tuple[Any, Callable[[], None]]:
-    """Axes to draw on, and a function that saves docs/NAME.png."""
+def picture(output: Path) -> tuple[Any, Callable[[], None]]:
+    """Axes to draw on, and a function that saves them as `output`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -70,8 +207,10 @@ def picture(name: str) -> tuple[Any, Callable[[], None]]:
     axes.grid(alpha=0.3)
 
     def save() -> None:
-        DOCS.mkdir(exist_ok=True)
-        figure.savefig(DOCS / f"{name}.png", dpi=120)
-        print(f"\nwrote docs/{name}.png")
+        try:
+            figure.savefig(output, dpi=120)
+        except OSError as error:
+            refuse(f"{output} cannot be written ({error.strerror}); name another with -o")
+        print(f"\nwrote {output}")
 
     return axes, save
