@@ -17,6 +17,7 @@ from coopsgd import statistics
 from coopsgd.build import blamed, class_of, make, make_strategy
 from coopsgd.config import DTYPES, ENGINES, GROUPS, SAVES, STEPS, Config, found_beside
 from coopsgd.errors import ConfigError
+from coopsgd.optim import SQUARES
 from coopsgd.registry import did_you_mean
 from coopsgd.strategies.base import Strategy
 
@@ -172,7 +173,7 @@ def _check_placement(config: Config) -> None:
 def refuse_mixed(config: Config, strategy: Strategy) -> None:
     """ValueError when what is mixed beside the models, running statistics and optimiser buffers, would not bear this W."""
     statistics.check(config.norm_stats, strategy, config.workers, make(config, "task").statistics(config))
-    squares = "exp_avg_sq" in make(config, "optim").buffers
+    squares = any(name in SQUARES for name in make(config, "optim").buffers)
     averaged = getattr(strategy, "buffers", None) == "average"
     if squares and averaged and (weight := strategy.negative(config.workers)) is not None:
         raise ConfigError(

@@ -136,6 +136,8 @@ def _first_error(logs: Path, error: ChildFailedError) -> str:
     told = [json.loads(path.read_text()) for path in logs.glob("error*.json")]
     if told:
         first = min(told, key=lambda entry: entry["time"])
+        if first["expected"]:
+            return first["error"]
         return f"worker process {first['rank']} failed:\n{first['traceback'].rstrip()}"
     rank, failure = error.get_first_failure()
     return f"worker process {rank} ended with exit code {failure.exitcode}; its output is in {logs}"

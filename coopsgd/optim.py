@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NOT_ELEMENTWISE = ("lbfgs", "adafactor", "muon", "sparseadam", "shampoo", "lamb", "lars", "adagc")
+SQUARES = ("exp_avg_sq",)  # buffers that are means of squares
 BLOCK = 1 << 22  # numbers of one parameter: torch sets a copy or two of a parameter aside in a step
 
 
@@ -276,6 +277,8 @@ class Inner:
         stacked = [torch.cat([self._optimizer.state[p][name] for p in self._parts]) for name in self._buffers]
         fn(*stacked)
         for name, rows in zip(self._buffers, stacked, strict=True):
+            if name in SQUARES:
+                rows.clamp_(min=0)  # a sum that cancels can round to less than nothing, and a root is taken of it
             for (a, b), part in zip(self._bounds, self._parts, strict=True):
                 self._optimizer.state[part][name].copy_(rows[a:b])
 

@@ -25,7 +25,8 @@ import torch
 import torch.distributed as dist
 
 from coopsgd import build, checkpoint, config
-from coopsgd.fleet.plan import Layout, choose_layout
+from coopsgd.errors import RunFailed
+from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.report import spread
@@ -50,6 +51,7 @@ def forked(folder: str, parent: int, console: int | None, work: Any) -> None:
         work(Path(folder), rank, store=Path(folder) / "logs" / "store", console=console)
     except BaseException as error:
         told = {"time": time.time(), "rank": rank, "traceback": traceback.format_exc(), "error": str(error)}
+        told["expected"] = isinstance(error, RunFailed)  # it says all there is to say
         checkpoint.write_json(Path(folder) / "logs" / f"error{rank}.json", told)
         sys.exit(1)
 
@@ -58,8 +60,7 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
     """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or torchrun's store."""
     settings = config.load(folder / "config.yaml")
     strategy, _ = build.make_strategy(settings)
-    m, v, processes = settings.workers, strategy.num_aux, settings.processes
-    layout = choose_layout(strategy.factors(m, 0), m, v, processes, strategy.served)
+    layout = strategy.layout(settings.workers, settings.processes)
     with joined(settings, layout, rank, store) as (fleet, device):
         problem = build.make(settings, "task").build(settings, fleet.workers, device)
         report = Report(folder, settings, console) if rank == 0 else Silent()

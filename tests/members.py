@@ -32,3 +32,17 @@ class Unequal(Average):
 def leaves(m: int, r: int) -> Any:
     """Ends the process."""
     raise SystemExit(3)
+
+
+def negative_at(when: int, m: int, r: int) -> np.ndarray:
+    """Averages, and once overshoots."""
+    J = np.full((m, m), 1 / m)
+    return 2 * np.eye(m) - J if r == when else J
+
+
+def negative_at_900(m: int, r: int) -> np.ndarray:
+    return negative_at(900, m, r)
+
+
+def negative_at_1100(m: int, r: int) -> np.ndarray:
+    return negative_at(1100, m, r)

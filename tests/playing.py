@@ -59,8 +59,7 @@ def _settled(words: tuple[str, ...]) -> config.Config:
 def run(rank: int, settings: config.Config, processes: int) -> Any:
     """One process's part."""
     strategy, _ = build.make_strategy(settings)
-    m, v = settings.workers, strategy.num_aux
-    layout = choose_layout(strategy.factors(m, 0), m, v, processes, strategy.served)
+    layout = strategy.layout(settings.workers, processes)
     fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
     problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()

@@ -284,12 +284,13 @@ def test_how_many_samples_auto_looks_at(workers, n, samples):
     ("word", "told"),
     [
         ("engine=fast", "engine: must be one of auto, loop, vmap, bmm, grouped, got 'fast'"),
+        ("engine=grouped data=gaussian", "engine: grouped is for images, data=gaussian gives vectors; use engine=auto"),
         ("eval_samples=0", "eval_samples: must be a whole number of at least 1 or auto, got 0"),
     ],
 )
 def test_a_wrong_word_is_refused(word, told):
     with pytest.raises(ConfigError, match=told):
-        settle((*MLP, word))
+        settle((*MLP, *word.split()))
 
 
 class Unfused(Cooperative):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 from playing import mixed
-from test_plan import carried_out
+from test_plan import KINDS, carried_out, example
 
 from coopsgd import catalogue
 from coopsgd.fleet.plan import Layout, choose_layout, lower, price
 from coopsgd.mixing import graphs, matrices
 from coopsgd.registry import lookup
+from coopsgd.strategies.base import Strategy
 
 
 def rank(W: np.ndarray) -> int:
@@ -188,3 +192,44 @@ def test_planning_is_fast(limit, W, processes):  # with a factor of ten to spare
     start = time.perf_counter()
     lower(W, Layout(1024, 0, processes))
     assert time.perf_counter() - start < limit
+
+
+@dataclass(frozen=True)
+class Listed(Strategy):
+    """A list of matrices that repeats."""
+
+    schedule: Any
+    v: int
+
+    @property
+    def num_aux(self) -> int:
+        return self.v
+
+    def factors(self, m: int, r: int) -> Any:
+        return (self.schedule[r],)
+
+    def cycle(self, m: int) -> int:
+        return len(self.schedule)
+
+
+def test_auxiliary_rows_lie_where_no_matrix_of_the_schedule_is_dear():
+    """Placed by the first matrix, later ones cost up to twice the best of the three simple ways."""
+    rng, dearer = np.random.default_rng(0), 0
+
+    def costs(schedule: list[np.ndarray], layout: Layout) -> np.ndarray:
+        return np.array([lower(W, layout).vectors for W in schedule])
+
+    for m, kind in product((4, 6, 8), KINDS):
+        first = matrices.elastic(m, 0.1)  # on which replicas are as good as owners
+        schedule = [first, *(example(rng, m, 1, kind) for _ in range(2))]
+        for processes in (p for p in range(2, m + 1) if m % p == 0):
+            best = [min(baselines(W, m, 1, processes).values()) for W in schedule]
+            assert (costs(schedule, Listed(schedule, 1).layout(m, processes)) <= best).all()
+            dearer += bool((costs(schedule, choose_layout([first], m, 1, processes)) > best).any())
+    assert dearer >= 10, "the first matrix would have been enough"
+
+
+def test_a_schedule_that_never_repeats_has_owners():
+    J = matrices.elastic(4, 0.1)
+    assert choose_layout([J], 4, 1, 4).replicated and not choose_layout(None, 4, 1, 4).replicated
+    assert choose_layout(None, 4, 0, 4).replicated  # where there is nothing to own

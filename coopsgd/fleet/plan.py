@@ -26,6 +26,8 @@ import numpy as np
 from coopsgd.fleet.factors import GROWTH, NOISE, factor, low_rank
 from coopsgd.fleet.sums import Search, Sum, block_ranks, choose
 
+DISTINCT = 64  # matrices of a schedule that are planned to choose a layout; auxiliary rows of a longer one have owners
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -225,21 +227,28 @@ def _block_diagonal(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, 
 
 
 def choose_layout(
-    factors: Iterable[np.ndarray], m: int, v: int, processes: int, served: bool = False, simple: bool = False
+    factors: Iterable[np.ndarray] | None, m: int, v: int, processes: int, served: bool = False, simple: bool = False
 ) -> Layout:
-    """The layout on which these matrices cost least; replicated auxiliary rows when it makes no difference.
+    """Replicated auxiliary rows if no matrix of the schedule costs more on them, else each with its owner.
 
-    served: the auxiliary rows have one owner each, whatever it costs. simple: as the price list lowers.
+    With owners no plan is dearer than all-reduce, all-gather or edge by edge; with replicas one can be. factors: those of all
+    communications, or None when they never repeat. served: auxiliary rows have one owner each, whatever it costs. simple: as
+    the price list lowers.
     """
     replicated = Layout(m, v, processes, served=served)
     if v == 0 or processes == 1:
         return replicated
     owned = Layout(m, v, processes, replicated=False, served=served)
-    if served:
+    if served or factors is None:
         return owned
-    factors = list(factors)
-    cost = [sum(lower(W, layout, simple).vectors for W in factors) for layout in (replicated, owned)]
-    return replicated if cost[0] <= cost[1] else owned
+    seen: set[bytes] = set()
+    for W in factors:
+        if (key := W.tobytes()) in seen:
+            continue
+        seen.add(key)
+        if len(seen) > DISTINCT or lower(W, replicated, simple).vectors > lower(W, owned, simple).vectors:
+            return owned
+    return replicated
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ import numpy as np
 from coopsgd.mixing import spectra
 
 Factors = tuple[np.ndarray, ...]
+LOOKED_AT = 1000  # communications of a schedule without a cycle whose weights are looked at before a run
 LOTS = 2  # communications whose matrices are kept when they never come again
+ROUNDING = 1e-12  # an entry of W below it is what rounding left of a zero
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,13 @@ class Mixing:
             whole = spectra.product(self.factors(m, r), len(whole)) @ whole
         return whole
 
+    def negative(self, m: int) -> str | None:
+        """A negative weight in any communication, named; None when there is none, or none in the first of an endless schedule.
+
+        A maker that knows more, such as the worst case of what it draws, overrides it.
+        """
+        return first_negative(self.factors(m, r) for r in range(self.cycle(m) or LOOKED_AT))
+
     def best_alpha(self, m: int) -> float | None:
         """alpha*, the pull with the smallest zeta; None when the mixing has no such weight."""
         return None
@@ -106,11 +115,31 @@ class Mixing:
 
 
 def _frozen(W: np.ndarray) -> np.ndarray:
-    if W.dtype == np.float64 and not W.flags.writeable:
+    """Read-only float64, with the zeros that rounding missed; the same array if it is so already."""
+    missed = (np.abs(W) < ROUNDING) & ((W != 0) | np.signbit(W))
+    if W.dtype == np.float64 and not W.flags.writeable and not missed.any():
         return W
     W = np.array(W, dtype=np.float64)
+    W[missed] = 0
     W.setflags(write=False)
     return W
+
+
+def first_negative(communications: Iterable[Factors]) -> str | None:
+    """The most negative weight of the first matrix that has one, in words; None when none has."""
+    seen = None
+    for factors in communications:
+        for W in factors:
+            if W is not seen and W.min() < -ROUNDING:
+                i, j = np.unravel_index(W.argmin(), W.shape)
+                return negative_weight(i, j, W[i, j])
+            seen = W
+    return None
+
+
+def negative_weight(i: Any, j: Any, weight: float) -> str:
+    """How a negative weight is told."""
+    return f"this W has a negative weight (W[{i}, {j}] = {weight:.3g})"
 
 
 def is_number(value: Any) -> bool:

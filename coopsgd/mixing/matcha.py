@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.mixing.base import Factors, Mixing, auto_or_number, is_number
+from coopsgd.mixing.base import ROUNDING, Factors, Mixing, auto_or_number, is_number, negative_weight
 from coopsgd.mixing.graphs import Graph, Ring
 from coopsgd.mixing.varying import edges_of
 from coopsgd.registry import register
@@ -187,6 +187,13 @@ class Matcha(Mixing):
     def matrices(self, m: int, r: int) -> Factors:
         L, p, alpha = self.design(m)
         return (np.eye(m) - alpha * L.laplacian(stream(self.seed, "matcha", r).random(len(p)) < p),)
+
+    def negative(self, m: int) -> str | None:
+        """In the worst case: all matchings that can be drawn, together. alpha times as many as a worker is in leave its row."""
+        L, p, alpha = self.design(m)
+        W = np.eye(m) - alpha * L.laplacian((p > 0).astype(float))
+        i, j = np.unravel_index(W.argmin(), W.shape)
+        return negative_weight(i, j, W[i, j]) if W[i, j] < -ROUNDING else None
 
     def zeta(self, m: int) -> float:
         L, p, alpha = self.design(m)

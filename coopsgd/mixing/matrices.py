@@ -45,8 +45,9 @@ def best_constant(adjacency: np.ndarray) -> np.ndarray:
         raise ValueError("best_constant: needs an undirected graph; use weights metropolis or uniform with this topology")
     if len(adjacency) == 1:
         return np.ones((1, 1))
-    values = np.linalg.eigvalsh(laplacian(adjacency))
-    return _stay(adjacency * (2 / (values[1] + values[-1])))
+    values, degree = np.linalg.eigvalsh(laplacian(adjacency)), adjacency.sum(1)
+    weight = 2 / (values[1] + values[-1])
+    return _stay(adjacency * next((1 / d for d in degree if abs(weight * d - 1) < 1e-12), weight))  # nothing stays: exactly
 
 
 def laplacian(adjacency: np.ndarray) -> np.ndarray:

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.mixing.base import Factors, Mixing, load_array
+from coopsgd.mixing.base import LOOKED_AT, Factors, Mixing, load_array
 from coopsgd.registry import imported, register
-
-ROUNDS = 1000  # of a function, that are looked at before a run starts
 
 
 @register("matrix", "mixing")
@@ -56,7 +54,7 @@ class Matrix(Mixing):
     def check(self, m: int) -> None:
         super().check(m)
         if is_function(self.W):
-            for r in range(ROUNDS):
+            for r in range(LOOKED_AT):
                 self.factors(m, r)
 
     def _written(self) -> np.ndarray:

@@ -88,5 +88,9 @@ class Sampled(Mixing):
             return np.where(clients, self.epochs * (np.asarray(self.sizes) // self.batch_size), 0)
         return None if clients.all() else np.where(clients, tau, 0)
 
+    def negative(self, m: int) -> None:
+        """Means of the clients have none."""
+        return None
+
     def zeta(self, m: int) -> float | None:
         return super().zeta(m) if self.cycle(m) == 1 else None

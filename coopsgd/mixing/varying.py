@@ -102,6 +102,10 @@ class Matching(Mixing):
     def matrices(self, m: int, r: int) -> Factors:
         return (pairs_matrix(m, self._edges(m)[_matching(self._edges(m), m, stream(self.seed, "matching", r))]),)
 
+    def negative(self, m: int) -> None:
+        """Means of two have none."""
+        return None
+
     def zeta(self, m: int) -> float:
         """From how often an edge was drawn in a sample of matchings; exact on a complete graph, where all are alike."""
         edges = self._edges(m)

@@ -29,7 +29,7 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
     factors = strategy.factors(m, 0)
     task = make(config, "task")
     width = cost.width(config, strategy)
-    layout = plans.choose_layout(factors, m, v, processes, strategy.served)
+    layout = strategy.layout(m, processes)
     result: dict[str, Any] = {
         **cost.identity(config, strategy),
         "parameters": task.dimension(config),

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from coopsgd.fleet.plan import Layout, choose_layout
+from coopsgd.mixing.base import LOOKED_AT, first_negative
+
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Common, Fleet, Rows
     from coopsgd.optim import Inner
     from coopsgd.stepping import Steps
-
-LOOKED_AT = 16  # communications whose weights are looked at before a run
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,12 @@ class Strategy:
         """The matrices communication r applies, for `show` and for placing auxiliary rows; none if it applies no matrix."""
         return ()
 
+    def layout(self, m: int, processes: int) -> Layout:
+        """Which rows each of the processes holds: auxiliary rows as suits every communication of the schedule."""
+        cycle = self.cycle(m)
+        schedule = None if cycle is None else (W for r in range(cycle) for W in self.factors(m, r))
+        return choose_layout(schedule, m, self.num_aux, processes, self.served)
+
     def as_matrices(self, m: int, r: int) -> tuple[np.ndarray, ...]:
         """What communication r does to the models of plain SGD, if matrices say all of it: what theory is about. Else none."""
         return ()
@@ -114,13 +121,8 @@ class Strategy:
         """ValueError when the algorithm cannot work for m workers. Called before any process starts."""
 
     def negative(self, m: int) -> str | None:
-        """A negative weight in the matrices of the first communications, named; None when there is none."""
-        for r in range(LOOKED_AT):
-            for W in self.factors(m, r):
-                if W.min() < 0:
-                    i, j = np.unravel_index(W.argmin(), W.shape)
-                    return f"this W has a negative weight (W[{i}, {j}] = {W[i, j]:.3g})"
-        return None
+        """A negative weight in its matrices, named; None when there is none, or none in the first of an endless schedule."""
+        return first_negative(self.factors(m, r) for r in range(self.cycle(m) or LOOKED_AT))
 
     def settled(self, m: int) -> dict[str, Any]:
         """Keys of the algo that a run's config must hold as they were found here: other machines could find them otherwise."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coopsgd.mixing.base import Factors, Mixing
+from coopsgd.errors import RunFailed
+from coopsgd.mixing.base import Factors, Mixing, first_negative
 from coopsgd.mixing.static import Average
 from coopsgd.registry import register
 from coopsgd.strategies.base import Strategy, Tick
@@ -83,6 +84,13 @@ class Cooperative(Strategy):
 
     def check(self, m: int) -> None:
         self.mixing.check(m)
+        if self.order == "overlap" and (self.times_itself or self.work(m, 0, 1) is not None):
+            raise ValueError(
+                "algo.order: overlap loses the last step of a worker that sits the next round out; use atc with this mixing"
+            )
+
+    def negative(self, m: int) -> str | None:
+        return super().negative(m) if type(self).factors is not Cooperative.factors else self.mixing.negative(m)
 
     def settled(self, m: int) -> dict[str, Any]:
         return self.mixing.settled(m)
@@ -108,7 +116,13 @@ class Cooperative(Strategy):
 
     def _communicate(self, fleet: Fleet, round: int, inner: Inner, stats: tuple[Rows, ...], x: Rows) -> Rows:
         """W x, in place, and what becomes of the optimiser's buffers and of running statistics."""
-        for W in self.factors(fleet.m, round):
+        factors = self.factors(fleet.m, round)
+        if (stats or self.buffers == "average") and (weight := first_negative([factors])) is not None:
+            raise RunFailed(
+                f"communication {round}: {weight}, which can make a running variance or an optimiser's mean square "
+                "negative; use norm_stats=recalibrate, algo.buffers=keep, or weights that are not negative"
+            )
+        for W in factors:
             if self.buffers == "average":
                 inner.together(partial(fleet.mix, W, x, *stats))  # in place, in one message
             else:

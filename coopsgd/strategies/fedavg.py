@@ -25,7 +25,11 @@ class FedAvg(Cooperative):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.order == "cta":
-            raise ValueError("algo.order: cta leaves the server a round behind what is evaluated; use atc or overlap")
+            raise ValueError("algo.order: cta leaves the server a round behind what is evaluated; use atc")
+        if self.order == "overlap":
+            raise ValueError(
+                "algo.order: overlap uploads a client as it was before its last step, lost if it is not drawn again; use atc"
+            )
 
     def shipped(self, fleet: Fleet, rows: Rows) -> Common:
         return fleet.pick(rows, fleet.m)
