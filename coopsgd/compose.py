@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from coopsgd import catalogue, checkpoint, checks, config
+from coopsgd import catalogue, checkpoint, checks, child, config
 from coopsgd.checks import Checked
 from coopsgd.complaints import one_line
 from coopsgd.config import Config
@@ -152,13 +152,9 @@ def gpu_count() -> int:
         return 0
     import torch
 
-    child = os.fork()
-    if child == 0:
-        count = 0
-        with contextlib.suppress(BaseException):
-            count = torch.cuda.device_count()
-        os._exit(min(count, 255))
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with contextlib.suppress(child.ChildFailed, ValueError):
+        return int(child.answer_of(torch.cuda.device_count))
+    return 0
 
 
 def start(folder: Path, settings: Config) -> float | None:

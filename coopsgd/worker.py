@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 
 from coopsgd import build, checkpoint, config
+from coopsgd.child import die_with
 from coopsgd.errors import RunFailed
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.processes import Processes
@@ -42,7 +43,7 @@ def forked(folder: str, parent: int, console: int | None, work: Any) -> None:
     parent: pid of the command, with which the worker dies; console: file descriptor to talk to the user; work: what it does,
     `work` below or a probe's.
     """
-    _die_with(parent)
+    die_with(parent)
     logging.disable(logging.NOTSET)
     for number in (signal.SIGTERM, signal.SIGINT):  # a worker inside a collective must still end at once
         signal.signal(number, signal.SIG_DFL)
@@ -165,6 +166,7 @@ def _leave(
         "seed": settings.seed,
         "name": settings.name,
         "saved": save,
+        "checksums": checkpoint.checksums(folder, save),
         **({"data": about} if (about := build.make(settings, "task").about(settings)) else {}),
         "parameters": outcome.x.shape[1],
         "norm_stats": None if outcome.stats is None else settings.norm_stats,
@@ -206,14 +208,6 @@ def _process_group(processes: int, rank: int, device: torch.device, timeout: flo
     dist.init_process_group(**arguments)
     yield
     dist.destroy_process_group()  # after a failure the process ends instead: peers may never answer
-
-
-def _die_with(parent: int) -> None:
-    """End when the command does, even by kill -9 (Linux; elsewhere the launcher's signals must do)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _keep_freed_memory() -> None:

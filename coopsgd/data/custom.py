@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import math
 import os
-import signal
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd.child import ChildFailed, answer_of
 from coopsgd.data import cache
 from coopsgd.data.base import DataSet, Images
 from coopsgd.registry import imported, register
@@ -93,7 +91,7 @@ class Custom(DataSet):
         """train_x, train_y, test_x, test_y. apart: read in a process of its own, to keep what it imports out of this one."""
         global _read
         if _read is None or _read[0] != self._key():
-            _read = self._key(), _in_a_fork(self) if apart else self.read()
+            _read = self._key(), _read_apart(self) if apart else self.read()
         return _read[1]
 
     def read(self) -> Mapping[str, np.ndarray]:
@@ -192,33 +190,18 @@ def _moments(key: str, x: np.ndarray, channels: int) -> tuple[np.ndarray, np.nda
     return _scales[key]
 
 
-def _in_a_fork(data: Custom) -> Mapping[str, np.ndarray]:
+def _read_apart(data: Custom) -> Mapping[str, np.ndarray]:
     """data.read() of a child, its arrays mapped: this process imports nothing and shares the pages with those it forks."""
     with tempfile.TemporaryFile() as file:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            with contextlib.suppress(BaseException):
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                try:
-                    with contextlib.redirect_stdout(sys.stderr):
-                        cache.write(file, "", data.read())
-                    code = 0
-                except ValueError as error:
-                    file.write(json.dumps(str(error)).encode())
-                    code = 2
-                file.flush()
-            os._exit(code)
+
+        def read() -> None:
+            cache.write(file, "", data.read())
+            file.flush()
+
         try:
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        except BaseException:  # a signal asks the command to end
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            raise
+            answer_of(read)
+        except ChildFailed as error:
+            raise ValueError(f"data.path: {data.path} could not be read: {error}") from None
         file.seek(0)
-        if code == 2:
-            raise ValueError(" ".join(json.loads(file.read()).split()))
-        if code:
-            raise ValueError(f"data.path: {data.path} could not be read: its process ended with {code}")
         head = json.loads(file.readline())
         return cache.mapped(file, head["arrays"])

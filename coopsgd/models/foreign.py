@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import warnings
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from coopsgd.child import ChildFailed, answer_of
 from coopsgd.config import DTYPES
 from coopsgd.models.base import Model
 from coopsgd.registry import did_you_mean, imported, register
@@ -60,7 +58,7 @@ class Foreign(Model):
         key = repr((self, tuple(shape), classes, batch))
         if key not in _seen:
             self.fetch()
-            _seen[key] = _in_a_child(self, tuple(shape), classes, batch)
+            _seen[key] = _seen_apart(self, tuple(shape), classes, batch)
         return _seen[key]
 
 
@@ -132,37 +130,12 @@ def _few(known: list[str]) -> str:
     return f"{', '.join(known[:8])} and {len(known) - 8} more"
 
 
-def _in_a_child(model: Foreign, shape: tuple[int, ...], classes: int, batch: int) -> Seen:
-    """Look at it in a process of its own: one that has computed anything should not fork workers, and this one will.
-
-    ValueError with what went wrong there.
-    """
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a process with threads is forked: the child starts none
-        child = os.fork()
-    if child == 0:
-        try:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            told = _told(model, shape, classes, batch)
-            os.write(writing, json.dumps(told).encode()[:60_000])  # a pipe holds as much without a reader
-        finally:
-            os._exit(0)
-    os.close(writing)
+def _seen_apart(model: Foreign, shape: tuple[int, ...], classes: int, batch: int) -> Seen:
+    """Look at it in a child: one that has computed anything should not fork workers, and this process will. ValueError."""
     try:
-        with open(reading, "rb") as pipe:
-            answer = pipe.read()
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    except BaseException:  # a signal asks the command to end
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        raise
-    if not answer:
-        raise ValueError(f"{_name(model)}: the process that tried it out ended with code {status}")
-    told = json.loads(answer)
-    if "error" in told:
-        raise ValueError(f"{_name(model)}: {told['error']}")
-    return Seen(**told)
+        return Seen(**answer_of(lambda: _told(model, shape, classes, batch)))
+    except (ValueError, ChildFailed) as error:
+        raise ValueError(f"{_name(model)}: {error}") from None
 
 
 def _told(model: Foreign, shape: tuple[int, ...], classes: int, batch: int) -> dict[str, Any]:
@@ -177,12 +150,13 @@ def _told(model: Foreign, shape: tuple[int, ...], classes: int, batch: int) -> d
             if "view" not in str(error):
                 raise
             return asdict(_tried(model, shape, classes, batch, channels_last=False))
+    except _Unfit:
+        raise
     except Exception as error:
-        what = str(error) if isinstance(error, _Unfit) else f"{type(error).__name__}: {error}"
-        return {"error": " ".join(what.split())[:2000]}
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-class _Unfit(Exception):
+class _Unfit(ValueError):
     """It works, but cannot be trained here; said in our own words."""
 
 
