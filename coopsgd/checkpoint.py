@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -9,6 +10,8 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from coopsgd.errors import DamagedFile
 
 LIMIT = 200 * 10**6  # bytes of rows that save=auto still keeps
 FILE = Path("checkpoints") / "final.pt"
@@ -33,6 +36,50 @@ def write_json(path: Path, content: Any) -> None:
     """JSON, atomically, not-a-number as null."""
     text = json.dumps(finite(content), indent=2) + "\n"
     atomically(path, lambda file: file.write(text.encode()))
+
+
+def sha256(file: BinaryIO) -> str:
+    """Of what is left of an open file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while part := file.read(1 << 20):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def checksums(folder: Path, save: str) -> dict[str, str]:
+    """The SHA-256 of what was kept, as sha256sum tells it; for summary.json, which is written after it."""
+    if save == "none":
+        return {}
+    with (folder / FILE).open("rb") as file:
+        return {FILE.as_posix(): sha256(file)}
+
+
+def read_final(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of final.pt, by name; {} when none were kept. DamagedFile unless it is what the run wrote.
+
+    summary: of this run, {} while there is none; one of a version that kept no checksums promises nothing.
+    """
+    import torch
+
+    path, promised = folder / FILE, summary.get("checksums", {}).get(FILE.as_posix())
+    try:
+        with path.open("rb") as file:
+            if promised is not None and sha256(file) != promised:
+                raise DamagedFile(f"{path} is damaged: its SHA-256 is not the one in summary.json; run it anew")
+            file.seek(0)
+            content = torch.load(file, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        if promised is None and summary.get("saved", "none") == "none":
+            return {}
+        raise DamagedFile(f"{path} is missing, though the run kept it (saved: {summary['saved']}); run it anew") from None
+    except (DamagedFile, OSError):
+        raise
+    except Exception as error:  # a broken zip or pickle can raise almost anything
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DamagedFile(f"{path} is damaged: it holds no models ({told[:200]}); run it anew") from None
+    if not isinstance(content, dict) or not all(isinstance(x, torch.Tensor) for x in content.values()):
+        raise DamagedFile(f"{path} is damaged: it holds no models; run it anew")
+    return content
 
 
 def versions() -> dict[str, str]:

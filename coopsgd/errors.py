@@ -1,4 +1,4 @@
-"""The three ways a command ends early."""
+"""The three ways a command ends early, and what a damaged file is."""
 
 from __future__ import annotations
 
@@ -16,3 +16,7 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int) -> None:
         self.number = number
+
+
+class DamagedFile(ValueError):
+    """A file of a run is not what was written: missing, cut short or changed. The message names it."""

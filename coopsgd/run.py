@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coopsgd import build, checkpoint, config
+from coopsgd.errors import DamagedFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run folder. FileNotFoundError when there is no run in it."""
+    """A run folder. FileNotFoundError when there is no run in it; DamagedFile when a file of it is not what the run wrote."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -36,7 +37,13 @@ class Run:
         path = self.folder / "summary.json"
         if not path.is_file():
             raise FileNotFoundError(f"{self.folder} has no summary.json: the run is under way or was killed")
-        return json.loads(path.read_text())
+        try:
+            found = json.loads(path.read_text())
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise DamagedFile(f"{path} is damaged: it is no JSON object; run it anew")
+        return found
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one dict a log point."""
@@ -62,10 +69,8 @@ class Run:
         return build.make(self.config, "task").module(self.config, self.answer(), self._content().get("answer_stats"))
 
     def _content(self) -> dict[str, Tensor]:
-        import torch
-
-        path = self.folder / checkpoint.FILE
-        return torch.load(path, weights_only=True) if path.is_file() else {}
+        summary = self.summary if (self.folder / "summary.json").is_file() else {}
+        return checkpoint.read_final(self.folder, summary)
 
     def _saved(self, what: str, save: str = "") -> Tensor:
         content = self._content()
