@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -54,6 +55,16 @@ def settle(words: Any) -> config.Config:
 @cache
 def _settled(words: tuple[str, ...]) -> config.Config:
     return compose.shown(words).config
+
+
+FOLDER = tempfile.TemporaryDirectory()
+
+
+def written(W: np.ndarray) -> str:
+    """W in a file: Hydra's grammar takes a second to read a hundred numbers. The name is the content's, so it can be kept."""
+    path = f"{FOLDER.name}/{abs(hash(W.tobytes()))}.npy"
+    np.save(path, W)
+    return f"algo.W={path}"
 
 
 def run(rank: int, settings: config.Config, processes: int) -> Any:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-
 import numpy as np
 import oracle
 import pytest
-from playing import QUADRATIC, play, settle
+from playing import QUADRATIC, play, settle, written
 
 from coopsgd import build, catalogue
 
@@ -21,16 +19,6 @@ def problem(words: tuple[str, ...]) -> oracle.Problem:
     a, c, x0 = task.arrays(settings.workers, settings.seed)
     eta = settings.optim["lr"]
     return oracle.Problem(a, c, x0, task.sigma, settings.seed, eta, settings.tau, settings.steps)
-
-
-FOLDER = tempfile.TemporaryDirectory()
-
-
-def written(W: np.ndarray) -> str:
-    """W in a file: Hydra's grammar takes a second to read a hundred numbers. The name is the content's, so it can be kept."""
-    path = f"{FOLDER.name}/{abs(hash(W.tobytes()))}.npy"
-    np.save(path, W)
-    return f"algo.W={path}"
 
 
 def preset(algo: str, *more: str) -> tuple[str, ...]:

@@ -1,0 +1,39 @@
+"""coopsgd against public code: the same samples, the same first model, the same last models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from playing import play, settle
+from public import MODELS, PEERS, RULES, SEEDS, Peer, papers
+from test_oracle import ALGOS
+
+EXACT = {"rtol": 0, "atol": 1e-12}  # float64, two dozen steps
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "peer", [pytest.param(p, id=f"{p.algo}-{p.name}", marks=[pytest.mark.slow] if p.package != "torch" else []) for p in PEERS]
+)
+def test_a_public_implementation_ends_with_the_same_models(gangs, peer: Peer, model, seed):
+    if peer.missing:
+        pytest.skip(peer.missing)
+    words = peer.all_words(model, seed)
+    ours, theirs = play(gangs, 4, *words), peer.trained(gangs, settle(words))
+    np.testing.assert_allclose(ours.x[peer.rows], theirs, **EXACT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("algo", ALGOS)
+def test_the_papers_formulas_end_with_the_same_networks(gangs, algo, model, seed):
+    words, expected = papers(algo, model, seed)
+    np.testing.assert_allclose(play(gangs, 4, *words).x, expected(settle(words)), **EXACT)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.system}-{rule.name}")
+def test_graphs_are_those_that_others_document(rule):
+    for n in rule.sizes:
+        assert rule.furthest(n) <= 1e-15, f"{rule.name} of {n}"
