@@ -498,15 +498,16 @@ class Rule:
     matrices: Callable[[int], list[np.ndarray]]  # of n workers: one cycle
     sizes: tuple[int, ...]
 
-    def furthest(self, n: int) -> float:
-        """The largest difference between an entry of theirs and one of ours, over a cycle."""
+    def furthest(self) -> float:
+        """The largest difference between an entry of theirs and one of ours, over a cycle and all sizes."""
         algo, *more = self.ours.split()
-        settings = settle((*CASE, "task=quadratic", f"workers={n}", f"algo={algo}", *more))
-        strategy, _ = build.make_strategy(settings)
-        theirs = self.matrices(n)
-        cycle = strategy.cycle(n)
-        assert cycle is None or cycle == len(theirs), f"{self.name} of {n}: a cycle of {cycle} here, of {len(theirs)} there"
-        return max(float(np.abs(strategy.factors(n, r)[0] - W).max()) for r, W in enumerate(theirs))
+        strategy, _ = build.make_strategy(settle((*CASE, "task=quadratic", f"workers={self.sizes[0]}", f"algo={algo}", *more)))
+        found = []
+        for n in self.sizes:
+            theirs = self.matrices(n)
+            assert strategy.cycle(n) == len(theirs), f"{self.name} of {n}: a cycle of {strategy.cycle(n)}, not {len(theirs)}"
+            found += [np.abs(strategy.factors(n, r)[0] - W).max() for r, W in enumerate(theirs)]
+        return float(max(found))
 
 
 def receiving(graph: Any, n: int, weight: Callable[[int, int], float]) -> list[np.ndarray]:
