@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
-from coopsgd.config import Config
+from coopsgd.config import Config, UntrustedConfig
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import Mixing
 from coopsgd.models.base import Model
-from coopsgd.registry import did_you_mean, lookup
+from coopsgd.registry import did_you_mean, guarded, lookup, may_import, may_read
 from coopsgd.strategies.base import Strategy
 
 KINDS = {
@@ -27,11 +29,23 @@ KINDS = {
     "schedule": "schedule",
     "cluster": "cluster",
 }
-
+F = TypeVar("F", bound=Callable[..., Any])
 
 BASES: dict[str, type] = {"strategy": Strategy, "mixing": Mixing, "model": Model}  # of kinds whose classes share code
 
 
+def _on_guard(build: F) -> F:
+    """Of a config that nobody vouches for no part is built that would import what it names."""
+
+    @functools.wraps(build)
+    def built(config: Config, *arguments: Any) -> Any:
+        with guarded() if isinstance(config, UntrustedConfig) else contextlib.nullcontext():
+            return build(config, *arguments)
+
+    return cast(F, built)
+
+
+@_on_guard
 def make(config: Config, name: str) -> Any:
     """The frozen dataclass that group `name` of the config chooses."""
     node = dict(getattr(config, name) or {})
@@ -45,6 +59,7 @@ def make(config: Config, name: str) -> Any:
     return _construct(name, cls, node | {key: FILLED[key](config) for key in filled})
 
 
+@_on_guard
 def make_strategy(config: Config) -> tuple[Strategy, set[str]]:
     """The strategy with its mixing, and the names of top-level keys it was given."""
     node = {k: v for k, v in config.algo.items() if k not in ("name", "strategy", "mixing", "tau")}
@@ -87,6 +102,7 @@ def _sizes(config: Config) -> list[int] | None:
     return task.sizes(config)
 
 
+@_on_guard
 def algo_classes(config: Config) -> list[Any]:
     """The strategy and the mixing, if it names one, of an algo."""
     pairs = (("strategy", config.algo.get("strategy")), ("mixing", config.algo.get("mixing")))
@@ -98,7 +114,7 @@ def class_of(kind: str, where: str, name: Any) -> Any:
     if name is None:
         raise ConfigError(f"{where}: is missing; name one, `coopsgd list` shows what there is")
     try:
-        found = lookup(kind, str(name))
+        found = lookup(kind, str(name), where)
     except KeyError as error:
         raise ConfigError(f"{where}: {error.args[0]}") from None
     if not (isinstance(found, type) and is_dataclass(found)):
@@ -141,6 +157,9 @@ def _construct(where: str, cls: Any, arguments: dict[str, Any]) -> Any:
         except OmegaConfBaseException:
             wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[hints[name]]
             raise ConfigError(f"{where}.{name}: must be {wanted}, got {value!r}") from None
+    for names, may in (("IMPORTS", may_import), ("ARRAYS", may_read), ("FILES", may_read)):
+        for name in set(getattr(cls, names, ())) & typed.keys():
+            may(f"{where}.{name}", typed[name])
     with blamed(where):
         return cls(**typed)
 

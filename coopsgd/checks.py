@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +20,7 @@ from coopsgd.build import blamed, class_of, make, make_strategy
 from coopsgd.config import DTYPES, ENGINES, GROUPS, SAVES, STEPS, Config, found_beside
 from coopsgd.errors import ConfigError
 from coopsgd.optim import SQUARES
-from coopsgd.registry import did_you_mean
+from coopsgd.registry import did_you_mean, guarded
 from coopsgd.strategies.base import Strategy
 
 
@@ -37,12 +39,23 @@ def check(
     overrides: Iterable[str] = (),
     choices: Mapping[str, str] | None = None,
     beside: Path | None = None,
+    trust: bool = True,
 ) -> Checked:
     """Resolve and refuse. `overrides` are the words of the command line, `choices` what Hydra's groups were set to, `beside` a
-    run's folder whose config this is.
+    run's folder whose config this is; without `trust` it imports nothing and reads no other file, unless a word asks for it.
 
     ConfigError names what is wrong; every `auto` that needs no torch is resolved in the config that comes back.
     """
+    own = frozenset(re.sub("['\"]", "", word.lstrip("+")) for word in overrides)
+    with contextlib.nullcontext() if trust else guarded(own, beside):
+        checked = _check(node, list(overrides), choices, beside)
+        for name in GROUPS[1:]:  # those too that no check had to make
+            if not trust and getattr(checked.config, name) is not None:
+                make(checked.config, name)
+        return checked
+
+
+def _check(node: Mapping[str, Any], overrides: list[str], choices: Mapping[str, str] | None, beside: Path | None) -> Checked:
     known = [f.name for f in fields(Config)]
     for name in node:
         if name not in (*known, "hydra"):

@@ -84,9 +84,16 @@ def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
 )
 @click.option("--over", is_flag=True, help="The words are run folders: what was predicted over what they measured.")
 @click.option("--figure", type=click.Path(), help="With --over: where to draw it; theory.png in the first run's folder.")
+@click.option("--trust", is_flag=True, help="With --over: import the code that those runs name.")
 @words_argument
 def analyze(
-    words: tuple[str, ...], as_json: bool, config_dir: str | None, probe: str | None, over: bool, figure: str | None
+    words: tuple[str, ...],
+    as_json: bool,
+    config_dir: str | None,
+    probe: str | None,
+    over: bool,
+    figure: str | None,
+    trust: bool,
 ) -> None:
     """What theory predicts of an algorithm: step sizes, error bound, consensus, cost. Starts no worker."""
     if over:
@@ -94,10 +101,12 @@ def analyze(
             raise ConfigError(f"--config-dir {config_dir}: is not for --over, whose runs bring their own config")
         from coopsgd.report import over as overlaid
 
-        overlaid.show(overlaid.facts(words, probe, figure), as_json)
+        overlaid.show(overlaid.facts(words, probe, figure, trust), as_json)
         return
     if figure is not None:
         raise ConfigError(f"--figure {figure}: is for --over RUN..., which has something to draw")
+    if trust:
+        raise ConfigError("--trust: is for --over RUN..., whose configs somebody else may have written; leave it out")
     from coopsgd import compose
     from coopsgd.report import analyze as report
 

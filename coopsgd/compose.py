@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,10 +35,12 @@ from coopsgd.checks import Checked
 from coopsgd.complaints import one_line
 from coopsgd.config import Config
 from coopsgd.errors import ConfigError, Interrupted, RunFailed
-from coopsgd.folders import folder_key, freeze, fresh, torchrun
+from coopsgd.folders import folder_key, freeze, fresh, torchrun, unhydrated
 from coopsgd.naming import folder_name
 
 CONF = "pkg://coopsgd.conf"
+NO_CHOICES = "pkg://coopsgd.report"  # a package without yamls: the config of a run has no groups to choose from
+AGAIN = "again"  # the name by which Hydra finds the config of a folder that is not trusted
 
 
 @dataclass
@@ -60,6 +63,7 @@ class Session:
         self.failures: list[Failure] = []
         self.unwritable: dict[int, str] = {}  # job number -> why its folder cannot be made
         self.beside: Path | None = None  # where the config is from, when not from this package
+        self.trust = False  # of whoever wrote that config
         self._names: dict[str, int] = {}
 
     def job(self, cfg: Any) -> float | None:
@@ -105,7 +109,7 @@ class Session:
         return name
 
     def _run(self, cfg: Any, folder: Path, hydra_config: Any) -> float | None:
-        checked = check(cfg, list(hydra_config.overrides.task), dict(hydra_config.runtime.choices), self.beside)
+        checked = check(cfg, list(hydra_config.overrides.task), dict(hydra_config.runtime.choices), self.beside, self.trust)
         for note in checked.notes:
             print(note, file=sys.stderr, flush=True)
         settings = checked.config
@@ -123,11 +127,13 @@ class Session:
         return start(folder, settings)
 
 
-def check(cfg: Any, overrides: Sequence[str], choices: dict[str, Any], beside: Path | None = None) -> Checked:
+def check(
+    cfg: Any, overrides: Sequence[str], choices: dict[str, Any], beside: Path | None = None, trust: bool = False
+) -> Checked:
     """Refuse what cannot work, resolve what depends on this machine. Arguments as in checks.check."""
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
-        checked = checks.check(cfg, overrides, choices, beside)
+        checked = checks.check(cfg, overrides, choices, beside, trust=trust or beside is None)
     notes = (*checked.notes, *(f"warning: {w.message}" for w in raised if issubclass(w.category, UserWarning)))
     settings = checked.config
     gpus = gpu_count() if settings.device in ("auto", "cuda") else 0
@@ -281,15 +287,13 @@ def _through_hydra(session: Session) -> int:
     """Run Hydra's main on the session's words; its errors become one line and exit code 2."""
     # argparse loses words on the far side of a flag that takes none: flags come first
     flags = [word for word in session.words if word in ("-m", "--multirun")]
-    rest = [word for word in session.words if word not in flags]
-    rest = [part for word in rest for part in (word.split("=", 1) if word.startswith("--config-path=") else [word])]
-    for at, word in enumerate(rest[:-1]):
-        if word in ("--config-path", "-cp") and "://" not in rest[at + 1]:
-            session.beside = Path(rest[at + 1]).resolve()
-            if not session.beside.is_dir():
-                print(f"coopsgd: {word} {rest[at + 1]}: is no folder; name one that holds config.yaml", file=sys.stderr)
-                return 2
-            rest[at + 1] = str(session.beside)  # Hydra would look for it inside this package
+    rest = [word for word in session.words if word not in (*flags, "--trust")]
+    session.trust = "--trust" in session.words
+    try:
+        rest += _from_a_folder(session, [*flags, *rest])
+    except ConfigError as error:
+        print(f"coopsgd: {error}", file=sys.stderr)
+        return 2
     argv, sys.argv = sys.argv, ["coopsgd train", *flags, *rest]
     complaint = io.StringIO()
     try:
@@ -312,6 +316,31 @@ def _through_hydra(session: Session) -> int:
         return 2
     finally:
         sys.argv = argv
+
+
+def _from_a_folder(session: Session, words: list[str]) -> list[str]:
+    """Flags that overrule those of `words` when they name a config outside this package. ConfigError when it may not be used.
+
+    Of a folder that is not trusted Hydra sees what `folders.unhydrated` leaves. The flags are read as Hydra will read them,
+    abbreviations and all.
+    """
+    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):  # it will refuse them itself
+        named = get_args_parser().parse_args(words)
+        if named.experimental_rerun is not None:
+            raise ConfigError("--experimental-rerun: a run leaves no pickle; use --config-path FOLDER --config-name config")
+        if named.config_path is not None and not named.config_path.startswith("pkg://"):
+            path, name = named.config_path.removeprefix("file://"), named.config_name or "config"
+            session.beside = Path(path).resolve()
+            if not session.beside.is_dir():
+                raise ConfigError(f"--config-path {path}: is no folder; name one that holds config.yaml")
+            if session.trust:
+                return ["--config-path", str(session.beside)]  # Hydra would look for it inside this package
+            node = unhydrated(session.beside / f"{name.removesuffix('.yaml')}.yaml")
+            ConfigStore.instance().store(name=AGAIN, node=node)
+            return ["--config-path", NO_CHOICES, "--config-name", AGAIN]
+    if session.trust:
+        raise ConfigError("--trust: is for --config-path FOLDER, whose config somebody else may have written; leave it out")
+    return []
 
 
 class _Kept(io.TextIOBase):

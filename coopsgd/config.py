@@ -68,18 +68,22 @@ class Config:
     launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines")
 
 
+class UntrustedConfig(Config):
+    """A config read from a folder that nobody has vouched for: parts built of it import nothing that it names."""
+
+
 def dumps(config: Config) -> str:
     """The frozen config as yaml."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
 
 
-def load(path: Path) -> Config:
-    """Read a frozen config back."""
+def load(path: Path, trust: bool = False) -> Config:
+    """Read a frozen config back. trust: it may name code to import, as the user's own words may."""
     node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     if not isinstance(node, dict):
         raise ValueError(f"{path} is no config: it holds no keys")
     known = {f.name for f in fields(Config)}
-    found = Config(**{str(k): v for k, v in node.items() if k in known})
+    found = (Config if trust else UntrustedConfig)(**{str(k): v for k, v in node.items() if k in known})
     found_beside(found, path.parent)
     return found
 

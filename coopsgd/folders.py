@@ -8,12 +8,15 @@ import shlex
 import time
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from coopsgd.build import algo_classes, class_of
 from coopsgd.config import Config, dumps, found_beside, frozen
 from coopsgd.errors import ConfigError
+from coopsgd.registry import TRUST
 
 INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
 
@@ -61,15 +64,13 @@ def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False)
         raise ConfigError(f"{folder} already holds a run; choose another {key}, or remove it") from None
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
-    own = (files("coopsgd.conf") / "config.yaml").read_text().partition("\nhydra:\n")[2]
     before = set(folder.iterdir()) - {target}
     try:
         _freeze_files(settings, folder)
         with target.open("a") as file:
             file.write(dumps(settings))
             file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
-            file.write("defaults:\n  - schema\n  - _self_\n  - override hydra/job_logging: none\n")
-            file.write(f"  - override hydra/hydra_logging: none\nhydra:\n{own}")
+            file.write(OmegaConf.to_yaml(OmegaConf.create({"defaults": DEFAULTS})) + _own_hydra())
         found_beside(settings, folder)
     except BaseException:
         for half in set(folder.iterdir()) - before:
@@ -99,11 +100,66 @@ def _freeze_files(config: Config, folder: Path) -> None:
                 np.save(folder / node[name], array)
 
 
+# what stands behind a frozen config, so that Hydra can run it again
+DEFAULTS = ["schema", "_self_", {"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
+
+
+def unhydrated(file: Path) -> dict[str, Any]:
+    """A frozen config whose writer is not trusted, for Hydra: its keys, and nothing else that would be acted on or looked up.
+
+    Hydra's own sections can import, log anywhere and read other folders, and ${...} can read the environment. ConfigError when
+    the file has others than `freeze` writes, or any ${...}.
+    """
+    try:
+        node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); name a run folder that holds it") from None
+    if not isinstance(node, dict):
+        raise ConfigError(f"{file}: is no config, it holds no keys; name a run folder")
+    found = {str(name): value for name, value in node.items()}
+    ours = rerun()
+    for name, own in ours.items():
+        _refuse_other(name, found.pop(name, own), own)
+    for name, value in found.items():
+        _refuse_lookups(name, value)
+    return ours | found
+
+
+def _refuse_other(name: str, value: Any, own: Any) -> None:
+    """ConfigError unless `value` has no keys but those of `own`, which are not read from a folder: the first other is named."""
+    if isinstance(value, dict) and isinstance(own, dict):
+        for key, one in value.items():
+            _refuse_other(f"{name}.{key}", one, own.get(key, {}))
+    elif value != own and (value == {} or isinstance(value, dict | list) or isinstance(own, dict | list)):
+        raise ConfigError(
+            f"{name}: {str(value)[:60]!r} is not what a run writes into its config, and Hydra would act on it; {TRUST}"
+        )
+
+
+def _refuse_lookups(name: str, value: Any) -> None:
+    if isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_lookups(f"{name}.{key}", one)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{name}: {value[:60]!r} would be looked up on this machine, and a run's config is resolved; {TRUST}")
+
+
+def rerun() -> dict[str, Any]:
+    """What Hydra needs beside the keys of a run to run it again."""
+    node = OmegaConf.to_container(OmegaConf.create(_own_hydra()), resolve=False)
+    return {"defaults": DEFAULTS, **cast(dict[str, Any], node)}
+
+
+def _own_hydra() -> str:
+    """The section of conf/config.yaml that is Hydra's own."""
+    return "hydra:\n" + (files("coopsgd.conf") / "config.yaml").read_text().partition("\nhydra:\n")[2]
+
+
 def torchrun(settings: Config, folder: Path, module: str) -> str:
     """What to type on each of several machines for what is frozen in `folder`."""
     nodes = 2 if settings.processes % 2 == 0 else 1
     return (
         f"{settings.processes} processes in all. On each of {nodes} machines that see this folder, R = 0, 1, ...:\n"
         f"torchrun --nnodes {nodes} --node-rank R --nproc-per-node {settings.processes // nodes} "
-        f"--master-addr HOST_OF_R_0 --master-port PORT -m {module} {shlex.quote(str(folder))}"
+        f"--master-addr HOST_OF_R_0 --master-port PORT -m {module} --trust {shlex.quote(str(folder))}"
     )

@@ -6,14 +6,21 @@ adds names by an entry point in the group `coopsgd.<kind>`; `module:Class` names
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import importlib
+import inspect
 import os
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from coopsgd.errors import ConfigError
 
 # kind -> the package (or module) whose import registers every built-in name of that kind
 HOMES = {
@@ -49,10 +56,13 @@ def register(name: str, kind: str = "strategy") -> Callable[[T], T]:
     return keep
 
 
-def lookup(kind: str, name: str) -> Any:
-    """The class registered as `name`, or named by `module:Class`. KeyError, with a suggestion, when there is none."""
+def lookup(kind: str, name: str, key: str = "") -> Any:
+    """The class registered as `name`, or named by `module:Class`. KeyError, with a suggestion, when there is none.
+
+    key: of the config that names it, unless it is called like its kind.
+    """
     if ":" in name:
-        return imported(kind, name)
+        return imported(kind, name, key)
     table = _known[kind]
     if name in table:
         return table[name]
@@ -91,14 +101,92 @@ def _import(module: str) -> None:
             raise
 
 
-def imported(kind: str, name: str) -> Any:
-    """The thing `module:attribute` names, importable from here. KeyError, beginning with `kind`, when it is not."""
-    module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a file beside you is importable, as it is for `python`
+class Guard(NamedTuple):
+    """What holds while a config is read that somebody else may have written."""
+
+    own: frozenset[str]  # KEY=VALUE that the user said on the command line
+    folder: Path | None  # the only folder whose files may be read; None: any
+
+
+_guard: ContextVar[Guard | None] = ContextVar("guard", default=None)
+
+
+@contextlib.contextmanager
+def guarded(own: frozenset[str] = frozenset(), folder: Path | None = None) -> Iterator[None]:
+    """Nothing is imported inside that a config names, other than `own` words; with `folder`, no file outside it is read.
+
+    Built-in names and those of installed entry points stay as they are. Of guards in one another the outermost holds.
+    """
+    token = _guard.set(_guard.get() or Guard(own, folder))
     try:
-        return getattr(importlib.import_module(module), attribute)
+        yield
+    finally:
+        _guard.reset(token)
+
+
+def may_import(key: str, name: Any) -> None:
+    """ConfigError when `name`, module:attribute, is the word of a config that is guarded against. Every import asks."""
+    guard = _guard.get()
+    said = guard is not None and {f"{key}={name}", f"{key}.name={name}"} & guard.own
+    if guard is not None and not said and isinstance(name, str) and ":" in name:
+        raise ConfigError(f"{key}: {name} is code that this run folder names, and importing it runs it; {TRUST}")
+
+
+def may_read(key: str, file: Any) -> None:
+    """ConfigError when `file` lies outside the folder that a guarded config is from."""
+    guard = _guard.get()
+    if guard is None or guard.folder is None or not isinstance(file, str) or f"{key}={file}" in guard.own:
+        return
+    if not Path(file).resolve().is_relative_to(guard.folder.resolve()):
+        raise ConfigError(f"{key}: {file} is a file outside the run folder that names it; {TRUST}")
+
+
+TRUST = "add --trust (in Python trust=True) if you trust whoever wrote the folder"
+
+
+def imported(kind: str, name: str, key: str = "") -> Any:
+    """The thing `module:attribute` names, importable from here. KeyError, beginning with `kind`, when it is not.
+
+    Nothing of the standard library: no algorithm, model or data set lives there, but much that acts on this machine.
+    """
+    may_import(key or kind, name)
+    module, _, attribute = name.partition(":")
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        way = f"rename the file {top}.py beside you" if Path(f"{top}.py").exists() else "name one of yours or a library's"
+        raise KeyError(f"{kind} {name!r}: {top} is a module of Python itself, which has none to offer; {way}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a file beside you is importable, but takes the place of no other module
+    try:
+        home = importlib.import_module(module)
+        found = getattr(home, attribute)
     except (ImportError, AttributeError, TypeError) as error:
-        raise KeyError(f"{kind} {name!r}: {error}; write module:Class, importable from here") from error
-    except Exception as error:  # the file runs when it is imported
+        beside = Path(f"{top}.py").resolve()
+        taken = getattr(sys.modules.get(top), "__file__", None)
+        other = (
+            f"; {top} is {taken}, rename the file beside you" if taken and beside.is_file() and Path(taken) != beside else ""
+        )
+        raise KeyError(f"{kind} {name!r}: {error}{other or '; write module:Class, importable from here'}") from error
+    except (Exception, SystemExit) as error:  # the file runs when it is imported
         raise KeyError(f"{kind} {name!r}: importing it gives {type(error).__name__}: {error}") from error
+    if callable(found) and (wrote := _author(found)) in sys.stdlib_module_names:
+        raise KeyError(
+            f"{kind} {name!r}: is from Python's own {wrote}, which has none to offer; name one of yours or a library's"
+        )
+    return found
+
+
+def is_function(thing: Any) -> bool:
+    """Is it a function written in Python, or an object that is called like one?"""
+    if isinstance(thing, type | functools.partial):
+        return isinstance(thing, functools.partial)
+    called = thing if inspect.isroutine(thing) else getattr(type(thing), "__call__", None)  # noqa: B004
+    return callable(called) and (inspect.ismethod(called) or inspect.isfunction(inspect.unwrap(called)))
+
+
+def _author(thing: Any) -> str:
+    """The top-level module in which a class, a function or the class of an object was written."""
+    while isinstance(thing, functools.partial):
+        thing = thing.func
+    home = getattr(thing, "__module__", None) or type(thing).__module__
+    return str(home).partition(".")[0]

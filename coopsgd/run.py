@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run folder. FileNotFoundError when there is no run in it; DamagedFile when a file of it is not what the run wrote."""
+    """A run folder. FileNotFoundError when there is no run in it; DamagedFile when a file of it is not what the run wrote.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    trust: import what its config names, as module:Class; without it that is a ConfigError, for importing runs code.
+    """
+
+    def __init__(self, folder: str | Path, trust: bool = False) -> None:
+        self.folder, self.trust = Path(folder), trust
         if not (self.folder / "config.yaml").is_file():
             raise FileNotFoundError(f"{self.folder} holds no run: it has no config.yaml")
 
@@ -29,7 +32,7 @@ class Run:
     @cached_property
     def config(self) -> config.Config:
         """The frozen config."""
-        return config.load(self.folder / "config.yaml")
+        return config.load(self.folder / "config.yaml", self.trust)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -65,7 +68,7 @@ class Run:
         return self._saved("answer")
 
     def model(self) -> Module:
-        """The trained network, ready for eval."""
+        """The trained network, ready for eval. ConfigError when it takes code that the folder names, and there is no trust."""
         return build.make(self.config, "task").module(self.config, self.answer(), self._content().get("answer_stats"))
 
     def _content(self) -> dict[str, Tensor]:

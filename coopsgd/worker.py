@@ -1,7 +1,7 @@
 """What each process does: read the frozen config, build the parts, train, leave the results.
 
 Started by `coopsgd train` as a fork of a warm process, or on several machines by
-`torchrun --nnodes N --nproc-per-node P -m coopsgd.worker RUN_FOLDER`.
+`torchrun --nnodes N --nproc-per-node P -m coopsgd.worker [--trust] RUN_FOLDER`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ import torch.distributed as dist
 
 from coopsgd import build, checkpoint, config
 from coopsgd.child import die_with
-from coopsgd.errors import RunFailed
+from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
+from coopsgd.registry import guarded
 from coopsgd.report import spread
 from coopsgd.report.console import Live
 from coopsgd.report.files import Files
@@ -49,7 +50,8 @@ def forked(folder: str, parent: int, console: int | None, work: Any) -> None:
         signal.signal(number, signal.SIG_DFL)
     rank = int(os.environ["RANK"])
     try:
-        work(Path(folder), rank, store=Path(folder) / "logs" / "store", console=console)
+        # its words are the user's own, or were checked
+        work(Path(folder), rank, store=Path(folder) / "logs" / "store", console=console, trust=True)
     except BaseException as error:
         told = {"time": time.time(), "rank": rank, "traceback": traceback.format_exc(), "error": str(error)}
         told["expected"] = isinstance(error, RunFailed)  # it says all there is to say
@@ -57,9 +59,12 @@ def forked(folder: str, parent: int, console: int | None, work: Any) -> None:
         sys.exit(1)
 
 
-def work(folder: Path, rank: int, store: Path | None = None, console: int | None = None) -> Outcome:
-    """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or torchrun's store."""
-    settings = config.load(folder / "config.yaml")
+def work(folder: Path, rank: int, store: Path | None = None, console: int | None = None, trust: bool = False) -> Outcome:
+    """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or torchrun's store.
+
+    trust: import what the frozen config names.
+    """
+    settings = config.load(folder / "config.yaml", trust)
     strategy, _ = build.make_strategy(settings)
     layout = strategy.layout(settings.workers, settings.processes)
     with joined(settings, layout, rank, store) as (fleet, device):
@@ -219,6 +224,25 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-2, 1 << 26)  # M_TOP_PAD
 
 
+def called(name: str) -> tuple[Path, bool]:
+    """The folder that the command line of `python -m NAME [--trust] FOLDER` names, and whether it is trusted."""
+    words = [word for word in sys.argv[1:] if word != "--trust"]
+    if len(words) != 1 or not (Path(words[0]) / "config.yaml").is_file():
+        sys.exit(f"usage: torchrun --nnodes N --nproc-per-node P -m {name} [--trust] FOLDER (made with launch=false)")
+    return Path(words[0]), "--trust" in sys.argv[1:]
+
+
+@contextlib.contextmanager
+def one_line(folder: Path, trust: bool) -> Iterator[None]:
+    """A config that is refused is a line and exit code 2; without `trust` it imports nothing, and reads no other folder."""
+    try:
+        with contextlib.nullcontext() if trust else guarded(folder=folder):
+            yield
+    except ConfigError as error:
+        print(f"{folder}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def ranked(folder: Path) -> int:
     """Which process of a torchrun this is; it ends here when there are not as many as `folder` was frozen for."""
     world, wanted = int(os.environ.get("WORLD_SIZE", "1")), config.load(folder / "config.yaml").processes
@@ -228,14 +252,13 @@ def ranked(folder: Path) -> int:
 
 
 def main() -> None:
-    """`python -m coopsgd.worker RUN_FOLDER`, one process of a torchrun."""
-    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "config.yaml").is_file():
-        sys.exit("usage: torchrun --nnodes N --nproc-per-node P -m coopsgd.worker RUN_FOLDER (made with launch=false)")
-    folder = Path(sys.argv[1])
+    """`python -m coopsgd.worker [--trust] FOLDER`, one process of a torchrun."""
+    folder, trust = called("coopsgd.worker")
     rank = ranked(folder)
     if rank == 0 and (folder / "metrics.jsonl").exists():
         sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
-    outcome = work(folder, rank)
+    with one_line(folder, trust):
+        outcome = work(folder, rank, trust=trust)
     if outcome.status == "diverged":
         sys.exit(f"diverged: the loss of step {outcome.diverged_at} is not finite")
 

@@ -179,7 +179,7 @@ def test_a_frozen_layer_is_neither_sent_nor_decayed(cli, tmp_path):
     )
     ended = cli("train", *words)
     assert ended.code == 0, ended.err
-    kept = Run(tmp_path / "run")
+    kept = Run(tmp_path / "run", trust=True)
     fresh = bound(kept.config, torch.float32)
     assert kept.summary["parameters"] == fresh.d == 299
     torch.testing.assert_close(kept.model().frozen.weight, fresh.module.frozen.weight, rtol=0, atol=0)

@@ -16,7 +16,7 @@ import numpy as np
 from coopsgd.child import ChildFailed, answer_of
 from coopsgd.data import cache
 from coopsgd.data.base import DataSet, Images
-from coopsgd.registry import imported, register
+from coopsgd.registry import imported, is_function, register
 
 _read: tuple[str, Mapping[str, np.ndarray]] | None = None  # the last one read by this process or the one it was forked from
 
@@ -37,6 +37,8 @@ class Custom(DataSet):
     arguments: dict[str, Any] = field(default_factory=dict)
     mean: Any = "auto"
     std: Any = "auto"
+
+    IMPORTS = ("path",)
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not all(self.path.partition(":")):
@@ -118,6 +120,13 @@ class Custom(DataSet):
             made = imported("data.path", self.path)
         except KeyError as error:
             raise ValueError(error.args[0]) from None
+        items = isinstance(made, type) and all(hasattr(made, name) for name in ("__len__", "__getitem__"))
+        if not items and not is_function(made):
+            what = "a class without a length or items" if isinstance(made, type) else f"a {type(made).__name__}"
+            raise ValueError(
+                f"data.path: {self.path} is {what}; a data set needs len() and items (image, label): name a class of them, or "
+                "a function that returns one"
+            )
         try:
             takes = set(inspect.signature(made).parameters)
             arguments = dict(self.arguments)

@@ -38,6 +38,7 @@ class Text(DataSet):
 
     file: Any = None
 
+    FILES = ("file",)
     INPUT = "tokens"
     SHAPE = ()
 

@@ -24,6 +24,7 @@ class Matrix(Mixing):
     W: Any = None
     v: int = 0
 
+    IMPORTS = ("W",)  # fields that may name what is imported: build.py asks before it makes one
     ARRAYS = ("W",)  # frozen into the run folder, so that a run can be repeated without the file
 
     def __post_init__(self) -> None:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from coopsgd.child import ChildFailed, answer_of
 from coopsgd.config import DTYPES
 from coopsgd.models.base import Model
-from coopsgd.registry import did_you_mean, imported, register
+from coopsgd.registry import did_you_mean, imported, is_function, register
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+MODULE = "torch.nn.modules.module.Module"  # told by its name: refusing a class must not import torch
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Custom(Foreign):
     path: Any = None
     arguments: Any = field(default_factory=dict)
 
+    IMPORTS = ("path",)
+
     def __post_init__(self) -> None:
         _check_arguments(self.arguments, "{width: 64}")
 
@@ -113,9 +117,14 @@ class Custom(Foreign):
         if not isinstance(self.path, str) or self.path.count(":") != 1:
             raise ValueError(f"model.path: must be module:Class, importable from here, got {self.path!r}")
         try:
-            return imported("model.path", self.path)
+            found = imported("model.path", self.path)
         except KeyError as error:
             raise ValueError(error.args[0]) from None
+        modules = isinstance(found, type) and any(f"{c.__module__}.{c.__name__}" == MODULE for c in found.__mro__)
+        if not modules and not is_function(found):
+            what = "a class, but none of torch.nn.Module" if isinstance(found, type) else f"a {type(found).__name__}"
+            raise ValueError(f"model.path: {self.path} is {what}; name a class of modules or a function that returns one")
+        return found
 
     def build(self, shape: tuple[int, ...], classes: int) -> Module:
         return self.fetch()(**self.arguments)

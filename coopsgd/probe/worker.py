@@ -1,7 +1,7 @@
 """What each process of a probe does: read the frozen config, build the parts as for a run, measure, leave the file.
 
 Started by `coopsgd probe` as a fork of a warm process, or on several machines by
-`torchrun --nnodes N --nproc-per-node P -m coopsgd.probe FOLDER [FILE]`.
+`torchrun --nnodes N --nproc-per-node P -m coopsgd.probe [--trust] FOLDER`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from coopsgd.streams import stream
 FILE = "probe.json"
 
 
-def work(folder: Path, rank: int, store: Path | None = None, console: int | None = None) -> str | None:
+def work(folder: Path, rank: int, store: Path | None = None, console: int | None = None, trust: bool = False) -> str | None:
     """Take part as process `rank`. Rank 0 leaves FILE in the folder: what was found, or why nothing could be, which all return.
 
-    console: file descriptor to tell the user how far it is; None: nobody wants to know.
+    console: file descriptor to tell the user how far it is; None: nobody wants to know. trust: import what the config names.
     """
-    settings = config.load(folder / "config.yaml")
+    settings = config.load(folder / "config.yaml", trust)
     strategy, _ = build.make_strategy(settings)
     layout = Layout(settings.workers, 0, settings.processes)  # a probe has no auxiliary models
     with worker.joined(settings, layout, rank, store) as (fleet, device):
@@ -57,14 +57,13 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
 
 
 def main() -> None:
-    """`python -m coopsgd.probe FOLDER`, one process of a torchrun."""
-    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "config.yaml").is_file():
-        sys.exit("usage: torchrun --nnodes N --nproc-per-node P -m coopsgd.probe FOLDER (made with launch=false)")
-    folder = Path(sys.argv[1])
+    """`python -m coopsgd.probe [--trust] FOLDER`, one process of a torchrun."""
+    folder, trust = worker.called("coopsgd.probe")
     rank = worker.ranked(folder)
     if rank == 0 and (folder / FILE).exists():
         sys.exit(f"{folder} already holds a probe; freeze another folder with launch=false")
-    wrong = work(folder, rank, console=1)
+    with worker.one_line(folder, trust):
+        wrong = work(folder, rank, console=1, trust=trust)
     if wrong:
         sys.exit(wrong)
     if rank == 0:

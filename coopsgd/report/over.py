@@ -25,7 +25,7 @@ THEORY = {"consensus": "predicted", "gradient": "bound"}  # what is measured -> 
 SKETCH = "matplotlib is not installed, so nothing is drawn: pip install 'coopsgd[figures]'"
 
 
-def facts(folders: Sequence[str], probe: str | None, figure: str | None) -> dict[str, Any]:
+def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: bool = False) -> dict[str, Any]:
     """runs: one dict a folder, as `_compared` says; means: one for all runs that differ by their seed alone, as `_mean` says;
     figure: the picture's file, of the means and of runs by themselves, null when it could not be drawn; notes.
     """
@@ -34,7 +34,7 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None) -> dict
     alike: dict[str, list[dict[str, Any]]] = {}
     for folder in dict.fromkeys(str(Path(folder)) for folder in folders):
         try:
-            run, lines = _read(folder)
+            run, lines = _read(folder, trust)
             alike.setdefault(_but_for_the_seed(run), []).append(_compared(run, lines, probe))
         except (OSError, ValueError, YAMLError, TypeError, KeyError, AttributeError) as error:  # of whatever a file may hold
             if isinstance(error, ConfigError) and str(error).startswith("--"):  # an option's fault, not the run's
@@ -64,8 +64,8 @@ def _but_for_the_seed(run: Run) -> str:
     return repr(told(asdict(run.config) | {"seed": None, "name": None}))
 
 
-def _read(folder: str) -> tuple[Run, list[dict[str, Any]]]:
-    run = Run(folder)
+def _read(folder: str, trust: bool) -> tuple[Run, list[dict[str, Any]]]:
+    run = Run(folder, trust)
     lines = run.metrics()
     if not lines or not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in lines):
         raise ValueError("metrics.jsonl has no log points, or lines that are none")
