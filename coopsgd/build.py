@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
-from coopsgd.config import Config, UntrustedConfig
+from coopsgd.config import COUNTS, Config, UntrustedConfig, whole
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import Mixing
 from coopsgd.models.base import Model
@@ -149,6 +149,8 @@ def _construct(where: str, cls: Any, arguments: dict[str, Any]) -> Any:
     hints = get_type_hints(cls)
     typed = {}
     for name, value in arguments.items():
+        if hints.get(name) in (int, list[int]) or name in COUNTS:
+            value = whole(value)
         if hints.get(name) == list[int] and not isinstance(value, list):
             raise ConfigError(f"{where}.{name}: must be a list of whole numbers, as in {where}.{name}=[20], got {value!r}")
         kind = NODES.get(hints.get(name, Any))

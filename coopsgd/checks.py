@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from coopsgd import statistics
 from coopsgd.build import blamed, class_of, make, make_strategy
-from coopsgd.config import DTYPES, ENGINES, GROUPS, SAVES, STEPS, Config, found_beside
+from coopsgd.config import DTYPES, ENGINES, GROUPS, SAVES, STEPS, WHOLE, Config, found_beside, whole
 from coopsgd.errors import ConfigError
 from coopsgd.optim import SQUARES
 from coopsgd.registry import did_you_mean, guarded
@@ -60,7 +61,10 @@ def _check(node: Mapping[str, Any], overrides: list[str], choices: Mapping[str, 
     for name in node:
         if name not in (*known, "hydra"):
             raise ConfigError(f"no key named {str(name)!r}{did_you_mean(str(name), known)}; `coopsgd train --help` lists them")
-    config = Config(**{f.name: _plain(node.get(f.name)) for f in fields(Config) if node.get(f.name) is not None})
+    given_values = {name: _value(node, name) for name in known}
+    config = Config(**{name: value for name, value in given_values.items() if value is not None})
+    for name in WHOLE:
+        setattr(config, name, whole(getattr(config, name)))
     for name in GROUPS:
         _as_group(config, name, (choices or {}).get(name))
     if config.cluster == {"name": None}:
@@ -121,6 +125,17 @@ def _drop_unused(config: Config, strategy: Strategy, filled: set[str], task: Any
         for word in given:
             if word == name or word.startswith(name + "."):
                 yield f"{word}: {why[name]}; ignored"
+
+
+def _value(node: Mapping[str, Any], name: str) -> Any:
+    """A key's value, its interpolations resolved. ConfigError, naming the key, when they lead nowhere."""
+    try:
+        return _plain(node.get(name))
+    except InterpolationResolutionError as error:
+        told = str(error.msg or error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2].strip('".')
+        raise ConfigError(
+            f"{error.full_key or name}: {told[:1].lower() + told[1:]}; ${{KEY}} takes the value of a key, as in ${{tau}}"
+        ) from None
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from coopsgd.build import refuse_unstackable
 from coopsgd.config import Config
-from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.errors import RunFailed
 from coopsgd.registry import did_you_mean
 
 
@@ -42,6 +42,10 @@ def one_line(error: BaseException) -> str:
     told = [line for line in lines if line and not line.startswith(skip) and not line.startswith("Error merging override")]
     if isinstance(error.__cause__, OmegaConfBaseException) and not told:
         told = [str(error.__cause__).splitlines()[0]]
+    typed = re.match(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float|Boolean)", " ".join(told))
+    if key and typed:
+        wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}[typed[2]]
+        return f"{key[1]}: must be {wanted}, got {typed[1]}"
     where = f"{key[1]}: " if key and told and not told[0].startswith(key[1]) else ""
     return where + "; ".join(told or [type(error).__name__])
 
@@ -51,7 +55,7 @@ def _no_choice(error: MissingConfigException) -> str:
     missing = error.missing_cfg_file or ""
     group, _, name = missing.rpartition("/")
     if not group:
-        return one_line(ConfigError(str(error)))
+        return f"--config-name: there is no {name}.yaml in that folder or among coopsgd's own; a run's is `config`"
     if group == "optim":
         refuse_unstackable(name)
     known = sorted(error.options or [])

@@ -20,23 +20,27 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
+from hydra._internal.callbacks import Callbacks
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import run_job
 from hydra.errors import HydraException
-from hydra.types import RunMode
+from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from coopsgd import catalogue, checkpoint, checks, child, config
+from coopsgd import __version__, catalogue, checkpoint, checks, child, config
 from coopsgd.checks import Checked
 from coopsgd.complaints import one_line
 from coopsgd.config import Config
 from coopsgd.errors import ConfigError, Interrupted, RunFailed
 from coopsgd.folders import folder_key, freeze, fresh, torchrun, unhydrated
 from coopsgd.naming import folder_name
+from coopsgd.words import Line, mended, quoted, refuse_flags, sort
 
 CONF = "pkg://coopsgd.conf"
 NO_CHOICES = "pkg://coopsgd.report"  # a package without yamls: the config of a run has no groups to choose from
@@ -57,13 +61,17 @@ class Session:
     """One `coopsgd train`: a run, or the runs of a sweep."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        self.words = list(words)
+        self.words = list(words)  # overrides, as Hydra reads them
+        self.command = "coopsgd train " + shlex.join(words)  # as they were typed
         self.sweeping, self.started = False, False
         self.full_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user asks for tracebacks
         self.failures: list[Failure] = []
         self.unwritable: dict[int, str] = {}  # job number -> why its folder cannot be made
         self.beside: Path | None = None  # where the config is from, when not from this package
         self.trust = False  # of whoever wrote that config
+        self.checked: Checked | None = None  # of a single run, which is checked before its folder is made
+        self.frozen = 0  # runs that have a config.yaml: from then on something is worth keeping
+        self.made: set[Path] = set()  # folders that were not there before
         self._names: dict[str, int] = {}
 
     def job(self, cfg: Any) -> float | None:
@@ -71,7 +79,7 @@ class Session:
         hydra_config, self.started = HydraConfig.get(), True
         self.sweeping = hydra_config.mode == RunMode.MULTIRUN
         folder = Path(hydra_config.runtime.output_dir)
-        label = " ".join(hydra_config.overrides.task) or "defaults"
+        label = " ".join(task_words(hydra_config)) or "defaults"
         number = hydra_config.job.num if self.sweeping else 0
         if self.sweeping:
             print(f"\n#{number} {label}", flush=True)
@@ -80,8 +88,7 @@ class Session:
                 raise ConfigError(self.unwritable[number])
             return self._run(cfg, folder, hydra_config)
         except Exception as error:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # Hydra made it; a run that was refused leaves none
+            self.tidy()
             if self.full_errors:
                 raise
             failure = Failure(label, str(folder), one_line(error), 1 if isinstance(error, RunFailed) else 2)
@@ -93,6 +100,15 @@ class Session:
                 print(failure.told, file=sys.stderr, flush=True)
             return float("nan")
 
+    def check(self, cfg: Any) -> None:
+        """Refuse a single run that cannot work, before anything is written."""
+        hydra_config = cfg.hydra
+        try:
+            words, choices = task_words(hydra_config), dict(hydra_config.runtime.choices)
+            self.checked = check(cfg, words, choices, self.beside, self.trust)
+        except OSError as error:  # of a file that words name, not of a folder to write to
+            raise ConfigError(one_line(error)) from error
+
     def subdir(self, number: int, overrides: Any, root: str) -> str:
         """The folder of a sweep's job below `root`, named by the swept keys; if it cannot be made, that job alone fails."""
         given, swept = {word.split("=", 1)[0] for word in self.words}, _swept(self.words)
@@ -101,19 +117,45 @@ class Session:
         name = folder_name([word for word, key in keys if key in swept or key not in given], number)
         if self._names.setdefault(name, number) != number:
             name = folder_name([name, str(number)], number)
+        self.will_make(Path(root) / name)
         try:
             (Path(root) / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             self.unwritable[number] = f"{Path(root) / name} cannot be made a folder ({error.strerror})"
+            self.will_make(Path(root) / f".failed-{number}")
             return f".failed-{number}"
         return name
 
+    def fresh(self, folder: str) -> str:
+        """folders.fresh, remembered."""
+        self.will_make(Path(folder))
+        found = fresh(folder)
+        if found != folder and Path(found).is_dir():
+            self.made.add(Path(found).absolute())
+        return found
+
+    def will_make(self, folder: Path) -> None:
+        """Remember which of a folder and those above it are not there yet, so that `tidy` may take them away again."""
+        self.made |= {path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()}
+
+    def tidy(self) -> None:
+        """Take away what this command made and nothing was put into; a sweep's list of words when no job left anything."""
+        if not self.frozen:
+            for path in self.made:
+                with contextlib.suppress(OSError):
+                    (path / "multirun.yaml").unlink()
+        for path in sorted(self.made, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
     def _run(self, cfg: Any, folder: Path, hydra_config: Any) -> float | None:
-        checked = check(cfg, list(hydra_config.overrides.task), dict(hydra_config.runtime.choices), self.beside, self.trust)
+        words, choices = task_words(hydra_config), dict(hydra_config.runtime.choices)
+        checked = self.checked or check(cfg, words, choices, self.beside, self.trust)
         for note in checked.notes:
             print(note, file=sys.stderr, flush=True)
         settings = checked.config
-        freeze(settings, folder, "coopsgd train " + shlex.join(self.words), self.sweeping)
+        freeze(settings, folder, self.command, self.sweeping)
+        self.frozen += 1
         if not settings.launch:
             print(torchrun(settings, folder, "coopsgd.worker"))
             return None
@@ -125,6 +167,12 @@ class Session:
             flush=True,
         )
         return start(folder, settings)
+
+
+def task_words(hydra_config: Any) -> list[str]:
+    """The overrides as they were given: an interpolation in one is not looked up."""
+    found: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    return [str(word) for word in found]
 
 
 def check(
@@ -210,26 +258,47 @@ def quietly(settings: Config, folder: Path, command: str) -> list[dict[str, Any]
 
 def train(words: Sequence[str]) -> int:
     """`coopsgd train WORDS`: Hydra's grammar and flags. Returns the exit code."""
+    try:
+        return _train(words)
+    except ConfigError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"coopsgd: {error}", file=sys.stderr)
+        return 2
+
+
+def _train(words: Sequence[str]) -> int:
+    line = sort(words)
+    if "--version" in line.flags:
+        print(f"coopsgd, version {__version__}")
+        return 0
     session = prepare(words)
-    code = _through_hydra(session)
+    session.words, notes = [], list[str]()
+    if not {"--help", "--hydra-help"} & set(line.flags):  # help is for those whose words are not right yet
+        sweeping = "--multirun" in line.flags or any(word.lower() == "hydra.mode=multirun" for word in line.words)
+        session.words, notes = mended(line.words, "train", sweeping)
+    for note in notes:
+        print(note, file=sys.stderr, flush=True)
+    code = _through_hydra(session, line.flags)
     if code == 0 and session.failures:
         _tell(session)
         code = 1 if any(failure.code == 1 for failure in session.failures) else 2
     return code
 
 
-def shown(words: Sequence[str], config_dir: str | None = None) -> Checked:
-    """The checked config of these overrides, without a run folder, for `show`. ConfigError when it cannot work."""
+def shown(words: Sequence[str], config_dir: str | None = None, verb: str = "show") -> Checked:
+    """The checked config of these overrides, without a run folder, for `verb`. ConfigError when it cannot work."""
     prepare(words)
-    if flags := [word for word in words if word.startswith("-")]:
-        raise ConfigError(f"{flags[0]}: is no option here, and words after the verb are KEY=VALUE; leave it out")
+    refuse_flags(words, verb)
+    words, notes = mended(words, verb)
     try:
         with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
-            more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+            more = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
             cfg = hydra.compose("config", [*words, *more], return_hydra_config=True)
-        checked = check(cfg, list(cfg.hydra.overrides.task), dict(cfg.hydra.runtime.choices))
+        checked = check(cfg, task_words(cfg.hydra), dict(cfg.hydra.runtime.choices))
         named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
-        return replace(checked, folder=str(cfg.hydra.run.dir) if named else None)
+        folder = str(cfg.hydra.run.dir) if named else None
+        return replace(checked, notes=(*notes, *checked.notes), folder=folder)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -255,7 +324,7 @@ def prepare(words: Sequence[str]) -> Session:
     ConfigStore.instance().store(name="schema", node=schema)
     OmegaConf.register_new_resolver("coopsgd.help", catalogue.help_text, replace=True)
     OmegaConf.register_new_resolver("coopsgd.subdir", session.subdir, replace=True)
-    OmegaConf.register_new_resolver("coopsgd.fresh", fresh, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("coopsgd.fresh", session.fresh, replace=True, use_cache=True)
     return session
 
 
@@ -283,23 +352,25 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _through_hydra(session: Session) -> int:
-    """Run Hydra's main on the session's words; its errors become one line and exit code 2."""
-    # argparse loses words on the far side of a flag that takes none: flags come first
-    flags = [word for word in session.words if word in ("-m", "--multirun")]
-    rest = [word for word in session.words if word not in (*flags, "--trust")]
-    session.trust = "--trust" in session.words
-    try:
-        rest += _from_a_folder(session, [*flags, *rest])
-    except ConfigError as error:
-        print(f"coopsgd: {error}", file=sys.stderr)
-        return 2
-    argv, sys.argv = sys.argv, ["coopsgd train", *flags, *rest]
+ASIDE = ("--help", "--hydra-help", "--cfg", "--info", "--shell-completion")  # flags that look at a config and run nothing
+
+
+def _through_hydra(session: Session, flags: dict[str, str]) -> int:
+    """Let Hydra compose and run what the words say; its errors become one line and exit code 2."""
+    if (own := flags.get("--config-dir")) and not Path(own).is_dir():
+        raise ConfigError(f"--config-dir {own}: is no folder; name one with yamls of your own, as in {own}/algo/NAME.yaml")
+    for flag in ("--package", "--resolve"):
+        if flag in flags and not {"--cfg", "--help"} & set(flags):
+            raise ConfigError(f"{flag}: is about what --cfg shows; add --cfg job")
+    flags = _from_a_folder(session, flags)
     complaint = io.StringIO()
     try:
         # Hydra then raises what it would print; argparse prints a page, of which the last line says it all
         with _environment(HYDRA_FULL_ERROR="1"), contextlib.redirect_stderr(_Kept(complaint)):
-            hydra.main(version_base="1.3", config_path=CONF, config_name="config")(session.job)()
+            if set(ASIDE) & set(flags):
+                _look(session, flags)
+            else:
+                _compose_and_run(session, flags)
         return 0
     except SystemExit as error:
         if error.code == 2 and complaint.getvalue():
@@ -310,37 +381,76 @@ def _through_hydra(session: Session) -> int:
             raise
         told = one_line(error)
         if isinstance(error, OSError) and error.filename:
-            told = f"{error.filename} cannot be written ({error.strerror}); choose another {folder_key(bool(flags))}"
-        none = "" if session.started or not flags else "; no job of the sweep was started"
+            told = f"{error.filename} cannot be written ({error.strerror}); choose another {folder_key(session.sweeping)}"
+        none = "" if session.started or not session.sweeping else "; no job of the sweep was started"
         print(f"coopsgd: {told}{none}", file=sys.stderr)
         return 2
+    finally:
+        session.tidy()
+
+
+def _look(session: Session, flags: dict[str, str]) -> None:
+    """Hydra's own main, for flags that run nothing."""
+    argv, sys.argv = sys.argv, ["coopsgd train", *Line(flags, session.words).argv]
+    try:
+        hydra.main(version_base="1.3", config_path=CONF, config_name="config")(session.job)()
     finally:
         sys.argv = argv
 
 
-def _from_a_folder(session: Session, words: list[str]) -> list[str]:
-    """Flags that overrule those of `words` when they name a config outside this package. ConfigError when it may not be used.
+def _from_a_folder(session: Session, flags: dict[str, str]) -> dict[str, str]:
+    """The flags as Hydra may have them when they name a config outside this package. ConfigError when it may not be used.
 
-    Of a folder that is not trusted Hydra sees what `folders.unhydrated` leaves. The flags are read as Hydra will read them,
-    abbreviations and all.
+    Of a folder that is not trusted Hydra sees what `folders.unhydrated` leaves.
     """
-    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):  # it will refuse them itself
-        named = get_args_parser().parse_args(words)
-        if named.experimental_rerun is not None:
-            raise ConfigError("--experimental-rerun: a run leaves no pickle; use --config-path FOLDER --config-name config")
-        if named.config_path is not None and not named.config_path.startswith("pkg://"):
-            path, name = named.config_path.removeprefix("file://"), named.config_name or "config"
-            session.beside = Path(path).resolve()
-            if not session.beside.is_dir():
-                raise ConfigError(f"--config-path {path}: is no folder; name one that holds config.yaml")
-            if session.trust:
-                return ["--config-path", str(session.beside)]  # Hydra would look for it inside this package
-            node = unhydrated(session.beside / f"{name.removesuffix('.yaml')}.yaml")
-            ConfigStore.instance().store(name=AGAIN, node=node)
-            return ["--config-path", NO_CHOICES, "--config-name", AGAIN]
+    session.trust = "--trust" in flags
+    flags = {flag: value for flag, value in flags.items() if flag != "--trust"}
+    at = flags.get("--config-path", CONF)
+    if not at.startswith("pkg://"):
+        path, name = at.removeprefix("file://"), flags.get("--config-name", "config")
+        session.beside = Path(path).resolve()
+        if not session.beside.is_dir():
+            raise ConfigError(f"--config-path {path}: is no folder; name one that holds config.yaml")
+        if session.trust:
+            return flags | {"--config-path": str(session.beside)}  # Hydra would look for it inside this package
+        node = unhydrated(session.beside / f"{name.removesuffix('.yaml')}.yaml")
+        ConfigStore.instance().store(name=AGAIN, node=node)
+        return flags | {"--config-path": NO_CHOICES, "--config-name": AGAIN}
     if session.trust:
         raise ConfigError("--trust: is for --config-path FOLDER, whose config somebody else may have written; leave it out")
-    return []
+    return flags
+
+
+def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
+    """What Hydra's main does with words to run; but a single run is checked before a folder is made for it."""
+    words, name = list(session.words), flags.get("--config-name", "config")
+    if "--config-dir" in flags:
+        words.append(f"hydra.searchpath=[{quoted('file://' + str(Path(flags['--config-dir']).resolve()))}]")
+    at = flags.get("--config-path", CONF)
+    module = at.startswith("pkg://")
+    found: Any = hydra.initialize_config_module if module else hydra.initialize_config_dir
+    with found(at.removeprefix("pkg://"), version_base="1.3"):
+        engine: Any = GlobalHydra.instance().hydra
+        mode = RunMode.MULTIRUN if "--multirun" in flags else engine.get_mode(name, words) or RunMode.RUN
+        session.sweeping = mode == RunMode.MULTIRUN
+        cfg = engine.compose_config(name, words, run_mode=mode, with_log_configuration=True)
+        cfg.hydra.mode = mode
+        callbacks = Callbacks(cfg)
+        context = HydraContext(config_loader=engine.config_loader, callbacks=callbacks)
+        HydraConfig.instance().set_config(cfg)
+        if session.sweeping:
+            session.will_make(Path(str(OmegaConf.select(cfg, "hydra.sweep.dir"))))
+            callbacks.on_multirun_start(config=cfg, config_name=name)
+            sweeper = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=session.job)
+            sweeper.sweep(arguments=task_words(cfg.hydra))
+            callbacks.on_multirun_end(config=cfg, config_name=name)
+            return
+        session.check(cfg)
+        session.will_make(Path(str(OmegaConf.select(cfg, "hydra.run.dir"))))
+        callbacks.on_run_start(config=cfg, config_name=name)
+        done = run_job(session.job, cfg, "hydra.run.dir", None, context)
+        callbacks.on_run_end(config=cfg, config_name=name, job_return=done)
+        _ = done.return_value  # raises what the job raised
 
 
 class _Kept(io.TextIOBase):

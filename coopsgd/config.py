@@ -19,6 +19,23 @@ SAVES = ("auto", "rows", "answer", "none")
 STEPS = 1000  # of a run that names neither steps nor epochs
 
 
+WHOLE = (
+    "tau",
+    "steps",
+    "epochs",
+    "processes",
+    "threads",
+    "workers",
+    "batch_size",
+    "seed",
+    "log_every",
+    "eval_every",
+    "eval_samples",
+)
+# keys below a group that count something, beside those annotated int
+COUNTS = ("groups", "epochs", "tau_2", "every", "switch", "interval", "classes", "rows", "tau")
+
+
 def key(default: Any, help: str) -> Any:
     """A top-level key of the config with its line for `--help`."""
     return field(default=default, metadata={"help": help})
@@ -70,6 +87,13 @@ class Config:
 
 class UntrustedConfig(Config):
     """A config read from a folder that nobody has vouched for: parts built of it import nothing that it names."""
+
+
+def whole(value: Any) -> Any:
+    """1000 for 1e3 and 1000.0, in every place of a list; anything else as it is."""
+    if isinstance(value, list):
+        return [whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def dumps(config: Config) -> str:

@@ -13,6 +13,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -86,10 +87,23 @@ def names(kind: str) -> list[str]:
     return sorted({*_known[kind], *(point.name for point in entry_points(group=f"coopsgd.{kind}"))})
 
 
+def registered(kind: str) -> dict[str, Any]:
+    """What is known of a kind now; built-in names too where importing them needs no torch."""
+    if kind not in ("task", "model"):
+        names(kind)
+    return _known[kind]
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
-    """'; did you mean ring?' when something close is known, else nothing."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    """'; did you mean ring?' when something close is known, whatever its case, else nothing."""
+    table = {like(one): one for one in known}
+    close = difflib.get_close_matches(like(name), list(table), n=1, cutoff=0.6)
+    return f"; did you mean {table[close[0]]}?" if close else ""
+
+
+def like(name: str) -> str:
+    """A name without its case and separators: what SGD and sgd, batch-size and batch_size have in common."""
+    return re.sub(r"[\W_]", "", name.lower()) or name
 
 
 def _import(module: str) -> None:
