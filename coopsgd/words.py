@@ -293,7 +293,7 @@ def _mended(words: Sequence[str], at: int, verb: str, sweeping: bool) -> tuple[s
         if where not in ("cluster", catalogue.EXPERIMENTS) or any("experiment=" in other for other in words if other != word):
             raise ConfigError(f"{where}: null is no choice; name one, as in {where}={_usual(where)}, or leave the word out")
         return key, ""  # there is none unless one is named
-    if value == "???" or (value.lower() == "null" and where in KEYS and where not in (*NULLABLE, *GROUPS)):
+    if value == "???" or (value.lower() == "null" and where in KEYS and where not in (*NULLABLE, *GROUPS, *TEXT)):
         default = Config.__dataclass_fields__[where].default if where in KEYS and where not in GROUPS else None
         usual = "" if default is None else f", {default}"
         raise ConfigError(f"{where}: {value} is no value; leave the word out for what is usual{usual}")
@@ -438,7 +438,7 @@ def _readable(where: str, key: str, value: str, words: Sequence[str], at: int, s
     if read is not None and (quotes or "${" in value):
         return value
     if text:
-        return quoted(value)
+        return value if value.lower() == "null" and where not in KEYS else quoted(value)
     if where in catalogue.ABOUT and (read is None or not isinstance(read.value(), str | type(None))):
         raise ConfigError(f"{where}: is chosen by one name, as in {where}={_usual(where)}, got {brief(value)!r}")
     if read is not None:
