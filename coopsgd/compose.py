@@ -433,8 +433,8 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
         engine: Any = GlobalHydra.instance().hydra
         mode = RunMode.MULTIRUN if "--multirun" in flags else engine.get_mode(name, words) or RunMode.RUN
         session.sweeping = mode == RunMode.MULTIRUN
+        words.append(f"hydra.mode={mode.name}")
         cfg = engine.compose_config(name, words, run_mode=mode, with_log_configuration=True)
-        cfg.hydra.mode = mode
         callbacks = Callbacks(cfg)
         context = HydraContext(config_loader=engine.config_loader, callbacks=callbacks)
         HydraConfig.instance().set_config(cfg)

@@ -205,7 +205,7 @@ def nearest(name: str) -> list[str]:
     from difflib import get_close_matches
 
     by_plain = {like(key): where for key, where in below.items()} | {like(key): [key] for key in KEYS}
-    close = get_close_matches(plain, list(by_plain), n=1, cutoff=0.7)
+    close = get_close_matches(plain, list(by_plain), n=1, cutoff=0.78)
     return by_plain[close[0]] if close else []
 
 
