@@ -26,7 +26,7 @@ from coopsgd.config import GROUPS, Config
 from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean, like, registered
 
-# The flags of train, Hydra's but for one, by their long name: short name, and how many values follow (None: one of INFOS, or none)
+# The flags of train by their long name: short name, and how many values follow (None: one of INFOS, or none)
 FLAGS: dict[str, tuple[str, int | None]] = {
     "--help": ("-h", 0),
     "--hydra-help": ("", 0),

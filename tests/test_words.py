@@ -210,7 +210,6 @@ REFUSED = {
     ("-m", "tau=1,", "4,", "16"): ["tau", "a space ends a word", "tau=1,4,16"],
     ("-m", "tau=1,", "4"): ["tau=1,4"],
     ("-m", "tau=1\uff0c4"): ["write tau=1,4"],
-    ("-m", "tau=1;4"): ["tau", "1;4"],
     ("-m", "cluster=null,wan_100m"): ["cluster", "null"],
     ("-m", "algo=easdg,pasgd"): ["algo", "did you mean easgd", "no job of the sweep was started"],
     ("-m", "algo=EASGD,pasgd"): ["algo", "did you mean easgd"],
