@@ -82,6 +82,7 @@ def _check(node: Mapping[str, Any], overrides: list[str], choices: Mapping[str, 
         strategy.check(config.workers)
         config.algo |= strategy.settled(config.workers)
         task.check(config)
+        notes += task.notes(config)
         config.steps, config.epochs = _length(config, task), None
         if config.cluster is not None:
             notes += tuple(make(config, "cluster").check(config))

@@ -189,13 +189,13 @@ def test_items_become_arrays(own):
     assert (data.SHAPE, data.CLASSES) == ((3, 6, 5), 4)
     np.testing.assert_allclose(images.mean, images.train_x.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(images.std, images.train_x.std((0, 2, 3)), rtol=1e-9)
-    held = Custom(path="own_data:Vectors").load()  # one set: every tenth is for testing
-    assert held.train_x.shape == (45, 7) and held.test_x[:, 0].tolist() == [9, 19, 29, 39, 49]
+    held = Custom(path="own_data:Vectors").load()  # one set of 17, 17 and 16: two of each class are for testing
+    assert held.train_x.shape == (44, 7) and np.bincount(held.test_y).tolist() == [2, 2, 2]
     assert held.train_x.dtype == np.float32 and (held.mean, held.std) == ((0.0,), (1.0,))
     split = Custom(path="own_data:Split", mean=2, std=[0.5]).load()
     assert split.train_x.shape == (30, 1, 4, 4) and (split.mean, split.std) == ((2.0,), (0.5,))
     alone = Custom(path="own_data:Squares", arguments={"n": 30, "train": True}).load()  # the user's word: one set
-    assert (len(alone.train_y), len(alone.test_y)) == (27, 3)
+    assert (len(alone.train_y), len(alone.test_y)) == (26, 4)
 
 
 def test_a_torchvision_data_set_by_import_path(own, monkeypatch):

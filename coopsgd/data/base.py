@@ -14,7 +14,7 @@ from coopsgd.streams import stream
 
 @dataclass(frozen=True)
 class Images:
-    """Inputs (n, *shape), bytes or float32, and int64 labels (n,), train and test.
+    """Inputs (n, *shape), bytes, float32 or float64, and int64 labels (n,), train and test.
 
     (x - mean) / std is what a model sees: one number a channel (the first axis of a sample), in the units of x.
     """
@@ -32,6 +32,7 @@ class DataSet:
     """Settings of a data set; a frozen dataclass that imports no torch."""
 
     INPUT: ClassVar[str] = "numbers"  # what a model must read to learn from it: numbers, or the tokens of a text
+    TEST: ClassVar[str] = "its own"  # what the test set is, in words
 
     @property
     def SHAPE(self) -> tuple[int, ...]:
@@ -53,6 +54,10 @@ class DataSet:
     def about(self, seed: int = 0) -> dict[str, Any]:
         """Facts of its own for `show` and the summary."""
         return {}
+
+    def notes(self) -> tuple[str, ...]:
+        """Lines that a user should read before a run starts: what was taken for what. After `check`."""
+        return ()
 
 
 def refuse_short(sizes: Sequence[int], batch_size: int, partition: str) -> None:

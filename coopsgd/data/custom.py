@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,11 +12,23 @@ from typing import Any
 import numpy as np
 
 from coopsgd.child import ChildFailed, answer_of
-from coopsgd.data import cache
+from coopsgd.data import cache, items, parts
 from coopsgd.data.base import DataSet, Images
-from coopsgd.registry import imported, is_function, register
+from coopsgd.registry import register
 
-_read: tuple[str, Mapping[str, np.ndarray]] | None = None  # the last one read by this process or the one it was forked from
+MOST = 20  # classes whose counts are told one by one
+
+
+@dataclass(frozen=True)
+class Held:
+    """What reading has found: train_x, train_y, test_x, test_y; facts for the summary; lines for the user."""
+
+    arrays: Mapping[str, np.ndarray]
+    about: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+_read: tuple[str, Held] | None = None  # the last one read by this process or the one it was forked from
 
 
 @register("custom", "data")
@@ -27,14 +37,18 @@ class Custom(DataSet):
     """A class named by `path` (module:Class, such as torchvision.datasets:SVHN), made with `arguments`.
 
     An item is (image, label): a PIL image, or a tensor or array of bytes or floats with channels first; a whole number from 0.
-    A class that takes `train` or `split` is made twice, for training and for testing; of any other every tenth item is for
-    testing. `root` and `download` are filled in where it takes them. Items are read once, before the workers start (by each
-    process where torchrun starts them), into arrays in memory. mean and std, one number a channel: auto is those of the
-    training set for bytes, 0 and 1 for floats.
+    `train` and `test` are more arguments, each of one part. Without them a class that takes `train` (true, false) or `split`
+    (train, test) is made twice; of any other a tenth of each class is held out for testing, drawn from `split_seed`, whatever
+    the run's seed. A line always says what was taken for what. `root` and `download` are filled in where it takes them. Items
+    are read once, before the workers start (by each process where torchrun starts them), into arrays in memory. mean and std,
+    one number a channel: auto is those of the training set for bytes, 0 and 1 for floats.
     """
 
     path: Any = None
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: Any = field(default_factory=dict)
+    train: Any = None
+    test: Any = None
+    split_seed: int = 0
     mean: Any = "auto"
     std: Any = "auto"
 
@@ -45,16 +59,26 @@ class Custom(DataSet):
             raise ValueError(
                 f"data.path: must name a class as module:Class, as in torchvision.datasets:SVHN, got {self.path!r}"
             )
-        if not isinstance(self.arguments, dict):
+        for name in ("arguments", "train", "test"):
+            value = getattr(self, name)
+            if value is None and name != "arguments":
+                continue
+            if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+                raise ValueError(f"data.{name}: must be keys and values, as in data.{name}={{split: train}}, got {value!r}")
+        if (self.train is None) != (self.test is None):
+            one, other = ("test", "train") if self.train is None else ("train", "test")
             raise ValueError(
-                f"data.arguments: must be keys and values, as in data.arguments={{split: train}}, got {self.arguments!r}"
+                f"data.{other}: is missing beside data.{one}; give the arguments of both parts ({{}} for none of its own), or "
+                "put what they share into data.arguments"
             )
+        if self.split_seed < 0:
+            raise ValueError(f"data.split_seed: must be a whole number of at least 0, got {self.split_seed}")
         for name in ("mean", "std"):
             value = getattr(self, name)
             numbers = value if isinstance(value, list) else [value]
-            if value != "auto" and not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
+            if value != "auto" and not all(_fits_float32(x) for x in numbers):
                 raise ValueError(f"data.{name}: must be auto or a number for each channel, got {value!r}")
-            if name == "std" and value != "auto" and not all(x > 0 for x in numbers):
+            if name == "std" and value != "auto" and not all(x > 1e-30 for x in numbers):
                 raise ValueError(f"data.std: must be positive, got {value!r}")
 
     @property
@@ -63,17 +87,24 @@ class Custom(DataSet):
 
     @property
     def CLASSES(self) -> int:
-        return int(max(part.max() for part in (self.load().train_y, self.load().test_y))) + 1
+        held = self._held().arrays
+        return int(max(held["train_y"].max(), held["test_y"].max())) + 1
 
     def check(self) -> None:
-        self._arrays(apart=True)
+        self._held(apart=True)
         self.load()
 
     def load(self, seed: int = 0) -> Images:
-        held = self._arrays(apart=False)
+        held = self._held().arrays
         x = held["train_x"]
         mean, std = (self._scale(name, x) for name in ("mean", "std"))
         return Images(x, held["train_y"], held["test_x"], held["test_y"], mean=mean, std=std)
+
+    def about(self, seed: int = 0) -> dict[str, Any]:
+        return self._held().about
+
+    def notes(self) -> tuple[str, ...]:
+        return self._held().notes
 
     def _scale(self, name: str, x: np.ndarray) -> tuple[float, ...]:
         given, channels = getattr(self, name), x.shape[1] if x.ndim > 2 else 1
@@ -87,102 +118,108 @@ class Custom(DataSet):
         return values
 
     def _key(self) -> str:
-        return json.dumps([self.path, self.arguments], sort_keys=True, default=str)
+        return json.dumps([self.path, self.arguments, self.train, self.test, self.split_seed], sort_keys=True, default=str)
 
-    def _arrays(self, apart: bool) -> Mapping[str, np.ndarray]:
-        """train_x, train_y, test_x, test_y. apart: read in a process of its own, to keep what it imports out of this one."""
+    def _held(self, apart: bool = False) -> Held:
+        """What there is. apart: read in a process of its own, to keep what it imports out of this one."""
         global _read
         if _read is None or _read[0] != self._key():
             _read = self._key(), _read_apart(self) if apart else self.read()
         return _read[1]
 
-    def read(self) -> Mapping[str, np.ndarray]:
-        """Go through all items. ValueError that names what is wrong with which."""
-        parts = self._parts()
-        if len(parts) == 2:
-            (train_x, train_y), (test_x, test_y) = (_items(part, self.path) for part in parts)
-            if train_x.shape[1:] != test_x.shape[1:] or train_x.dtype != test_x.dtype:
+    def read(self) -> Held:
+        """Make the data set and go through all items. ValueError that names what is wrong with which."""
+        found = parts.find(self.path, self.arguments, self.train, self.test)
+        read = [items.read(part.data, self.path) for part in found.parts]
+        if len(read) == 2:
+            (train_x, train_y), (test_x, test_y) = read
+            if train_x.shape[1:] != test_x.shape[1:] or (train_x.dtype == np.uint8) != (test_x.dtype == np.uint8):
                 raise ValueError(
                     f"data.path: {self.path} has training samples {train_x.dtype}{train_x.shape[1:]} and test samples "
                     f"{test_x.dtype}{test_x.shape[1:]}; they must be alike"
                 )
+            if np.array_equal(train_y, test_y) and np.array_equal(train_x, test_x):
+                own = " and ".join(part.own for part in found.parts)
+                raise ValueError(
+                    f"data.path: {self.path} gives the same {len(train_y)} items with {own}, so training samples would be "
+                    "tested on; name what tells its parts apart in data.train and data.test"
+                )
         else:
-            x, y = _items(parts[0], self.path)
-            held_out = np.arange(len(y)) % 10 == 9
-            if not held_out.any():
-                raise ValueError(f"data.path: {self.path} has {len(y)} items, too few to keep every tenth for testing")
-            train_x, train_y, test_x, test_y = x[~held_out], y[~held_out], x[held_out], y[held_out]
-        return {"train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y}
+            ((x, y),) = read
+            chosen = items.held_out(y, self.split_seed)
+            if not chosen.any():
+                raise ValueError(
+                    f"data.path: {self.path} has {len(y)} items and no class of two, so none can be held out for testing; give "
+                    "it more, or a test set by data.train and data.test"
+                )
+            train_x, train_y, test_x, test_y = x[~chosen], y[~chosen], x[chosen], y[chosen]
+        items.check_labels(train_y, test_y, self.path)
+        train_x, test_x = items.as_exact([train_x, test_x])
+        arrays = {"train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y}
+        return Held(arrays, *self._told(found, arrays))
 
-    def _parts(self) -> list[Any]:
-        """Training and test set, or one for both."""
-        try:
-            made = imported("data.path", self.path)
-        except KeyError as error:
-            raise ValueError(error.args[0]) from None
-        items = isinstance(made, type) and all(hasattr(made, name) for name in ("__len__", "__getitem__"))
-        if not items and not is_function(made):
-            what = "a class without a length or items" if isinstance(made, type) else f"a {type(made).__name__}"
-            raise ValueError(
-                f"data.path: {self.path} is {what}; a data set needs len() and items (image, label): name a class of them, or "
-                "a function that returns one"
+    def _told(self, found: parts.Found, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """What was taken for what: for the summary, and for the user."""
+        x, train_y, test_y = arrays["train_x"], arrays["train_y"], arrays["test_y"]
+        n, k = len(train_y), len(test_y)
+        if alone := len(found.parts) == 1:
+            train = f"{n} of {n + k} samples"
+            test = f"{k} of {n + k} samples, a tenth of each class by lot (data.split_seed={self.split_seed}), held out"
+        else:
+            train, test = (
+                f"its own {many} samples{f' ({part.own})' if part.own else ''}"
+                for many, part in zip((n, k), found.parts, strict=True)
             )
-        try:
-            takes = set(inspect.signature(made).parameters)
-            arguments = dict(self.arguments)
-            defaults = {"root": os.environ.get("COOPSGD_DATA") or str(cache.root()), "download": True}
-            arguments = {k: v for k, v in defaults.items() if k in takes} | arguments
-            if "train" in takes - set(arguments):
-                each: list[dict[str, Any]] = [{"train": True}, {"train": False}]
-            elif "split" in takes - set(arguments):
-                each = [{"split": "train"}, {"split": "test"}]
-            else:
-                each = [{}]
-            with cache.locked(cache.root() / "download.lock"):  # which it may do first, and many processes may come at once
-                return [made(**arguments, **more) for more in each]
-        except Exception as error:
-            told = (str(error).strip().splitlines() or [""])[0]
-            raise ValueError(f"data.arguments: {self.path} cannot be made with them: {type(error).__name__}: {told}") from None
+        classes = max(train_y.max(), test_y.max()) + 1
+        each = [np.bincount(y, minlength=classes) for y in (train_y, test_y)]
+        about = {"path": self.path, "train": train, "test": test, "held_out": alone}
+        about |= {"split_seed": self.split_seed} if alone else {}
+        about |= {"train_of_each_class": each[0].tolist(), "test_of_each_class": each[1].tolist()}
+        roots = " and ".join(dict.fromkeys(part.root for part in found.parts if part.root))
+        place = f" from {roots}" if roots else ""
+        notes = [f"data: {self.path}{place}: training: {train}; test: {test}{f', for {found.why}' if found.why else ''}"]
+        if alone:
+            notes += [f"data: {_of_each_class(*each)}", *([f"data: {found.hint}"] if found.hint else [])]
+        elif self.split_seed:
+            notes.append(f"data.split_seed: {self.path} has a test set of its own; ignored")
+        return about, (*notes, *_warnings(x, *each))
 
 
-def _items(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """All items as (n, *shape) and (n,)."""
-    try:
-        n = len(part)
-    except TypeError:
-        raise ValueError(f"data.path: {path} has no length; a data set needs len() and items (image, label)") from None
-    if not n:
-        raise ValueError(f"data.path: {path} has no items")
-    x, y = np.zeros(0), np.zeros(n, dtype=np.int64)
-    for i in range(n):
-        try:
-            image, label = part[i]
-            sample = _sample(image)
-            y[i] = int(label)
-        except Exception as error:
-            raise ValueError(f"data.path: item {i} of {path} is no (image, label): {type(error).__name__}: {error}") from None
-        if i == 0:
-            x = np.zeros((n, *sample.shape), dtype=sample.dtype)
-        if sample.shape != x.shape[1:] or sample.dtype != x.dtype:
-            raise ValueError(
-                f"data.path: item {i} of {path} is {sample.dtype}{sample.shape}, item 0 is {x.dtype}{x.shape[1:]}; "
-                "all must be alike"
-            )
-        if y[i] < 0:
-            raise ValueError(f"data.path: item {i} of {path} has label {y[i]}; labels count from 0")
-        x[i] = sample
-    return x, y
+def _of_each_class(train: np.ndarray, test: np.ndarray) -> str:
+    """How many are held out of which class."""
+    if len(train) <= MOST:
+        return "training + test of each class: " + ", ".join(
+            f"{c}: {a} + {b}" for c, (a, b) in enumerate(zip(train, test, strict=True))
+        )
+    there = np.flatnonzero(train + test)
+    least, most = (there[pick((train + test)[there])] for pick in (np.argmin, np.argmax))
+    return (
+        f"training + test of each class: from {train[least]} + {test[least]} (class {least}) to {train[most]} + {test[most]} "
+        f"(class {most}); summary.json has all"
+    )
 
 
-def _sample(image: Any) -> np.ndarray:
-    """Channels first; bytes, or float32."""
-    array = np.asarray(image)
-    if hasattr(image, "getbands") and array.ndim == 3:
-        array = array.transpose(2, 0, 1)  # a PIL image has its channels last
-    if array.dtype.kind not in "uifb" or array.ndim not in (1, 2, 3):
-        raise TypeError(f"an image of {array.dtype} in {array.ndim} dimensions")
-    array = array[None] if array.ndim == 2 else array
-    return array if array.dtype == np.uint8 else array.astype(np.float32)
+def _warnings(x: np.ndarray, train: np.ndarray, test: np.ndarray) -> list[str]:
+    """Of what is unusual about the classes and the shape."""
+    notes = []
+    if len(nobody := np.flatnonzero(train + test == 0)):
+        there = len(train) - len(nobody)
+        notes.append(f"no sample has label {items.listed(nobody)}: the model gives {len(train)} logits for {there} classes")
+    if len(unseen := np.flatnonzero((train == 0) & (test > 0))):
+        notes.append(f"label {items.listed(unseen)} is in the test set and not in training, where it cannot be learned")
+    if len(untested := np.flatnonzero((train > 0) & (test == 0))):
+        notes.append(f"label {items.listed(untested)} has no test sample")
+    if x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] > 4:
+        turned = (x.shape[3], x.shape[1], x.shape[2])
+        notes.append(
+            f"samples are taken as {x.shape[1]} channels of {x.shape[2]} x {x.shape[3]}; if channels come last, give them "
+            f"first, as {turned}"
+        )
+    return [f"data: {note}" for note in notes]
+
+
+def _fits_float32(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= 3e38 and math.isfinite(x)
 
 
 _scales: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -199,18 +236,20 @@ def _moments(key: str, x: np.ndarray, channels: int) -> tuple[np.ndarray, np.nda
     return _scales[key]
 
 
-def _read_apart(data: Custom) -> Mapping[str, np.ndarray]:
+def _read_apart(data: Custom) -> Held:
     """data.read() of a child, its arrays mapped: this process imports nothing and shares the pages with those it forks."""
     with tempfile.TemporaryFile() as file:
 
-        def read() -> None:
-            cache.write(file, "", data.read())
+        def read() -> list[Any]:
+            held = data.read()
+            cache.write(file, "", held.arrays)
             file.flush()
+            return [held.about, held.notes]
 
         try:
-            answer_of(read)
+            about, notes = answer_of(read)
         except ChildFailed as error:
             raise ValueError(f"data.path: {data.path} could not be read: {error}") from None
         file.seek(0)
         head = json.loads(file.readline())
-        return cache.mapped(file, head["arrays"])
+        return Held(cache.mapped(file, head["arrays"]), about, tuple(notes))

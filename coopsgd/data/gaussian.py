@@ -29,6 +29,8 @@ class Gaussian(DataSet):
     samples: int = 10000
     test_samples: int = 2000
 
+    TEST = "drawn besides"
+
     def __post_init__(self) -> None:
         for name, least in (("classes", 2), ("dim", 1), ("samples", 1), ("test_samples", 1)):
             if getattr(self, name) < least:

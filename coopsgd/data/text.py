@@ -40,6 +40,7 @@ class Text(DataSet):
 
     FILES = ("file",)
     INPUT = "tokens"
+    TEST = "the last tenth, held out"
     SHAPE = ()
 
     def __post_init__(self) -> None:

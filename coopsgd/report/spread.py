@@ -16,13 +16,16 @@ DARK, LIGHT = np.array([8, 48, 107]), np.array([247, 251, 255])
 def show(console: Console, data: dict[str, Any], held: dict[str, Any]) -> None:
     """What is dealt, and to whom: all counts while they fit, else how workers differ."""
     counts = np.array(held["counts"])
-    console.print(f"\ndata: {', '.join(f'{value}' if key == 'name' else f'{key} {value}' for key, value in data.items())}")
+    told = {key: value for key, value in data.items() if not isinstance(value, list | bool)}
+    console.print(f"\ndata: {', '.join(f'{value}' if key == 'name' else f'{key} {value}' for key, value in told.items())}")
     left = f", {held['left_over']} left over" if held["left_over"] else ""
     console.print(f"partition {held['partition']}: samples of {len(counts)} workers by class{left}")
     if len(counts) <= MOST and counts.shape[1] <= MOST:
         head = ["worker", *map(str, range(counts.shape[1])), "total"]
         lines = [[str(i), *("." if n == 0 else str(n) for n in row), str(row.sum())] for i, row in enumerate(counts)]
         lines.append(["all", *map(str, counts.sum(0)), str(counts.sum())])
+        if held["test"] is not None:
+            lines.append(["test", *map(str, held["test"]), str(sum(held["test"]))])
     else:
         head = ["of a worker", "smallest", "quarter", "median", "3 quarters", "largest"]
         spreads = {name: np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) for name, values in describe(counts).items()}

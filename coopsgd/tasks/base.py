@@ -79,6 +79,10 @@ class Task:
         """Facts about the data for `show` and the summary."""
         return {}
 
+    def notes(self, config: Config) -> tuple[str, ...]:
+        """Lines about the data that a user should read before a run starts. After `check`."""
+        return ()
+
     def known(self, config: Config) -> Known | None:
         """L, sigma2, gap and kappa2 in closed form; None when the task does not know them."""
         return None

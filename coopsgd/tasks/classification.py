@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from coopsgd.data.augment import crop_and_flip
+from coopsgd.data.items import too_fine_for_float32
 from coopsgd.registry import register
 from coopsgd.tasks.supervised import Supervised, SupervisedProblem
 
@@ -20,6 +23,19 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Classification(Supervised):
     """Cross entropy of a `model` on `data`, dealt to the workers by `partition`."""
+
+    def check(self, config: Config) -> None:
+        from coopsgd.build import make
+
+        super().check(config)
+        images = make(config, "data").load(config.seed)
+        if config.dtype == "float32" and (lost := too_fine_for_float32(images.train_x, images.mean, images.std)):
+            raise ValueError(f"data: {lost}; subtract its offset and scale it in the data set, or use dtype=float64")
+
+    def test_labels(self, config: Config) -> np.ndarray:
+        from coopsgd.build import make
+
+        return make(config, "data").load(config.seed).test_y
 
     def build(self, config: Config, rows: range, device: Any) -> ClassificationProblem:
         return ClassificationProblem(self, config, rows, device)
@@ -38,7 +54,9 @@ class ClassificationProblem(SupervisedProblem):
         self._held_out = self._tensor(images.test_x), self._tensor(images.test_y)
         self._pad = images.pad
         per_channel = (-1, *[1] * (images.train_x.ndim - 2))
-        mean, std = (torch.tensor(v, dtype=self._dtype, device=self._device) for v in (images.mean, images.std))
+        # numbers that float32 does not hold are scaled as they are: an offset is gone before they are rounded
+        self._exact = torch.float64 if images.train_x.dtype == np.float64 else self._dtype
+        mean, std = (torch.tensor(v, dtype=self._exact, device=self._device) for v in (images.mean, images.std))
         self._mean, self._by_std = mean.view(per_channel), (1 / std).view(per_channel)
         return len(images.test_y)
 
@@ -56,4 +74,4 @@ class ClassificationProblem(SupervisedProblem):
         return self._input(x), y
 
     def _input(self, x: Tensor) -> Tensor:
-        return x.to(self._dtype, copy=True).sub_(self._mean).mul_(self._by_std)
+        return x.to(self._exact, copy=True).sub_(self._mean).mul_(self._by_std).to(self._dtype)

@@ -34,6 +34,10 @@ class Supervised(Task):
 
         return make(config, "data").load(config.seed).train_y
 
+    def test_labels(self, config: Config) -> np.ndarray | None:
+        """(n,) the class of every test sample; None where samples have none."""
+        return None
+
     def shares(self, config: Config) -> list[np.ndarray]:
         """The samples of each worker (in the first epoch, where they are dealt anew)."""
         from coopsgd.build import make
@@ -68,18 +72,28 @@ class Supervised(Task):
         return max(len(share) for share in self.shares(config)) // config.batch_size
 
     def spread(self, config: Config) -> dict[str, Any] | None:
-        labels, shares = self.labels(config), self.shares(config)
-        classes = int(labels.max()) + 1
+        labels, shares, test = self.labels(config), self.shares(config), self.test_labels(config)
+        classes = max(int(y.max()) for y in (labels, test) if y is not None) + 1
         return {
             "partition": config.partition["name"],
             "counts": [np.bincount(labels[share], minlength=classes).tolist() for share in shares],
             "left_over": len(left_over(len(labels), shares)),
+            "test": None if test is None else np.bincount(test, minlength=classes).tolist(),
         }
 
     def about(self, config: Config) -> dict[str, Any]:
         from coopsgd.build import make
 
-        return {"name": config.data["name"], "samples": len(self.labels(config)), **make(config, "data").about(config.seed)}
+        data, test = make(config, "data"), self.test_labels(config)
+        many = "" if test is None else f"{len(test)} samples, "
+        told = {"name": config.data["name"], "samples": len(self.labels(config)), "test": f"{many}{data.TEST}"}
+        return {**told, **data.about(config.seed)}
+
+    def notes(self, config: Config) -> tuple[str, ...]:
+        from coopsgd.build import make
+
+        notes: tuple[str, ...] = make(config, "data").notes()
+        return notes
 
     def dimension(self, config: Config) -> int:
         from coopsgd.build import make
