@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import warnings
 
+import numpy as np
 import pytest
 import torch
 
 from coopsgd import Run, checkpoint
+from coopsgd.data import cache
+from coopsgd.data.text import Text
 from coopsgd.errors import DamagedFile
 
 
@@ -96,3 +101,141 @@ def test_a_summary_that_is_none(finished):
         (finished / "summary.json").write_bytes(content)
         with pytest.raises(DamagedFile, match=r"summary\.json is damaged"):
             _ = Run(finished).summary
+
+
+# --- the cache of arrays -------------------------------------------------------------------------------------------------
+
+X, Y = np.arange(40_000, dtype=np.uint8).reshape(-1, 4), np.arange(10_000) % 7
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """An entry of two arrays, its place, and `again()`: open it as a process that comes later would."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_last", None)
+    source = tmp_path / "source"
+    source.write_bytes(b"1")
+    reads = []
+
+    def again():
+        cache._last = None
+        return cache.shared("thing", [source], lambda: reads.append(1) or {"x": X, "y": Y}, fits)
+
+    def fits(held):
+        x, y = held["x"], held["y"]
+        return x.dtype == np.uint8 and x.shape[1:] == (4,) and y.dtype == np.int64 and len(x) == len(y) and y.max() < 7
+
+    again()
+    (place,) = (path for path in (tmp_path / "cache" / "coopsgd" / "arrays").iterdir() if path.suffix == "")
+    assert len(reads) == 1 and np.array_equal(again()["x"], X) and len(reads) == 1
+    return place, again, reads
+
+
+def crafted(raw: bytes, *, believable: bool = False, arrays=None, **head) -> bytes:
+    """An entry with another first line; believable: with the checksum that belongs to what it then says."""
+    line = raw.partition(b"\n")[0]
+    said = json.loads(line) | head
+    if arrays is not None:
+        said["arrays"] = arrays
+    if believable:
+        digest = hashlib.sha256(json.dumps([said["key"], said["arrays"]]).encode())
+        at = cache.ALIGN
+        for kind, shape in said["arrays"].values():
+            size = int(np.prod(shape)) * np.dtype(kind).itemsize
+            digest.update(raw[at : at + size])
+            at += size + -size % cache.ALIGN
+        said["sha256"] = digest.hexdigest()
+    new = json.dumps(said).encode() + b"\n"
+    return new + bytes(cache.ALIGN - len(new)) + raw[cache.ALIGN :]
+
+
+WHOLE = {"x": ["|u1", [10_000, 4]], "y": ["<i8", [10_000]]}
+CACHES = {
+    "zeros in place of the data": lambda raw: raw[: cache.ALIGN] + bytes(len(raw) - cache.ALIGN),
+    "zeros from the start": lambda raw: bytes(len(raw)),
+    "one bit": lambda raw: flipped(raw, 0.3),
+    "one bit of a label": lambda raw: flipped(raw, 0.99),
+    "one bit of the key": lambda raw: flipped(raw, 4 / len(raw)),
+    "cut short": lambda raw: raw[:-5000],
+    "one byte short": lambda raw: raw[:-1],
+    "longer": lambda raw: raw + b"\0",
+    "empty": lambda raw: b"",
+    "no head": lambda raw: b"{}\n",
+    "no json": lambda raw: b"\xff" * 90 + b"\n",
+    "a list": lambda raw: b"[1]\n" + raw,
+    "nested": lambda raw: b"[" * 50_000 + b"\n" + raw,
+    "a huge shape": lambda raw: crafted(raw, arrays=WHOLE | {"x": ["|u1", [10**15, 4]]}),
+    "an overflowing shape": lambda raw: crafted(raw, arrays=WHOLE | {"x": ["|u1", [2**62, 4]]}),
+    "empty and huge": lambda raw: crafted(raw, arrays=WHOLE | {"x": ["|u1", [0, 2**80]]}),
+    "a negative shape": lambda raw: crafted(raw, arrays=WHOLE | {"x": ["|u1", [-1, 4]]}),
+    "shape of a fraction": lambda raw: crafted(raw, arrays=WHOLE | {"x": ["|u1", [2.5, 4]]}),
+    "shape of a word": lambda raw: crafted(raw, arrays=WHOLE | {"x": ["|u1", "44"]}),
+    "no shape": lambda raw: crafted(raw, arrays=WHOLE | {"x": ["|u1", 4]}),
+    "objects": lambda raw: crafted(raw, arrays={"x": ["|O", [5000]], "y": ["<i8", [10_000]]}),
+    "records": lambda raw: crafted(raw, arrays={"x": [[["a", "|O"]], [5000]], "y": ["<i8", [10_000]]}),
+    "another shape": lambda raw: crafted(raw, arrays=WHOLE | {"x": ["|u1", [20_000, 2]]}),
+    "another type": lambda raw: crafted(raw, arrays=WHOLE | {"y": ["<f8", [10_000]]}),
+    "fewer": lambda raw: crafted(raw, arrays={"x": WHOLE["x"]}),
+    "no arrays": lambda raw: crafted(raw, arrays={}),
+    "arrays of a list": lambda raw: crafted(raw, arrays=[1]),
+    "no checksum": lambda raw: crafted(raw, sha256=None),
+    # whoever makes the checksum fit as well still cannot say what the reader would not have read
+    "another shape, believable": lambda raw: crafted(raw, believable=True, arrays=WHOLE | {"x": ["|u1", [20_000, 2]]}),
+    "another type, believable": lambda raw: crafted(raw, believable=True, arrays=WHOLE | {"y": ["<f8", [10_000]]}),
+    "other names, believable": lambda raw: crafted(raw, believable=True, arrays={"a": WHOLE["x"], "b": WHOLE["y"]}),
+    "labels out of range, believable": lambda raw: crafted(raw[:-8] + b"\7" + bytes(7), believable=True),
+}
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_a_damaged_cache_is_made_anew_and_told(cached, name):
+    place, again, reads = cached
+    whole = place.read_bytes()
+    place.write_bytes(CACHES[name](whole))
+    why = "it holds something else" if name.endswith("believable") else ".*"
+    with pytest.warns(UserWarning, match=rf"arrays/thing-[0-9a-f]+ is damaged \({why}\); it is made anew"):
+        held = again()
+    assert np.array_equal(held["x"], X) and np.array_equal(held["y"], Y) and held["y"].dtype == np.int64
+    assert len(reads) == 2 and place.read_bytes() == whole
+    again()  # and is whole: nothing is read, nothing told
+    assert len(reads) == 2
+
+
+def test_an_entry_of_another_version_or_of_changed_sources_is_no_damage(cached):
+    place, again, reads = cached
+    place.write_bytes(b'{"key": "[1, \\"thing\\"]", "arrays": {"x": ["|u1", [4]]}}\n' + bytes(9000))
+    again()
+    assert len(reads) == 2
+
+
+def test_what_is_no_file_is_not_opened(cached):
+    """A pipe in its place would be waited for without end."""
+    place, again, _ = cached
+    place.unlink()
+    os.mkfifo(place)
+    assert np.array_equal(again()["x"], X)
+    assert place.is_file()  # replaced
+
+
+def test_a_command_tells_of_a_damaged_cache_in_one_line_and_goes_on(cli, tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question " * 200)
+    words = ("show", "task=language", "data=text", "data.file=text.txt", "model=gpt", "model.context=16", "workers=2", "--json")
+    home = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    first = cli(*words, env=home)
+    (place,) = (path for path in (tmp_path / "cache" / "coopsgd" / "arrays").iterdir() if path.suffix == "")
+    place.write_bytes(flipped(place.read_bytes(), 0.5))
+    second, third = (json.loads(cli(*words, env=home).out) for _ in range(2))
+    assert any("is damaged (its checksum is another); it is made anew" in note for note in second.pop("notes"))
+    assert third.pop("notes") == [] and second == third == {k: v for k, v in json.loads(first.out).items() if k != "notes"}
+
+
+def test_the_texts_own_reading_is_what_its_cache_may_hold(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for text in ("abc" * 20, "".join(map(chr, range(1, 1000))), "\U0001f600 é" * 9):
+        (tmp_path / "text").write_text(text, encoding="utf-8")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(2):
+                monkeypatch.setattr(cache, "_last", None)
+                held = Text(file=str(tmp_path / "text")).load()
+        assert "".join(held.vocabulary[t] for t in (*held.train, *held.test)) == text

@@ -28,6 +28,17 @@ class Filed(DataSet):
         """train_x, train_y, test_x, test_y. ValueError when a file is broken."""
         raise NotImplementedError
 
+    def fits(self, held: Mapping[str, np.ndarray]) -> bool:
+        """Are these arrays such as `read` may answer with?"""
+        return all(
+            (x := held[f"{part}_x"]).dtype == np.uint8
+            and x.shape[1:] == self.SHAPE
+            and (y := held[f"{part}_y"]).dtype == np.int64
+            and y.shape == x.shape[:1]
+            and 0 <= y.min() <= y.max() < self.CLASSES
+            for part in ("train", "test")
+        )
+
     def check_files(self, folder: Path) -> None:
         """ValueError when a file is visibly broken; quick."""
 
@@ -79,5 +90,5 @@ class Filed(DataSet):
         if folder is None:
             raise ValueError(f"data: {self.NAME} is gone since the run was checked; set COOPSGD_DATA to its folder")
         sources: Any = [self.file(folder, name) for name in self.FILES]
-        held = cache.shared(self.NAME, sources, lambda: self.read(folder))
+        held = cache.shared(self.NAME, sources, lambda: self.read(folder), self.fits)
         return Images(held["train_x"], held["train_y"], held["test_x"], held["test_y"], **self.scaling())

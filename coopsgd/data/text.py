@@ -66,7 +66,7 @@ class Text(DataSet):
         if not sources:
             raise ValueError("data: this Python came without the sources of its standard library; name a text by data.file")
         try:
-            held = cache.shared("text", sources, lambda: _encoded(self._read(sources)))
+            held = cache.shared("text", sources, lambda: _encoded(self._read(sources)), _is_encoded)
         except OSError as error:
             raise ValueError(f"data.file: {self.source} cannot be read ({error.strerror})") from None
         tokens, vocabulary = held["tokens"], "".join(map(chr, held["vocabulary"]))
@@ -119,3 +119,17 @@ def _encoded(text: str) -> Mapping[str, np.ndarray]:
     small = np.uint8 if len(vocabulary) <= 256 else np.int32
     digest = np.frombuffer(hashlib.sha256(raw).digest(), dtype=np.uint8)
     return {"tokens": tokens.astype(small), "vocabulary": vocabulary.astype(np.int64), "sha256": digest}
+
+
+def _is_encoded(held: Mapping[str, np.ndarray]) -> bool:
+    """Are these arrays such as `_encoded` may answer with?"""
+    tokens, vocabulary, digest = held["tokens"], held["vocabulary"], held["sha256"]
+    return bool(
+        tokens.dtype in (np.uint8, np.int32)
+        and vocabulary.dtype == np.int64
+        and digest.dtype == np.uint8
+        and tokens.ndim == vocabulary.ndim == 1
+        and digest.shape == (32,)
+        and 0 <= tokens.min() <= tokens.max() < len(vocabulary)
+        and 0 <= vocabulary.min() <= vocabulary.max() < 0x110000
+    )
