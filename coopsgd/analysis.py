@@ -255,7 +255,7 @@ def _stretch(strategy: Strategy, m: int, rows: int) -> Iterator[np.ndarray]:
 class Watch:
     """In a run on a task with known constants: what is predicted, beside what is measured.
 
-    theory/consensus is the exact expectation under noise alone after this very step, beside `consensus`; theory/bound the
+    theory/consensus is the exact expectation under noise alone at the moment of `consensus`; theory/bound the
     bound over the steps so far, beside eval/grad2_mean, the mean of eval/grad2 = ||grad F(u)||^2 over them by the trapezoid
     rule between log points. u is the mean of all m + v rows.
     """

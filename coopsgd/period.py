@@ -34,6 +34,15 @@ class Period:
 
     WATCHES: ClassVar[bool] = False  # does it ask for the loss?
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "next" in cls.__dict__:  # what could be foreseen of the parent's rule need not be of its own
+            for name in ("foreseen", "largest"):
+                if name not in cls.__dict__:
+                    setattr(cls, name, property(_UNFORESEEN[name]))
+            if "at_most" not in cls.__dict__:
+                cls.at_most = Period.at_most  # type: ignore[method-assign]
+
     def __post_init__(self) -> None:
         if not isinstance(self.tau, list):
             _whole("tau", self.tau, ", or a list as in tau=[[0,1],[500,8]], unquoted")
@@ -72,6 +81,10 @@ class Period:
         """The largest tau there will be, as far as it can be told without running; None: only the run can tell."""
         return max(tau for _, tau in self.tau) if isinstance(self.tau, list) else self.tau
 
+    def at_most(self, s: Any, k: int) -> int | None:
+        """The largest `next` may answer for step k, told before it begins; None: nobody can tell yet."""
+        return self.next(s, k, math.nan, _unknown, _unknown)[0] if self.foreseen else None
+
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
         """Local steps of the round that begins at step k with rate lr, and the state; s is None at first.
 
@@ -81,6 +94,9 @@ class Period:
         if isinstance(self.tau, list):
             return next(tau for start, tau in reversed(self.tau) if start <= k), s
         return self.tau, s
+
+
+_UNFORESEEN: dict[str, Callable[[Any], Any]] = {"foreseen": lambda self: False, "largest": lambda self: None}
 
 
 def _whole(name: str, value: Any, other: str = "") -> None:
@@ -120,6 +136,13 @@ class PostLocal(Rule):
     def foreseen(self) -> bool:
         return self.switch != "auto"
 
+    @property
+    def largest(self) -> int | None:
+        return self.tau
+
+    def at_most(self, s: Any, k: int) -> int | None:
+        return self.tau if self.switch == "auto" or k >= self.switch else 1
+
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
         if self.switch != "auto":
             return (1 if k < self.switch else self.tau), s
@@ -146,13 +169,8 @@ class QSR(Rule):
         if not self.alpha >= 0 or not self.power > 0:
             raise ValueError(f"period.alpha must not be negative and period.power positive, got {self.alpha} and {self.power}")
 
-    @property
-    def foreseen(self) -> bool:
-        return False
-
-    @property
-    def largest(self) -> int | None:
-        return None
+    def at_most(self, s: Any, k: int) -> int | None:
+        return self.tau if k < self.warmup else None  # the rate of that step is not known before it
 
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
         if k < self.warmup:
@@ -216,13 +234,10 @@ class AdaComm(Rule):
                 "cluster=ethernet_1g, or give a number of steps"
             )
 
-    @property
-    def foreseen(self) -> bool:
-        return False
-
-    @property
-    def largest(self) -> int | None:
-        return None
+    def at_most(self, s: Any, k: int) -> int | None:
+        if k < self.warmup or s is None:
+            return self.tau
+        return s.tau if self.seconds is None and k - s.at < self.interval else None
 
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
         if k < self.warmup:
@@ -264,6 +279,11 @@ def ends(period: Period, strategy: Strategy, m: int) -> Iterator[int]:
         yield k
 
 
+def _length(work: np.ndarray | None, tau: int) -> int:
+    """Steps of a round: of the worker that takes most."""
+    return tau if work is None else max(1, int(work.max()))
+
+
 class Rounds:
     """Counts local steps: whose turn it is, and which step a communication follows. loss, now: see Period.next."""
 
@@ -278,6 +298,7 @@ class Rounds:
         self._period, self._strategy, self._m, self._loss, self._now = period, strategy, m, loss, now
         self._state: Any = None
         self._work: np.ndarray | None = None
+        self._told: tuple[int, int, np.ndarray | None] | None = None  # the latest answer of strategy.work, and to what
         self._taken = 0  # steps of this round done
         self.r = -1  # the communication the steps lead to, from 0
         self.tau = 0  # local steps of this round, of the worker that takes most
@@ -287,10 +308,20 @@ class Rounds:
         """Before step k: start a round if the last one is over."""
         if self._taken < self.tau:
             return
-        self.r += 1
         tau, self._state = self._period.next(self._state, k, lr, self._loss, self._now)
-        self._work = self._strategy.work(self._m, self.r, tau)
-        self._taken, self.tau = 0, tau if self._work is None else max(1, int(self._work.max()))
+        self.r, self._work = self.r + 1, self._worked(self.r + 1, tau)
+        self._taken, self.tau = 0, _length(self._work, tau)
+
+    def ahead(self, k: int) -> int | None:
+        """So many steps will the next round take at most, which begins at step k; None: nobody can tell yet."""
+        tau = self._period.at_most(self._state, k)
+        return None if tau is None else _length(self._worked(self.r + 1, tau), tau)
+
+    def _worked(self, r: int, tau: int) -> np.ndarray | None:
+        """strategy.work, asked once."""
+        if self._told is None or self._told[:2] != (r, tau):
+            self._told = r, tau, self._strategy.work(self._m, r, tau)
+        return self._told[2]
 
     def skip(self) -> None:
         """Leave the rest of the round out, for who only wants to know when rounds end."""

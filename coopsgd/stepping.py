@@ -57,6 +57,12 @@ class Steps:
         self._fusing = plain and inner.plain and clip is None and hasattr(problem, "descend")
         self._taken: deque[Tensor] = deque()  # losses of later steps that x has taken already
         self._loss: Tensor | None = None
+        self._moved = False
+
+    @property
+    def moved(self) -> bool:
+        """Has this iteration's step been taken?"""
+        return self._moved
 
     def begin(self, k: int, active: np.ndarray | None, own: np.ndarray) -> None:
         """Iteration k, in which the workers held here compute that are `active` (None: all), after `own` steps each."""

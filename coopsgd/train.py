@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from coopsgd.analysis import Watch
 from coopsgd.build import make
 from coopsgd.clock import clock_of
 from coopsgd.config import Config
+from coopsgd.consensus import Communications, finite
 from coopsgd.optim import Inner
 from coopsgd.period import Rounds
 from coopsgd.statistics import Statistics
@@ -48,7 +51,8 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
     period = make(config, "period")
     watched = Watched(fleet, period.WATCHES)
     rounds = Rounds(period, strategy, fleet.m, watched, lambda: clock.now if clock else math.nan)
-    meter = Meter(config, fleet, problem, strategy, statistics, report)
+    meter = Meter(config, fleet, problem, strategy, statistics, x, report)
+    communications = meter.communications
 
     def unwatched(k: int) -> int:
         """How many steps, k the first, the same workers take before the models are mixed or looked at."""
@@ -73,18 +77,27 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
 
     for k in range(config.steps):
         if owed is not None:
+            communications.begin(k, rounds, steps)
             s, owed = settle(strategy.before(fleet, owed, inner, statistics.mixed, x, s)), None
+            communications.end()
             fleet.ledger.rounds += 1
         rounds.begin(k, inner.lr)
         everyone, due, lr = rounds.active, rounds.due, inner.lr
         if clock:
             clock.begin(k, everyone)
         steps.begin(k, None if everyone is None else everyone[here], rounds.own[here])
+        mixes = due and not strategy.mixes_first
+        if mixes:
+            communications.begin(k + 1, rounds, steps)
         s = settle(strategy.step(fleet, Tick(k, rounds.r, due, lr, steps, inner, statistics.mixed), x, s))
+        communications.phase += 1
+        if mixes:
+            communications.end()
+        elif due:
+            owed = rounds.r
+            communications.owed()
         inner.advance()
         rounds.end(everyone)
-        if due and strategy.mixes_first:
-            owed = rounds.r
         fleet.ledger.rounds += due and owed is None
         watched.add(steps.loss, everyone)
         meter.add(steps.loss, fleet.m if everyone is None else int(everyone.sum()))
@@ -128,10 +141,18 @@ class Meter:
     """Looks at the run from outside: off the ledger and off the clock."""
 
     def __init__(
-        self, config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, statistics: Statistics, report: Any
+        self,
+        config: Config,
+        fleet: Fleet,
+        problem: Problem,
+        strategy: Strategy,
+        statistics: Statistics,
+        x: Tensor,
+        report: Any,
     ) -> None:
-        self._config, self._fleet, self._problem = config, fleet, problem
+        self._config, self._fleet, self._problem, self._x = config, fleet, problem, x
         self._strategy, self._statistics, self._report = strategy, statistics, report
+        self.communications = Communications(fleet, strategy, x, self._aside, self.next_evaluation, problem.accuracies)
         self.watch = Watch.of(config, strategy, fleet, problem)
         self._began = self._resumed = time.perf_counter()
         self._train_s = 0.0
@@ -162,13 +183,25 @@ class Meter:
         every = self._config.eval_every
         return step in (0, self._config.steps) or (every > 0 and step % every == 0)
 
+    def next_evaluation(self, step: int) -> int:
+        """After how many steps, `step` or more, the models are evaluated next."""
+        every, end = self._config.eval_every, self._config.steps
+        return end if every == 0 else min(end, -(-step // every) * every)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Inside, nothing is charged and no time passes."""
+        if self._x.is_cuda:
+            torch.cuda.synchronize()  # what was asked for has now been done
+        self._train_s += time.perf_counter() - self._resumed
+        with self._fleet.measuring():
+            yield
+        self._resumed = time.perf_counter()
+
     def log(self, step: int, x: Tensor, s: Any, lr: float, tau: int) -> None:
         """Write the line of this step; evaluate if it is time."""
         fleet = self._fleet
-        if x.is_cuda:
-            torch.cuda.synchronize()  # what was asked for has now been done
-        self._train_s += time.perf_counter() - self._resumed
-        with fleet.measuring():
+        with self._aside():
             loss = self._loss(step)
             comm_s = float(fleet.total(torch.tensor([fleet.ledger.comm_s], dtype=torch.float64))) / fleet.layout.processes
             per_epoch = self._problem.steps_per_epoch
@@ -179,16 +212,16 @@ class Meter:
             }
             line |= {"wall_s": time.perf_counter() - self._began, "train_s": self._train_s, "comm_s": comm_s}
             line |= {} if fleet.clock is None else {"sim_s": fleet.clock.now}
-            line |= {**fleet.ledger.totals(), "lr": lr, "tau": tau, "train/loss": loss, "consensus": None}
+            line |= {**fleet.ledger.totals(), "lr": lr, "tau": tau, "phase": self.communications.phase, "train/loss": loss}
+            line |= {"consensus": None, "consensus_after": None}
             if self._evaluates(step) or self.diverged_at is not None:
                 line |= self._evaluate(x, s)
-                if self.diverged_at is None and self._lost(line):
+                if self.diverged_at is None and self._lost(line, x):
                     self.diverged_at = step
             if self.watch is not None:
                 line |= self.watch.line(step, x, line["consensus"] is not None)
             self.line = line
             self._report.log(line)
-        self._resumed = time.perf_counter()
 
     def _loss(self, step: int) -> float | None:
         """Mean over workers and steps since the last line; notes the first step whose loss is not finite."""
@@ -204,20 +237,21 @@ class Meter:
             self.diverged_at = first + int(bad[0])
         return float(steps.mean())
 
-    def _lost(self, line: dict[str, Any]) -> bool:
+    def _lost(self, line: dict[str, Any], x: Tensor) -> bool:
         """Have the models left the numbers? Rank 0 alone knows their loss; every process answers alike."""
-        loss = line.get("eval/loss")
+        loss, apart = line.get("eval/loss"), line["consensus"]
         lost = torch.tensor([loss is not None and not math.isfinite(loss)], dtype=torch.float64)
-        return not math.isfinite(line["consensus"]) or float(self._fleet.total(lost)) > 0
+        gone = apart is not None and not math.isfinite(apart)
+        return gone or not finite(self._fleet, x) or float(self._fleet.total(lost)) > 0
 
     def _evaluate(self, x: Tensor, s: Any) -> dict[str, Any]:
         fleet, problem, workers = self._fleet, self._problem, len(self._fleet.workers)
-        found: dict[str, Any] = {"consensus": float(consensus(fleet, x))}
+        found: dict[str, Any] = dict(self.communications.told())
         answer = self._strategy.answer(fleet, x, s)
         statistics = self._statistics.of(answer, self._strategy)
         if fleet.rank == 0:
             found |= problem.evaluate(answer, statistics)
-        mine = problem.accuracies(x)
+        mine = self.communications.seen() or problem.accuracies(x)
         worst = best = None
         if mine is not None:
             everyone = torch.zeros(fleet.m, dtype=torch.float64)
@@ -225,15 +259,3 @@ class Meter:
             everyone = fleet.total(everyone)
             worst, best = float(everyone.min()), float(everyone.max())
         return found | {"eval/accuracy_worst": worst, "eval/accuracy_best": best}
-
-
-def consensus(fleet: Fleet, x: Tensor) -> float:
-    """(1/m) sum over workers of ||x_i - mean||^2, summed in float64. Costs an exchange: call it while measuring."""
-    mean, mine = fleet.mean(x)[0], x[: len(fleet.workers)]
-    spread = torch.zeros((), dtype=torch.float64, device=x.device)
-    columns = max(1, (1 << 20) // len(mine))  # at a time, so that no second copy of all models is made
-    for at in range(0, x.shape[1], columns):
-        off = mine[:, at : at + columns] - mean[at : at + columns]
-        spread += off.double().square_().sum()
-    total = float(fleet.total(spread.cpu().reshape(1)))
-    return total / fleet.m if math.isfinite(total) else math.nan

@@ -165,6 +165,8 @@ def _leave(
         "ledger": {**fleet.ledger.summary(), "comm_s": last["comm_s"]},
         "eval": {key: value for key, value in last.items() if key.startswith("eval/")},
         "consensus": last["consensus"],
+        "consensus_after": last["consensus_after"],
+        "phase": last["phase"],
         "train_s": last["train_s"],
         "wall_s": last["wall_s"],
         **({"sim_s": last["sim_s"], "cluster": settings.cluster} if settings.cluster else {}),

@@ -8,11 +8,14 @@ program's, in the order the docstrings of mixing/ state.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from coopsgd.streams import stream
+
+Models = list[np.ndarray]
 
 
 @dataclass
@@ -27,6 +30,12 @@ class Problem:
     eta: float
     tau: int | list[list[int]]
     K: int
+    seen: list[list[Any]] = field(default_factory=list)  # of each communication: steps taken, the models before it and after
+
+    def communicates(self, k: int, before: Models, after: Models | None) -> None:
+        """A communication belongs to step k; after is None while it is still to come."""
+        copies = [None if x is None else np.array(x[: self.m]) for x in (before, after)]
+        self.seen.append([k + 1, *copies])
 
     @property
     def m(self) -> int:
@@ -51,9 +60,6 @@ class Problem:
         return due
 
 
-Models = list[np.ndarray]
-
-
 def periodic(p: Problem, mix: Callable[[Models, int], Models], v: int = 0) -> np.ndarray:
     """Local steps by every worker; after those that end round r, mix(x, r). Auxiliary models, last, have no gradient."""
     x = [p.x0.copy() for _ in range(p.m + v)]
@@ -61,7 +67,8 @@ def periodic(p: Problem, mix: Callable[[Models, int], Models], v: int = 0) -> np
         for i in range(p.m):
             x[i] = x[i] - p.eta * p.gradient(i, x[i], k)
         if r >= 0:
-            x = mix(x, r)
+            before, x = x, mix(x, r)
+            p.communicates(k, before, x)
     return np.array(x)
 
 
@@ -88,9 +95,12 @@ def combine_then_adapt(p: Problem, W: list[list[float]], v: int = 0) -> np.ndarr
     for k, r in enumerate(p.rounds()):
         if waits:
             x = product(W, x)
+            p.seen[-1][2] = np.array(x[: p.m])
         for i in range(p.m):
             x[i] = x[i] - p.eta * p.gradient(i, x[i], k)
         waits = r >= 0
+        if waits:
+            p.communicates(k, x, None)
     return np.array(x)
 
 
@@ -99,9 +109,12 @@ def overlap(p: Problem, W: list[list[float]], v: int = 0) -> np.ndarray:
     x = [p.x0.copy() for _ in range(p.m + v)]
     for k, r in enumerate(p.rounds()):
         g = [p.gradient(i, x[i], k) for i in range(p.m)] + [np.zeros_like(p.x0)] * v
+        before = x
         if r >= 0:
             x = product(W, x)
         x = [x[i] - p.eta * g[i] for i in range(p.m + v)]
+        if r >= 0:
+            p.communicates(k, before, x)
     return np.array(x)
 
 
@@ -123,6 +136,7 @@ def fullsync(p: Problem) -> np.ndarray:
         for i in range(p.m):
             total = total + p.gradient(i, x, k)
         x = x - p.eta * total / p.m
+        p.communicates(k, [x] * p.m, [x] * p.m)
     return np.array([x] * p.m)
 
 
@@ -283,10 +297,12 @@ def fedavg(p: Problem, fraction: float = 0.5) -> np.ndarray:
         for i in clients(current):
             x[i] = x[i] - p.eta * p.gradient(i, x[i], k)
         if r >= 0:
+            before = list(x)
             z = mean([x[i] for i in clients(r)])
             current = r + 1
             for i in clients(current):
                 x[i] = z
+            p.communicates(k, before, x)
     return np.array([*x, z])
 
 

@@ -34,10 +34,11 @@ KEYS = {
     "comm_s",
     "lr",
     "tau",
+    "phase",
 }
 
 
-KEYS |= {"train/loss", "consensus"}
+KEYS |= {"train/loss", "consensus", "consensus_after"}
 
 
 EVALUATED = {"eval/loss", "eval/accuracy", "eval/accuracy_worst", "eval/accuracy_best"}

@@ -72,7 +72,6 @@ def averaged(tau: float, kept: float) -> float:
 def pilot(base: Config, tau: int) -> Config:
     """Periodic averaging by tau on base's task, looked at often and seen by no clock."""
     every = max(1, math.ceil(base.steps / (LOOKS - 1)))
-    every += every > 1 and every % 2 == 0  # odd: the looks then fall on every phase of a round
     algo = {"name": "pasgd", "strategy": "cooperative", "mixing": "average"}
     plain = replace(base, algo=algo, tau=tau, period={"name": "constant"}, topology=None, cluster=None)
     return replace(in_one_process(plain, every), name=f"pilot tau={tau}")
@@ -100,6 +99,8 @@ def fly(base: Config, folder: Path, run: Callable[[Config, Path], list[dict[str,
 def _seen(m: int, taus: list[int], found: list[list[dict[str, Any]]]) -> tuple[float, float, float]:
     """The noise, the drift and what is kept that fit the mean consensus distances of the pilots best, relative to each.
 
+    A run logs them before each averaging, when tau steps have driven the workers apart: noise to (m - 1) / m tau, drift to
+    (1 + kept + ... + kept^(tau - 1))^2.
     Differences between workers that persist add up over local steps until curvature stops them, which is what tells them from
     noise. That noise is held back too is left out: pilots were fitted worse with it.
     """
@@ -107,7 +108,7 @@ def _seen(m: int, taus: list[int], found: list[list[dict[str, Any]]]) -> tuple[f
 
     distances, sound = dict[int, float](), False
     for tau, lines in zip(taus, found, strict=True):
-        seen = [line["consensus"] for line in lines[1:]]
+        seen = [line["consensus"] for line in lines if line["step"] >= tau]  # before that no round is whole
         if tau == 1 or None in seen or lines[-1]["eval/loss"] is None:
             continue
         sound = True
@@ -119,7 +120,7 @@ def _seen(m: int, taus: list[int], found: list[list[dict[str, Any]]]) -> tuple[f
         return 0.0, 0.0, 1.0
     fits = []
     for kept in KEPT if len(distances) > 3 else KEPT[:1]:  # three numbers from three would fit anything
-        rows = [[(m - 1) * (t - 1) / (2 * m * d), averaged(t, kept) / d] for t, d in distances.items()]
+        rows = [[(m - 1) * t / (m * d), theory.summed(kept, t) ** 2 / d] for t, d in distances.items()]
         (noise, drift), off = nnls(np.array(rows), np.ones(len(rows)))
         fits.append((float(off), float(noise), float(drift), kept))
     return min(fits, key=lambda fit: fit[0])[1:]

@@ -63,6 +63,7 @@ class Fleet(ABC):
         self.m, self.v = layout.m, layout.v
         self.ledger = Ledger(layout.m, layout.v, layout.processes)
         self.clock: Clock | None = None  # set before the first verb
+        self.first_verb: Callable[[], None] | None = None  # called once, before the next verb that is charged begins
         self._plans: dict[Any, _Planned] = {}
 
     @property
@@ -116,12 +117,14 @@ class Fleet(ABC):
         return begun[verb](*args)
 
     def _mixing(self, W: Any, *xs: Rows) -> Pending:
+        self._begins()
         plan = self._planned(W)
         ends = self._charge(plan.price, sum(_width(x) for x in xs), plan.wire.sent, plan.wire.messages, plan.parts)
         finish = self._mix(plan.lowered, xs)
         return self._pending(ends, finish, lambda done: xs[0] if len(xs) == 1 else xs)
 
     def _averaging(self, *xs: Rows) -> Pending:
+        self._begins()
         wire = plans.average_price(self.layout.processes)
         parts = self.clock.average() if self.clock else None
         ends = self._charge(plans.average_price(self.m), sum(_width(x) for x in xs), wire.sent, wire.messages, parts)
@@ -129,12 +132,18 @@ class Fleet(ABC):
         return self._pending(ends, finish, lambda mean: mean.split([x.shape[1] for x in xs], dim=1) if len(xs) > 1 else (mean,))
 
     def _picking(self, x: Rows, i: int) -> Pending:
+        self._begins()
         n = self.m + self.v
         wire = plans.pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes)
         hosts = self.m if i >= self.m and self.layout.served else self.m - 1
         parts = self.clock.telling(i) if self.clock else None
         ends = self._charge(plans.pick_price(hosts, i, n), _width(x), wire.sent, wire.messages, parts)
         return self._pending(ends, self._pick(x, i), lambda told: told)
+
+    def _begins(self) -> None:
+        """Whoever waits for a communication looks at the models now, before anything has moved."""
+        if self.first_verb is not None and not self.ledger.paused:
+            self.first_verb()
 
     def _charge(self, price: plans.Price, width: int, sent: np.ndarray, messages: int, parts: Any) -> np.ndarray | None:
         """Into the ledger; when it ends on the clock, if there is one. Neither while measuring."""

@@ -86,7 +86,7 @@ def table(summary: dict[str, Any], folder: Path, stream: TextIO = sys.stdout) ->
         ),
         ("status", f"{summary['status']} after {summary['steps']} steps"),
         *((name, f"{last[key]:.4f}") for name, key in _EVALS if last.get(key) is not None),
-        ("consensus", f"{summary['consensus']:.3g}" if summary["consensus"] is not None else "not finite"),
+        ("consensus", _apart(summary)),
         ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {human_bytes(ledger['bytes'])}"),
         ("kept", KEPT[summary["saved"]]),
         ("time", f"{summary['train_s']:.2f} s training, of which {ledger['comm_s']:.2f} s in communication"),
@@ -98,6 +98,14 @@ def table(summary: dict[str, Any], folder: Path, stream: TextIO = sys.stdout) ->
     console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(shown)
     console.print(str(folder), style="bold", markup=False, emoji=False)
+
+
+def _apart(summary: dict[str, Any]) -> str:
+    """How far apart the workers are, and when."""
+    before, after = summary["consensus"], summary.get("consensus_after")
+    if before is None:
+        return "not finite"
+    return f"{before:.3g}" + (f" before the last communication, {after:.3g} after it" if after is not None else "")
 
 
 KEPT = {"rows": "every model and their mean", "answer": "the mean model alone (save=rows keeps all)", "none": "no model"}

@@ -39,6 +39,8 @@ TAGS = {
     "wire_bytes": "comm/wire_bytes",
     "comm_s": "comm/seconds",
     "consensus": "consensus/distance",
+    "consensus_after": "consensus/after_mixing",
+    "phase": "comm/phase",
 }
 
 

@@ -75,7 +75,7 @@ def _read(folder: str, trust: bool) -> tuple[Run, list[dict[str, Any]]]:
 def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[str, Any]:
     """One run, measured against predicted.
 
-    consensus: {step, measured, predicted, ratio}: predicted is the exact expectation under noise alone at these very steps,
+    consensus: {step, measured, predicted, ratio}: predicted is the exact expectation under noise alone at the same moments,
     ratio measured / predicted over the later half of them. gradient: {step, measured, bound, ratio}: ||grad F(u)||^2, the mean
     over the steps so far, beside its bound, ratio at the last. Either is null when it was not measured or cannot be predicted;
     why: [reasons].
@@ -139,7 +139,7 @@ def _mean(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _predicted(setting: Setting, sigma2: float, steps: list[int], why: list[str]) -> dict[int, float]:
-    """The exact expectation at these steps, by going through the run's rounds again; empty, and why, when they are unknown."""
+    """The exact expectation as logged at these steps, by going through the run's rounds again; empty, and why, if unknown."""
     forecast, period = setting.forecast(), make(setting.config, "period")
     if forecast is None:
         return {}

@@ -58,11 +58,14 @@ class Strategy:
 
     fixed_tau: ClassVar[int | None] = None  # set by a strategy that decides itself when to communicate
     averages: ClassVar[int | None] = None  # fleet.mean calls in one communication, if that is all it does; for `show`
+    always_equal: ClassVar[bool] = False  # are the workers' models equal after every step, by construction?
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         if "step" in cls.__dict__ and "plain" not in cls.__dict__:
             cls.plain = False  # type: ignore  # what was true of the parent's step need not be of its own
+        if "step" in cls.__dict__ and "always_equal" not in cls.__dict__:
+            cls.always_equal = False
         if "step" in cls.__dict__ and "as_matrices" not in cls.__dict__:
             cls.as_matrices = Strategy.as_matrices  # type: ignore
 

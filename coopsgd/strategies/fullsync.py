@@ -26,6 +26,7 @@ class FullSync(Strategy):
 
     fixed_tau: ClassVar[int | None] = 1
     averages: ClassVar[int | None] = 1
+    always_equal: ClassVar[bool] = True
 
     def as_matrices(self, m: int, r: int) -> tuple[np.ndarray, ...]:
         return (average(m),)

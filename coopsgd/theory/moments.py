@@ -1,14 +1,16 @@
 """How far apart workers are, exactly: the second moment of their models under gradient noise alone.
 
 Without curvature x <- W (x - eta xi), so S = E[x x'] obeys S <- W (S + eta^2 P) W' per coordinate, P the identity on the
-workers, zero on auxiliary rows, which have no gradient. What is logged, (1/m) sum ||x_i - workers' mean||^2, is tr(M S) with
+workers, zero on auxiliary rows, which have no gradient. The distance, (1/m) sum ||x_i - workers' mean||^2, is tr(M S) with
 M = (I - J) / m on the workers, blind to what all rows share. So S is kept seen from the workers' mean, where it stays bounded.
 For v = 0 and a symmetric W with eigenvalues lambda_j its stationary value, averaged over the phases of a round, is
 
     (eta^2 sigma2 / m) [(m - 1)(tau - 1) / 2 + tau sum_{j >= 2} lambda_j^2 / (1 - lambda_j^2)].
 
-A log line is written after a step and after what it communicates: phases 0 .. tau - 1 of local noise since the last mixing for
+The phases of a round, after each step and what it communicates: 0 .. tau - 1 steps of local noise since the last mixing for
 order=atc; 1 .. tau for cta, whose mixing waits for the next step, and for overlap, whose last noise is not mixed with the rest.
+Stationary values are means over them, which is what the error bound is about. A run logs one moment of them, the last before a
+mixing, and so does Forecast.
 
 Coefficients here have no unit: times eta^2 sigma2 (sigma2 over all coordinates), or eta^2 kappa2, they are squared distances.
 """
@@ -44,7 +46,7 @@ def _seen(W: np.ndarray, m: int) -> np.ndarray:
 
 
 class _Rounds:
-    """Communications in a row: before W_r mixes, worker i takes counts[r][i] steps, of which each is a log point."""
+    """Communications in a row: before W_r mixes, worker i takes counts[r][i] steps, each followed by a look."""
 
     def __init__(self, Ws: Sequence[np.ndarray], m: int, tau: int, order: str, counts: Sequence[np.ndarray] | None) -> None:
         self.m, self.n, self.order = m, len(Ws[0]), order
@@ -59,13 +61,11 @@ class _Rounds:
         return reduce(lambda done, A: A @ done, self.As, np.eye(self.n))
 
     def noise(self, S: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, float]:
-        """From S at the start to S at the end, and tr(M S) summed over the log points."""
+        """From S at the start to S at the end, and tr(M S) summed over the looks."""
         total, weights = 0.0, np.diag(M)[: self.m]
         P = np.zeros((self.n, self.n))
         for A, counts, tau in zip(self.As, self.counts, self.taus, strict=True):
-            logged = np.arange(
-                1, tau + (self.order == "cta")
-            )  # local steps since the mixing, at the log points before the next
+            logged = np.arange(1, tau + (self.order == "cta"))  # local steps since the mixing, at the looks before the next
             total += len(logged) * float((M * S).sum()) + float(weights @ np.minimum(logged[:, None], counts).sum(0))
             late = np.where(counts == tau, self.order == "overlap", 0)  # the noise of the last step that is not mixed
             S, P = S.copy(), np.zeros_like(S)
@@ -92,7 +92,7 @@ class _Rounds:
         E[m:] = 0  # an auxiliary row takes no step; that the mean does is nothing, for the h_i have sum zero
 
         def look(X: np.ndarray) -> np.ndarray:
-            """M X C, C the covariance of the h_i; its product with Y, summed, is what a log point adds for X and Y."""
+            """M X C, C the covariance of the h_i; its product with Y, summed, is what a look adds for X and Y."""
             off = X[:m] - X[:m].mean(0)
             return (off - off.mean(1, keepdims=True)) / max(1, m - 1)
 
@@ -130,7 +130,7 @@ def noise_consensus(
     counts: Sequence[np.ndarray] | None = None,
     everyone: bool = False,
 ) -> float | None:
-    """C with stationary E (1/m) sum_i ||x_i - mean||^2 = eta^2 sigma2 C, averaged over the log points of a cycle.
+    """C with stationary E (1/m) sum_i ||x_i - mean||^2 = eta^2 sigma2 C, averaged over the steps of a cycle.
 
     Ws: the (m + v, m + v) product of each communication of a cycle, workers first, or of a stretch of a schedule by lot, which
     is taken to repeat: it should leave little of a disagreement, or it stands for nothing but itself. counts: (m,) local steps
@@ -149,7 +149,7 @@ def noise_consensus(
 
 
 def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str = "atc", kept: float = 1.0) -> float | None:
-    """H with E (1/m) sum_i ||x_i - mean||^2 = eta^2 kappa2 H, over the log points, when gradients differ by constants h_i.
+    """H with E (1/m) sum_i ||x_i - mean||^2 = eta^2 kappa2 H, over the steps, when gradients differ by constants h_i.
 
     The h_i differ at random, every way alike, with sum zero and (1/m) sum ||h_i||^2 = kappa2. Arguments as noise_consensus.
     x = -eta T h with T <- W (kept T + E), E the workers' columns: linear in h, so H is a trace over T. kept: the share of a
@@ -161,7 +161,7 @@ def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str =
 
 
 def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, act: Any, A: np.ndarray) -> float | None:
-    """The mean over the log points of a cycle, walked from the stationary state; X is what one cycle leaves.
+    """The mean over the steps of a cycle, walked from the stationary state; X is what one cycle leaves.
 
     The stationary state is the sum over all cycles before of act(A^j, X), A what a cycle does, by doubling; None when it has
     no end.
@@ -219,9 +219,10 @@ class _Whole:
 
 
 class Forecast:
-    """Follows a run from equal models and says after each step how far apart the workers are in expectation.
+    """Follows a run from equal models and says how far apart the workers are in expectation: now, and as a run logs it.
 
     strategy: anything that answers as_matrices(m, r), cycle(m), work(m, r, tau) and num_aux, and has an `order` (none: atc).
+    Models that are `always_equal` stay so.
     Follows whatever happens: a rate or a period that moves, workers that sit out, matrices by lot.
     """
 
@@ -235,6 +236,8 @@ class Forecast:
         self._first, self._weights = first, np.diag(M)[:m]
         self._noise = np.zeros(m)  # variance of each worker's noise since the last mixing, in units of sigma2
         self._owed: int | None = None
+        self._before: float | None = None  # the distance when the latest mixing came
+        self._equal = bool(getattr(strategy, "always_equal", False))
 
     def step(self, lr: float, active: np.ndarray | None, round: int, due: bool) -> None:
         """One iteration of the workers in `active` (None: all); communication `round` belongs to it if it is due."""
@@ -243,18 +246,24 @@ class Forecast:
             self._owed = None
         if due and self._order == "overlap":
             self._mix(round)
-        self._noise += lr**2 if active is None else lr**2 * active
+        self._noise += lr * lr if active is None else lr * lr * active
         if due and self._order == "atc":
             self._mix(round)
         elif due and self._order == "cta":
-            self._owed = round
+            self._owed, self._before = round, self.now
 
     def _mix(self, round: int) -> None:
+        self._before = self.now
         W = self._first if self._steady else spectra.product(self._strategy.as_matrices(self._m, round), len(self._first))
         self._state.mix(W, self._noise)
         self._noise = np.zeros(self._m)
 
     @property
-    def consensus(self) -> float:
+    def now(self) -> float:
         """E (1/m) sum_i ||x_i - mean||^2 after the last step, in units of sigma2."""
-        return self._state.spread + float(self._weights @ self._noise)
+        return 0.0 if self._equal else self._state.spread + float(self._weights @ self._noise)
+
+    @property
+    def consensus(self) -> float:
+        """The same before the latest mixing, be it done or due; as it is while there has been none."""
+        return self.now if self._before is None else self._before
