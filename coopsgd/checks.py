@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from coopsgd import statistics
+from coopsgd import foresight, statistics
 from coopsgd.build import blamed, class_of, make, make_strategy
 from coopsgd.config import DTYPES, ENGINES, GROUPS, SAVES, STEPS, WHOLE, Config, found_beside, whole
 from coopsgd.errors import ConfigError
@@ -92,7 +92,7 @@ def _check(node: Mapping[str, Any], overrides: list[str], choices: Mapping[str, 
     if not task.statistics(config) and "norm_stats" in given and "model" in task.USES:
         notes = (*notes, f"norm_stats={config.norm_stats}: the model keeps no running statistics; ignored")
     _check_placement(config)
-    return Checked(config, strategy, notes)
+    return Checked(config, strategy, (*notes, *foresight.notes(config, strategy, given)))
 
 
 def _settle_tau(config: Config) -> None:

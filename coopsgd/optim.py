@@ -127,6 +127,10 @@ class Constant:
             raise ValueError(f"schedule.warmup: {self.warmup} steps leave nothing of a run of {steps}; lower it")
         return {}
 
+    def drops(self, steps: int) -> list[int] | None:
+        """From which steps on the rate is lower than before, the first of them at least; None: it does not say."""
+        return None
+
     def torch(self, optimizer: Any, steps: int) -> Any:
         """The torch scheduler for a run of this many steps; None for a rate that stays."""
         from torch.optim import lr_scheduler
@@ -162,6 +166,9 @@ class StepDecay(Constant):
             raise ValueError(f"schedule.every: must be auto or a whole number of at least 1, got {self.every!r}")
         return {"step_size": every, "gamma": self.gamma}
 
+    def drops(self, steps: int) -> list[int]:
+        return [self.warmup + self.arguments(steps)["step_size"]]
+
 
 @register("multistep", "schedule")
 @dataclass(frozen=True)
@@ -187,6 +194,9 @@ class MultiStep(Constant):
             raise ValueError(f"schedule.milestones: {min(self.milestones)} lies within the warm-up of {self.warmup} steps")
         return {"milestones": [k - self.warmup for k in self.milestones], "gamma": self.gamma}
 
+    def drops(self, steps: int) -> list[int]:
+        return sorted(self.milestones)
+
 
 @register("cosine", "schedule")
 @dataclass(frozen=True)
@@ -204,6 +214,9 @@ class Cosine(Constant):
     def arguments(self, steps: int) -> dict[str, Any]:
         super().arguments(steps)
         return {"T_max": steps - self.warmup, "eta_min": self.floor}
+
+    def drops(self, steps: int) -> list[int]:
+        return [self.warmup + 1]
 
 
 class Inner:

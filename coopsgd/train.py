@@ -40,6 +40,7 @@ class Outcome:
     answer_stats: Tensor | None = None  # (1, b) those of the model to ship, known to rank 0
     last: dict[str, Any] = field(default_factory=dict)  # the last line of metrics
     diverged_at: int | None = None  # the first step whose loss was not finite
+    answer_lags: bool = False  # is the answer without the local steps since the latest communication?
 
 
 def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, report: Any) -> Outcome:
@@ -110,8 +111,19 @@ def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, re
     with fleet.measuring():
         answer = strategy.answer(fleet, x, s)
         answer_stats = statistics.of(answer, strategy)
+        lags = communications.phase > 0 and _lags(fleet, strategy, x, s, answer)
     status = "completed" if meter.diverged_at is None else "diverged"
-    return Outcome(status, meter.line["step"], x, answer, statistics.rows, answer_stats, meter.line, meter.diverged_at)
+    return Outcome(status, meter.line["step"], x, answer, statistics.rows, answer_stats, meter.line, meter.diverged_at, lags)
+
+
+def _lags(fleet: Fleet, strategy: Strategy, x: Tensor, s: Any, answer: Tensor) -> bool:
+    """Does the answer stay what it is whatever the workers' models are? Asked of strategies with one of their own."""
+    own = type(strategy).answer is not Strategy.answer or type(strategy).shipped is not Strategy.shipped
+    if strategy.answer_lags or not own:
+        return strategy.answer_lags
+    other = x.clone()
+    other[: len(fleet.workers)] += 1
+    return torch.equal(strategy.answer(fleet, other, s), answer)
 
 
 def _nothing() -> None:

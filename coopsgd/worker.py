@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from coopsgd import build, checkpoint, config
+from coopsgd import build, checkpoint, config, foresight
 from coopsgd.child import die_with
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet.plan import Layout
@@ -74,12 +74,16 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
             for note in getattr(problem, "notes", ()):
                 report.note(note)
             outcome = train(settings, fleet, problem, strategy, report)
+            late = foresight.hindsight(settings, strategy, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
+            for note in late:
+                report.note(note)
         finally:
             report.close()
         whole = {"rows": outcome.x, **({} if outcome.stats is None else {"stats": outcome.stats})}
         save = checkpoint.resolve(settings.save, layout.n, sum(x.shape[1] for x in whole.values()), outcome.x.element_size())
         rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
         more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
+        more["notes"] = [*getattr(problem, "notes", ()), *foresight.notes(settings, strategy), *late]
         if rank == 0:
             _leave(folder, settings, save, outcome, rows, fleet, strategy, more)
         fleet.barrier()

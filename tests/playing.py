@@ -45,6 +45,7 @@ class Played(NamedTuple):
     lines: list[dict[str, Any]]
     held: list[np.ndarray]  # each process's own rows
     layout: Any
+    lags: bool  # is the answer without what came after the last communication?
 
 
 def settle(words: Any) -> config.Config:
@@ -85,6 +86,7 @@ def run(rank: int, settings: config.Config, processes: int) -> Any:
         report.lines,
         outcome.x.numpy().copy(),
         layout,
+        outcome.answer_lags,
     )
 
 
@@ -92,9 +94,9 @@ def play(gangs: Any, processes: int, *words: str) -> Played:
     """Train the config of `words` on so many processes."""
     settings = settle(words)
     answers = [run(0, settings, 1)] if processes == 1 else gangs(processes)(run, settings, processes)
-    x, answer, logical, wire, lines, _, layout = answers[0]
+    x, answer, logical, wire, lines, _, layout, lags = answers[0]
     assert all(other[2] == logical for other in answers), "processes disagree about the ledger"
-    return Played(x, answer, logical, wire, lines, [other[5] for other in answers], layout)
+    return Played(x, answer, logical, wire, lines, [other[5] for other in answers], layout, lags)
 
 
 def mixed(rank: int, processes: int, v: int, Ws: list[np.ndarray], x: np.ndarray) -> list[Any]:

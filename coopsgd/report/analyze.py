@@ -40,7 +40,7 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
     derived (c = 2), pasgd, dpsgd, or sgd. condition: the first of them that lr meets.
     bound: {optimisation, noise, network, total} on the mean of ||grad F(u)||^2 over the planned steps.
     linear_speedup: {condition: K} from which, with eta_eff = sqrt(m / K) / L, m workers need m times fewer steps.
-    consensus: stationary E (1/m) sum ||x_i - mean||^2, mean over the steps of a cycle: noise_coefficient C, drift_coefficient H,
+    consensus: stationary E (1/m) sum ||x_i - mean||^2, mean over a cycle's steps: noise_coefficient C, drift_coefficient H,
     noise = lr^2 sigma2 C, drift = lr^2 kappa2 H. Without curvature; drift for gradients that differ every way alike.
     pasgd: {tau_bound, tau_consensus}: the period at which periodic averaging has the same bound at equal eta_eff, and the same
     stationary consensus at equal lr.

@@ -58,6 +58,7 @@ class Strategy:
 
     fixed_tau: ClassVar[int | None] = None  # set by a strategy that decides itself when to communicate
     averages: ClassVar[int | None] = None  # fleet.mean calls in one communication, if that is all it does; for `show`
+    answer_lags: ClassVar[bool] = False  # is `answer` what the latest communication left, without local steps since?
     always_equal: ClassVar[bool] = False  # are the workers' models equal after every step, by construction?
 
     def __init_subclass__(cls, **more: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from coopsgd.registry import register
 from coopsgd.strategies.cooperative import Cooperative
@@ -21,6 +21,8 @@ class FedAvg(Cooperative):
     """
 
     buffers: str = "reset"
+
+    answer_lags: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
