@@ -239,3 +239,65 @@ def test_the_texts_own_reading_is_what_its_cache_may_hold(tmp_path, monkeypatch)
                 monkeypatch.setattr(cache, "_last", None)
                 held = Text(file=str(tmp_path / "text")).load()
         assert "".join(held.vocabulary[t] for t in (*held.train, *held.test)) == text
+
+
+# --- what others installed or made ---------------------------------------------------------------------------------------
+
+
+def test_digits_that_are_not_whole(tmp_path):
+    import gzip
+
+    from coopsgd.data.digits import Digits, _read
+
+    lines = gzip.decompress(Digits()._path().read_bytes()).decode().splitlines()
+    assert len(_read(Digits()._path()).train_y) == 1433
+    value = lines[5].split(",")
+    wrong = (["300", *value[1:]], ["0.5", *value[1:]], ["-1", *value[1:]], ["nan", *value[1:]], [*value[:-1], "10"], value[:-1])
+    contents = ["\n".join([*lines[:5], ",".join(line), *lines[6:]]) for line in wrong]
+    for content in (*contents, "\n".join(lines[:-1]), "", "words"):
+        (tmp_path / "digits.csv.gz").write_bytes(gzip.compress(content.encode(), 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, of an empty file
+            with pytest.raises(ValueError, match="not the whole file of digits; reinstall scikit-learn"):
+                _read(tmp_path / "digits.csv.gz")
+    for raw in (b"\x1f\x8b", Digits()._path().read_bytes()[:-50]):
+        (tmp_path / "digits.csv.gz").write_bytes(raw)
+        with pytest.raises(ValueError, match="not the whole file of digits"):
+            _read(tmp_path / "digits.csv.gz")
+
+
+def test_arrays_that_do_not_belong_together():
+    from coopsgd.data.base import Images
+
+    x, y = np.zeros((4, 3), dtype=np.float32), np.zeros(4, dtype=np.int64)
+    for wrong in (
+        {"train_x": x[:3]},
+        {"train_y": y.astype(float)},
+        {"test_x": x.astype(int)},
+        {"test_x": x[:, :2]},
+        {"test_x": x[:0], "test_y": y[:0]},
+    ):
+        with pytest.raises(ValueError, match=r"^data: (train|test) "):
+            Images(**{"train_x": x, "train_y": y, "test_x": x, "test_y": y, "mean": (0.0,), "std": (1.0,)} | wrong)
+
+
+def test_cifar_rows_of_another_length(tmp_path, monkeypatch):
+    """Two labels a row of half the length: as many numbers, and every image of two halves."""
+    import pickle
+
+    from coopsgd.data.cifar import CIFAR10
+
+    held = {"data": np.zeros((8, 1536), dtype=np.uint8), "labels": [0, 9] * 4}
+    for name in CIFAR10.FILES:
+        (tmp_path / name).write_bytes(pickle.dumps(held, protocol=2))
+    monkeypatch.setenv("COOPSGD_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match="not a whole Python file of cifar10"):
+        CIFAR10().load()
+
+
+def test_a_text_of_one_character(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "text").write_text("a" * 1000)
+    with pytest.raises(ValueError, match="holds one character alone, 'a'"):
+        Text(file=str(tmp_path / "text")).check()

@@ -27,6 +27,14 @@ class Images:
     std: tuple[float, ...]
     pad: int = 0  # pixels a training image may be shifted by; images are then flipped, too (coopsgd/data/augment.py)
 
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
+            if x.dtype not in (np.uint8, np.float32, np.float64) or y.dtype != np.int64:
+                raise ValueError(f"data: {part} is {x.dtype} with labels {y.dtype}; it takes uint8 or floats with int64")
+            if y.shape != x.shape[:1] or not len(y) or x.shape[1:] != self.train_x.shape[1:]:
+                raise ValueError(f"data: {part} has samples {x.shape} and labels {y.shape}, which do not belong together")
+
 
 class DataSet:
     """Settings of a data set; a frozen dataclass that imports no torch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class CIFAR(Filed):
             y = np.asarray(held[self.LABELS])
             if (
                 x.dtype != np.uint8
+                or x.shape[1:] != (math.prod(self.SHAPE),)
                 or y.dtype.kind not in "iu"
                 or y.shape != x.shape[:1]
                 or not 0 <= y.min() <= y.max() < self.CLASSES

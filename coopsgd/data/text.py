@@ -70,6 +70,8 @@ class Text(DataSet):
         except OSError as error:
             raise ValueError(f"data.file: {self.source} cannot be read ({error.strerror})") from None
         tokens, vocabulary = held["tokens"], "".join(map(chr, held["vocabulary"]))
+        if len(vocabulary) < 2:
+            raise ValueError(f"data.file: {self.source} holds one character alone, {vocabulary!r}; there is nothing to learn")
         end = len(tokens) - len(tokens) // 10
         return Characters(tokens[:end], tokens[end:], vocabulary, bytes(held["sha256"]).hex())
 

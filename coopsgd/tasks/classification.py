@@ -28,7 +28,11 @@ class Classification(Supervised):
         from coopsgd.build import make
 
         super().check(config)
-        images = make(config, "data").load(config.seed)
+        data = make(config, "data")
+        images = data.load(config.seed)
+        for part, y in (("training", images.train_y), ("test", images.test_y)):
+            if not 0 <= y.min() <= y.max() < data.CLASSES:
+                raise ValueError(f"data: {part} labels go from {y.min()} to {y.max()}, not from 0 to {data.CLASSES - 1}")
         if config.dtype == "float32" and (lost := too_fine_for_float32(images.train_x, images.mean, images.std)):
             raise ValueError(f"data: {lost}; subtract its offset and scale it in the data set, or use dtype=float64")
 
