@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,24 +19,56 @@ FILE = Path("checkpoints") / "final.pt"
 
 
 def atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Let `write` fill a file that appears at `path` only when it is whole and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Let `write` fill a file that appears at `path` only when it is whole and on disk. OSError names the path."""
+    with staged(path, write):
+        pass
+
+
+@contextlib.contextmanager
+def staged(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
+    """The file is whole and on disk, by another name, when the block begins, and appears at `path` when it ends well."""
     half = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_halves(path.parent, path.name)
         with half.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        yield half
         half.replace(path)
-    except BaseException:
-        half.unlink(missing_ok=True)  # a full disk is not made fuller
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            half.unlink(missing_ok=True)  # a full disk is not made fuller
+        # torch.save puts an error of its own before the disk's
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError):
+            cause.filename = cause.filename or str(path)
+            raise cause from None
         raise
+
+
+def clear_halves(folder: Path, name: str = "*") -> None:
+    """Remove what processes that are no more left unfinished of the files of that name."""
+    for half in folder.glob(f"{name}.*.part"):
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(half.name.split(".")[-2])
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                half.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:
     """JSON, atomically, not-a-number as null."""
+    with staged_json(path, content):
+        pass
+
+
+def staged_json(path: Path, content: Any) -> contextlib.AbstractContextManager[Path]:
+    """The same, staged."""
     text = json.dumps(finite(content), indent=2) + "\n"
-    atomically(path, lambda file: file.write(text.encode()))
+    return staged(path, lambda file: file.write(text.encode()))
 
 
 def sha256(file: BinaryIO) -> str:
@@ -46,11 +79,11 @@ def sha256(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def checksums(folder: Path, save: str) -> dict[str, str]:
-    """The SHA-256 of what was kept, as sha256sum tells it; for summary.json, which is written after it."""
-    if save == "none":
+def checksums(half: Path | None) -> dict[str, str]:
+    """The SHA-256 of what is kept, as sha256sum tells it, for summary.json. half: final.pt before it appears, None for none."""
+    if half is None:
         return {}
-    with (folder / FILE).open("rb") as file:
+    with half.open("rb") as file:
         return {FILE.as_posix(): sha256(file)}
 
 

@@ -16,6 +16,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, BinaryIO, NoReturn
 
+from coopsgd import ending
+
 LONGEST = 2000  # characters of an error that are told
 
 
@@ -70,9 +72,7 @@ def _serve(work: Callable[[], Any], file: BinaryIO, parent: int) -> NoReturn:
     code = 1
     try:
         die_with(parent)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(number) != signal.SIG_IGN:  # what was ignored when the command began stays so
-                signal.signal(number, signal.SIG_DFL)
+        ending.default()
         sys.stdout = sys.stderr
         with contextlib.suppress(OSError):
             os.dup2(2, 1)  # and of what is started by it

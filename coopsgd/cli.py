@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType
 from typing import Any
 
 import click
 
-from coopsgd import __version__
+from coopsgd import __version__, ending, stdio
 from coopsgd.errors import ConfigError, Interrupted, RunFailed
 
 # Small matrices gain nothing from threads, and a process that has none forks safely. Workers set their own.
@@ -168,38 +167,61 @@ def completion(shell: str) -> None:
     click.echo(script(cli, shell))
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(number)
+KEEPING = ("train", "probe", "design")  # verbs whose results are in files, whatever became of the console
 
 
 def main() -> None:
-    """The entry point: a user's mistake is one line and exit code 2, a signal 128 + its number."""
-    signal.signal(signal.SIGTERM, _terminated)
+    """The entry point: a user's mistake is one line and exit code 2, what failed is 1, a signal 128 + its number."""
+    stdio.guard()
+    ending.raising()
     # read when torch is loaded: its threads wait asleep. On a busy machine spinning made a mixing 200 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        code = _code()
+        if code == 0 and sys.argv[1:2] not in [[verb] for verb in KEEPING] and (lost := stdio.unwritten()):
+            click.echo(f"coopsgd: standard output cannot be written ({lost.strerror})", err=True)
+            code = 1
+    finally:
+        ending.default()  # nothing is left to be tidied up: one more ends the process without a traceback
+    sys.exit(code)
+
+
+def _code() -> int:
+    """Run the command line; its exit code, once the user knows why it is not 0."""
+    full_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         if os.environ.get("_COOPSGD_COMPLETE"):
             from coopsgd import completion as shells
 
             shells.register()
         cli.main(prog_name="coopsgd", standalone_mode=False)
+        return 0
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 1 if done.code else 0
     except click.ClickException as error:
         click.echo(f"coopsgd: {error.format_message()}", err=True)
-        sys.exit(2)
+        return 2
     except ConfigError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if full_errors:
             raise
         click.echo(f"coopsgd: {error}", err=True)
-        sys.exit(2)
+        return 2
     except RunFailed as error:
         click.echo(f"coopsgd: {error}", err=True)
-        sys.exit(1)
+        return 1
+    except OSError as error:  # a full disk, most likely
+        if full_errors or error.filename is None:
+            raise
+        click.echo(f"coopsgd: {error.filename}: {error.strerror}", err=True)
+        return 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("coopsgd: interrupted", err=True)
-        sys.exit(128 + signal.SIGINT)
+        return 128 + signal.SIGINT
     except Interrupted as stopped:
-        click.echo(f"coopsgd: ended by {signal.Signals(stopped.number).name}", err=True)
-        sys.exit(128 + stopped.number)
+        name = signal.Signals(stopped.number).name
+        told = "interrupted" if stopped.number == signal.SIGINT else f"ended by {name}"
+        click.echo(f"coopsgd: {told}{stopped.note}", err=True)
+        return 128 + stopped.number
 
 
 if __name__ == "__main__":

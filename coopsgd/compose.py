@@ -33,13 +33,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from coopsgd import __version__, catalogue, checkpoint, checks, child, config
+from coopsgd import __version__, catalogue, checkpoint, checks, child, config, ending
 from coopsgd.checks import Checked
 from coopsgd.complaints import one_line
 from coopsgd.config import Config
 from coopsgd.errors import ConfigError, Interrupted, RunFailed
 from coopsgd.folders import folder_key, freeze, fresh, torchrun, unhydrated
 from coopsgd.naming import folder_name
+from coopsgd.run import log_points
 from coopsgd.words import Line, mended, quoted, refuse_flags, sort
 
 CONF = "pkg://coopsgd.conf"
@@ -213,33 +214,9 @@ def gpu_count() -> int:
 
 def start(folder: Path, settings: Config) -> float | None:
     """Fork the workers, wait for them, tell how they ended; the final eval/loss. RunFailed unless they completed."""
+    from coopsgd.report.console import table
 
-    def failed(status: str) -> None:
-        if (folder / "summary.json").exists():
-            return
-        lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
-        done = 0
-        for line in lines:
-            with contextlib.suppress(ValueError):  # the last may be half written
-                done = json.loads(line)["step"]
-        brief = {"status": status, "steps": done, "algo": settings.algo["name"]}
-        brief |= {name: getattr(settings, name) for name in ("tau", "workers", "processes", "seed", "name")}
-        brief |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
-        checkpoint.write_json(folder / "summary.json", brief)
-        if sys.stdout.isatty():
-            print("\x1b[?25h", end="", flush=True)  # the worker that drew the live line had no time to show the cursor again
-
-    try:
-        from coopsgd import launch  # imports torch, once for all runs of a sweep
-        from coopsgd.report.console import table
-
-        launch.run(folder, settings.processes)
-    except RunFailed:
-        failed("failed")
-        raise
-    except (Interrupted, KeyboardInterrupt):
-        failed("interrupted")
-        raise
+    _watched(folder, settings)
     summary = json.loads((folder / "summary.json").read_text())
     table(summary, folder)
     if summary["status"] == "diverged":
@@ -249,11 +226,40 @@ def start(folder: Path, settings: Config) -> float | None:
 
 def quietly(settings: Config, folder: Path, command: str) -> list[dict[str, Any]]:
     """Train a checked config in `folder` without a word; its metrics. RunFailed when a process failed."""
-    from coopsgd import launch
-
     freeze(settings, folder, command)
-    launch.run(folder, settings.processes, silent=True)
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    _watched(folder, settings, silent=True)
+    return log_points(folder / "metrics.jsonl")
+
+
+def _watched(folder: Path, settings: Config, silent: bool = False) -> None:
+    """Fork the workers and wait; however they end, there is a summary. RunFailed or Interrupted unless they completed."""
+    try:
+        from coopsgd import launch  # imports torch, once for all runs of a sweep
+
+        with ending.noted() as asked:
+            launch.run(folder, settings, silent=silent)
+    except (RunFailed, Interrupted) as error:
+        with ending.noted():
+            _brief(folder, settings, "failed" if isinstance(error, RunFailed) else "interrupted")
+        raise
+    if asked.first is not None:
+        raise Interrupted(asked.first, f"; the run was complete and is saved in {folder}")
+
+
+def _brief(folder: Path, settings: Config, status: str) -> None:
+    """The summary of a run that did not come to its own."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        print("\x1b[?25h", end="", flush=True)  # the worker that drew the live line had no time to show the cursor again
+    if (folder / "summary.json").exists():
+        return
+    lines = log_points(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+    brief = {"status": status, "steps": lines[-1]["step"] if lines else 0, "algo": settings.algo["name"]}
+    brief |= {name: getattr(settings, name) for name in ("tau", "workers", "processes", "seed", "name")}
+    brief |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
+    try:
+        checkpoint.write_json(folder / "summary.json", brief)
+    except OSError as error:
+        print(f"{error.filename} cannot be written ({error.strerror})", file=sys.stderr, flush=True)
 
 
 def train(words: Sequence[str]) -> int:

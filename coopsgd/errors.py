@@ -14,8 +14,8 @@ class RunFailed(Exception):
 class Interrupted(BaseException):
     """A signal asked the command to end. Not an Exception: Hydra would take it for one failed job and go on."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, note: str = "") -> None:
+        self.number, self.note = number, note
 
 
 class DamagedFile(ValueError):

@@ -1,47 +1,48 @@
 """Workers through torchrun's own library, forked from this warm process: no port, no thread, no temporary folder.
 
-`torch.distributed.launcher` is given a rendezvous of our own, for one machine: an in-memory store for the agent. The
-workers meet over a file in the run folder. (With the library's own TCP store the agent has threads when it forks, and
-about 2 launches in 100 hung.)
+torchrun's agent is given a rendezvous of our own, for one machine, with an in-memory store. The workers meet over a file in
+memory. (With the library's own TCP store the agent has threads when it forks, and about 2 launches in 100 hung.) The agent
+asks its workers how they are; here it also asks the kernel, so that one that was killed, left or is stopped is named.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
 import torch  # noqa: F401  the import every fork shares
 from torch.distributed import HashStore
-from torch.distributed.elastic.multiprocessing import SignalException, Std
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.elastic.rendezvous import (
-    RendezvousHandler,
-    RendezvousInfo,
-    RendezvousParameters,
-    RendezvousStoreInfo,
-    rendezvous_handler_registry,
-)
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
-from coopsgd import worker
+from coopsgd import checkpoint, ending, worker
+from coopsgd.board import Board, Phase
+from coopsgd.config import Config
+from coopsgd.ending import Noted
 from coopsgd.errors import Interrupted, RunFailed
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+INTERVAL = 0.02  # seconds between two looks at the workers
+GLANCE = 0.5  # seconds between two looks for one that is stopped; a stop that lasts two of them is told
+SETTLE = 0.3  # seconds after a worker has died, in which others may: then it is asked who was first
+GRACE = 2.0  # seconds that a worker gets to end by the signal it was sent
 
 
 class OneMachine(RendezvousHandler):
     """The rendezvous of a single agent: it is there already."""
 
-    def __init__(self, parameters: RendezvousParameters) -> None:
-        self._run_id, self._closed = parameters.run_id, False
+    def __init__(self) -> None:
+        self._closed = False
 
     def get_backend(self) -> str:
         return "coopsgd"
@@ -63,7 +64,7 @@ class OneMachine(RendezvousHandler):
         return 0
 
     def get_run_id(self) -> str:
-        return self._run_id
+        return "coopsgd"
 
     def shutdown(self) -> bool:
         self._closed = True
@@ -71,87 +72,243 @@ class OneMachine(RendezvousHandler):
 
 
 class Logs(LogsSpecs):
-    """logs/rank0.out, logs/rank0.err, ... in the run folder; nothing in the system's temporary folder."""
+    """Nothing is redirected here: a worker does that itself, and lives where a full disk does not let it."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder), redirects=Std.ALL)
+        super().__init__(str(folder))
 
     @property
     def root_log_dir(self) -> str:
         return str(self._root_log_dir)
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        folder = Path(self.root_log_dir)
-
-        def named(end: str) -> dict[int, str]:
-            return {local: str(folder / f"rank{env['RANK']}.{end}") for local, env in envs.items()}
-
         nothing = dict.fromkeys(envs, "")
-        return LogsDest(named("out"), named("err"), nothing, nothing, named("json"))
+        return LogsDest(nothing, nothing, nothing, nothing, nothing)
 
 
-def run(folder: Path, processes: int, work: Callable[..., Any] = worker.work, silent: bool = False) -> None:
+class Agent(LocalElasticAgent):
+    """torchrun's agent, with eyes of its own.
+
+    Its run() returns when all workers have done their work, and raises RunFailed or Interrupted otherwise; no worker is left
+    either way. asked: the signals that came to the command; timeout: seconds that a worker may be stopped; silent: whether to
+    tell of it.
+    """
+
+    def __init__(self, work: Callable[[], None], logs: Path, board: Board, asked: Noted, timeout: float, silent: bool) -> None:
+        spec = WorkerSpec(
+            role="worker",
+            local_world_size=board.processes,
+            rdzv_handler=OneMachine(),
+            entrypoint=work,
+            max_restarts=0,
+            monitor_interval=INTERVAL,
+        )
+        super().__init__(spec, Logs(logs), start_method="fork")
+        self._logs, self._board, self._asked, self._timeout, self._silent = logs, board, asked, timeout, silent
+        self._processes: list[Any] = []  # by rank
+        self._stopped: dict[int, float] = {}  # rank -> seconds, as far as this process ran meanwhile
+        self._glanced = self._died = 0.0
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        before = tempfile.tempdir
+        tempfile.tempdir = str(self._logs)  # torch makes a file there and removes it
+        try:
+            pids = super()._start_workers(worker_group)
+        finally:
+            tempfile.tempdir = before
+        processes = {process.pid: process for process in active_children()}
+        self._processes = [processes[pids[rank]] for rank in range(self._board.processes)]
+        self._glanced = time.monotonic()
+        return pids
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        codes = [process.exitcode for process in self._processes]
+        over = [rank for rank, code in enumerate(codes) if code is not None]
+        wrong = [rank for rank in over if codes[rank] or self._board.phase(rank) != Phase.DONE]
+        if len(over) == len(codes) and not wrong:
+            return RunResult(WorkerState.SUCCEEDED, return_values=dict.fromkeys(over))
+        if self._asked.first is not None and (self._asked.twice or not self._board.saving):
+            raise Interrupted(self._asked.first)
+        if wrong:
+            self._died = self._died or time.monotonic()
+            if time.monotonic() - self._died > SETTLE:
+                raise RunFailed(self._why(codes, wrong))
+        self._glance()
+        return RunResult(WorkerState.HEALTHY)
+
+    def _glance(self) -> None:
+        """Look for workers that are stopped. RunFailed when one was for too long."""
+        now = time.monotonic()
+        if now - self._glanced < GLANCE:
+            return
+        passed = min(now - self._glanced, 2 * GLANCE)  # of more time this process was stopped itself, as by Ctrl-Z
+        self._glanced = now
+        for rank, process in enumerate(self._processes):
+            before = self._stopped.get(rank, 0.0)
+            if _is_stopped(process.pid):
+                self._stopped[rank] = seconds = before + passed
+                if seconds >= 3 * GLANCE > before:
+                    told = f"{self._name(rank)} is stopped, and the others wait for it" if len(self._processes) > 1 else ""
+                    self._say(
+                        f"{told or f'{self._name(rank)} is stopped'}: kill -CONT {process.pid} lets it go on; "
+                        f"after {self._timeout:g} s the run ends"
+                    )
+            elif self._stopped.pop(rank, 0.0) >= 3 * GLANCE:
+                self._say(f"{self._name(rank)} goes on")
+        if self._stopped and max(self._stopped.values()) >= self._timeout:
+            raise RunFailed(self._too_long())
+
+    def _say(self, text: str) -> None:
+        if not self._silent:
+            print(text, file=sys.stderr, flush=True)
+
+    def _name(self, rank: int) -> str:
+        return f"worker process {rank} (pid {self._processes[rank].pid})"
+
+    def _too_long(self) -> str:
+        longest = max(self._stopped, key=lambda rank: self._stopped[rank])
+        return f"{self._name(longest)} was stopped for {self._timeout:g} s (timeout), so the run was ended"
+
+    def _why(self, codes: list[int | None], wrong: list[int]) -> str:
+        """Who brought the run down: others often fail because one did."""
+        for rank in wrong:
+            code = codes[rank]
+            if code is not None and code < 0:
+                return f"worker process {rank} was killed by {_signal_name(-code)}{self._output()}"
+        for rank in wrong:
+            if not codes[rank]:
+                return f"worker process {rank} left with exit code 0 before the run was over{self._output()}"
+        if self._stopped and max(self._stopped.values()) > self._timeout / 2:  # whom a collective waited for in vain
+            return self._too_long()
+        told = {rank: said for rank in wrong if (said := self._board.told(rank)) is not None}
+        if told:
+            rank = min(told, key=lambda rank: told[rank]["time"])
+            said = told[rank]
+            return said.get("line") or f"worker process {rank} failed:\n{said['traceback'].rstrip()}"
+        return f"worker process {wrong[0]} ended with exit code {codes[wrong[0]]}{self._output()}"
+
+    def _output(self) -> str:
+        there = any(path.stat().st_size for path in self._logs.glob("rank*.*"))
+        return f"; its output is in {self._logs}" if there else ""
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+        """End the workers: at once, but those past the last step may finish, unless a second signal comes."""
+        begun, told = time.monotonic(), False
+        while running := [rank for rank, process in enumerate(self._processes) if process.exitcode is None]:
+            late = time.monotonic() - begun > GRACE
+            for rank in running:
+                if self._asked.twice or (late and self._board.phase(rank) == Phase.WORKING):
+                    self._processes[rank].kill()
+                elif not told and self._board.phase(rank) == Phase.WORKING:
+                    self._processes[rank].terminate()
+                    os.kill(self._processes[rank].pid, signal.SIGCONT)  # a stopped one hears of it then
+            told = True
+            time.sleep(INTERVAL / 4)
+        super()._shutdown(death_sig, timeout)
+
+
+def _is_stopped(pid: int) -> bool:
+    """By SIGSTOP or its like; False where the system does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[0] == b"T"
+    except (OSError, IndexError):
+        return False
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time one
+        return f"signal {number}"
+
+
+def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, silent: bool = False) -> None:
     """Train the run frozen in `folder`. RunFailed, or Interrupted by a signal; no process is left either way.
 
-    work: what each process does instead, called as worker.work is; silent: it has no console to talk to.
+    It returns as well when a signal came during the last save, which then was finished: see ending.noted. work: what each
+    process does instead, called as worker.work is; silent: it has no console to talk to.
     """
     logs = folder / "logs"
-    logs.mkdir(exist_ok=True)
-    rendezvous_handler_registry.register("coopsgd", OneMachine)
-    settings = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id="coopsgd",
-        rdzv_backend="coopsgd",
-        max_restarts=0,
-        monitor_interval=0.02,
-        start_method="fork",
-        logs_specs=Logs(logs),
-    )
-    sys.stdout.flush()
-    sys.stderr.flush()
-    console = os.dup(1)
+    _prepare(folder, logs)
+    board = Board(settings.processes)
+    with ending.noted() as asked, contextlib.ExitStack() as stack:
+        store = stack.enter_context(_store(logs))
+        console = os.dup(1)
+        stack.callback(os.close, console)
+        stack.callback(_tidy, folder, logs)
+        parent = os.getpid()
+
+        def body() -> None:
+            if asked.first is not None:  # between the fork and here nobody acted on it
+                os._exit(1)
+            worker.forked(folder, int(os.environ["RANK"]), parent, None if silent else console, work, board, store)
+
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if asked.first is not None:
+            raise Interrupted(asked.first)
+        with _no_handlers(), _quiet():
+            agent = Agent(body, logs, board, asked, settings.timeout, silent)
+            try:
+                agent.run()
+            except (RunFailed, Interrupted):
+                if board.phase(0) != Phase.DONE:  # else all is saved, and who died was needed no more
+                    raise
+
+
+def _prepare(folder: Path, logs: Path) -> None:
+    """Nothing of an earlier attempt in this folder is taken for this one's."""
     try:
-        with _signals_kept(), _quiet():
-            elastic_launch(settings, worker.forked)(str(folder), os.getpid(), None if silent else console, work)
-    except SignalException as error:
-        raise Interrupted(int(error.sigval)) from None
-    except ChildFailedError as error:
-        raise RunFailed(_first_error(logs, error)) from None
-    finally:
-        os.close(console)
-        for left in (logs / "store", *logs.glob("rank*.json")):
+        logs.mkdir(exist_ok=True)
+        for left in (folder / "summary.json", logs / "store", *logs.glob("error*.json"), *logs.glob("rank*.*")):
             left.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFailed(f"{error.filename or logs} cannot be written ({error.strerror})") from None
+    for place in (folder, folder / checkpoint.FILE.parent):
+        checkpoint.clear_halves(place)
+
+
+def _tidy(folder: Path, logs: Path) -> None:
+    """Leave no empty log and no half of a file."""
+    with contextlib.suppress(OSError):
         for left in logs.glob("rank*.*"):
             if left.stat().st_size == 0:
                 left.unlink()
-
-
-def _first_error(logs: Path, error: ChildFailedError) -> str:
-    """The worker that was killed, else the traceback of the one that failed first: the others often fail because it did."""
-    for rank, failure in error.failures.items():
-        if failure.exitcode < 0:
-            return f"worker process {rank} was killed by {signal.Signals(-failure.exitcode).name}; its output is in {logs}"
-    told = [json.loads(path.read_text()) for path in logs.glob("error*.json")]
-    if told:
-        first = min(told, key=lambda entry: entry["time"])
-        if first["expected"]:
-            return first["error"]
-        return f"worker process {first['rank']} failed:\n{first['traceback'].rstrip()}"
-    rank, failure = error.get_first_failure()
-    return f"worker process {rank} ended with exit code {failure.exitcode}; its output is in {logs}"
+    for place in (folder, folder / checkpoint.FILE.parent):
+        checkpoint.clear_halves(place)
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """torchelastic installs handlers and leaves them; a sweep's next job, and its parent, want the old ones back."""
-    before: dict[Any, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+def _store(logs: Path) -> Iterator[str]:
+    """The name of an empty file that the processes to be forked can meet over: in memory where the system has such files."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("store")
+        try:
+            name = f"/proc/self/fd/{file}"
+            if os.path.exists(name):
+                yield name
+                return
+        finally:
+            os.close(file)
+    try:
+        yield str(logs / "store")
+    finally:
+        (logs / "store").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _no_handlers() -> Iterator[None]:
+    """torchelastic would install handlers of its own, also for signals that shall stay ignored."""
+    name = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+    before = os.environ.get(name)
+    os.environ[name] = ""
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager

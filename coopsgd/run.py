@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,20 @@ from coopsgd.errors import DamagedFile
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+
+def log_points(path: Path) -> list[dict[str, Any]]:
+    """The log points of a metrics.jsonl. Lines that are none are left out: a crash or a full disk may tear one, or pad it with
+    NULs.
+    """
+    found = []
+    with path.open("rb") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                point = json.loads(line.strip(b"\0\n"))
+                if isinstance(point, dict) and isinstance(point.get("step"), int):
+                    found.append(point)
+    return found
 
 
 class Run:
@@ -49,9 +64,8 @@ class Run:
         return found
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, one dict a log point."""
-        with (self.folder / "metrics.jsonl").open() as lines:
-            return [json.loads(line) for line in lines]
+        """The lines of metrics.jsonl, one dict a log point; one that a crash left torn is left out."""
+        return log_points(self.folder / "metrics.jsonl")
 
     def rows(self) -> Tensor:
         """(m + v, d) final models, workers first. LookupError when the run did not keep them."""

@@ -12,11 +12,11 @@ import logging
 import os
 import platform
 import resource
-import signal
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from coopsgd import build, checkpoint, config, foresight
+from coopsgd import build, checkpoint, config, ending, foresight, stdio
+from coopsgd.board import Board, Phase
 from coopsgd.child import die_with
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet.plan import Layout
@@ -37,29 +38,52 @@ from coopsgd.report.files import Files
 from coopsgd.strategies.base import Strategy
 from coopsgd.train import Outcome, train
 
+PATIENCE = 30.0  # seconds to wait for room on a full disk at the end
 
-def forked(folder: str, parent: int, console: int | None, work: Any) -> None:
-    """A worker of `coopsgd train`, in a fork of the command's process.
+_slot: tuple[Board, int] | None = None  # where this process tells the command how far it is; none under torchrun
+
+
+def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any, board: Board, store: str) -> None:
+    """A worker of `coopsgd train`, in a fork of the command's process, which ends here.
 
     parent: pid of the command, with which the worker dies; console: file descriptor to talk to the user; work: what it does,
-    `work` below or a probe's.
+    `work` below or a probe's; board: where it tells the command what becomes of it; store: the file that processes meet over.
     """
+    global _slot
+    ending.default()  # a worker inside a collective must still end at once
     die_with(parent)
+    tempfile.tempdir = None
     logging.disable(logging.NOTSET)
-    for number in (signal.SIGTERM, signal.SIGINT):  # a worker inside a collective must still end at once
-        signal.signal(number, signal.SIG_DFL)
-    rank = int(os.environ["RANK"])
+    _slot = board, rank
+    for number, end in ((1, "out"), (2, "err")):
+        stdio.redirect(number, folder / "logs" / f"rank{rank}.{end}")
+    stdio.guard()
+    code = 1
     try:
-        # its words are the user's own, or were checked
-        work(Path(folder), rank, store=Path(folder) / "logs" / "store", console=console, trust=True)
+        work(folder, rank, store=store, console=console, trust=True)  # its words are the user's own, or were checked
+        board.enter(rank, Phase.DONE)
+        code = 0
+    except RunFailed as error:
+        board.tell(rank, time=time.time(), line=str(error))
     except BaseException as error:
-        told = {"time": time.time(), "rank": rank, "traceback": traceback.format_exc(), "error": str(error)}
-        told["expected"] = isinstance(error, RunFailed)  # it says all there is to say
-        checkpoint.write_json(Path(folder) / "logs" / f"error{rank}.json", told)
-        sys.exit(1)
+        board.tell(rank, time=time.time(), traceback=traceback.format_exc(), error=str(error))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
 
 
-def work(folder: Path, rank: int, store: Path | None = None, console: int | None = None, trust: bool = False) -> Outcome:
+@contextlib.contextmanager
+def saving() -> Iterator[ending.Noted]:
+    """From here on a first signal lets this process finish."""
+    if _slot is not None:
+        board, rank = _slot
+        board.enter(rank, Phase.SAVING)
+    with ending.finishing() as came:
+        yield came
+
+
+def work(folder: Path, rank: int, store: str | None = None, console: int | None = None, trust: bool = False) -> Outcome:
     """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or torchrun's store.
 
     trust: import what the frozen config names.
@@ -77,21 +101,26 @@ def work(folder: Path, rank: int, store: Path | None = None, console: int | None
             late = foresight.hindsight(settings, strategy, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
             for note in late:
                 report.note(note)
+            with saving() as came:
+                fleet.barrier()  # nobody saves before no first signal can end one whom it needs
+                whole = {"rows": outcome.x, **({} if outcome.stats is None else {"stats": outcome.stats})}
+                columns = sum(x.shape[1] for x in whole.values())
+                save = checkpoint.resolve(settings.save, layout.n, columns, outcome.x.element_size())
+                rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
+                more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
+                more["notes"] = [*getattr(problem, "notes", ()), *foresight.notes(settings, strategy), *late]
+                if isinstance(report, Report):
+                    _leave(folder, settings, save, outcome, rows, fleet, strategy, more, report, came)
+                    if _slot is not None:
+                        _slot[0].enter(rank, Phase.DONE)
+                fleet.barrier()
         finally:
             report.close()
-        whole = {"rows": outcome.x, **({} if outcome.stats is None else {"stats": outcome.stats})}
-        save = checkpoint.resolve(settings.save, layout.n, sum(x.shape[1] for x in whole.values()), outcome.x.element_size())
-        rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
-        more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
-        more["notes"] = [*getattr(problem, "notes", ()), *foresight.notes(settings, strategy), *late]
-        if rank == 0:
-            _leave(folder, settings, save, outcome, rows, fleet, strategy, more)
-        fleet.barrier()
     return outcome
 
 
 @contextlib.contextmanager
-def joined(settings: config.Config, layout: Layout, rank: int, store: Path | None) -> Iterator[tuple[Stacked, torch.device]]:
+def joined(settings: config.Config, layout: Layout, rank: int, store: str | None) -> Iterator[tuple[Stacked, torch.device]]:
     """This process made ready, and in one group with the others: the fleet of this layout, and where its rows are."""
     torch.set_num_threads(settings.threads)
     _keep_freed_memory()
@@ -104,12 +133,11 @@ class Report:
     """Rank 0's: files and console."""
 
     def __init__(self, folder: Path, settings: config.Config, console: int | None) -> None:
-        self._files = Files(folder)
+        self._live = Live(sys.stdout if console is None else stdio.stream(console), settings.steps)
+        self._files = Files(folder, self.note)
         held = build.make(settings, "task").spread(settings)
         if held is not None:
             self._files.image("data/partition", *spread.picture(held))
-        stream = sys.stdout if console is None else os.fdopen(os.dup(console), "w")
-        self._live = Live(stream, settings.steps)
 
     def log(self, line: dict[str, Any]) -> None:
         """One log point."""
@@ -119,6 +147,10 @@ class Report:
     def note(self, text: str) -> None:
         """Something the user should know."""
         self._live.note(text)
+
+    def flush(self) -> None:
+        """Try to have everything on disk."""
+        self._files.flush()
 
     def close(self) -> None:
         """Everything on disk, the terminal as it was."""
@@ -148,14 +180,75 @@ def _leave(
     fleet: Stacked,
     strategy: Strategy,
     more: dict[str, Any],
+    report: Report,
+    came: ending.Noted,
 ) -> None:
-    """Checkpoint, then summary.json, which says that everything else is there."""
-    if save != "none":
-        content = {"answer": outcome.answer, "answer_stats": outcome.answer_stats, **rows}
-        content = {name: x.cpu() for name, x in content.items() if x is not None}
-        checkpoint.atomically(folder / checkpoint.FILE, lambda file: torch.save(content, file))
+    """The answer, then the rows, then summary.json, which says that everything else is there. RunFailed without the answer.
+
+    Where there is no room for all, the first of these are kept.
+    """
+    answer = {"answer": outcome.answer, "answer_stats": outcome.answer_stats}
+    answer, rows = ({name: x.cpu() for name, x in part.items() if x is not None} for part in (answer, rows))
+    path, kept = folder / checkpoint.FILE, None
+
+    def final(content: dict[str, Any]) -> contextlib.AbstractContextManager[Path]:
+        return checkpoint.staged(path, lambda file: torch.save(content, file))
+
+    def keep_answer() -> None:
+        with final(answer):
+            pass
+
+    def end(models: contextlib.AbstractContextManager[Path | None], saved: str, **more_of_it: Any) -> None:
+        with contextlib.ExitStack() as last, models as half:
+            summary = _summary(folder, settings, saved, outcome, fleet, strategy, more)
+            summary |= {"checksums": checkpoint.checksums(half), **more_of_it}
+            last.enter_context(checkpoint.staged_json(folder / "summary.json", summary))  # appears after the models
+            report.flush()
+
+    try:
+        if save != "none":
+            _patiently(keep_answer, settings, report, came)
+            kept = path
+        lost = {}
+        if save == "rows":
+            try:
+                return end(final({**answer, **rows}), "rows")
+            except OSError as error:
+                report.note(f"{error.filename}: {error.strerror}; the models of the workers are not kept, but their answer is")
+                lost, save = {"not_written": {"rows": f"{error.strerror}"}}, "answer"
+        _patiently(lambda: end(contextlib.nullcontext(kept), save, **lost), settings, report, came)
+    except OSError as error:
+        raise RunFailed(f"{error.filename} cannot be written ({error.strerror}), though the run came to its end") from None
+
+
+def _patiently(write: Callable[[], None], settings: config.Config, report: Report, came: ending.Noted) -> None:
+    """Write; while the disk does not take it, try again, for some time or until a signal comes. OSError when in vain."""
+    patience = min(PATIENCE, settings.timeout / 2)  # the others wait
+    end, told = time.monotonic() + patience, False
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            if time.monotonic() > end or came.first is not None:
+                raise
+            if not told:
+                report.note(f"{error.filename} cannot be written ({error.strerror}): trying again for {patience:.0f} s")
+                told = True
+        time.sleep(0.2)
+
+
+def _summary(
+    folder: Path,
+    settings: config.Config,
+    save: str,
+    outcome: Outcome,
+    fleet: Stacked,
+    strategy: Strategy,
+    more: dict[str, Any],
+) -> dict[str, Any]:
+    """What summary.json holds."""
     last = outcome.last
-    summary = {
+    return {
         "status": outcome.status,
         "steps": outcome.steps,
         **({"diverged_at": outcome.diverged_at} if outcome.diverged_at is not None else {}),
@@ -177,7 +270,6 @@ def _leave(
         "seed": settings.seed,
         "name": settings.name,
         "saved": save,
-        "checksums": checkpoint.checksums(folder, save),
         **({"data": about} if (about := build.make(settings, "task").about(settings)) else {}),
         "parameters": outcome.x.shape[1],
         "norm_stats": None if outcome.stats is None else settings.norm_stats,
@@ -186,7 +278,6 @@ def _leave(
         "versions": checkpoint.versions(),
         "command": checkpoint.command(folder),
     }
-    checkpoint.write_json(folder / "summary.json", summary)
 
 
 def _peak_memory(fleet: Stacked) -> int:
@@ -206,7 +297,7 @@ def _device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def _process_group(processes: int, rank: int, device: torch.device, timeout: float, store: Path | None) -> Any:
+def _process_group(processes: int, rank: int, device: torch.device, timeout: float, store: str | None) -> Any:
     """The default process group, for as long as it is needed; none for one process."""
     if processes == 1:
         yield
@@ -215,7 +306,7 @@ def _process_group(processes: int, rank: int, device: torch.device, timeout: flo
     arguments: dict[str, Any] = {"backend": "nccl" if device.type == "cuda" else "gloo", "timeout": wait}
     if store is not None:  # one machine: meet over a file, talk over loopback, need no port and no name service
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-        arguments |= {"store": dist.FileStore(str(store), processes), "rank": rank, "world_size": processes}
+        arguments |= {"store": dist.FileStore(store, processes), "rank": rank, "world_size": processes}
     dist.init_process_group(**arguments)
     yield
     dist.destroy_process_group()  # after a failure the process ends instead: peers may never answer
@@ -240,13 +331,15 @@ def called(name: str) -> tuple[Path, bool]:
 
 @contextlib.contextmanager
 def one_line(folder: Path, trust: bool) -> Iterator[None]:
-    """A config that is refused is a line and exit code 2; without `trust` it imports nothing, and reads no other folder."""
+    """A config that is refused is a line and exit code 2, a run that failed one and 1; without `trust` it imports nothing, and reads no other folder."""
     try:
         with contextlib.nullcontext() if trust else guarded(folder=folder):
             yield
     except ConfigError as error:
         print(f"{folder}: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunFailed as error:
+        sys.exit(str(error))
 
 
 def ranked(folder: Path) -> int:
@@ -263,6 +356,7 @@ def main() -> None:
     rank = ranked(folder)
     if rank == 0 and (folder / "metrics.jsonl").exists():
         sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
+    stdio.guard()
     with one_line(folder, trust):
         outcome = work(folder, rank, trust=trust)
     if outcome.status == "diverged":

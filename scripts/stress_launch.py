@@ -44,9 +44,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, silence():
         for i in range(arguments.launches):
             folder = Path(name) / str(i)
-            folders.freeze(plans[i % len(plans)], folder, "coopsgd train")
+            plan = plans[i % len(plans)]
+            folders.freeze(plan, folder, "coopsgd train")
             began = time.perf_counter()
-            launch.run(folder, p)
+            launch.run(folder, plan)
             times.append(time.perf_counter() - began)
     for process in load:
         process.kill()

@@ -74,7 +74,7 @@ def _measured(folder: Path, settings: Any, silent: bool) -> dict[str, Any]:
             f"{settings.threads} thread{'s' * (settings.threads > 1)} a process, {settings.device}",
             flush=True,
         )
-    launch.run(folder, settings.processes, worker.work, silent)
+    launch.run(folder, settings, worker.work, silent)
     found = json.loads((folder / worker.FILE).read_text())
     if "failed" in found:
         raise RunFailed(found["failed"])

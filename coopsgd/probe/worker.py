@@ -6,12 +6,11 @@ Started by `coopsgd probe` as a fork of a warm process, or on several machines b
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from coopsgd import build, checkpoint, config, worker
+from coopsgd import build, checkpoint, config, stdio, worker
 from coopsgd.fleet.plan import Layout
 from coopsgd.probe import network
 from coopsgd.probe.file import FORMAT, identity
@@ -21,20 +20,21 @@ from coopsgd.streams import stream
 FILE = "probe.json"
 
 
-def work(folder: Path, rank: int, store: Path | None = None, console: int | None = None, trust: bool = False) -> str | None:
+def work(folder: Path, rank: int, store: str | None = None, console: int | None = None, trust: bool = False) -> str | None:
     """Take part as process `rank`. Rank 0 leaves FILE in the folder: what was found, or why nothing could be, which all return.
 
     console: file descriptor to tell the user how far it is; None: nobody wants to know. trust: import what the config names.
     """
     settings = config.load(folder / "config.yaml", trust)
+    screen = None if rank or console is None else stdio.stream(console)
     strategy, _ = build.make_strategy(settings)
     layout = Layout(settings.workers, 0, settings.processes)  # a probe has no auxiliary models
     with worker.joined(settings, layout, rank, store) as (fleet, device):
         problem = build.make(settings, "task").build(settings, fleet.workers, device)
 
         def tell(text: str) -> None:
-            if rank == 0 and console is not None:
-                os.write(console, f"{text}\n".encode())
+            if screen is not None:
+                print(text, file=screen, flush=True)
 
         try:
             found, step = measure(settings, fleet, problem, strategy, tell)
@@ -62,6 +62,7 @@ def main() -> None:
     rank = worker.ranked(folder)
     if rank == 0 and (folder / FILE).exists():
         sys.exit(f"{folder} already holds a probe; freeze another folder with launch=false")
+    stdio.guard()
     with worker.one_line(folder, trust):
         wrong = work(folder, rank, console=1, trust=trust)
     if wrong:

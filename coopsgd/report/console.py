@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -76,7 +75,7 @@ def human_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def table(summary: dict[str, Any], folder: Path, stream: TextIO = sys.stdout) -> None:
+def table(summary: dict[str, Any], folder: Path) -> None:
     """The end of a run in a few rows, and where it is."""
     ledger, last = summary["ledger"], summary["eval"]
     rows = [
@@ -95,7 +94,7 @@ def table(summary: dict[str, Any], folder: Path, stream: TextIO = sys.stdout) ->
     shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:
         shown.add_row(name, value)
-    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(shown)
     console.print(str(folder), style="bold", markup=False, emoji=False)
 

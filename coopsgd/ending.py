@@ -1,0 +1,126 @@
+"""Signals that ask a command to end. One that was ignored at the start (nohup, a background job of a script) stays ignored.
+
+The command itself raises `Interrupted` wherever it is, once. While workers run, or a summary is being written, signals are
+noted instead (`noted`), and whoever watches the workers acts on them. A worker ends at once by the first, unless it is saving
+(`finishing`): then by the second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from coopsgd.errors import Interrupted
+
+# whose default action ends a process, apart from faults and SIGKILL
+NAMES = ("HUP", "INT", "QUIT", "TERM", "XCPU", "ALRM", "VTALRM", "PROF", "USR1", "USR2", "PWR")
+ENDING = tuple(getattr(signal, f"SIG{name}") for name in NAMES if hasattr(signal, f"SIG{name}"))
+SAME = 0.2  # seconds: `timeout` and a nervous hand send several; those are one
+PATIENCE = 1.0  # seconds in which a command that was asked to end is left to do so
+
+_raised = -PATIENCE  # when
+
+
+def heeded() -> list[int]:
+    """Those that are neither ignored, since this process began, nor handled by somebody else."""
+
+    def ours(handler: Any) -> bool:
+        known = (signal.SIG_DFL, signal.default_int_handler, _raise)
+        return handler in known or getattr(handler, "__func__", None) is Noted.add
+
+    return [number for number in ENDING if ours(signal.getsignal(number))]
+
+
+def raising() -> None:
+    """From here on they raise Interrupted, for a command."""
+    _install(heeded(), _raise)
+
+
+def default() -> None:
+    """From here on they end the process without a word, for a worker and for a command that has ended."""
+    _install(heeded(), signal.SIG_DFL)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    global _raised
+    if time.monotonic() - _raised >= PATIENCE:
+        _raised = time.monotonic()
+        raise Interrupted(number)
+
+
+class Noted:
+    """The signals that came while `noted`."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self._times: list[float] = []
+
+    def add(self, number: int, frame: FrameType | None = None) -> None:
+        """It is a signal handler."""
+        self.numbers.append(number)
+        self._times.append(time.monotonic())
+
+    @property
+    def first(self) -> int | None:
+        """The one that asked to end, if any did."""
+        return self.numbers[0] if self.numbers else None
+
+    @property
+    def twice(self) -> bool:
+        """Was it asked again?"""
+        return bool(self._times) and self._times[-1] - self._times[0] > SAME
+
+
+_noted: Noted | None = None
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[Noted]:
+    """While inside, signals are noted and nothing is raised; within another such block, in that one's list."""
+    global _noted, _raised
+    if _noted is not None:
+        yield _noted
+        return
+    _noted = Noted()
+    before = _install(heeded(), _noted.add)
+    try:
+        yield _noted
+    finally:
+        if _noted.numbers:
+            _raised = time.monotonic()  # whoever acts on them is not disturbed by one more
+        _noted = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def finishing() -> Iterator[Noted]:
+    """While inside, the first signal to this worker is noted, and the second ends it."""
+    came = Noted()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        came.add(number)
+        if came.twice:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    before = _install(heeded(), handler)
+    try:
+        yield came
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _install(numbers: list[int], handler: Callable[..., Any] | signal.Handlers) -> dict[int, Any]:
+    """Set the handler of each; what they had. Signals are the main thread's: in another nothing is done."""
+    before: dict[int, Any] = {}
+    with contextlib.suppress(ValueError):
+        for number in numbers:
+            before[number] = signal.signal(number, handler)
+    return {number: old if old is not None else signal.SIG_DFL for number, old in before.items()}

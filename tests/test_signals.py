@@ -1,0 +1,159 @@
+"""Signals: those ignored at the start stay ignored, all others end the command with a summary and one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import time
+
+import pytest
+from running import LONG, SHORT, linux, slow_save, started, until  # noqa: F401  a fixture
+
+pytestmark = linux
+
+
+def ignoring(*numbers: int) -> None:
+    """nohup, or a background job of a script."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_what_is_ignored_at_the_start_stays_ignored(started, tmp_path, sweep):  # noqa: F811
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+    more = ("-m", "seed=0,1", "hydra.sweep.dir=s") if sweep else ("hydra.run.dir=r",)
+    folder = "s/seed=0" if sweep else "r"
+    command = started("train", *LONG, "processes=2", *more, first=functools.partial(ignoring, *numbers))
+    pids = command.at_work(2, folder)
+    for number in numbers:
+        command.send_all(number)
+        os.kill(pids[1], number)
+    lines = (tmp_path / folder / "metrics.jsonl").read_bytes().count(b"\n")
+    until(lambda: (tmp_path / folder / "metrics.jsonl").read_bytes().count(b"\n") > lines + 5, 20, "more lines")
+    command.send(signal.SIGTERM)
+    ended = command.ended()
+    assert ended.code == 143 and len(ended.lines) == 1, ended
+    assert command.summary(folder)["status"] == "interrupted"
+    command.nothing_left()
+
+
+@pytest.mark.parametrize("name", ["HUP", "QUIT", "XCPU", "ALRM", "VTALRM", "USR1", "USR2"])
+def test_every_signal_that_ends_leaves_a_summary(started, name):  # noqa: F811
+    number = getattr(signal, f"SIG{name}")
+    command = started("train", *LONG, "processes=2", "hydra.run.dir=r")
+    command.at_work(2)
+    command.send(number)
+    ended = command.ended()
+    assert ended.code == 128 + number and ended.lines == [f"coopsgd: ended by SIG{name}"], ended
+    assert command.summary()["status"] == "interrupted"
+    command.nothing_left()
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "TERM", "USR1", "SEGV"])
+def test_a_signal_to_a_worker_is_one_line(started, name):  # noqa: F811
+    command = started("train", *LONG, "processes=4", "hydra.run.dir=r")
+    os.kill(command.at_work()[2], getattr(signal, f"SIG{name}"))
+    ended = command.ended()
+    (line,) = ended.lines
+    assert ended.code == 1 and f"worker process 2 was killed by SIG{name}" in line
+    assert command.summary()["status"] == "failed"
+    command.nothing_left()
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_many_interrupts_in_a_row_leave_a_summary(started, processes):  # noqa: F811
+    command = started("train", *LONG, f"processes={processes}", "hydra.run.dir=r")
+    command.at_work(processes)
+    for _ in range(12):
+        with_suppressed(command)
+        time.sleep(0.008)
+    ended = command.ended()
+    assert ended.code == 130 and ended.lines == ["coopsgd: interrupted"], ended
+    assert command.summary()["status"] == "interrupted"
+    command.nothing_left()
+
+
+def with_suppressed(command) -> None:
+    if command.process.is_alive():
+        command.send_all(signal.SIGINT)
+
+
+@pytest.mark.parametrize("to", ["command", "group", "worker"])
+@pytest.mark.parametrize("processes", [1, 4])
+def test_a_signal_during_the_final_save_lets_it_be_finished(started, tmp_path, processes, to):  # noqa: F811
+    words = ("train", *SHORT, f"processes={processes}", "save=rows", "hydra.run.dir=r")
+    command = started(*words, first=functools.partial(slow_save, 1.0))
+    until(lambda: (tmp_path / "saving").exists(), what="the save to begin")
+    workers = command.seen = until(lambda: sorted_children(command))
+    {"command": command.send, "group": command.send_all, "worker": functools.partial(os.kill, workers[0])}[to](signal.SIGTERM)
+    ended = command.ended()
+    assert ended.code == (0 if to == "worker" else 143) and len(ended.lines) <= 1, ended
+    assert command.summary()["status"] == "completed" and command.summary()["saved"] == "rows"
+    import torch
+
+    assert len(torch.load(tmp_path / "r" / "checkpoints" / "final.pt", weights_only=True)["rows"]) == 5
+    command.nothing_left()
+
+
+def sorted_children(command):
+    from running import children
+
+    return sorted(children(command.pid))
+
+
+def test_a_second_signal_ends_the_final_save(started, tmp_path):  # noqa: F811
+    words = ("train", *SHORT, "processes=2", "save=rows", "hydra.run.dir=r")
+    command = started(*words, first=functools.partial(slow_save, 60.0))
+    until(lambda: (tmp_path / "saving").exists(), what="the save to begin")
+    command.seen = sorted_children(command)
+    command.send_all(signal.SIGINT)
+    time.sleep(1)
+    assert command.process.is_alive(), command.ended()
+    command.send_all(signal.SIGINT)
+    ended = command.ended(20)
+    assert ended.code == 130 and ended.lines == ["coopsgd: interrupted"], ended
+    assert command.summary()["status"] == "interrupted"
+    command.nothing_left()
+
+
+def test_a_sweep_does_not_go_on_after_a_signal_during_a_save(started, tmp_path):  # noqa: F811
+    words = ("train", "-m", *SHORT, "seed=0,1", "processes=1", "hydra.sweep.dir=s")
+    command = started(*words, first=functools.partial(slow_save, 1.0))
+    until(lambda: (tmp_path / "saving").exists(), what="the save to begin")
+    command.send(signal.SIGINT)
+    assert command.ended().code == 130
+    assert [path.parent.name for path in (tmp_path / "s").glob("*/config.yaml")] == ["seed=0"]
+    assert command.summary("s/seed=0")["status"] == "completed"
+
+
+def test_halves_that_a_killed_process_left_are_cleaned_by_the_next(started, tmp_path):  # noqa: F811
+    words = ("train", *SHORT, "processes=1", "save=rows", "hydra.run.dir=r")
+    command = started(*words, first=functools.partial(slow_save, 60.0))
+    until(lambda: list((tmp_path / "r" / "checkpoints").glob("*.part")), what="half a file")
+    command.seen = sorted_children(command)
+    command.send(signal.SIGKILL)
+    command.ended()
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in command.seen), 10, "the worker's end")
+    (tmp_path / "r" / "config.yaml").unlink()
+    assert list((tmp_path / "r").rglob("*.part"))
+    again = started(*words)
+    assert again.ended().code == 0
+    again.nothing_left()
+
+
+def test_what_an_earlier_attempt_left_in_logs_does_no_harm(started, tmp_path):  # noqa: F811
+    logs = tmp_path / "r" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "store").write_bytes(b"\0\1\2 what another group of processes said" * 50)
+    told = {"time": 0.0, "rank": 0, "traceback": "an old bug", "error": "an old bug"}
+    (logs / "error0.json").write_text(json.dumps(told))
+    (logs / "rank1.err").write_text("an old bug")
+    (tmp_path / "r" / "summary.json").write_text('{"status": "completed", "steps": 7, "eval": {}}')
+    command = started("train", *LONG, "processes=4", "hydra.run.dir=r")
+    os.kill(command.at_work()[1], signal.SIGKILL)
+    ended = command.ended()
+    assert ended.code == 1 and "was killed by SIGKILL" in ended.err and "an old bug" not in ended.err
+    assert command.summary()["status"] == "failed"
+    assert os.listdir(logs) == []

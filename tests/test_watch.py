@@ -1,0 +1,98 @@
+"""The command watches its workers: one that left or that is stopped is named, and ends the run, not the user's patience."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+import pytest
+from running import LONG, linux, started, state, until  # noqa: F401  a fixture
+
+from coopsgd.strategies.base import Strategy
+
+pytestmark = linux
+CONF = "strategy: test_watch:Leaving\n"
+
+
+@dataclass(frozen=True)
+class Leaving(Strategy):
+    """Its last process goes, as if all were done, in the fourth step."""
+
+    def step(self, fleet, tick, x, s):
+        if tick.k == 3 and fleet.rank == fleet.layout.processes - 1:
+            os._exit(0)
+        fleet.mean(x)
+        return tick.local(x), s
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_a_worker_that_leaves_early_is_named(started, tmp_path, processes):  # noqa: F811
+    (tmp_path / "more" / "algo").mkdir(parents=True)
+    (tmp_path / "more" / "algo" / "leaving.yaml").write_text(CONF)
+    words = ("task=quadratic", "steps=9", f"processes={processes}", "hydra.run.dir=r")
+    command = started("train", "--config-dir", "more", "algo=leaving", *words)
+    ended = command.ended(30)
+    assert ended.code == 1
+    (line,) = ended.lines
+    assert f"worker process {processes - 1} left with exit code 0 before the run was over" in line
+    assert command.summary()["status"] == "failed"
+    command.nothing_left()
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_a_stopped_worker_is_named_and_ends_the_run_after_timeout(started, processes):  # noqa: F811
+    command = started("train", *LONG, f"processes={processes}", "timeout=4", "hydra.run.dir=r")
+    pids = command.at_work(processes)
+    os.kill(pids[-1], signal.SIGSTOP)
+    name = f"worker process {processes - 1} (pid {pids[-1]})"
+    until(lambda: f"{name} is stopped" in command.told(), 5, "a note that names it")
+    ended = command.ended(30)
+    assert ended.code == 1
+    assert len(ended.lines) == 2 and name in ended.lines[1] and "4 s" in ended.lines[1], ended.err
+    assert command.summary()["status"] == "failed"
+    command.nothing_left()
+
+
+def test_a_worker_that_goes_on_in_time_does_no_harm(started):  # noqa: F811
+    command = started("train", *LONG, "processes=2", "timeout=30", "hydra.run.dir=r")
+    pids = command.at_work(2)
+    os.kill(pids[0], signal.SIGSTOP)
+    until(lambda: "is stopped" in command.told(), 5, "a note")
+    os.kill(pids[0], signal.SIGCONT)
+    until(lambda: "goes on" in command.told(), 5, "another")
+    command.send(signal.SIGTERM)
+    assert command.ended().code == 143
+    command.nothing_left()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_suspended_command_can_go_on_however_long_it_was_suspended(started, tmp_path, processes):  # noqa: F811
+    command = started("train", *LONG, f"processes={processes}", "timeout=2", "hydra.run.dir=r")
+    pids = command.at_work(processes)
+    command.send_all(signal.SIGSTOP)
+    until(lambda: all(state(pid) == "T" for pid in (command.pid, *pids)), 5, "all to stop")
+    time.sleep(4)
+    command.send_all(signal.SIGCONT)
+    lines = (tmp_path / "r" / "metrics.jsonl").read_bytes().count(b"\n")
+    until(lambda: (tmp_path / "r" / "metrics.jsonl").read_bytes().count(b"\n") > lines + 5, 20, command.told())
+    assert command.process.is_alive(), command.ended()
+    assert "stopped" not in command.told()
+    command.send(signal.SIGTERM)
+    assert command.ended().code == 143
+    command.nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_with_a_stopped_worker_at_once(started, number):  # noqa: F811
+    command = started("train", *LONG, "processes=4", "hydra.run.dir=r")
+    pids = command.at_work()
+    os.kill(pids[1], signal.SIGSTOP)
+    begun = time.monotonic()
+    command.send(number)
+    ended = command.ended(40)
+    assert time.monotonic() - begun < 5 + os.getloadavg()[0]  # others may be at work here
+    assert ended.code == 128 + number and len(ended.lines) == 1
+    assert command.summary()["status"] == "interrupted"
+    command.nothing_left()
