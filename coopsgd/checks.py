@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -33,6 +34,24 @@ class Checked:
     strategy: Strategy
     notes: tuple[str, ...]
     folder: str | None = None  # that words name by hydra.run.dir
+
+
+# how many copies of a command the launchers of clusters have started, where they say so to each
+COPIES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
+def only_copy() -> None:
+    """ConfigError when a launcher such as torchrun or srun has started this very command several times over."""
+    told = [
+        f"{name}={os.environ[name]}" for name in COPIES if os.environ.get(name, "").isdecimal() and int(os.environ[name]) > 1
+    ]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        told.insert(0, f"TORCHELASTIC_RUN_ID={os.environ['TORCHELASTIC_RUN_ID']}")
+    if told:
+        raise ConfigError(
+            f"{told[0]}: a launcher starts copies of this command, each of which would be the whole of it; start it once, by "
+            "itself, or prepare a run with launch=false and let the launcher start the coopsgd.worker that it prints"
+        )
 
 
 def check(

@@ -155,6 +155,8 @@ class Session:
         for note in checked.notes:
             print(note, file=sys.stderr, flush=True)
         settings = checked.config
+        if settings.launch:
+            checks.only_copy()
         freeze(settings, folder, self.command, self.sweeping)
         self.frozen += 1
         if not settings.launch:
@@ -278,6 +280,8 @@ def _train(words: Sequence[str]) -> int:
     if "--version" in line.flags:
         print(f"coopsgd, version {__version__}")
         return 0
+    if set(line.flags) <= {"--multirun"} and not any(word.startswith("launch=") for word in line.words):
+        checks.only_copy()  # before a sweep says it of every job
     session = prepare(words)
     session.words, notes = [], list[str]()
     if not {"--help", "--hydra-help"} & set(line.flags):  # help is for those whose words are not right yet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import time
@@ -63,6 +64,7 @@ def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False)
     except FileExistsError:
         raise ConfigError(f"{folder} already holds a run; choose another {key}, or remove it") from None
     except OSError as error:
+        target.unlink(missing_ok=True)
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
     before = set(folder.iterdir()) - {target}
     try:
@@ -72,9 +74,11 @@ def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False)
             file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
             file.write(OmegaConf.to_yaml(OmegaConf.create({"defaults": DEFAULTS})) + _own_hydra())
         found_beside(settings, folder)
-    except BaseException:
+    except BaseException as error:
         for half in set(folder.iterdir()) - before:
             half.unlink()  # nothing was frozen: the folder is free again
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
         raise
 
 

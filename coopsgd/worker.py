@@ -154,8 +154,8 @@ class Report:
 
     def close(self) -> None:
         """Everything on disk, the terminal as it was."""
-        self._live.close()
         self._files.close()
+        self._live.close()
 
 
 class Silent:
@@ -331,7 +331,7 @@ def called(name: str) -> tuple[Path, bool]:
 
 @contextlib.contextmanager
 def one_line(folder: Path, trust: bool) -> Iterator[None]:
-    """A config that is refused is a line and exit code 2, a run that failed one and 1; without `trust` it imports nothing, and reads no other folder."""
+    """A refused config is a line and exit code 2, a failed run 1; without `trust` none is imported, and no other folder read."""
     try:
         with contextlib.nullcontext() if trust else guarded(folder=folder):
             yield

@@ -120,7 +120,8 @@ class Command:
 
     def told(self) -> str:
         """What it has said so far."""
-        return "".join(Path(f"{self._at}.{end}").read_text() for end in ("out", "err"))
+        said = (Path(f"{self._at}.{end}") for end in ("out", "err"))
+        return "".join(file.read_text() for file in said if file.exists())
 
     def summary(self, folder: str = "r") -> dict[str, Any]:
         return json.loads((self._tmp_path / folder / "summary.json").read_text())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coopsgd import checkpoint, compose, folders
+from coopsgd import checkpoint, checks, compose, folders
 from coopsgd.config import Config
 from coopsgd.design import study as studies
 from coopsgd.report import design as report
@@ -37,6 +37,7 @@ def design(
     theory: bool,
 ) -> None:
     """Search, predict, rank, check, tell. ConfigError when what is asked makes no sense or cannot be met."""
+    checks.only_copy()
     options = {"--probe": probe, "--config-dir": config_dir, "--budget-seconds": budget_seconds, "--target-loss": target_loss}
     asked = [str(word) for name, value in (options | {"--check": check}).items() if value for word in (name, value)]
     line = "coopsgd design " + shlex.join([*words, *asked, *(["--theory"] if theory else [])])

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from coopsgd import checkpoint, compose, folders
+from coopsgd import checkpoint, checks, compose, folders
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.report.console import human_bytes
 
@@ -43,6 +43,7 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
         folders.freeze(settings, folder, command)
         print(folders.torchrun(settings, folder, "coopsgd.probe"))
         return
+    checks.only_copy()
     if target.is_dir() or not target.parent.is_dir():
         why = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
         raise ConfigError(f"-o {output or FILE}: {why}; name a file, as in -o probe.json")
