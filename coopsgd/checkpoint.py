@@ -43,7 +43,8 @@ def staged(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
         # torch.save puts an error of its own before the disk's
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, OSError):
-            cause.filename = cause.filename or str(path)
+            if cause.errno is not None and cause.filename is None:
+                cause.filename = str(path)
             raise cause from None
         raise
 

@@ -331,7 +331,7 @@ def called(name: str) -> tuple[Path, bool]:
 
 @contextlib.contextmanager
 def one_line(folder: Path, trust: bool) -> Iterator[None]:
-    """A refused config is a line and exit code 2, a failed run 1; without `trust` none is imported, and no other folder read."""
+    """A refused config is a line and exit code 2, a failed run 1; without `trust` nothing is imported, no other folder read."""
     try:
         with contextlib.nullcontext() if trust else guarded(folder=folder):
             yield

@@ -165,7 +165,7 @@ def test_a_folder_that_was_moved_is_whole(cli, tmp_path):
 def test_a_half_written_line_does_not_hide_what_went_wrong(cli, tmp_path, monkeypatch):
     from coopsgd import compose, launch
 
-    def torn(folder, *_):
+    def torn(folder, *_, **__):
         (folder / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20, "ep')
         raise RunFailed("no such luck")
 
