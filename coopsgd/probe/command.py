@@ -32,6 +32,8 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
     """Measure, write the file and show it. ConfigError before anything starts, RunFailed after."""
     checked = compose.shown(words, config_dir)
     settings, target = checked.config, Path(output or FILE).resolve()
+    if settings.launch:
+        checks.only_copy()
     for note in checked.notes:
         print(note, file=sys.stderr, flush=True)
     settings.steps = steps
@@ -43,7 +45,6 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
         folders.freeze(settings, folder, command)
         print(folders.torchrun(settings, folder, "coopsgd.probe"))
         return
-    checks.only_copy()
     if target.is_dir() or not target.parent.is_dir():
         why = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
         raise ConfigError(f"-o {output or FILE}: {why}; name a file, as in -o probe.json")
