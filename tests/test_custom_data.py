@@ -72,6 +72,10 @@ class Paths(Ordered):
         assert train == "a.csv"
         super().__init__(60)
 
+class Both(Ordered):
+    def __init__(self, train, test="b.csv"):
+        super().__init__({"a.csv": 60, "c.csv": 40}[train])
+
 class Ignores(Ordered):
     def __init__(self, train):
         super().__init__(60)
@@ -259,7 +263,7 @@ def test_an_item_is_a_pair(own, item):
             return item
 
     mine.it = lambda: Odd(None, [0] * 9)
-    with pytest.raises(ValueError, match=r"^data\.path: item 0 of mine:it is no \(image, label\)"):
+    with pytest.raises(ValueError, match=r"^data\.path: item 0 of mine:it is no \(image, label\): it is a "):
         Custom(path="mine:it").load()
 
 
@@ -381,6 +385,8 @@ def test_one_set_says_why_and_what_might_choose_a_part(own):
     found, told = sizes(path="mine:Mode")
     assert found == (50, 10) and "it takes no train or split" in told
     assert "it takes mode: if that chooses a part, name both by data.train={mode: ...} data.test={mode: ...}" in told
+    found, told = sizes(path="mine:Both", train={"train": "a.csv"}, test={"train": "c.csv"})
+    assert found == (60, 40)
     found, told = sizes(path="mine:Paths")  # its train is a path, and not to be filled with true
     assert found == (50, 10) and "it takes train: if that chooses a part" in told
     assert "data.arguments says train=false" in sizes(path="mine:Base", arguments={"train": False})[1]
@@ -405,6 +411,7 @@ def test_one_set_says_why_and_what_might_choose_a_part(own):
         ({"path": "mine:Folders", "arguments": {"root": "Train+TEST+Val"}}, r"\{root: Train\+TEST\+Val/Train\}"),
         ({"path": "mine:Folders", "arguments": {"root": "labels+training+validation"}}, r"training and validation"),
         ({"path": "mine:Folders", "train": {"root": "a+b+c"}, "test": {"root": "a+c"}}, r"label 1 .* is b in .* and c in"),
+        ({"path": "mine:Both"}, r"^data\.arguments: .* missing 1 required positional argument: 'train'"),
         ({"path": "mine:MODULE"}, r"no attribute"),
     ],
 )

@@ -16,6 +16,10 @@ EXACT = 2**53  # whole numbers up to this are exact in float64
 NUMBERS_A_CLASS = 10  # labels may go as far as this many numbers for each class that occurs
 
 
+class Odd(ValueError):
+    """An item, or a part of it, that cannot be taken; the message says what it is."""
+
+
 def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
     """All items of a data set as (n, *shape) and int64 (n,). ValueError names the item that cannot be taken, and why."""
     try:
@@ -29,14 +33,17 @@ def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
         try:
             item = part[i]
             if not isinstance(item, tuple | list) or len(item) != 2:
-                raise TypeError(f"got {_few(item)}")
+                many = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+                raise Odd(f"it is a {type(item).__name__}{many}")
             array = sample(item[0])
         except Exception as error:
             raise ValueError(f"data.path: item {i} of {path} is no (image, label): {_told(error)}") from None
         try:
             y[i] = label(item[1])
+        except Odd as error:
+            raise ValueError(f"data.path: item {i} of {path} has {error}") from None
         except Exception as error:
-            raise ValueError(f"data.path: item {i} of {path} has {_told(error)}") from None
+            raise ValueError(f"data.path: item {i} of {path} has label {_few(item[1])}: {_told(error)}") from None
         if i == 0:
             x = np.zeros((n, *array.shape), dtype=array.dtype)
         if array.shape != x.shape[1:] or (array.dtype == np.uint8) != (x.dtype == np.uint8):
@@ -57,37 +64,37 @@ def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def label(value: Any) -> int:
-    """A class from 0: a whole number in whatever form. ValueError or TypeError, beginning with "label", when it is none."""
+    """A class from 0: a whole number in whatever form. Odd, or what its own conversion raises, when it is none."""
     if (shape := tuple(getattr(value, "shape", ()))) and math.prod(shape) != 1:
-        raise TypeError(f"label of shape {shape}; a label is one whole number (of one-hot labels take the argmax)")
+        raise Odd(f"label of shape {shape}; a label is one whole number (of one-hot labels take the argmax)")
     number = value.item() if hasattr(value, "item") else value
     if isinstance(number, float) and number.is_integer():
         number = int(number)
     if not isinstance(number, int):
-        raise TypeError(f"label {_few(number)}, which is no whole number; number the classes from 0")
+        raise Odd(f"label {_few(number)}, which is no whole number; number the classes from 0")
     if number < 0:
-        raise ValueError(f"label {int(number)}; labels count from 0")
+        raise Odd(f"label {int(number)}; labels count from 0")
     if number > 2**31:
-        raise ValueError(f"label {_few(number)}, which is too large for a class; number the classes from 0")
+        raise Odd(f"label {_few(number)}, which is too large for a class; number the classes from 0")
     return int(number)
 
 
 def sample(image: Any) -> np.ndarray:
-    """Channels first; bytes, float32, or float64 where float32 might not hold the numbers. TypeError when it is no image."""
+    """Channels first; bytes, float32, or float64 where float32 might not hold the numbers. Odd when it is no image."""
     if getattr(image, "mode", None) == "P" and hasattr(image, "getbands"):
-        raise TypeError("a palette image (mode P), whose numbers are no colours; convert it to RGB or L")
+        raise Odd("a palette image (mode P), whose numbers are no colours; convert it to RGB or L")
     if isinstance(image, np.ma.MaskedArray) and np.ma.is_masked(image):
-        raise TypeError("an array with masked entries; put numbers in their place")
+        raise Odd("an array with masked entries; put numbers in their place")
     array = np.asarray(image)
     if hasattr(image, "getbands") and array.ndim == 3:
         array = array.transpose(2, 0, 1)  # a PIL image has its channels last
     if array.dtype.kind not in "uifb" or array.ndim not in (1, 2, 3) or array.itemsize > 8:
-        raise TypeError(f"an image of {array.dtype} in {array.ndim} dimensions")
+        raise Odd(f"an image of {array.dtype} in {array.ndim} dimensions")
     if not array.size:
-        raise TypeError(f"an image without numbers, of shape {array.shape}")
+        raise Odd(f"an image without numbers, of shape {array.shape}")
     array = array[None] if array.ndim == 2 else array
     if array.dtype.kind in "ui" and array.itemsize == 8 and (array.max() > EXACT or array.min() < -EXACT):
-        raise TypeError("a whole number beyond 2^53, which no float holds exactly; subtract an offset or scale it")
+        raise Odd("a whole number beyond 2^53, which no float holds exactly; subtract an offset or scale it")
     if array.dtype == np.uint8 or array.dtype == np.float32:
         return array
     small = array.itemsize < 4  # bool, bytes with a sign, 16 bits
@@ -163,9 +170,9 @@ def listed(numbers: Any, most: int = 10) -> str:
 
 
 def _told(error: Exception) -> str:
-    """A refusal of our own in its own words, beginning with "label"; of somebody else's error its kind, too."""
+    """A refusal of our own in its own words; of somebody else's error its kind, too."""
     told = " ".join(str(error).split())
-    return told if told.startswith("label ") else f"{type(error).__name__}: {told}"
+    return told if isinstance(error, Odd) else f"{type(error).__name__}: {told}"
 
 
 def _few(value: Any) -> str:

@@ -119,7 +119,7 @@ def _convention(
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """What is filled in for training and for testing; None when the class takes nothing like that, or the user says it."""
     for name, values, fits in (("train", (True, False), _is_flag), ("split", ("train", "test"), _is_word)):
-        if name not in takes or not fits(takes[name]):
+        if name not in takes or not fits(takes[name]) or (name == "train" and "test" in takes):
             continue
         said = [name in part for part in apart]
         if any(said) and not all(said):
