@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from coopsgd.exact import as_float64
 from coopsgd.mixing import spectra
 
 Factors = tuple[np.ndarray, ...]
@@ -158,11 +159,15 @@ def load_array(name: str, value: Any) -> np.ndarray:
     if value is None:
         raise ValueError(f"{name}: is missing; give a .npy file or a list, as in {name}=w.npy")
     try:
-        if not isinstance(value, str):
-            return np.array(value, dtype=np.float64)
-        with open(value, "rb") as file:  # numpy leaves its own open when what is in it is broken
-            return np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
+        if isinstance(value, str):
+            with open(value, "rb") as file:  # numpy leaves its own open when what is in it is broken
+                found = np.load(file, allow_pickle=False)
+        else:
+            found = np.array(value)
+        if not isinstance(found, np.ndarray):  # a .npz
+            raise TypeError
     except OSError as error:
         raise ValueError(f"{name}: cannot read {value!r} ({error.strerror or error}); give a .npy file or a list") from None
     except (ValueError, TypeError, EOFError, BadZipFile):
         raise ValueError(f"{name}: {str(value)[:60]!r} holds no array of numbers; give a .npy file or a list of rows") from None
+    return as_float64(name, found)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd.exact import as_float64
 from coopsgd.mixing.base import LOOKED_AT, Factors, Mixing, load_array
 from coopsgd.registry import imported, register
 
@@ -42,10 +43,10 @@ class Matrix(Mixing):
         if is_function(self.W):
             function = _function(self.W)
             try:
-                W = np.asarray(function(m, r), dtype=np.float64)
+                W = np.asarray(function(m, r))
             except (Exception, SystemExit) as error:
                 raise ValueError(f"algo.W: {self.W} fails at round {r}: {type(error).__name__}: {error}") from error
-            return (self._checked(W, m, f" at round {r}"),)
+            return (self._checked(as_float64("algo.W", W, f" at round {r}"), m, f" at round {r}"),)
         written = self.once("written", self._written)
         return (self._checked(written[r], m, f" of round {r}" if len(written) > 1 else ""),)
 
