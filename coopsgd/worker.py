@@ -83,7 +83,7 @@ def saving() -> Iterator[ending.Noted]:
         yield came
 
 
-def work(folder: Path, rank: int, store: str | None = None, console: int | None = None, trust: bool = False) -> Outcome:
+def work(folder: Path, rank: int, store: str | Path | None = None, console: int | None = None, trust: bool = False) -> Outcome:
     """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or torchrun's store.
 
     trust: import what the frozen config names.
@@ -120,7 +120,9 @@ def work(folder: Path, rank: int, store: str | None = None, console: int | None 
 
 
 @contextlib.contextmanager
-def joined(settings: config.Config, layout: Layout, rank: int, store: str | None) -> Iterator[tuple[Stacked, torch.device]]:
+def joined(
+    settings: config.Config, layout: Layout, rank: int, store: str | Path | None
+) -> Iterator[tuple[Stacked, torch.device]]:
     """This process made ready, and in one group with the others: the fleet of this layout, and where its rows are."""
     torch.set_num_threads(settings.threads)
     _keep_freed_memory()
@@ -297,7 +299,7 @@ def _device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def _process_group(processes: int, rank: int, device: torch.device, timeout: float, store: str | None) -> Any:
+def _process_group(processes: int, rank: int, device: torch.device, timeout: float, store: str | Path | None) -> Any:
     """The default process group, for as long as it is needed; none for one process."""
     if processes == 1:
         yield
@@ -306,7 +308,7 @@ def _process_group(processes: int, rank: int, device: torch.device, timeout: flo
     arguments: dict[str, Any] = {"backend": "nccl" if device.type == "cuda" else "gloo", "timeout": wait}
     if store is not None:  # one machine: meet over a file, talk over loopback, need no port and no name service
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-        arguments |= {"store": dist.FileStore(store, processes), "rank": rank, "world_size": processes}
+        arguments |= {"store": dist.FileStore(str(store), processes), "rank": rank, "world_size": processes}
     dist.init_process_group(**arguments)
     yield
     dist.destroy_process_group()  # after a failure the process ends instead: peers may never answer

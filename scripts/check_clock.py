@@ -113,6 +113,7 @@ def freeze(folder: Path, words: list[str]) -> Path:
 def predicted(words: list[str]) -> float:
     """Seconds a step on the clock."""
     from coopsgd import build, clock, compose
+    from coopsgd.run import log_points
 
     settings = compose.shown([*COMMON, *words]).config
     times = clock.rehearse(settings, build.make_strategy(settings)[0], 176)
@@ -121,7 +122,7 @@ def predicted(words: list[str]) -> float:
 
 def seconds_a_step(folder: Path) -> float:
     """Training time a step, the first sixteen left out."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = log_points(folder / "metrics.jsonl")
     first = next(line for line in lines if line["step"] == 16)
     return (lines[-1]["train_s"] - first["train_s"]) / (lines[-1]["step"] - 16)
 

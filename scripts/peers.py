@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import tempfile
@@ -20,6 +19,7 @@ import torch.distributed as dist
 
 from coopsgd import build, checks, compose, config, launch  # noqa: F401  what the forks share
 from coopsgd.data.partitions import IID
+from coopsgd.run import log_points
 from coopsgd.tasks.networks import network
 
 FORK = multiprocessing.get_context("fork")
@@ -50,7 +50,7 @@ def coopsgd_step(model: str, steps: int, warm: int, *words: str) -> float:
         ]
         code = compose.train([f"model={model}", "data=fashion_mnist", "threads=1", *more, *words])
         assert code == 0, f"coopsgd train {words} ended with {code}"
-        lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
+        lines = log_points(Path(folder, "run", "metrics.jsonl"))
     first = next(line for line in lines if line["step"] == warm)
     return (lines[-1]["train_s"] - first["train_s"]) / (lines[-1]["step"] - warm)
 

@@ -20,7 +20,9 @@ from coopsgd.streams import stream
 FILE = "probe.json"
 
 
-def work(folder: Path, rank: int, store: str | None = None, console: int | None = None, trust: bool = False) -> str | None:
+def work(
+    folder: Path, rank: int, store: str | Path | None = None, console: int | None = None, trust: bool = False
+) -> str | None:
     """Take part as process `rank`. Rank 0 leaves FILE in the folder: what was found, or why nothing could be, which all return.
 
     console: file descriptor to tell the user how far it is; None: nobody wants to know. trust: import what the config names.
