@@ -163,13 +163,14 @@ class Session:
             print(torchrun(settings, folder, "coopsgd.worker"))
             return None
         rows = settings.workers // settings.processes
-        print(
-            f"{settings.algo['name']} tau={settings.tau}: {settings.workers} workers in {settings.processes} "
-            f"process{'es' * (settings.processes > 1)} ({rows} each), {settings.threads} thread{'s' * (settings.threads > 1)} "
-            f"a process, {settings.device}",
-            flush=True,
-        )
-        return start(folder, settings)
+        with _summed_up(folder, settings):
+            print(
+                f"{settings.algo['name']} tau={settings.tau}: {settings.workers} workers in {settings.processes} "
+                f"process{'es' * (settings.processes > 1)} ({rows} each), {settings.threads} "
+                f"thread{'s' * (settings.threads > 1)} a process, {settings.device}",
+                flush=True,
+            )
+            return start(folder, settings)
 
 
 def task_words(hydra_config: Any) -> list[str]:
@@ -216,34 +217,42 @@ def gpu_count() -> int:
 
 def start(folder: Path, settings: Config) -> float | None:
     """Fork the workers, wait for them, tell how they ended; the final eval/loss. RunFailed unless they completed."""
-    from coopsgd.report.console import table
+    with _summed_up(folder, settings):
+        from coopsgd.report.console import table
 
-    _watched(folder, settings)
-    summary = json.loads((folder / "summary.json").read_text())
-    table(summary, folder)
-    if summary["status"] == "diverged":
-        raise RunFailed(f"diverged: the loss of step {summary['diverged_at']} is not finite; lower optim.lr or tau")
-    return summary["eval"].get("eval/loss")
+        _launched(folder, settings)
+        summary = json.loads((folder / "summary.json").read_text())
+        table(summary, folder)
+        if summary["status"] == "diverged":
+            raise RunFailed(f"diverged: the loss of step {summary['diverged_at']} is not finite; lower optim.lr or tau")
+        return summary["eval"].get("eval/loss")
 
 
 def quietly(settings: Config, folder: Path, command: str) -> list[dict[str, Any]]:
     """Train a checked config in `folder` without a word; its metrics. RunFailed when a process failed."""
     freeze(settings, folder, command)
-    _watched(folder, settings, silent=True)
+    with _summed_up(folder, settings):
+        _launched(folder, settings, silent=True)
     return log_points(folder / "metrics.jsonl")
 
 
-def _watched(folder: Path, settings: Config, silent: bool = False) -> None:
-    """Fork the workers and wait; however they end, there is a summary. RunFailed or Interrupted unless they completed."""
+@contextlib.contextmanager
+def _summed_up(folder: Path, settings: Config) -> Iterator[None]:
+    """However the run that was frozen in this folder ends, there is a summary."""
     try:
-        from coopsgd import launch  # imports torch, once for all runs of a sweep
-
-        with ending.noted() as asked:
-            launch.run(folder, settings, silent=silent)
+        yield
     except (RunFailed, Interrupted) as error:
         with ending.noted():
             _brief(folder, settings, "failed" if isinstance(error, RunFailed) else "interrupted")
         raise
+
+
+def _launched(folder: Path, settings: Config, silent: bool = False) -> None:
+    """Fork the workers and wait for them. RunFailed or Interrupted unless they completed."""
+    from coopsgd import launch  # imports torch, once for all runs of a sweep
+
+    with ending.noted() as asked:
+        launch.run(folder, settings, silent=silent)
     if asked.first is not None:
         raise Interrupted(asked.first, f"; the run was complete and is saved in {folder}")
 

@@ -113,7 +113,6 @@ def freeze(folder: Path, words: list[str]) -> Path:
 def predicted(words: list[str]) -> float:
     """Seconds a step on the clock."""
     from coopsgd import build, clock, compose
-    from coopsgd.run import log_points
 
     settings = compose.shown([*COMMON, *words]).config
     times = clock.rehearse(settings, build.make_strategy(settings)[0], 176)
@@ -122,6 +121,8 @@ def predicted(words: list[str]) -> float:
 
 def seconds_a_step(folder: Path) -> float:
     """Training time a step, the first sixteen left out."""
+    from coopsgd.run import log_points
+
     lines = log_points(folder / "metrics.jsonl")
     first = next(line for line in lines if line["step"] == 16)
     return (lines[-1]["train_s"] - first["train_s"]) / (lines[-1]["step"] - 16)
