@@ -176,13 +176,15 @@ def main() -> None:
     ending.raising()
     # read when torch is loaded: its threads wait asleep. On a busy machine spinning made a mixing 200 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    code = 1
     try:
         code = _code()
         if code == 0 and sys.argv[1:2] not in [[verb] for verb in KEEPING] and (lost := stdio.unwritten()):
             click.echo(f"coopsgd: standard output cannot be written ({lost.strerror})", err=True)
             code = 1
     finally:
-        ending.default()  # nothing is left to be tidied up: one more ends the process without a traceback
+        # nothing is left to be tidied up: one more ends the process without a traceback, or is one of many that have ended it
+        ending.ignore() if code > 128 else ending.default()
     sys.exit(code)
 
 

@@ -46,6 +46,11 @@ def default() -> None:
     _install(heeded(), signal.SIG_DFL)
 
 
+def ignore() -> None:
+    """From here on they do nothing, for a command that one of them has ended."""
+    _install(heeded(), signal.SIG_IGN)
+
+
 def _raise(number: int, frame: FrameType | None) -> None:
     global _raised
     if time.monotonic() - _raised >= PATIENCE:
