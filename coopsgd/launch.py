@@ -110,10 +110,14 @@ class Agent(LocalElasticAgent):
         self._glanced = self._died = 0.0
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        before = tempfile.tempdir
+        before, others = tempfile.tempdir, set(active_children())
         tempfile.tempdir = str(self._logs)  # torch makes a file there and removes it
         try:
             pids = super()._start_workers(worker_group)
+        except OSError as error:  # no room, or no process more
+            for process in set(active_children()) - others:
+                process.kill()
+            raise RunFailed(f"{error.filename or 'the workers'}: cannot be started ({error.strerror})") from None
         finally:
             tempfile.tempdir = before
         processes = {process.pid: process for process in active_children()}
@@ -146,6 +150,8 @@ class Agent(LocalElasticAgent):
         for rank, process in enumerate(self._processes):
             before = self._stopped.get(rank, 0.0)
             if _is_stopped(process.pid):
+                if self._asked.first is not None:  # the last save is to be finished, which this one keeps waiting
+                    os.kill(process.pid, signal.SIGCONT)
                 self._stopped[rank] = seconds = before + passed
                 if seconds >= 3 * GLANCE > before:
                     told = f"{self._name(rank)} is stopped, and the others wait for it" if len(self._processes) > 1 else ""
@@ -192,14 +198,15 @@ class Agent(LocalElasticAgent):
         return f"; its output is in {self._logs}" if there else ""
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-        """End the workers: at once, but those past the last step may finish, unless a second signal comes."""
+        """End the workers: at once, but those past the last step may finish, if not stopped, unless a second signal comes."""
         begun, told = time.monotonic(), False
         while running := [rank for rank, process in enumerate(self._processes) if process.exitcode is None]:
-            late = time.monotonic() - begun > GRACE
+            spent = time.monotonic() - begun
             for rank in running:
-                if self._asked.twice or (late and self._board.phase(rank) == Phase.WORKING):
+                working = self._board.phase(rank) == Phase.WORKING
+                if self._asked.twice or spent > (GRACE if working or rank in self._stopped else self._timeout):
                     self._processes[rank].kill()
-                elif not told and self._board.phase(rank) == Phase.WORKING:
+                elif not told and working:
                     self._processes[rank].terminate()
                     os.kill(self._processes[rank].pid, signal.SIGCONT)  # a stopped one hears of it then
             told = True

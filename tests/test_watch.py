@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
 from dataclasses import dataclass
 
 import pytest
-from running import LONG, linux, started, state, until  # noqa: F401  a fixture
+from running import LONG, SHORT, children, linux, slow_save, started, state, until  # noqa: F401  a fixture
 
 from coopsgd.strategies.base import Strategy
 
@@ -96,4 +97,19 @@ def test_a_signal_ends_a_run_with_a_stopped_worker_at_once(started, number):  # 
     assert time.monotonic() - begun < 5 + os.getloadavg()[0]  # others may be at work here
     assert ended.code == 128 + number and len(ended.lines) == 1
     assert command.summary()["status"] == "interrupted"
+    command.nothing_left()
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGTERM])
+def test_a_worker_that_is_stopped_during_the_final_save_ends_the_run_too(started, tmp_path, number):  # noqa: F811
+    words = ("train", *SHORT, "processes=2", "timeout=3", "hydra.run.dir=r")
+    command = started(*words, first=functools.partial(slow_save, 0.5))
+    until(lambda: (tmp_path / "saving").exists(), what="the save to begin")
+    command.seen = until(lambda: children(command.pid))
+    os.kill(command.seen[1], signal.SIGSTOP)
+    if number:  # it is woken, and the save is finished
+        command.send(number)
+    ended = command.ended(40)
+    assert ended.code == (128 + number if number else 0) and "Traceback" not in ended.err, ended
+    assert command.summary()["status"] == "completed"
     command.nothing_left()
