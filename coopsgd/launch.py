@@ -120,8 +120,7 @@ class Agent(LocalElasticAgent):
             raise RunFailed(f"{error.filename or 'the workers'}: cannot be started ({error.strerror})") from None
         finally:
             tempfile.tempdir = before
-        processes = {process.pid: process for process in active_children()}
-        self._processes = [processes[pids[rank]] for rank in range(self._board.processes)]
+        self._processes = list(self._pcontext._pc.processes)  # type: ignore[union-attr]  # not active_children: one may be dead
         self._glanced = time.monotonic()
         return pids
 
