@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -72,6 +73,33 @@ def test_many_interrupts_in_a_row_leave_a_summary(started, processes):  # noqa: 
     ended = command.ended()
     assert ended.code == 130 and ended.lines == ["coopsgd: interrupted"], ended
     assert command.summary()["status"] == "interrupted"
+    command.nothing_left()
+
+
+def on_terminal(name: str) -> None:
+    file = os.open(name, os.O_RDWR | os.O_NOCTTY)
+    for number in (0, 1, 2):
+        os.dup2(file, number)
+
+
+def test_interrupts_leave_a_visible_cursor(started):  # noqa: F811
+    ours, theirs = os.openpty()
+    first, env = functools.partial(on_terminal, os.ttyname(theirs)), {"TERM": "xterm", "COLUMNS": "100"}
+    command = started("train", *LONG, "processes=2", "hydra.run.dir=r", first=first, env=env)
+    command.at_work(2)
+    for _ in range(8):
+        with_suppressed(command)
+        time.sleep(0.008)
+    os.set_blocking(ours, False)
+    assert command.ended().code == 130
+    said = b""
+    with contextlib.suppress(BlockingIOError):
+        while part := os.read(ours, 1 << 16):
+            said += part
+    os.close(ours)
+    os.close(theirs)
+    assert b"\x1b[?25l" in said and said.rindex(b"\x1b[?25h") > said.rindex(b"\x1b[?25l")
+    assert b"coopsgd: interrupted" in said and b"Traceback" not in said
     command.nothing_left()
 
 
