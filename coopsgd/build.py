@@ -11,12 +11,19 @@ from typing import Any, TypeVar, cast, get_type_hints
 from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
+from coopsgd import external
 from coopsgd.config import COUNTS, Config, UntrustedConfig, whole
+from coopsgd.data.base import DataSet
+from coopsgd.data.partitions import Partition
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import Mixing
+from coopsgd.mixing.graphs import Graph
 from coopsgd.models.base import Model
+from coopsgd.optim import Constant
+from coopsgd.period import Period
 from coopsgd.registry import did_you_mean, guarded, lookup, may_import, may_read
 from coopsgd.strategies.base import Strategy
+from coopsgd.tasks.base import Task
 
 KINDS = {
     "period": "period",
@@ -31,7 +38,18 @@ KINDS = {
 }
 F = TypeVar("F", bound=Callable[..., Any])
 
-BASES: dict[str, type] = {"strategy": Strategy, "mixing": Mixing, "model": Model}  # of kinds whose classes share code
+# whose methods the product calls: a class of one's own derives from it
+BASES: dict[str, type] = {
+    "strategy": Strategy,
+    "mixing": Mixing,
+    "period": Period,
+    "graph": Graph,
+    "task": Task,
+    "model": Model,
+    "data": DataSet,
+    "partition": Partition,
+    "schedule": Constant,
+}
 
 
 def _on_guard(build: F) -> F:
@@ -56,7 +74,7 @@ def make(config: Config, name: str) -> Any:
     known = {f.name for f in fields(cls) if f.init}
     filled = set(FILLED) & known if name == "period" else set()
     _refuse_unknown(name, choice, node, known - filled)
-    return _construct(name, cls, node | {key: FILLED[key](config) for key in filled})
+    return external.guard(KINDS[name], _construct(name, cls, node | {key: FILLED[key](config) for key in filled}))
 
 
 @_on_guard
@@ -80,7 +98,7 @@ def make_strategy(config: Config) -> tuple[Strategy, set[str]]:
             arguments |= {name: FILLED[name](config) for name in filled & names}
         if kind == "strategy" and "mixing" in made:
             arguments["mixing"] = made["mixing"]
-        made[kind] = _construct("algo", part, arguments)
+        made[kind] = external.guard(kind, _construct("algo", part, arguments))
     return made["strategy"], filled
 
 
@@ -119,10 +137,20 @@ def class_of(kind: str, where: str, name: Any) -> Any:
         raise ConfigError(f"{where}: {error.args[0]}") from None
     if not (isinstance(found, type) and is_dataclass(found)):
         raise ConfigError(f"{where}: {name} is no dataclass, so it has no settings; name a frozen dataclass")
-    base = BASES.get(kind)
+    base = BASES.get(kind) or _cluster(kind)
     if base is not None and not issubclass(found, base):
         raise ConfigError(f"{where}: {name} is no {base.__name__}; derive it from {base.__module__}.{base.__name__}")
+    external.conforms(where, found, base, external.NEEDED.get(kind, ()))
     return found
+
+
+def _cluster(kind: str) -> type | None:
+    """The base of clusters, whose package imports this module."""
+    if kind != "cluster":
+        return None
+    from coopsgd.clock.clusters import Cluster
+
+    return Cluster
 
 
 def _refuse_unknown(where: str, choice: Any, node: Mapping[str, Any], known: set[str]) -> None:
@@ -177,5 +205,5 @@ class blamed:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ValueError) and not isinstance(error, ConfigError):
-            told = str(error)
+            told = str(error) + external.location(error)
             raise ConfigError(told if not self.where or self.where in told else f"{self.where}: {told}") from None

@@ -211,10 +211,17 @@ def _code() -> int:
     except RunFailed as error:
         click.echo(f"coopsgd: {error}", err=True)
         return 1
-    except OSError as error:  # a full disk, most likely
-        if full_errors or error.filename is None:
+    except Exception as error:
+        if full_errors:
             raise
-        click.echo(f"coopsgd: {error.filename}: {error.strerror}", err=True)
+        from coopsgd import external
+
+        if (line := external.told_of(error)) is not None:
+            click.echo(f"coopsgd: {line}", err=True)
+            return 2
+        if not isinstance(error, OSError) or error.filename is None:
+            raise
+        click.echo(f"coopsgd: {error.filename}: {error.strerror}", err=True)  # a full disk, most likely
         return 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("coopsgd: interrupted", err=True)

@@ -33,7 +33,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from coopsgd import __version__, catalogue, checkpoint, checks, child, config, ending
+from coopsgd import __version__, catalogue, checkpoint, checks, child, config, ending, external
 from coopsgd.checks import Checked
 from coopsgd.complaints import one_line
 from coopsgd.config import Config
@@ -185,7 +185,7 @@ def check(
     """Refuse what cannot work, resolve what depends on this machine. Arguments as in checks.check."""
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
-        checked = checks.check(cfg, overrides, choices, beside, trust=trust or beside is None)
+        checked = _read(cfg, overrides, choices, beside, trust=trust or beside is None)
     notes = (*checked.notes, *(f"warning: {w.message}" for w in raised if issubclass(w.category, UserWarning)))
     settings = checked.config
     gpus = gpu_count() if settings.device in ("auto", "cuda") else 0
@@ -202,6 +202,17 @@ def check(
     if settings.threads == "auto":
         settings.threads = max(1, config.cores() // settings.processes)
     return replace(checked, notes=notes)
+
+
+def _read(*arguments: Any, **more: Any) -> Checked:
+    """checks.check; an exception in a user's code is a ConfigError that names the file and line."""
+    try:
+        return checks.check(*arguments, **more)
+    except Exception as error:
+        told = None if isinstance(error, ConfigError | RunFailed) else external.told_of(error)
+        if told is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise ConfigError(told) from error
 
 
 def gpu_count() -> int:

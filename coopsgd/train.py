@@ -17,6 +17,7 @@ from coopsgd.build import make
 from coopsgd.clock import clock_of
 from coopsgd.config import Config
 from coopsgd.consensus import Communications, finite
+from coopsgd.external import ExternalError, is_external
 from coopsgd.optim import Inner
 from coopsgd.period import Rounds
 from coopsgd.statistics import Statistics
@@ -254,7 +255,14 @@ class Meter:
         loss, apart = line.get("eval/loss"), line["consensus"]
         lost = torch.tensor([loss is not None and not math.isfinite(loss)], dtype=torch.float64)
         gone = apart is not None and not math.isfinite(apart)
-        return gone or not finite(self._fleet, x) or float(self._fleet.total(lost)) > 0
+        if gone or finite(self._fleet, x):
+            return gone or float(self._fleet.total(lost)) > 0
+        if apart is not None and self.communications.phase == 0 and is_external(self._strategy):
+            raise ExternalError(
+                f"{type(self._strategy).__name__}.step: the communication after step {line['step']} left numbers that are not "
+                "finite in models that were finite before it"
+            )
+        return True
 
     def _evaluate(self, x: Tensor, s: Any) -> dict[str, Any]:
         fleet, problem, workers = self._fleet, self._problem, len(self._fleet.workers)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from coopsgd import build, checkpoint, config, ending, foresight, stdio
+from coopsgd import build, checkpoint, config, ending, external, foresight, stdio
 from coopsgd.board import Board, Phase
 from coopsgd.child import die_with
 from coopsgd.errors import ConfigError, RunFailed
@@ -66,7 +66,12 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
     except RunFailed as error:
         board.tell(rank, time=time.time(), line=str(error))
     except BaseException as error:
-        board.tell(rank, time=time.time(), traceback=traceback.format_exc(), error=str(error))
+        if (line := external.told_of(error)) is None:
+            board.tell(rank, time=time.time(), traceback=traceback.format_exc(), error=str(error))
+        else:
+            traceback.print_exc()  # into logs/rank{rank}.err
+            line = f"worker process {rank} failed: {line}; the traceback is in {folder / 'logs' / f'rank{rank}.err'}"
+            board.tell(rank, time=time.time(), line=line)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

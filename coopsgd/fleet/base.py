@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -71,7 +72,7 @@ class Fleet(ABC):
         """Global rows of the workers held here; they come first in every Rows."""
         return self.layout.workers(self.rank)
 
-    @property
+    @cached_property
     def held(self) -> int:
         """r, the number of rows held here."""
         return len(self.layout.rows(self.rank))
@@ -117,14 +118,14 @@ class Fleet(ABC):
         return begun[verb](*args)
 
     def _mixing(self, W: Any, *xs: Rows) -> Pending:
-        self._begins()
+        self._begins("mix", *xs)
         plan = self._planned(W)
         ends = self._charge(plan.price, sum(_width(x) for x in xs), plan.wire.sent, plan.wire.messages, plan.parts)
         finish = self._mix(plan.lowered, xs)
         return self._pending(ends, finish, lambda done: xs[0] if len(xs) == 1 else xs)
 
     def _averaging(self, *xs: Rows) -> Pending:
-        self._begins()
+        self._begins("mean", *xs)
         wire = plans.average_price(self.layout.processes)
         parts = self.clock.average() if self.clock else None
         ends = self._charge(plans.average_price(self.m), sum(_width(x) for x in xs), wire.sent, wire.messages, parts)
@@ -132,7 +133,9 @@ class Fleet(ABC):
         return self._pending(ends, finish, lambda mean: mean.split([x.shape[1] for x in xs], dim=1) if len(xs) > 1 else (mean,))
 
     def _picking(self, x: Rows, i: int) -> Pending:
-        self._begins()
+        self._begins("pick", x)
+        if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < self.m + self.v:
+            raise ValueError(f"fleet.pick: there are rows 0 to {self.m + self.v - 1}, got {i!r}")
         n = self.m + self.v
         wire = plans.pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes)
         hosts = self.m if i >= self.m and self.layout.served else self.m - 1
@@ -140,8 +143,12 @@ class Fleet(ABC):
         ends = self._charge(plans.pick_price(hosts, i, n), _width(x), wire.sent, wire.messages, parts)
         return self._pending(ends, self._pick(x, i), lambda told: told)
 
-    def _begins(self) -> None:
-        """Whoever waits for a communication looks at the models now, before anything has moved."""
+    def _begins(self, verb: str, *xs: Rows) -> None:
+        """Rows are what a verb takes. Whoever waits for a communication looks at the models now, before anything has moved."""
+        for x in xs:
+            if not isinstance(x, Tensor) or x.ndim != 2 or len(x) != self.held or not x.is_floating_point():
+                got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+                raise ValueError(f"fleet.{verb}: takes Rows, real numbers of shape ({self.held}, n) in this process, got {got}")
         if self.first_verb is not None and not self.ledger.paused:
             self.first_verb()
 
@@ -215,8 +222,10 @@ class Fleet(ABC):
         # a frozen array is known by its address (it is kept below, so the address stays its own), others by content
         key = id(W) if frozen else np.asarray(W).tobytes()
         if key not in self._plans:
-            array = np.asarray(W, dtype=np.float64)
-            n = self.m + self.v
+            array, n = np.asarray(W), self.m + self.v
+            if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+                raise ValueError(f"mix: W must hold finite real numbers, got {array.dtype}")
+            array = array.astype(np.float64)
             if array.shape != (n, n):
                 raise ValueError(f"mix: W must be ({n}, {n}) for {self.m} workers and {self.v} auxiliaries, got {array.shape}")
             if len(self._plans) >= max(PLANS[0], min(PLANS[1], ROOM // n**2)):

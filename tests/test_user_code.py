@@ -1,0 +1,485 @@
+"""What a user's classes hand over is checked: one line that names class and method, before a run or while it is under way."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import networkx
+import numpy as np
+import pytest
+import torch
+from playing import MLP, QUADRATIC, play, settle
+
+from coopsgd import build, compose, external
+from coopsgd.clock.clusters import Links
+from coopsgd.data.base import DataSet, Images
+from coopsgd.data.partitions import Partition
+from coopsgd.errors import ConfigError
+from coopsgd.fleet.plan import Layout
+from coopsgd.fleet.stacked import Stacked
+from coopsgd.mixing.base import Mixing
+from coopsgd.mixing.graphs import Graph
+from coopsgd.models.base import Model
+from coopsgd.period import Period
+from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.cooperative import Cooperative
+from coopsgd.tasks.base import Task
+from coopsgd.tasks.quadratic import Quadratic
+
+HERE = "test_user_code"
+
+
+def made(kind: str, found):
+    """A class of a user's whose one method returns what `found` makes of its arguments."""
+    base, name = {
+        "strategy": (Strategy, "step"),
+        "answer": (Cooperative, "answer"),
+        "work": (Cooperative, "work"),
+        "factors": (Cooperative, "factors"),
+        "mixing": (Mixing, "matrices"),
+        "period": (Period, "next"),
+        "graph": (Graph, "adjacency"),
+        "partition": (Partition, "deal"),
+        "cluster": (Links, "step_times"),
+        "data": (DataSet, "load"),
+    }[kind]
+    registered = {"answer": "strategy", "work": "strategy", "factors": "strategy"}.get(kind, kind)
+    cls = dataclass(frozen=True)(type("Mine", (base,), {name: lambda self, *a, **k: found(*a, **k), "__module__": "mine"}))
+    return external.guard(registered, cls()), name
+
+
+def refused(kind: str, found, arguments, *parts: str) -> None:
+    thing, name = made(kind, found)
+    with pytest.raises(external.ExternalError) as error:
+        getattr(thing, name)(*arguments)
+    told = str(error.value)
+    assert told.startswith(f"Mine.{name}: returned ") and "; return " in told and "\n" not in told
+    assert all(part in told for part in parts), told
+
+
+X = torch.zeros(4, 5)
+STEPS = {
+    "a scalar": (lambda f, t, x, s: (torch.tensor(1.0), s), "shape ()"),
+    "one number": (lambda f, t, x, s: (torch.ones(1, 1), s), "shape (1, 1)", "(4, 5)"),
+    "a Common": (lambda f, t, x, s: (x[:1], s), "(1, 5)"),
+    "a row too many": (lambda f, t, x, s: (torch.zeros(5, 5), s), "(5, 5)"),
+    "flat": (lambda f, t, x, s: (x.flatten(), s), "(20,)"),
+    "complex": (lambda f, t, x, s: (x.to(torch.complex64), s), "complex64"),
+    "another precision": (lambda f, t, x, s: (x.double(), s), "float64", "float32"),
+    "whole numbers": (lambda f, t, x, s: (x.int(), s), "int32"),
+    "an array": (lambda f, t, x, s: (x.numpy(), s), "an array"),
+    "None for rows": (lambda f, t, x, s: (None, s), "None"),
+    "nothing": (lambda f, t, x, s: None, "None", "(rows, state)"),
+    "rows alone": (lambda f, t, x, s: x, "a tensor of shape (4, 5)", "(rows, state)"),
+    "three": (lambda f, t, x, s: (x, s, s), "a tuple of 3", "(rows, state)"),
+    "a gradient": (lambda f, t, x, s: (x + torch.zeros(1, requires_grad=True), s), "gradient"),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_rows(case):
+    found, *parts = STEPS[case]
+    refused("strategy", found, (None, None, X, ()), *parts)
+
+
+def test_what_is_right_passes():
+    thing, _ = made("strategy", lambda f, t, x, s: (x[:1].expand_as(x), s))
+    assert thing.step(None, None, X, 7)[1] == 7
+    thing, _ = made("answer", lambda f, x, s: x[:1])
+    assert thing.answer(None, X, ()).shape == (1, 5)
+    thing, _ = made("graph", lambda m, seed=0: networkx.to_numpy_array(networkx.cycle_graph(m)))
+    assert thing.adjacency(4).dtype == bool
+    thing, _ = made("partition", lambda *a, **k: [[0, 1], (2,), range(3, 5), np.array([5], dtype=np.int8)])
+    assert [share.tolist() for share in thing.deal(np.zeros(9), 4, 0)] == [[0, 1], [2], [3, 4], [5]]
+    thing, _ = made("period", lambda s, *_: (np.int64(3), s))
+    assert thing.next(None, 0, 0.1, None, None) == (3, None)
+    for kind in (Cooperative(), Period()):
+        assert external.guard("strategy", kind) is kind and not external.is_external(kind)
+
+
+E = np.eye(4)
+VALUES = {
+    "an answer of all rows": ("answer", lambda f, x, s: x, (None, X, ()), "(4, 5)"),
+    "a flat answer": ("answer", lambda f, x, s: x[0], (None, X, ()), "(5,)"),
+    "no answer": ("answer", lambda f, x, s: None, (None, X, ()), "None"),
+    "work of a list": ("work", lambda m, r, tau: [1] * m, (4, 0, 2), "list"),
+    "work of floats": ("work", lambda m, r, tau: np.ones(m), (4, 0, 2), "float64"),
+    "negative work": ("work", lambda m, r, tau: np.array([1, -1, 1, 1]), (4, 0, 2), "-1", "worker 1"),
+    "work of others": ("work", lambda m, r, tau: np.ones(m + 1, dtype=int), (4, 0, 2), "(5,)"),
+    "one factor, no tuple": ("factors", lambda m, r: E, (4, 0), "(4, 4)"),
+    "factors of tensors": ("factors", lambda m, r: (torch.eye(4),), (4, 0), "a tensor"),
+    "a W too large": ("mixing", lambda m, r: (np.eye(5),), (4, 0), "(5, 5)"),
+    "a complex W": ("mixing", lambda m, r: (E * 1j,), (4, 0), "complex"),
+    "a W of nan": ("mixing", lambda m, r: (E * np.nan,), (4, 0), "finite"),
+    "rows that do not sum to 1": ("mixing", lambda m, r: (E * 0.9,), (4, 3), "row 0", "0.9", "communication 3"),
+    "no matrices": ("mixing", lambda m, r: None, (4, 0), "None"),
+    "a tau of 0": ("period", lambda s, *_: (0, s), (None, 0, 0.1, None, None), "0"),
+    "a tau of 1.5": ("period", lambda s, *_: (1.5, s), (None, 0, 0.1, None, None), "1.5"),
+    "a tau of True": ("period", lambda s, *_: (True, s), (None, 0, 0.1, None, None), "True"),
+    "a tau without a state": ("period", lambda s, *_: 3, (None, 0, 0.1, None, None), "3", "state"),
+    "a networkx graph": ("graph", lambda m, seed=0: networkx.path_graph(m), (4,), "networkx graph", "to_numpy_array"),
+    "a networkx multigraph": ("graph", lambda m, seed=0: networkx.MultiDiGraph([(0, 1)]), (4,), "MultiDiGraph"),
+    "a node too many": ("graph", lambda m, seed=0: np.ones((m + 1, m + 1), dtype=bool), (4,), "(5, 5)"),
+    "self-loops": ("graph", lambda m, seed=0: np.diag([False, True, False, False]), (4,), "worker 1", "self-loops"),
+    "weights": ("graph", lambda m, seed=0: (np.ones((m, m)) - np.eye(m)) / 2, (4,), "0 and 1"),
+    "weights of nan": ("graph", lambda m, seed=0: np.full((m, m), np.nan), (4,), "0 and 1"),
+    "edges": ("graph", lambda m, seed=0: [(0, 1), (1, 2)], (4,), "list"),
+    "seconds of one": ("cluster", lambda m, seed, k: 0.1, (4, 0, 0), "0.1"),
+    "negative seconds": ("cluster", lambda m, seed, k: -np.ones(m), (4, 0, 0), "-1"),
+    "seconds of nan": ("cluster", lambda m, seed, k: np.full(m, np.nan), (4, 0, 0), "nan"),
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_values(case):
+    kind, found, arguments, *parts = VALUES[case]
+    refused(kind, found, arguments, *parts)
+
+
+SHARES = {
+    "too large": ([[0], [1], [9]], "sample 9", "worker 2", "0 to 8"),
+    "negative": ([[0], [-1], [2]], "sample -1", "worker 1"),
+    "floats": ([[0], [1.0], [2]], "float64", "worker 1"),
+    "bools": ([[0], [True, False], [2]], "bool", "worker 1"),
+    "twice": ([[0], [1, 3, 1], [2]], "sample 1 twice", "worker 1"),
+    "of two": ([[0], [1, 2], [2]], "sample 2", "workers 1 and 2"),
+    "too few": ([[0], [1]], "2 shares for 3 workers"),
+    "too many": ([[0], [1], [2], [3]], "4 shares"),
+    "empty": ([[0], [], [2]], "no sample for worker 1"),
+    "numbers": ([0, 1, 2], "worker 0"),
+    "two axes": ([[0], [[1], [3]], [2]], "(2, 1)"),
+    "a dict": ({0: [0], 1: [1], 2: [2]}, "dict"),
+    "None": (None, "None"),
+}
+
+
+@pytest.mark.parametrize("case", SHARES)
+def test_shares(case):
+    found, *parts = SHARES[case]
+    refused("partition", lambda *a, **k: found, (np.zeros(9), 3, 0), *parts)
+
+
+def test_sizes_of_shares_stay():
+    sizes = lambda labels, workers, seed, epoch=0: [[0, 1], [2]] if epoch == 0 else [[0], [1, 2]]  # noqa: E731
+    refused("partition", sizes, (np.zeros(9), 2, 0, 1), "worker 0", "epoch 1")
+
+
+def images(**more):
+    x, y = np.zeros((6, 3), dtype=np.float32), np.arange(6) % 2
+    return Images(**({"train_x": x, "train_y": y, "test_x": x, "test_y": y, "mean": (0.0,), "std": (1.0,)} | more))
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        ({"train_x": np.zeros((6, 4), dtype=np.float32)}, "train_x"),
+        ({"train_x": np.zeros((6, 3))}, "float64"),
+        ({"train_x": np.full((6, 3), np.inf, dtype=np.float32)}, "sample 0 of train_x"),
+        ({"train_y": np.zeros(5, dtype=np.int64)}, "train_y"),
+        ({"train_y": np.zeros(6)}, "float64"),
+        ({"test_y": np.full(6, 2)}, "label 2 in test_y"),
+        ({"test_y": np.full(6, -1)}, "label -1 in test_y"),
+    ],
+)
+def test_data(more, part):
+    cls = dataclass(frozen=True)(
+        type(
+            "Mine", (DataSet,), {"load": lambda self, seed=0: images(**more), "SHAPE": (3,), "CLASSES": 2, "__module__": "mine"}
+        )
+    )
+    with pytest.raises(external.ExternalError, match=r"^Mine\.load: returned ") as error:
+        external.guard("data", cls()).load()
+    assert part in str(error.value)
+
+
+# classes as a config names them: what is wrong is told before anything starts
+
+
+@dataclass(frozen=True)
+class NoStep(Strategy):
+    """Has none."""
+
+
+@dataclass(frozen=True)
+class ShortStep(Strategy):
+    """Takes too little."""
+
+    def step(self, fleet, x, s):
+        return x, s
+
+
+@dataclass(frozen=True)
+class NoMatrices(Mixing):
+    """Has none."""
+
+
+@dataclass(frozen=True)
+class HalfAux(Cooperative):
+    """Half a server."""
+
+    num_aux = 0.5
+
+
+@dataclass(frozen=True)
+class Loops(Graph):
+    """Every worker is its own neighbour."""
+
+    def adjacency(self, m, seed=0):
+        return np.ones((m, m), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Nx(Graph):
+    """Not an array."""
+
+    def adjacency(self, m, seed=0):
+        return networkx.path_graph(m + 1)
+
+
+@dataclass(frozen=True)
+class Overlapping(Partition):
+    """Everybody has everything."""
+
+    reshuffle: bool = False
+
+    def deal(self, labels, workers, seed, epoch=0):
+        return [np.arange(len(labels))] * workers
+
+
+@dataclass(frozen=True)
+class Broken(Partition):
+    """Has a mistake in it."""
+
+    reshuffle: bool = False
+
+    def deal(self, labels, workers, seed, epoch=0):
+        return [len(labels[0]) for _ in range(workers)]
+
+
+@dataclass(frozen=True)
+class Duck:
+    """Derives from nothing."""
+
+    def deal(self, labels, workers, seed, epoch=0):
+        return []
+
+
+@dataclass(frozen=True)
+class NoBuild(Model):
+    """Builds nothing."""
+
+    def build(self, shape, classes):
+        return lambda x: x
+
+
+@dataclass(frozen=True)
+class NoTask(Task):
+    """Has no problem."""
+
+    def build(self, config, rows, device):
+        return None
+
+    def dimension(self, config):
+        return 3
+
+
+@dataclass(frozen=True)
+class Halves(Period):
+    """Half a step."""
+
+    def next(self, s, k, lr, loss, now):
+        return 2.5, s
+
+
+BEFORE = {
+    "no step": (("algo.strategy=NoStep", "~algo.mixing"), ["NoStep", "has no `step`", "def step(self, fleet, tick, x, s)"]),
+    "a step of other arguments": (
+        ("algo.strategy=ShortStep", "~algo.mixing"),
+        ["ShortStep.step", "def step(self, fleet, tick"],
+    ),
+    "no matrices": (("algo.mixing=NoMatrices",), ["NoMatrices", "has no `matrices`"]),
+    "half a server": (("algo.strategy=HalfAux",), ["HalfAux.num_aux", "0.5"]),
+    "self-loops": (("algo=dpsgd", "+topology.name=Loops"), ["Loops.adjacency", "worker 0", "self-loops"]),
+    "a networkx graph": (("algo=dpsgd", "+topology.name=Nx"), ["Nx.adjacency", "networkx graph"]),
+    "shares that overlap": (("+partition.name=Overlapping",), ["Overlapping.deal", "workers 0 and 1"]),
+    "an exception": (("+partition.name=Broken",), ["test_user_code.py:", "in ", "TypeError"]),
+    "no partition": (("+partition.name=Duck",), ["Duck", "coopsgd.data.partitions.Partition"]),
+}
+
+
+@pytest.mark.parametrize("case", BEFORE)
+def test_before_a_run(case):
+    words, parts = BEFORE[case]
+    words = [re.sub(r"=([A-Z]\w+)$", rf"={HERE}:\1", word) for word in words]
+    algo = [] if any(word.startswith("algo=") for word in words) else ["algo=pasgd"]
+    with pytest.raises(ConfigError) as error:
+        compose.shown([*algo, "workers=4", "data=digits", *words])
+    told = str(error.value)
+    assert "\n" not in told and all(part in told for part in parts), told
+
+
+def test_a_task_without_a_problem():
+    thing = external.guard("task", NoTask())
+    with pytest.raises(external.ExternalError, match=r"NoTask\.build: returned None without start"):
+        thing.build(None, range(4), "cpu")
+    with pytest.raises(external.ExternalError, match=r"NoBuild\.build: returned a function"):
+        external.guard("model", NoBuild()).build((3,), 2)
+
+
+def test_a_task_of_ones_own_that_is_right_runs(gangs):
+    run = play(gangs, 2, *QUADRATIC, f"+task.name={HERE}:Mine", "algo=pasgd", "steps=4")
+    assert run.lines[-1]["step"] == 4
+
+
+@dataclass(frozen=True)
+class Mine(Quadratic):
+    """The quadratic, by another name."""
+
+
+# while a run is under way: through the loop
+
+
+@dataclass(frozen=True)
+class Late(Cooperative):
+    """Is right at first."""
+
+    def step(self, fleet, tick, x, s):
+        x, s = super().step(fleet, tick, x, s)
+        return (x[:1] if tick.k == 5 else x), s
+
+
+@dataclass(frozen=True)
+class Crosses(Cooperative):
+    """Gives a Common to a verb that takes Rows, which one process would not notice."""
+
+    def step(self, fleet, tick, x, s):
+        return fleet.mean(fleet.mean(tick.local(x))).expand_as(x), s
+
+
+@dataclass(frozen=True)
+class Loses(Cooperative):
+    """Divides by nothing."""
+
+    def step(self, fleet, tick, x, s):
+        x, s = super().step(fleet, tick, x, s)
+        return (x / 0 if tick.round == 1 and tick.due else x), s
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("Late", ["Late.step: returned a tensor of shape (1, 10)", "rows (8, 10)", "return Rows of the same shape"]),
+        ("Crosses", ["fleet.mean: takes Rows", "(8, n)", "(1, 10)"]),
+        ("Loses", ["Loses.step", "after step 20", "not finite"]),
+    ],
+)
+def test_in_the_loop(name, parts):
+    with pytest.raises(ValueError) as error:
+        play(None, 1, *QUADRATIC, "algo=pasgd", f"algo.strategy={HERE}:{name}", "eval_every=10", "log_every=10", "tau=10")
+    assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+@pytest.mark.parametrize("W", [np.eye(4) * 1j, np.full((4, 4), np.nan), np.eye(4, dtype=bool)], ids=["complex", "nan", "bool"])
+def test_a_W_given_to_the_fleet(W):
+    with pytest.raises(ValueError, match="W must hold finite real numbers"):
+        Stacked(Layout(4, 0, 1)).mix(W, torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("i", [4, -1, 1.0, True])
+def test_a_row_that_is_not_there(i):
+    with pytest.raises(ValueError, match=r"fleet\.pick: there are rows 0 to 3"):
+        Stacked(Layout(4, 0, 1)).pick(torch.zeros(4, 3), i)
+
+
+class State(NamedTuple):
+    anchor: torch.Tensor
+    velocity: torch.Tensor
+
+
+@dataclass(frozen=True)
+class SlowMo(Strategy):
+    """As in the README."""
+
+    beta: float = 0.7
+
+    def init(self, fleet, x):
+        anchor = fleet.mean(x)
+        return State(anchor, torch.zeros_like(anchor))
+
+    def step(self, fleet, tick, x, s):
+        x = tick.local(x)
+        if not tick.due:
+            return x, s
+        velocity = self.beta * s.velocity + (s.anchor - fleet.mean(x)) / tick.lr
+        anchor = s.anchor - tick.lr * velocity
+        return anchor.expand_as(x), State(anchor, velocity)
+
+
+def test_the_readme_s_strategy_runs(gangs):
+    words = (
+        *MLP,
+        "algo=pasgd",
+        "~algo.mixing",
+        f"algo.strategy={HERE}:SlowMo",
+        "workers=4",
+        "steps=8",
+        "tau=4",
+        "batch_size=8",
+    )
+    one, two = (play(gangs, processes, *words) for processes in (1, 2))
+    np.testing.assert_allclose(one.x, two.x, rtol=0, atol=1e-12)
+    assert one.lines[-1]["consensus"] > 0 == one.lines[-1]["consensus_after"]
+
+
+def test_checking_costs_no_copy():
+    settings = settle((*QUADRATIC, "algo=pasgd", f"algo.strategy={HERE}:SlowMo", "~algo.mixing"))
+    strategy, _ = build.make_strategy(settings)
+    x = torch.zeros(8, 3)
+    assert external._stepped(None, (x, ()), None, None, x, ())[0] is x
+    assert {"step"} <= set(vars(strategy)) and "answer" not in vars(strategy) and "init" not in vars(strategy)
+
+
+CODE = """
+from dataclasses import dataclass
+
+import torch
+
+from coopsgd.strategies.base import Strategy
+
+
+@dataclass(frozen=True)
+class Mine(Strategy):
+    def step(self, fleet, tick, x, s):
+        x = tick.local(x)
+        {line}
+        return x, s
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("return torch.tensor(1.0), s", ["Mine.step: returned a tensor of shape ()"]),
+        ("1 / 0", ["mine.py:13, in step: ZeroDivisionError: division by zero"]),
+        ("fleet.mix(torch.ones(2, 2), x)", ["mine.py:13, in step: ValueError", "W must be (4, 4)"]),
+    ],
+    ids=["scalar", "exception", "verb"],
+)
+def test_a_file_of_ones_own(cli, tmp_path, line, parts):
+    """One line of a failure while running, exit code 1, and the traceback in logs/."""
+    (tmp_path / "mine" / "algo").mkdir(parents=True)
+    (tmp_path / "mine" / "algo" / "own.yaml").write_text("strategy: mine:Mine\ntau: 2\n")
+    (tmp_path / "mine.py").write_text(CODE.format(line=line))
+    words = ("task=quadratic", "algo=own", "workers=4", "processes=2", "steps=4", "hydra.run.dir=run")
+    ended = cli("train", "--config-dir", "mine", *words)
+    assert ended.code == 1, ended.err
+    (told,) = ended.lines
+    assert all(part in told for part in parts), told
+    assert (
+        "Traceback" in (tmp_path / "run" / "logs" / "rank0.err").read_text()
+        or "Traceback" in (tmp_path / "run" / "logs" / "rank1.err").read_text()
+    )
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
