@@ -95,7 +95,8 @@ def read_final(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    path, promised = folder / FILE, summary.get("checksums", {}).get(FILE.as_posix())
+    path, sums = folder / FILE, summary.get("checksums", {})
+    promised = sums.get(FILE.as_posix()) if isinstance(sums, dict) else str(sums)
     try:
         with path.open("rb") as file:
             if promised is not None and sha256(file) != promised:
@@ -105,7 +106,7 @@ def read_final(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     except FileNotFoundError:
         if promised is None and summary.get("saved", "none") == "none":
             return {}
-        raise DamagedFile(f"{path} is missing, though the run kept it (saved: {summary['saved']}); run it anew") from None
+        raise DamagedFile(f"{path} is missing, though the run kept it (saved: {summary.get('saved')}); run it anew") from None
     except (DamagedFile, OSError):
         raise
     except Exception as error:  # a broken zip or pickle can raise almost anything

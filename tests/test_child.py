@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 
 import pytest
 from conftest import WARM, _command
@@ -92,7 +93,9 @@ def test_it_dies_with_the_command(tmp_path, words, number):
 def test_it_dies_when_its_parent_dies_before_it_has_begun():
     """The parent is gone between the fork and the child's first line: no signal will come."""
     reading, writing = os.pipe()
-    middle = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this process has threads
+        middle = os.fork()
     if middle == 0:
         from coopsgd import child
 

@@ -409,6 +409,7 @@ def test_one_set_says_why_and_what_might_choose_a_part(own):
         ({"path": "mine:Mode", "split_seed": -1}, r"^data\.split_seed: must be a whole number"),
         ({"path": "mine:Folders", "arguments": {"root": "train+val"}}, r"train and val of train\+val for classes"),
         ({"path": "mine:Folders", "arguments": {"root": "Train+TEST+Val"}}, r"\{root: Train\+TEST\+Val/Train\}"),
+        ({"path": "mine:Folders", "arguments": {"root": "train"}}, r"name the folder of its classes: .*\{root: train/train\}"),
         ({"path": "mine:Folders", "arguments": {"root": "labels+training+validation"}}, r"training and validation"),
         ({"path": "mine:Folders", "train": {"root": "a+b+c"}, "test": {"root": "a+c"}}, r"label 1 .* is b in .* and c in"),
         ({"path": "mine:Both"}, r"^data\.arguments: .* missing 1 required positional argument: 'train'"),

@@ -96,6 +96,14 @@ def test_what_was_not_kept_is_not_called_damaged(cli, tmp_path):
         Run(tmp_path / "run").rows()
 
 
+def test_a_summary_of_odd_checksums(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    for odd in ([], "x", 3, {"checkpoints/final.pt": 5}):
+        (finished / "summary.json").write_text(json.dumps(summary | {"checksums": odd}))
+        with pytest.raises(DamagedFile, match=r"final\.pt is damaged"):
+            Run(finished).rows()
+
+
 def test_a_summary_that_is_none(finished):
     for content in (b"", b"{", b"[1]", bytes(100), b"\xff\xfe"):
         (finished / "summary.json").write_bytes(content)

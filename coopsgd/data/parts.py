@@ -19,18 +19,8 @@ TRAINING = {"train", "training"}
 TESTING = {"test", "testing", "val", "valid", "validation", "eval", "dev"}
 # arguments that often choose a part, and which nobody but the user can fill in
 OTHER = (
-    "train",
-    "split",
-    "is_train",
-    "training",
-    "mode",
-    "subset",
-    "phase",
-    "image_set",
-    "fold",
-    "part",
-    "stage",
-    "background",
+    *("train", "split", "is_train", "training", "mode", "subset", "phase", "stage"),
+    *("part", "usage", "which", "image_set", "background", "version", "fold"),
 )
 NAMED = "data.train={{{0}}} data.test={{{0}}}"
 
@@ -184,9 +174,12 @@ def _refuse_folder_of_parts(part: Part, path: str) -> None:
     known = [*sorted(names.keys() & TRAINING), *sorted(names.keys() & TESTING)]
     first, last = names[known[0]], names[known[-1]]
     root = part.root or "FOLDER"
+    out = f"each part's folder: data.train={{root: {root}/{first}}} data.test={{root: {root}/{last}}}"
+    if len(known) == 1:
+        out = f"the folder of its classes: data.arguments={{root: {root}/{first}}}"
     raise ValueError(
         f"data.arguments: {path} takes {' and '.join(names[name] for name in known)} of {root} for classes, but these name "
-        f"parts; name each part's folder: data.train={{root: {root}/{first}}} data.test={{root: {root}/{last}}}"
+        f"parts; name {out}"
     )
 
 
