@@ -173,9 +173,10 @@ def refuse_unstackable(choice: Any) -> None:
 NODES: dict[Any, Callable[..., Any]] = {int: IntegerNode, float: FloatNode, bool: BooleanNode, str: StringNode}
 
 
-def _construct(where: str, cls: Any, arguments: dict[str, Any]) -> Any:
+def typed(where: str, cls: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as the fields of `cls` say: "0.1" and 1 for a float are 0.1 and 1.0. ConfigError when one cannot be."""
     hints = get_type_hints(cls)
-    typed = {}
+    found = {}
     for name, value in arguments.items():
         if hints.get(name) in (int, list[int]) or name in COUNTS:
             value = whole(value)
@@ -183,15 +184,20 @@ def _construct(where: str, cls: Any, arguments: dict[str, Any]) -> Any:
             raise ConfigError(f"{where}.{name}: must be a list of whole numbers, as in {where}.{name}=[20], got {value!r}")
         kind = NODES.get(hints.get(name, Any))
         try:
-            typed[name] = value if kind is None else kind(value, is_optional=False)._value()
+            found[name] = value if kind is None else kind(value, is_optional=False)._value()
         except OmegaConfBaseException:
             wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[hints[name]]
             raise ConfigError(f"{where}.{name}: must be {wanted}, got {value!r}") from None
+    return found
+
+
+def _construct(where: str, cls: Any, arguments: dict[str, Any]) -> Any:
+    found = typed(where, cls, arguments)
     for names, may in (("IMPORTS", may_import), ("ARRAYS", may_read), ("FILES", may_read)):
-        for name in set(getattr(cls, names, ())) & typed.keys():
-            may(f"{where}.{name}", typed[name])
+        for name in set(getattr(cls, names, ())) & found.keys():
+            may(f"{where}.{name}", found[name])
     with blamed(where):
-        return cls(**typed)
+        return cls(**found)
 
 
 class blamed:

@@ -108,8 +108,10 @@ def _check(node: Mapping[str, Any], overrides: list[str], choices: Mapping[str, 
         make(config, "optim")
         make(config, "schedule").arguments(config.steps)
         refuse_mixed(config, strategy)
-    if not task.statistics(config) and "norm_stats" in given and "model" in task.USES:
-        notes = (*notes, f"norm_stats={config.norm_stats}: the model keeps no running statistics; ignored")
+    if not task.statistics(config) and "model" in task.USES:
+        if "norm_stats" in given:
+            notes = (*notes, f"norm_stats={config.norm_stats}: the model keeps no running statistics; ignored")
+        config.norm_stats = Config.norm_stats
     _check_placement(config)
     return Checked(config, strategy, (*notes, *foresight.notes(config, strategy, given)))
 

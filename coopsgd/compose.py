@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 from hydra._internal.callbacks import Callbacks
@@ -37,8 +37,9 @@ from coopsgd import __version__, catalogue, checkpoint, checks, child, config, e
 from coopsgd.checks import Checked
 from coopsgd.complaints import one_line
 from coopsgd.config import Config
-from coopsgd.errors import ConfigError, Interrupted, RunFailed
+from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
 from coopsgd.folders import folder_key, freeze, fresh, torchrun, unhydrated
+from coopsgd.identity import identity, placement
 from coopsgd.naming import folder_name
 from coopsgd.run import log_points
 from coopsgd.words import Line, mended, quoted, refuse_flags, sort
@@ -58,6 +59,14 @@ class Failure:
     code: int  # 2 for a user's mistake, 1 for what went wrong while running
 
 
+class Trained(NamedTuple):
+    """A run of a sweep that has come to an end, or was frozen for others to start."""
+
+    label: str
+    folder: Path
+    objective: float | None
+
+
 class Session:
     """One `coopsgd train`: a run, or the runs of a sweep."""
 
@@ -73,6 +82,7 @@ class Session:
         self.checked: Checked | None = None  # of a single run, which is checked before its folder is made
         self.frozen = 0  # runs that have a config.yaml: from then on something is worth keeping
         self.made: set[Path] = set()  # folders that were not there before
+        self.trained: dict[str, Trained] = {}  # by what they are
         self._names: dict[str, int] = {}
 
     def job(self, cfg: Any) -> float | None:
@@ -87,7 +97,7 @@ class Session:
         try:
             if number in self.unwritable:
                 raise ConfigError(self.unwritable[number])
-            return self._run(cfg, folder, hydra_config)
+            return self._run(cfg, folder, hydra_config, f"#{number} {label}")
         except Exception as error:
             self.tidy()
             if self.full_errors:
@@ -149,7 +159,7 @@ class Session:
             with contextlib.suppress(OSError):
                 path.rmdir()
 
-    def _run(self, cfg: Any, folder: Path, hydra_config: Any) -> float | None:
+    def _run(self, cfg: Any, folder: Path, hydra_config: Any, label: str) -> float | None:
         words, choices = task_words(hydra_config), dict(hydra_config.runtime.choices)
         checked = self.checked or check(cfg, words, choices, self.beside, self.trust)
         for note in checked.notes:
@@ -157,10 +167,17 @@ class Session:
         settings = checked.config
         if settings.launch:
             checks.only_copy()
+        # one that is asked to run elsewhere, or to keep something else, is wanted for that
+        key = identity(settings) + json.dumps(placement(settings), sort_keys=True)
+        if (first := self.trained.get(key)) is not None:
+            self.tidy()
+            print(f"the same run as {first.label} ({first.folder}), so it is not run again", flush=True)
+            return first.objective
         freeze(settings, folder, self.command, self.sweeping)
         self.frozen += 1
         if not settings.launch:
             print(torchrun(settings, folder, "coopsgd.worker"))
+            self.trained[key] = Trained(label, folder, None)
             return None
         rows = settings.workers // settings.processes
         with _summed_up(folder, settings):
@@ -170,7 +187,13 @@ class Session:
                 f"thread{'s' * (settings.threads > 1)} a process, {settings.device}",
                 flush=True,
             )
-            return start(folder, settings)
+            try:
+                objective = start(folder, settings)
+            except Diverged:  # as it would again; other failures may have been the machine's
+                self.trained[key] = Trained(label, folder, float("nan"))
+                raise
+            self.trained[key] = Trained(label, folder, objective)
+            return objective
 
 
 def task_words(hydra_config: Any) -> list[str]:
@@ -235,7 +258,7 @@ def start(folder: Path, settings: Config) -> float | None:
         summary = json.loads((folder / "summary.json").read_text())
         table(summary, folder)
         if summary["status"] == "diverged":
-            raise RunFailed(f"diverged: the loss of step {summary['diverged_at']} is not finite; lower optim.lr or tau")
+            raise Diverged(f"diverged: the loss of step {summary['diverged_at']} is not finite; lower optim.lr or tau")
         return summary["eval"].get("eval/loss")
 
 

@@ -36,14 +36,18 @@ WHOLE = (
 COUNTS = ("groups", "epochs", "tau_2", "every", "switch", "interval", "classes", "rows", "tau")
 
 
-def key(default: Any, help: str) -> Any:
-    """A top-level key of the config with its line for `--help`."""
-    return field(default=default, metadata={"help": help})
+def key(default: Any, help: str, *, identity: bool) -> Any:
+    """A top-level key of the config with its line for `--help`.
+
+    identity: does it say what is trained? Else it says where or how that is computed, looked at, kept or called, and two runs
+    that differ in it train the same models: see identity.py.
+    """
+    return field(default=default, metadata={"help": help, "identity": identity})
 
 
 def group(help: str) -> Any:
     """A config group: an open node whose keys are the fields of the class it names."""
-    return field(default_factory=dict, metadata={"help": help})
+    return field(default_factory=dict, metadata={"help": help, "identity": True})
 
 
 @dataclass
@@ -60,29 +64,37 @@ class Config:
     optim: Any = group("the inner optimiser of every worker")
     schedule: Any = group("how the learning rate moves")
     cluster: Any = group("whose seconds to simulate (sim_s): a step's time, links; none unless it is named")
-    tau: Any = key("auto", "local steps between communications, or [[from step, tau], ...]; auto: what the algo's yaml says")
-    workers: int = key(4, "m, how many models are trained")
-    processes: Any = key("auto", "how many processes hold them; auto: one a worker while they fit the machine")
-    threads: Any = key("auto", "torch threads of one process; auto: cores / processes, at least 1")
-    steps: Any = key(None, f"local steps of every worker; {STEPS} unless epochs is given")
-    epochs: Any = key(None, "instead of steps: passes of every worker over its own share")
-    batch_size: int = key(32, "samples in one worker's minibatch")
-    seed: int = key(0, "of everything random")
-    dtype: str = key("float32", "of the models: float32 or float64")
-    device: str = key("auto", "cpu, cuda, or auto: cuda where there is one")
-    log_every: int = key(20, "steps between two lines of metrics.jsonl")
-    norm_stats: str = key(
-        "average", "BatchNorm's running statistics: average with the models, local, or recalibrate the mean's"
+    tau: Any = key(
+        "auto", "local steps between communications, or [[from step, tau], ...]; auto: what the algo's yaml says", identity=True
     )
-    clip: Any = key(None, "largest norm of one worker's gradient row; a longer one is scaled down to it")
-    amp: Any = key(None, "bf16: forward and backward passes in bfloat16 autocast; models, mixing, optimiser keep dtype")
-    eval_every: int = key(100, "steps between two evaluations; 0: at the start and the end only")
-    eval_samples: Any = key("auto", "test samples single workers are measured on; auto: all, fewer beyond 32 workers")
-    engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm, grouped")
-    save: str = key("auto", "what to keep at the end: rows, answer, none; auto: rows up to 200 MB, else the answer")
-    name: str = key("", "a name of your own, kept in the summary")
-    timeout: float = key(600.0, "seconds a process waits for another before the run fails")
-    launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines")
+    workers: int = key(4, "m, how many models are trained", identity=True)
+    processes: Any = key("auto", "how many processes hold them; auto: one a worker while they fit the machine", identity=False)
+    threads: Any = key("auto", "torch threads of one process; auto: cores / processes, at least 1", identity=False)
+    steps: Any = key(None, f"local steps of every worker; {STEPS} unless epochs is given", identity=True)
+    epochs: Any = key(None, "instead of steps: passes of every worker over its own share", identity=True)
+    batch_size: int = key(32, "samples in one worker's minibatch", identity=True)
+    seed: int = key(0, "of everything random", identity=True)
+    dtype: str = key("float32", "of the models: float32 or float64", identity=True)
+    device: str = key("auto", "cpu, cuda, or auto: cuda where there is one", identity=False)
+    log_every: int = key(20, "steps between two lines of metrics.jsonl", identity=False)
+    norm_stats: str = key(
+        "average", "BatchNorm's running statistics: average with the models, local, or recalibrate the mean's", identity=True
+    )
+    clip: Any = key(None, "largest norm of one worker's gradient row; a longer one is scaled down to it", identity=True)
+    amp: Any = key(
+        None, "bf16: forward and backward passes in bfloat16 autocast; models, mixing, optimiser keep dtype", identity=True
+    )
+    eval_every: int = key(100, "steps between two evaluations; 0: at the start and the end only", identity=False)
+    eval_samples: Any = key(
+        "auto", "test samples single workers are measured on; auto: all, fewer beyond 32 workers", identity=False
+    )
+    engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm, grouped", identity=False)
+    save: str = key(
+        "auto", "what to keep at the end: rows, answer, none; auto: rows up to 200 MB, else the answer", identity=False
+    )
+    name: str = key("", "a name of your own, kept in the summary", identity=False)
+    timeout: float = key(600.0, "seconds a process waits for another before the run fails", identity=False)
+    launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines", identity=False)
 
 
 class UntrustedConfig(Config):

@@ -11,6 +11,10 @@ class RunFailed(Exception):
     """A run started and did not end well; the message says how. Exit code 1."""
 
 
+class Diverged(RunFailed):
+    """A run whose loss is no finite number any more."""
+
+
 class Interrupted(BaseException):
     """A signal asked the command to end. Not an Exception: Hydra would take it for one failed job and go on."""
 

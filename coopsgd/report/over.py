@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
 
+from coopsgd import checkpoint
 from coopsgd.analysis import Setting
 from coopsgd.build import make, make_strategy
 from coopsgd.errors import ConfigError
+from coopsgd.identity import identity
 from coopsgd.period import Rounds
 from coopsgd.report.constants import constants
 from coopsgd.run import Run
@@ -27,7 +26,8 @@ SKETCH = "matplotlib is not installed, so nothing is drawn: pip install 'coopsgd
 
 def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: bool = False) -> dict[str, Any]:
     """runs: one dict a folder, as `_compared` says; means: one for all runs that differ by their seed alone, as `_mean` says;
-    figure: the picture's file, of the means and of runs by themselves, null when it could not be drawn; notes.
+    figure: the picture's file, of the means and of runs by themselves, null when it could not be drawn; notes. Of copies, runs
+    of one identity and one seed, the longest counts.
     """
     if not folders:
         raise ConfigError("--over: names no run; give run folders, as in coopsgd analyze --over outputs/DATE/TIME")
@@ -35,33 +35,35 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
     for folder in dict.fromkeys(str(Path(folder)) for folder in folders):
         try:
             run, lines = _read(folder, trust)
-            alike.setdefault(_but_for_the_seed(run), []).append(_compared(run, lines, probe))
+            alike.setdefault(identity(run.config, seed=False), []).append(_compared(run, lines, probe))
         except (OSError, ValueError, YAMLError, TypeError, KeyError, AttributeError) as error:  # of whatever a file may hold
             if isinstance(error, ConfigError) and str(error).startswith("--"):  # an option's fault, not the run's
                 raise
             told = " ".join((str(error) or type(error).__name__).split())
             raise ConfigError(f"--over: {folder} holds no run to read ({told}); name a run folder") from error
-    means = {key: _mean(some) for key, some in alike.items() if len(some) > 1}
+    counted = {key: _by_seed(some) for key, some in alike.items()}
+    means = {key: _mean(some, alike[key]) for key, some in counted.items() if len(some) > 1}
     found = {"runs": [run for some in alike.values() for run in some], "means": list(means.values())}
+    notes = [
+        f"{run['folder']}: left out, a copy of {run['copy_of']} (the same config and seed {run['seed']})"
+        for run in found["runs"]
+        if run["copy_of"]
+    ]
     try:
-        shown = [means.get(key, some[0]) for key, some in alike.items()]
-        drawn = _draw(shown, Path(figure) if figure else Path(folders[0]) / "theory.png")
+        shown = [means.get(key, some[0]) for key, some in counted.items()]
+        drawn = _draw(shown, Path(figure) if figure else Path(folders[0]) / "theory.png", named=figure is not None)
     except ImportError:
-        return found | {"figure": None, "notes": [SKETCH]}
-    return found | {"figure": drawn, "notes": []}
+        return found | {"figure": None, "notes": [*notes, SKETCH]}
+    return found | {"figure": drawn, "notes": notes}
 
 
-def _but_for_the_seed(run: Run) -> str:
-    """The same for all runs of a config, whatever their seed: files by what is in them, without what follows from the seed."""
-
-    def told(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: told(one) for key, one in value.items() if key != "probabilities"}
-        if isinstance(value, str) and os.sep in value and Path(value).is_file():
-            return hashlib.sha256(Path(value).read_bytes()).hexdigest()
-        return value
-
-    return repr(told(asdict(run.config) | {"seed": None, "name": None}))
+def _by_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The longest run of each seed; the others are told of which they are copies."""
+    longest: dict[int, dict[str, Any]] = {}
+    for run in sorted(runs, key=lambda run: -run["last"]):  # stable: of two as long the first
+        first = longest.setdefault(run["seed"], run)
+        run["copy_of"] = None if first is run else first["folder"]
+    return [run for run in runs if longest[run["seed"]] is run]
 
 
 def _read(folder: str, trust: bool) -> tuple[Run, list[dict[str, Any]]]:
@@ -78,7 +80,7 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
     consensus: {step, measured, predicted, ratio}: predicted is the exact expectation under noise alone at the same moments,
     ratio measured / predicted over the later half of them. gradient: {step, measured, bound, ratio}: ||grad F(u)||^2, the mean
     over the steps so far, beside its bound, ratio at the last. Either is null when it was not measured or cannot be predicted;
-    why: [reasons].
+    why: [reasons]. last: the step of its last line; copy_of: the folder that counts in its place, null when it counts itself.
     """
     strategy, _ = make_strategy(run.config)
     known, source, told = constants(run.config, probe)
@@ -99,6 +101,7 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
         "tau": None if strategy.times_itself else run.config.tau,
         "workers": run.config.workers,
         "seed": run.config.seed,
+        "last": lines[-1]["step"],
         "constants": source if known else None,
         "consensus": consensus,
         "gradient": gradient,
@@ -121,10 +124,14 @@ def _curve(theory: str, measured: dict[int, float], told: dict[int, float]) -> d
     }
 
 
-def _mean(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs that differ by their seed, as one: theory is about expectations. folders and seeds; else as `_compared` says."""
+def _mean(runs: list[dict[str, Any]], everyone: list[dict[str, Any]]) -> dict[str, Any]:
+    """Runs that differ by their seed, as one: theory is about expectations. folders, seeds; else as `_compared` says.
+
+    everyone: those and their copies, whose folders are told as copies.
+    """
     found = {name: runs[0][name] for name in ("algo", "tau", "workers", "constants")}
     found |= {"folders": [run["folder"] for run in runs], "seeds": [run["seed"] for run in runs]}
+    found["copies"] = [run["folder"] for run in everyone if run["copy_of"]]
     for what, theory in THEORY.items():
         curves = [run[what] for run in runs]
         found[what] = None
@@ -165,8 +172,11 @@ def _gradient(setting: Setting, lines: list[dict[str, Any]], why: list[str]) -> 
     return _curve("bound", measured, {k: bound.total for k in measured if (bound := setting.bound(k)) is not None})
 
 
-def _draw(runs: list[dict[str, Any]], path: Path) -> str | None:
-    """Two panels: consensus, and the mean squared gradient below its bound. None when there is nothing to draw."""
+def _draw(runs: list[dict[str, Any]], path: Path, named: bool) -> str | None:
+    """Two panels: consensus, and the mean squared gradient below its bound. None when there is nothing to draw.
+
+    A file that the user has not named is put where a link may lie that somebody else made: it is replaced, not followed.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -189,12 +199,19 @@ def _draw(runs: list[dict[str, Any]], path: Path) -> str | None:
         axis.set(title=title, xlabel="step")
         axis.legend(fontsize="small", frameon=False)
     try:
-        figure.savefig(path, dpi=120, format="png")
+        if named:
+            figure.savefig(path, dpi=120, format="png")
+        else:
+            checkpoint.atomically(path, lambda file: figure.savefig(file, dpi=120, format="png"))
     except OSError as error:
         raise ConfigError(f"--figure: {path} cannot be written ({error.strerror or error}); name another file") from None
     finally:
         pyplot.close(figure)
     return str(path)
+
+
+def _left_out(copies: list[str]) -> str:
+    return f" ({len(copies)} {'copy' if len(copies) == 1 else 'copies'} left out)" if copies else ""
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:
@@ -210,8 +227,10 @@ def show(found: dict[str, Any], as_json: bool) -> None:
             curve = run[what]
             last = [None] * 3 if curve is None else [curve["measured"][-1], curve[theory][-1], curve["ratio"]]
             cells += ["-" if x is None else f"{x:.4g}" for x in last]
-        which = run["folder"] if "folder" in run else f"mean of the {len(run['seeds'])} seeds"
+        which = run["folder"] if "folder" in run else f"mean of the {len(run['seeds'])} seeds{_left_out(run['copies'])}"
         table.add_row(f"{which}  {run['algo']} tau {run['tau']}", *cells)
+    wide = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    console.width = max(console.width, wide)  # a folder in one piece, in a pipe too
     console.print(table)
     console.print("values at the last step; the ratio of consensus over the later half of the run")
     console.print(
