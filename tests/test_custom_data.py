@@ -242,6 +242,7 @@ def test_numbers_that_float32_does_not_hold_are_kept_in_float64(own, x):
         (np.zeros((1, 2, 3, 4)), "4 dimensions"),
         (np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0]), "masked"),
         (Image.new("P", (3, 3)), "palette"),
+        (Image.new("PA", (3, 3)), "palette"),
         (np.array(["2020-01-01"], dtype="M8[D]"), "datetime64"),
         ({"image": 1}, "dict|object"),
     ],

@@ -81,8 +81,8 @@ def label(value: Any) -> int:
 
 def sample(image: Any) -> np.ndarray:
     """Channels first; bytes, float32, or float64 where float32 might not hold the numbers. Odd when it is no image."""
-    if getattr(image, "mode", None) == "P" and hasattr(image, "getbands"):
-        raise Odd("a palette image (mode P), whose numbers are no colours; convert it to RGB or L")
+    if getattr(image, "mode", None) in ("P", "PA") and hasattr(image, "getbands"):
+        raise Odd(f"a palette image (mode {image.mode}), whose numbers are no colours; convert it to RGB or L")
     if isinstance(image, np.ma.MaskedArray) and np.ma.is_masked(image):
         raise Odd("an array with masked entries; put numbers in their place")
     array = np.asarray(image)
