@@ -453,6 +453,19 @@ def test_parts_on_the_command_line(own, cli):
     assert ended.code == 2 and len(ended.lines) == 1 and "data.test: is missing" in ended.err
 
 
+def test_test_samples_that_are_trained_on_are_told(own):
+    import mine
+
+    x, y = np.arange(120, dtype="f4").reshape(40, 3), [0, 1] * 20
+    parts = {"train": mine.Listed(x, y)}
+    mine.part = lambda split: parts[split]
+    for test, told in ((x[30:], "10 of the 10"), (np.concatenate([x[:5], -x[1:6]]), "5 of the 10"), (-x[1:11], None)):
+        parts["test"] = mine.Listed(test, [0, 1] * 5)
+        custom._read = None
+        found = [note for note in Custom(path="mine:part").notes() if "in the training set, too" in note]
+        assert found == ([] if told is None else [f"data: {told} test samples are in the training set, too"])
+
+
 def test_parts_of_which_classes_differ(own):
     import mine
 

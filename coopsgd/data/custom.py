@@ -180,7 +180,9 @@ class Custom(DataSet):
         notes = [f"data: {self.path}{place}: training: {train}; test: {test}{f', for {found.why}' if found.why else ''}"]
         if alone:
             notes += [f"data: {_of_each_class(*each)}", *([f"data: {found.hint}"] if found.hint else [])]
-        elif self.split_seed:
+        elif 2 * (again := items.repeated(x, arrays["test_x"])) >= k:
+            notes.append(f"data: {again} of the {k} test samples are in the training set, too")
+        if self.split_seed and not alone:
             notes.append(f"data.split_seed: {self.path} has a test set of its own; ignored")
         return about, (*notes, *_warnings(x, *each))
 

@@ -163,6 +163,12 @@ def held_out(y: np.ndarray, seed: int) -> np.ndarray:
     return chosen
 
 
+def repeated(train: np.ndarray, test: np.ndarray) -> int:
+    """How many test samples are in the training set, too."""
+    seen = {hash(x.tobytes()) for x in train}
+    return sum(hash(x.tobytes()) in seen for x in test)
+
+
 def listed(numbers: Any, most: int = 10) -> str:
     """'0, 1, 2', or the first of many and how many there are."""
     words = [str(int(n)) for n in numbers]
