@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from coopsgd import newfile
 from coopsgd.errors import DamagedFile
 
 LIMIT = 200 * 10**6  # bytes of rows that save=auto still keeps
@@ -31,7 +32,7 @@ def staged(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_halves(path.parent, path.name)
-        with half.open("wb") as file:
+        with newfile.create(half) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from omegaconf import OmegaConf
 
+from coopsgd import newfile
 from coopsgd.build import algo_classes, class_of
 from coopsgd.config import Config, dumps, found_beside, frozen
 from coopsgd.errors import ConfigError
@@ -59,6 +60,9 @@ def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False)
     target, key = folder / "config.yaml", folder_key(sweeping)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ("logs", "checkpoints"):
+            if (folder / name).is_symlink():  # what a run writes below it would lie elsewhere
+                raise ConfigError(f"{folder / name} is a link; remove it, or choose another {key}")
         with target.open("x") as file:
             file.write(f"# {' '.join(command.split())}\n")
     except FileExistsError:
@@ -87,7 +91,9 @@ def _freeze_files(config: Config, folder: Path) -> None:
     if config.cluster is not None:
         for name in class_of("cluster", "cluster", config.cluster["name"]).FILES:
             copy = frozen("cluster", name, ".json")
-            (folder / copy).write_bytes(Path(config.cluster[name]).read_bytes())
+            content = Path(config.cluster[name]).read_bytes()
+            with newfile.create(folder / copy) as file:
+                file.write(content)
             config.cluster[name] = copy
     owners = [("algo", part) for part in algo_classes(config)] + [("task", class_of("task", "task", config.task["name"]))]
     for group_name, cls in owners:
@@ -101,7 +107,8 @@ def _freeze_files(config: Config, folder: Path) -> None:
                 node[name] = array.tolist()
             else:
                 node[name] = frozen(group_name, name, ".npy")
-                np.save(folder / node[name], array)
+                with newfile.create(folder / node[name]) as file:
+                    np.save(file, array)
 
 
 # what stands behind a frozen config, so that Hydra can run it again

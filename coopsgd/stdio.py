@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from coopsgd import newfile
+
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # there may be room again; of other errors a stream does not recover
 WAIT = 5.0  # seconds for a reader that does not block us to catch up
 
@@ -75,7 +77,7 @@ def guard() -> None:
 def redirect(number: int, path: Path) -> None:
     """From here on what is written to this descriptor goes to `path`, or nowhere when it cannot be made."""
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+        file = newfile.descriptor(path, os.O_WRONLY | os.O_APPEND)
     except OSError:
         _nowhere(number)
         return

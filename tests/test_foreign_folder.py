@@ -384,3 +384,60 @@ def test_arrays_in_a_folder_are_no_pickles(stranger, capfd):
     np.save(folder / "algo.W.npy", np.array([Touch()], dtype=object), allow_pickle=True)
     assert compose.train(["--config-path", "theirs", "hydra.run.dir=again"]) == 2
     assert "algo.W" in capfd.readouterr().err and not marker.exists()
+
+
+# links that somebody has put where a run is about to write
+
+
+def test_a_planted_link_is_not_followed(cli, tmp_path):
+    """In a folder that others can write to; what the links point to stays what it was."""
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    shared = tmp_path / "shared"
+    for name in ("metrics.jsonl", "summary.json", "checkpoints/final.pt", "logs/rank0.err", "logs/rank0.out", "logs/store"):
+        (shared / name).parent.mkdir(parents=True, exist_ok=True)
+        (shared / name).symlink_to(mine)
+    (tmp_path / "chatty.py").write_text(
+        "import sys\nprint('out')\nprint('err', file=sys.stderr)\ndef W(m, r): print(r); return [[1 / m] * m] * m\n"
+    )
+    ended = cli("train", *QUADRATIC, "algo=cooperative", "algo.W=chatty:W", "hydra.run.dir=shared")
+    assert ended.code == 0, ended.err
+    assert mine.read_text() == "mine" and coopsgd.Run(shared).rows().shape == (2, 10)
+    assert not any(path.is_symlink() for path in shared.rglob("*"))
+    (shared / "theory.png").symlink_to(mine)
+    assert cli("analyze", "--over", "shared", "--trust").code == 0 and mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["logs", "checkpoints", "config.yaml"])
+def test_a_link_in_place_of_what_a_run_makes_first_is_refused(tmp_path, name):
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "shared").mkdir()
+    if name != "config.yaml":
+        elsewhere.mkdir()
+    (tmp_path / "shared" / name).symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match=r"choose another hydra\.run\.dir"):
+        folders.freeze(compose.shown(QUADRATIC).config, tmp_path / "shared", "coopsgd train")
+    assert not elsewhere.exists() or not list(elsewhere.iterdir())
+
+
+def test_halves_and_locks_are_files_of_our_own(tmp_path):
+    from coopsgd import checkpoint
+    from coopsgd.data import cache
+
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / f"x.json.{os.getpid()}.part").symlink_to(mine)
+    (tmp_path / "x.json").symlink_to(mine)
+    checkpoint.write_json(tmp_path / "x.json", {"a": 1})
+    assert mine.read_text() == "mine" and json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+    assert not (tmp_path / "x.json").is_symlink()
+    (tmp_path / "lock").symlink_to(tmp_path / "made by the lock")
+    with cache.locked(tmp_path / "lock"):
+        assert not (tmp_path / "made by the lock").exists()
+    W = np.full((70, 70), 1 / 70)
+    np.save(tmp_path / "w.npy", W)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "algo.W.npy").symlink_to(mine)
+    words = ("task=quadratic", "algo=cooperative", f"algo.W={tmp_path}/w.npy", "workers=70", "processes=1")
+    folders.freeze(compose.shown(words).config, tmp_path / "shared", "coopsgd train")
+    assert mine.read_text() == "mine" and np.array_equal(np.load(tmp_path / "shared" / "algo.W.npy"), W)

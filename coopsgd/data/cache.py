@@ -155,6 +155,7 @@ def locked(path: Path) -> Iterator[None]:
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 
-            file = stack.enter_context(path.open("a"))
+            file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            stack.callback(os.close, file)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
