@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup train test test-all lint bench clean
+.PHONY: help setup train test test-all lint bench trust clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -39,6 +39,10 @@ bench: $(READY) ## step time, start time and many workers in one process, beside
 	$(BIN)/python scripts/bench_step.py
 	$(BIN)/python scripts/bench_start.py
 	OMP_WAIT_POLICY=passive $(BIN)/python scripts/bench_stacked.py
+
+trust: $(READY) ## docs/trust.md anew: coopsgd beside public implementations, and laws on random configs (half an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
+	$(BIN)/python scripts/trust.py -o docs/trust.md
 
 clean: ## remove .venv, caches and builds; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,9 +99,9 @@ def _serve(pipe: Any, rank: int, processes: int, store: str) -> None:
             pipe.send((False, f"process {rank}:\n{traceback.format_exc()}"))
 
 
-@pytest.fixture(scope="session")
-def gangs() -> Iterator[Any]:
-    """gangs(p) is a Gang of p processes, made when first asked for."""
+@contextmanager
+def gangs_of() -> Iterator[Any]:
+    """gang(p) is a Gang of p processes, made when first asked for."""
     made: dict[int, Gang] = {}
     with tempfile.TemporaryDirectory() as folder:
 
@@ -110,9 +111,18 @@ def gangs() -> Iterator[Any]:
                 made[processes] = Gang(processes, f"{folder}/{processes}")
             return made[processes]
 
+        try:
+            yield gang
+        finally:
+            for group in made.values():
+                group.close()
+
+
+@pytest.fixture(scope="session")
+def gangs() -> Iterator[Any]:
+    """gangs(p) is a Gang of p processes, kept for the whole session."""
+    with gangs_of() as gang:
         yield gang
-        for group in made.values():
-            group.close()
 
 
 @pytest.fixture

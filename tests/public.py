@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,6 +81,14 @@ class Worker:
         for p, g in zip(parameters, torch.autograd.grad(self.loss(own), parameters), strict=True):
             p.data = g
         return self.row()
+
+    def before_a_norm(self) -> np.ndarray:
+        """(d,) bool: the biases of convolutions that a normalisation follows, which subtracts them again."""
+        parts = list(self.module)
+        followed = [a.bias for a, b in pairwise(parts) if hasattr(b, "num_features") and getattr(a, "bias", None) is not None]
+        for p in self.module.parameters():
+            p.data = torch.full_like(p, float(any(p is bias for bias in followed)))
+        return self.row() > 0
 
     def load(self, row: np.ndarray) -> None:
         """Make this the model."""
@@ -355,6 +364,7 @@ class Peer:
     module: str = "torch"  # what must be there to run it
     processes: int = WORKERS  # 1: the peer has none of its own
     about: str = ""  # what must be known to read the comparison
+    within: float = 1e-12  # how far float64 may be off after STEPS steps
 
     @property
     def missing(self) -> str | None:
@@ -386,11 +396,45 @@ class Peer:
 
 
 RING = "[[[0.5,0.5,0,0],[0.5,0.5,0,0],[0,0,0.5,0.5],[0,0,0.5,0.5]],[[0.5,0,0,0.5],[0,0.5,0.5,0],[0,0.5,0.5,0],[0.5,0,0,0.5]]]"
+ADAM = "what Adam does to rounding: see the end of the page"
 OVERLAP = "it mixes the models before the step: algo.order=overlap"
 PEERS = (
     Peer("independent", "torch.optim, alone", bare, about="SGD, momentum"),
+    Peer(
+        "independent",
+        "torch.optim, clip_grad_norm_, LambdaLR",
+        bare,
+        (
+            *("optim.momentum=0.9", "optim.nesterov=true", "optim.weight_decay=0.01", "clip=1.0"),
+            *("schedule=cosine", "schedule.warmup=5", "schedule.floor=0.01"),
+        ),
+        about="SGD, Nesterov, weight decay, clipping, warm-up and cosine, each by its formula",
+    ),
+    Peer(
+        "independent",
+        "torch.optim, LambdaLR",
+        bare,
+        ("optim=adamw", "optim.weight_decay=0.1", "schedule=multistep", "schedule.milestones=[8,16]", "schedule.warmup=3"),
+        about=f"AdamW, warm-up and milestones; {ADAM}",
+        within=1e-9,
+    ),
+    Peer(
+        "independent",
+        "torch.optim, clip_grad_norm_",
+        bare,
+        ("optim=adam", "optim.weight_decay=0.01", "optim.beta1=0.8", "clip=0.5"),
+        about=f"Adam, L2 decay, clipping; {ADAM}",
+        within=1e-9,
+    ),
     Peer("fullsync", "DistributedDataParallel", ddp),
-    Peer("fullsync", "DistributedDataParallel", ddp, ("optim=adamw", "optim.weight_decay=0.01"), about="AdamW"),
+    Peer(
+        "fullsync",
+        "DistributedDataParallel",
+        ddp,
+        ("optim=adamw", "optim.weight_decay=0.01"),
+        about=f"AdamW; {ADAM}",
+        within=1e-9,
+    ),
     Peer("pasgd", "PeriodicModelAverager", periodic, about="warmup_steps = tau - 1, so that it first averages after tau steps"),
     Peer("pasgd", "PostLocalSGDOptimizer", post_local_optimizer, about="warmup_steps = tau - 1"),
     Peer(
@@ -485,6 +529,14 @@ PEERS = (
         )
     ),
 )
+
+
+# what was looked at and cannot be run beside torch on a CPU
+NOT_RUN = {
+    "fairscale 0.4.13 (D-PSGD, SGP, SlowMo)": "making one of its graphs moves a tensor to a GPU, so that a CPU cannot "
+    "run them; the rule of SGP's graph is compared below",
+    "BlueFog 0.3.0": "it does not build without MPI; the rules of its graphs are compared below",
+}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
 import numpy as np
 import pytest
 from playing import play, settle
@@ -11,17 +15,22 @@ from test_oracle import ALGOS
 EXACT = {"rtol": 0, "atol": 1e-12}  # float64, two dozen steps
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(
-    "peer", [pytest.param(p, id=f"{p.algo}-{p.name}", marks=[pytest.mark.slow] if p.package != "torch" else []) for p in PEERS]
-)
+def cases() -> Iterator[Any]:
+    """Every peer with every model and seed. In `make test` torch's own, with one seed for the CNN, which takes its time."""
+    for peer, model, seed in product(PEERS, MODELS, SEEDS):
+        quick = peer.package == "torch" and (model, seed) != ("cnn", SEEDS[-1])
+        marks = () if quick else pytest.mark.slow
+        yield pytest.param(peer, model, seed, id=f"{peer.algo}-{peer.name}-{model}-{seed}", marks=marks)
+
+
+@pytest.mark.parametrize(("peer", "model", "seed"), list(cases()))
 def test_a_public_implementation_ends_with_the_same_models(gangs, peer: Peer, model, seed):
     if peer.missing:
         pytest.skip(peer.missing)
     words = peer.all_words(model, seed)
     ours, theirs = play(gangs, 4, *words), peer.trained(gangs, settle(words))
-    np.testing.assert_allclose(ours.x[peer.rows], theirs, **EXACT)
+    assert peer.algo == "fullsync" or np.ptp(ours.x[:4], axis=0).max() > 1e-3, "the last steps are the workers' own"
+    np.testing.assert_allclose(ours.x[peer.rows], theirs, rtol=0, atol=peer.within)
 
 
 @pytest.mark.slow
