@@ -64,12 +64,11 @@ class Trust:
         yield "## Every algorithm"
         yield ""
         yield from wrapped(
-            f"Final models of all members, {WORKERS} workers in {WORKERS} processes, {STEPS} steps, τ = "
-            f"{TAU} (1 for `fullsync`), SGD "
-            f"with momentum 0.9, float64, digits, batch 32: the largest difference of a number, over seeds "
-            f"{' and '.join(map(str, self._seeds))}. *Formulas* are slow loops over workers written from the papers, "
-            "`tests/oracle.py`, on the same networks and batches (they import nothing of strategies, mixing or fleet). `cooperative` is "
-            "a random W with two auxiliary models, `matcha` has 8 workers."
+            f"Final models of all members, {WORKERS} workers in {WORKERS} processes, {STEPS} steps, τ = {TAU} "
+            "(1 for `fullsync`), SGD with momentum 0.9, float64, digits, batch 32: the largest difference of a number, over "
+            f"seeds {' and '.join(map(str, self._seeds))}. *Formulas* are slow loops over workers written from the papers, "
+            "`tests/oracle.py`, on the same networks and batches (they import nothing of strategies, mixing or fleet). "
+            "`cooperative` is a random W with two auxiliary models, `matcha` has 8 workers."
         )
         yield ""
         yield from head("algorithm", "public implementation (below)", *(f"formulas, {model}" for model in self._models))
@@ -94,13 +93,11 @@ class Trust:
         yield "## Public implementations"
         yield ""
         yield from wrapped(
-            f"The same samples (a batch is a function of seed, row and step) from the same first model, "
-            f"in {WORKERS} processes on gloo "
-            f"each, {STEPS} steps, τ = {TAU}, momentum 0.9, float64, where the last column says nothing "
-            f"else. Everyone's final model, "
-            "largest difference of a number over the seeds. The last two steps are not followed by a "
-            "communication, so that the "
-            "workers differ at the end. `tests/public.py` holds each loop and the words of each config."
+            "The same samples (a batch is a function of seed, row and step) from the same first model, in "
+            f"{WORKERS} processes on gloo each, {STEPS} steps, τ = {TAU}, momentum 0.9, float64, where the last column says "
+            "nothing else. Everyone's final model, largest difference of a number over the seeds. The last two steps are not "
+            "followed by a communication, so that the workers differ at the end. `tests/public.py` holds each loop and the "
+            "words of each config."
         )
         yield ""
         yield from head("algorithm", "package", "what", *self._models, "how it is compared")
@@ -130,9 +127,8 @@ class Trust:
         yield "## Graphs and their weights"
         yield ""
         yield from wrapped(
-            "Entries of W against matrices made from the rule that another system documents, with "
-            "networkx and the formula, over a whole "
-            "cycle: the largest difference. No code of those systems was run or copied."
+            "Entries of W against matrices made from the rule that another system documents, with networkx and the formula, "
+            "over a whole cycle: the largest difference. No code of those systems was run or copied."
         )
         yield ""
         yield from head("system", "graph", "rule", "here", "workers", "difference")
@@ -147,12 +143,10 @@ class Trust:
         yield "## Laws, on random configs"
         yield ""
         yield from wrapped(
-            f"{self._configs} configs drawn by `tests/invariants.py`: 2 to 8 workers, 0 to 2 auxiliary "
-            f"models, τ from 1 to 6 or moving, "
-            "one to three W in turn (60 % doubly stochastic, mixed permutations; else rows that sum to "
-            "one), the three orders, SGD with "
-            "and without momentum or Adam, buffers kept, averaged or reset, 10 to 30 steps, 2 or 4 processes, float64, noisy "
-            "quadratics (fusing: an mlp on digits). A law is tried on the configs that it speaks of."
+            f"{self._configs} configs drawn by `tests/invariants.py`: 2 to 8 workers, 0 to 2 auxiliary models, τ from 1 to 6 "
+            "or moving, one to three W in turn (60 % doubly stochastic, mixed permutations; else rows that sum to one), the "
+            "three orders, SGD with and without momentum or Adam, buffers kept, averaged or reset, 10 to 30 steps, 2 or 4 "
+            "processes, float64, noisy quadratics (fusing: an mlp on digits). A law is tried on the configs that it speaks of."
         )
         yield ""
         yield from head("law", "configs", "furthest off", "allowed")
@@ -176,15 +170,12 @@ class Trust:
             apart, unmoved = np.abs(one - many).max(0), Worker(0, settle((*words, f"seed={seed}"))).before_a_norm()
             noise, rest = max(noise, apart[unmoved].max()), max(rest, apart[~unmoved].max())
         yield from wrapped(
-            "**Adam and parameters whose exact gradient is zero.** Adam divides by the root of its mean square. A bias before a "
-            f"normalisation, or a BatchNorm whose input "
-            "is constant, has a gradient of exactly 0 and gets nothing but rounding, which differs "
-            "with the placement; Adam makes steps "
-            f"of it. `algo=pasgd optim=adam optim.lr=0.01 model=cnn model.norm=batch`, {STEPS} steps, "
-            f"in 1 process and in {WORKERS}: the "
-            f"convolutions' biases differ by up to {self._judge('biases under Adam', noise, 1e-7)}, all else by up to "
-            f"{self._judge('all but those biases under Adam', rest, 1e-11)}. No loss depends on those "
-            f"biases; with SGD all of it keeps 1e-12."
+            "**Adam and parameters whose exact gradient is zero.** Adam divides by the root of its mean square. A bias before "
+            "a normalisation, or a BatchNorm whose input is constant, has a gradient of exactly 0 and gets nothing but "
+            "rounding, which differs with the placement; Adam makes steps of it. `algo=pasgd optim=adam optim.lr=0.01 "
+            f"model=cnn model.norm=batch`, {STEPS} steps, in 1 process and in {WORKERS}: the convolutions' biases differ by "
+            f"up to {self._judge('biases under Adam', noise, 1e-7)}, all else by up to "
+            f"{self._judge('all but those biases under Adam', rest, 1e-11)}. No loss depends on those biases; SGD keeps 1e-12."
         )
         yield ""
         words = (*CASE, *MODELS["mlp" if self._quick else "cnn"], "algo=pasgd", "optim.momentum=0.9", "dtype=float32")

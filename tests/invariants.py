@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import oracle
 import torch
-from playing import MLP, QUADRATIC, Played, mixed, run, settle, written
+from playing import MLP, QUADRATIC, mixed, play_settled, settle, written
 
 from coopsgd import build, config
 from coopsgd.fleet.plan import Layout
@@ -118,13 +118,6 @@ def _problem(settings: config.Config) -> oracle.Problem:
     return Stepping(p, settings.optim["momentum"])
 
 
-def _played(gangs: Any, drawn: Drawn, settings: config.Config, processes: int) -> Played:
-    settings = copy.deepcopy(settings)
-    answers = [run(0, settings, 1)] if processes == 1 else gangs(processes)(run, settings, processes)
-    x, answer, logical, wire, lines, _, layout = answers[0]
-    return Played(x, answer, logical, wire, lines, [other[5] for other in answers], layout)
-
-
 def _off(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max())
 
@@ -139,12 +132,12 @@ def formulas(gangs: Any, drawn: Drawn) -> float | None:
         "cta": lambda: oracle.combine_then_adapt(p, W, drawn.v),
         "overlap": lambda: oracle.overlap(p, W, drawn.v),
     }[drawn.order]()
-    return _off(_played(gangs, drawn, settings, 1).x, expected)
+    return _off(play_settled(gangs, 1, settings).x, expected)
 
 
 def placement(gangs: Any, drawn: Drawn) -> float:
     settings = drawn.settings()
-    one, many = (_played(gangs, drawn, settings, p) for p in (1, drawn.processes))
+    one, many = (play_settled(gangs, p, settings) for p in (1, drawn.processes))
     assert one.logical == many.logical, f"{drawn}: the ledger says {one.logical} in one process, {many.logical} in many"
     return _off(one.x, many.x)
 
@@ -162,12 +155,12 @@ def mean(gangs: Any, drawn: Drawn) -> float | None:
     x = p.x0
     for k in range(p.K):
         x = x - p.eta * sum(p.gradient(i, p.x0, k) for i in range(p.m)) / (drawn.m + drawn.v)
-    return _off(_played(gangs, drawn, settings, drawn.processes).x.mean(0), x)
+    return _off(play_settled(gangs, drawn.processes, settings).x.mean(0), x)
 
 
 def repeat(gangs: Any, drawn: Drawn) -> float:
     settings = drawn.settings()
-    one, two = (_played(gangs, drawn, settings, drawn.processes) for _ in range(2))
+    one, two = (play_settled(gangs, drawn.processes, settings) for _ in range(2))
     assert one.logical == two.logical and one.wire_bytes == two.wire_bytes
     return 0.0 if np.array_equal(one.x, two.x) else max(_off(one.x, two.x), 5e-324)
 
@@ -192,7 +185,7 @@ def messages(gangs: Any, drawn: Drawn) -> float | None:
         due = due[:-1]  # the last one waits for a step that does not come
     entries = sum(int(np.count_nonzero(W - np.diag(np.diag(W)))) for W in (drawn.Ws[r % len(drawn.Ws)] for r in due))
     width = 8 * DIM * (1 + _buffers(drawn))
-    rounds, sent, moved = _played(gangs, drawn, settings, drawn.processes).logical
+    rounds, sent, moved = play_settled(gangs, drawn.processes, settings).logical
     return float(abs(rounds - len(due)) + abs(sent - entries) + abs(moved - entries * width))
 
 
@@ -238,7 +231,7 @@ def fused(gangs: Any, drawn: Drawn) -> float | None:
     settings.steps = min(settings.steps, 20)
     slow = copy.deepcopy(settings)
     slow.algo["strategy"] = "invariants:Unfused"
-    return _off(_played(gangs, drawn, settings, 1).x, _played(gangs, drawn, slow, 1).x)
+    return _off(play_settled(gangs, 1, settings).x, play_settled(gangs, 1, slow).x)
 
 
 class Law(NamedTuple):

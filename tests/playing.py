@@ -92,7 +92,11 @@ def run(rank: int, settings: config.Config, processes: int) -> Any:
 
 def play(gangs: Any, processes: int, *words: str) -> Played:
     """Train the config of `words` on so many processes."""
-    settings = settle(words)
+    return play_settled(gangs, processes, settle(words))
+
+
+def play_settled(gangs: Any, processes: int, settings: config.Config) -> Played:
+    """The same of a checked config."""
     answers = [run(0, settings, 1)] if processes == 1 else gangs(processes)(run, settings, processes)
     x, answer, logical, wire, lines, _, layout, lags = answers[0]
     assert all(other[2] == logical for other in answers), "processes disagree about the ledger"
