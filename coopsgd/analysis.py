@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,7 @@ STRETCH = 512  # communications by lot that stand for a schedule that never repe
 ROOM = 1 << 24  # numbers in their matrices, at most
 FORGETS = 0.5  # what a stretch may leave of the disagreement, to stand for its schedule when it is repeated
 FOLLOWED = 256  # rows whose matrices may be multiplied at every communication of a run, just to watch it
+LOOKED_AT = 16  # communications by lot that are looked at where their expectation is known
 SMALL = 1e-6  # what a matrix read from a file may be off
 
 
@@ -56,6 +58,13 @@ def moves(config: Config) -> str:
     return "" if name == "constant" and not warmup else f"schedule={name}" + " with a warm-up" * bool(warmup)
 
 
+class Stationary(NamedTuple):
+    """A coefficient of the stationary consensus, and its standard error where it comes of a sample."""
+
+    value: float | None = None
+    error: float | None = None
+
+
 class Setting:
     """(tau, W, v) of a config as theory sees it; `known` are the constants of its task, where there are any.
 
@@ -70,10 +79,11 @@ class Setting:
         self.order = getattr(strategy, "order", "atc")
         self._period, self._optim = make(config, "period"), make(config, "optim")
         self.tau = int(self._period.largest or config.tau)
+        self.law = strategy.expectation(m) if self.cycle is None else None  # of a communication by lot, if it is known
         self.matrices: list[np.ndarray] = []  # of a cycle, or of a stretch of a schedule by lot
         self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
         if strategy.as_matrices(m, 0):
-            self.matrices = list(_stretch(strategy, m, rows))
+            self.matrices = list(_stretch(strategy, m, rows, None if self.law is None else LOOKED_AT))
             works = [strategy.work(m, r, self.tau) for r in range(len(self.matrices))]
             if any(work is not None for work in works):
                 self.counts = [np.full(m, self.tau) if work is None else work for work in works]
@@ -121,7 +131,7 @@ class Setting:
             elif self.cycle is not None and self.cycle > 1:
                 shrinks = all(spectra.zeta(W) <= 1 + SMALL for W in Ws)
                 told = (
-                    f"a cycle of {self.cycle}: its product is one W of {self.cycle} tau steps, the network term exact (derived)"
+                    f"a cycle of {self.cycle}: the network term and a step condition are computed from its matrices (derived)"
                 )
                 yield Assumption("one W", shrinks, told if shrinks else "one of the matrices enlarges disagreement")
         fine = self.zeta is not None and self.zeta < 1 - spectra.TOLERANCE
@@ -166,13 +176,36 @@ class Setting:
         """Does the theorem have anything to say about (tau, W, v) themselves, whatever optimiser and task?"""
         return self.holds("matrices", "doubly stochastic", "one W", "zeta < 1", "everyone works", "order")
 
+    @property
+    def applies(self) -> bool:
+        """Is the statement of the bound one about this algorithm, optimiser and schedule, if all workers have one f?
+
+        Where it is not, nothing that follows from it is told. Different f_i add a term to it, and ask for the same steps.
+        """
+        return all(a.holds for a in self.assumptions if a.name != "one f")
+
+    @property
+    def rate(self) -> dict[str, float] | None:
+        """What one communication, and one step, leave of the disagreement at worst, in the mean over a cycle."""
+        if self.zeta is None:
+            return None
+        each = self.zeta
+        if self.cycle is not None and self.matrices:
+            each = math.exp(spectra.log_zeta(self.matrices) / self.cycle)
+        return {"communication": each, "step": each ** (1 / self.tau)}
+
+    @cached_property
+    def zeta_error(self) -> float | None:
+        """The standard error of zeta where it comes of a sample; None where it is exact."""
+        return None if self.law is None else self.law.zeta_error
+
     @cached_property
     def A(self) -> float | None:
-        """The network factor; None when W is none the theorem is about.
+        """The network factor; None when this is nothing the theorem is about.
 
         For a cycle of several matrices: twice the exact sum that the proof bounds by zeta.
         """
-        if not self.mixes or self.zeta is None:
+        if not self.applies or self.zeta is None:
             return None
         if self.alone:
             return 0.0
@@ -183,12 +216,15 @@ class Setting:
 
     @cached_property
     def largest_steps(self) -> dict[str, float] | None:
-        """The largest eta_eff L by condition; None when W or the optimiser is none the theorem is about."""
-        if not self.mixes or self.zeta is None or self.plain:
+        """The largest eta_eff L by condition; None when this is nothing the theorem is about."""
+        if not self.applies or self.zeta is None:
             return None
         if self.alone:
             return {"sgd": 1.0}
-        return theory.largest_steps(self.tau * (self.cycle or 1), self.zeta, self.m, self.v)
+        windows = None
+        if self.cycle is not None and self.cycle > 1:
+            windows = theory.window_constant(self.matrices, self.m, self.tau, self.zeta)
+        return theory.largest_steps(self.tau * (self.cycle or 1), self.zeta, self.m, self.v, windows)
 
     @cached_property
     def condition(self) -> str | None:
@@ -206,26 +242,60 @@ class Setting:
 
     @cached_property
     def few(self) -> str:
-        """Why the stretch of a schedule by lot does not stand for it; empty when it does, or there is no lot."""
-        if self.cycle is not None or not self.matrices:
+        """Why the stretch of a schedule by lot does not stand for it; empty when it does, or need not."""
+        if self.cycle is not None or self.law is not None or not self.matrices:
             return ""
         if spectra.zeta(spectra.product(self.matrices, self.m + self.v)) < FORGETS:
             return ""
         return f"{len(self.matrices)} communications by lot are too few to tell how far {self.m} workers drift apart"
 
     @cached_property
-    def noise(self) -> float | None:
-        """C of the stationary consensus under noise; None when there is none, it cannot be told, or the step is not plain."""
-        if not self.matrices or self.plain or self.few:
-            return None
-        return theory.noise_consensus(self.matrices, self.m, self.tau, self.order, self.counts)
+    def consensus(self) -> tuple[Stationary, Stationary]:
+        """C and H of the stationary consensus; no value when there is none, it is unknown, or the step is not plain."""
+        C = Stationary() if self.plain else self.noise_at(self.tau)
+        return C, Stationary() if C.value is None or self.counts is not None else self.drift_at(self.tau)
 
-    @cached_property
+    @property
+    def slow(self) -> str:
+        """Why there is no stationary consensus although a law is known and the workers agree; empty when there is, or is none."""
+        if self.law is None or self.plain or self.noise is not None or self.zeta is None or self.zeta >= 1 - spectra.TOLERANCE:
+            return ""
+        return f"{self.m} workers on this topology: how far they drift apart takes too long to compute"
+
+    @property
+    def noise(self) -> float | None:
+        """C of the stationary consensus under noise."""
+        return self.consensus[0].value
+
+    @property
     def drift(self) -> float | None:
         """H of the stationary consensus under constant gradients that differ."""
-        if self.noise is None or self.counts is not None:
-            return None
-        return theory.drift_consensus(self.matrices, self.m, self.tau, self.order)
+        return self.consensus[1].value
+
+    def noise_at(self, tau: int) -> Stationary:
+        """C for another tau, the workers' own numbers of steps left as they are."""
+        m, order = self.m, self.order
+        if not self.matrices or self.few:
+            return Stationary()
+        if self.law is not None:
+            return Stationary(*self.law.measure(lambda law: theory.expected_noise(law, m, tau, order)))
+        if self.cycle is not None:
+            return Stationary(theory.noise_consensus(self.matrices, m, tau, order, self.counts))
+        outcomes = self.strategy.outcomes(m, tau) if order == "atc" else None
+        if outcomes is not None:
+            return Stationary(theory.outcome_noise(outcomes, m))
+        return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, self.counts))
+
+    def drift_at(self, tau: int, kept: float = 1.0) -> Stationary:
+        """H for another tau, and for steps that leave of a worker's distance to the mean the share `kept`."""
+        m, order = self.m, self.order
+        if not self.matrices or self.few:
+            return Stationary()
+        if self.law is not None:
+            return Stationary(*self.law.measure(lambda law: theory.expected_drift(law, m, tau, order, kept)))
+        if self.cycle is not None:
+            return Stationary(theory.drift_consensus(self.matrices, m, tau, order, kept))
+        return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, None, kept))
 
     def forecast(self, most: int | None = None) -> theory.Forecast | None:
         """What follows a run step by step; None when matrices and a plain step do not tell all of it.
@@ -238,9 +308,9 @@ class Setting:
         return forecast if forecast.light or most is None or self.m + self.strategy.num_aux <= most else None
 
 
-def _stretch(strategy: Strategy, m: int, rows: int) -> Iterator[np.ndarray]:
-    """The product of each communication of a cycle, or of as many by lot as it takes to forget where they began."""
-    cycle, most = strategy.cycle(m), max(16, ROOM // rows**2)
+def _stretch(strategy: Strategy, m: int, rows: int, some: int | None = None) -> Iterator[np.ndarray]:
+    """The product of each communication of a cycle; without one of `some`, or of as many as it takes to forget the first."""
+    cycle, most = strategy.cycle(m) or some, max(16, ROOM // rows**2)
     whole, length = np.eye(rows), cycle or min(STRETCH, most)
     for r in itertools.count():
         if r == length:

@@ -111,7 +111,7 @@ def test_linear_speedup():
 
 @pytest.mark.parametrize(("m", "tau"), [(8, 1), (16, 1), (8, 3)])
 def test_random_gossip_drifts_as_its_second_moment_says(m, tau):
-    """S = E[W (S + tau I) W'] over all single pairs of a ring, solved exactly, against the stretch of lots it is taken from."""
+    """S = E[W (S + tau I) W'] over all single pairs of a ring, solved exactly, as a matrix over pairs of workers."""
     words = [f"workers={m}", "algo=pairwise", f"tau={tau}", "task=quadratic"]
     checked = compose.shown(words)
     found = Setting(checked.config, checked.strategy).noise
@@ -123,15 +123,16 @@ def test_random_gossip_drifts_as_its_second_moment_says(m, tau):
     A = np.kron(away, away) @ whole
     S = np.linalg.solve(np.eye(m * m) - A, A @ (tau * np.eye(m)).ravel()).reshape(m, m)
     exact = float(np.trace(away @ S)) / m + (tau - 1) / 2 * (m - 1) / m
-    assert found == pytest.approx(exact, rel=0.15)  # 512 lots
+    assert found == pytest.approx(exact, rel=1e-10)
 
 
 def test_a_stretch_too_short_to_stand_for_its_schedule_tells_nothing(monkeypatch):
-    checked = compose.shown(["workers=32", "algo=pairwise", "task=quadratic"])
+    words = ["workers=64", "algo=fedavg", "algo.fraction=0.02", "task=quadratic"]  # too many sets of clients to go through all
+    checked = compose.shown(words)
     assert Setting(checked.config, checked.strategy).noise > 0  # as long as it takes, see ROOM
-    monkeypatch.setattr(analysis, "ROOM", 32**2 * 256)
+    monkeypatch.setattr(analysis, "ROOM", 65**2 * 64)
     short = Setting(checked.config, checked.strategy)
-    assert len(short.matrices) == 256 and short.noise is None and "256 communications by lot are too few" in short.few
+    assert len(short.matrices) == 64 and short.noise is None and "64 communications by lot are too few" in short.few
     assert short.few in analyze.facts(checked.config, checked.strategy)["notes"]
 
 

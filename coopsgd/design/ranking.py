@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd import theory
 from coopsgd.analysis import Setting
 from coopsgd.design.candidates import Candidate
 from coopsgd.design.pilots import Pilots
@@ -40,7 +39,7 @@ class Drift:
             return [drift for _, drift in some]
         found: list[Drift | None] = []
         for (one, setting), (_, drift) in zip(_settings([one for one, _ in some]), some, strict=True):
-            H = theory.drift_consensus(setting.matrices, setting.m, int(one.config.tau), setting.order, kept)
+            H = setting.drift_at(int(one.config.tau), kept).value
             found.append(None if H is None else replace(drift, drift=H))
         return found
 
@@ -48,8 +47,7 @@ class Drift:
     def _at(cls, setting: Setting, tau: int) -> Drift | None:
         if not setting.matrices or setting.zeta is None or setting.few:
             return None
-        noise = theory.noise_consensus(setting.matrices, setting.m, tau, setting.order)
-        drift = theory.drift_consensus(setting.matrices, setting.m, tau, setting.order)
+        noise, drift = setting.noise_at(tau).value, setting.drift_at(tau).value
         if noise is None or drift is None:
             return None
         return cls(setting.zeta, noise, drift, _progress(setting.matrices, setting.m))

@@ -7,6 +7,7 @@ then "down", not the dense product of the two. A field named like something the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ import numpy as np
 
 from coopsgd.exact import as_float64
 from coopsgd.mixing import spectra
+from coopsgd.mixing.expectation import Expectation, Outcomes
 
 Factors = tuple[np.ndarray, ...]
 LOOKED_AT = 1000  # communications of a schedule without a cycle whose weights are looked at before a run
@@ -78,15 +80,21 @@ class Mixing:
 
         A random schedule answers with the root of ||E[W'W] - J||, the mean square of one communication (arXiv:1905.09435).
         """
-        return spectra.zeta(self._whole(m))
+        return math.exp(min(spectra.log_zeta(self._communications(m)), 700.0))
 
-    def _whole(self, m: int) -> np.ndarray:
-        """The product of a cycle, (m + v, m + v)."""
+    def expectation(self, m: int) -> Expectation | None:
+        """What one communication does in expectation, if it is by lot and the lots of different ones are independent."""
+        return None
+
+    def outcomes(self, m: int, tau: int) -> Outcomes | None:
+        """All that one round by lot can be, where it is the rounds that are independent and not the communications, and few."""
+        return None
+
+    def _communications(self, m: int) -> list[np.ndarray]:
+        """(m + v, m + v) what each communication of a cycle does."""
         self.factors(m, 0)  # a size that makes no sense is refused before anything is as large
-        whole = np.eye(m + self.num_aux)
-        for r in range(self.cycle(m) or 1):
-            whole = spectra.product(self.factors(m, r), len(whole)) @ whole
-        return whole
+        rounds = (self.factors(m, r) for r in range(self.cycle(m) or 1))
+        return [factors[0] if len(factors) == 1 else spectra.product(factors, m + self.num_aux) for factors in rounds]
 
     def negative(self, m: int) -> str | None:
         """A negative weight in any communication, named; None when there is none, or none in the first of an endless schedule.
@@ -108,7 +116,7 @@ class Mixing:
         found = self.zeta(m)
         if self.allow_disconnected or found is None or found < 1 - spectra.TOLERANCE:
             return
-        if self.cycle(m) is None or not spectra.reaches_consensus(self._whole(m)):
+        if self.cycle(m) is None or not spectra.reaches_consensus(spectra.product(self._communications(m), m + self.num_aux)):
             raise ValueError(
                 f"no consensus: zeta over a cycle of communications is {found:.6g}, not below 1, so the workers never "
                 "agree; choose another W or topology, or set algo.allow_disconnected=true"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations, combinations_with_replacement
 from typing import Any, ClassVar
 
 import numpy as np
 
 from coopsgd.mixing import matrices
 from coopsgd.mixing.base import Factors, Mixing
+from coopsgd.mixing.expectation import Outcomes
 from coopsgd.registry import register
 from coopsgd.streams import stream
 
+OUTCOMES = 16, 13_000  # workers, and sets of clients, whose every round is gone through to tell what is expected
 WEIGHTINGS = ("samples", "uniform", "proportional")
 
 
@@ -66,27 +69,59 @@ class Sampled(Mixing):
 
     def drawn(self, m: int, r: int) -> np.ndarray:
         """(m,) how often each worker is drawn for round r."""
-        count, draw = max(1, math.ceil(self.fraction * m - 1e-9)), stream(self.seed, "clients", r)
+        count, draw = self._count(m), stream(self.seed, "clients", r)
         if self.weighting == "proportional":
-            sizes = np.ones(m) if self.sizes is None else np.asarray(self.sizes)
-            return np.bincount(draw.choice(m, count, p=sizes / sizes.sum()), minlength=m)
+            return np.bincount(draw.choice(m, count, p=self._shares(m)), minlength=m)
         return np.bincount(draw.choice(m, count, replace=False), minlength=m)
+
+    def outcomes(self, m: int, tau: int) -> Outcomes | None:
+        """A round: its clients download, take their steps, upload. None when there are too many sets of clients."""
+        count, replaced = self._count(m), self.weighting == "proportional"
+        several = math.comb(m + count - 1, count) if replaced else math.comb(m, count)
+        if m > OUTCOMES[0] or several > OUTCOMES[1]:
+            return None
+        ways = combinations_with_replacement(range(m), count) if replaced else combinations(range(m), count)
+        drawn = np.array([np.bincount(way, minlength=m) for way in ways])
+        chance = np.full(len(drawn), 1 / len(drawn))
+        if replaced:  # multinomial
+            orders = [math.factorial(count) / math.prod(map(math.factorial, row)) for row in drawn.tolist()]
+            chance = np.array(orders) * np.prod(self._shares(m) ** drawn, axis=1)
+        return Outcomes(
+            chance,
+            np.stack([matrices.download(row > 0) for row in drawn]),
+            np.stack([self._steps(row > 0, tau) for row in drawn]),
+            np.stack([matrices.upload(self._weights(row)) for row in drawn]),
+        )
 
     def clients(self, m: int, r: int) -> np.ndarray:
         """(m,) bool, who takes part in round r."""
         return self.drawn(m, r) > 0
 
     def matrices(self, m: int, r: int) -> Factors:
-        weights = self.drawn(m, r).astype(float)
-        if self.weighting == "samples" and self.sizes is not None:
-            weights *= self.sizes
-        return matrices.upload(weights / weights.sum()), matrices.download(self.clients(m, r + 1))
+        return matrices.upload(self._weights(self.drawn(m, r))), matrices.download(self.clients(m, r + 1))
 
     def work(self, m: int, r: int, tau: int) -> np.ndarray | None:
         clients = self.clients(m, r)
-        if self.epochs is not None:
-            return np.where(clients, self.epochs * (np.asarray(self.sizes) // self.batch_size), 0)
-        return None if clients.all() else np.where(clients, tau, 0)
+        return None if self.epochs is None and clients.all() else self._steps(clients, tau)
+
+    def _count(self, m: int) -> int:
+        return max(1, math.ceil(self.fraction * m - 1e-9))
+
+    def _shares(self, m: int) -> np.ndarray:
+        sizes = np.ones(m) if self.sizes is None else np.asarray(self.sizes)
+        return np.asarray(sizes / sizes.sum())
+
+    def _weights(self, drawn: np.ndarray) -> np.ndarray:
+        """(m,) of the workers in the server's mean, for how often each was drawn."""
+        weights = drawn.astype(float)
+        if self.weighting == "samples" and self.sizes is not None:
+            weights *= self.sizes
+        return np.asarray(weights / weights.sum())
+
+    def _steps(self, clients: np.ndarray, tau: int) -> np.ndarray:
+        """(m,) local steps of each worker."""
+        each = tau if self.epochs is None else self.epochs * (np.asarray(self.sizes) // self.batch_size)
+        return np.where(clients, each, 0)
 
     def negative(self, m: int) -> None:
         """Means of the clients have none."""

@@ -5,12 +5,14 @@ Here n = m + v rows; J = ones / n. Rows act: row i of W holds what member i take
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from functools import reduce
 
 import numpy as np
 
 TOLERANCE = 1e-9  # on row sums of what we build, and on "below 1"
+EXACT = 1e-9  # who leaves less of the disagreement than this averages exactly: the rest is rounding
 
 
 def product(factors: Sequence[np.ndarray], n: int) -> np.ndarray:
@@ -51,11 +53,33 @@ def zeta(W: np.ndarray) -> float:
         return 0.0
     if is_doubly_stochastic(W, 1e-6):
         rest = W - np.full((n, n), 1 / n)
-        if is_symmetric(W):
-            return float(np.abs(np.linalg.eigvalsh(rest)).max())
-        return float(np.linalg.norm(rest, 2))
-    moduli = np.sort(np.abs(np.linalg.eigvals(W)))[::-1]
-    return float(moduli[1])
+        found = float(np.abs(np.linalg.eigvalsh(rest)).max()) if is_symmetric(W) else float(np.linalg.norm(rest, 2))
+    else:
+        found = float(np.sort(np.abs(np.linalg.eigvals(W)))[-2])
+    return found if found >= EXACT else 0.0
+
+
+def log_zeta(Ws: Iterable[np.ndarray]) -> float:
+    """log of the zeta of a cycle's product, last @ ... @ first; -inf where it averages exactly.
+
+    What is left is scaled after each matrix, which tells a cycle that averages, where one communication leaves nothing but
+    rounding, from many that each leave a share: both products may be as near to J as rounding is. The logarithm has room for
+    both.
+    """
+    Ws = list(Ws)
+    n = len(Ws[0])
+    if len(Ws) == 1 or n == 1 or not all(is_doubly_stochastic(W, 1e-6) for W in {id(W): W for W in Ws}.values()):
+        found = zeta(product(Ws, n))
+        return math.log(found) if found else -math.inf
+    left, log = np.eye(n) - 1 / n, 0.0
+    for W in Ws:
+        before, left = float(np.linalg.norm(left)), W @ left
+        left -= left.mean(0)  # of what all rows share only rounding is there, which would not shrink with the rest
+        size = float(np.linalg.norm(left))
+        if size < EXACT * before:
+            return -math.inf
+        left, log = left / size, log + math.log(size)
+    return log + math.log(float(np.linalg.norm(left, 2)))
 
 
 def reaches_consensus(period: np.ndarray) -> bool:

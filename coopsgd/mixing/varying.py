@@ -5,7 +5,6 @@ Lots are drawn from the run's seed and the number of the communication, so the w
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +12,12 @@ import numpy as np
 
 from coopsgd.mixing import matrices
 from coopsgd.mixing.base import Factors, Mixing
+from coopsgd.mixing.expectation import Expectation, pair_averages, random_matching, repeated
 from coopsgd.mixing.graphs import Graph, Ring
 from coopsgd.mixing.groups import GROUPS_HELP, split
 from coopsgd.mixing.static import Gossip
 from coopsgd.registry import register
 from coopsgd.streams import stream
-
-SAMPLE = 2000  # matchings drawn to estimate how likely an edge is in one
 
 
 @register("one_peer", "mixing")
@@ -67,20 +65,6 @@ def edges_of(adjacency: np.ndarray) -> np.ndarray:
     return np.argwhere(np.triu(adjacency | adjacency.T, 1))
 
 
-def expected_projection(m: int, edges: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """E[W] = I - 1/2 sum_e p_e (e_i - e_j)(e_i - e_j)', which is also E[W'W], for pair averages in which edge e is with p_e."""
-    W = np.zeros((m, m))
-    W[edges[:, 0], edges[:, 1]] = share / 2
-    W += W.T
-    return W + np.diag(1 - W.sum(1))
-
-
-def mean_square(second: np.ndarray) -> float:
-    """sqrt ||E[W'W] - J||: how much of the disagreement one random communication leaves, in the mean square."""
-    m = len(second)
-    return float(math.sqrt(max(0.0, np.linalg.eigvalsh(second - np.full((m, m), 1 / m))[-1]))) if m > 1 else 0.0
-
-
 @register("matching", "mixing")
 @dataclass(frozen=True)
 class Matching(Mixing):
@@ -106,17 +90,14 @@ class Matching(Mixing):
         """Means of two have none."""
         return None
 
-    def zeta(self, m: int) -> float:
-        """From how often an edge was drawn in a sample of matchings; exact on a complete graph, where all are alike."""
+    def expectation(self, m: int) -> Expectation:
+        """Exact where it can be told in a moment, else from a sample of matchings, the same for every seed."""
         edges = self._edges(m)
-        if len(edges) == m * (m - 1) // 2:
-            share = np.full(len(edges), (m // 2) / max(1, len(edges)))
-        else:
-            draw = stream(self.seed, "matching-sample")
-            share = np.zeros(len(edges))
-            for _ in range(SAMPLE):
-                share[_matching(edges, m, draw)] += 1 / SAMPLE
-        return mean_square(expected_projection(m, edges, share))
+        draw = stream(0, "matching-sample")
+        return self.once(("expectation", m), lambda: random_matching(m, edges, lambda: _matching(edges, m, draw)))
+
+    def zeta(self, m: int) -> float:
+        return self.expectation(m).zeta
 
 
 def _matching(edges: np.ndarray, m: int, draw: np.random.Generator) -> np.ndarray:
@@ -160,11 +141,11 @@ class Pairwise(Matching):
             chosen.append((i, int(draw.choice(np.flatnonzero(adjacency[i])))))
         return tuple(pairs_matrix(m, [pair]) for pair in chosen)
 
-    def zeta(self, m: int) -> float:
+    def expectation(self, m: int) -> Expectation:
         adjacency = self._neighbours(m)
         edges, degree = edges_of(adjacency), np.maximum(adjacency.sum(1), 1)
         share = (1 / degree[edges[:, 0]] + 1 / degree[edges[:, 1]]) / m
-        return mean_square(expected_projection(m, edges, share)) ** self.events
+        return repeated(pair_averages(m, edges, share), self.events)
 
     def _neighbours(self, m: int) -> np.ndarray:
         found = np.zeros((m, m), dtype=bool)

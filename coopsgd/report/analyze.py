@@ -8,12 +8,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from coopsgd.analysis import Setting
 from coopsgd.config import Config
 from coopsgd.report import cost
-from coopsgd.report.console import human_bytes
+from coopsgd.report.console import human_bytes, number
 from coopsgd.report.constants import constants
 from coopsgd.strategies.base import Strategy
 from coopsgd.theory import linear_speedup
@@ -24,7 +24,9 @@ CONDITIONS = {
     "pasgd": "of PASGD alone (zeta = 0)",
     "dpsgd": "of D-PSGD alone (tau = 1)",
     "sgd": "of SGD (one worker)",
+    "computed": "computed from the matrices, c = {c:.4g}",
 }
+SHOWN = ("L", "L_F", "sigma2", "gap", "kappa2")  # constants
 
 
 def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe: str | None = None) -> dict[str, Any]:
@@ -32,34 +34,38 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
 
     algo, tau, period, order, workers, aux, processes, about, zeta, cycle: as `show --json` has them.
     steps, lr, eta_eff: planned; eta_eff = lr m / (m + v), v the auxiliary rows that somebody reads.
-    rate: {communication, step}: what one leaves of the disagreement at worst, zeta^(1 / cycle) and its tau-th root.
+    rate: {communication, step}: what one leaves of the disagreement at worst, zeta^(1 / cycle) and its tau-th root; 0 where a
+    cycle averages exactly.
     alpha: {now, best, zeta_best} of a mixing with a pull: best is alpha*, which minimises zeta.
-    constants: {L, sigma2, gap, kappa2}; source: where they are from; missing: how to get them.
+    constants: {L, sigma2, gap, kappa2}, L that of each worker's f_i, which the bound asks for; L_F: that of their mean F, where
+    it is known; source: where they are from; missing: how to get them.
     assumptions: [{name, holds, why}] of the bound.
     network_factor: A. largest_eta_eff_L, largest_eta_eff, largest_lr: {condition: number}; condition: published (c = 5),
-    derived (c = 2), pasgd, dpsgd, or sgd. condition: the first of them that lr meets.
+    derived (c = 2), pasgd, dpsgd, computed (of a cycle, from its matrices) or sgd. condition: the first of them that lr meets.
     bound: {optimisation, noise, network, total} on the mean of ||grad F(u)||^2 over the planned steps.
     linear_speedup: {condition: K} from which, with eta_eff = sqrt(m / K) / L, m workers need m times fewer steps.
+    All of these are null where the bound says nothing; where only "one f" fails, the factor and the steps are told: different
+    f_i add a term to the bound and ask for the same steps.
     consensus: stationary E (1/m) sum ||x_i - mean||^2, mean over a cycle's steps: noise_coefficient C, drift_coefficient H,
     noise = lr^2 sigma2 C, drift = lr^2 kappa2 H. Without curvature; drift for gradients that differ every way alike.
     pasgd: {tau_bound, tau_consensus}: the period at which periodic averaging has the same bound at equal eta_eff, and the same
     stationary consensus at equal lr.
+    errors: {zeta, noise_coefficient, drift_coefficient, tau_consensus}: standard errors of what comes of a sample of lots; null
+    where it is exact. What is expected of lots does not depend on the seed, only what is sampled from the run's own does.
     cost: {messages, vectors, bytes_per_worker_mean, bytes_per_worker_max} a step, and seconds a step on the configured cluster.
     notes: what the user should be told.
     """
     known, source, told = constants(config, probe)
     setting = Setting(config, strategy, known)
-    m, v, tau, A, largest = setting.m, setting.v, setting.tau, setting.A, setting.largest_steps
-    rate = None
-    if setting.zeta is not None:
-        each = setting.zeta ** (1 / (setting.cycle or 1))
-        rate = {"communication": each, "step": each ** (1 / tau)}
+    m, v, A, largest = setting.m, setting.v, setting.A, setting.largest_steps
     bound = setting.bound(config.steps)
-    C, H = setting.noise, setting.drift
+    (C, C_error), (H, H_error) = setting.consensus
+    tied = C is not None and m > 1 and setting.order == "atc"
+    per_C = 2 * m / max(1, m - 1)  # PASGD has C = (m - 1) (tau - 1) / (2 m)
     steady = known is not None and setting.steady
     per_L = {name: x / known.L for name, x in largest.items()} if largest and known and known.L > 0 else None
     speedup = None
-    if A is not None and largest is not None and m > 1 and setting.holds("one f"):
+    if A is not None and largest is not None and m > 1 and setting.holds():
         speedup = {name: linear_speedup(m, A, x) for name, x in largest.items()}
     return {
         **cost.identity(config, strategy),
@@ -68,9 +74,10 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
         "steps": config.steps,
         "lr": setting.lr,
         "eta_eff": setting.eta_eff,
-        "rate": rate,
+        "rate": setting.rate,
         "alpha": _alpha(config, strategy),
-        "constants": asdict(known) if known else None,
+        "constants": {name: x for name, x in asdict(known).items() if name != "L_F"} if known else None,
+        "L_F": known.L_F if known else None,
         "source": source if known else None,
         "missing": None if known else source,
         "assumptions": [asdict(a) for a in setting.assumptions],
@@ -88,11 +95,17 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
             "drift": setting.lr**2 * known.kappa2 * H if steady and known and H is not None else None,
         },
         "pasgd": {
-            "tau_bound": None if A is None or m == 1 else A + 1,
-            "tau_consensus": None if C is None or m == 1 or setting.order != "atc" else 1 + 2 * m * C / (m - 1),
+            "tau_bound": A + 1 if A is not None and m > 1 and setting.holds() else None,
+            "tau_consensus": 1 + per_C * C if tied and C is not None else None,
+        },
+        "errors": {
+            "zeta": setting.zeta_error,
+            "noise_coefficient": C_error,
+            "drift_coefficient": H_error,
+            "tau_consensus": per_C * C_error if tied and C_error is not None else None,
         },
         "cost": cost.per_step(config, strategy) | {"seconds": cost.seconds(config, strategy)},
-        "notes": [*dict.fromkeys((*notes, *told)), *([setting.few] if setting.few else [])],
+        "notes": [*dict.fromkeys((*notes, *told)), *filter(None, (setting.few, setting.slow))],
     }
 
 
@@ -122,7 +135,10 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     )
     known = found["constants"]
     if known:
-        console.print("constants: " + ", ".join(f"{name} {_n(x)}" for name, x in known.items()) + f"  ({found['source']})")
+        words = {"L": "L of each f_i", "L_F": "L of F"}
+        all_of = known | {"L_F": found["L_F"]}
+        told = [f"{words.get(name, name)} {_n(all_of[name])}" for name in SHOWN if all_of[name] is not None]
+        console.print(f"constants: {', '.join(told)}  ({found['source']})")
     else:
         console.print(found["missing"])
     _mixing(console, found)
@@ -145,15 +161,20 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         console.print(f"on this cluster a step takes {_n(spent['seconds'])} s")
 
 
-def _n(x: float | None) -> str:
-    return "-" if x is None else f"{x:.4g}"
+def _n(x: float | None, error: float | None = None) -> str:
+    return "-" if x is None else number(x, error)
+
+
+def _named(condition: str, x: float) -> str:
+    """A condition as it is printed, x the largest eta_eff L by it."""
+    return CONDITIONS[condition].format(c=(1 - x) / x**2)
 
 
 def _mixing(console: Console, found: dict[str, Any]) -> None:
     if found["zeta"] is not None:
-        rate = found["rate"]
+        rate, zeta = found["rate"], number(found["zeta"], found["errors"]["zeta"], 6)
         console.print(
-            f"\nzeta {found['zeta']:.6g}; of the disagreement a communication leaves {_n(rate['communication'])} at worst, "
+            f"\nzeta {zeta}; of the disagreement a communication leaves {_n(rate['communication'])} at worst, "
             f"a step {_n(rate['step'])}"
         )
     else:
@@ -170,10 +191,18 @@ def _mixing(console: Console, found: dict[str, Any]) -> None:
 def _steps(console: Console, found: dict[str, Any]) -> None:
     if found["largest_eta_eff_L"] is None:
         return
-    table = Table("largest step", "eta_eff L", "eta_eff", "lr", "linear speed-up from K", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        Column("largest step", no_wrap=True),
+        "eta_eff L",
+        "eta_eff",
+        "lr",
+        "linear speed-up from K",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for name, x in found["largest_eta_eff_L"].items():
         own = [(found[key] or {}).get(name) for key in ("largest_eta_eff", "largest_lr", "linear_speedup")]
-        table.add_row(CONDITIONS[name], _n(x), _n(own[0]), _n(own[1]), "-" if own[2] is None else str(own[2]))
+        table.add_row(_named(name, x), _n(x), _n(own[0]), _n(own[1]), "-" if own[2] is None else str(own[2]))
     console.print()
     console.print(table)
 
@@ -184,7 +213,7 @@ def _bound(console: Console, found: dict[str, Any], failed: bool) -> None:
         console.print(
             f"\nmean of ||grad F(u)||^2 over {found['steps']} steps is at most {_n(bound['total'])} = optimisation "
             f"{_n(bound['optimisation'])} + noise {_n(bound['noise'])} + network {_n(bound['network'])}  "
-            f"(lr meets the condition {CONDITIONS[found['condition']]})"
+            f"(lr meets the condition {_named(found['condition'], found['largest_eta_eff_L'][found['condition']])})"
         )
     elif found["constants"] and not failed:
         why = "no steps are planned" if not found["steps"] else f"lr {found['lr']:g} is above what every condition allows"
@@ -192,19 +221,25 @@ def _bound(console: Console, found: dict[str, Any], failed: bool) -> None:
 
 
 def _consensus(console: Console, found: dict[str, Any]) -> None:
-    told, pasgd = found["consensus"], found["pasgd"]
+    told, pasgd, errors = found["consensus"], found["pasgd"], found["errors"]
     C, H = told["noise_coefficient"], told["drift_coefficient"]
     if C is None:
         console.print("\nstationary consensus: none to tell, see the assumptions")
     else:
         console.print(
-            f"\nstationary E (1/m) sum ||x_i - mean||^2, without curvature, mean over a cycle: {_n(C)} lr^2 sigma2", end=""
+            f"\nstationary E (1/m) sum ||x_i - mean||^2, without curvature, mean over a cycle: "
+            f"{_n(C, errors['noise_coefficient'])}{',' * bool(errors['noise_coefficient'])} lr^2 sigma2",
+            end="",
         )
         console.print(f" = {_n(told['noise'])}" if told["noise"] is not None else "")
         if H is not None:
-            console.print(f"  and {_n(H)} lr^2 kappa2 of gradients that differ", end="")
+            error = errors["drift_coefficient"]
+            console.print(f"  and {_n(H, error)}{',' * bool(error)} lr^2 kappa2 of gradients that differ", end="")
             console.print(f" = {_n(told['drift'])}" if told["drift"] is not None else "")
-    ties = [(pasgd["tau_bound"], "bound at equal eta_eff"), (pasgd["tau_consensus"], "stationary consensus at equal lr")]
-    for tau, what in ties:
+    ties = [
+        (pasgd["tau_bound"], None, "bound at equal eta_eff"),
+        (pasgd["tau_consensus"], errors["tau_consensus"], "stationary consensus at equal lr"),
+    ]
+    for tau, error, what in ties:
         if tau is not None and math.isfinite(tau):
-            console.print(f"periodic averaging (PASGD) has the same {what} at tau = {_n(tau)}")
+            console.print(f"periodic averaging (PASGD) has the same {what} at tau = {_n(tau, error)}")

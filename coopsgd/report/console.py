@@ -75,6 +75,14 @@ def human_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def number(x: float, error: float | None = None, digits: int = 4) -> str:
+    """To so many digits, or to as many as its standard error leaves."""
+    if not error:
+        return f"{x:.{digits}g}"
+    places = max(0, -math.floor(math.log10(error)))
+    return f"{x:.{places}f} +- {error:.{places}f}, sampled"
+
+
 def table(summary: dict[str, Any], folder: Path) -> None:
     """The end of a run in a few rows, and where it is."""
     ledger, last = summary["ledger"], summary["eval"]

@@ -16,7 +16,7 @@ from coopsgd.fleet import plan as plans
 from coopsgd.mixing import spectra
 from coopsgd.period import ends
 from coopsgd.report import cost, spread
-from coopsgd.report.console import human_bytes
+from coopsgd.report.console import human_bytes, number
 from coopsgd.strategies.base import Strategy
 
 ROUNDS = 3, 12  # communications whose schedule is shown: at least, and at most when it takes as many to repeat
@@ -36,6 +36,7 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[st
         "statistics": task.statistics(config),
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
         "zeta": strategy.zeta(m),
+        "zeta_error": None if (law := strategy.expectation(m)) is None else law.zeta_error,
         "factors": [_matrix(W, layout, m) for W in factors],
         "cycle": strategy.cycle(m),
         "schedule": [
@@ -88,10 +89,10 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         f"{found['algo']}: A(tau = {_tau(found)}, W, v = {found['aux']}) with m = {found['workers']} workers",
         style="bold",
     )
-    for number, factor in enumerate(found["factors"]):
+    for n, factor in enumerate(found["factors"]):
         name = "W" if found["cycle"] == 1 else "W of the first communication"
         if len(found["factors"]) > 1:
-            name += f", factor {number + 1} of {len(found['factors'])}"
+            name += f", factor {n + 1} of {len(found['factors'])}"
         _show_matrix(console, name, factor, found["rows"])
     if not found["factors"]:
         console.print("\nno matrix mixes the models: " + found["about"])
@@ -101,7 +102,9 @@ def show(found: dict[str, Any], as_json: bool) -> None:
             "one communication" if cycle == 1 else f"a cycle of {cycle} communications" if cycle else "one random communication"
         )
         mean = "" if cycle else ", in the mean square"
-        console.print(f"\nzeta of {of}{mean}: {found['zeta']:.6g}  (0 averages exactly, 1 never agrees)")
+        console.print(
+            f"\nzeta of {of}{mean}: {number(found['zeta'], found['zeta_error'], 6)}  (0 averages exactly, 1 never agrees)"
+        )
     _show_schedule(console, found)
     if found["cluster"]:
         console.print(f"\nthe clock runs on cluster {found['cluster']['name']}: {found['cluster']['about']}", markup=False)

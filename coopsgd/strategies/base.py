@@ -17,6 +17,7 @@ from coopsgd.mixing.base import LOOKED_AT, first_negative
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Common, Fleet, Rows
+    from coopsgd.mixing.expectation import Expectation, Outcomes
     from coopsgd.optim import Inner
     from coopsgd.stepping import Steps
 
@@ -134,6 +135,14 @@ class Strategy:
 
     def zeta(self, m: int) -> float | None:
         """What a communication leaves of the disagreement, at worst: 0 is exact averaging. None: no matrix tells."""
+        return None
+
+    def expectation(self, m: int) -> Expectation | None:
+        """What one communication does to the models in expectation, if it is by lot, independent of all others."""
+        return None
+
+    def outcomes(self, m: int, tau: int) -> Outcomes | None:
+        """All that one round by lot can be, where it is the rounds that are independent and not the communications, and few."""
         return None
 
     def init(self, fleet: Fleet, x: Rows) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from coopsgd.errors import RunFailed
 from coopsgd.mixing.base import Factors, Mixing, first_negative
+from coopsgd.mixing.expectation import Expectation, Outcomes
 from coopsgd.mixing.static import Average
 from coopsgd.registry import register
 from coopsgd.strategies.base import Strategy, Tick
@@ -97,6 +98,12 @@ class Cooperative(Strategy):
 
     def zeta(self, m: int) -> float | None:
         return self.mixing.zeta(m)
+
+    def expectation(self, m: int) -> Expectation | None:
+        return self.mixing.expectation(m)
+
+    def outcomes(self, m: int, tau: int) -> Outcomes | None:
+        return self.mixing.outcomes(m, tau)
 
     def work(self, m: int, round: int, tau: int) -> np.ndarray | None:
         return self.mixing.work(m, round, tau)

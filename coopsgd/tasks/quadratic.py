@@ -69,14 +69,15 @@ class Quadratic(Task):
         self.arrays(config.workers, config.seed)
 
     def known(self, config: Config) -> Known:
-        """L is the largest curvature of any f_i, for the theorem asks it of each. kappa2, unbounded in x, is the start's."""
+        """L is the largest curvature of any f_i, L_F that of their mean. kappa2, unbounded in x, is the start's."""
         a, c, start = self.arrays(config.workers, config.seed)
         mean = a.mean(0)
         best = np.divide((a * c).mean(0), mean, out=start.astype(float), where=mean > 0)  # flat coordinates: any value will do
         own = a * (start - c)
         off = ((own - own.mean(0)) ** 2).sum(1).mean()
         gap = 0.5 * float(mean @ (start - best) ** 2)
-        return Known(float(a.max()), self.sigma**2, gap, 0.0 if off < 1e-24 * (own**2).sum() else float(off))
+        apart = 0.0 if off < 1e-24 * (own**2).sum() else float(off)
+        return Known(float(a.max()), self.sigma**2, gap, apart, float(mean.max()))
 
     def dimension(self, config: Config) -> int:
         return self.arrays(config.workers, config.seed)[0].shape[1]

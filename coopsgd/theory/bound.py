@@ -9,26 +9,29 @@ for one F, L-smooth, sampled by every worker without bias, plain SGD at a consta
 
 The condition is eta_eff L + c eta_eff^2 L^2 [(1 + v/m) tau / (1 - zeta)]^2 <= 1. c = 5, "published", is the paper's as it is
 remembered; c = 2, "derived", follows from the same steps of the proof and lets rates be larger. What is asked by default is
-c = 5, the careful one; the tests hold the bound against measurement under both.
+c = 5, the careful one; the tests hold the bound against measurement under both. Of a cycle of several matrices the proof
+carries what its windows carry (windows.py): a condition that asks less than that is not one of the cycle.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from coopsgd.mixing.spectra import EXACT
 
 CONSTANTS = {"published": 5.0, "derived": 2.0}  # c of the condition on the step
-EXACT = 1e-9  # a zeta below this averages exactly
 
 
 @dataclass(frozen=True)
 class Known:
     """What theory needs to know of a task."""
 
-    L: float  # smoothness of every worker's function
+    L: float  # smoothness of every worker's f_i: the proof asks it of each, in the term of workers that differ
     sigma2: float  # E||g - grad f_i||^2 of one worker's minibatch gradient, over all coordinates
     gap: float  # F(u_1) - inf F
     kappa2: float = 0.0  # (1/m) sum_i ||grad f_i - grad F||^2; 0: one f for all workers
+    L_F: float | None = field(default=None, compare=False)  # smoothness of their mean F alone, at most L; only told
 
 
 @dataclass(frozen=True)
@@ -66,21 +69,26 @@ def _root(q: float) -> float:
     return 2 / (1 + math.sqrt(1 + 4 * q))
 
 
-def largest_steps(tau: int, zeta: float, m: int, v: int = 0) -> dict[str, float]:
+def largest_steps(tau: int, zeta: float, m: int, v: int = 0, windows: float | None = None) -> dict[str, float]:
     """The largest eta_eff L by each condition that applies; 0 where zeta is 1.
 
     published and derived always; pasgd (zeta = 0, v = 0): x + x^2 tau (tau - 1) <= 1; dpsgd (tau = 1, v = 0):
     x + 2 x^2 zeta^2 / (1 - zeta)^2 <= 1.
+
+    windows: c' of a cycle of several matrices, whose steps are tau and whose product has zeta. Its own condition, "computed",
+    is x + c' x^2 <= 1; the others count only where they ask for as much.
     """
     if zeta >= 1:
         return dict.fromkeys(CONSTANTS, 0.0)
     reach = (1 + v / m) * tau / (1 - zeta)
-    found = {name: _root(c * reach**2) for name, c in CONSTANTS.items()}
+    asked = {name: c * reach**2 for name, c in CONSTANTS.items()}
     if v == 0 and zeta < EXACT:
-        found["pasgd"] = _root(tau * (tau - 1))
+        asked["pasgd"] = float(tau * (tau - 1))
     if v == 0 and tau == 1:
-        found["dpsgd"] = _root(2 * (zeta / (1 - zeta)) ** 2)
-    return found
+        asked["dpsgd"] = 2 * (zeta / (1 - zeta)) ** 2
+    if windows is not None:
+        asked = {name: q for name, q in asked.items() if q >= windows * (1 - 1e-9)} | {"computed": windows}
+    return {name: _root(q) for name, q in asked.items()}
 
 
 def linear_speedup(m: int, A: float, largest: float) -> int:

@@ -17,6 +17,7 @@ Coefficients here have no unit: times eta^2 sigma2 (sigma2 over all coordinates)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
@@ -24,9 +25,11 @@ from typing import Any
 import numpy as np
 
 from coopsgd.mixing import spectra
+from coopsgd.mixing.expectation import Expectation, Outcomes, stationary
 
 DOUBLINGS = 60  # of the number of cycles summed; whoever has not converged then never will
 CONVERGED = 1e-13
+BATCHES = 16  # stretches of a schedule by lot, whose means tell the error of their mean
 
 
 def unread(Ws: Sequence[np.ndarray], m: int) -> bool:
@@ -54,6 +57,7 @@ class _Rounds:
         self.counts = [np.full(m, tau) for _ in Ws] if counts is None else [np.asarray(c) for c in counts]
         self.taus = [max(1, int(c.max())) for c in self.counts]
         self.steps = sum(self.taus)
+        self.parts: list[float] = []  # of each round of the last walk, what is summed over its looks
 
     @property
     def product(self) -> np.ndarray:
@@ -62,18 +66,18 @@ class _Rounds:
 
     def noise(self, S: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, float]:
         """From S at the start to S at the end, and tr(M S) summed over the looks."""
-        total, weights = 0.0, np.diag(M)[: self.m]
+        weights, self.parts = np.diag(M)[: self.m], []
         P = np.zeros((self.n, self.n))
         for A, counts, tau in zip(self.As, self.counts, self.taus, strict=True):
             logged = np.arange(1, tau + (self.order == "cta"))  # local steps since the mixing, at the looks before the next
-            total += len(logged) * float((M * S).sum()) + float(weights @ np.minimum(logged[:, None], counts).sum(0))
+            total = len(logged) * float((M * S).sum()) + float(weights @ np.minimum(logged[:, None], counts).sum(0))
             late = np.where(counts == tau, self.order == "overlap", 0)  # the noise of the last step that is not mixed
             S, P = S.copy(), np.zeros_like(S)
             S[np.arange(self.m), np.arange(self.m)] += counts - late
             P[np.arange(self.m), np.arange(self.m)] = late
             S = A @ S @ A.T + P
-            total += float((M * S).sum()) * (self.order != "cta")
-        return S, total
+            self.parts.append(total + float((M * S).sum()) * (self.order != "cta"))
+        return S, sum(self.parts)
 
     def contracted(self, kept: float) -> np.ndarray:
         """The same if a local step leaves of a worker's distance to the mean the share `kept`."""
@@ -87,7 +91,7 @@ class _Rounds:
 
     def drift(self, T: np.ndarray, kept: float) -> tuple[np.ndarray, float]:
         """The same for T (n, m), x = -eta T h; a local step leaves of a worker's distance the share `kept`."""
-        m, total = self.m, 0.0
+        m, self.parts = self.m, []
         E = np.eye(self.n)[:, :m] - 1 / m  # seen from the workers' mean
         E[m:] = 0  # an auxiliary row takes no step; that the mean does is nothing, for the h_i have sum zero
 
@@ -105,7 +109,7 @@ class _Rounds:
             t = np.arange(1, tau + (self.order == "cta"))
             old, new = kept**t, summed(kept, t)
             across = float((seen * E[:m]).sum())
-            total += float((old**2).sum()) * float((seen * T[:m]).sum())
+            total = float((old**2).sum()) * float((seen * T[:m]).sum())
             total += 2 * float((old * new).sum()) * across + float((new**2).sum()) * both
             if self.order == "overlap":  # its last gradient is of the rows before they are mixed
                 T = steps(T, tau - 1)
@@ -113,8 +117,14 @@ class _Rounds:
             else:
                 T = A @ steps(T, tau)
             seen = look(T)
-            total += float((seen * T[:m]).sum()) * (self.order != "cta")
-        return T, total
+            self.parts.append(total + float((seen * T[:m]).sum()) * (self.order != "cta"))
+        return T, sum(self.parts)
+
+    @property
+    def error(self) -> float:
+        """The standard error of the last walk's mean over looks, for rounds by lot: from means of stretches of them."""
+        sums = np.array([[sum(some.tolist()) for some in np.array_split(x, BATCHES)] for x in (self.parts, self.taus)])
+        return float(np.std(sums[0] / sums[1], ddof=1) / BATCHES**0.5)
 
 
 def summed(kept: float, t: Any) -> Any:
@@ -143,9 +153,7 @@ def noise_consensus(
             return None
         modes = _Modes(Ws[0], m, M)
         return tau * float(modes.weight @ (modes.q / (1 - modes.q))) + (tau - 1) / 2 * float(np.diag(M)[:m].sum())
-    rounds = _Rounds(Ws, m, tau, order, counts)
-    S, _ = rounds.noise(np.zeros_like(M), M)
-    return _mean_over(rounds, lambda S: rounds.noise(S, M), S, lambda A, S: A @ S @ A.T, rounds.product)
+    return _noise(_Rounds(Ws, m, tau, order, counts), M)
 
 
 def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str = "atc", kept: float = 1.0) -> float | None:
@@ -155,9 +163,106 @@ def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str =
     x = -eta T h with T <- W (kept T + E), E the workers' columns: linear in h, so H is a trace over T. kept: the share of a
     worker's distance to the mean that a local step leaves, 1 - eta a where the curvature is a; 1 without curvature.
     """
-    rounds = _Rounds(Ws, m, tau, order, None)
-    T, _ = rounds.drift(np.zeros((rounds.n, m)), kept)
+    return _drift(_Rounds(Ws, m, tau, order, None), kept)
+
+
+def _noise(rounds: _Rounds, M: np.ndarray) -> float | None:
+    S, _ = rounds.noise(np.zeros_like(M), M)
+    return _mean_over(rounds, lambda S: rounds.noise(S, M), S, lambda A, S: A @ S @ A.T, rounds.product)
+
+
+def _drift(rounds: _Rounds, kept: float) -> float | None:
+    T, _ = rounds.drift(np.zeros((rounds.n, rounds.m)), kept)
     return _mean_over(rounds, lambda T: rounds.drift(T, kept), T, lambda A, T: A @ T, rounds.contracted(kept))
+
+
+def sampled_consensus(
+    Ws: Sequence[np.ndarray], m: int, tau: int, order: str, counts: Sequence[np.ndarray] | None, kept: float | None = None
+) -> tuple[float | None, float | None]:
+    """noise_consensus, or drift_consensus if `kept` is given, of communications by lot, and the standard error of it."""
+    rounds = _Rounds(Ws, m, tau, order, counts)
+    found = _noise(rounds, _spread(m, rounds.n)) if kept is None else _drift(rounds, kept)
+    return found, None if found is None or len(Ws) < 2 * BATCHES else rounds.error
+
+
+def expected_noise(law: Expectation, m: int, tau: int, order: str = "atc") -> float | None:
+    """noise_consensus when every communication is by lot: E of it over all lots. W is doubly stochastic, v = 0.
+
+    S = E[W (S + (tau - late) P) W'] + late P, late being the last step of order=overlap, whose noise is not mixed; seen from
+    the mean P is I - J. The looks come 0 .. tau - 1 steps after a mixing, 1 .. tau for cta.
+    """
+    away, late = np.eye(m) - 1 / m, order == "overlap"
+    if law.second is None:
+        return None
+    S = stationary(law.second, (tau - late) * law.second(away) + late * away)
+    return None if S is None else float(np.trace(S)) / m + float(np.mean(_logged(tau, order))) * (m - 1) / m
+
+
+def expected_drift(law: Expectation, m: int, tau: int, order: str = "atc", kept: float = 1.0) -> float | None:
+    """drift_consensus when every communication is by lot: E of it over all lots.
+
+    x = -eta Y g with g white and Y -> W (kept^tau Y + s B), B B' the covariance of the h_i: E[Y Y'] is driven by E[Y] too.
+    """
+    away, late, second = np.eye(m) - 1 / m, order == "overlap", law.second
+    if second is None:
+        return None
+    B, mean = away * math.sqrt(m / max(1, m - 1)), law.mean - 1 / m  # both see from the mean, and so does their product
+    share, s = kept ** (tau - late), float(summed(kept, tau - late))
+    pull = (1 - kept) * late  # what the last step of overlap takes from rows as they were before they were mixed
+
+    def act(S: np.ndarray) -> np.ndarray:
+        """E[(W - pull) S (W - pull)']"""
+        moved = mean @ S
+        return np.asarray(second(S) - pull * (moved + moved.T) + pull**2 * S)
+
+    first = mean - pull * away
+    if m > 1 and np.abs(np.linalg.eigvalsh(share * first)).max() >= 1 - 1e-12:
+        return None
+    Y = np.linalg.solve(np.eye(m) - share * first, s * first @ B + late * B)
+    across = Y @ B.T
+    rest = act(share * s * (across + across.T) + s**2 * B @ B.T) + late * B @ B.T
+    if late:
+        Z = first @ (share * Y + s * B) @ B.T
+        rest = rest + Z + Z.T
+    S = stationary(lambda S: share**2 * act(S), rest)
+    if S is None:
+        return None
+    t = _logged(tau, order)
+    old, new = kept**t, summed(kept, t)
+    parts = ((old**2, np.trace(S)), (2 * old * new, np.trace(across)), (new**2, np.trace(B @ B.T)))
+    return sum(float(np.mean(weight)) * float(trace) for weight, trace in parts) / m
+
+
+def _logged(tau: int, order: str) -> np.ndarray:
+    """Local steps since the mixing at the looks of a round."""
+    return np.arange(tau) + (order == "cta")
+
+
+def outcome_noise(some: Outcomes, m: int) -> float | None:
+    """noise_consensus of order=atc when every round is one of `some`: E of it over all lots. None: no stationary state.
+
+    Between the mixing after the steps of one round and the one before the steps of the next, S = E[U (D S D' + P) U'], with D
+    what is mixed before, U after, P the noise of the steps between.
+    """
+    n = some.before.shape[1]
+    M, weights = _spread(m, n), some.chance
+    after = some.after - some.after[:, :m].mean(1, keepdims=True)  # seen from the workers' mean
+    whole = (after @ some.before).reshape(len(weights), -1)
+    both = (whole.T * weights) @ whole  # [i k, j l] = E[A_ik A_jl]
+    act = both.reshape(n, n, n, n).transpose(0, 2, 1, 3).reshape(n * n, n * n)
+    rest = np.einsum("r,rik,rk,rjk->ij", weights, after[:, :, :m], some.work, after[:, :, :m], optimize=True)
+    if np.abs(np.linalg.eigvals(act)).max() >= 1 - 1e-12:
+        return None
+    S = np.linalg.solve(np.eye(n * n) - act, rest.ravel()).reshape(n, n)
+    total = steps = 0.0
+    for chance, D, work in zip(weights, some.before, some.work, strict=True):
+        tau = max(1, int(work.max()))
+        own = np.diag(M)[:m] @ (
+            np.minimum(work, tau - 1) * (np.minimum(work, tau - 1) + 1) / 2 + (tau - 1 - work).clip(0) * work
+        )
+        total += chance * (tau * float((M * (D @ S @ D.T)).sum()) + float(own))
+        steps += chance * tau
+    return total / steps
 
 
 def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, act: Any, A: np.ndarray) -> float | None:
