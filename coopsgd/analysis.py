@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +15,7 @@ from coopsgd import theory
 from coopsgd.build import make
 from coopsgd.config import Config
 from coopsgd.mixing import spectra
+from coopsgd.mixing.expectation import Expectation
 from coopsgd.strategies.base import Strategy
 from coopsgd.theory import Known
 
@@ -257,7 +258,7 @@ class Setting:
 
     @property
     def slow(self) -> str:
-        """Why there is no stationary consensus although a law is known and the workers agree; empty when there is, or is none."""
+        """Why the stationary consensus is not told although there is one; empty when it is told, or there is none."""
         if self.law is None or self.plain or self.noise is not None or self.zeta is None or self.zeta >= 1 - spectra.TOLERANCE:
             return ""
         return f"{self.m} workers on this topology: how far they drift apart takes too long to compute"
@@ -272,13 +273,13 @@ class Setting:
         """H of the stationary consensus under constant gradients that differ."""
         return self.consensus[1].value
 
-    def noise_at(self, tau: int) -> Stationary:
-        """C for another tau, the workers' own numbers of steps left as they are."""
-        m, order = self.m, self.order
+    def noise_at(self, tau: int, error: bool = True) -> Stationary:
+        """C for another tau, the workers' own numbers of steps left as they are. error: is that of a sample wanted too?"""
+        m, order, law = self.m, self.order, self._law(error)
         if not self.matrices or self.few:
             return Stationary()
-        if self.law is not None:
-            return Stationary(*self.law.measure(lambda law: theory.expected_noise(law, m, tau, order)))
+        if law is not None:
+            return Stationary(*law.measure(lambda law: theory.expected_noise(law, m, tau, order)))
         if self.cycle is not None:
             return Stationary(theory.noise_consensus(self.matrices, m, tau, order, self.counts))
         outcomes = self.strategy.outcomes(m, tau) if order == "atc" else None
@@ -286,16 +287,19 @@ class Setting:
             return Stationary(theory.outcome_noise(outcomes, m))
         return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, self.counts))
 
-    def drift_at(self, tau: int, kept: float = 1.0) -> Stationary:
+    def drift_at(self, tau: int, kept: float = 1.0, error: bool = True) -> Stationary:
         """H for another tau, and for steps that leave of a worker's distance to the mean the share `kept`."""
-        m, order = self.m, self.order
+        m, order, law = self.m, self.order, self._law(error)
         if not self.matrices or self.few:
             return Stationary()
-        if self.law is not None:
-            return Stationary(*self.law.measure(lambda law: theory.expected_drift(law, m, tau, order, kept)))
+        if law is not None:
+            return Stationary(*law.measure(lambda law: theory.expected_drift(law, m, tau, order, kept)))
         if self.cycle is not None:
             return Stationary(theory.drift_consensus(self.matrices, m, tau, order, kept))
         return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, None, kept))
+
+    def _law(self, error: bool) -> Expectation | None:
+        return self.law if error or self.law is None else replace(self.law, parts=())
 
     def forecast(self, most: int | None = None) -> theory.Forecast | None:
         """What follows a run step by step; None when matrices and a plain step do not tell all of it.

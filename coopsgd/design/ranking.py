@@ -39,7 +39,7 @@ class Drift:
             return [drift for _, drift in some]
         found: list[Drift | None] = []
         for (one, setting), (_, drift) in zip(_settings([one for one, _ in some]), some, strict=True):
-            H = setting.drift_at(int(one.config.tau), kept).value
+            H = setting.drift_at(int(one.config.tau), kept, error=False).value
             found.append(None if H is None else replace(drift, drift=H))
         return found
 
@@ -47,7 +47,7 @@ class Drift:
     def _at(cls, setting: Setting, tau: int) -> Drift | None:
         if not setting.matrices or setting.zeta is None or setting.few:
             return None
-        noise, drift = setting.noise_at(tau).value, setting.drift_at(tau).value
+        noise, drift = setting.noise_at(tau, error=False).value, setting.drift_at(tau, error=False).value
         if noise is None or drift is None:
             return None
         return cls(setting.zeta, noise, drift, _progress(setting.matrices, setting.m))

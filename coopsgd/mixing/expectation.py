@@ -27,8 +27,8 @@ PARTS = 10  # into which they are dealt, to tell the error
 class Expectation:
     """E[W], (m, m), and S -> E[W S W'] for symmetric (m, m) S; None where that would take too much room.
 
-    projects: every W is an orthogonal projection, so that E[W'W] = E[W]. parts: estimates like this one, each from its own share
-    of a sample; none where it is exact.
+    projects: every W is an orthogonal projection, so that E[W'W] = E[W]. parts: estimates like this one, each from its own
+    share of a sample; none where it is exact.
     """
 
     mean: np.ndarray

@@ -262,7 +262,7 @@ def outcome_noise(some: Outcomes, m: int) -> float | None:
         )
         total += chance * (tau * float((M * (D @ S @ D.T)).sum()) + float(own))
         steps += chance * tau
-    return total / steps
+    return float(total / steps)
 
 
 def _mean_over(rounds: _Rounds, walk: Any, X: np.ndarray, act: Any, A: np.ndarray) -> float | None:
