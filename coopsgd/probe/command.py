@@ -20,12 +20,14 @@ from coopsgd.report.console import human_bytes
 
 FILE = "probe.json"
 WHAT = {
+    "L_workers": "largest curvature of a worker's own f_i, where that of F was largest",
     "L": "largest curvature of F on the path",
     "sigma2": "noise of one worker's minibatch gradient",
     "kappa2": "how far the workers' gradients lie apart",
     "gap": "F(start) - inf F",
     "grad2": "||grad F||^2 at the start",
 }
+NAMES = {"L": "L of F", "L_workers": "L of each f_i"}
 
 
 def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, config_dir: str | None) -> None:
@@ -88,7 +90,9 @@ def show(found: dict[str, Any], at: Path, words: Sequence[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     table = Table("", "", "value", "95 % interval", title=f"\n{_title(found)}", title_justify="left")
     for name, what in WHAT.items():
-        table.add_row(name, what, *_cells([found[name][end] for end in ("value", "low", "high")], "{:.4g}".format))
+        table.add_row(
+            NAMES.get(name, name), what, *_cells([found[name][end] for end in ("value", "low", "high")], "{:.4g}".format)
+        )
     step = found["step_s"]
     table.add_row("step", "a local step of one worker", *_cells([step[end] for end in ("median", "low", "high")], _seconds))
     for name, what in (("all_reduce", "all-reduce over the processes"), ("edge", "message to one process")):

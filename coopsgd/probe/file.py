@@ -35,7 +35,8 @@ class Network:
 class Probe:
     """What `coopsgd probe` measured. Every Estimate has a value and the ends, low and high, of its 95 % interval.
 
-    L: largest curvature of F along a short SGD path. sigma2: E||g - grad f_i||^2 of one worker's minibatch gradient; kappa2:
+    L: largest curvature of F along a short SGD path; L_workers: of any worker's own f_i at that point, None in a file of a
+    version that did not ask. sigma2: E||g - grad f_i||^2 of one worker's minibatch gradient; kappa2:
     (1/m) sum ||grad f_i - grad F||^2; both averaged over the path. gap: F(start) - inf F. grad2: ||grad F||^2 at the start.
     step_s: seconds of one local step of one worker; workers_s: the same by worker, (workers,). network: None on one process.
     """
@@ -59,10 +60,12 @@ class Probe:
     step_s: Estimate
     workers_s: tuple[float, ...]
     network: Network | None
+    L_workers: Estimate | None = None
 
     def constants(self) -> dict[str, float]:
-        """L, sigma2, gap and kappa2 by name: what the bounds are functions of."""
-        return {name: getattr(self, name).value for name in ("L", "sigma2", "gap", "kappa2")}
+        """L, sigma2, gap and kappa2 by name: what the bounds are functions of. L is that of each f_i, if it was measured."""
+        found = {name: getattr(self, name).value for name in ("L", "sigma2", "gap", "kappa2")}
+        return found if self.L_workers is None else found | {"L": max(self.L.value, self.L_workers.value)}
 
     def check(self, config: Config) -> tuple[str, ...]:
         """ConfigError when this probe says nothing about a run of `config`; else what its user should be told.
@@ -154,6 +157,7 @@ def load(path: str | Path) -> Probe:
             step_s=_estimate("step_s", {**found["step_s"], "value": found["step_s"]["median"]}),
             workers_s=tuple(_finite("step_s.workers", x) for x in found["step_s"]["workers"]),
             network=None if found["network"] is None else _network(found["network"]),
+            L_workers=_estimate("L_workers", found["L_workers"]) if found.get("L_workers") is not None else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         told = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error

@@ -3,7 +3,8 @@
 The path is plain SGD at the rate `optim.lr` by the mean of all workers' gradients: where every synchronous algorithm goes as
 long as its workers agree. At points of it: minibatch gradients exactly as a run would take them (augmented, with dropout, not
 clipped), from passes over the data that no run gets to; and the curvature of F on one fixed sample, the first batches of such
-a pass (augmented once, without dropout, BatchNorm by the batch, never in bfloat16).
+a pass (augmented once, without dropout, BatchNorm by the batch, never in bfloat16). Where F is curved most, each worker's own
+f_i is asked the same.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 POINTS = 4  # of the path, first and last included
 BATCHES = 16  # of each worker, at each point
 PRODUCTS = 8  # with the Hessian, at each point; on a cnn 8 left 0.1 %, 10 nothing
-CURVED = 8  # batches the curvature is of, if each worker has at least two; more workers than these are not asked
+CURVED = 8  # batches the curvature of F is of, if each worker has at least two; more workers than these are not asked
+OWN = 4  # batches the curvature of one worker's f_i is of; two, where more than 16 workers are asked
+ASKED = 64  # workers whose f_i are looked at, at most
 MEMORY = 1 << 28  # bytes of gradients or directions kept at a time
 FAR = 1 << 20  # passes over the data that no run gets to
 SECONDS, LEAST, MOST = 2.0, 5, 200  # spent on timing local steps; blocks of them
@@ -63,6 +66,7 @@ def measure(
     walk = Walk(config, fleet, problem)
     points: list[Moments] = []
     tops: list[tuple[int, curvature.Top, np.ndarray]] = []
+    steepest = walk.x[:1].clone()  # the model where F was curved most
     lr = make(config, "optim").lr
     marks = np.unique(np.linspace(0, config.steps, POINTS).round().astype(int)).tolist()
     for k in range(config.steps + 1):
@@ -71,6 +75,8 @@ def measure(
             if not np.isfinite(points[-1].losses).all() or not np.isfinite(points[-1].each).all():
                 raise Diverged(k)
             tops.append((k, *walk.curvature()))
+            if abs(tops[-1][1].value) >= max(abs(top.value) for _, top, _ in tops):
+                steepest.copy_(walk.x[:1])
             tell(_line(k, points[-1], tops[-1][1]))
         if k < config.steps:
             walk.step(k, lr)
@@ -81,11 +87,13 @@ def measure(
         | {name: float(getattr(at, name)(np.ones((1, len(at.losses))))[0]) for name in ("sigma2", "kappa2", "grad2")}
         for (k, top, _), found, at in zip(tops, L, points, strict=True)
     ]
+    own = _own(*walk.curvatures(steepest), stream(config.seed, "probe own curvature"))
     infimum = make(config, "task").infimum(config)
     tell("the seconds of a local step")
     step = Stepper(config, fleet, problem, strategy, walk.x, walk.statistics)
     found = {
         "L": max(L)._asdict(),
+        "L_workers": own,
         "sigma2": estimates.along(points, "sigma2", draw)._asdict(),
         "kappa2": estimates.along(points, "kappa2", draw)._asdict(),
         "gap": estimates.gap(points, infimum, draw)._asdict(),
@@ -157,12 +165,54 @@ class Walk:
         start = torch.from_numpy(stream(self._seed, "probe curvature").standard_normal(model.shape)).to(model)
         if self._top is not None:  # the direction has not turned far since the last point
             start = self._top + start / torch.linalg.vector_norm(start)
-        top = curvature.top(product, start, _affordable(PRODUCTS, 6, model))
+        top = curvature.top(product, start, _affordable(_products(model), 6, model))
         self._top = top.vector
         quotients = torch.zeros(len(asked), batches, dtype=torch.float64)
         for n, c, image in parts(top.vector):
             quotients[n, c] = (top.vector.double() * image.double()).sum()
         return top, self._fleet.total(quotients).numpy()
+
+    def curvatures(self, model: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The largest curvature of f_i at `model` (1, d) for each worker asked, evenly over all: which they are (asked,), the
+        curvatures, what they may be more, and v' H v of each one's vector on each of its batches, (asked, batches).
+
+        Every process asks its own: nothing is sent but the answers.
+        """
+        fleet = self._fleet
+        asked = np.unique(np.linspace(0, fleet.m - 1, min(fleet.m, ASKED)).round().astype(int))
+        batches = OWN if len(asked) <= 16 else 2
+        start = torch.from_numpy(stream(self._seed, "probe own curvature").standard_normal(model.shape)).to(model)
+        if self._top is not None:
+            start = self._top + start / torch.linalg.vector_norm(start)
+        found = torch.zeros(len(asked), 2 + batches, dtype=torch.float64)
+        for n, i in enumerate(asked):
+            if i not in fleet.workers:
+                continue
+
+            def parts(v: Tensor, own: int = int(i) - fleet.workers.start) -> list[Tensor]:
+                return [self._problem.curved(model, v, own, (FAR - 1) * self._stride + c) for c in range(batches)]
+
+            def product(v: Tensor, parts: Callable[[Tensor], list[Tensor]] = parts) -> Tensor:
+                return torch.stack(parts(v)).mean(0)
+
+            top = curvature.top(product, start, _affordable(_products(model), 6, model))
+            quotients = [float((top.vector.double() * image.double()).sum()) for image in parts(top.vector)]
+            found[n] = torch.tensor([top.value, top.slack, *quotients], dtype=torch.float64)
+        told = fleet.total(found).numpy()
+        return asked, told[:, 0], told[:, 1], told[:, 2:]
+
+
+def _own(asked: np.ndarray, values: np.ndarray, slacks: np.ndarray, parts: np.ndarray, draw: np.random.Generator) -> Any:
+    """The largest of the workers' own curvatures, as the file has it."""
+    n = int(np.abs(values).argmax())
+    found = estimates.curvature(abs(float(values[n])), float(slacks[n]), np.sign(values[n]) * parts[n : n + 1], draw)
+    return found._asdict() | {"worker": int(asked[n]), "asked": len(asked)}
+
+
+def _products(model: Tensor) -> int:
+    """How often a Hessian is asked: as often as it takes to know a small one exactly."""
+    d = model.shape[1]
+    return d if d <= 2 * PRODUCTS else PRODUCTS
 
 
 def _gram(rows: Tensor) -> Tensor:

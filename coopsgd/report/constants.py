@@ -21,6 +21,10 @@ def constants(config: Config, probe: str | None) -> tuple[Known | None, str, tup
     measured = probes.load(probe)
     notes = measured.check(config)
     found = measured.constants() | ({} if measured.kappa2.low > 0 else {"kappa2": 0.0})
-    if found["kappa2"]:
-        notes = (*notes, f"{probe}: L is that of the mean of the workers' functions; one of them may be curved more")
-    return Known(**found), probe, notes
+    if measured.L_workers is None:
+        notes = (
+            *notes,
+            f"{probe}: holds the L of F alone, the mean of the workers' f_i; the bound asks it of each, and one may be curved "
+            "more: probe again",
+        )
+    return Known(**found, L_F=measured.L.value), probe, notes
