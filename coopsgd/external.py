@@ -81,8 +81,12 @@ def _users(filename: str) -> bool:
 
 
 def conforms(where: str, cls: Any, base: type | None, needed: Sequence[str]) -> None:
-    """ConfigError unless the class has the methods `needed`, and every method of `base` it overrides can be called alike."""
-    if base is None or not is_external(cls):
+    """ConfigError unless the class has what is `needed`, and every method of `base` it overrides can be called alike."""
+    if not is_external(cls):
+        return
+    if base is None:
+        if missing := [name for name in needed if not hasattr(cls, name)]:
+            raise ConfigError(f"{where}: {cls.__module__}:{cls.__name__} has no {', '.join(missing)}, as in coopsgd.optim.SGD")
         return
     for name in needed:
         if getattr(cls, name) is getattr(base, name):
@@ -428,4 +432,5 @@ NEEDED = {
     "model": ("build",),
     "task": ("build", "dimension"),
     "cluster": ("step_times", "network", "describe"),
+    "optim": ("lr", "KIND", "buffers", "COUNTS"),  # derives from nothing
 }

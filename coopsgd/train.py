@@ -268,6 +268,9 @@ class Meter:
         fleet, problem, workers = self._fleet, self._problem, len(self._fleet.workers)
         found: dict[str, Any] = dict(self.communications.told())
         answer = self._strategy.answer(fleet, x, s)
+        if is_external(self._strategy) and not torch.isfinite(answer).all() and finite(fleet, x):
+            name = type(self._strategy).__name__
+            raise ExternalError(f"{name}.answer: returned numbers that are not finite from rows that are; return a model")
         statistics = self._statistics.of(answer, self._strategy)
         if fleet.rank == 0:
             found |= problem.evaluate(answer, statistics)

@@ -303,6 +303,7 @@ BEFORE = {
     "a networkx graph": (("algo=dpsgd", "+topology.name=Nx"), ["Nx.adjacency", "networkx graph"]),
     "shares that overlap": (("+partition.name=Overlapping",), ["Overlapping.deal", "workers 0 and 1"]),
     "an exception": (("+partition.name=Broken",), ["test_user_code.py:", "in ", "TypeError"]),
+    "half an optimiser": (("+optim.name=Ours",), ["Ours has no KIND, buffers, COUNTS", "coopsgd.optim.SGD"]),
     "no partition": (("+partition.name=Duck",), ["Duck", "coopsgd.data.partitions.Partition"]),
 }
 
@@ -365,9 +366,25 @@ class Loses(Cooperative):
         return (x / 0 if tick.round == 1 and tick.due else x), s
 
 
+@dataclass(frozen=True)
+class Vague(Cooperative):
+    """Has no answer to give."""
+
+    def answer(self, fleet, x, s):
+        return fleet.mean(x) * float("nan")
+
+
+@dataclass(frozen=True)
+class Ours:
+    """An optimiser that says too little of itself."""
+
+    lr: float = 0.1
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
+        ("Vague", ["Vague.answer: returned numbers that are not finite"]),
         ("Late", ["Late.step: returned a tensor of shape (1, 10)", "rows (8, 10)", "return Rows of the same shape"]),
         ("Crosses", ["fleet.mean: takes Rows", "(8, n)", "(1, 10)"]),
         ("Loses", ["Loses.step", "after step 20", "not finite"]),
