@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
 
 from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
-from coopsgd import external
+from coopsgd import external, values
 from coopsgd.config import COUNTS, Config, UntrustedConfig, whole
 from coopsgd.data.base import DataSet
 from coopsgd.data.partitions import Partition
@@ -21,7 +21,7 @@ from coopsgd.mixing.graphs import Graph
 from coopsgd.models.base import Model
 from coopsgd.optim import Constant
 from coopsgd.period import Period
-from coopsgd.registry import did_you_mean, guarded, lookup, may_import, may_read
+from coopsgd.registry import did_you_mean, guarded, lookup, may_import, may_read, told_of
 from coopsgd.strategies.base import Strategy
 from coopsgd.tasks.base import Task
 
@@ -173,31 +173,56 @@ def refuse_unstackable(choice: Any) -> None:
 NODES: dict[Any, Callable[..., Any]] = {int: IntegerNode, float: FloatNode, bool: BooleanNode, str: StringNode}
 
 
+WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
+
 def typed(where: str, cls: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as the fields of `cls` say: "0.1" and 1 for a float are 0.1 and 1.0. ConfigError when one cannot be."""
-    hints = get_type_hints(cls)
-    found = {}
-    for name, value in arguments.items():
-        if hints.get(name) in (int, list[int]) or name in COUNTS:
-            value = whole(value)
-        if hints.get(name) == list[int] and not isinstance(value, list):
-            raise ConfigError(f"{where}.{name}: must be a list of whole numbers, as in {where}.{name}=[20], got {value!r}")
-        kind = NODES.get(hints.get(name, Any))
-        try:
-            found[name] = value if kind is None else kind(value, is_optional=False)._value()
-        except OmegaConfBaseException:
-            wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[hints[name]]
-            raise ConfigError(f"{where}.{name}: must be {wanted}, got {value!r}") from None
-    return found
+    """The arguments as the fields of `cls` say: "0.1" and 1 for a float are 0.1 and 1.0. ConfigError when one cannot be.
+
+    What no value may be is refused for all of them (values.py).
+    """
+    known = {f.name: f for f in fields(cls) if f.init}
+    try:
+        hints = get_type_hints(cls)
+    except Exception as error:  # an annotation names what its module does not have
+        raise ConfigError(f"{where}: {cls.__name__} has annotations that cannot be read: {told_of(error, cls)}") from None
+    return {name: _typed(f"{where}.{name}", hints.get(name), value, known.get(name)) for name, value in arguments.items()}
 
 
 def _construct(where: str, cls: Any, arguments: dict[str, Any]) -> Any:
+    for f in fields(cls):
+        if f.init and f.name not in arguments and f.default is MISSING and f.default_factory is MISSING:
+            raise ConfigError(
+                f"{where}.{f.name}: is missing, {cls.__name__} has no default for it; give it, as in {where}.{f.name}=VALUE"
+            )
     found = typed(where, cls, arguments)
     for names, may in (("IMPORTS", may_import), ("ARRAYS", may_read), ("FILES", may_read)):
         for name in set(getattr(cls, names, ())) & found.keys():
             may(f"{where}.{name}", found[name])
     with blamed(where):
-        return cls(**found)
+        try:
+            return cls(**found)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{where}: {cls.__name__} cannot be made: {told_of(error, cls)}") from None
+
+
+def _typed(key: str, kind: Any, value: Any, f: Field[Any] | None) -> Any:
+    infinite = f is not None and bool(f.metadata.get("infinite"))
+    values.refuse_odd(key, value, infinite)
+    if kind in (int, list[int]) or key.rpartition(".")[2] in COUNTS:
+        value = whole(value)
+    if kind == list[int] and not isinstance(value, list):
+        raise ConfigError(f"{key}: must be a list of whole numbers, as in {key}=[20], got {value!r}")
+    if kind not in NODES:
+        return value
+    try:
+        found = NODES[kind](value, is_optional=False)._value()
+    except (OmegaConfBaseException, OverflowError):
+        raise ConfigError(f"{key}: must be {WANTED[kind]}, got {value!r}") from None
+    values.refuse_odd(key, found, infinite)  # a word may stand for a number
+    return found
 
 
 class blamed:

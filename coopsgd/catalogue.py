@@ -13,7 +13,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from coopsgd import reading
 from coopsgd.config import GROUPS, Config
+from coopsgd.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,13 @@ def settings(group: str, name: str, config_dir: str | None = None) -> dict[str, 
 
 
 def _texts(group: str, config_dir: str | None) -> dict[str, str]:
-    folders = [files("coopsgd.conf") / group, *([Path(config_dir) / group] if config_dir else [])]
-    entries = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir() if entry.name.endswith(".yaml")]
-    return {entry.name.removesuffix(".yaml"): entry.read_text() for entry in entries}
+    ours = [entry for entry in (files("coopsgd.conf") / group).iterdir() if entry.name.endswith(".yaml")]
+    found = {entry.name.removesuffix(".yaml"): entry.read_text() for entry in ours}
+    try:
+        theirs = sorted((Path(config_dir) / group).glob("*.yaml")) if config_dir else []
+        return found | {path.stem: reading.text("--config-dir", path, "give a yaml file") for path in theirs if path.is_file()}
+    except OSError as error:
+        raise ConfigError(f"--config-dir {config_dir}: cannot be read ({error.strerror}); name another") from None
 
 
 def _head(text: str) -> tuple[str, str]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,13 +16,16 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from coopsgd import foresight, statistics
+from coopsgd import foresight, sizes, statistics, values
 from coopsgd.build import blamed, class_of, make, make_strategy
-from coopsgd.config import DTYPES, ENGINES, GROUPS, SAVES, STEPS, WHOLE, Config, found_beside, whole
+from coopsgd.config import DTYPES, ENGINES, GROUPS, SAVES, SIZES, STEPS, WHOLE, Config, found_beside, whole
 from coopsgd.errors import ConfigError
 from coopsgd.optim import SQUARES
 from coopsgd.registry import did_you_mean, guarded
 from coopsgd.strategies.base import Strategy
+
+LONGEST = 1e8  # seconds that a process can wait for another: three years
+MOST_THREADS = 1024  # torch's of one process
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,14 @@ def _check(node: Mapping[str, Any], overrides: list[str], choices: Mapping[str, 
         config.steps, config.epochs = _length(config, task), None
         if config.cluster is not None:
             notes += tuple(make(config, "cluster").check(config))
-        make(config, "optim")
-        make(config, "schedule").arguments(config.steps)
+        make(config, "schedule").check(make(config, "optim").lr, config.steps)
         refuse_mixed(config, strategy)
     if not task.statistics(config) and "model" in task.USES:
         if "norm_stats" in given:
             notes = (*notes, f"norm_stats={config.norm_stats}: the model keeps no running statistics; ignored")
         config.norm_stats = Config.norm_stats
     _check_placement(config)
+    _check_memory(config, strategy, task)
     return Checked(config, strategy, (*notes, *foresight.notes(config, strategy, given)))
 
 
@@ -151,6 +153,8 @@ def _drop_unused(config: Config, strategy: Strategy, filled: set[str], task: Any
 
 def _value(node: Mapping[str, Any], name: str) -> Any:
     """A key's value, its interpolations resolved. ConfigError, naming the key, when they lead nowhere."""
+    if OmegaConf.is_config(node) and OmegaConf.is_missing(node, name):
+        values.refuse_odd(name, "???")
     try:
         return _plain(node.get(name))
     except InterpolationResolutionError as error:
@@ -176,6 +180,7 @@ def _as_group(config: Config, name: str, choice: str | None) -> None:
     if not isinstance(node, dict):
         raise ConfigError(f"{name}: must be a name or keys below it, as in {name}={choice or 'NAME'}, got {node!r}")
     node = dict(node)
+    values.refuse_keys(name, node)
     if name == "algo" and choice:
         node["name"] = choice
     node.setdefault("name", choice)
@@ -183,6 +188,9 @@ def _as_group(config: Config, name: str, choice: str | None) -> None:
 
 
 def _check_scalars(config: Config) -> None:
+    for f in fields(Config):
+        if f.name not in GROUPS:
+            values.refuse_odd(f.name, getattr(config, f.name))
     whole = {"workers": 1, "batch_size": 1, "log_every": 1, "eval_every": 0, "seed": 0}
     for name, least in whole.items():
         _whole(name, getattr(config, name), least)
@@ -197,8 +205,10 @@ def _check_scalars(config: Config) -> None:
             raise ConfigError(f"{name}: must be one of {', '.join(known)}, got {getattr(config, name)!r}")
     if config.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device: must be one of auto, cpu, cuda, got {config.device!r}")
-    if not config.timeout > 0 or math.isinf(config.timeout):
-        raise ConfigError(f"timeout: must be a positive number of seconds, got {config.timeout}")
+    if not 0 < config.timeout <= LONGEST:
+        raise ConfigError(f"timeout: must be a positive number of seconds, at most {LONGEST:g}, got {config.timeout:g}")
+    if config.threads != "auto" and config.threads > MOST_THREADS:
+        raise ConfigError(f"threads: must be at most {MOST_THREADS}, got {config.threads}; more than cores make nothing faster")
     if config.clip is not None and (
         isinstance(config.clip, bool) or not isinstance(config.clip, int | float) or not config.clip > 0
     ):
@@ -220,6 +230,23 @@ def _check_placement(config: Config) -> None:
         )
 
 
+def _check_memory(config: Config, strategy: Strategy, task: Any) -> None:
+    """ConfigError when this machine cannot hold the models, or the processes, of a run that is to start here."""
+    if not config.launch:
+        return
+    if config.processes != "auto":
+        needed = sizes.PROCESS * config.processes
+        sizes.refuse("processes", needed, f"{config.processes} processes", "lower it; one process can hold many workers")
+    m, d, b = config.workers, task.dimension(config), task.statistics(config)
+    each = (2 + len(make(config, "optim").buffers)) * d + b  # model, gradient, what the optimiser keeps; statistics
+    size = SIZES[config.dtype]
+    numbers = [f"model.{k}" for k, v in (config.model or {}).items() if isinstance(v, int | list) and not isinstance(v, bool)]
+    where = ", ".join(numbers) or ("model" if config.model else "task")
+    sizes.refuse(where, size * each, f"a model of {d} numbers and its gradient", "choose a smaller one")
+    what = f"{m} workers' models of {d} numbers and their gradients"
+    sizes.refuse("workers", size * (m * each + strategy.num_aux * d), what, "lower workers or choose a smaller model")
+
+
 def refuse_mixed(config: Config, strategy: Strategy) -> None:
     """ValueError when what is mixed beside the models, running statistics and optimiser buffers, would not bear this W."""
     statistics.check(config.norm_stats, strategy, config.workers, make(config, "task").statistics(config))
@@ -238,6 +265,7 @@ def _length(config: Config, task: Any) -> int:
     per_epoch = task.steps_per_epoch(config)
     if per_epoch is None:
         raise ConfigError(f"epochs={config.epochs}: task {config.task['name']} has no epochs; give steps")
+    values.refuse_odd("epochs: its steps", config.epochs * per_epoch)
     return config.epochs * per_epoch
 
 

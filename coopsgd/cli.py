@@ -27,9 +27,18 @@ def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -
     return overrides([*(ctx.params.get("words") or ()), incomplete])
 
 
+class Place(click.Path):
+    """A path that is not empty: nothing would be this folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            self.fail("is empty; name a file or leave it out", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 as_json_option = click.option("--json", "as_json", is_flag=True, help="The same for a program.")
 config_dir_option = click.option(
-    "--config-dir", "-cd", type=click.Path(exists=True, file_okay=False), help="A folder with yamls of your own, as for train."
+    "--config-dir", "-cd", type=Place(exists=True, file_okay=False), help="A folder with yamls of your own, as for train."
 )
 words_argument = click.argument("words", nargs=-1, type=click.UNPROCESSED, shell_complete=_complete)
 
@@ -78,11 +87,9 @@ def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
 @cli.command(context_settings={"ignore_unknown_options": True})
 @as_json_option
 @config_dir_option
-@click.option(
-    "--probe", type=click.Path(), help="L, sigma2, ... measured by `coopsgd probe`, for a task that does not know them."
-)
+@click.option("--probe", type=Place(), help="L, sigma2, ... measured by `coopsgd probe`, for a task that does not know them.")
 @click.option("--over", is_flag=True, help="The words are run folders: what was predicted over what they measured.")
-@click.option("--figure", type=click.Path(), help="With --over: where to draw it; theory.png in the first run's folder.")
+@click.option("--figure", type=Place(), help="With --over: where to draw it; theory.png in the first run's folder.")
 @click.option("--trust", is_flag=True, help="With --over: import the code that those runs name.")
 @words_argument
 def analyze(
@@ -115,7 +122,7 @@ def analyze(
 
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.option(
-    "--probe", type=click.Path(exists=True, dir_okay=False), help="probe.json: constants, and the cluster if none is named."
+    "--probe", type=Place(exists=True, dir_okay=False), help="probe.json: constants, and the cluster if none is named."
 )
 @click.option("--budget-seconds", type=float, help="Rank by the error after so many seconds on the cluster's clock.")
 @click.option("--target-loss", type=float, help="Rank by the seconds until eval/loss is at most this.")
@@ -136,7 +143,7 @@ def design(words: tuple[str, ...], as_json: bool, config_dir: str | None, **opti
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
-@click.option("-o", "--output", type=click.Path(), help="Where to write; probe.json unless named.")
+@click.option("-o", "--output", type=Place(), help="Where to write; probe.json unless named.")
 @click.option("--steps", type=click.IntRange(0), default=100, show_default=True, help="Length of the SGD path to look at.")
 @as_json_option
 @config_dir_option

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from coopsgd import sources
 from coopsgd.build import refuse_unstackable
-from coopsgd.config import Config
-from coopsgd.errors import RunFailed
+from coopsgd.config import GROUPS, Config
+from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.registry import did_you_mean
+
+# what is raised for a user's mistake; a yaml that holds itself ends in RecursionError
+MISTAKES = (ValueError, HydraException, OmegaConfBaseException, YAMLError, RecursionError, MemoryError)
+# what Hydra raises when a group is set to something it did not think of
+BUGS = (TypeError, AttributeError, KeyError, IndexError, AssertionError)
+LONGEST = 1500  # characters of a line: a value that is quoted may be as long as a command line
 
 
 def one_line(error: BaseException) -> str:
     """What an error says, for a user: the thing, the value, the way out."""
-    if isinstance(error, RunFailed):
+    told = " ".join(_told(error).splitlines())
+    return told if len(told) <= LONGEST else f"{told[: LONGEST // 2]} ... {told[-LONGEST // 2 :]}"
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        file = sources.FileConfigSource.last
+        blame = f"the defaults of {file!r}, the last file read, or of one that named it" if file else "a value"
+        return f"config: holds itself, or too many lists within each other; look at {blame}"
+    if isinstance(error, MemoryError):
+        return f"config: takes more memory than there is{f' ({error})' if str(error) else ''}; lower workers or sizes"
+    if isinstance(error, RunFailed | ConfigError):
         return str(error)
     if isinstance(error, MissingConfigException):
         return _no_choice(error)
@@ -60,3 +80,10 @@ def _no_choice(error: MissingConfigException) -> str:
         refuse_unstackable(name)
     known = sorted(error.options or [])
     return f"{group}: no choice named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
+
+
+def uncomposed(words: Sequence[str], error: BaseException) -> str:
+    """Hydra stumbled over words: most likely over those that set a group."""
+    groups = [word for word in words if word.lstrip("+~").split("=")[0].split("@")[0] in (*GROUPS, "experiment")]
+    told = f"{type(error).__name__}: {error}"
+    return f"{' '.join(groups or words)}: cannot be composed ({told}); set a group to a name, and keys below it one by one"

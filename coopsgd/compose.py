@@ -30,15 +30,13 @@ from hydra.core.utils import run_job
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from coopsgd import __version__, catalogue, checkpoint, checks, child, config, ending, external
+from coopsgd import __version__, catalogue, checkpoint, checks, child, config, ending, external, sources, sweeps
 from coopsgd.checks import Checked
-from coopsgd.complaints import one_line
+from coopsgd.complaints import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.config import Config
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
-from coopsgd.folders import folder_key, freeze, fresh, torchrun, unhydrated
+from coopsgd.folders import folder_key, freeze, fresh, refuse_nowhere, torchrun, unhydrated
 from coopsgd.identity import identity, placement
 from coopsgd.naming import folder_name
 from coopsgd.run import log_points
@@ -103,7 +101,7 @@ class Session:
             if self.full_errors:
                 raise
             failure = Failure(label, str(folder), one_line(error), 1 if isinstance(error, RunFailed) else 2)
-            if not isinstance(error, RunFailed | ValueError | OSError | HydraException | OmegaConfBaseException | YAMLError):
+            if not isinstance(error, (RunFailed, OSError, *MISTAKES)):
                 traceback.print_exc()
                 failure.code = 1
             self.failures.append(failure)
@@ -330,6 +328,8 @@ def _train(words: Sequence[str]) -> int:
     if not {"--help", "--hydra-help"} & set(line.flags):  # help is for those whose words are not right yet
         sweeping = "--multirun" in line.flags or any(word.lower() == "hydra.mode=multirun" for word in line.words)
         session.words, notes = mended(line.words, "train", sweeping)
+        if sweeping:
+            sweeps.refuse(session.words)
     for note in notes:
         print(note, file=sys.stderr, flush=True)
     code = _through_hydra(session, line.flags)
@@ -345,14 +345,17 @@ def shown(words: Sequence[str], config_dir: str | None = None, verb: str = "show
     refuse_flags(words, verb)
     words, notes = mended(words, verb)
     try:
-        with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
-            more = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
-            cfg = hydra.compose("config", [*words, *more], return_hydra_config=True)
+        try:
+            with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
+                more = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
+                cfg = hydra.compose("config", [*words, *more], return_hydra_config=True)
+        except BUGS as error:
+            raise ConfigError(uncomposed(words, error)) from None
         checked = check(cfg, task_words(cfg.hydra), dict(cfg.hydra.runtime.choices))
         named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
         folder = str(cfg.hydra.run.dir) if named else None
         return replace(checked, notes=(*notes, *checked.notes), folder=folder)
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except MISTAKES as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise ConfigError(one_line(error)) from None
@@ -370,7 +373,9 @@ def _tell(session: Session) -> None:
 
 def prepare(words: Sequence[str]) -> Session:
     """Tell Hydra the schema and the words that conf/config.yaml interpolates."""
+    refuse_nowhere(words)
     session = Session(words)
+    sources.watch()
     schema = OmegaConf.structured(Config)
     for name in config.GROUPS:  # open: a group's keys are checked against the class it chooses
         schema[name] = OmegaConf.create({}, flags={"struct": False})
@@ -424,12 +429,14 @@ def _through_hydra(session: Session, flags: dict[str, str]) -> int:
                 _look(session, flags)
             else:
                 _compose_and_run(session, flags)
+                if session.sweeping and not session.started:
+                    raise ConfigError("the sweep has no job: a key of its yaml sweeps over nothing; give it values")
         return 0
     except SystemExit as error:
         if error.code == 2 and complaint.getvalue():
             print(f"coopsgd: {complaint.getvalue().strip().splitlines()[-1]}", file=sys.stderr)
         return error.code if isinstance(error.code, int) else 1 if error.code else 0
-    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+    except (OSError, *MISTAKES) as error:
         if session.full_errors:
             raise
         told = one_line(error)
@@ -487,7 +494,10 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
         mode = RunMode.MULTIRUN if "--multirun" in flags else engine.get_mode(name, words) or RunMode.RUN
         session.sweeping = mode == RunMode.MULTIRUN
         words.append(f"hydra.mode={mode.name}")
-        cfg = engine.compose_config(name, words, run_mode=mode, with_log_configuration=True)
+        try:
+            cfg = engine.compose_config(name, words, run_mode=mode, with_log_configuration=True)
+        except BUGS as error:
+            raise ConfigError(uncomposed(session.words, error)) from None
         callbacks = Callbacks(cfg)
         context = HydraContext(config_loader=engine.config_loader, callbacks=callbacks)
         HydraConfig.instance().set_config(cfg)

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from coopsgd import yamls
+from coopsgd.errors import ConfigError
 
 GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule", "cluster")
-DTYPES = ("float32", "float64")
+SIZES = {"float32": 4, "float64": 8}  # bytes of a number
+DTYPES = tuple(SIZES)
 ENGINES = ("auto", "loop", "vmap", "bmm", "grouped")
 SAVES = ("auto", "rows", "answer", "none")
 STEPS = 1000  # of a run that names neither steps nor epochs
@@ -115,13 +120,30 @@ def dumps(config: Config) -> str:
 
 def load(path: Path, trust: bool = False) -> Config:
     """Read a frozen config back. trust: it may name code to import, as the user's own words may."""
-    node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    try:
+        node = OmegaConf.to_container(OmegaConf.create(yamls.text(path)), resolve=False)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path} is no config: {str(error).splitlines()[0]}") from None
     if not isinstance(node, dict):
-        raise ValueError(f"{path} is no config: it holds no keys")
+        raise ConfigError(f"{path} is no config: it holds no keys")
     known = {f.name for f in fields(Config)}
     found = (Config if trust else UntrustedConfig)(**{str(k): v for k, v in node.items() if k in known})
+    _refuse_unfrozen(path, found)
     found_beside(found, path.parent)
     return found
+
+
+def _refuse_unfrozen(path: Path, found: Config) -> None:
+    """ConfigError unless this is a config as runs leave them: every number a number, every group a mapping."""
+    whole = ("workers", "processes", "threads", "steps", "batch_size", "seed")
+    for name, value in ((f.name, getattr(found, f.name)) for f in fields(Config)):
+        if name in whole and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ConfigError(f"{path} is no config of a run: {name} is {value!r}, not a whole number; restore it")
+        if name in GROUPS and not (value is None or isinstance(value, dict)):
+            raise ConfigError(f"{path} is no config of a run: {name} is {value!r}, not keys and values; restore it")
+    for name in ("algo", "task", "optim", "schedule", "period"):
+        if not isinstance((getattr(found, name) or {}).get("name"), str):
+            raise ConfigError(f"{path} is no config of a run: {name}.name is missing; restore it")
 
 
 def found_beside(config: Config, folder: Path) -> None:

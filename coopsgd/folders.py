@@ -7,6 +7,7 @@ import errno
 import os
 import shlex
 import time
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,21 @@ INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one
 def dated(root: str) -> str:
     """A folder's name by the second, as Hydra names those of runs."""
     return str(Path(root) / time.strftime("%Y-%m-%d") / time.strftime("%H-%M-%S"))
+
+
+PLACES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+
+
+def refuse_nowhere(words: Sequence[str]) -> None:
+    """ConfigError when a word names a place by nothing: it would be this folder, or be left out in silence."""
+    for word, after in zip(words, [*words[1:], "-"], strict=True):
+        name, found, value = word.partition("=")
+        key = name.lstrip("+")
+        if key not in (*PLACES, *FLAGS) or not (found or key in FLAGS):
+            continue
+        if not (value if found else after).strip("\"' "):
+            raise ConfigError(f"{key}: is empty; name one, as in {key}=mine, or leave it out")
 
 
 def fresh(folder: str) -> str:

@@ -121,6 +121,10 @@ class Constant:
             raise ValueError(f"schedule.warmup: must be a whole number of steps, at least 0, got {self.warmup}")
         _share("schedule.warmup_from", self.warmup_from)
 
+    def check(self, rate: float, steps: int) -> None:
+        """ValueError when it cannot move this rate over so many steps."""
+        self.arguments(steps)
+
     def arguments(self, steps: int) -> dict[str, Any]:
         """Keyword arguments of the torch scheduler for a run of this many steps; it starts when the warm-up ends."""
         if self.warmup and self.warmup >= steps:
@@ -210,6 +214,13 @@ class Cosine(Constant):
     def __post_init__(self) -> None:
         super().__post_init__()
         _not_negative("schedule.floor", self.floor)
+
+    def check(self, rate: float, steps: int) -> None:
+        super().check(rate, steps)
+        if self.floor > rate:
+            raise ValueError(
+                f"schedule.floor: the rate falls to it, so it must be at most optim.lr={rate:g}, got {self.floor:g}"
+            )
 
     def arguments(self, steps: int) -> dict[str, Any]:
         super().arguments(steps)

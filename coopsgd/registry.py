@@ -15,13 +15,15 @@ import os
 import pkgutil
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from coopsgd.errors import ConfigError
+from coopsgd.errors import ConfigError, Interrupted
 
 # kind -> the package (or module) whose import registers every built-in name of that kind
 HOMES = {
@@ -172,17 +174,11 @@ def imported(kind: str, name: str, key: str = "") -> Any:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a file beside you is importable, but takes the place of no other module
     try:
-        home = importlib.import_module(module)
-        found = getattr(home, attribute)
-    except (ImportError, AttributeError, TypeError) as error:
-        beside = Path(f"{top}.py").resolve()
-        taken = getattr(sys.modules.get(top), "__file__", None)
-        other = (
-            f"; {top} is {taken}, rename the file beside you" if taken and beside.is_file() and Path(taken) != beside else ""
-        )
-        raise KeyError(f"{kind} {name!r}: {error}{other or '; write module:Class, importable from here'}") from error
-    except (Exception, SystemExit) as error:  # the file runs when it is imported
-        raise KeyError(f"{kind} {name!r}: importing it gives {type(error).__name__}: {error}") from error
+        found = getattr(importlib.import_module(module), attribute)
+    except (KeyboardInterrupt, Interrupted):
+        raise
+    except BaseException as error:  # the file runs when it is imported, and may do anything: sys.exit, for instance
+        raise KeyError(f"{kind} {name!r}: {_why(error, module)}") from error
     if callable(found) and (wrote := _author(found)) in sys.stdlib_module_names:
         raise KeyError(
             f"{kind} {name!r}: is from Python's own {wrote}, which has none to offer; name one of yours or a library's"
@@ -204,3 +200,38 @@ def _author(thing: Any) -> str:
         thing = thing.func
     home = getattr(thing, "__module__", None) or type(thing).__module__
     return str(home).partition(".")[0]
+
+
+def _why(error: BaseException, module: str) -> str:
+    """What an import came to, and the way out."""
+    top = module.partition(".")[0]
+    absent = isinstance(error, ModuleNotFoundError) and error.name and top == error.name.partition(".")[0]
+    if absent or (isinstance(error, AttributeError | TypeError | ValueError) and not _frames(error)):
+        beside, taken = Path(f"{top}.py").resolve(), getattr(sys.modules.get(top), "__file__", None)
+        if taken and beside.is_file() and Path(taken) != beside:
+            return f"{error}; {top} is {taken}, rename the file beside you"
+        return f"{error}; write module:Class, importable from here"
+    return f"importing it gives {told_of(error)}"
+
+
+def told_of(error: BaseException, thing: Any = None) -> str:
+    """What went wrong in a user's code, in one line: the error, and where; else the file that `thing` is from."""
+    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{told} ({error.filename}:{error.lineno})"
+    file, frames = getattr(sys.modules.get(getattr(thing, "__module__", "")), "__file__", None), _frames(error)
+    if frames and file in (None, *(f.filename for f in frames)):
+        return f"{told} ({frames[-1].filename}:{frames[-1].lineno})"
+    return f"{told} ({file})" if file else told
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Where the error came by outside of this package, the innermost last; without libraries, where others are there too."""
+    ours = os.path.dirname(__file__) + os.sep
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if os.path.isfile(f.filename) and not f.filename.startswith(ours)
+    ]
+    frames = [f for f in frames if f.filename != importlib.__file__]
+    libraries = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
+    return [f for f in frames if not f.filename.startswith(libraries)] or frames

@@ -351,20 +351,32 @@ def one_line(folder: Path, trust: bool) -> Iterator[None]:
 
 def ranked(folder: Path) -> int:
     """Which process of a torchrun this is; it ends here when there are not as many as `folder` was frozen for."""
-    world, wanted = int(os.environ.get("WORLD_SIZE", "1")), config.load(folder / "config.yaml").processes
-    if world != wanted:
-        sys.exit(f"WORLD_SIZE is {world} but {folder} was frozen for processes={wanted}; start {wanted} processes in all")
-    return int(os.environ.get("RANK", "0"))
+    wanted = config.load(folder / "config.yaml").processes
+    if (world := _number("WORLD_SIZE", 1)) != wanted:
+        raise ConfigError(
+            f"WORLD_SIZE is {world} but {folder} was frozen for processes={wanted}; start {wanted} processes in all"
+        )
+    if not 0 <= (rank := _number("RANK", 0)) < world:
+        raise ConfigError(f"RANK is {rank}, but of WORLD_SIZE={world} processes ranks are 0 to {world - 1}; torchrun sets both")
+    return rank
+
+
+def _number(name: str, default: int) -> int:
+    found = os.environ.get(name, str(default))
+    try:
+        return int(found)
+    except ValueError:
+        raise ConfigError(f"{name} is {found!r}, which is no whole number; torchrun sets it") from None
 
 
 def main() -> None:
     """`python -m coopsgd.worker [--trust] FOLDER`, one process of a torchrun."""
     folder, trust = called("coopsgd.worker")
-    rank = ranked(folder)
-    if rank == 0 and (folder / "metrics.jsonl").exists():
-        sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
     stdio.guard()
     with one_line(folder, trust):
+        rank = ranked(folder)
+        if rank == 0 and (folder / "metrics.jsonl").exists():
+            sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
         outcome = work(folder, rank, trust=trust)
     if outcome.status == "diverged":
         sys.exit(f"diverged: the loss of step {outcome.diverged_at} is not finite")

@@ -20,6 +20,7 @@ from coopsgd.mixing.base import is_number
 from coopsgd.mixing.groups import split
 from coopsgd.registry import register
 from coopsgd.streams import stream
+from coopsgd.values import HUGE, TINY
 
 if TYPE_CHECKING:
     from coopsgd.probe import Probe
@@ -270,13 +271,13 @@ def bits(value: Any) -> float:
         speed = float(words[1]) * UNITS[words[2]] if words else float(value) if is_number(value) else math.nan
     except ValueError:
         speed = math.nan
-    if not 0 < speed < math.inf:
+    if not TINY <= speed <= HUGE:
         raise ValueError(f"must be a positive number of bit/s, or as '100 Mbit/s', got {value!r}")
     return speed
 
 
 def _seconds(value: Any) -> float:
-    if not is_number(value) or not 0 <= value < math.inf:
+    if not is_number(value) or not (value == 0 or TINY <= value <= HUGE):
         raise ValueError(f"must be a number of seconds, not negative, got {value!r}")
     return float(value)
 

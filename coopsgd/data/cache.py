@@ -34,7 +34,10 @@ _last: tuple[str, Arrays] | None = None  # what this process, or the one it was 
 
 def root() -> Path:
     """Where downloads and decompressed arrays are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coopsgd"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coopsgd"
+    except RuntimeError:  # no HOME, and a user without a name: nothing is kept
+        return Path(os.devnull) / "coopsgd"
 
 
 class Damaged(Exception):

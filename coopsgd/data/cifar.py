@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from coopsgd.data.files import Filed
+from coopsgd.data.files import Filed, refuse_unreadable, there
 from coopsgd.registry import register
 
 PAD = 4  # pixels of the usual random crop (arXiv:1512.03385, section 4.2)
@@ -31,7 +31,7 @@ class CIFAR(Filed):
     augment: bool
 
     def file(self, folder: Path, name: str) -> Path | None:
-        return folder / name if (folder / name).is_file() else None
+        return folder / name if there(folder / name) else None
 
     def read(self, folder: Path) -> Mapping[str, np.ndarray]:
         parts = [self._batch(folder / name) for name in self.TRAIN]
@@ -57,7 +57,8 @@ class CIFAR(Filed):
             ):
                 raise ValueError("other types, lengths or labels")
             return x.reshape(-1, *self.SHAPE), y.astype(np.int64)
-        except Exception:  # a broken pickle can raise almost anything
+        except Exception as error:  # a broken pickle can raise almost anything
+            refuse_unreadable(path, error)
             raise ValueError(f"data: {path} is not a whole Python file of {self.NAME}; get it anew") from None
 
     def scaling(self) -> dict[str, Any]:

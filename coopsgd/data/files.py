@@ -15,6 +15,24 @@ from coopsgd.data import cache
 from coopsgd.data.base import DataSet, Images
 
 
+def there(path: Path) -> bool:
+    """Is it a file? ValueError when a folder on the way may not be searched, which is not the same as its absence."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ValueError(
+            f"data: cannot read {str(path)!r} ({error.strerror}); set COOPSGD_DATA to a folder you may read"
+        ) from None
+
+
+def refuse_unreadable(path: Path, error: Exception) -> None:
+    """ValueError when an error of reading says that the file may not be read, and nothing of what is in it."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise ValueError(
+            f"data: cannot read {str(path)!r} ({error.strerror}); give yourself the right to, or another copy"
+        ) from None
+
+
 class Filed(DataSet):
     """A data set in fixed files. A subclass says which, and how to read them."""
 
@@ -52,7 +70,7 @@ class Filed(DataSet):
 
     def file(self, folder: Path, name: str) -> Path | None:
         """Where `name` is, as it is or compressed."""
-        return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+        return next((p for p in (folder / name, folder / f"{name}.gz") if there(p)), None)
 
     def places(self) -> list[Path]:
         """Folders that may hold the files, in the order they are tried."""

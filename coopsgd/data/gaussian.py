@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd import sizes
 from coopsgd.data.base import DataSet, Images
 from coopsgd.registry import register
 from coopsgd.streams import stream
@@ -42,6 +43,15 @@ class Gaussian(DataSet):
             )
         if not (self.separation >= 0 and math.isfinite(self.separation)):
             raise ValueError(f"data.separation: must be a number of at least 0, got {self.separation}")
+
+    def check(self) -> None:
+        drawn, kept = 8.0, 4.0  # bytes of a number
+        means = 3 * drawn * self.classes * self.dim  # directions, their orthogonal ones and the means themselves
+        sizes.refuse("data.dim", means, f"means of {self.classes} classes in {self.dim} dimensions", "lower it or data.classes")
+        largest = max(self.samples, self.test_samples)
+        held = kept * self.dim * (self.samples + self.test_samples) + 2 * drawn * self.dim * largest
+        key = "data.samples" if self.samples >= self.test_samples else "data.test_samples"
+        sizes.refuse(key, held, f"{self.samples} + {self.test_samples} samples of {self.dim} numbers", "lower it or data.dim")
 
     @property
     def SHAPE(self) -> tuple[int, ...]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.data.files import Filed
+from coopsgd.data.files import Filed, refuse_unreadable
 from coopsgd.registry import register
 
 # files, shapes and classes are the same for all of these: the first training labels tell them apart
 BEGIN = {"mnist": bytes((5, 0, 4, 1, 9, 2, 1, 3, 1, 4)), "fashion_mnist": bytes((9, 0, 0, 3, 0, 2, 7, 2, 5, 5))}
+BROKEN = (EOFError, OSError, ValueError, struct.error, zlib.error)
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
@@ -78,7 +79,8 @@ def read_idx(path: Path) -> np.ndarray:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         shape = _shape(raw)
         return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-    except (EOFError, OSError, ValueError, struct.error, zlib.error):
+    except BROKEN as error:
+        refuse_unreadable(path, error)
         raise ValueError(f"data: {path} is not a whole IDX file of bytes; get it anew") from None
 
 
@@ -92,7 +94,8 @@ def _check_whole(path: Path) -> None:
             file.seek(-4 if zipped else 0, os.SEEK_END)  # a .gz ends with the size of what it holds
             size = struct.unpack("<I", file.read(4))[0] if zipped else file.tell()
         whole = size == 4 + 4 * len(shape) + int(np.prod(shape))
-    except (EOFError, OSError, ValueError, struct.error, zlib.error):
+    except BROKEN as error:
+        refuse_unreadable(path, error)
         whole = False
     if not whole:
         raise ValueError(f"data: {path} is not a whole IDX file of bytes; get it anew")

@@ -152,8 +152,8 @@ class Dirichlet(Partition):
     def __post_init__(self) -> None:
         _positive(self.alpha)
         _at_least_one(self.min_size)
-        if self.attempts < 1:
-            raise ValueError(f"partition.attempts: must be at least 1, got {self.attempts}")
+        if not 1 <= self.attempts <= 1_000_000:
+            raise ValueError(f"partition.attempts: must be at least 1 and at most a million, got {self.attempts}")
 
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
         draw = stream(seed, "partition")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd import reading, sizes
 from coopsgd.data import cache
 from coopsgd.data.base import DataSet
 from coopsgd.registry import register
@@ -44,7 +46,7 @@ class Text(DataSet):
     SHAPE = ()
 
     def __post_init__(self) -> None:
-        if self.file is not None and not isinstance(self.file, str):
+        if self.file is not None and not (isinstance(self.file, str) and self.file):
             raise ValueError(f"data.file: must be the path of a text file, got {self.file!r}")
 
     @property
@@ -57,8 +59,10 @@ class Text(DataSet):
         return self.file or "the standard library's documentation"
 
     def check(self) -> None:
-        if self.file is not None and not Path(self.file).is_file():
-            raise ValueError(f"data.file: there is no file {self.file}; name a text file, or leave it out")
+        if self.file is not None:
+            with reading.opened("data.file", self.file, "name a text file, or leave it out") as file:
+                size = os.fstat(file.fileno()).st_size
+            sizes.refuse("data.file", 10.0 * size, f"the {size} bytes of {self.file}, as numbers,", "name a smaller one")
         self.load()
 
     def load(self, seed: int = 0) -> Characters:

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
-from zipfile import BadZipFile
 
 import numpy as np
 
+from coopsgd import reading, sizes
 from coopsgd.exact import as_float64
 from coopsgd.mixing import spectra
 from coopsgd.mixing.expectation import Expectation, Outcomes
@@ -34,6 +34,8 @@ class Mixing:
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     served: ClassVar[bool] = False  # the auxiliary models live on a server of their own, never as copies beside the workers
+    AUX: ClassVar[str] = "algo.v"  # the key that says how many auxiliary models there are
+    CYCLE: ClassVar[str] = "algo"  # the one that says how long a cycle is
 
     @property
     def num_aux(self) -> int:
@@ -111,6 +113,12 @@ class Mixing:
         """Fields that a run's config must hold as they were found here, because other machines could find them otherwise."""
         return {}
 
+    def refuse_size(self, m: int) -> None:
+        """ConfigError when its matrices or its cycle would take more memory or time than there is; makes none of them."""
+        n = m + self.num_aux
+        sizes.refuse_square(n, m, self.AUX)
+        sizes.refuse_cycle(self.cycle(m) or 1, n, self.CYCLE)
+
     def check(self, m: int) -> None:
         """Build every matrix once. ValueError when the schedule cannot work for m workers."""
         found = self.zeta(m)
@@ -162,20 +170,19 @@ def auto_or_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be auto or a number, got {value!r}")
 
 
-def load_array(name: str, value: Any) -> np.ndarray:
-    """A float64 array from a .npy file's path or a nested list. ValueError, naming `name`, when it is neither."""
+def load_array(name: str, value: Any, fits: Callable[[tuple[int, ...]], None] | None = None) -> np.ndarray:
+    """A float64 array from a .npy file's path or a nested list. ValueError, naming `name`, when it is neither.
+
+    fits: is shown the shape, of a file before the file is read, and raises when it will not do.
+    """
     if value is None:
         raise ValueError(f"{name}: is missing; give a .npy file or a list, as in {name}=w.npy")
+    if isinstance(value, str):
+        return as_float64(name, reading.array(name, value, fits))
     try:
-        if isinstance(value, str):
-            with open(value, "rb") as file:  # numpy leaves its own open when what is in it is broken
-                found = np.load(file, allow_pickle=False)
-        else:
-            found = np.array(value)
-        if not isinstance(found, np.ndarray):  # a .npz
-            raise TypeError
-    except OSError as error:
-        raise ValueError(f"{name}: cannot read {value!r} ({error.strerror or error}); give a .npy file or a list") from None
-    except (ValueError, TypeError, EOFError, BadZipFile):
+        found = np.array(value)
+    except (ValueError, TypeError):
         raise ValueError(f"{name}: {str(value)[:60]!r} holds no array of numbers; give a .npy file or a list of rows") from None
+    if fits is not None:
+        fits(found.shape)
     return as_float64(name, found)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from coopsgd import sizes
+
 SHARPNESS = (30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)  # p; the last is within log(2 n) / p = 5e-5 of zeta for 64 workers
 
 
@@ -20,6 +22,7 @@ def fastest(adjacency: np.ndarray, start: np.ndarray) -> np.ndarray:
     i, j = np.nonzero(np.triu(adjacency, 1))
     if n == 1 or not len(i):
         return start
+    sizes.refuse("algo.weights", 16.0 * len(i) * n, f"fdla's gradients by {len(i)} edges", "use metropolis or best_constant")
     J = np.full((n, n), 1 / n)
 
     def matrix(w: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd import sizes
 from coopsgd.registry import register
 from coopsgd.streams import seed_of
 
@@ -135,6 +136,11 @@ class Exponential(Graph):
         return taken & ~np.eye(m, dtype=bool)
 
 
+def _room(name: str, edges: float, out: str) -> None:
+    """ConfigError when networkx would take too much memory for so many edges: each is a dictionary in two others."""
+    sizes.refuse("topology", 2 * sizes.OBJECT * edges, f"the {edges:.3g} edges of {name}", out)
+
+
 def _connected(graph: Any) -> bool:
     import networkx
 
@@ -155,6 +161,7 @@ class RandomRegular(Graph):
             raise ValueError(f"random_regular: degree must lie in 1 .. workers - 1 = {m - 1}, got {self.degree}")
         if m * self.degree % 2:
             raise ValueError(f"random_regular: workers * degree must be even, got {m} * {self.degree}; change either by one")
+        _room("random_regular", m * self.degree / 2, "lower topology.degree or workers")
         for attempt in range(ATTEMPTS):
             graph = networkx.random_regular_graph(self.degree, m, seed=seed_of(seed, "topology", attempt))
             if _connected(graph):
@@ -177,6 +184,7 @@ class ErdosRenyi(Graph):
         import networkx
 
         p = min(1.0, 2 * math.log(max(m, 2)) / m) if self.p == "auto" else float(self.p)
+        _room("erdos_renyi", p * m * m / 2, "lower topology.p or workers")
         for attempt in range(ATTEMPTS):
             graph = networkx.fast_gnp_random_graph(m, p, seed=seed_of(seed, "topology", attempt))
             if _connected(graph):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd import sizes
 from coopsgd.mixing.base import ROUNDING, Factors, Mixing, auto_or_number, is_number, negative_weight
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.mixing.graphs import Graph, Ring
@@ -34,7 +35,9 @@ def decompose(adjacency: np.ndarray) -> list[list[tuple[int, int]]]:
 
     The best of three greedy colourings of the line graph; of a graph whose line graph is too large, first fit, edge by edge.
     """
-    edges, degree = edges_of(adjacency).tolist(), (adjacency | adjacency.T).sum(1)
+    found, degree = edges_of(adjacency), (adjacency | adjacency.T).sum(1)
+    sizes.refuse("topology", 3.0 * sizes.OBJECT * len(found), f"matchings of {len(found)} edges", "choose a sparser one")
+    edges = found.tolist()
     colours = _first_fit(edges) if (degree * (degree - 1) // 2).sum() > LINES else _coloured(edges)
     matchings: list[list[tuple[int, int]]] = [[] for _ in range(max(colours.values(), default=-1) + 1)]
     for (i, j), colour in sorted(colours.items()):

@@ -26,6 +26,7 @@ class Matrix(Mixing):
     v: int = 0
 
     IMPORTS = ("W",)  # fields that may name what is imported: build.py asks before it makes one
+    CYCLE = "algo.W"
     ARRAYS = ("W",)  # frozen into the run folder, so that a run can be repeated without the file
 
     def __post_init__(self) -> None:
@@ -36,8 +37,13 @@ class Matrix(Mixing):
     def num_aux(self) -> int:
         return self.v
 
+    def refuse_size(self, m: int) -> None:
+        if not is_function(self.W):
+            self._written_for(m)  # whose shape tells better what is wrong with too large a v
+        super().refuse_size(m)
+
     def cycle(self, m: int) -> int | None:
-        return None if is_function(self.W) else len(self.once("written", self._written))
+        return None if is_function(self.W) else len(self._written_for(m))
 
     def matrices(self, m: int, r: int) -> Factors:
         if is_function(self.W):
@@ -47,7 +53,7 @@ class Matrix(Mixing):
             except (Exception, SystemExit) as error:
                 raise ValueError(f"algo.W: {self.W} fails at round {r}: {type(error).__name__}: {error}") from error
             return (self._checked(as_float64("algo.W", W, f" at round {r}"), m, f" at round {r}"),)
-        written = self.once("written", self._written)
+        written = self._written_for(m)
         return (self._checked(written[r], m, f" of round {r}" if len(written) > 1 else ""),)
 
     def zeta(self, m: int) -> float | None:
@@ -59,21 +65,30 @@ class Matrix(Mixing):
             for r in range(LOOKED_AT):
                 self.factors(m, r)
 
-    def _written(self) -> np.ndarray:
+    def _written_for(self, m: int) -> np.ndarray:
         """(R, n, n)"""
-        W = load_array("algo.W", self.W)
-        if W.ndim not in (2, 3) or not W.size:
-            raise ValueError(f"algo.W: must be one square matrix or a list of them, got shape {tuple(W.shape)}")
+        return self.once("written", lambda: self._read(m))
+
+    def _read(self, m: int) -> np.ndarray:
+        def fits(shape: tuple[int, ...]) -> None:
+            if len(shape) not in (2, 3) or 0 in shape:
+                raise ValueError(f"algo.W: must be one square matrix or a list of them, got shape {shape}")
+            self._fits(shape[-2:], m, "")
+
+        W = load_array("algo.W", self.W, fits)
         return W if W.ndim == 3 else W[None]
 
-    def _checked(self, W: np.ndarray, m: int, when: str) -> np.ndarray:
+    def _fits(self, shape: tuple[int, ...], m: int, when: str) -> None:
         n = m + self.v
-        if W.ndim != 2 or W.shape[0] != W.shape[1]:
-            raise ValueError(f"algo.W: must be square, got shape {tuple(W.shape)}{when}")
-        if len(W) != n:
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ValueError(f"algo.W: must be square, got shape {shape}{when}")
+        if shape[0] != n:
             raise ValueError(
-                f"algo.W: must be workers + v = {m} + {self.v} = {n} on a side, got {len(W)}{when}; set workers or algo.v"
+                f"algo.W: must be workers + v = {m} + {self.v} = {n} on a side, got {shape[0]}{when}; set workers or algo.v"
             )
+
+    def _checked(self, W: np.ndarray, m: int, when: str) -> np.ndarray:
+        self._fits(W.shape, m, when)
         if not np.isfinite(W).all():
             raise ValueError(f"algo.W: holds an entry that is not a finite number{when}")
         off = np.abs(W.sum(1) - 1)

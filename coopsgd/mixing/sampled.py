@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from coopsgd import values
 from coopsgd.mixing import matrices
 from coopsgd.mixing.base import Factors, Mixing
 from coopsgd.mixing.expectation import Outcomes
@@ -55,6 +56,8 @@ class Sampled(Mixing):
                 )
             if self.sizes is None:
                 raise ValueError(f"algo.epochs={self.epochs}: this task has no epochs; leave it out and set tau")
+            steps = self.epochs * max(int(size) for size in self.sizes) // self.batch_size
+            values.refuse_odd(f"algo.epochs={self.epochs}: the steps of a round", steps)
 
     @property
     def num_aux(self) -> int:

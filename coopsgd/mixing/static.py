@@ -132,6 +132,8 @@ class Hierarchical(Mixing):
     root: bool = True  # false: the group models talk to each other, all to all
     weight: Any = "auto"
 
+    AUX: ClassVar[str] = "algo.groups"
+
     def __post_init__(self) -> None:
         auto_or_number("algo.weight", self.weight)
 
@@ -139,6 +141,10 @@ class Hierarchical(Mixing):
     def num_aux(self) -> int:
         count = self.groups if isinstance(self.groups, int) else len(self.groups) if isinstance(self.groups, list) else 0
         return int(count) + self.root
+
+    def refuse_size(self, m: int) -> None:
+        split(self.groups, m)  # which tells better what is wrong with too many groups
+        super().refuse_size(m)
 
     def matrices(self, m: int, r: int) -> Factors:
         groups = split(self.groups, m)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd import sizes
 from coopsgd.mixing import matrices
 from coopsgd.mixing.base import Factors, Mixing
 from coopsgd.mixing.expectation import Expectation, pair_averages, random_matching, repeated
@@ -133,6 +134,11 @@ class Pairwise(Matching):
         if self.events < 1:
             raise ValueError(f"algo.events: must be at least 1, got {self.events}")
 
+    def refuse_size(self, m: int) -> None:
+        super().refuse_size(m)
+        one = 8.0 * m * m + sizes.OBJECT
+        sizes.refuse("algo.events", 2 * self.events * one, f"{self.events} matrices a communication", "lower it")
+
     def matrices(self, m: int, r: int) -> Factors:
         draw, adjacency = stream(self.seed, "gossip", r), self._neighbours(m)
         chosen = []
@@ -161,6 +167,8 @@ class GossipPGA(Gossip):
 
     every: int = 6
 
+    CYCLE = "algo.every"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.every < 1:
@@ -187,6 +195,8 @@ class TwoLevel(Mixing):
     groups: Any = 2
     tau_2: Any = "auto"
     tau: Any = 10  # from the key at the top
+
+    CYCLE = "algo.tau_2"
 
     def cycle(self, m: int) -> int:
         if self.tau_2 == "auto":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from coopsgd import sizes
 from coopsgd.models.base import Model, check_dropout, linear
 from coopsgd.registry import register
 
@@ -32,6 +33,10 @@ class GPT(Model):
                 raise ValueError(f"model.{name}: must be at least 1, got {getattr(self, name)}")
         if self.width % self.heads:
             raise ValueError(f"model.width: must be a multiple of model.heads={self.heads}, got {self.width}")
+
+    def check(self, shape: tuple[int, ...], classes: int, batch_size: int) -> None:
+        each = 30e3  # bytes of the modules of a layer, whatever its width
+        sizes.refuse("model.layers", each * self.layers, f"{self.layers} layers", "lower it")
 
     def build(self, shape: tuple[int, ...], classes: int) -> Module:
         from coopsgd.modules import transformer

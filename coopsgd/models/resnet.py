@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from coopsgd.models.base import Model, check_images, check_norm, convolved, linear
@@ -49,10 +50,11 @@ class Residuals(Model):
         return he_init(nn.Sequential(*parts), quiet=self.norm == "none")
 
     def parameters(self, shape: tuple[int, ...], classes: int) -> int:
-        return sum(convolved(self.norm, *pair) for pair in self._convolutions(shape)) + linear([WIDTHS[-1], classes])
+        pairs = self._convolutions(shape)
+        return sum(times * convolved(self.norm, *pair) for pair, times in pairs) + linear([WIDTHS[-1], classes])
 
     def statistics(self, shape: tuple[int, ...], classes: int) -> int:
-        return sum(2 * after for _, after in self._convolutions(shape)) if self.norm == "batch" else 0
+        return sum(times * 2 * after for (_, after), times in self._convolutions(shape)) if self.norm == "batch" else 0
 
     def _blocks(self) -> list[tuple[int, int, int]]:
         """Channels before, channels after, stride of each block."""
@@ -63,9 +65,11 @@ class Residuals(Model):
                 before = after
         return blocks
 
-    def _convolutions(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
-        inside = [pair for before, after, _ in self._blocks() for pair in ((before, after), (after, after))]
-        return [(shape[0], WIDTHS[0]), *inside]
+    def _convolutions(self, shape: tuple[int, ...]) -> list[tuple[tuple[int, int], int]]:
+        """Channels before and after, and how many there are of each kind; a stage has two a block."""
+        inside = 2 * ((self.layers() - 2) // 6) - 1
+        stages = [part for a, b in pairwise((WIDTHS[0], *WIDTHS)) for part in (((a, b), 1), ((b, b), inside))]
+        return [((shape[0], WIDTHS[0]), 1), *stages]
 
 
 @register("resnet20", "model")

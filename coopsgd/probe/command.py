@@ -16,7 +16,7 @@ from rich.table import Table
 
 from coopsgd import checkpoint, checks, compose, folders
 from coopsgd.errors import ConfigError, RunFailed
-from coopsgd.report.console import human_bytes
+from coopsgd.sizes import human_bytes
 
 FILE = "probe.json"
 WHAT = {

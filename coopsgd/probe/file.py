@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coopsgd import build
+from coopsgd import build, reading
 from coopsgd.config import Config
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import load_array
@@ -133,13 +133,8 @@ def _difference(name: str, mine: Any, theirs: Any) -> tuple[str, tuple[Any, Any]
 
 def load(path: str | Path) -> Probe:
     """Read a probe file. ConfigError, in one line, when it is none."""
-    path = Path(path)
-    try:
-        found = json.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); coopsgd probe -o {path} makes one") from None
-    except ValueError:
-        raise ConfigError(f"{path}: is no probe file (not JSON); coopsgd probe makes one") from None
+    path, out = Path(path), f"coopsgd probe -o {path} makes one"
+    found = reading.parsed(str(path), path, out, json.loads, "a probe file (JSON)")
     if not isinstance(found, dict) or "format" not in found:
         raise ConfigError(f"{path}: is no probe file (it has no format); coopsgd probe makes one")
     if found["format"] != FORMAT:
@@ -159,7 +154,7 @@ def load(path: str | Path) -> Probe:
             network=None if found["network"] is None else _network(found["network"]),
             L_workers=_estimate("L_workers", found["L_workers"]) if found.get("L_workers") is not None else None,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         told = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error
         raise ConfigError(f"{path}: is no whole probe file ({told}); probe again") from None
 

@@ -61,11 +61,11 @@ def work(
 def main() -> None:
     """`python -m coopsgd.probe [--trust] FOLDER`, one process of a torchrun."""
     folder, trust = worker.called("coopsgd.probe")
-    rank = worker.ranked(folder)
-    if rank == 0 and (folder / FILE).exists():
-        sys.exit(f"{folder} already holds a probe; freeze another folder with launch=false")
     stdio.guard()
     with worker.one_line(folder, trust):
+        rank = worker.ranked(folder)
+        if rank == 0 and (folder / FILE).exists():
+            sys.exit(f"{folder} already holds a probe; freeze another folder with launch=false")
         wrong = work(folder, rank, console=1, trust=trust)
     if wrong:
         sys.exit(wrong)

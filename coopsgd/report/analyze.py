@@ -13,8 +13,9 @@ from rich.table import Column, Table
 from coopsgd.analysis import Setting
 from coopsgd.config import Config
 from coopsgd.report import cost
-from coopsgd.report.console import human_bytes, number
+from coopsgd.report.console import number
 from coopsgd.report.constants import constants
+from coopsgd.sizes import human_bytes
 from coopsgd.strategies.base import Strategy
 from coopsgd.theory import linear_speedup
 from coopsgd.theory.bound import CONSTANTS

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from coopsgd.sizes import human_bytes
+
 PAUSE = 0.1  # seconds between two plain lines, at least: a run that evaluates often would print nothing else
 
 
@@ -65,14 +67,6 @@ def describe(line: dict[str, Any]) -> str:
     parts.append(f"{line['rounds']} rounds")
     parts.append(human_bytes(line["bytes"]))
     return "  ".join(parts)
-
-
-def human_bytes(count: float) -> str:
-    """1234567 -> '1.23 MB'; powers of ten, as networks count."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} B"
 
 
 def number(x: float, error: float | None = None, digits: int = 4) -> str:

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from coopsgd.build import make
-from coopsgd.config import Config
+from coopsgd.config import SIZES, Config
 from coopsgd.fleet import plan as plans
 from coopsgd.period import ends
 from coopsgd.strategies.base import Strategy
 
-SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 REHEARSED = 1000  # steps whose mean stands for a step of a longer run, if all its rounds are alike: whole cycles of them
 LONGEST = 20_000  # steps that are rehearsed at most
 STRETCH = 256  # communications whose mean stands for a schedule that never repeats

@@ -15,7 +15,7 @@ from rich.table import Table
 from coopsgd.checkpoint import finite
 from coopsgd.design.ranking import Entry, pareto
 from coopsgd.design.study import Study
-from coopsgd.report.console import human_bytes
+from coopsgd.sizes import human_bytes
 
 WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
 

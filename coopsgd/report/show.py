@@ -16,7 +16,8 @@ from coopsgd.fleet import plan as plans
 from coopsgd.mixing import spectra
 from coopsgd.period import ends
 from coopsgd.report import cost, spread
-from coopsgd.report.console import human_bytes, number
+from coopsgd.report.console import number
+from coopsgd.sizes import human_bytes
 from coopsgd.strategies.base import Strategy
 
 ROUNDS = 3, 12  # communications whose schedule is shown: at least, and at most when it takes as many to repeat

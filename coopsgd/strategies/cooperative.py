@@ -84,6 +84,7 @@ class Cooperative(Strategy):
         return self.mixing.cycle(m)
 
     def check(self, m: int) -> None:
+        self.mixing.refuse_size(m)
         self.mixing.check(m)
         if self.order == "overlap" and (self.times_itself or self.work(m, 0, 1) is not None):
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from coopsgd import sizes
 from coopsgd.mixing.matrices import average
 from coopsgd.registry import register
 from coopsgd.strategies.base import Strategy, Tick
@@ -29,6 +30,7 @@ class FullSync(Strategy):
     always_equal: ClassVar[bool] = True
 
     def as_matrices(self, m: int, r: int) -> tuple[np.ndarray, ...]:
+        sizes.refuse_square(m, m, copies=2)
         return (average(m),)
 
     def zeta(self, m: int) -> float:

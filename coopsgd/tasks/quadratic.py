@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coopsgd import sizes
 from coopsgd.mixing.base import load_array
 from coopsgd.registry import register
 from coopsgd.streams import stream
@@ -47,13 +49,23 @@ class Quadratic(Task):
 
     def arrays(self, m: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """a (m, d), c (m, d), x_0 (d,)."""
-        files = {n: load_array(f"task.{n}", getattr(self, n)) for n in self.ARRAYS if getattr(self, n) is not None}
-        given = next((array.shape[-1] for array in files.values() if array.ndim), None)
-        d = self.dim if given is None else given
-        for name, array in files.items():
+        files: dict[str, np.ndarray] = {}
+        given: int | None = None  # d, by the first of them
+
+        def fits(name: str, shape: tuple[int, ...]) -> None:
+            nonlocal given
+            given = shape[-1] if given is None and shape else given
+            d = self.dim if given is None else given
             wanted: tuple[int, ...] = (d,) if name == "start" else (m, d)
-            if array.shape != wanted:
-                raise ValueError(f"task.{name}: must have shape {wanted} for {m} workers, got {array.shape}")
+            if shape != wanted:
+                raise ValueError(f"task.{name}: must have shape {wanted} for {m} workers, got {shape}")
+
+        for name in self.ARRAYS:
+            if (value := getattr(self, name)) is not None:
+                files[name] = load_array(f"task.{name}", value, partial(fits, name))
+        d = self.dim if given is None else given
+        key = "task.dim" if d >= m else "workers"
+        sizes.refuse(key, 5 * 8.0 * m * d, f"{m} quadratics of {d} coordinates", "lower task.dim or workers")
         if "curvature" in files and not (files["curvature"] >= 0).all():
             raise ValueError("task.curvature: holds an entry that is negative or not a number")
         if d == 0:
