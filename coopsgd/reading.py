@@ -64,7 +64,7 @@ def text(where: str, path: str | Path, out: str, most: float = SMALL) -> str:
 
 
 def array(where: str, path: str, fits: Callable[[tuple[int, ...]], None] | None = None) -> np.ndarray:
-    """The float64 array of a .npy file; `fits` is shown its shape before it is read and raises when it will not do."""
+    """The array of a .npy file; `fits` is shown its shape before it is read and raises when it will not do."""
     out = "give a .npy file or a list"
     with opened(where, path, out) as file:
         try:
@@ -72,7 +72,7 @@ def array(where: str, path: str, fits: Callable[[tuple[int, ...]], None] | None 
             readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, _, kind = readers[version](file)
             numbers = math.prod(shape)
-            if kind.kind not in "fiub" or min(shape, default=0) < 0:
+            if kind.hasobject or min(shape, default=0) < 0:
                 raise ValueError
         except (ValueError, TypeError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError):
             raise ConfigError(f"{where}: {path[:60]!r} holds no array of numbers; {out} of rows") from None
@@ -82,7 +82,7 @@ def array(where: str, path: str, fits: Callable[[tuple[int, ...]], None] | None 
             raise ConfigError(f"{where}: {path[:60]!r} ends before the array of shape {shape} that it begins; write it anew")
         sizes.refuse(where, numbers * (8.0 + kind.itemsize), f"an array of shape {shape} and its copy", "give a smaller one")
         file.seek(0)
-        return np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
+        return np.load(file, allow_pickle=False)
 
 
 def parsed(where: str, path: str | Path, out: str, parse: Callable[[str], Any], what: str) -> Any:

@@ -233,5 +233,5 @@ def _frames(error: BaseException) -> list[traceback.FrameSummary]:
         f for f in traceback.extract_tb(error.__traceback__) if os.path.isfile(f.filename) and not f.filename.startswith(ours)
     ]
     frames = [f for f in frames if f.filename != importlib.__file__]
-    libraries = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
-    return [f for f in frames if not f.filename.startswith(libraries)] or frames
+    library = re.compile(rf"{re.escape(sysconfig.get_path('stdlib') + os.sep)}|.*\b(site|dist)-packages\b")
+    return [f for f in frames if not library.match(f.filename)] or frames
