@@ -204,8 +204,12 @@ def _code() -> int:
 
             shells.register()
         cli.main(prog_name="coopsgd", standalone_mode=False)
+        if ending.asked is not None:
+            raise Interrupted(ending.asked)
         return 0
     except SystemExit as done:
+        if ending.asked is not None and not done.code:
+            return 128 + ending.asked
         return done.code if isinstance(done.code, int) else 1 if done.code else 0
     except click.ClickException as error:
         click.echo(f"coopsgd: {error.format_message()}", err=True)

@@ -24,6 +24,7 @@ SAME = 0.2  # seconds: `timeout` and a nervous hand send several; those are one
 PATIENCE = 1.0  # seconds in which a command that was asked to end is left to do so
 
 _raised = -PATIENCE  # when
+asked: int | None = None  # the first signal that raised: libraries swallow an exception now and then, so it is not forgotten
 
 
 def heeded() -> list[int]:
@@ -38,6 +39,8 @@ def heeded() -> list[int]:
 
 def raising() -> None:
     """From here on they raise Interrupted, for a command."""
+    global asked
+    asked = None
     _install(heeded(), _raise)
 
 
@@ -52,7 +55,8 @@ def ignore() -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    global _raised
+    global _raised, asked
+    asked = asked or number
     if time.monotonic() - _raised >= PATIENCE:
         _raised = time.monotonic()
         raise Interrupted(number)
@@ -86,21 +90,28 @@ _noted: Noted | None = None
 
 @contextlib.contextmanager
 def noted() -> Iterator[Noted]:
-    """While inside, signals are noted and nothing is raised; within another such block, in that one's list."""
+    """While inside, signals are noted and nothing is raised; within another such block, in that one's list.
+
+    One that raised before, and yet the command came here, is the first in it.
+    """
     global _noted, _raised
     if _noted is not None:
         yield _noted
         return
-    _noted = Noted()
-    before = _install(heeded(), _noted.add)
+    handlers, came = [(number, signal.getsignal(number)) for number in heeded()], Noted()
     try:
-        yield _noted
+        _noted = came
+        _install([number for number, _ in handlers], came.add)
+        if asked is not None:
+            came.add(asked)
+        yield came
     finally:
-        if _noted.numbers:
+        if came.numbers:
             _raised = time.monotonic()  # whoever acts on them is not disturbed by one more
         _noted = None
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with contextlib.suppress(ValueError):  # as in _install
+            for number, handler in handlers:
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -76,6 +76,27 @@ def test_many_interrupts_in_a_row_leave_a_summary(started, processes):  # noqa: 
     command.nothing_left()
 
 
+def swallowing() -> None:
+    """A signal comes while a library is at work that swallows whatever is raised in it."""
+    from coopsgd import compose
+
+    check = compose.check
+
+    def deaf(*arguments, **more):
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        return check(*arguments, **more)
+
+    compose.check = deaf
+
+
+@pytest.mark.parametrize("words", [("train", *LONG, "processes=2", "hydra.run.dir=r"), ("show", "task=quadratic")])
+def test_a_signal_that_a_library_swallows_is_not_forgotten(cli, words):
+    ended = cli(*words, first=swallowing)
+    assert ended.code == 143 and ended.lines == ["coopsgd: ended by SIGTERM"], ended
+
+
 def on_terminal(name: str) -> None:
     file = os.open(name, os.O_RDWR | os.O_NOCTTY)
     for number in (0, 1, 2):
