@@ -292,6 +292,7 @@ def test_learning_reaches_the_best_accuracy_and_not_more(gangs):
         ({"classes": 1}, "data.classes: must be at least 2, got 1"),
         ({"classes": 5, "dim": 4}, "data.dim: 5 means of equal distance need 5 dimensions, got 4"),
         ({"separation": -1.0}, "data.separation: .* got -1"),
+        ({"separation": 1e200}, "data.separation: .* got 1e+"),
         ({"samples": 0}, "data.samples"),
     ],
 )

@@ -41,8 +41,8 @@ class Gaussian(DataSet):
                 f"data.dim: {self.classes} means of equal distance need {self.classes} dimensions, got {self.dim}; "
                 "raise data.dim or lower data.classes"
             )
-        if not (self.separation >= 0 and math.isfinite(self.separation)):
-            raise ValueError(f"data.separation: must be a number of at least 0, got {self.separation}")
+        if not 0 <= self.separation <= 1e30:  # samples are float32
+            raise ValueError(f"data.separation: must be a number from 0 to 1e30, got {self.separation}")
 
     def check(self) -> None:
         drawn, kept = 8.0, 4.0  # bytes of a number
