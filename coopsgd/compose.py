@@ -274,8 +274,10 @@ def _summed_up(folder: Path, settings: Config) -> Iterator[None]:
     try:
         yield
     except (RunFailed, Interrupted) as error:
-        with ending.noted():
-            _brief(folder, settings, "failed" if isinstance(error, RunFailed) else "interrupted")
+        if not error.summed_up:  # blocks lie in one another
+            error.summed_up = True
+            with ending.noted():
+                _brief(folder, settings, "failed" if isinstance(error, RunFailed) else "interrupted")
         raise
 
 

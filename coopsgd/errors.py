@@ -10,6 +10,8 @@ class ConfigError(ValueError):
 class RunFailed(Exception):
     """A run started and did not end well; the message says how. Exit code 1."""
 
+    summed_up = False  # was the summary of the run tried?
+
 
 class Diverged(RunFailed):
     """A run whose loss is no finite number any more."""
@@ -17,6 +19,8 @@ class Diverged(RunFailed):
 
 class Interrupted(BaseException):
     """A signal asked the command to end. Not an Exception: Hydra would take it for one failed job and go on."""
+
+    summed_up = False
 
     def __init__(self, number: int, note: str = "") -> None:
         self.number, self.note = number, note
