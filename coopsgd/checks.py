@@ -62,22 +62,39 @@ def check(
     choices: Mapping[str, str] | None = None,
     beside: Path | None = None,
     trust: bool = True,
+    look: bool = False,
 ) -> Checked:
     """Resolve and refuse. `overrides` are the words of the command line, `choices` what Hydra's groups were set to, `beside` a
-    run's folder whose config this is; without `trust` it imports nothing and reads no other file, unless a word asks for it.
+    run's folder whose config this is; without `trust` it imports nothing and reads no other file, unless a word asks for it;
+    `look`: nothing will be run, so what only a run needs (data that fill a batch, weights that a variance bears) is a note.
 
     ConfigError names what is wrong; every `auto` that needs no torch is resolved in the config that comes back.
     """
     own = frozenset(re.sub("['\"]", "", word.lstrip("+")) for word in overrides)
     with contextlib.nullcontext() if trust else guarded(own, beside):
-        checked = _check(node, list(overrides), choices, beside)
+        checked = _check(node, list(overrides), choices, beside, look)
         for name in GROUPS[1:]:  # those too that no check had to make
             if not trust and getattr(checked.config, name) is not None:
                 make(checked.config, name)
         return checked
 
 
-def _check(node: Mapping[str, Any], overrides: list[str], choices: Mapping[str, str] | None, beside: Path | None) -> Checked:
+REFUSED = "coopsgd train would refuse this: "
+
+
+@contextlib.contextmanager
+def _noted(notes: list[str]) -> Iterator[None]:
+    """What is refused within becomes a note."""
+    try:
+        yield
+    except ValueError as error:
+        notes.append(f"{REFUSED}{error}")
+
+
+def _check(
+    node: Mapping[str, Any], overrides: list[str], choices: Mapping[str, str] | None, beside: Path | None, look: bool = False
+) -> Checked:
+    refused: list[str] = []
     known = [f.name for f in fields(Config)]
     for name in node:
         if name not in (*known, "hydra"):
@@ -102,19 +119,23 @@ def _check(node: Mapping[str, Any], overrides: list[str], choices: Mapping[str, 
         make(config, "period").check(config)
         strategy.check(config.workers)
         config.algo |= strategy.settled(config.workers)
-        task.check(config)
-        notes += task.notes(config)
+        with _noted(refused) if look else contextlib.nullcontext():
+            task.check(config)
+            notes += task.notes(config)
         config.steps, config.epochs = _length(config, task), None
         if config.cluster is not None:
             notes += tuple(make(config, "cluster").check(config))
         make(config, "schedule").check(make(config, "optim").lr, config.steps)
-        refuse_mixed(config, strategy)
+        with _noted(refused) if look else contextlib.nullcontext():
+            refuse_mixed(config, strategy)
     if not task.statistics(config) and "model" in task.USES:
         if "norm_stats" in given:
             notes = (*notes, f"norm_stats={config.norm_stats}: the model keeps no running statistics; ignored")
         config.norm_stats = Config.norm_stats
     _check_placement(config)
     _check_memory(config, strategy, task)
+    if refused:  # what lies ahead of a run that would not begin is nobody's question
+        return Checked(config, strategy, (*refused, *notes))
     return Checked(config, strategy, (*notes, *foresight.notes(config, strategy, given)))
 
 

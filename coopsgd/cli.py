@@ -36,6 +36,45 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Verbs(click.Group):
+    """The verbs. One that is none is told with what may have been meant; flags before the verb go behind it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing and args and args[0].startswith("-") and args[0] not in ("-h", "--help", "--version"):
+            from coopsgd.words import no_verb, verb_at
+
+            at = verb_at(args, self.commands)
+            if at is None:
+                raise click.UsageError(no_verb(args, list(self.commands)))
+            args = [args[at], *args[:at], *args[at + 1 :]]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not ctx.resilient_parsing:
+            from coopsgd.words import no_verb
+
+            raise click.UsageError(no_verb(args, list(self.commands)))
+        return super().resolve_command(ctx, args)
+
+
+class Verb(click.Command):
+    """A verb whose options stand anywhere among its words, each once; other words that begin with a dash are refused."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, list(args))
+        if ctx.resilient_parsing:
+            return rest
+        words = ctx.params.get("words") or ()
+        if any(word.startswith("-") for word in words):
+            from coopsgd.words import refuse_flags
+
+            refuse_flags(words, str(self.name), [name for parameter in self.params for name in parameter.opts])
+        *_, order = self.make_parser(ctx).parse_args(list(args))
+        for option in {one for one in order if isinstance(one, click.Option) and not one.is_flag and order.count(one) > 1}:
+            raise click.UsageError(f"{option.opts[0]}: given {order.count(option)} times; give one")
+        return rest
+
+
 as_json_option = click.option("--json", "as_json", is_flag=True, help="The same for a program.")
 config_dir_option = click.option(
     "--config-dir", "-cd", type=Place(exists=True, file_okay=False), help="A folder with yamls of your own, as for train."
@@ -43,8 +82,11 @@ config_dir_option = click.option(
 words_argument = click.argument("words", nargs=-1, type=click.UNPROCESSED, shell_complete=_complete)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
-@click.version_option(__version__, prog_name="coopsgd")
+version_option = click.version_option(__version__, prog_name="coopsgd")
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@version_option
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Communication-efficient distributed SGD: write (tau, W, v), get its theory, simulate it, run it.
@@ -71,7 +113,8 @@ def train(words: tuple[str, ...]) -> None:
     sys.exit(compose.train(words))
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
+@version_option
 @as_json_option
 @config_dir_option
 @words_argument
@@ -80,11 +123,12 @@ def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
     from coopsgd import compose
     from coopsgd.report import show as report
 
-    checked = compose.shown(words, config_dir)
+    checked = compose.shown(words, config_dir, look=True)
     report.show(report.facts(checked.config, checked.strategy, checked.notes), as_json)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
+@version_option
 @as_json_option
 @config_dir_option
 @click.option("--probe", type=Place(), help="L, sigma2, ... measured by `coopsgd probe`, for a task that does not know them.")
@@ -116,11 +160,12 @@ def analyze(
     from coopsgd import compose
     from coopsgd.report import analyze as report
 
-    checked = compose.shown(words, config_dir)
+    checked = compose.shown(words, config_dir, "analyze")
     report.show(report.facts(checked.config, checked.strategy, checked.notes, probe), as_json)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
+@version_option
 @click.option(
     "--probe", type=Place(exists=True, dir_okay=False), help="probe.json: constants, and the cluster if none is named."
 )
@@ -142,7 +187,8 @@ def design(words: tuple[str, ...], as_json: bool, config_dir: str | None, **opti
     command.design(words, config_dir, as_json, **options)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
+@version_option
 @click.option("-o", "--output", type=Place(), help="Where to write; probe.json unless named.")
 @click.option("--steps", type=click.IntRange(0), default=100, show_default=True, help="Length of the SGD path to look at.")
 @as_json_option
@@ -155,7 +201,8 @@ def probe(words: tuple[str, ...], output: str | None, steps: int, as_json: bool,
     command.probe(words, output, steps, as_json, config_dir)
 
 
-@cli.command(name="list")
+@cli.command(name="list", cls=Verb)
+@version_option
 @as_json_option
 @config_dir_option
 def list_(as_json: bool, config_dir: str | None) -> None:

@@ -36,9 +36,12 @@ from coopsgd.checks import Checked
 from coopsgd.complaints import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.config import Config
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
-from coopsgd.folders import folder_key, freeze, fresh, refuse_nowhere, torchrun, unhydrated
+from coopsgd.folders import Made, folder_key, freeze, fresh, refuse_nowhere, torchrun, unhydrated
 from coopsgd.identity import identity, placement
 from coopsgd.naming import folder_name
+from coopsgd.report.progress import say
+from coopsgd.report.sweep import summary_of
+from coopsgd.report.sweep import table as sweep_table
 from coopsgd.run import log_points
 from coopsgd.words import Line, mended, quoted, refuse_flags, sort
 
@@ -78,9 +81,14 @@ class Session:
         self.beside: Path | None = None  # where the config is from, when not from this package
         self.trust = False  # of whoever wrote that config
         self.checked: Checked | None = None  # of a single run, which is checked before its folder is made
+        self.jobs: list[tuple[str, str]] = []  # of a sweep: label and folder of each job that was begun
+        self.total: int | None = None  # jobs of the sweep, where that is known beforehand
+        self.steps: int | None = None  # of the run under way
         self.frozen = 0  # runs that have a config.yaml: from then on something is worth keeping
-        self.made: set[Path] = set()  # folders that were not there before
         self.trained: dict[str, Trained] = {}  # by what they are
+        self.made = Made()
+        self._list: Path | None = None  # of a sweep's words, which Hydra writes, and what it held before
+        self._list_before: bytes | None = None
         self._names: dict[str, int] = {}
 
     def job(self, cfg: Any) -> float | None:
@@ -91,13 +99,19 @@ class Session:
         label = " ".join(task_words(hydra_config)) or "defaults"
         number = hydra_config.job.num if self.sweeping else 0
         if self.sweeping:
-            print(f"\n#{number} {label}", flush=True)
+            of = f" of {self.total}" if self.total is not None else ""
+            print(f"\njob {len(self.jobs) + 1}{of}: {label}", flush=True)
+            self.jobs.append((label, str(folder)))
+        self.made.below(folder)
         try:
             if number in self.unwritable:
                 raise ConfigError(self.unwritable[number])
-            return self._run(cfg, folder, hydra_config, f"#{number} {label}")
+            return self._run(cfg, folder, hydra_config, f"job {len(self.jobs)}, {label}")
+        except Interrupted as stopped:
+            stopped.note = stopped.note or self._where(folder)
+            raise
         except Exception as error:
-            self.tidy()
+            self.made.tidy()
             if self.full_errors:
                 raise
             failure = Failure(label, str(folder), one_line(error), 1 if isinstance(error, RunFailed) else 2)
@@ -108,6 +122,14 @@ class Session:
             if self.sweeping:
                 print(failure.told, file=sys.stderr, flush=True)
             return float("nan")
+
+    def _where(self, folder: Path) -> str:
+        """How far the run in `folder` came, and where what there is of it lies; nothing when it did not begin."""
+        if (summary := summary_of(folder)) is None:
+            return ""
+        of = f" of {self.steps}" if self.steps is not None else ""
+        job = f"job {len(self.jobs)}" + (f" of {self.total}" if self.total else "") + ", " if self.sweeping else ""
+        return f" at {job}step {summary.get('steps')}{of}; what there is lies in {folder}"
 
     def check(self, cfg: Any) -> None:
         """Refuse a single run that cannot work, before anything is written."""
@@ -126,36 +148,39 @@ class Session:
         name = folder_name([word for word, key in keys if key in swept or key not in given], number)
         if self._names.setdefault(name, number) != number:
             name = folder_name([name, str(number)], number)
-        self.will_make(Path(root) / name)
+        self.made.will(Path(root) / name)
         try:
             (Path(root) / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             self.unwritable[number] = f"{Path(root) / name} cannot be made a folder ({error.strerror})"
-            self.will_make(Path(root) / f".failed-{number}")
+            self.made.will(Path(root) / f".failed-{number}")
             return f".failed-{number}"
         return name
 
     def fresh(self, folder: str) -> str:
         """folders.fresh, remembered."""
-        self.will_make(Path(folder))
+        self.made.will(Path(folder))
         found = fresh(folder)
         if found != folder and Path(found).is_dir():
-            self.made.add(Path(found).absolute())
+            self.made.will(Path(found), there=True)
         return found
 
-    def will_make(self, folder: Path) -> None:
-        """Remember which of a folder and those above it are not there yet, so that `tidy` may take them away again."""
-        self.made |= {path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()}
+    def sweep_into(self, folder: Path) -> None:
+        """Remember what the folder of a sweep is like before Hydra writes the sweep's words into it."""
+        self.made.will(folder)
+        with contextlib.suppress(OSError):
+            self._list = folder / "multirun.yaml"
+            self._list_before = self._list.read_bytes()
 
     def tidy(self) -> None:
         """Take away what this command made and nothing was put into; a sweep's list of words when no job left anything."""
-        if not self.frozen:
-            for path in self.made:
-                with contextlib.suppress(OSError):
-                    (path / "multirun.yaml").unlink()
-        for path in sorted(self.made, key=lambda path: len(path.parts), reverse=True):
+        if not self.frozen and self._list is not None:
             with contextlib.suppress(OSError):
-                path.rmdir()
+                if self._list_before is None:
+                    self._list.unlink()
+                else:
+                    self._list.write_bytes(self._list_before)
+        self.made.tidy()
 
     def _run(self, cfg: Any, folder: Path, hydra_config: Any, label: str) -> float | None:
         words, choices = task_words(hydra_config), dict(hydra_config.runtime.choices)
@@ -168,11 +193,11 @@ class Session:
         # one that is asked to run elsewhere, or to keep something else, is wanted for that
         key = identity(settings) + json.dumps(placement(settings), sort_keys=True)
         if (first := self.trained.get(key)) is not None:
-            self.tidy()
+            self.made.tidy()
             print(f"the same run as {first.label} ({first.folder}), so it is not run again", flush=True)
             return first.objective
         freeze(settings, folder, self.command, self.sweeping)
-        self.frozen += 1
+        self.frozen, self.steps = self.frozen + 1, settings.steps
         if not settings.launch:
             print(torchrun(settings, folder, "coopsgd.worker"))
             self.trained[key] = Trained(label, folder, None)
@@ -201,15 +226,22 @@ def task_words(hydra_config: Any) -> list[str]:
 
 
 def check(
-    cfg: Any, overrides: Sequence[str], choices: dict[str, Any], beside: Path | None = None, trust: bool = False
+    cfg: Any,
+    overrides: Sequence[str],
+    choices: dict[str, Any],
+    beside: Path | None = None,
+    trust: bool = False,
+    look: bool = False,
 ) -> Checked:
     """Refuse what cannot work, resolve what depends on this machine. Arguments as in checks.check."""
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
-        checked = _read(cfg, overrides, choices, beside, trust=trust or beside is None)
+        checked = _read(cfg, overrides, choices, beside, trust=trust or beside is None, look=look)
     notes = (*checked.notes, *(f"warning: {w.message}" for w in raised if issubclass(w.category, UserWarning)))
     settings = checked.config
     gpus = gpu_count() if settings.device in ("auto", "cuda") else 0
+    if settings.device == "cuda" and not gpus and look:
+        notes, settings.device = (*notes, f"{checks.REFUSED}device: cuda was asked for, but torch sees no GPU here"), "cpu"
     if settings.device == "cuda" and not gpus:
         raise ConfigError("device: cuda was asked for, but torch sees no GPU here; use device=cpu")
     if settings.device == "auto":
@@ -335,14 +367,19 @@ def _train(words: Sequence[str]) -> int:
     for note in notes:
         print(note, file=sys.stderr, flush=True)
     code = _through_hydra(session, line.flags)
+    if session.frozen and len(session.jobs) > 1:
+        sweep_table(session.jobs, {failure.folder: failure.told for failure in session.failures})
     if code == 0 and session.failures:
         _tell(session)
         code = 1 if any(failure.code == 1 for failure in session.failures) else 2
     return code
 
 
-def shown(words: Sequence[str], config_dir: str | None = None, verb: str = "show") -> Checked:
-    """The checked config of these overrides, without a run folder, for `verb`. ConfigError when it cannot work."""
+def shown(words: Sequence[str], config_dir: str | None = None, verb: str = "show", look: bool = False) -> Checked:
+    """The checked config of these overrides, without a run folder, for `verb`. ConfigError when it cannot work.
+
+    look: it will not be run, so what only a run needs is a note.
+    """
     prepare(words)
     refuse_flags(words, verb)
     words, notes = mended(words, verb)
@@ -353,7 +390,10 @@ def shown(words: Sequence[str], config_dir: str | None = None, verb: str = "show
                 cfg = hydra.compose("config", [*words, *more], return_hydra_config=True)
         except BUGS as error:
             raise ConfigError(uncomposed(words, error)) from None
-        checked = check(cfg, task_words(cfg.hydra), dict(cfg.hydra.runtime.choices))
+        m = cfg.get("workers")
+        if isinstance(m, int) and m > LARGE:
+            say(f"{verb}: the matrices of {m} workers take a while")
+        checked = check(cfg, task_words(cfg.hydra), dict(cfg.hydra.runtime.choices), look=look)
         named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
         folder = str(cfg.hydra.run.dir) if named else None
         return replace(checked, notes=(*notes, *checked.notes), folder=folder)
@@ -412,6 +452,8 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
+LARGE = 1000  # workers beyond whom spectra take seconds
+MANY = 10  # jobs of a sweep whose configs take a while to read
 ASIDE = ("--help", "--hydra-help", "--cfg", "--info", "--shell-completion")  # flags that look at a config and run nothing
 
 
@@ -504,18 +546,33 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
         context = HydraContext(config_loader=engine.config_loader, callbacks=callbacks)
         HydraConfig.instance().set_config(cfg)
         if session.sweeping:
-            session.will_make(Path(str(OmegaConf.select(cfg, "hydra.sweep.dir"))))
+            session.sweep_into(Path(str(OmegaConf.select(cfg, "hydra.sweep.dir"))))
             callbacks.on_multirun_start(config=cfg, config_name=name)
             sweeper = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=session.job)
+            session.total = _jobs(sweeper, task_words(cfg.hydra))
+            if session.total is not None and session.total >= MANY:
+                say(f"a sweep of {session.total} jobs: their configs are read first")
             sweeper.sweep(arguments=task_words(cfg.hydra))
             callbacks.on_multirun_end(config=cfg, config_name=name)
             return
         session.check(cfg)
-        session.will_make(Path(str(OmegaConf.select(cfg, "hydra.run.dir"))))
+        session.made.will(Path(str(OmegaConf.select(cfg, "hydra.run.dir"))))
         callbacks.on_run_start(config=cfg, config_name=name)
         done = run_job(session.job, cfg, "hydra.run.dir", None, context)
         callbacks.on_run_end(config=cfg, config_name=name, job_return=done)
         _ = done.return_value  # raises what the job raised
+
+
+def _jobs(sweeper: Any, words: Sequence[str]) -> int | None:
+    """How many jobs Hydra's own sweeper will make of the words; None where another decides as it goes, or they are wrong."""
+    if type(sweeper).__name__ != "BasicSweeper":  # Hydra loads its plugins as modules of their own: not the class we can import
+        return None
+    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    try:
+        parsed = OverridesParser.create().parse_overrides([*params, *words])
+        return sum(len(batch) for batch in sweeper.split_arguments(parsed, None))
+    except (HydraException, ValueError):
+        return None
 
 
 class _Kept(io.TextIOBase):

@@ -56,9 +56,40 @@ def fresh(folder: str) -> str:
     return folder
 
 
-def claimed(named: str | None, root: str) -> Path:
-    """The folder that words name, else a fresh one of this second below `root`; made here. ConfigError when it cannot be."""
-    folder = Path(named or fresh(dated(root)))
+class Made:
+    """Folders that a command makes and that were not there before: it takes them away again if nothing came into them."""
+
+    def __init__(self) -> None:
+        self._folders: set[Path] = set()
+
+    def will(self, folder: Path, there: bool = False) -> None:
+        """Before a folder is made: remember it, and those above it that are not there. there: it was made a moment ago."""
+        own = [folder.absolute()] if there else []
+        self._folders |= {*own, *(path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists())}
+
+    def below(self, folder: Path) -> None:
+        """A folder was made by somebody else for this command: it is ours as far as what is above it is."""
+        chain = (folder.absolute(), *folder.absolute().parents)
+        self._folders |= {path for path in chain if self._folders & set(path.parents)}
+
+    def tidy(self) -> None:
+        """Take those away that are empty."""
+        for path in sorted(self._folders, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def claimed(named: str | None, root: str, made: Made | None = None) -> Path:
+    """The folder that words name, else a fresh one of this second below `root`; made here, as `made` will know.
+
+    ConfigError when it cannot be.
+    """
+    at = named or dated(root)
+    if made is not None:
+        made.will(Path(at))
+    folder = Path(named or fresh(at))
+    if made is not None and not named:
+        made.will(folder, there=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

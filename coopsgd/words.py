@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -163,6 +163,44 @@ def refuse_flags(words: Sequence[str], verb: str, options: Sequence[str] = ()) -
         if _flag(given) in ("--multirun", "--config-path", "--config-name", "--cfg", "--info", "--resolve", "--package"):
             raise ConfigError(f"{given}: is no option here, `coopsgd {verb}` has none of train's; leave it out")
         raise ConfigError(_no_flag(word, words[at + 1 :], options))
+
+
+# what other programs call our verbs
+VERBS = {
+    **dict.fromkeys(("run", "start", "fit", "sweep", "launch", "go", "resume"), "train"),
+    **dict.fromkeys(("theory", "predict", "bound", "plot", "overlay"), "analyze"),
+    **dict.fromkeys(("info", "describe", "print", "spectrum"), "show"),
+    **dict.fromkeys(("measure", "benchmark"), "probe"),
+    **dict.fromkeys(("choose", "recommend", "search"), "design"),
+    **dict.fromkeys(("ls", "choices", "algorithms"), "list"),
+    "help": "--help",
+    "version": "--version",
+}
+
+
+def verb_at(args: Sequence[str], verbs: Iterable[str]) -> int | None:
+    """Where the verb stands behind flags and their values; None when there is none."""
+    takes = {name for flag, (short, many) in FLAGS.items() if many == 1 for name in (flag, short)}
+    at = 0
+    while at < len(args):
+        if args[at] in verbs:
+            return at
+        at += 2 if args[at] in takes else 1
+    return None
+
+
+def no_verb(args: Sequence[str], verbs: Sequence[str]) -> str:
+    """What to say of a command line that does not begin with a verb."""
+    word = args[0]
+    shown = brief(word)
+    if word.startswith("-") or "=" in word:
+        return f"{shown}: the verb comes first, as in coopsgd train {brief(shlex.join(args))}"
+    verb = VERBS.get(word.lower()) or next((verb for verb in verbs if like(verb) == like(word)), None)
+    if verb is None and not (close := did_you_mean(word, list(verbs))):
+        if meant := choices_named(word):
+            return f"{shown}: is no verb; did you mean coopsgd train {meant[0]}?"
+        return f"{shown}: is no verb; there are {', '.join(verbs)}, `coopsgd --help` says what they do"
+    return f"{shown}: is no verb" + (f"; did you mean coopsgd {verb}?" if verb else close.replace("mean ", "mean coopsgd "))
 
 
 def brief(text: str, most: int = 80) -> str:
@@ -345,10 +383,10 @@ def _no_equal(words: Sequence[str], at: int, verb: str) -> str:
     if (
         word in KEYS
         or word in catalogue.ABOUT
-        or word.partition(".")[0] in GROUPS
+        or (word.partition(".")[0] in GROUPS and re.fullmatch(r"[\w.]+", word))
         or (nearest(word) and like(nearest(word)[0].rpartition(".")[2]) == like(word))
     ):
-        keys = [word] if word in KEYS or "." in word else nearest(word) or [word]
+        keys = [word] if word in KEYS or word.partition(".")[0] in GROUPS else nearest(word) or [word]
         if after and "=" not in after and not after.startswith("-"):
             return f"{shown} {brief(after)}: a key and its value are joined by '='; write {keys[0]}={brief(after)}"
         ways = " or ".join(f"{key}={_usual(key)}" for key in keys)
@@ -431,6 +469,8 @@ def _readable(where: str, key: str, value: str, words: Sequence[str], at: int, s
                 raise ConfigError(
                     f"{where}: null is no choice to sweep over, got {brief(value)}; run without {where} by itself"
                 )
+            if read.is_discrete_sweep() and next(iter(read.sweep_string_iterator()), None) is None:
+                raise ConfigError(f"{where}: {brief(value)} holds no value to sweep over")
             return value
         if not text:
             raise ConfigError(_several(where, value, verb))

@@ -214,7 +214,7 @@ def test_a_sweep_trains_each_run_once(cli, tmp_path):
         "algo=pasgd,tau=4",
     }
     told = [line for line in ended.out.splitlines() if "the same run as" in line]
-    assert len(told) == 1 and told[0].startswith("the same run as #0 ") and "s/algo=fullsync,tau=1" in told[0]
+    assert len(told) == 1 and told[0].startswith("the same run as job 1, ") and "s/algo=fullsync,tau=1" in told[0]
 
 
 def test_one_that_is_asked_to_run_elsewhere_is_run_there(cli, tmp_path):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
+import itertools
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from coopsgd import checkpoint, checks, compose, folders
 from coopsgd.config import Config
+from coopsgd.design import pilots
 from coopsgd.design import study as studies
+from coopsgd.errors import Interrupted
 from coopsgd.report import design as report
 from coopsgd.report.constants import constants
+from coopsgd.report.progress import say
+from coopsgd.words import mended, quoted
 
 
 def based(words: Sequence[str]) -> list[str]:
@@ -41,11 +43,10 @@ def design(
     options = {"--probe": probe, "--config-dir": config_dir, "--budget-seconds": budget_seconds, "--target-loss": target_loss}
     asked = [str(word) for name, value in (options | {"--check": check}).items() if value for word in (name, value)]
     line = "coopsgd design " + shlex.join([*words, *asked, *(["--theory"] if theory else [])])
+    words, _ = mended(words, "design")  # what they repeat is told when the config is composed
     if probe is not None and not any(word.startswith("cluster=") for word in words):
-        plain = re.fullmatch(r"[\w./-]+", probe)  # others are one word of Hydra's only in quotes
-        file = probe if plain else "'" + probe.replace("'", "\\'") + "'"
-        words = [*words, "cluster=from_probe", f"cluster.file={file}"]
-    checked = compose.shown(based(words), config_dir)
+        words = [*words, "cluster=from_probe", f"cluster.file={quoted(probe)}"]
+    checked = compose.shown(based(words), config_dir, "design")
     base = checked.config
     known, _, notes = constants(base, probe)
     if probe is not None and not theory and (base.cluster or {}).get("name") != "from_probe":
@@ -53,14 +54,16 @@ def design(
             *notes,
             f"--probe {probe}: is not used: the cluster is one you name, and pilots are run; or add --theory",
         )
-    folder = folders.claimed(checked.folder, "designs")
+    made = folders.Made()
+    folder = folders.claimed(checked.folder, "designs", made)
+
+    places: list[int] = []  # that are run to check the ranking
+    runs = itertools.count(1)
 
     def run(settings: Config, at: Path) -> list[dict[str, Any]]:
-        say(f"running {settings.name or settings.algo['name']}")
+        number, of = next(runs), len(places) or len(pilots.periods(base))
+        say(f"running {settings.name or settings.algo['name']} ({number} of {of})")
         return compose.quietly(settings, at, line)
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
 
     for note in dict.fromkeys((*checked.notes, *notes)):
         say(note)
@@ -77,12 +80,15 @@ def design(
             config_dir=config_dir,
             say=say,
         )
-    except BaseException:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # if nothing was run
+    except BaseException as error:
+        made.tidy()
+        if isinstance(error, Interrupted) and folder.exists():
+            error.note = error.note or f"; what was run lies in {folder}"
         raise
     if check:
-        found = studies.check(found, base, studies.places(len(found.entries), check), folder, run)
+        places, runs = studies.places(len(found.entries), check), itertools.count(1)
+        say(f"{len(places)} of them are run to check the ranking")
+        found = studies.check(found, base, places, folder, run)
     facts = report.facts(found, words, top, config_dir) | {"command": line, "folder": str(folder)}
     checkpoint.write_json(folder / "design.json", facts)
     drawn = report.picture(found, folder / "pareto.png")

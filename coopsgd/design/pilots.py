@@ -83,10 +83,15 @@ def in_one_process(settings: Config, every: int) -> Config:
     return replace(here, log_every=every, eval_every=every, eval_samples=1)
 
 
+def periods(base: Config) -> list[int]:
+    """tau of each pilot: all that leave two rounds in a run."""
+    return [tau for tau in TAUS if tau == 1 or tau <= base.steps // 2]
+
+
 def fly(base: Config, folder: Path, run: Callable[[Config, Path], list[dict[str, Any]]]) -> Pilots:
     """Run the pilots; `run` trains a config in a folder and returns its metrics."""
     m = base.workers
-    taus = [tau for tau in TAUS if tau == 1 or tau <= base.steps // 2]
+    taus = periods(base)
     found = [[line for line in run(pilot(base, tau), folder / f"pilot-{tau}") if "eval/loss" in line] for tau in taus]
     steps = np.array([line["step"] for line in max(found, key=len)])
     losses = np.full((len(taus), len(steps)), math.inf)

@@ -18,6 +18,7 @@ from coopsgd.design.candidates import Candidate, candidates
 from coopsgd.design.pilots import LOOKS, Pilots, fly, in_one_process
 from coopsgd.design.ranking import Drift, Entry, Goal
 from coopsgd.errors import ConfigError
+from coopsgd.report.progress import Progress
 from coopsgd.theory import Known
 
 LEAST = 8  # steps: a pilot of more than one local step a round has two rounds
@@ -77,9 +78,14 @@ def study(
     for all its steps. ConfigError when there is nothing to rank or nobody can do what is asked.
     """
     _refuse(base, budget, target, known, alone)
+    say(f"searching for {base.workers} workers, task {base.task['name']}, {base.steps} steps; what is run goes to {folder}")
     found = candidates(base, words, config_dir)
     told = [(c, drift) for c, drift in zip(found, Drift.of(found), strict=True) if drift is not None]
-    timed = [(c, drift, clock.rehearse(c.config, c.strategy, base.steps)) for c, drift in told]
+    progress, timed = Progress("on the cluster's clock", len(told)), []
+    for number, (c, drift) in enumerate(told):
+        progress.at(number, c.label)
+        timed.append((c, drift, clock.rehearse(c.config, c.strategy, base.steps)))
+    progress.close()
     if not timed:
         raise ConfigError(
             f"algo: none with {' '.join(words) or 'these words'} has a theory to rank it by: that takes a schedule that is "

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from coopsgd import checkpoint, checks, compose, folders
 from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.report.progress import say
 from coopsgd.sizes import human_bytes
 
 FILE = "probe.json"
@@ -32,7 +33,7 @@ NAMES = {"L": "L of F", "L_workers": "L of each f_i"}
 
 def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, config_dir: str | None) -> None:
     """Measure, write the file and show it. ConfigError before anything starts, RunFailed after."""
-    checked = compose.shown(words, config_dir)
+    checked = compose.shown(words, config_dir, "probe")
     settings, target = checked.config, Path(output or FILE).resolve()
     if settings.launch:
         checks.only_copy()
@@ -67,17 +68,17 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
 
 
 def _measured(folder: Path, settings: Any, silent: bool) -> dict[str, Any]:
+    rows = settings.workers // settings.processes
+    tell = say if silent else print
+    tell(
+        f"probing {settings.workers} workers in {settings.processes} process{'es' * (settings.processes > 1)} "
+        f"({rows} each), {settings.threads} thread{'s' * (settings.threads > 1)} a process, {settings.device}: "
+        f"a path of {settings.steps} steps, the seconds of a step, the network"
+    )
+    sys.stdout.flush()
     from coopsgd import launch  # imports torch
     from coopsgd.probe import worker
 
-    if not silent:
-        rows = settings.workers // settings.processes
-        print(
-            f"probing {settings.workers} workers in {settings.processes} process{'es' * (settings.processes > 1)} "
-            f"({rows} each), "
-            f"{settings.threads} thread{'s' * (settings.threads > 1)} a process, {settings.device}",
-            flush=True,
-        )
     launch.run(folder, settings, worker.work, silent)
     found = json.loads((folder / worker.FILE).read_text())
     if "failed" in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from coopsgd.errors import ConfigError
 from coopsgd.identity import identity
 from coopsgd.period import Rounds
 from coopsgd.report.constants import constants
+from coopsgd.report.progress import Progress
 from coopsgd.run import Run
 
 THEORY = {"consensus": "predicted", "gradient": "bound"}  # what is measured -> what it is held against
+SWEEP = "multirun.yaml"  # what Hydra writes beside the runs of a sweep
 SKETCH = "matplotlib is not installed, so nothing is drawn: pip install 'coopsgd[figures]'"
 
 
@@ -31,8 +34,11 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
     """
     if not folders:
         raise ConfigError("--over: names no run; give run folders, as in coopsgd analyze --over outputs/DATE/TIME")
+    runs, notes = expanded(folders)
     alike: dict[str, list[dict[str, Any]]] = {}
-    for folder in dict.fromkeys(str(Path(folder)) for folder in folders):
+    progress = Progress("reading runs", len(runs))
+    for number, folder in enumerate(runs):
+        progress.at(number, folder)
         try:
             run, lines = _read(folder, trust)
             alike.setdefault(identity(run.config, seed=False), []).append(_compared(run, lines, probe))
@@ -41,20 +47,67 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
                 raise
             told = " ".join((str(error) or type(error).__name__).split())
             raise ConfigError(f"--over: {folder} holds no run to read ({told}); name a run folder") from error
+    progress.close()
     counted = {key: _by_seed(some) for key, some in alike.items()}
     means = {key: _mean(some, alike[key]) for key, some in counted.items() if len(some) > 1}
     found = {"runs": [run for some in alike.values() for run in some], "means": list(means.values())}
-    notes = [
+    notes += [
         f"{run['folder']}: left out, a copy of {run['copy_of']} (the same config and seed {run['seed']})"
         for run in found["runs"]
         if run["copy_of"]
     ]
     try:
         shown = [means.get(key, some[0]) for key, some in counted.items()]
-        drawn = _draw(shown, Path(figure) if figure else Path(folders[0]) / "theory.png", named=figure is not None)
+        first = folders[0] if Path(folders[0]).is_dir() else runs[0]
+        drawn = _draw(shown, Path(figure) if figure else Path(first) / "theory.png", named=figure is not None)
     except ImportError:
         return found | {"figure": None, "notes": [*notes, SKETCH]}
     return found | {"figure": drawn, "notes": notes}
+
+
+def expanded(folders: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Run folders, those below a sweep's instead of it, and notes on what is left out there: runs that have not ended.
+
+    A shell that expands SWEEP/* names multirun.yaml too, which is no run.
+    """
+    named = list(dict.fromkeys(str(Path(folder)) for folder in folders))
+    sweeps = {Path(name).parent for name in named if Path(name).name == SWEEP and Path(name).is_file()}
+    found: dict[str, str | None] = {}  # run folder -> why it is left out
+    for name in named:
+        path = Path(name)
+        if path.parent in sweeps and not path.is_dir():
+            continue  # multirun.yaml itself, or a picture of an earlier look
+        below = [] if not path.is_dir() or (path / "config.yaml").is_file() else _below(path)
+        if below or (path.parent in sweeps and path.is_dir()):
+            found |= {str(run): _unfinished(run) for run in below or [path]}
+        else:
+            found.setdefault(name, None)
+    left = {name: why for name, why in found.items() if why is not None}
+    runs = [name for name in found if name not in left]
+    if not runs:
+        raise ConfigError(f"--over: {', '.join(folders)} holds no run that has ended; name a run folder or a sweep's")
+    return runs, [f"left out: {name} ({why})" for name, why in left.items()]
+
+
+def _below(folder: Path) -> list[Path]:
+    """Run folders below one that is none, by name; what is in a run folder is its own."""
+    found = []
+    for at, below, files in os.walk(folder):
+        if "config.yaml" in files:
+            found.append(Path(at))
+            below.clear()
+        else:
+            below[:] = sorted(name for name in below if not name.startswith("."))
+    return found
+
+
+def _unfinished(folder: Path) -> str | None:
+    """Why a run of a sweep has nothing to compare; None when it has."""
+    try:
+        status = json.loads((folder / "summary.json").read_text())["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it has no summary: it is under way or was killed" if (folder / "config.yaml").is_file() else "it holds no run"
+    return None if status in ("completed", "diverged") else str(status)
 
 
 def _by_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
