@@ -9,6 +9,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +36,7 @@ FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
 
 def refuse_nowhere(words: Sequence[str]) -> None:
     """ConfigError when a word names a place by nothing: it would be this folder, or be left out in silence."""
-    for word, after in zip(words, [*words[1:], "-"], strict=True):
+    for word, after in pairwise([*words, "-"]):
         name, found, value = word.partition("=")
         key = name.lstrip("+")
         if key not in (*PLACES, *FLAGS) or not (found or key in FLAGS):
