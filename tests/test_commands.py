@@ -190,3 +190,8 @@ def test_completion_in_other_shells(tmp_path, shell):
     env |= {"COMP_WORDS": "coopsgd train algo=", "COMP_CWORD": "2" if shell == "zsh" else "algo="}
     offered = subprocess.run(python, capture_output=True, text=True, env=env).stdout
     assert "algo=easgd" in offered and "algo=pasgd" in offered
+
+
+def test_no_words_at_all_are_the_defaults(cli):
+    ended = cli("show")
+    assert (ended.code, ended.err) == (0, "") and "easgd" in ended.out
