@@ -101,6 +101,9 @@ HEAD = """from dataclasses import dataclass
 from coopsgd.strategies.base import Strategy
 @dataclass(frozen=True)
 class Thing(Strategy):
+    def step(self, fleet, tick, x, s):
+        return tick.local(x), s
+
 """
 
 
