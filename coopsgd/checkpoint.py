@@ -89,6 +89,13 @@ def checksums(half: Path | None) -> dict[str, str]:
         return {FILE.as_posix(): sha256(file)}
 
 
+def opened(path: Path) -> BinaryIO:
+    """A file of a run, to be read. DamagedFile when something else lies there, such as a pipe, whose end may never come."""
+    if path.exists() and not path.is_file():
+        raise DamagedFile(f"{path} is damaged: it is no file; run it anew")
+    return path.open("rb")
+
+
 def read_final(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """The tensors of final.pt, by name; {} when none were kept. DamagedFile unless it is what the run wrote.
 
@@ -99,7 +106,7 @@ def read_final(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     path, sums = folder / FILE, summary.get("checksums", {})
     promised = sums.get(FILE.as_posix()) if isinstance(sums, dict) else str(sums)
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             if promised is not None and sha256(file) != promised:
                 raise DamagedFile(f"{path} is damaged: its SHA-256 is not the one in summary.json; run it anew")
             file.seek(0)

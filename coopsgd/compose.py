@@ -40,9 +40,9 @@ from coopsgd.folders import Made, folder_key, freeze, fresh, refuse_nowhere, tor
 from coopsgd.identity import identity, placement
 from coopsgd.naming import folder_name
 from coopsgd.report.progress import say
-from coopsgd.report.sweep import summary_of
+from coopsgd.report.sweep import readable_summary
 from coopsgd.report.sweep import table as sweep_table
-from coopsgd.run import log_points
+from coopsgd.run import Run, log_points
 from coopsgd.words import Line, mended, quoted, refuse_flags, sort
 
 CONF = "pkg://coopsgd.conf"
@@ -125,7 +125,7 @@ class Session:
 
     def _where(self, folder: Path) -> str:
         """How far the run in `folder` came, and where what there is of it lies; nothing when it did not begin."""
-        if (summary := summary_of(folder)) is None:
+        if (summary := readable_summary(folder)) is None:
             return ""
         of = f" of {self.steps}" if self.steps is not None else ""
         job = f"job {len(self.jobs)}" + (f" of {self.total}" if self.total else "") + ", " if self.sweeping else ""
@@ -263,7 +263,7 @@ def _read(*arguments: Any, **more: Any) -> Checked:
         return checks.check(*arguments, **more)
     except Exception as error:
         told = None if isinstance(error, ConfigError | RunFailed) else external.told_of(error)
-        if told is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if told is None:
             raise
         raise ConfigError(told) from error
 
@@ -285,7 +285,7 @@ def start(folder: Path, settings: Config) -> float | None:
         from coopsgd.report.console import table
 
         _launched(folder, settings)
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = Run(folder).summary
         table(summary, folder)
         if summary["status"] == "diverged":
             raise Diverged(f"diverged: the loss of step {summary['diverged_at']} is not finite; lower optim.lr or tau")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from coopsgd import yamls
 from coopsgd.errors import ConfigError
@@ -120,14 +119,8 @@ def dumps(config: Config) -> str:
 
 def load(path: Path, trust: bool = False) -> Config:
     """Read a frozen config back. trust: it may name code to import, as the user's own words may."""
-    try:
-        node = OmegaConf.to_container(OmegaConf.create(yamls.text(path)), resolve=False)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path} is no config: {str(error).splitlines()[0]}") from None
-    if not isinstance(node, dict):
-        raise ConfigError(f"{path} is no config: it holds no keys")
     known = {f.name for f in fields(Config)}
-    found = (Config if trust else UntrustedConfig)(**{str(k): v for k, v in node.items() if k in known})
+    found = (Config if trust else UntrustedConfig)(**{k: v for k, v in yamls.keys(path).items() if k in known})
     _refuse_unfrozen(path, found)
     found_beside(found, path.parent)
     return found

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 from omegaconf import OmegaConf
 
-from coopsgd import newfile
+from coopsgd import newfile, yamls
 from coopsgd.build import algo_classes, class_of
 from coopsgd.config import Config, dumps, found_beside, frozen
 from coopsgd.errors import ConfigError
@@ -169,13 +169,7 @@ def unhydrated(file: Path) -> dict[str, Any]:
     Hydra's own sections can import, log anywhere and read other folders, and ${...} can read the environment. ConfigError when
     the file has others than `freeze` writes, or any ${...}.
     """
-    try:
-        node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); name a run folder that holds it") from None
-    if not isinstance(node, dict):
-        raise ConfigError(f"{file}: is no config, it holds no keys; name a run folder")
-    found = {str(name): value for name, value in node.items()}
+    found = yamls.keys(file)
     ours = rerun()
     for name, own in ours.items():
         _refuse_other(name, found.pop(name, own), own)

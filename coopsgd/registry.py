@@ -206,7 +206,8 @@ def _why(error: BaseException, module: str) -> str:
     """What an import came to, and the way out."""
     top = module.partition(".")[0]
     absent = isinstance(error, ModuleNotFoundError) and error.name and top == error.name.partition(".")[0]
-    if absent or (isinstance(error, AttributeError | TypeError | ValueError) and not _frames(error)):
+    lacks = isinstance(error, AttributeError) and module in sys.modules  # it was imported, and may have a __getattr__
+    if absent or lacks or (isinstance(error, TypeError | ValueError) and not _frames(error)):
         beside, taken = Path(f"{top}.py").resolve(), getattr(sys.modules.get(top), "__file__", None)
         if taken and beside.is_file() and Path(taken) != beside:
             return f"{error}; {top} is {taken}, rename the file beside you"

@@ -21,12 +21,27 @@ def log_points(path: Path) -> list[dict[str, Any]]:
     NULs.
     """
     found = []
-    with path.open("rb") as lines:
+    with checkpoint.opened(path) as lines:
         for line in lines:
             with contextlib.suppress(ValueError, RecursionError):
                 point = json.loads(line.strip(b"\0\n"))
                 if isinstance(point, dict) and isinstance(point.get("step"), int):
                     found.append(point)
+    return found
+
+
+def summary_of(folder: Path) -> dict[str, Any] | None:
+    """summary.json of a run; None while there is none. DamagedFile when it is no JSON object."""
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    with checkpoint.opened(path) as file:
+        try:
+            found = json.load(file)
+        except (ValueError, RecursionError):
+            found = None
+    if not isinstance(found, dict):
+        raise DamagedFile(f"{path} is damaged: it is no JSON object; run it anew")
     return found
 
 
@@ -52,15 +67,9 @@ class Run:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """summary.json: status, final numbers, ledger, timings. FileNotFoundError while the run is under way."""
-        path = self.folder / "summary.json"
-        if not path.is_file():
+        found = summary_of(self.folder)
+        if found is None:
             raise FileNotFoundError(f"{self.folder} has no summary.json: the run is under way or was killed")
-        try:
-            found = json.loads(path.read_text())
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise DamagedFile(f"{path} is damaged: it is no JSON object; run it anew")
         return found
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -86,8 +95,7 @@ class Run:
         return build.make(self.config, "task").module(self.config, self.answer(), self._content().get("answer_stats"))
 
     def _content(self) -> dict[str, Tensor]:
-        summary = self.summary if (self.folder / "summary.json").is_file() else {}
-        return checkpoint.read_final(self.folder, summary)
+        return checkpoint.read_final(self.folder, summary_of(self.folder) or {})
 
     def _saved(self, what: str, save: str = "") -> Tensor:
         content = self._content()

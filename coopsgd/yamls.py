@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from coopsgd import reading
 from coopsgd.errors import ConfigError
@@ -29,6 +31,17 @@ def text(path: str | Path) -> str:
     if why:
         raise ConfigError(f"config: {str(path)!r} {why}")
     return found
+
+
+def keys(path: str | Path) -> dict[str, Any]:
+    """Keys and values of a run's config.yaml, no ${...} of them looked up. ConfigError, naming the file, when it holds none."""
+    try:
+        found = OmegaConf.to_container(OmegaConf.create(text(path)), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(blamed(path, error)) from None
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(f"config: {str(path)!r} holds no keys; name the config of a run")
+    return {str(key): value for key, value in found.items()}
 
 
 def _too_much(events: Any) -> str:
@@ -57,6 +70,7 @@ def _too_much(events: Any) -> str:
 
 
 def blamed(path: str | Path, error: Exception) -> str:
+    """What to say of a file that is no yaml: which, where and why."""
     mark = getattr(error, "problem_mark", None)
     line = f", line {mark.line + 1}" if mark is not None else ""
     what = getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]

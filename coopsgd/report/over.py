@@ -15,12 +15,12 @@ from yaml import YAMLError
 from coopsgd import checkpoint
 from coopsgd.analysis import Setting
 from coopsgd.build import make, make_strategy
-from coopsgd.errors import ConfigError
+from coopsgd.errors import ConfigError, DamagedFile
 from coopsgd.identity import identity
 from coopsgd.period import Rounds
 from coopsgd.report.constants import constants
 from coopsgd.report.progress import Progress
-from coopsgd.run import Run
+from coopsgd.run import Run, summary_of
 
 THEORY = {"consensus": "predicted", "gradient": "bound"}  # what is measured -> what it is held against
 SWEEP = "multirun.yaml"  # what Hydra writes beside the runs of a sweep
@@ -104,10 +104,12 @@ def _below(folder: Path) -> list[Path]:
 def _unfinished(folder: Path) -> str | None:
     """Why a run of a sweep has nothing to compare; None when it has."""
     try:
-        status = json.loads((folder / "summary.json").read_text())["status"]
-    except (OSError, ValueError, KeyError, TypeError):
+        summary = summary_of(folder)
+    except (OSError, DamagedFile) as error:
+        return str(error)
+    if summary is None:
         return "it has no summary: it is under way or was killed" if (folder / "config.yaml").is_file() else "it holds no run"
-    return None if status in ("completed", "diverged") else str(status)
+    return None if summary.get("status") in ("completed", "diverged") else str(summary.get("status"))
 
 
 def _by_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

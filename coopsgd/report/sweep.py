@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,18 +11,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from coopsgd.errors import DamagedFile
+from coopsgd.run import summary_of
 from coopsgd.sizes import human_bytes
 
 COLUMNS = ("job", "status", "loss", "accuracy", "rounds", "sent", "time", "folder")
 
 
-def summary_of(folder: str | Path) -> dict[str, Any] | None:
-    """summary.json of a run; None when there is none to read."""
-    try:
-        found = json.loads((Path(folder) / "summary.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+def readable_summary(folder: str | Path) -> dict[str, Any] | None:
+    """summary.json of a run; None when there is none that can be read."""
+    with contextlib.suppress(OSError, DamagedFile):
+        return summary_of(Path(folder))
+    return None
 
 
 def rows(jobs: Sequence[tuple[str, str]], refused: Mapping[str, str]) -> list[tuple[str, ...]]:
@@ -31,7 +31,7 @@ def rows(jobs: Sequence[tuple[str, str]], refused: Mapping[str, str]) -> list[tu
     shared = set.intersection(*(set(label.split(" ")) for label, _ in jobs))
     for words, folder in jobs:
         label = " ".join(word for word in words.split(" ") if word not in shared) or words
-        summary = summary_of(folder)
+        summary = readable_summary(folder)
         if summary is None:
             status = "refused" if folder in refused else "no run of its own"
             found.append((label, status, *["-"] * (len(COLUMNS) - 3), "-"))
