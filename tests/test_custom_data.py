@@ -66,6 +66,10 @@ class Mode(Ordered):
     def __init__(self, mode="train"):
         super().__init__({"train": 60, "test": 30}[mode])
 
+class Flagged(Ordered):
+    def __init__(self, test=False):
+        super().__init__(30 if test else 60)
+
 class Paths(Ordered):
     '''Its arguments are called train and test, and are paths.'''
     def __init__(self, train="a.csv", test="b.csv"):
@@ -152,6 +156,8 @@ BAD = {
     "a huge float": 1e300,
     "an object": object(),
     "a date": np.datetime64("2020-01-01"),
+    "masked": np.ma.masked,
+    "masked, of an array of one": np.ma.array([1], mask=[True]),
 }
 
 
@@ -296,6 +302,43 @@ def test_channels_last_are_pointed_at(own):
     assert not any("channels" in note for note in given(x.transpose(0, 3, 1, 2)).notes())
 
 
+class Drawn:
+    """A random flip, as torchvision's: every item is another each time it is asked for."""
+
+    def __init__(self, image: bool) -> None:
+        self.draw, self.image = np.random.default_rng(0), image
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        x = np.arange(3, dtype="f4") + i
+        return (x[:: self.draw.choice([-1, 1])], i % 2) if self.image else (x, int(self.draw.integers(2)))
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_items_that_are_drawn_anew_are_read_once_and_that_is_told(own, image):
+    import mine
+
+    mine.it = lambda: Drawn(image)
+    (note,) = [note for note in Custom(path="mine:it").notes() if "each time" in note]
+    assert "read once" in note and "random" in note
+    assert not any("each time" in note for note in given(np.arange(120.0).reshape(40, 3) / 7).notes())
+
+
+def test_a_channel_without_spread_is_not_blown_up(own):
+    """An alpha channel of 255 everywhere but in one test image: that image would be read as -1e6."""
+    import mine
+
+    rgba = np.random.default_rng(0).integers(0, 256, (50, 4, 2, 2), dtype=np.uint8)
+    rgba[:, 3] = 255
+    test = rgba[:10].copy()
+    test[0, 3] = 254
+    mine.part = lambda split: {"train": mine.Listed(rgba, [0, 1] * 25), "test": mine.Listed(test, [0, 1] * 5)}[split]
+    images = Custom(path="mine:part").load()
+    assert images.mean[3] == 255 and images.std[3] == 1 and min(images.std[:3]) > 50
+
+
 # --- what is held out ----------------------------------------------------------------------------------------------------
 
 
@@ -386,6 +429,8 @@ def test_one_set_says_why_and_what_might_choose_a_part(own):
     found, told = sizes(path="mine:Mode")
     assert found == (50, 10) and "it takes no train or split" in told
     assert "it takes mode: if that chooses a part, name both by data.train={mode: ...} data.test={mode: ...}" in told
+    assert sizes(path="mine:Folders", arguments={"root": "bullet_train+test_tube"})[0] == (36, 4)  # these are things
+    assert "it takes test: if that chooses a part, name both" in sizes(path="mine:Flagged")[1]
     found, told = sizes(path="mine:Both", train={"train": "a.csv"}, test={"train": "c.csv"})
     assert found == (60, 40)
     found, told = sizes(path="mine:Paths")  # its train is a path, and not to be filled with true
@@ -412,6 +457,12 @@ def test_one_set_says_why_and_what_might_choose_a_part(own):
         ({"path": "mine:Folders", "arguments": {"root": "Train+TEST+Val"}}, r"\{root: Train\+TEST\+Val/Train\}"),
         ({"path": "mine:Folders", "arguments": {"root": "train"}}, r"name the folder of its classes: .*\{root: train/train\}"),
         ({"path": "mine:Folders", "arguments": {"root": "labels+training+validation"}}, r"training and validation"),
+        (
+            {"path": "mine:Folders", "arguments": {"root": "training_set+test_set"}},
+            r"training_set and test_set of .* name parts",
+        ),
+        ({"path": "mine:Folders", "arguments": {"root": "train2017+val2017"}}, r"train2017 and val2017 of .* name parts"),
+        ({"path": "mine:Folders", "arguments": {"root": "images-test+images-train"}}, r"images-train and images-test of "),
         ({"path": "mine:Folders", "train": {"root": "a+b+c"}, "test": {"root": "a+c"}}, r"label 1 .* is b in .* and c in"),
         ({"path": "mine:Both"}, r"^data\.arguments: .* missing 1 required positional argument: 'train'"),
         ({"path": "mine:MODULE"}, r"no attribute"),
@@ -464,6 +515,9 @@ def test_test_samples_that_are_trained_on_are_told(own):
         custom._read = None
         found = [note for note in Custom(path="mine:part").notes() if "in the training set, too" in note]
         assert found == ([] if told is None else [f"data: {told} test samples are in the training set, too"])
+    # every sample five times, as who oversamples has them: what is held out is trained on
+    (note,) = [note for note in given(np.repeat(x[:8], 5, axis=0), y).notes() if "in the training set, too" in note]
+    assert note.startswith("data: 4 of the 4 test samples")
 
 
 def test_parts_of_which_classes_differ(own):

@@ -153,10 +153,17 @@ class Custom(DataSet):
                     "it more, or a test set by data.train and data.test"
                 )
             train_x, train_y, test_x, test_y = x[~chosen], y[~chosen], x[chosen], y[chosen]
+        again = [items.changing(part.data, *both) for part, both in zip(found.parts, read, strict=True)]
         items.check_labels(train_y, test_y, self.path)
         train_x, test_x = items.as_exact([train_x, test_x])
         arrays = {"train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y}
-        return Held(arrays, *self._told(found, arrays))
+        about, notes = self._told(found, arrays)
+        if (changed := next((i for i in again if i is not None), None)) is not None:
+            notes += (
+                f"data: item {changed} of {self.path} is another each time it is asked for (random transforms?); items are "
+                "read once, before the run, and stay what they were then",
+            )
+        return Held(arrays, about, notes)
 
     def _told(self, found: parts.Found, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """What was taken for what: for the summary, and for the user."""
@@ -180,7 +187,7 @@ class Custom(DataSet):
         notes = [f"data: {self.path}{place}: training: {train}; test: {test}{f', for {found.why}' if found.why else ''}"]
         if alone:
             notes += [f"data: {_of_each_class(*each)}", *([f"data: {found.hint}"] if found.hint else [])]
-        elif 2 * (again := items.repeated(x, arrays["test_x"])) >= k:
+        if 2 * (again := items.repeated(x, arrays["test_x"])) >= k:
             notes.append(f"data: {again} of the {k} test samples are in the training set, too")
         if self.split_seed and not alone:
             notes.append(f"data.split_seed: {self.path} has a test set of its own; ignored")
@@ -228,13 +235,14 @@ _scales: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
 
 def _moments(key: str, x: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel."""
+    """Mean and standard deviation of each channel; 1 where it has none, which would blow up whatever else comes."""
     if key not in _scales:
         flat = x.reshape(len(x), channels, -1)
         mean = flat.mean((0, 2), dtype=np.float64)
         square = np.mean([np.square(part, dtype=np.float64).mean(1) for part in flat], axis=0)
         _scales.clear()
-        _scales[key] = mean, np.sqrt(np.maximum(square - mean**2, 1e-12))
+        spread = square - mean**2
+        _scales[key] = mean, np.sqrt(np.where(spread < 1e-9, 1, spread))
     return _scales[key]
 
 

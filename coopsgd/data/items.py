@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-EXACT = 2**53  # whole numbers up to this are exact in float64
+from coopsgd.exact import LARGEST
+
 NUMBERS_A_CLASS = 10  # labels may go as far as this many numbers for each class that occurs
+AGAIN = 16  # items that are asked for twice, to see whether they stay the same
 
 
 class Odd(ValueError):
@@ -63,10 +65,24 @@ def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
+def changing(part: Any, x: np.ndarray, y: np.ndarray) -> int | None:
+    """The first of a few items that is another when it is asked for again, as with random transforms; None: they stay."""
+    for i in np.unique(np.linspace(0, len(y) - 1, AGAIN).round().astype(int)).tolist():
+        try:
+            image, target = part[i]
+            if not np.array_equal(sample(image), x[i]) or label(target) != y[i]:
+                return int(i)
+        except Exception:  # nothing was wrong with it when it was read, and nobody reads it again
+            continue
+    return None
+
+
 def label(value: Any) -> int:
     """A class from 0: a whole number in whatever form. Odd, or what its own conversion raises, when it is none."""
     if (shape := tuple(getattr(value, "shape", ()))) and math.prod(shape) != 1:
         raise Odd(f"label of shape {shape}; a label is one whole number (of one-hot labels take the argmax)")
+    if np.ma.is_masked(value):
+        raise Odd("label masked, which is no number; put one there or take the item out")
     number = value.item() if hasattr(value, "item") else value
     if isinstance(number, float) and number.is_integer():
         number = int(number)
@@ -93,7 +109,7 @@ def sample(image: Any) -> np.ndarray:
     if not array.size:
         raise Odd(f"an image without numbers, of shape {array.shape}")
     array = array[None] if array.ndim == 2 else array
-    if array.dtype.kind in "ui" and array.itemsize == 8 and (array.max() > EXACT or array.min() < -EXACT):
+    if array.dtype.kind in "ui" and array.itemsize == 8 and (array.max() > LARGEST or array.min() < -LARGEST):
         raise Odd("a whole number beyond 2^53, which no float holds exactly; subtract an offset or scale it")
     if array.dtype == np.uint8 or array.dtype == np.float32:
         return array

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,17 @@ from typing import Any
 from coopsgd.data import cache
 from coopsgd.registry import imported, is_function
 
-TRAINING = {"train", "training"}
-TESTING = {"test", "testing", "val", "valid", "validation", "eval", "dev"}
+# folders named for a part: train, Training_Set, val2017, images-test
+BESIDES = r"(?:data|images?|imgs?|sets?|splits?|folder|part)*"
+TRAINING, TESTING = (
+    re.compile(f"{BESIDES}(?:{words}){BESIDES}")
+    for words in ("train(?:ing)?", "test(?:ing)?|val|valid|validation|eval|evaluation|dev")
+)
 # arguments that often choose a part, and which nobody but the user can fill in
 OTHER = (
     *("train", "split", "is_train", "training", "mode", "subset", "phase", "stage"),
     *("part", "usage", "which", "image_set", "background", "version", "fold"),
+    *("test", "is_test", "testing", "val", "valid", "validation", "eval", "evaluation", "evaluate"),
 )
 NAMED = "data.train={{{0}}} data.test={{{0}}}"
 
@@ -167,20 +173,22 @@ def _made(maker: Any, path: str, given: Mapping[str, Any], own: Mapping[str, Any
 
 def _refuse_folder_of_parts(part: Part, path: str) -> None:
     """A folder of train/ and val/, each with folders of classes, is not two classes called train and val."""
-    names = {name.lower(): name for name in class_names(part.data).values()}
-    both = names.keys() & TRAINING and names.keys() & TESTING
-    if not names or not (both or names.keys() <= TRAINING | TESTING):
+    names = sorted(class_names(part.data).values())
+    train, test = ([name for name in names if _named_for(kind, name)] for kind in (TRAINING, TESTING))
+    known = [*train, *test]
+    if not names or not ((train and test) or len(known) == len(names)):
         return
-    known = [*sorted(names.keys() & TRAINING), *sorted(names.keys() & TESTING)]
-    first, last = names[known[0]], names[known[-1]]
     root = part.root or "FOLDER"
-    out = f"each part's folder: data.train={{root: {root}/{first}}} data.test={{root: {root}/{last}}}"
+    out = f"each part's folder: data.train={{root: {root}/{known[0]}}} data.test={{root: {root}/{known[-1]}}}"
     if len(known) == 1:
-        out = f"the folder of its classes: data.arguments={{root: {root}/{first}}}"
+        out = f"the folder of its classes: data.arguments={{root: {root}/{known[0]}}}"
     raise ValueError(
-        f"data.arguments: {path} takes {' and '.join(names[name] for name in known)} of {root} for classes, but these name "
-        f"parts; name {out}"
+        f"data.arguments: {path} takes {' and '.join(known)} of {root} for classes, but these name parts; name {out}"
     )
+
+
+def _named_for(kind: re.Pattern[str], name: str) -> bool:
+    return kind.fullmatch(re.sub("[^a-z]", "", name.lower())) is not None
 
 
 def class_names(data: Any) -> dict[int, str]:
