@@ -1,0 +1,39 @@
+"""What the README tells to type works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from coopsgd import compose
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"^```(?:\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines() if line.startswith("coopsgd ")]
+VERBS = ("train", "show", "analyze", "probe", "design")
+WORDS = [words for words in COMMANDS if words[1] in VERBS and "--over" not in words and "--help" not in words]
+
+
+def test_there_are_commands():
+    assert len(WORDS) >= 8
+
+
+@pytest.mark.parametrize("command", WORDS, ids=" ".join)
+def test_a_command_of_the_readme_is_accepted(command, tmp_path, monkeypatch):
+    """The first job of a sweep stands for all."""
+    monkeypatch.chdir(tmp_path)
+    words = [re.sub(r"=([^,]*),.*", r"=\1", word) if "-m" in command else word for word in command[2:] if word != "-m"]
+    compose.shown([re.sub(r"=range\(.*\)$", "=0", word) for word in words], look=command[1] == "show")
+
+
+def test_a_partition_of_ones_own_as_in_the_readme(cli, tmp_path):
+    (tmp_path / "blocks.py").write_text(README.partition("```python\n# blocks.py")[2].partition("```")[0])
+    (tmp_path / "mine" / "partition").mkdir(parents=True)
+    yaml = README.partition("# mine/partition/blocks.yaml")[2].partition("```")[0]
+    (tmp_path / "mine" / "partition" / "blocks.yaml").write_text("#" + yaml)
+    folder = ("--config-dir", "mine", "partition=blocks", "partition.skip=33")
+    done = cli("show", *folder, "workers=4")
+    assert done.code == 0 and re.search(r"\n +0 .* 350\n", done.out), done.out + done.err
+    refused = cli("train", *folder, "partition.step=1")
+    assert refused.code == 2 and "partition.step: " in refused.err and "skip" in refused.err
