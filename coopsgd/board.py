@@ -7,7 +7,7 @@ import mmap
 from enum import IntEnum
 from typing import Any
 
-SLOT = 1 << 15  # bytes a worker; pages that nobody writes take no memory
+SLOT = 1 << 16  # bytes a worker; pages that nobody writes take no memory
 
 
 class Phase(IntEnum):
@@ -38,18 +38,19 @@ class Board:
         """Is anybody past the last step?"""
         return any(self.phase(rank) != Phase.WORKING for rank in range(self.processes))
 
-    def tell(self, rank: int, **told: Any) -> None:
-        """Leave a few words, such as why this worker fails. Long ones lose their beginning."""
-        for name, text in told.items():
-            if isinstance(text, str):
-                told[name] = text[-SLOT // 8 :]  # a character may take six bytes of JSON
-        data = json.dumps(told).encode()[: SLOT - 8]
+    def tell(self, rank: int, time: float, what: str, text: str) -> None:
+        """Leave a text, such as why this worker fails. A long one loses its beginning.
+
+        `told` gives it back as {"time": time, what: text}.
+        """
+        text = text[-(SLOT // 16) :]  # a character may take twelve bytes of JSON
+        data = json.dumps({"time": time, what: text}).encode()
         at = rank * SLOT
         self._memory[at + 8 : at + 8 + len(data)] = data
         self._memory[at + 4 : at + 8] = len(data).to_bytes(4, "little")  # last: now it counts
 
     def told(self, rank: int) -> dict[str, Any] | None:
-        """Those words."""
+        """What it left; None when it left nothing."""
         at = rank * SLOT
         length = int.from_bytes(self._memory[at + 4 : at + 8], "little")
         return json.loads(self._memory[at + 8 : at + 8 + length]) if length else None

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,14 +52,14 @@ def staged(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
 
 
 def clear_halves(folder: Path, name: str = "*") -> None:
-    """Remove what processes that are no more left unfinished of the files of that name."""
+    """Remove what processes that are no more left unfinished of the files of that name, or folders where they worked on it."""
     for half in folder.glob(f"{name}.*.part"):
         with contextlib.suppress(OSError, ValueError):
             pid = int(half.name.split(".")[-2])
             try:
                 os.kill(pid, 0)
             except ProcessLookupError:
-                half.unlink()
+                shutil.rmtree(half) if half.is_dir() and not half.is_symlink() else half.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -50,7 +50,7 @@ def answer_of(work: Callable[[], Any]) -> Any:
         file.seek(0)
         told = file.read()
     if ended < 0:
-        raise ChildFailed(f"its process was killed by {signal.Signals(-ended).name}")
+        raise ChildFailed(f"its process was killed by {ending.name_of(-ended)}")
     if ended or not told:
         raise ChildFailed(f"its process ended with exit code {ended}")
     answer = json.loads(told)

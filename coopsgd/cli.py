@@ -100,7 +100,9 @@ def cli(ctx: click.Context) -> None:
     coopsgd design cluster=ethernet_1g workers=8         what to choose on that network
     tensorboard --logdir outputs                         what happened
     """
-    if ctx.invoked_subcommand is None:
+    global _verb
+    _verb = ctx.invoked_subcommand
+    if _verb is None:
         click.echo(ctx.get_help())
 
 
@@ -222,6 +224,7 @@ def completion(shell: str) -> None:
 
 
 KEEPING = ("train", "probe", "design")  # verbs whose results are in files, whatever became of the console
+_verb: str | None = None  # the one that was called
 
 
 def main() -> None:
@@ -233,7 +236,7 @@ def main() -> None:
     code = 1
     try:
         code = _code()
-        if code == 0 and sys.argv[1:2] not in [[verb] for verb in KEEPING] and (lost := stdio.unwritten()):
+        if code == 0 and _verb not in KEEPING and (lost := stdio.unwritten()):
             click.echo(f"coopsgd: standard output cannot be written ({lost.strerror})", err=True)
             code = 1
     finally:
@@ -285,8 +288,7 @@ def _code() -> int:
         click.echo("coopsgd: interrupted", err=True)
         return 128 + signal.SIGINT
     except Interrupted as stopped:
-        name = signal.Signals(stopped.number).name
-        told = "interrupted" if stopped.number == signal.SIGINT else f"ended by {name}"
+        told = "interrupted" if stopped.number == signal.SIGINT else f"ended by {ending.name_of(stopped.number)}"
         click.echo(f"coopsgd: {told}{stopped.note}", err=True)
         return 128 + stopped.number
 

@@ -27,6 +27,14 @@ _raised = -PATIENCE  # when
 asked: int | None = None  # the first signal that raised: libraries swallow an exception now and then, so it is not forgotten
 
 
+def name_of(number: int) -> str:
+    """Of a signal, as in SIGTERM."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time one
+        return f"signal {number}"
+
+
 def heeded() -> list[int]:
     """Those that are neither ignored, since this process began, nor handled by somebody else."""
 

@@ -111,17 +111,16 @@ def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False)
         for name in ("logs", "checkpoints"):
             if (folder / name).is_symlink():  # what a run writes below it would lie elsewhere
                 raise ConfigError(f"{folder / name} is a link; remove it, or choose another {key}")
-        with target.open("x") as file:
-            file.write(f"# {' '.join(command.split())}\n")
+        before = set(folder.iterdir())
+        target.open("x").close()
     except FileExistsError:
         raise ConfigError(f"{folder} already holds a run; choose another {key}, or remove it") from None
     except OSError as error:
-        target.unlink(missing_ok=True)
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
-    before = set(folder.iterdir()) - {target}
     try:
         _freeze_files(settings, folder)
         with target.open("a") as file:
+            file.write(f"# {' '.join(command.split())}\n")
             file.write(dumps(settings))
             file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
             file.write(OmegaConf.to_yaml(OmegaConf.create({"defaults": DEFAULTS})) + _own_hydra())

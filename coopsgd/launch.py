@@ -179,7 +179,7 @@ class Agent(LocalElasticAgent):
         for rank in wrong:
             code = codes[rank]
             if code is not None and code < 0:
-                return f"worker process {rank} was killed by {_signal_name(-code)}{self._output()}"
+                return f"worker process {rank} was killed by {ending.name_of(-code)}{self._output()}"
         for rank in wrong:
             if not codes[rank]:
                 return f"worker process {rank} left with exit code 0 before the run was over{self._output()}"
@@ -219,13 +219,6 @@ def _is_stopped(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[0] == b"T"
     except (OSError, IndexError):
         return False
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time one
-        return f"signal {number}"
 
 
 def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, silent: bool = False) -> None:

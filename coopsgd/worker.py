@@ -64,14 +64,14 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
         board.enter(rank, Phase.DONE)
         code = 0
     except RunFailed as error:
-        board.tell(rank, time=time.time(), line=str(error))
+        board.tell(rank, time.time(), "line", str(error))
     except BaseException as error:
         if (line := external.told_of(error)) is None:
-            board.tell(rank, time=time.time(), traceback=traceback.format_exc(), error=str(error))
+            board.tell(rank, time.time(), "traceback", traceback.format_exc())
         else:
             traceback.print_exc()  # into logs/rank{rank}.err
             line = f"worker process {rank} failed: {line}; the traceback is in {folder / 'logs' / f'rank{rank}.err'}"
-            board.tell(rank, time=time.time(), line=line)
+            board.tell(rank, time.time(), "line", line)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

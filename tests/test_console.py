@@ -108,3 +108,11 @@ def test_files_of_a_run_do_not_take_the_place_of_a_closed_console(cli, tmp_path)
     for path in (tmp_path / "r").glob("*.*"):
         assert b"workers in" not in path.read_bytes(), path
     assert (tmp_path / "r" / "config.yaml").read_text().startswith("# coopsgd train")
+
+
+def test_flags_before_the_verb_change_no_exit_code(cli, tmp_path):
+    (tmp_path / "mine").mkdir()
+    ended = cli("--config-dir", "mine", "train", *SHORT, "processes=1", "hydra.run.dir=r", first=BROKEN["stdout full"])
+    assert (ended.code, ended.err) == (0, "")
+    ended = cli("--json", "show", "algo=easgd", first=BROKEN["stdout full"])
+    assert ended.code == 1

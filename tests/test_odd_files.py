@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
 import coopsgd
-from coopsgd import checkpoint, compose
+from coopsgd import checkpoint, compose, folders
 from coopsgd.errors import ConfigError, DamagedFile
 from coopsgd.report import over
 
@@ -106,3 +108,23 @@ def test_a_mistake_in_a_users_class_is_a_line_for_each_job_of_a_sweep(monkeypatc
     assert "Traceback" not in told and told.count("broken_mixing.py:7, in matrices: KeyError: 'no such key'") == 4, told
     assert compose.train(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_no_run_is_lost_to_one_that_cannot_begin(monkeypatch, finished, tmp_path):
+    """Opening a file may fail in other ways than that it is there: what is there stays."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before, settings = (folder / "config.yaml").read_bytes(), compose.shown(QUICK).config
+
+    def full(path, *arguments, **more):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="Too many open files"):
+        patch.setattr(Path, "open", full)
+        folders.freeze(settings, folder, "coopsgd train")
+    assert (folder / "config.yaml").read_bytes() == before
+
+
+def test_an_empty_name_is_no_run(monkeypatch, finished):
+    monkeypatch.chdir(finished.parent)
+    with pytest.raises(ConfigError, match="empty word"):
+        over.facts([""], None, None)

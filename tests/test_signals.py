@@ -207,3 +207,19 @@ def test_what_an_earlier_attempt_left_in_logs_does_no_harm(started, tmp_path):  
     assert ended.code == 1 and "was killed by SIGKILL" in ended.err and "an old bug" not in ended.err
     assert command.summary()["status"] == "failed"
     assert os.listdir(logs) == []
+
+
+@linux
+def test_what_a_killed_probe_leaves_the_next_one_clears_away(started, cli, tmp_path):  # noqa: F811
+    words = ("probe", "workers=2", "processes=1", "model.hidden=[4]")
+    command = started(*words, "--steps", "1000000")
+
+    def halves():
+        return list(tmp_path.glob(".probe.json*"))
+
+    until(lambda: [path for path in halves() if (path / "config.yaml").exists()], what="its folder")
+    command.send(signal.SIGKILL)
+    command.ended()
+    assert halves()
+    ended = cli(*words, "--steps", "0")
+    assert ended.code == 0 and not halves(), ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -52,7 +53,8 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
         why = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
         raise ConfigError(f"-o {output or FILE}: {why}; name a file, as in -o probe.json")
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        checkpoint.clear_halves(target.parent, f".{target.name}")
+        folder = Path(tempfile.mkdtemp(f".{os.getpid()}.part", f".{target.name}.", target.parent))
     except OSError as error:
         raise ConfigError(f"-o {output or FILE}: {target.parent} cannot be written ({error.strerror}); name another") from None
     try:

@@ -59,6 +59,7 @@ class Growing:
         self._path, self._note = path, note
         self._pieces: deque[bytes] = deque()
         self._kept = self._size = 0  # bytes in memory, and those of whole pieces in the file
+        self._lost = 0  # pieces for which there was no memory
         self._file: int | None = None
         self._told = False
 
@@ -68,6 +69,7 @@ class Growing:
         self._kept += len(piece)
         while self._kept > self.KEPT:
             self._kept -= len(self._pieces.popleft())
+            self._lost += 1
         self.flush()
 
     def flush(self) -> None:
@@ -95,8 +97,8 @@ class Growing:
     def close(self) -> None:
         """Try for the last time."""
         self.flush()
-        if self._pieces:
-            self._note(f"{self._path} is not whole: {len(self._pieces)} entries at its end are lost")
+        if lost := self._lost + len(self._pieces):
+            self._note(f"{self._path} is not whole: {lost} entries are lost")
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -32,6 +32,8 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
     figure: the picture's file, of the means and of runs by themselves, null when it could not be drawn; notes. Of copies, runs
     of one identity and one seed, the longest counts.
     """
+    if not all(folder.strip() for folder in folders):
+        raise ConfigError("--over: an empty word stands among the run folders; leave it out, or write . for this folder")
     if not folders:
         raise ConfigError("--over: names no run; give run folders, as in coopsgd analyze --over outputs/DATE/TIME")
     runs, notes = expanded(folders)
