@@ -187,7 +187,7 @@ def test_constants_come_from_a_probe(tmp_path):
 def test_bad_input(tmp_path):
     with pytest.raises(ConfigError, match="model=logistic, this run has model=cnn"):
         analyzed(*DIGITS[:2], "model=cnn", *DIGITS[3:], probe=probe_file(tmp_path / "p.json", DIGITS))
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read"):
         analyzed(*DIGITS, probe=str(tmp_path / "none.json"))
     with pytest.raises(ConfigError, match="names no run"):
         over.facts([], None, None)

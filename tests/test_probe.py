@@ -402,7 +402,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
             coopsgd.probe.load(at)
         assert str(at) in str(error.value) and "\n" not in str(error.value)
 
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read"):
         coopsgd.probe.load(tmp_path / "none.json")
     whole = content()
     at.write_text(json.dumps(whole))

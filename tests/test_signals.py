@@ -95,7 +95,8 @@ def swallowing() -> None:
 @pytest.mark.parametrize("words", [("train", *LONG, "processes=2", "hydra.run.dir=r"), ("show", "task=quadratic")])
 def test_a_signal_that_a_library_swallows_is_not_forgotten(cli, words):
     ended = cli(*words, first=swallowing)
-    assert ended.code == 143 and ended.lines == ["coopsgd: ended by SIGTERM"], ended
+    assert ended.code == 143 and len(ended.lines) == 1, ended
+    assert ended.lines[0].startswith("coopsgd: ended by SIGTERM"), ended
 
 
 def on_terminal(name: str) -> None:

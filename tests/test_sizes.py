@@ -98,7 +98,7 @@ def test_the_limit_is_of_this_machine_and_its_container(tmp_path):
 
 def test_jobs_of_a_sweep_are_counted(cli, tmp_path):
     for words, told in (
-        (("tau=range(0)",), ["tau", "nothing"]),
+        (("tau=range(0)",), ["tau", "no value"]),
         (("seed=range(1000000000)",), ["seed", "1000000000 jobs"]),
         (("seed=range(1000)", "tau=range(1,1001)"), ["1000000 jobs"]),
         (("tau=range(1,5,0)",), ["tau"]),
