@@ -407,7 +407,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
     whole = content()
     at.write_text(json.dumps(whole))
     assert coopsgd.probe.load(at).network.edge.b.high == 1
-    refused("no json", "not JSON")
+    refused("no json", "JSON")
     refused("[1]", "no probe file")
     refused("{}", "no probe file")
     refused(json.dumps({**whole, "format": 2}), "format 2, this version reads format 1")
