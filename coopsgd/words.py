@@ -469,7 +469,8 @@ def _readable(where: str, key: str, value: str, words: Sequence[str], at: int, s
                 raise ConfigError(
                     f"{where}: null is no choice to sweep over, got {brief(value)}; run without {where} by itself"
                 )
-            if read.is_discrete_sweep() and next(iter(read.sweep_string_iterator()), None) is None:
+            endless = read.is_range_sweep() and not read.value().step  # type: ignore[union-attr]  # Python has no such range
+            if endless or (read.is_discrete_sweep() and next(iter(read.sweep_string_iterator()), None) is None):
                 raise ConfigError(f"{where}: {brief(value)} holds no value to sweep over")
             return value
         if not text:
