@@ -13,7 +13,7 @@ from typing import Any
 from coopsgd.errors import ConfigError
 
 LARGEST = 2**63 - 1  # of a whole number, either side of 0
-TINY, HUGE = 1e-100, 1e100  # of a number that is not 0: its square and its inverse are numbers, too
+TINY, HUGE = 1e-100, 1e30  # of a number that is not 0: its square and its inverse are numbers, too, and float32 holds it
 DEEPEST = 20  # lists in lists
 UNSHOWN = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are not UTF-8, ends of lines
 

@@ -37,7 +37,9 @@ def main() -> None:
     other = 1 / 3 + 2 / 3 * np.cos(2 * np.pi * np.arange(1, m) / m)  # the ring's eigenvalues but the first
     zeta = np.abs(other).max()
     print(f"bounds tie at τ = (1 + ζ²) / (1 - ζ²) = {(1 + zeta**2) / (1 - zeta**2):.2f}")
-    print(f"pure noise ties at τ = 1 + 2 / (m - 1) Σ λ² / (1 - λ²) = {1 + 2 / (m - 1) * (other**2 / (1 - other**2)).sum():.2f}")
+    left = (other**2 / (1 - other**2)).sum() / (m - 1)
+    print(f"pure noise ties at τ = 1 + 1 / (m - 1) Σ λ² / (1 - λ²) = {1 + left:.2f} before a mixing, as runs log it,")
+    print(f"and at τ = 1 + 2 / (m - 1) Σ λ² / (1 - λ²) = {1 + 2 * left:.2f} in the mean over a round")
     for key, name in MEASURES:
         curve = {tau: spread([tail(run, key) for run in runs])[0] for (algo, tau), runs in groups.items() if algo == "pasgd"}
         level = spread([tail(run, key) for run in groups["dpsgd", 1]])[0]

@@ -39,6 +39,12 @@ REFUSED = {
     "a tail without end": (("cluster=custom", "cluster.step=pareto", "cluster.tail=inf", *HERE), "cluster.tail"),
     "a noise without end": (("task.sigma=inf", *HERE), "task.sigma"),
     "a noise whose square has no number": (("task.sigma=1e308", *HERE), "task.sigma"),
+    # float32 does not hold these: tracebacks of torch, which could not make a float of them
+    "a noise beyond float32": (("task.sigma=1e39", *HERE), "task.sigma"),
+    "a rate beyond float32": (("optim.lr=1e60", *HERE), "optim.lr"),
+    "a decay beyond float32": (("optim.weight_decay=1e60", *HERE), "optim.weight_decay"),
+    "centers beyond float32": (("workers=2", "task.centers=[[0,1e39],[1,1]]", *HERE), "task.centers: holds 1e+39 at [0, 1]"),
+    "a start beyond float32": (("task.start=[1,-1e300]", *HERE), "task.start: holds -1e+300 at [1]"),
     "a rate of next to nothing": (("optim.lr=1e-320", *HERE), "optim.lr"),
     "a decay that is no number": (("optim.weight_decay=nan", *HERE), "optim.weight_decay"),
     "lists without bottom": (("algo=cooperative", f"algo.W={'[' * 30}1{']' * 30}", *HERE), "algo.W"),

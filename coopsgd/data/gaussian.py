@@ -13,6 +13,7 @@ from coopsgd import sizes
 from coopsgd.data.base import DataSet, Images
 from coopsgd.registry import register
 from coopsgd.streams import stream
+from coopsgd.values import HUGE
 
 
 @register("gaussian", "data")
@@ -41,8 +42,8 @@ class Gaussian(DataSet):
                 f"data.dim: {self.classes} means of equal distance need {self.classes} dimensions, got {self.dim}; "
                 "raise data.dim or lower data.classes"
             )
-        if not 0 <= self.separation <= 1e30:  # samples are float32
-            raise ValueError(f"data.separation: must be a number from 0 to 1e30, got {self.separation}")
+        if not 0 <= self.separation <= HUGE:  # samples are float32
+            raise ValueError(f"data.separation: must be a number from 0 to {HUGE:g}, got {self.separation}")
 
     def check(self) -> None:
         drawn, kept = 8.0, 4.0  # bytes of a number

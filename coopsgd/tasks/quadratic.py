@@ -78,7 +78,11 @@ class Quadratic(Task):
         return files.get("curvature", a), files.get("centers", c), files.get("start", np.zeros(d))
 
     def check(self, config: Config) -> None:
-        self.arrays(config.workers, config.seed)
+        arrays = self.arrays(config.workers, config.seed)
+        for name, array in zip(self.ARRAYS, arrays, strict=True) if config.dtype == "float32" else ():
+            if len(at := np.argwhere(np.abs(array) > np.finfo(np.float32).max)):
+                where = at[0].tolist()
+                raise ValueError(f"task.{name}: holds {array[tuple(where)]:g} at {where}, beyond float32; use dtype=float64")
 
     def known(self, config: Config) -> Known:
         """L is the largest curvature of any f_i, L_F that of their mean. kappa2, unbounded in x, is the start's."""
