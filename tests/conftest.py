@@ -7,6 +7,7 @@ a tenth of a second instead of the four that a fresh interpreter needs to import
 from __future__ import annotations
 
 import io
+import logging
 import multiprocessing
 import os
 import sys
@@ -116,6 +117,17 @@ def gangs_of() -> Iterator[Any]:
         finally:
             for group in made.values():
                 group.close()
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Hydra's --info sets up logging for the process, to the stderr of the test that asked."""
+    loggers = [logging.root, logging.getLogger("hydra")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")
