@@ -19,7 +19,7 @@ from omegaconf.errors import InterpolationResolutionError
 from coopsgd import foresight, sizes, statistics, values
 from coopsgd.build import blamed, class_of, make, make_strategy
 from coopsgd.config import DTYPES, ENGINES, GROUPS, SAVES, SIZES, STEPS, WHOLE, Config, found_beside, whole
-from coopsgd.errors import ConfigError
+from coopsgd.errors import ConfigError, TooFewSamples
 from coopsgd.optim import SQUARES
 from coopsgd.registry import did_you_mean, guarded
 from coopsgd.strategies.base import Strategy
@@ -83,11 +83,11 @@ REFUSED = "coopsgd train would refuse this: "
 
 
 @contextlib.contextmanager
-def _noted(notes: list[str]) -> Iterator[None]:
-    """What is refused within becomes a note."""
+def _noted(notes: list[str], kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """What is refused within, and is of this kind, becomes a note."""
     try:
         yield
-    except ValueError as error:
+    except kind as error:
         notes.append(f"{REFUSED}{error}")
 
 
@@ -119,9 +119,10 @@ def _check(
         make(config, "period").check(config)
         strategy.check(config.workers)
         config.algo |= strategy.settled(config.workers)
-        with _noted(refused) if look else contextlib.nullcontext():
+        # data or models that cannot be read or do not fit are refused whoever asks: what comes next relies on them
+        with _noted(refused, TooFewSamples) if look else contextlib.nullcontext():
             task.check(config)
-            notes += task.notes(config)
+        notes += task.notes(config)
         config.steps, config.epochs = _length(config, task), None
         if config.cluster is not None:
             notes += tuple(make(config, "cluster").check(config))

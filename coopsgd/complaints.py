@@ -45,6 +45,8 @@ def _told(error: BaseException) -> str:
     if unknown:
         known = [f.name for f in fields(Config)]
         return f"no key named {unknown[1]!r}{did_you_mean(unknown[1], known)}; `coopsgd train --help` lists them"
+    if "Key 'experiment' not in 'Config'" in text:
+        return "experiment: its yaml must begin with the line `# @package _global_`, as conf/experiment's do"
     if alien := re.search(r"Key '([^']+)' not in 'Config'", text):
         return f"no key named {alien[1]!r}; another version may have had it: take it out of the config"
     key = re.search(r"full_key: (\S+)", text) or re.search(r"Error merging override \+*([\w.]+)=", text)
@@ -66,8 +68,22 @@ def _told(error: BaseException) -> str:
     if key and typed:
         wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}[typed[2]]
         return f"{key[1]}: must be {wanted}, got {typed[1]}"
+    if key and (truth := re.match(r"Value '(.*)' is not a valid bool", " ".join(told))):
+        return f"{key[1]}: must be true or false, got {truth[1]}"
+    if re.search(r"Cannot merge (Dict|List)Config with (Dict|List)Config", " ".join(told)):
+        return _mixed_up(text, key[1] if key else None)
     where = f"{key[1]}: " if key and told and not told[0].startswith(key[1]) else ""
     return where + "; ".join(told or [type(error).__name__])
+
+
+def _mixed_up(text: str, key: str | None) -> str:
+    """A list was given for keys and values, or the other way round: Hydra says of both the same."""
+    if given := re.search(r"Error merging override \+*[\w.]+=([\[{])", text):
+        wanted = "keys and values, as in {a: 1}, not a list" if given[1] == "[" else "a list, as in [1, 2], not keys and values"
+        return f"{key}: must be {wanted}"
+    file = re.search(r"In '([^']+)'", text)
+    where = f"{file[1]}.yaml" if file else key or "config"
+    return f"{where}: has a list, [1, 2], where keys and values, {{a: 1}}, belong, or the other way round"
 
 
 def _no_choice(error: MissingConfigException) -> str:

@@ -7,6 +7,10 @@ class ConfigError(ValueError):
     """A user's mistake, told in one line: the thing, the value, the way out. Exit code 2."""
 
 
+class TooFewSamples(ConfigError):
+    """A worker's share does not fill a batch: refused by what trains, a note to what only shows."""
+
+
 class RunFailed(Exception):
     """A run started and did not end well; the message says how. Exit code 1."""
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from coopsgd.errors import TooFewSamples
 from coopsgd.streams import stream
 
 
@@ -69,10 +70,10 @@ class DataSet:
 
 
 def refuse_short(sizes: Sequence[int], batch_size: int, partition: str) -> None:
-    """ValueError when a worker holds less than one batch: the one that holds least, with the ways out."""
+    """TooFewSamples when a worker holds less than one batch: the one that holds least, with the ways out."""
     least = int(np.argmin(sizes))
     if sizes[least] < batch_size:
-        raise ValueError(
+        raise TooFewSamples(
             f"batch_size: {batch_size} is more than the {sizes[least]} samples of worker {least} (partition {partition}, "
             f"{sum(sizes)} samples among {len(sizes)} workers); lower batch_size or workers, or choose another partition"
         )

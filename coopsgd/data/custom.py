@@ -28,7 +28,8 @@ class Held:
     notes: tuple[str, ...]
 
 
-_read: tuple[str, Held] | None = None  # the last one read by this process or the one it was forked from
+# the last one read by this process or the one it was forked from, or why it could not be read
+_read: tuple[str, Held | ValueError] | None = None
 
 
 @register("custom", "data")
@@ -121,11 +122,20 @@ class Custom(DataSet):
         return json.dumps([self.path, self.arguments, self.train, self.test, self.split_seed], sort_keys=True, default=str)
 
     def _held(self, apart: bool = False) -> Held:
-        """What there is. apart: read in a process of its own, to keep what it imports out of this one."""
+        """What there is. apart: read in a process of its own, to keep what it imports out of this one.
+
+        What could not be read is not tried again: the next time that might be in this process, which the user's code can end.
+        """
         global _read
         if _read is None or _read[0] != self._key():
-            _read = self._key(), _read_apart(self) if apart else self.read()
-        return _read[1]
+            try:
+                _read = self._key(), _read_apart(self) if apart else self.read()
+            except ValueError as error:
+                _read = self._key(), error
+        found = _read[1]
+        if isinstance(found, ValueError):
+            raise ValueError(str(found))
+        return found
 
     def read(self) -> Held:
         """Make the data set and go through all items. ValueError that names what is wrong with which."""

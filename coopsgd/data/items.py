@@ -28,6 +28,8 @@ def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
         n = len(part)
     except TypeError:
         raise ValueError(f"data.path: {path} has no length; a data set needs len() and items (image, label)") from None
+    except Exception as error:
+        raise ValueError(f"data.path: {path} does not tell its length: {_told(error)}") from None
     if not n:
         raise ValueError(f"data.path: {path} has no items")
     x, y = np.zeros(0), np.zeros(n, dtype=np.int64)
