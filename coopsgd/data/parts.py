@@ -25,7 +25,7 @@ TRAINING, TESTING = (
 # arguments that often choose a part, and which nobody but the user can fill in
 OTHER = (
     *("train", "split", "is_train", "training", "mode", "subset", "phase", "stage"),
-    *("part", "usage", "which", "image_set", "background", "version", "fold", "test", "is_test", "partition"),
+    *("part", "usage", "which", "image_set", "background", "version", "fold", "partition"),
     *("test", "is_test", "testing", "val", "valid", "validation", "eval", "evaluation", "evaluate"),
 )
 NAMED = "data.train={{{0}}} data.test={{{0}}}"
