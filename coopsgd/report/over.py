@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from coopsgd.build import make, make_strategy
 from coopsgd.errors import ConfigError, DamagedFile
 from coopsgd.identity import identity
 from coopsgd.period import Rounds
+from coopsgd.registry import TRUST
 from coopsgd.report.constants import constants
 from coopsgd.report.progress import Progress
 from coopsgd.run import Run, summary_of
@@ -48,6 +51,8 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
             if isinstance(error, ConfigError) and str(error).startswith("--"):  # an option's fault, not the run's
                 raise
             told = " ".join((str(error) or type(error).__name__).split())
+            if TRUST in told:
+                raise ConfigError(f"{folder}: {told}") from error
             raise ConfigError(f"--over: {folder} holds no run to read ({told}); name a run folder") from error
     progress.close()
     counted = {key: _by_seed(some) for key, some in alike.items()}
@@ -99,8 +104,13 @@ def _below(folder: Path) -> list[Path]:
             found.append(Path(at))
             below.clear()
         else:
-            below[:] = sorted(name for name in below if not name.startswith("."))
+            below[:] = sorted((name for name in below if not name.startswith(".")), key=_by_number)
     return found
+
+
+def _by_number(name: str) -> list[tuple[float, str]]:
+    """tau=4 before tau=16."""
+    return [(float(part), "") if part.isdecimal() else (math.inf, part) for part in re.split(r"(\d+)", name)]
 
 
 def _unfinished(folder: Path) -> str | None:
@@ -137,7 +147,8 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
     consensus: {step, measured, predicted, ratio}: predicted is the exact expectation under noise alone at the same moments,
     ratio measured / predicted over the later half of them. gradient: {step, measured, bound, ratio}: ||grad F(u)||^2, the mean
     over the steps so far, beside its bound, ratio at the last. Either is null when it was not measured or cannot be predicted;
-    why: [reasons]. last: the step of its last line; copy_of: the folder that counts in its place, null when it counts itself.
+    why: [reasons]. last: the step of its last line; last_consensus: what was measured last, predicted or not; copy_of: the folder
+    that counts in its place, null when it counts itself.
     """
     strategy, _ = make_strategy(run.config)
     known, source, told = constants(run.config, probe)
@@ -159,6 +170,7 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
         "workers": run.config.workers,
         "seed": run.config.seed,
         "last": lines[-1]["step"],
+        "last_consensus": next((line["consensus"] for line in reversed(lines) if line.get("consensus") is not None), None),
         "constants": source if known else None,
         "consensus": consensus,
         "gradient": gradient,
@@ -188,6 +200,8 @@ def _mean(runs: list[dict[str, Any]], everyone: list[dict[str, Any]]) -> dict[st
     """
     found = {name: runs[0][name] for name in ("algo", "tau", "workers", "constants")}
     found |= {"folders": [run["folder"] for run in runs], "seeds": [run["seed"] for run in runs]}
+    ends = [run["last_consensus"] for run in runs]
+    found["last_consensus"] = None if None in ends else sum(ends) / len(ends)
     found["copies"] = [run["folder"] for run in everyone if run["copy_of"]]
     for what, theory in THEORY.items():
         curves = [run[what] for run in runs]
@@ -282,7 +296,8 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         cells = []
         for what, theory in THEORY.items():
             curve = run[what]
-            last = [None] * 3 if curve is None else [curve["measured"][-1], curve[theory][-1], curve["ratio"]]
+            measured = run["last_consensus"] if what == "consensus" else None
+            last = [measured, None, None] if curve is None else [curve["measured"][-1], curve[theory][-1], curve["ratio"]]
             cells += ["-" if x is None else f"{x:.4g}" for x in last]
         which = run["folder"] if "folder" in run else f"mean of the {len(run['seeds'])} seeds{_left_out(run['copies'])}"
         table.add_row(f"{which}  {run['algo']} tau {run['tau']}", *cells)
@@ -293,9 +308,12 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     console.print(
         "noise alone: what gradient noise does; differences between workers come on top of it, curvature takes from it"
     )
-    for run in found["runs"]:
+    told, runs = dict[str, list[str]](), found["runs"]
+    for run in runs:
         for reason in run["why"]:
-            console.print(f"{run['folder']}: {reason}")
+            told.setdefault(reason, []).append(run["folder"])
+    for reason, of in told.items():
+        console.print(f"{of[0] if len(of) == 1 else f'{len(of)} of {len(runs)} runs'}: {reason}")
     for note in found["notes"]:
         console.print(note)
     if found["figure"]:

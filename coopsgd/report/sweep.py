@@ -33,7 +33,7 @@ def rows(jobs: Sequence[tuple[str, str]], refused: Mapping[str, str]) -> list[tu
         label = " ".join(word for word in words.split(" ") if word not in shared) or words
         summary = readable_summary(folder)
         if summary is None:
-            status = "refused" if folder in refused else "no run of its own"
+            status = "refused" if folder in refused else "not trained"
             found.append((label, status, *["-"] * (len(COLUMNS) - 3), "-"))
             continue
         last, ledger = summary.get("eval") or {}, summary.get("ledger") or {}
