@@ -94,6 +94,10 @@ def _no_choice(error: MissingConfigException) -> str:
         return f"--config-name: there is no {name}.yaml in that folder or among coopsgd's own; a run's is `config`"
     if group == "optim":
         refuse_unstackable(name)
+    if ":" in name:
+        key = "strategy" if group == "algo" else "name"
+        way = f"--config-dir FOLDER with FOLDER/{group}/own.yaml, in it `{key}: {name}`, and {group}=own"
+        return f"{group}: {name} is a class of your own, which a yaml names: {way}"
     known = sorted(error.options or [])
     return f"{group}: no choice named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
 

@@ -167,6 +167,9 @@ def imported(kind: str, name: str, key: str = "") -> Any:
     """
     may_import(key or kind, name)
     module, _, attribute = name.partition(":")
+    if module.endswith(".py") or os.sep in module:
+        stem = Path(module).name.removesuffix(".py")
+        raise KeyError(f"{kind} {name!r}: is a file's path; write {stem}:{attribute}, from the folder that {stem}.py is in")
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
         way = f"rename the file {top}.py beside you" if Path(f"{top}.py").exists() else "name one of yours or a library's"

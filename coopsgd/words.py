@@ -376,6 +376,8 @@ def _no_equal(words: Sequence[str], at: int, verb: str) -> str:
     key, sign, value = straight.partition("=") if "=" in straight else straight.partition(":")
     if sign and (key in KEYS or key.partition(".")[0] in GROUPS):
         return f"{shown}: a key and its value are joined by '=' alone; write {brief(f'{key}={value}'.strip())}"
+    if at == 0 and word == verb:
+        return f"{shown}: the verb stands there twice; write coopsgd {verb} KEY=VALUE ..."
     if word.startswith("@"):
         return f"{shown}: words are not read from files; a yaml of your own goes into --config-dir FOLDER"
     if os.sep in word or os.path.exists(word):

@@ -85,7 +85,7 @@ class Elastic(Mixing):
         if self.alpha == "auto" or 0 < self.alpha < 2 / (m + 1):
             super().check(m)
             return
-        why = f"elastic: alpha must lie in (0, 2 / (m + 1)) = (0, {2 / (m + 1):.6g}) for {m} workers, got {self.alpha}"
+        why = f"algo.alpha: must lie in (0, 2 / (m + 1)) = (0, {2 / (m + 1):.6g}) for {m} workers, got {self.alpha}"
         if not self.allow_unstable:
             raise ValueError(f"{why}; set algo.allow_unstable=true to run it all the same")
         warnings.warn(f"{why}; it does not converge", stacklevel=2)

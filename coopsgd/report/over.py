@@ -147,8 +147,8 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
     consensus: {step, measured, predicted, ratio}: predicted is the exact expectation under noise alone at the same moments,
     ratio measured / predicted over the later half of them. gradient: {step, measured, bound, ratio}: ||grad F(u)||^2, the mean
     over the steps so far, beside its bound, ratio at the last. Either is null when it was not measured or cannot be predicted;
-    why: [reasons]. last: the step of its last line; last_consensus: what was measured last, predicted or not; copy_of: the folder
-    that counts in its place, null when it counts itself.
+    why: [reasons]. last: the step of its last line; last_consensus: what was measured last, predicted or not; copy_of: the
+    folder that counts in its place, null when it counts itself.
     """
     strategy, _ = make_strategy(run.config)
     known, source, told = constants(run.config, probe)
