@@ -464,6 +464,8 @@ def _readable(where: str, key: str, value: str, words: Sequence[str], at: int, s
     read = _parsed(f"{key}={value}")
     if "${" in value:
         _refuse_interpolation(where, value)
+        if where in catalogue.ABOUT:
+            raise ConfigError(f"{where}: is chosen by one name, as in {where}={_usual(where)}, got {brief(value)!r}")
     quotes = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
     if read is not None and read.is_sweep_override():
         if sweeping:

@@ -156,6 +156,7 @@ REFUSED = {
     ("algo=D-PSGD",): ["algo", "did you mean dpsgd"],
     ("algo.ALPHA=0.1",): ["algo.ALPHA", "did you mean alpha"],
     ("easgd",): ["easgd", "did you mean algo=easgd"],
+    ("algo=${tau}",): ["algo: is chosen by one name", "${tau}"],
     ("train", "algo=easgd"): ["train: the verb stands there twice"],
     ("partition=deals:Blocks",): ["partition", "name: deals:Blocks", "--config-dir"],
     ("data=custom", "data.path=pets.py:Single"): ["data.path", "write pets:Single"],
