@@ -33,6 +33,18 @@ class Board:
         """Say it."""
         self._memory[rank * SLOT] = phase
 
+    def wait(self, rank: int, waits: bool) -> None:
+        """Say that it waits for other workers from now on, or no longer."""
+        at = rank * SLOT
+        if waits:
+            self._memory[at + 2] = (self._memory[at + 2] + 1) % 256
+        self._memory[at + 1] = waits
+
+    def wait_of(self, rank: int) -> int | None:
+        """A number that tells its present wait from the one before; None when it waits for nobody."""
+        at = rank * SLOT
+        return self._memory[at + 2] if self._memory[at + 1] else None
+
     @property
     def saving(self) -> bool:
         """Is anybody past the last step?"""

@@ -90,8 +90,8 @@ class Agent(LocalElasticAgent):
     """torchrun's agent, with eyes of its own.
 
     Its run() returns when all workers have done their work, and raises RunFailed or Interrupted otherwise; no worker is left
-    either way. asked: the signals that came to the command; timeout: seconds that a worker may be stopped; silent: whether to
-    tell of it.
+    either way. asked: the signals that came to the command; timeout: seconds that a worker may be stopped, or wait for another;
+    silent: whether to tell of it.
     """
 
     def __init__(self, work: Callable[[], None], logs: Path, board: Board, asked: Noted, timeout: float, silent: bool) -> None:
@@ -107,6 +107,7 @@ class Agent(LocalElasticAgent):
         self._logs, self._board, self._asked, self._timeout, self._silent = logs, board, asked, timeout, silent
         self._processes: list[Any] = []  # by rank
         self._stopped: dict[int, float] = {}  # rank -> seconds, as far as this process ran meanwhile
+        self._waits: dict[int, tuple[int, float]] = {}  # rank -> its wait for others, and for how long, counted alike
         self._glanced = self._died = 0.0
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
@@ -140,7 +141,7 @@ class Agent(LocalElasticAgent):
         return RunResult(WorkerState.HEALTHY)
 
     def _glance(self) -> None:
-        """Look for workers that are stopped. RunFailed when one was for too long."""
+        """Look for workers that are stopped or wait for others. RunFailed when one did for too long."""
         now = time.monotonic()
         if now - self._glanced < GLANCE:
             return
@@ -160,7 +161,13 @@ class Agent(LocalElasticAgent):
                     )
             elif self._stopped.pop(rank, 0.0) >= 3 * GLANCE:
                 self._say(f"{self._name(rank)} goes on")
-        if self._stopped and max(self._stopped.values()) >= self._timeout:
+        self._waits = {
+            rank: (wait, self._waits[rank][1] + passed if self._waits.get(rank, (None,))[0] == wait else 0.0)
+            for rank in range(len(self._processes))
+            if (wait := self._board.wait_of(rank)) is not None
+        }
+        longest = max((seconds for _, seconds in self._waits.values()), default=0.0)
+        if max(longest, *self._stopped.values(), 0.0) >= self._timeout:
             raise RunFailed(self._too_long())
 
     def _say(self, text: str) -> None:
@@ -171,6 +178,12 @@ class Agent(LocalElasticAgent):
         return f"worker process {rank} (pid {self._processes[rank].pid})"
 
     def _too_long(self) -> str:
+        if not self._stopped:
+            busy = [
+                rank for rank, process in enumerate(self._processes) if rank not in self._waits and process.exitcode is None
+            ]
+            who = ", ".join(map(self._name, busy)) or "each other"
+            return f"workers waited {self._timeout:g} s (timeout) for {who}, so the run was ended"
         longest = max(self._stopped, key=lambda rank: self._stopped[rank])
         return f"{self._name(longest)} was stopped for {self._timeout:g} s (timeout), so the run was ended"
 

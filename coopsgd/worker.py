@@ -40,6 +40,8 @@ from coopsgd.train import Outcome, train
 
 PATIENCE = 30.0  # seconds to wait for room on a full disk at the end
 
+UNTIMED = 1e6  # seconds, as good as for ever to torch, which counts milliseconds in 31 bits
+
 _slot: tuple[Board, int] | None = None  # where this process tells the command how far it is; none under torchrun
 
 
@@ -132,8 +134,18 @@ def joined(
     torch.set_num_threads(settings.threads)
     _keep_freed_memory()
     device = _device(settings.device)
-    with _process_group(settings.processes, rank, device, settings.timeout, store):
-        yield Processes(layout, rank, settings.timeout) if settings.processes > 1 else Stacked(layout), device
+    # the command that forked this process counts how long it waits, and leaves out what time all were suspended; gloo would not
+    timeout = settings.timeout if _slot is None or device.type == "cuda" else UNTIMED
+    _waits(True)
+    with _process_group(settings.processes, rank, device, timeout, store):
+        _waits(False)
+        yield Processes(layout, rank, timeout, _waits) if settings.processes > 1 else Stacked(layout), device
+
+
+def _waits(begins: bool) -> None:
+    """Tell the command that this process waits for others from now on, or no longer."""
+    if _slot is not None:
+        _slot[0].wait(_slot[1], begins)
 
 
 class Report:

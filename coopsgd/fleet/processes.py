@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -22,37 +23,58 @@ GROUPS = 64  # kept at most: each is a mesh of connections that is never closed;
 class Processes(Stacked):
     """An equal share of the workers in each process of the default process group."""
 
-    def __init__(self, layout: plans.Layout, rank: int, timeout: float = 600.0) -> None:
+    def __init__(
+        self, layout: plans.Layout, rank: int, timeout: float = 600.0, waits: Callable[[bool], None] = lambda begins: None
+    ) -> None:
+        """timeout: seconds after which torch stops waiting for a process; waits: told when such a wait begins and ends."""
         super().__init__(layout, rank)
-        self._timeout = timeout
+        self._timeout, self._waits = timeout, waits
         self._groups: dict[tuple[int, ...], Any] = {tuple(range(layout.processes)): None}
 
     def rows(self, start: Tensor) -> Rows:
         start = start.clone()
-        dist.broadcast(start, 0)  # equal by the seed already; equal bit by bit now, on unlike hosts too
+        with self._held_up():
+            dist.broadcast(start, 0)  # equal by the seed already; equal bit by bit now, on unlike hosts too
         return super().rows(start)
 
     def total(self, values: Tensor) -> Tensor:
         # nccl moves nothing that is not on a GPU
         summed = values.to("cuda") if dist.get_backend() == "nccl" else values.clone()
-        dist.all_reduce(summed)
+        with self._held_up():
+            dist.all_reduce(summed)
         return summed.to(values.device)
 
     def gather(self, x: Rows) -> Tensor | None:
-        if self.rank:
-            dist.send(self._own(x, self.rank), 0)
-            return None
-        everything = x.new_empty(self.layout.n, x.shape[1])
-        for q in range(self.layout.processes):
-            rows = self._owned(q)
-            part = self._own(x, 0) if q == 0 else x.new_empty(len(rows), x.shape[1])
-            if q:
-                dist.recv(part, q)
-            everything[rows] = part
-        return everything
+        with self._held_up():
+            if self.rank:
+                dist.send(self._own(x, self.rank), 0)
+                return None
+            everything = x.new_empty(self.layout.n, x.shape[1])
+            for q in range(self.layout.processes):
+                rows = self._owned(q)
+                part = self._own(x, 0) if q == 0 else x.new_empty(len(rows), x.shape[1])
+                if q:
+                    dist.recv(part, q)
+                everything[rows] = part
+            return everything
 
     def barrier(self) -> None:
-        dist.barrier()
+        with self._held_up():
+            dist.barrier()
+
+    @contextmanager
+    def _held_up(self) -> Iterator[None]:
+        """Inside, this process may have to wait for another."""
+        self._waits(True)
+        try:
+            yield
+        finally:
+            self._waits(False)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        with self._held_up(), super()._waiting():
+            yield
 
     def _owned(self, q: int) -> list[int]:
         """Global rows that process q hands to a gather: replicated ones come from rank 0."""
@@ -69,7 +91,8 @@ class Processes(Stacked):
     def _lowered(self, plan: plans.Plan) -> Lowered:
         for item in plan.sums:  # every process makes every group, in the same order
             if item.group not in self._groups:
-                self._groups[item.group] = dist.new_group(list(item.group), timeout=timedelta(seconds=self._timeout))
+                with self._held_up():
+                    self._groups[item.group] = dist.new_group(list(item.group), timeout=timedelta(seconds=self._timeout))
         return super()._lowered(plan)
 
     def _reduce(self, part: Tensor, group: tuple[int, ...]) -> Callable[[], None]:
