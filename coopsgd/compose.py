@@ -31,7 +31,7 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from coopsgd import __version__, catalogue, checkpoint, checks, child, config, ending, external, sources, sweeps
+from coopsgd import __version__, catalogue, checkpoint, checks, child, config, ending, external, sizes, sources, sweeps
 from coopsgd.checks import Checked
 from coopsgd.complaints import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.config import Config
@@ -391,7 +391,7 @@ def shown(words: Sequence[str], config_dir: str | None = None, verb: str = "show
         except BUGS as error:
             raise ConfigError(uncomposed(words, error)) from None
         m = cfg.get("workers")
-        if isinstance(m, int) and m > LARGE:
+        if isinstance(m, int) and m > LARGE and 8 * m * m < sizes.available():  # a larger one is about to be refused
             say(f"{verb}: the matrices of {m} workers take a while")
         checked = check(cfg, task_words(cfg.hydra), dict(cfg.hydra.runtime.choices), look=look)
         named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)

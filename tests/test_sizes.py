@@ -96,6 +96,14 @@ def test_the_limit_is_of_this_machine_and_its_container(tmp_path):
     assert list(sizes._left(tmp_path)) == []
 
 
+def test_a_size_that_is_refused_is_not_announced(capsys):
+    with pytest.raises(ConfigError):
+        compose.shown(["workers=1e6", "task=quadratic"])
+    assert capsys.readouterr().err == ""
+    compose.shown(["workers=1001", "task=quadratic"])
+    assert "the matrices of 1001 workers" in capsys.readouterr().err
+
+
 def test_jobs_of_a_sweep_are_counted(cli, tmp_path):
     for words, told in (
         (("tau=range(0)",), ["tau", "no value"]),
