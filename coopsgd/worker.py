@@ -69,7 +69,9 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
         board.tell(rank, time.time(), "line", str(error))
     except BaseException as error:
         if (line := external.told_of(error)) is None:
-            board.tell(rank, time.time(), "traceback", traceback.format_exc())
+            refused = isinstance(error, ConfigError)  # of what was there when the command looked; it says all there is to say
+            told = ("line", str(error)) if refused else ("traceback", traceback.format_exc())
+            board.tell(rank, time.time(), *told)
         else:
             traceback.print_exc()  # into logs/rank{rank}.err
             line = f"worker process {rank} failed: {line}; the traceback is in {folder / 'logs' / f'rank{rank}.err'}"

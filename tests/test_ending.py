@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from coopsgd.errors import ConfigError
 from coopsgd.strategies.base import Strategy
 
 LONG = ("task=quadratic", "task.sigma=0", "steps=100000000", "log_every=1000", "eval_every=0", "tau=1")
@@ -193,3 +194,19 @@ def _train_and_look(pipe, folder):
     before = looked()
     code = compose.train(["task=quadratic", "steps=3"])
     pipe.send((before, looked() if code == 0 else code))
+
+
+def files_are_gone():
+    """What a worker reads was there when the command looked."""
+    from coopsgd import config
+
+    words = "data.file: cannot read 'text.txt' (No such file or directory); name a text file"
+    source = f"def load(*arguments):\n    raise ConfigError({words!r})\n"  # without a file, so that it is no user's code
+    exec(source, vars(config) | {"ConfigError": ConfigError}, made := {})
+    config.load = made["load"]
+
+
+def test_a_mistake_that_only_a_worker_meets_is_one_line(cli):
+    ended = cli("train", "task=quadratic", "steps=2", "processes=2", first=files_are_gone)
+    assert ended.code == 1 and "Traceback" not in ended.err, ended
+    assert ended.lines[-1] == "coopsgd: data.file: cannot read 'text.txt' (No such file or directory); name a text file"
