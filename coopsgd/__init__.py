@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coopsgd.registry import register
-    from coopsgd.run import Run
+    from coopsgd.run.reader import Run
 
 __version__ = "0.1.0"
 __all__ = ["Run", "__version__", "register"]
@@ -17,7 +17,7 @@ __all__ = ["Run", "__version__", "register"]
 
 def __getattr__(name: str) -> Any:
     if name == "Run":
-        from coopsgd.run import Run
+        from coopsgd.run.reader import Run
 
         return Run
     if name == "register":

@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
-from coopsgd import __version__, ending, stdio
+from coopsgd import __version__
 from coopsgd.errors import ConfigError, Interrupted, RunFailed
+from coopsgd.host import signals, stdio
 
 # Small matrices gain nothing from threads, and a process that has none forks safely. Workers set their own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -41,7 +42,7 @@ class Verbs(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing and args and args[0].startswith("-") and args[0] not in ("-h", "--help", "--version"):
-            from coopsgd.words import no_verb, verb_at
+            from coopsgd.setup.words import no_verb, verb_at
 
             at = verb_at(args, self.commands)
             if at is None:
@@ -51,7 +52,7 @@ class Verbs(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and not ctx.resilient_parsing:
-            from coopsgd.words import no_verb
+            from coopsgd.setup.words import no_verb
 
             raise click.UsageError(no_verb(args, list(self.commands)))
         return super().resolve_command(ctx, args)
@@ -66,7 +67,7 @@ class Verb(click.Command):
             return rest
         words = ctx.params.get("words") or ()
         if any(word.startswith("-") for word in words):
-            from coopsgd.words import refuse_flags
+            from coopsgd.setup.words import refuse_flags
 
             refuse_flags(words, str(self.name), [name for parameter in self.params for name in parameter.opts])
         *_, order = self.make_parser(ctx).parse_args(list(args))
@@ -110,7 +111,7 @@ def cli(ctx: click.Context) -> None:
 @words_argument
 def train(words: tuple[str, ...]) -> None:
     """Run an algorithm, or sweep with -m. Words are Hydra overrides; `coopsgd train --help` lists them."""
-    from coopsgd import compose
+    from coopsgd.commands import compose
 
     sys.exit(compose.train(words))
 
@@ -122,8 +123,8 @@ def train(words: tuple[str, ...]) -> None:
 @words_argument
 def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
     """What an algorithm is: W, its spectrum, its schedule, its cost. Starts no worker."""
-    from coopsgd import compose
-    from coopsgd.report import show as report
+    from coopsgd.commands import compose
+    from coopsgd.commands import show as report
 
     checked = compose.shown(words, config_dir, look=True)
     report.show(report.facts(checked.config, checked.strategy, checked.notes), as_json)
@@ -151,7 +152,7 @@ def analyze(
     if over:
         if config_dir is not None:
             raise ConfigError(f"--config-dir {config_dir}: is not for --over, whose runs bring their own config")
-        from coopsgd.report import over as overlaid
+        from coopsgd.commands import overlay as overlaid
 
         overlaid.show(overlaid.facts(words, probe, figure, trust), as_json)
         return
@@ -159,8 +160,8 @@ def analyze(
         raise ConfigError(f"--figure {figure}: is for --over RUN..., which has something to draw")
     if trust:
         raise ConfigError("--trust: is for --over RUN..., whose configs somebody else may have written; leave it out")
-    from coopsgd import compose
-    from coopsgd.report import analyze as report
+    from coopsgd.commands import analyze as report
+    from coopsgd.commands import compose
 
     checked = compose.shown(words, config_dir, "analyze")
     report.show(report.facts(checked.config, checked.strategy, checked.notes, probe), as_json)
@@ -184,7 +185,7 @@ def design(words: tuple[str, ...], as_json: bool, config_dir: str | None, **opti
 
     Words are Hydra overrides, as for train; algo, tau, topology and keys of the algo are searched unless they are given.
     """
-    from coopsgd.design import command
+    from coopsgd.commands.design import command
 
     command.design(words, config_dir, as_json, **options)
 
@@ -198,7 +199,7 @@ def design(words: tuple[str, ...], as_json: bool, config_dir: str | None, **opti
 @words_argument
 def probe(words: tuple[str, ...], output: str | None, steps: int, as_json: bool, config_dir: str | None) -> None:
     """Measure what theory needs (curvature, noise, how workers differ) and what the machines take (steps, network)."""
-    from coopsgd.probe import command
+    from coopsgd.commands.probe import command
 
     command.probe(words, output, steps, as_json, config_dir)
 
@@ -209,7 +210,7 @@ def probe(words: tuple[str, ...], output: str | None, steps: int, as_json: bool,
 @config_dir_option
 def list_(as_json: bool, config_dir: str | None) -> None:
     """What can be chosen: algorithms, topologies, tasks, models, data sets, partitions, optimisers, schedules, clusters."""
-    from coopsgd import catalogue
+    from coopsgd.setup import catalogue
 
     catalogue.show(as_json, config_dir)
 
@@ -230,7 +231,7 @@ _verb: str | None = None  # the one that was called
 def main() -> None:
     """The entry point: a user's mistake is one line and exit code 2, what failed is 1, a signal 128 + its number."""
     stdio.guard()
-    ending.raising()
+    signals.raising()
     # read when torch is loaded: its threads wait asleep. On a busy machine spinning made a mixing 200 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     code = 1
@@ -241,7 +242,7 @@ def main() -> None:
             code = 1
     finally:
         # nothing is left to be tidied up: one more ends the process without a traceback, or is one of many that have ended it
-        ending.ignore() if code > 128 else ending.default()
+        signals.ignore() if code > 128 else signals.default()
     sys.exit(code)
 
 
@@ -254,12 +255,12 @@ def _code() -> int:
 
             shells.register()
         cli.main(prog_name="coopsgd", standalone_mode=False)
-        if ending.asked is not None:
-            raise Interrupted(ending.asked)
+        if signals.asked is not None:
+            raise Interrupted(signals.asked)
         return 0
     except SystemExit as done:
-        if ending.asked is not None and not done.code:
-            return 128 + ending.asked
+        if signals.asked is not None and not done.code:
+            return 128 + signals.asked
         return done.code if isinstance(done.code, int) else 1 if done.code else 0
     except click.ClickException as error:
         click.echo(f"coopsgd: {error.format_message()}", err=True)
@@ -275,7 +276,7 @@ def _code() -> int:
     except Exception as error:
         if full_errors:
             raise
-        from coopsgd import external
+        from coopsgd.setup import external
 
         if (line := external.told_of(error)) is not None:
             click.echo(f"coopsgd: {line}", err=True)
@@ -288,7 +289,7 @@ def _code() -> int:
         click.echo("coopsgd: interrupted", err=True)
         return 128 + signal.SIGINT
     except Interrupted as stopped:
-        told = "interrupted" if stopped.number == signal.SIGINT else f"ended by {ending.name_of(stopped.number)}"
+        told = "interrupted" if stopped.number == signal.SIGINT else f"ended by {signals.name_of(stopped.number)}"
         click.echo(f"coopsgd: {told}{stopped.note}", err=True)
         return 128 + stopped.number
 

@@ -29,7 +29,7 @@ from coopsgd.errors import ConfigError, Interrupted
 HOMES = {
     "strategy": "coopsgd.strategies",
     "mixing": "coopsgd.mixing",
-    "period": "coopsgd.period",
+    "period": "coopsgd.strategies.period",
     "graph": "coopsgd.mixing.graphs",
     "task": "coopsgd.tasks",
     "model": "coopsgd.models",
@@ -37,7 +37,7 @@ HOMES = {
     "partition": "coopsgd.data.partitions",
     "optim": "coopsgd.optim",
     "schedule": "coopsgd.optim",
-    "cluster": "coopsgd.clock.clusters",
+    "cluster": "coopsgd.predict.clock.clusters",
 }
 _known: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 

@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from peers import FORK, silence
 
-from coopsgd import build, compose, config
+from coopsgd.commands import compose
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.stepping import Steps
+from coopsgd.loop.stepping import Steps
+from coopsgd.run.worker import _keep_freed_memory
+from coopsgd.setup import build, schema
 from coopsgd.tasks.networks import network
-from coopsgd.worker import _keep_freed_memory
 
 TAU, BATCH = 10, 32
 ENGINES = {"mlp": ("loop", "vmap", "bmm", "bmm stored"), "cnn": ("loop", "vmap", "grouped", "loop stored")}
@@ -46,7 +47,7 @@ class Clock:
         return time.perf_counter() - self._wall, time.process_time() - self._cpu
 
 
-def modules(settings: config.Config, warm: int, rounds: int) -> tuple[float, float]:
+def modules(settings: schema.Config, warm: int, rounds: int) -> tuple[float, float]:
     """Time of so many rounds of the plain loop over models, written out."""
     problem = build.make(settings, "task").build(settings, range(settings.workers), torch.device("cpu"))
     models = [network(settings) for _ in range(settings.workers)]
@@ -72,7 +73,7 @@ def modules(settings: config.Config, warm: int, rounds: int) -> tuple[float, flo
     return clock.read()
 
 
-def stacked(settings: config.Config, warm: int, rounds: int, stored: bool) -> tuple[float, float]:
+def stacked(settings: schema.Config, warm: int, rounds: int, stored: bool) -> tuple[float, float]:
     """The same of the parts that `coopsgd train` is made of."""
     from coopsgd.optim import SGD, Constant, Inner
 

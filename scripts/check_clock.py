@@ -102,7 +102,8 @@ def spread(values: list[float]) -> str:
 
 def freeze(folder: Path, words: list[str]) -> Path:
     """A run that waits for its workers, as launch=false leaves it."""
-    from coopsgd import compose, folders
+    from coopsgd.commands import compose
+    from coopsgd.run import folders
 
     settings = compose.shown([*COMMON, *words, "launch=false"]).config
     folders.freeze(settings, folder, "scripts/check_clock.py")
@@ -112,7 +113,9 @@ def freeze(folder: Path, words: list[str]) -> Path:
 
 def predicted(words: list[str]) -> float:
     """Seconds a step on the clock."""
-    from coopsgd import build, clock, compose
+    from coopsgd.commands import compose
+    from coopsgd.predict import clock
+    from coopsgd.setup import build
 
     settings = compose.shown([*COMMON, *words]).config
     times = clock.rehearse(settings, build.make_strategy(settings)[0], 176)
@@ -121,7 +124,7 @@ def predicted(words: list[str]) -> float:
 
 def seconds_a_step(folder: Path) -> float:
     """Training time a step, the first sixteen left out."""
-    from coopsgd.run import log_points
+    from coopsgd.run.reader import log_points
 
     lines = log_points(folder / "metrics.jsonl")
     first = next(line for line in lines if line["step"] == 16)
@@ -132,8 +135,8 @@ def inside(root: Path) -> None:
     """What each host does."""
     import torch
 
-    from coopsgd import worker
-    from coopsgd.probe import worker as prober
+    from coopsgd.commands.probe import worker as prober
+    from coopsgd.run import worker
 
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)

@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import coopsgd.cli  # first of all: it keeps the threads of BLAS in check
-from coopsgd import build, clock, compose
-from coopsgd.config import Config
-from coopsgd.design import command
-from coopsgd.design import study as studies
-from coopsgd.design.pilots import in_one_process, pilot
+from coopsgd.commands import compose
+from coopsgd.commands.design import command
+from coopsgd.commands.design import study as studies
+from coopsgd.commands.design.pilots import in_one_process, pilot
+from coopsgd.predict import clock
+from coopsgd.setup import build
+from coopsgd.setup.schema import Config
 
 NETWORKS = {"fast": "cluster=datacenter", "slow": "cluster=wan_100m"}
 SPREADS = {"iid": "partition=iid", "skewed": "partition=shards"}

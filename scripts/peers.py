@@ -17,9 +17,15 @@ import torch
 import torch._dynamo  # every optimiser imports it at its first step: here once, not inside what is timed
 import torch.distributed as dist
 
-from coopsgd import build, checks, compose, config, launch  # noqa: F401  what the forks share
+from coopsgd.commands import compose
 from coopsgd.data.partitions import IID
-from coopsgd.run import log_points
+from coopsgd.run import launch  # noqa: F401  what the forks share
+from coopsgd.run.reader import log_points
+from coopsgd.setup import (
+    build,
+    checks,
+    schema,  # noqa: F401  what the forks share
+)
 from coopsgd.tasks.networks import network
 
 FORK = multiprocessing.get_context("fork")

@@ -17,7 +17,8 @@ import yaml
 from omegaconf import OmegaConf
 
 import coopsgd
-from coopsgd import catalogue, compose, config
+from coopsgd.commands import compose
+from coopsgd.setup import catalogue, schema
 
 PLACEMENT = (
     "processes",
@@ -104,8 +105,8 @@ def _declared(experiment: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:
         for key, values in composed.hydra.sweeper.params.items()
     }
     node: Any = OmegaConf.to_container(composed, resolve=False)
-    common = dict(_leaves({f.name: node[f.name] for f in fields(config.Config) if f.name not in PLACEMENT}))
-    common |= {group: choice for group, choice in composed.hydra.runtime.choices.items() if group in config.GROUPS}
+    common = dict(_leaves({f.name: node[f.name] for f in fields(schema.Config) if f.name not in PLACEMENT}))
+    common |= {group: choice for group, choice in composed.hydra.runtime.choices.items() if group in schema.GROUPS}
     return {key: value for key, value in common.items() if not any(_within(key, other) for other in swept)}, swept
 
 
@@ -117,7 +118,7 @@ def _differs(runs: list[coopsgd.Run], common: dict[str, Any], swept: dict[str, l
         for (key, values), value in zip(swept.items(), found, strict=True):
             if value not in values:
                 return f"{where} has {key}={value}, which sweeps {', '.join(map(str, values))}"
-        choices = {key: _value(run, key) for key in config.GROUPS if key in swept}
+        choices = {key: _value(run, key) for key in schema.GROUPS if key in swept}
         given = [(f"{group}.{key}", value) for group, name in choices.items() for key, value in _settings(group, name)]
         for key, wanted in (*common.items(), *given):
             value = _value(run, key)

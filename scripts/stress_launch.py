@@ -18,7 +18,9 @@ from pathlib import Path
 
 from peers import silence
 
-from coopsgd import compose, config, folders, launch
+from coopsgd.commands import compose
+from coopsgd.run import folders, launch
+from coopsgd.setup import schema
 
 ALGOS = (("algo=easgd", "tau=2"), ("algo=dpsgd", "topology=ring"), ("algo=dpsgd", "topology=chain"), ("algo=fullsync",))
 
@@ -37,7 +39,7 @@ def main() -> None:
     p = arguments.processes
     words = ("task=quadratic", "steps=6", f"workers={p}", f"processes={p}", f"timeout={arguments.limit}", "save=rows")
     plans = [compose.shown([*words, *algo]).config for algo in ALGOS]
-    load = [multiprocessing.get_context("fork").Process(target=busy, daemon=True) for _ in range(2 * config.cores())]
+    load = [multiprocessing.get_context("fork").Process(target=busy, daemon=True) for _ in range(2 * schema.cores())]
     for process in load:
         process.start()
     times = []

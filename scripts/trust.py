@@ -22,7 +22,7 @@ from invariants import LAWS, draw
 from playing import play, settle
 from public import CASE, MODELS, NOT_RUN, PEERS, RULES, SEEDS, STEPS, TAU, WORKERS, Peer, Worker, papers
 
-from coopsgd import catalogue
+from coopsgd.setup import catalogue
 
 EXACT = 1e-12
 CONFIGS = 200  # random ones, for the laws

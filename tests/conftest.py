@@ -23,9 +23,8 @@ import torch
 
 torch.set_num_threads(1)
 WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(
-    ["pytest", "coopsgd.compose", "coopsgd.launch", "coopsgd.report.show", "coopsgd.probe.worker", "conftest", "playing"]
-)
+PRELOADED = ("commands.compose", "run.launch", "commands.show", "commands.probe.worker")
+WARM.set_forkserver_preload(["pytest", *(f"coopsgd.{name}" for name in PRELOADED), "conftest", "playing"])
 os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the server, which takes no sys.path from us, finds `playing`
 if "coopsgd-tests" not in os.environ.get("XDG_CACHE_HOME", ""):  # the server, which imports this file too, keeps ours
     CACHE = tempfile.TemporaryDirectory(prefix="coopsgd-tests")  # what tests read is not left in the user's cache

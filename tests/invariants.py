@@ -16,10 +16,10 @@ import oracle
 import torch
 from playing import MLP, QUADRATIC, mixed, play_settled, settle, written
 
-from coopsgd import build, config
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing.matrix import Matrix
+from coopsgd.setup import build, schema
 
 DIM = 10
 
@@ -48,7 +48,7 @@ class Drawn:
             f"buffers={self.buffers}, {self.steps} steps, seed={self.seed}, {self.processes} processes"
         )
 
-    def settings(self, base: tuple[str, ...] = (*QUADRATIC, "task.heterogeneity=1.0")) -> config.Config:
+    def settings(self, base: tuple[str, ...] = (*QUADRATIC, "task.heterogeneity=1.0")) -> schema.Config:
         """What `coopsgd train` would read; a checked config of the same kind with the drawn values in it."""
         settings = settle((*base, "algo=cooperative", written(np.eye(8)), "algo.allow_disconnected=true"))
         settings.workers, settings.tau, settings.steps, settings.seed = self.m, self.tau, self.steps, self.seed
@@ -111,7 +111,7 @@ class Stepping(oracle.Problem):
         return self._b[i].copy()
 
 
-def _problem(settings: config.Config) -> oracle.Problem:
+def _problem(settings: schema.Config) -> oracle.Problem:
     task = build.make(settings, "task")
     a, c, x0 = task.arrays(settings.workers, settings.seed)
     p = oracle.Problem(a, c, x0, task.sigma, settings.seed, settings.optim["lr"], settings.tau, settings.steps)
@@ -195,7 +195,7 @@ def _buffers(drawn: Drawn) -> int:
     return 2 if drawn.optim["name"] == "adam" else int(drawn.optim["momentum"] > 0)
 
 
-def _problem_rounds(settings: config.Config) -> list[int]:
+def _problem_rounds(settings: schema.Config) -> list[int]:
     empty = np.zeros((settings.workers, 0))
     return oracle.Problem(empty, empty, empty, 0, 0, 0, settings.tau, settings.steps).rounds()
 

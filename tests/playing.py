@@ -13,12 +13,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from coopsgd import build, compose, config
+from coopsgd.commands import compose
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.plan import choose_layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.train import train
+from coopsgd.loop.loop import train
+from coopsgd.setup import build, schema
 
 QUADRATIC = ("task=quadratic", "dtype=float64", "workers=8", "steps=24", "log_every=1000", "eval_every=0", "device=cpu")
 CNN = ("data=digits", "model=cnn", "model.width=8", "dtype=float64", "log_every=1000", "eval_every=0", "device=cpu")
@@ -48,13 +49,13 @@ class Played(NamedTuple):
     lags: bool  # is the answer without what came after the last communication?
 
 
-def settle(words: Any) -> config.Config:
+def settle(words: Any) -> schema.Config:
     """The checked config of these words; composed once, for Hydra takes a third of a second."""
     return copy.deepcopy(_settled(tuple(words)))
 
 
 @cache
-def _settled(words: tuple[str, ...]) -> config.Config:
+def _settled(words: tuple[str, ...]) -> schema.Config:
     return compose.shown(words).config
 
 
@@ -68,7 +69,7 @@ def written(W: np.ndarray) -> str:
     return f"algo.W={path}"
 
 
-def run(rank: int, settings: config.Config, processes: int) -> Any:
+def run(rank: int, settings: schema.Config, processes: int) -> Any:
     """One process's part."""
     strategy, _ = build.make_strategy(settings)
     layout = strategy.layout(settings.workers, processes)
@@ -95,7 +96,7 @@ def play(gangs: Any, processes: int, *words: str) -> Played:
     return play_settled(gangs, processes, settle(words))
 
 
-def play_settled(gangs: Any, processes: int, settings: config.Config) -> Played:
+def play_settled(gangs: Any, processes: int, settings: schema.Config) -> Played:
     """The same of a checked config."""
     answers = [run(0, settings, 1)] if processes == 1 else gangs(processes)(run, settings, processes)
     x, answer, logical, wire, lines, _, layout, lags = answers[0]

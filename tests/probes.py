@@ -6,7 +6,7 @@ import json
 
 from playing import settle
 
-from coopsgd.probe.file import CONSTANTS, identity
+from coopsgd.predict.probe_file import CONSTANTS, identity
 
 LINES = (("all_reduce", 0.6, 1e-3), ("edge", 0.1, 2e-3))
 

@@ -28,9 +28,9 @@ from playing import settle, written
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from coopsgd import build
-from coopsgd.config import Config
 from coopsgd.data.base import Batches
+from coopsgd.setup import build
+from coopsgd.setup.schema import Config
 from coopsgd.streams import stream
 from coopsgd.tasks.networks import bound
 

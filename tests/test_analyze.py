@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from playing import settle
 
-from coopsgd.build import make_strategy
+from coopsgd.commands import analyze, overlay, show
 from coopsgd.errors import ConfigError
-from coopsgd.probe.file import identity
-from coopsgd.report import analyze, over, show
-from coopsgd.theory import Known, network_factor, terms
+from coopsgd.predict.probe_file import identity
+from coopsgd.predict.theory import Known, network_factor, terms
+from coopsgd.setup.build import make_strategy
 
 QUADRATIC = ("task=quadratic", "task.heterogeneity=0", "workers=8", "processes=1", "device=cpu")
 
@@ -190,9 +190,9 @@ def test_bad_input(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         analyzed(*DIGITS, probe=str(tmp_path / "none.json"))
     with pytest.raises(ConfigError, match="names no run"):
-        over.facts([], None, None)
+        overlay.facts([], None, None)
     with pytest.raises(ConfigError, match="holds no run"):
-        over.facts([str(tmp_path)], None, None)
+        overlay.facts([str(tmp_path)], None, None)
 
 
 def test_the_command(cli, tmp_path):
@@ -238,7 +238,7 @@ def test_over_runs_and_in_tensorboard(cli, tmp_path):
     ratios = [run["consensus"]["ratio"] for run in found["runs"]]
     assert min(ratios) < mean["consensus"]["ratio"] < max(ratios)
     assert "mean of the 2 seeds" in cli("analyze", "--over", "r0", "r1").out
-    assert over.facts([str(tmp_path / "r0"), f"{tmp_path}/r0/"], None, str(tmp_path / "twice.png"))["means"] == []
+    assert overlay.facts([str(tmp_path / "r0"), f"{tmp_path}/r0/"], None, str(tmp_path / "twice.png"))["means"] == []
     assert (tmp_path / found["figure"]).read_bytes()[:4] == b"\x89PNG"
     # gone through again from the config alone, it is what the run logged
     plain = tmp_path / "r0" / "metrics.jsonl"
@@ -248,7 +248,7 @@ def test_over_runs_and_in_tensorboard(cli, tmp_path):
             for line in map(json.loads, plain.read_text().splitlines())
         )
     )
-    again = over.facts([str(tmp_path / "r0")], None, str(tmp_path / "again.png"))
+    again = overlay.facts([str(tmp_path / "r0")], None, str(tmp_path / "again.png"))
     np.testing.assert_allclose(
         again["runs"][0]["consensus"]["predicted"], found["runs"][0]["consensus"]["predicted"], rtol=1e-12
     )
@@ -266,13 +266,13 @@ def test_runs_that_differ_by_their_seed_and_by_where_their_files_are(cli, tmp_pa
         for seed in (0, 1):
             words = (*words, *QUADRATIC[:1], "steps=4", "eval_every=2")
             assert cli("train", *words, f"seed={seed}", f"hydra.run.dir={tmp_path}/{name}{seed}").code == 0
-        found = over.facts([str(tmp_path / f"{name}{seed}") for seed in (0, 1)], None, str(tmp_path / "a.png"))
+        found = overlay.facts([str(tmp_path / f"{name}{seed}") for seed in (0, 1)], None, str(tmp_path / "a.png"))
         assert [mean["seeds"] for mean in found["means"]] == [[0, 1]]
 
 
 def test_why_there_is_no_bound_over_a_run_and_runs_that_cannot_be_read(cli, tmp_path):
     assert cli("train", *QUADRATIC, "algo=easgd", "tau=10", "optim.lr=0.3", "steps=4", f"hydra.run.dir={tmp_path}/r").code == 0
-    (run,) = over.facts([str(tmp_path / "r")], None, str(tmp_path / "a.png"))["runs"]
+    (run,) = overlay.facts([str(tmp_path / "r")], None, str(tmp_path / "a.png"))["runs"]
     assert run["gradient"] is None and any("above what every condition allows" in why for why in run["why"])
     lines = tmp_path / "r" / "metrics.jsonl"
     config = tmp_path / "r" / "config.yaml"
@@ -289,7 +289,7 @@ def test_why_there_is_no_bound_over_a_run_and_runs_that_cannot_be_read(cli, tmp_
         for text in texts:
             file.write_text(text)
             with pytest.raises(ConfigError, match=r"--over: .*r holds no run to read"):
-                over.facts([str(tmp_path / "r")], None, str(tmp_path / "a.png"))
+                overlay.facts([str(tmp_path / "r")], None, str(tmp_path / "a.png"))
         if file is lines:
             lines.write_text('{"step": 0}\n')
     ended = cli("analyze", "--over", "r", "--config-dir", ".")
@@ -306,5 +306,5 @@ def tags(folder):
 def test_without_matplotlib_it_says_so(monkeypatch, tmp_path, cli):
     assert cli("train", *QUADRATIC, "steps=4", "eval_every=2", f"hydra.run.dir={tmp_path}/r").code == 0
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    found = over.facts([str(tmp_path / "r")], None, None)
+    found = overlay.facts([str(tmp_path / "r")], None, None)
     assert found["figure"] is None and "figures" in found["notes"][0]

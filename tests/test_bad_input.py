@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coopsgd import compose
+from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 
 CASES = {
@@ -52,8 +52,8 @@ CASES = {
     "epochs where there are none": (("algo=fedavg", "algo.epochs=1", "task=quadratic"), ["algo.epochs", "tau"]),
     "epochs of nothing": (("algo=fedavg", "algo.epochs=0"), ["algo.epochs", "0"]),
     "a server a round behind": (("algo=fedavg", "algo.order=cta"), ["algo.order", "cta", "atc"]),
-    "no strategy": (("algo.strategy=coopsgd.config:Config",), ["algo.strategy", "coopsgd.config:Config", "Strategy"]),
-    "no model": (("model.name=coopsgd.config:Config",), ["model", "coopsgd.config:Config", "Model"]),
+    "no strategy": (("algo.strategy=coopsgd.setup.schema:Config",), ["algo.strategy", "schema:Config", "Strategy"]),
+    "no model": (("model.name=coopsgd.setup.schema:Config",), ["model", "coopsgd.setup.schema:Config", "Model"]),
     "a list of tau in quotes": (('tau="[[0,1],[5,3]]"',), ["tau", "[[0,1],[500,8]]"]),
     "a function that leaves": (("algo=cooperative", "algo.W=members:leaves"), ["algo.W", "members:leaves", "SystemExit"]),
     "one peer by bits": (("algo=one_peer", "algo.form=hypercube", "workers=6"), ["one_peer", "6", "power of two"]),

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from coopsgd import child, ending
-from coopsgd.board import Board, Phase
+from coopsgd.host import child, signals
+from coopsgd.run.board import Board, Phase
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ def test_a_text_of_any_length_and_letters(text):
 def test_a_child_that_is_killed_by_a_signal_without_a_name():
     with pytest.raises(child.ChildFailed, match="killed by signal"):
         child.answer_of(lambda: os.kill(os.getpid(), signal.SIGRTMIN + 1))
-    assert ending.name_of(signal.SIGTERM) == "SIGTERM"
+    assert signals.name_of(signal.SIGTERM) == "SIGTERM"

@@ -12,7 +12,7 @@ import pytest
 from conftest import WARM, _command
 from test_ending import alive, until
 
-from coopsgd.child import ChildFailed, answer_of
+from coopsgd.host.child import ChildFailed, answer_of
 
 SLEEPY = """
 import os, time
@@ -97,7 +97,7 @@ def test_it_dies_when_its_parent_dies_before_it_has_begun():
         warnings.simplefilter("ignore")  # that this process has threads
         middle = os.fork()
     if middle == 0:
-        from coopsgd import child
+        from coopsgd.host import child
 
         def late(parent):
             os.write(writing, str(os.getpid()).encode())

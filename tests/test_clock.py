@@ -11,13 +11,13 @@ import pytest
 from playing import CNN, QUADRATIC, play, settle
 from probes import probe_of
 
-from coopsgd import build, catalogue
-from coopsgd.clock import Clock, rehearse
-from coopsgd.clock.clusters import FromProbe, Links, bits
-from coopsgd.clock.network import all_reduce_s
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring, Star, Torus
+from coopsgd.predict.clock import Clock, rehearse
+from coopsgd.predict.clock.clusters import FromProbe, Links, bits
+from coopsgd.predict.clock.network import all_reduce_s
+from coopsgd.setup import build, catalogue
 
 A, B = 0.003, 2e6  # seconds a message, bytes a second
 N = 10_000  # bytes of a model

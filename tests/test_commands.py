@@ -125,7 +125,7 @@ def test_help_is_quick_and_light():
 
 @pytest.mark.parametrize("words", [("algo=nope",), ("tau=0",), ("wrokers=1",), ("algo=dpsgd", "topology=torus", "workers=7")])
 def test_a_refusal_does_not_import_torch(words, tmp_path):
-    code = "import sys; from coopsgd import compose; print(compose.train(sys.argv[1:]), 'torch' in sys.modules)"
+    code = "import sys; from coopsgd.commands import compose; print(compose.train(sys.argv[1:]), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.split() == ["2", "False"], done
 

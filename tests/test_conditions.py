@@ -8,12 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from coopsgd import compose
-from coopsgd.analysis import Setting
+from coopsgd.commands import analyze, compose
 from coopsgd.mixing import graphs, matrices
 from coopsgd.mixing.varying import GossipPGA, OnePeer, TwoLevel, pairs_matrix
-from coopsgd.report import analyze
-from coopsgd.theory import largest_steps, window_constant, windows
+from coopsgd.predict.setting import Setting
+from coopsgd.predict.theory import largest_steps, window_constant, windows
 
 QUADRATIC = ("task=quadratic", "task.heterogeneity=0", "processes=1", "device=cpu")
 

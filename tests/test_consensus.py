@@ -11,15 +11,16 @@ import torch
 from playing import MLP, QUADRATIC, Lines, play, settle
 from test_oracle import ALGOS, preset, problem
 
-from coopsgd import build, consensus
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.period import AdaComm, Period, PostLocal, Rounds
+from coopsgd.loop import consensus
+from coopsgd.loop.loop import train
+from coopsgd.setup import build
 from coopsgd.strategies.base import Strategy
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.strategies.fullsync import FullSync
+from coopsgd.strategies.period import AdaComm, Period, PostLocal, Rounds
 from coopsgd.tasks.supervised import SupervisedProblem
-from coopsgd.train import train
 
 LOOKS = ("log_every=1", "eval_every=1")
 

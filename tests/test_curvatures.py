@@ -10,9 +10,10 @@ import torch
 from playing import settle
 from test_probe import LOGISTIC, logistic, measured, quick
 
-from coopsgd import build, compose
-from coopsgd.probe import file, measure
-from coopsgd.report import analyze
+from coopsgd.commands import analyze, compose
+from coopsgd.commands.probe import measure
+from coopsgd.predict import probe_file
+from coopsgd.setup import build
 from coopsgd.tasks.networks import bound
 
 WORDS = ("task=quadratic", "workers=6", "processes=1", "device=cpu")
@@ -80,7 +81,7 @@ def test_an_old_file_is_read_and_says_what_it_lacks(cli, tmp_path):
     assert "old.json: holds the L of F alone" in note and "probe again" in note
     (tmp_path / "odd.json").write_text(json.dumps(content | {"L_workers": {"value": "x"}}))
     with pytest.raises(ValueError, match="no whole probe file"):
-        file.load(tmp_path / "odd.json")
+        probe_file.load(tmp_path / "odd.json")
 
 
 def test_each_workers_curvature_is_its_own_hessians(monkeypatch):

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from coopsgd import Run, checkpoint
+from coopsgd import Run
 from coopsgd.data import cache
 from coopsgd.data.text import Text
 from coopsgd.errors import DamagedFile
+from coopsgd.run import checkpoint
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import torch
 from conftest import needs
 from playing import play, settle
 
-from coopsgd import build
 from coopsgd.data import cifar, fashion_mnist
 from coopsgd.data.augment import crop_and_flip
 from coopsgd.data.cifar import CIFAR10, CIFAR100
@@ -26,6 +25,7 @@ from coopsgd.data.mnist import BEGIN, FILES, MNIST
 from coopsgd.models.base import Model
 from coopsgd.models.cnn import CNN
 from coopsgd.models.dense import MLP, Logistic
+from coopsgd.setup import build
 from coopsgd.streams import seed_of, stream
 
 

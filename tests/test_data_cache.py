@@ -15,9 +15,9 @@ import torch
 from playing import settle
 
 import coopsgd
-from coopsgd import build
 from coopsgd.data import cache, custom
 from coopsgd.data.custom import Custom
+from coopsgd.setup import build
 
 FORK = multiprocessing.get_context("fork")
 BIG = 4 << 20  # bytes, so that pages can be counted

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from probes import probe_of
 
-from coopsgd import compose, theory
-from coopsgd.design import command, ranking, study
-from coopsgd.design.candidates import TAUS, candidates
-from coopsgd.design.pilots import Pilots, pilot
-from coopsgd.design.ranking import Drift, Goal
+from coopsgd.commands import compose
+from coopsgd.commands.design import command, ranking, study
+from coopsgd.commands.design.candidates import TAUS, candidates
+from coopsgd.commands.design.pilots import Pilots, pilot
+from coopsgd.commands.design.ranking import Drift, Goal
 from coopsgd.errors import ConfigError
 from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring
+from coopsgd.predict import theory
 
 NOISY = ("task=quadratic", "task.heterogeneity=0", "task.dim=20", "optim.lr=0.1")
 SLOW = ("cluster=custom", "cluster.latency_s=0.05", "cluster.bandwidth=1 Gbit/s", "cluster.step_s=0.01")

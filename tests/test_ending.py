@@ -184,7 +184,7 @@ def test_signal_handlers_are_put_back(gangs, tmp_path):
 
 def _train_and_look(pipe, folder):
     os.chdir(folder)
-    from coopsgd import compose
+    from coopsgd.commands import compose
 
     torch.set_num_threads(1)
 
@@ -198,12 +198,12 @@ def _train_and_look(pipe, folder):
 
 def files_are_gone():
     """What a worker reads was there when the command looked."""
-    from coopsgd import config
+    from coopsgd.setup import schema
 
     words = "data.file: cannot read 'text.txt' (No such file or directory); name a text file"
     source = f"def load(*arguments):\n    raise ConfigError({words!r})\n"  # without a file, so that it is no user's code
-    exec(source, vars(config) | {"ConfigError": ConfigError}, made := {})
-    config.load = made["load"]
+    exec(source, vars(schema) | {"ConfigError": ConfigError}, made := {})
+    schema.load = made["load"]
 
 
 def test_a_mistake_that_only_a_worker_meets_is_one_line(cli):

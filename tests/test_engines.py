@@ -11,8 +11,8 @@ import torch
 from playing import CNN, MLP, play, settle
 from torch import nn
 
-from coopsgd import build
 from coopsgd.errors import ConfigError
+from coopsgd.setup import build
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.tasks.engines.bmm import Bmm
 from coopsgd.tasks.engines.choice import CHUNK, Choice, choose

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from coopsgd import compose
+from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import load_array
 from coopsgd.mixing.matrix import Matrix

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from coopsgd import compose
-from coopsgd.analysis import Setting
+from coopsgd.commands import analyze, compose
 from coopsgd.mixing import expectation, graphs, matcha
 from coopsgd.mixing.matcha import Matcha, Matchings, decompose, probabilities
 from coopsgd.mixing.sampled import Sampled
 from coopsgd.mixing.varying import Matching, Pairwise, _matching, edges_of, pairs_matrix
-from coopsgd.report import analyze
-from coopsgd.theory import expected_drift, expected_noise, outcome_noise, sampled_consensus
+from coopsgd.predict.setting import Setting
+from coopsgd.predict.theory import expected_drift, expected_noise, outcome_noise, sampled_consensus
 
 QUADRATIC = ("task=quadratic", "processes=1", "device=cpu")
 

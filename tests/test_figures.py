@@ -14,7 +14,7 @@ import pytest
 import yaml
 from playing import settle
 
-from coopsgd import config
+from coopsgd.setup import schema
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = {"alpha": "alpha", "bytes": "equal_bytes", "crossing": "crossing", "skew": "skew"}
@@ -39,10 +39,10 @@ def draw(monkeypatch, capsys):
     return run
 
 
-def leave(folder: Path, settings: config.Config) -> None:
+def leave(folder: Path, settings: schema.Config) -> None:
     """What a run of this config would leave behind, as far as figures read it; the numbers are made up."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(config.dumps(settings))
+    (folder / "config.yaml").write_text(schema.dumps(settings))
     brief = {"algo": settings.algo["name"], "tau": settings.tau, "workers": settings.workers, "status": "completed"}
     (folder / "summary.json").write_text(json.dumps(brief))
     lines = [{"step": k, "consensus": settings.tau + 0.1 * k, "eval/loss": settings.tau + 0.01 * settings.seed} for k in (0, 1)]

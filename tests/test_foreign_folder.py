@@ -15,9 +15,11 @@ import torch
 from omegaconf import OmegaConf
 
 import coopsgd
-from coopsgd import build, compose, config, folders
-from coopsgd.config import GROUPS
+from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
+from coopsgd.run import folders
+from coopsgd.setup import build, schema
+from coopsgd.setup.schema import GROUPS
 
 QUADRATIC = ("task=quadratic", "workers=2", "processes=1", "steps=2", "eval_every=0")
 DIGITS = ("workers=2", "processes=1", "steps=1", "model.hidden=[4]")
@@ -137,11 +139,11 @@ def _worker(module: str, *words: str) -> None:
     from importlib import import_module
 
     sys.argv = [module, *words]
-    import_module("coopsgd.worker" if module == "coopsgd.worker" else "coopsgd.probe.worker").main()
+    import_module("coopsgd.run.worker" if module == "coopsgd.run.worker" else "coopsgd.commands.probe.worker").main()
     sys.exit(0)
 
 
-@pytest.mark.parametrize("module", ["coopsgd.worker", "coopsgd.probe"])
+@pytest.mark.parametrize("module", ["coopsgd.run.worker", "coopsgd.commands.probe"])
 def test_the_workers_of_torchrun(stranger, cli, module):
     words, key, value = PARTS["strategy"]
     folder, marker = stranger(words, {key: value})
@@ -267,7 +269,7 @@ def test_a_rerun_from_a_pickle_is_refused(stranger, cli):
 def test_an_environment_variable_stays_where_it_is_with_a_worker(stranger, cli):
     folder, _ = stranger(QUADRATIC, {"name": "${oc.env:HOME}"})
     (folder / "metrics.jsonl").unlink()
-    ended = cli(first=functools.partial(_worker, "coopsgd.worker", "theirs"))
+    ended = cli(first=functools.partial(_worker, "coopsgd.run.worker", "theirs"))
     assert ended.code == 0, ended.err
     assert json.loads((folder / "summary.json").read_text())["name"] == "${oc.env:HOME}"
 
@@ -363,7 +365,7 @@ def test_a_file_beside_you_takes_nobody_elses_place(cli, tmp_path):
 
 def test_every_part_that_imports_says_so():
     """`imported` is called by parts that declare what they import, which build.py asks about before it makes one."""
-    root = Path(config.__file__).parent
+    root = Path(schema.__file__).parents[1]
     using = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if "imported(" in path.read_text()}
     assert using == {"registry.py", "data/parts.py", "models/foreign.py", "mixing/matrix.py"}
     for name in ("data/custom.py", "models/foreign.py", "mixing/matrix.py"):  # data/parts.py works for the first
@@ -421,8 +423,8 @@ def test_a_link_in_place_of_what_a_run_makes_first_is_refused(tmp_path, name):
 
 
 def test_halves_and_locks_are_files_of_our_own(tmp_path):
-    from coopsgd import checkpoint
     from coopsgd.data import cache
+    from coopsgd.run import checkpoint
 
     mine = tmp_path / "mine"
     mine.write_text("mine")

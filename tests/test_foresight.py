@@ -7,7 +7,9 @@ import json
 import pytest
 from playing import QUADRATIC, play, settle
 
-from coopsgd import build, compose, foresight
+from coopsgd.commands import compose
+from coopsgd.predict import foresight
+from coopsgd.setup import build
 from coopsgd.strategies.cooperative import Cooperative
 
 SMALL = ("task=quadratic", "workers=4", "processes=1")

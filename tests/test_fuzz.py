@@ -14,10 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coopsgd import build, catalogue, compose, sizes
-from coopsgd.checks import Checked
-from coopsgd.config import GROUPS, Config
+from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
+from coopsgd.host import sizes
+from coopsgd.setup import build, catalogue
+from coopsgd.setup.checks import Checked
+from coopsgd.setup.schema import GROUPS, Config
 
 VALUES = [
     *("nan", "inf", "-inf", "1e-320", "1e308", "-1e308", "-0.0", "0.5", "1.0", "2.5", "0", "1", "-1", "7"),

@@ -11,9 +11,10 @@ import pytest
 from playing import settle
 
 import coopsgd
-from coopsgd import compose, folders
-from coopsgd.config import GROUPS, Config
-from coopsgd.identity import identity, placement
+from coopsgd.commands import compose
+from coopsgd.run import folders
+from coopsgd.setup.identity import identity, placement
+from coopsgd.setup.schema import GROUPS, Config
 
 Q = ("task=quadratic", "workers=4", "processes=1")
 FAST = (*Q, "steps=4", "log_every=2", "eval_every=2")
@@ -70,7 +71,7 @@ WHERE = {
 def test_every_key_says_whether_it_is_part_of_what_is_trained():
     assert all(f.metadata["identity"] is (f.name not in WHERE) for f in fields(Config))
     assert {f.name for f in fields(Config)} == VALUES.keys(), "a new key needs a pair of settings here"
-    from coopsgd.config import key
+    from coopsgd.setup.schema import key
 
     with pytest.raises(TypeError):
         key(1, "a new one, which nobody has thought about")
@@ -192,7 +193,7 @@ def test_code_that_nobody_vouches_for_is_compared_by_its_name(tmp_path, monkeypa
 
 
 def folders_yaml(settings, folder):
-    from coopsgd.config import dumps
+    from coopsgd.setup.schema import dumps
 
     folder.mkdir()
     (folder / "config.yaml").write_text(dumps(settings))

@@ -14,10 +14,10 @@ import torch
 from playing import play, settle
 
 import coopsgd
-from coopsgd import build
 from coopsgd.data import cache
 from coopsgd.data.text import Text, docstrings, modules
 from coopsgd.modules.transformer import GPT
+from coopsgd.setup import build
 
 TINY = ("task=language", "model.layers=1", "model.width=16", "model.heads=2", "model.context=16", "batch_size=4", "device=cpu")
 QUIET = ("log_every=1000", "eval_every=0", "task.windows=8")

@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 from playing import QUADRATIC, play, settle
 
-from coopsgd import build
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
+from coopsgd.loop.loop import train
 from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring
-from coopsgd.train import train
+from coopsgd.setup import build
 
 M, D = 8, 1000
 

@@ -12,10 +12,10 @@ import pytest
 from playing import mixed
 from test_plan import KINDS, carried_out, example
 
-from coopsgd import catalogue
 from coopsgd.fleet.plan import Layout, choose_layout, lower, price
 from coopsgd.mixing import graphs, matrices
 from coopsgd.registry import lookup
+from coopsgd.setup import catalogue
 from coopsgd.strategies.base import Strategy
 
 

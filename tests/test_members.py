@@ -13,7 +13,7 @@ from playing import MLP, QUADRATIC, play, settle
 from test_oracle import ALGOS, EXACT, preset, problem, written
 
 import coopsgd.fleet.base as fleet
-from coopsgd import build, registry
+from coopsgd import registry
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing import graphs, matcha, matrices, spectra
@@ -21,6 +21,7 @@ from coopsgd.mixing.matrix import Matrix
 from coopsgd.mixing.sampled import Sampled
 from coopsgd.mixing.static import Anchored, Hierarchical
 from coopsgd.mixing.varying import GossipPGA, Matching, OnePeer, Pairwise, TwoLevel, _matching, edges_of
+from coopsgd.setup import build
 
 EIGHT = "15 67 04 23 17 36 10 37 56 12 70 31"  # the example graph of arXiv:1905.09435, its matchings in order
 MATCHINGS = [[(1, 5), (6, 7), (0, 4), (2, 3)], [(1, 7), (3, 6)], [(1, 0), (3, 7), (5, 6)], [(1, 2), (7, 0)], [(3, 1)]]

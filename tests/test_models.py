@@ -15,7 +15,7 @@ from coopsgd.models.cnn import CNN, LeNet
 from coopsgd.models.foreign import Custom, TorchVision
 from coopsgd.models.resnet import ResNet, ResNet20, ResNet32, ResNet56
 from coopsgd.models.vgg import VGG11, VGG16
-from coopsgd.run import Run
+from coopsgd.run.reader import Run
 from coopsgd.tasks.gradients import Bound
 from coopsgd.tasks.networks import bound
 
@@ -243,7 +243,7 @@ def test_a_file_beside_you_is_found_and_its_mistakes_are_told(cli, tmp_path):
 
 def test_torchvision_is_imported_by_nobody_else(tmp_path):
     code = (
-        "import sys; from coopsgd.compose import shown; from coopsgd.build import make\n"
+        "import sys; from coopsgd.commands.compose import shown; from coopsgd.setup.build import make\n"
         "settings = shown(['model=resnet20', 'model.norm=batch', 'norm_stats=local']).config\n"
         "sys.exit(bool({'torch', 'torchvision'} & set(sys.modules)))"
     )

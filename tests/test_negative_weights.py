@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from coopsgd import compose
+from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import ROUNDING, Mixing
 from coopsgd.mixing.matcha import Matcha

@@ -10,18 +10,18 @@ import pytest
 import torch
 from playing import CNN, Lines, settle
 
-from coopsgd import build, config
 from coopsgd.data.digits import Digits
 from coopsgd.fleet.plan import choose_layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
+from coopsgd.loop.loop import train
+from coopsgd.loop.norm_stats import BATCHES
 from coopsgd.models.cnn import CNN as Network
-from coopsgd.run import Run
-from coopsgd.statistics import BATCHES
+from coopsgd.run.reader import Run
+from coopsgd.setup import build, schema
 from coopsgd.streams import stream
 from coopsgd.tasks.gradients import Bound, recalibrated
 from coopsgd.tasks.networks import network
-from coopsgd.train import train
 
 SMALL = (*CNN, "model.norm=batch", "workers=4", "batch_size=8", "optim.lr=0.05")
 ALGOS = {
@@ -35,7 +35,7 @@ POLICIES = ["average", "local", "recalibrate"]
 B = 2 * 3 * 8  # a mean and a variance for each of 8 and 16 channels
 
 
-def member(rank: int, settings: config.Config, processes: int) -> dict[str, Any]:
+def member(rank: int, settings: schema.Config, processes: int) -> dict[str, Any]:
     """One process's part of a run: all models and statistics, as far as it knows them."""
     strategy, _ = build.make_strategy(settings)
     m, v = settings.workers, strategy.num_aux

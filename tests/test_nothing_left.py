@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from coopsgd import compose, folders
+from coopsgd.commands import compose
 from coopsgd.errors import Interrupted
+from coopsgd.run import folders
 
 QUICK = ("task=quadratic", "steps=2", "processes=1", "log_every=2", "eval_every=0")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import coopsgd
-from coopsgd import checkpoint, compose, folders
+from coopsgd.commands import compose, overlay
 from coopsgd.errors import ConfigError, DamagedFile
-from coopsgd.report import over
+from coopsgd.run import checkpoint, folders
 
 QUICK = ("task=quadratic", "workers=2", "processes=1", "steps=2", "eval_every=0")
 BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]\n" for n in range(1, 9))
@@ -57,7 +57,7 @@ def test_a_config(monkeypatch, capsys, tmp_path, case):
         code, line = 2, f"{error}\n"
     assert code == 2 and told in line and "theirs" in line and line.count("\n") == 1 and not (tmp_path / "again").exists()
     with pytest.raises(ConfigError, match="theirs"):
-        over.facts(["theirs"], None, None)
+        overlay.facts(["theirs"], None, None)
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,10 @@ def test_a_file_of_a_run(finished, tmp_path, what, odd):
         read()
     if what == "summary.json":
         with pytest.raises(ConfigError, match="no run that has ended"):
-            over.facts([str(tmp_path / "sweep")], None, None)
+            overlay.facts([str(tmp_path / "sweep")], None, None)
     elif what == "metrics.jsonl":
         with pytest.raises(ConfigError, match=r"metrics\.jsonl is damaged"):
-            over.facts([str(folder)], None, None)
+            overlay.facts([str(folder)], None, None)
 
 
 BROKEN = """
@@ -127,4 +127,4 @@ def test_no_run_is_lost_to_one_that_cannot_begin(monkeypatch, finished, tmp_path
 def test_an_empty_name_is_no_run(monkeypatch, finished):
     monkeypatch.chdir(finished.parent)
     with pytest.raises(ConfigError, match="empty word"):
-        over.facts([""], None, None)
+        overlay.facts([""], None, None)

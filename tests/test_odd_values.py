@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from coopsgd import compose, config, registry
+from coopsgd import registry
+from coopsgd.commands import compose
 from coopsgd.data import cache, mnist
 from coopsgd.errors import ConfigError
+from coopsgd.setup import schema
 
 HERE = ("task=quadratic",)
 REFUSED = {
@@ -149,7 +151,7 @@ def folder(tmp_path_factory):
 
 
 def worker(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **env: str) -> tuple[int, str]:
-    from coopsgd import worker
+    from coopsgd.run import worker
 
     monkeypatch.setattr(sys, "argv", ["worker", str(folder)])
     for name, value in env.items():
@@ -183,7 +185,7 @@ def test_a_config_that_is_broken(tmp_path, capsys, monkeypatch, text):
     code, err = worker(tmp_path, capsys, monkeypatch, WORLD_SIZE="2", RANK="0")
     assert code == 2 and "config.yaml" in err and len(err.splitlines()) == 1, err
     with pytest.raises(ConfigError, match=r"config\.yaml"):
-        config.load(tmp_path / "config.yaml")
+        schema.load(tmp_path / "config.yaml")
 
 
 # somebody else
@@ -231,13 +233,14 @@ def test_a_file_that_may_not_be_read_is_not_said_to_be_broken(open_path):
     idx = open_path / mnist.FILES[0]
     idx.write_bytes(b"\0\0\x08\1\0\0\0\1\0")
     idx.chmod(0)
-    from coopsgd import reading, yamls
-    from coopsgd.probe import file as probe_file
+    from coopsgd.host import reading
+    from coopsgd.predict import probe_file as probe_file
+    from coopsgd.setup import yamls
 
     for function, *arguments in (
         (reading.array, "algo.W", str(path)),
         (yamls.text, path),
-        (config.load, path),
+        (schema.load, path),
         (probe_file.load, path),
         (mnist.read_idx, idx),
         (mnist._check_whole, idx),

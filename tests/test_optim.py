@@ -9,15 +9,15 @@ import pytest
 import torch
 from playing import CNN, MLP, QUADRATIC, Lines, play, settle
 
-from coopsgd import build
 from coopsgd.data.base import Batches
 from coopsgd.data.digits import Digits
 from coopsgd.data.partitions import IID
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
+from coopsgd.loop.loop import train
 from coopsgd.optim import SGD, Constant, Cosine, Inner, MultiStep, StepDecay, clip_
+from coopsgd.setup import build
 from coopsgd.tasks.networks import network
-from coopsgd.train import train
 
 STEPS, RATE = 24, 0.4
 

@@ -7,7 +7,7 @@ import oracle
 import pytest
 from playing import QUADRATIC, play, settle, written
 
-from coopsgd import build, catalogue
+from coopsgd.setup import build, catalogue
 
 ALGOS = [choice.name for choice in catalogue.choices("algo")]
 EXACT = {"rtol": 0, "atol": 1e-12}  # float64, sums taken in another order: a few ulps, nothing more

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from coopsgd.commands import overlay
 from coopsgd.errors import ConfigError
-from coopsgd.report import over
 
 SMALL = ("data=digits", "model=logistic", "workers=2", "processes=1", "steps=12", "eval_every=6", "log_every=6", "save=none")
 
@@ -32,7 +32,7 @@ def test_code_that_is_not_trusted_is_told_as_such(cli, tmp_path, monkeypatch):
     assert cli("train", "--config-dir", "more", "algo=own", "task=quadratic", "steps=4", "hydra.run.dir=r").code == 0
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"^r: .*mine:Mine.*--trust") as error:
-        over.facts(["r"], None, None)
+        overlay.facts(["r"], None, None)
     assert "holds no run" not in str(error.value)
 
 
@@ -41,5 +41,5 @@ def test_numbers_in_names_count_as_numbers(tmp_path):
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").touch()
-    found = [Path(run).name for run in over._below(tmp_path)]
+    found = [Path(run).name for run in overlay._below(tmp_path)]
     assert found == ["9", "10", "algo=a,tau=1", "algo=a,tau=4", "algo=a,tau=16", "b"]

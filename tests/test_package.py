@@ -17,11 +17,11 @@ from playing import play
 from probes import probe_of
 from test_data import cifar_folder, idx_folder
 
-from coopsgd import catalogue
-from coopsgd.build import KINDS
-from coopsgd.config import GROUPS
 from coopsgd.data.cifar import CIFAR10, CIFAR100
 from coopsgd.registry import HOMES, lookup, names, register
+from coopsgd.setup import catalogue
+from coopsgd.setup.build import KINDS
+from coopsgd.setup.schema import GROUPS
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,6 +67,51 @@ def imported_of(node: ast.Import | ast.ImportFrom) -> set[str]:
     return {alias.name for alias in node.names} if isinstance(node, ast.Import) else {node.module or ""}
 
 
+# from the ground up; a module may import what is on its own floor or below. The longest name counts
+FLOORS = (
+    ("errors", "streams", "host"),
+    ("registry", "setup.__init__", "setup.values", "setup.exact", "setup.yamls", "setup.external", "setup.schema"),
+    ("mixing",),
+    ("fleet",),
+    ("optim", "strategies"),
+    ("modules", "models", "data"),
+    ("tasks",),
+    ("setup",),
+    ("loop",),
+    ("predict",),
+    ("run",),
+    ("commands", "completion"),
+    ("cli", ""),
+)
+UP = {  # arrows that still point upwards
+    "data.cache": {"run"},
+    "models.foreign": {"tasks"},
+    "fleet.base": {"predict"},
+    "strategies.base": {"loop"},
+    "tasks.base": {"predict"},
+    "tasks.classification": {"setup"},
+    "tasks.language": {"setup"},
+    "tasks.networks": {"setup"},
+    "tasks.quadratic": {"predict"},
+    "tasks.supervised": {"setup"},
+    "setup.build": {"predict"},
+    "setup.checks": {"loop", "predict"},
+    "setup.identity": {"run"},
+    "loop.loop": {"predict"},
+}
+
+
+def floor_of(module: str) -> int:
+    found = [(len(name), floor) for floor, names in enumerate(FLOORS) for name in names if f"{module}.".startswith(f"{name}.")]
+    return max(found, default=(0, len(FLOORS) - 1))[1]
+
+
+def holds_code(module: str) -> bool:
+    """Is it a module, or a package that exports names of its modules?"""
+    at = ROOT / "coopsgd" / module.replace(".", "/")
+    return at.with_suffix(".py").exists() or (at.is_dir() and "import" in (at / "__init__.py").read_text())
+
+
 def test_imports_point_one_way():
     files = {str(path.relative_to(ROOT / "coopsgd")): imported(path) for path in (ROOT / "coopsgd").rglob("*.py")}
 
@@ -74,44 +119,33 @@ def test_imports_point_one_way():
         return {name for name, found in files.items() if any(i == module or i.startswith(module + ".") for i in found)}
 
     assert importers("click") == {"cli.py", "completion.py"}
-    grammar = {"words.py", "sweeps.py"}  # they parse words; nothing is composed there
-    assert importers("hydra") == {"compose.py", "completion.py", "complaints.py", "sources.py"} | grammar
-    assert importers("torch.distributed") == {"launch.py", "worker.py", "fleet/processes.py"}
-    assert importers("coopsgd.fleet.stacked") <= {"worker.py", "fleet/processes.py"}
-    assert importers("coopsgd.fleet.processes") == {"worker.py"}
+    grammar = {"setup/words.py", "setup/sweeps.py"}  # they parse words; nothing is composed there
+    assert importers("hydra") == {"commands/compose.py", "completion.py", "setup/messages.py", "setup/sources.py"} | grammar
+    assert importers("torch.distributed") == {"run/launch.py", "run/worker.py", "fleet/processes.py"}
+    assert importers("coopsgd.fleet.stacked") <= {"run/worker.py", "fleet/processes.py"}
+    assert importers("coopsgd.fleet.processes") == {"run/worker.py"}
+    upwards: dict[str, set[str]] = {}
     for name, found in files.items():
-        below = {"mixing/": {"fleet", "strategies", "tasks", "train", "worker", "launch", "compose"}}
-        below |= {"fleet/": {"strategies", "tasks", "train", "worker", "launch", "compose"}}
-        below |= {
-            "strategies/": {"tasks", "train", "worker", "launch", "compose"},
-            "tasks/": {"train", "worker", "strategies", "probe"},
-            "clock/": {"train", "worker", "launch", "compose", "tasks"},
-            "theory/": {"fleet", "strategies", "tasks", "train", "worker", "launch", "compose", "config", "analysis", "report"},
-        }
-        for room, above in below.items():
-            if name.startswith(room):
-                wrong = {i for i in found if any(i.startswith(f"coopsgd.{other}") for other in above)}
-                assert not wrong, f"{name} imports {wrong}"
+        own = name.removesuffix(".py").removesuffix("__init__").replace("/", ".").strip(".")
+        for module in (i.removeprefix("coopsgd.") for i in found if i.startswith("coopsgd.")):
+            if floor_of(module) > floor_of(own) and holds_code(module):
+                upwards.setdefault(own, set()).add(module.split(".")[0])
+    assert upwards == UP
 
 
 def test_what_refuses_a_config_imports_no_torch():
     heavy = ("torch", "torchvision", "tensorboard")
-    light = ["build.py", "checks.py", "complaints.py", "folders.py", "words.py", "sweeps.py", "sources.py", "yamls.py"]
-    light += ["reading.py", "sizes.py", "values.py", "external.py", "foresight.py", "identity.py", "run.py", "checkpoint.py"]
-    light += ["cli.py", "compose.py", "config.py", "catalogue.py", "registry.py", "streams.py", "period.py", "optim.py"]
-    light += [
-        "fleet/plan.py",
-        "strategies/base.py",
-        "strategies/cooperative.py",
-        "strategies/fullsync.py",
-        "tasks/quadratic.py",
-    ]
-    light += ["probe/__init__.py", "probe/command.py", "probe/estimates.py", "probe/file.py"]
-    light += ["analysis.py", "report/analyze.py", "report/cost.py", "report/constants.py", "report/over.py"]
-    light += ["statistics.py", "tasks/supervised.py", "tasks/classification.py", "tasks/language.py"]
+    light = [f"setup/{path.name}" for path in (ROOT / "coopsgd" / "setup").glob("*.py")]
+    light += [f"predict/{path.name}" for path in (ROOT / "coopsgd" / "predict").glob("*.py") if path.name != "rehearsal.py"]
+    light += [f"host/{name}.py" for name in ("reading", "sizes", "signals", "newfile")]
+    light += [f"run/{name}.py" for name in ("reader", "checkpoint", "folders")]
+    light += [f"commands/{name}.py" for name in ("compose", "analyze", "overlay", "probe/__init__", "probe/command")]
+    light += ["cli.py", "registry.py", "streams.py", "optim.py", "fleet/plan.py", "loop/norm_stats.py"]
+    light += [f"strategies/{name}.py" for name in ("base", "cooperative", "fullsync", "period")]
+    light += [f"tasks/{name}.py" for name in ("quadratic", "supervised", "classification", "language")]
     light += [
         str(path.relative_to(ROOT / "coopsgd"))
-        for room in ("clock", "mixing", "models", "data", "theory")
+        for room in ("predict/clock", "predict/theory", "mixing", "models", "data")
         for path in (ROOT / "coopsgd" / room).glob("*.py")
     ]
     for name in light:

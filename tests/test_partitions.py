@@ -9,10 +9,10 @@ import pytest
 import torch
 from playing import MLP, play, settle
 
-from coopsgd import build
 from coopsgd.data import partitions
 from coopsgd.data.base import Batches, refuse_short
 from coopsgd.data.partitions import IID, Dirichlet, Quantity, Shards, left_over
+from coopsgd.setup import build
 from coopsgd.streams import stream
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), [100, 200, 150, 50, 300, 100, 100, 400, 500, 600]))

@@ -9,8 +9,8 @@ import pytest
 from playing import QUADRATIC, play
 from test_oracle import EXACT
 
-from coopsgd.period import QSR, AdaComm, Period, PostLocal, Rounds
 from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.period import QSR, AdaComm, Period, PostLocal, Rounds
 
 
 def ends(period: Period, steps: int, lr=lambda k: 0.1, loss=lambda k: 1.0, now=lambda k: math.nan) -> list[int]:

@@ -15,15 +15,16 @@ import pytest
 import torch
 from playing import settle
 
-import coopsgd.probe
-from coopsgd import build, config
+import coopsgd.commands.probe
+from coopsgd.commands.probe import curvature, measure, network, worker
 from coopsgd.errors import ConfigError
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing import spectra
-from coopsgd.probe import curvature, estimates, file, measure, network, worker
-from coopsgd.probe.estimates import Moments
+from coopsgd.predict import estimates, probe_file
+from coopsgd.predict.estimates import Moments
+from coopsgd.setup import build, schema
 from coopsgd.streams import stream
 from coopsgd.tasks.gradients import hessian_product
 from coopsgd.tasks.networks import bound
@@ -268,7 +269,7 @@ def test_the_command_leaves_a_file_that_reads_back(cli, tmp_path, processes):
     ended = cli("probe", *words, "--steps", "5", first=quick)
     assert ended.code == 0, ended.err
     assert [name for name in os.listdir(tmp_path) if not name.startswith(".cli")] == ["probe.json"]  # nothing else is left
-    probe = coopsgd.probe.load(tmp_path / "probe.json")
+    probe = coopsgd.commands.probe.load(tmp_path / "probe.json")
     assert (probe.task, probe.model, probe.data, probe.parameters, probe.workers) == ("quadratic", None, None, 10, 4)
     assert len(probe.workers_s) == 4 and probe.step_s.low <= probe.step_s.value <= probe.step_s.high
     assert set(probe.constants()) == {"L", "sigma2", "gap", "kappa2"}
@@ -357,15 +358,15 @@ def test_several_machines_type_a_torchrun_line(cli, tmp_path, monkeypatch):
     ended = cli("probe", "task=quadratic", "workers=2", "processes=1", "threads=1", "launch=false", "--steps=3")
     assert ended.code == 0, ended.err
     line = ended.out.splitlines()[-1]
-    assert "--nproc-per-node 1" in line and "-m coopsgd.probe " in line
+    assert "--nproc-per-node 1" in line and "-m coopsgd.commands.probe " in line
     folder = Path(shlex.split(line)[-1])
-    assert os.listdir(folder) == ["config.yaml"] and config.load(folder / "config.yaml").steps == 3
+    assert os.listdir(folder) == ["config.yaml"] and schema.load(folder / "config.yaml").steps == 3
     named = cli("probe", "task=quadratic", "workers=2", "processes=1", "launch=false", "hydra.run.dir=shared")
     assert named.code == 0 and os.listdir(tmp_path / "shared") == ["config.yaml"], named.err
-    typed = [sys.executable, "-m", "coopsgd.probe", str(folder)]
+    typed = [sys.executable, "-m", "coopsgd.commands.probe", str(folder)]
     done = subprocess.run(typed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    probe = coopsgd.probe.load(folder / "probe.json")
+    probe = coopsgd.commands.probe.load(folder / "probe.json")
     assert probe.network is None and str(folder / "probe.json") in done.stdout
     monkeypatch.setattr(sys, "argv", typed[2:])
     with pytest.raises(SystemExit, match="already holds a probe"):
@@ -384,8 +385,8 @@ def content(words=("task=quadratic", "workers=4", "processes=1")):
     fit = {"a": 1e-4, "b": 1e-9, "low": {"a": 0.0, "b": 0.0}, "high": {"a": 1.0, "b": 1.0}}
     return {
         "format": 1,
-        **file.identity(settle(words)),
-        **dict.fromkeys(file.CONSTANTS, one),
+        **probe_file.identity(settle(words)),
+        **dict.fromkeys(probe_file.CONSTANTS, one),
         "step_s": {"median": 1.0, "low": 0.5, "high": 2.0, "workers": [1.0] * 4},
         "network": {"processes": 2, "all_reduce": fit, "edge": fit},
         "versions": {},
@@ -399,14 +400,14 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
     def refused(text, told):
         at.write_text(text)
         with pytest.raises(ConfigError, match=told) as error:
-            coopsgd.probe.load(at)
+            coopsgd.commands.probe.load(at)
         assert str(at) in str(error.value) and "\n" not in str(error.value)
 
     with pytest.raises(ConfigError, match="cannot read"):
-        coopsgd.probe.load(tmp_path / "none.json")
+        coopsgd.commands.probe.load(tmp_path / "none.json")
     whole = content()
     at.write_text(json.dumps(whole))
-    assert coopsgd.probe.load(at).network.edge.b.high == 1
+    assert coopsgd.commands.probe.load(at).network.edge.b.high == 1
     refused("no json", "JSON")
     refused("[1]", "no probe file")
     refused("{}", "no probe file")
@@ -437,7 +438,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
 )
 def test_a_probe_of_something_else_is_refused(tmp_path, mine, theirs, told):
     (tmp_path / "probe.json").write_text(json.dumps(content(mine)))
-    probe = coopsgd.probe.load(tmp_path / "probe.json")
+    probe = coopsgd.commands.probe.load(tmp_path / "probe.json")
     assert probe.check(settle(mine)) == () == probe.check(settle((*mine, "seed=7", "algo=pasgd", "optim.lr=0.3")))
     with pytest.raises(ConfigError, match=re.escape(told)):
         probe.check(settle(theirs))
@@ -448,7 +449,7 @@ def test_a_probe_of_something_else_is_refused(tmp_path, mine, theirs, told):
 def test_arrays_are_known_by_what_is_in_them(quadratic, tmp_path):
     a, _, _, words = quadratic
     (tmp_path / "probe.json").write_text(json.dumps(content(words)))
-    probe = coopsgd.probe.load(tmp_path / "probe.json")
+    probe = coopsgd.commands.probe.load(tmp_path / "probe.json")
     np.save(tmp_path / "same.npy", np.tile(a, (M, 1)))
     np.save(tmp_path / "other.npy", np.tile(a, (M, 1)) + 1e-6)
     assert probe.check(settle((*words, f"task.curvature={tmp_path}/same.npy"))) == ()
@@ -457,5 +458,5 @@ def test_arrays_are_known_by_what_is_in_them(quadratic, tmp_path):
 
 
 def test_reading_a_probe_imports_no_torch():
-    code = "import sys, coopsgd.probe; sys.exit('torch' in sys.modules)"
+    code = "import sys, coopsgd.commands.probe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from coopsgd import compose
+from coopsgd.commands import compose
 from coopsgd.errors import Interrupted
-from coopsgd.report import progress
-from coopsgd.report import sweep as sweeps
+from coopsgd.run import progress
+from coopsgd.run import sweep as sweeps
 
 QUICK = ("task=quadratic", "steps=2", "processes=1", "log_every=2", "eval_every=0")
 

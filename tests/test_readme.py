@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coopsgd import compose
+from coopsgd.commands import compose
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(?:\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)

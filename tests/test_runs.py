@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import coopsgd
-from coopsgd import checkpoint
 from coopsgd.errors import RunFailed
-from coopsgd.naming import folder_name
+from coopsgd.run import checkpoint
+from coopsgd.run.naming import folder_name
 
 QUICK = ("task=quadratic", "steps=20", "log_every=10", "eval_every=10")
 
@@ -163,7 +163,8 @@ def test_a_folder_that_was_moved_is_whole(cli, tmp_path):
 
 
 def test_a_half_written_line_does_not_hide_what_went_wrong(cli, tmp_path, monkeypatch):
-    from coopsgd import compose, launch
+    from coopsgd.commands import compose
+    from coopsgd.run import launch
 
     def torn(folder, *_, **__):
         (folder / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20, "ep')
@@ -202,7 +203,8 @@ def test_a_folder_that_was_not_frozen_is_free_again(cli, tmp_path, monkeypatch):
         (folder / "algo.W.npy").write_text("half of it")
         raise OSError("No space left on device")
 
-    from coopsgd import compose, folders
+    from coopsgd.commands import compose
+    from coopsgd.run import folders
 
     monkeypatch.setattr(folders, "_freeze_files", full)
     with pytest.raises(OSError, match="No space"):
@@ -246,7 +248,7 @@ def test_save(cli, tmp_path, save, kept):
 
 
 def test_save_auto_keeps_rows_up_to_200_megabytes():
-    from coopsgd.checkpoint import resolve
+    from coopsgd.run.checkpoint import resolve
 
     assert [resolve("auto", 5, d, 4) for d in (10**7, 10**7 + 1)] == ["rows", "answer"]
     assert resolve("none", 1, 1, 4) == "none"
@@ -317,7 +319,7 @@ def test_folder_names_are_safe_short_and_different():
 
 
 def test_two_runs_in_one_second_have_two_folders(cli, tmp_path):
-    from coopsgd.compose import fresh
+    from coopsgd.commands.compose import fresh
 
     assert [Path(fresh(str(tmp_path / "day" / "a"))).name for _ in range(3)] == ["a", "a-2", "a-3"]
     from concurrent.futures import ThreadPoolExecutor
@@ -344,17 +346,17 @@ def test_processes_and_threads_are_chosen_and_said(cli, tmp_path):
 
 
 def test_processes_auto(monkeypatch):
-    from coopsgd import config
+    from coopsgd.setup import schema
 
-    monkeypatch.setattr(config, "cores", lambda: 2)
-    assert [config.place(m, 0) for m in (1, 4, 5, 6, 64, 7)] == [1, 4, 1, 3, 4, 1]
-    assert [config.place(m, 8) for m in (4, 16, 1024, 7)] == [4, 8, 8, 7]
+    monkeypatch.setattr(schema, "cores", lambda: 2)
+    assert [schema.place(m, 0) for m in (1, 4, 5, 6, 64, 7)] == [1, 4, 1, 3, 4, 1]
+    assert [schema.place(m, 8) for m in (4, 16, 1024, 7)] == [4, 8, 8, 7]
 
 
 def test_several_machines(cli, tmp_path):
     """launch=false freezes the folder and prints the line; two torchrun agents on this host carry it out."""
     ended = cli("train", *QUICK, "algo=easgd", "workers=4", "processes=4", "launch=false", "hydra.run.dir=here")
-    assert ended.code == 0 and "torchrun" in ended.out and "-m coopsgd.worker" in ended.out
+    assert ended.code == 0 and "torchrun" in ended.out and "-m coopsgd.run.worker" in ended.out
     assert not (tmp_path / "here" / "summary.json").exists()
     import socket
 
@@ -371,7 +373,7 @@ def test_several_machines(cli, tmp_path):
     ]
     line += [f"--master-port={port}"]
     env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    rest = ["-m", "coopsgd.worker", str(tmp_path / "here")]
+    rest = ["-m", "coopsgd.run.worker", str(tmp_path / "here")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": env, "text": True}
     agents = [subprocess.Popen([*line, f"--node-rank={rank}", *rest], **pipes) for rank in (0, 1)]
     for agent in agents:
@@ -385,7 +387,7 @@ def test_several_machines(cli, tmp_path):
 
 def test_a_folder_is_not_trained_twice(cli, tmp_path):
     assert cli("train", *QUICK, "workers=1", "hydra.run.dir=here").code == 0
-    done = subprocess.run([sys.executable, "-m", "coopsgd.worker", str(tmp_path / "here")], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "coopsgd.run.worker", str(tmp_path / "here")], capture_output=True, text=True)
     assert done.returncode != 0 and "already holds a run" in done.stderr
 
 
@@ -418,7 +420,7 @@ def test_a_live_line_on_a_terminal(tmp_path):
 def test_a_world_of_another_size_is_refused(cli, tmp_path):
     cli("train", *QUICK, "processes=4", "launch=false", "hydra.run.dir=here")
     done = subprocess.run(
-        [sys.executable, "-m", "coopsgd.worker", str(tmp_path / "here")],
+        [sys.executable, "-m", "coopsgd.run.worker", str(tmp_path / "here")],
         env={**os.environ, "WORLD_SIZE": "3", "RANK": "0"},
         capture_output=True,
         text=True,

@@ -79,7 +79,7 @@ def test_many_interrupts_in_a_row_leave_a_summary(started, processes):  # noqa: 
 
 def swallowing() -> None:
     """A signal comes while a library is at work that swallows whatever is raised in it."""
-    from coopsgd import compose
+    from coopsgd.commands import compose
 
     check = compose.check
 

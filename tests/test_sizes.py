@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coopsgd import compose, config, reading, sizes, yamls
+from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
-from coopsgd.probe import file as probe_file
+from coopsgd.host import reading, sizes
+from coopsgd.predict import probe_file as probe_file
+from coopsgd.setup import schema, yamls
 
 HERE = ("task=quadratic",)
 TOO_LARGE = {
@@ -146,7 +148,7 @@ def test_every_reader_of_a_users_file_asks_for_a_regular_one(odd_files, monkeypa
             with pytest.raises(ConfigError) as error:
                 compose.shown(words)
             assert key in str(error.value) and f"is {what}, not a file" in str(error.value), error.value
-        for read in (probe_file.load, config.load, yamls.text):
+        for read in (probe_file.load, schema.load, yamls.text):
             with pytest.raises(ConfigError, match="not a file"):
                 read(path)
 

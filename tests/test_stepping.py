@@ -13,10 +13,11 @@ import torch
 from conftest import needs
 from playing import MLP, QUADRATIC, play, settle
 
-from coopsgd import build, optim
+from coopsgd import optim
+from coopsgd.loop.stepping import Steps, reserved
 from coopsgd.optim import SGD, Adam, Constant, Inner
 from coopsgd.registry import lookup
-from coopsgd.stepping import Steps, reserved
+from coopsgd.setup import build
 from coopsgd.strategies.base import Strategy
 from coopsgd.strategies.cooperative import Cooperative
 

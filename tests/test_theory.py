@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 from playing import play, run, settle
 
-from coopsgd import analysis, compose
-from coopsgd.analysis import Setting
-from coopsgd.build import make, make_strategy
+from coopsgd.commands import analyze, compose
 from coopsgd.mixing import graphs, matrices, spectra
 from coopsgd.mixing.varying import OnePeer, pairs_matrix
-from coopsgd.period import Rounds
-from coopsgd.report import analyze
-from coopsgd.streams import stream
-from coopsgd.theory import (
+from coopsgd.predict import setting
+from coopsgd.predict.setting import Setting
+from coopsgd.predict.theory import (
     Forecast,
     Known,
     drift_consensus,
@@ -27,6 +24,9 @@ from coopsgd.theory import (
     noise_consensus,
     terms,
 )
+from coopsgd.setup.build import make, make_strategy
+from coopsgd.strategies.period import Rounds
+from coopsgd.streams import stream
 
 ONE = ("task=quadratic", "task.heterogeneity=0", "dtype=float64", "device=cpu", "processes=1")
 
@@ -130,7 +130,7 @@ def test_a_stretch_too_short_to_stand_for_its_schedule_tells_nothing(monkeypatch
     words = ["workers=64", "algo=fedavg", "algo.fraction=0.02", "task=quadratic"]  # too many sets of clients to go through all
     checked = compose.shown(words)
     assert Setting(checked.config, checked.strategy).noise > 0  # as long as it takes, see ROOM
-    monkeypatch.setattr(analysis, "ROOM", 65**2 * 64)
+    monkeypatch.setattr(setting, "ROOM", 65**2 * 64)
     short = Setting(checked.config, checked.strategy)
     assert len(short.matrices) == 64 and short.noise is None and "64 communications by lot are too few" in short.few
     assert short.few in analyze.facts(checked.config, checked.strategy)["notes"]

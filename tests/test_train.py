@@ -9,12 +9,12 @@ import torch
 from playing import CNN, MLP, QUADRATIC, Lines, play, settle
 from test_oracle import EXACT, problem, written
 
-from coopsgd import build, config
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
+from coopsgd.loop.loop import train
 from coopsgd.optim import SGD, Adam, AdamW, Constant, Inner
+from coopsgd.setup import build, schema
 from coopsgd.strategies.cooperative import Cooperative
-from coopsgd.train import train
 
 SPREAD = [1, 2, 4, 8]
 
@@ -48,7 +48,7 @@ def test_averaging_every_step_is_one_large_batch(gangs, algo, optim):  # S1, S2
     np.testing.assert_allclose(run.x, np.broadcast_to(_large_batch(settle(words)), run.x.shape), rtol=0, atol=1e-10)
 
 
-def _large_batch(settings: config.Config) -> np.ndarray:
+def _large_batch(settings: schema.Config) -> np.ndarray:
     """Plain torch on the union of the workers' batches."""
     from coopsgd.data.base import Batches
     from coopsgd.data.digits import Digits

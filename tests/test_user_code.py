@@ -13,8 +13,7 @@ import pytest
 import torch
 from playing import MLP, QUADRATIC, play, settle
 
-from coopsgd import build, compose, external
-from coopsgd.clock.clusters import Links
+from coopsgd.commands import compose
 from coopsgd.data.base import DataSet, Images
 from coopsgd.data.partitions import Partition
 from coopsgd.errors import ConfigError
@@ -23,9 +22,11 @@ from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.graphs import Graph
 from coopsgd.models.base import Model
-from coopsgd.period import Period
+from coopsgd.predict.clock.clusters import Links
+from coopsgd.setup import build, external
 from coopsgd.strategies.base import Strategy
 from coopsgd.strategies.cooperative import Cooperative
+from coopsgd.strategies.period import Period
 from coopsgd.tasks.base import Task
 from coopsgd.tasks.quadratic import Quadratic
 

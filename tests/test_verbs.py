@@ -10,10 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from coopsgd import compose
 from coopsgd.cli import cli as commands
+from coopsgd.commands import compose, overlay
 from coopsgd.errors import ConfigError
-from coopsgd.report import over
 
 
 def told(*words: str) -> str:
@@ -124,28 +123,28 @@ def names(found: list[str]) -> list[str]:
 
 def test_a_sweeps_folder_is_its_runs(sweep):
     for named in (sweep, sweep.parent, sweep.parents[2]):
-        runs, notes = over.expanded([str(named)])
+        runs, notes = overlay.expanded([str(named)])
         assert names(runs) == ["tau=1", "tau=2"]
         assert len(notes) == 2 and "tau=4 (it has no summary" in notes[0] and "tau=8 (failed)" in notes[1]
 
 
 def test_what_a_shell_makes_of_a_star(sweep):
-    runs, notes = over.expanded([str(path) for path in sorted(sweep.iterdir())])
+    runs, notes = overlay.expanded([str(path) for path in sorted(sweep.iterdir())])
     assert names(runs) == ["tau=1", "tau=2"]
     assert len(notes) == 3 and any("tau=16 (it holds no run)" in note for note in notes)
 
 
 def test_runs_named_by_themselves_are_taken_as_they_are(sweep):
-    assert names(over.expanded([str(sweep / "tau=4"), str(sweep / "tau=1")])[0]) == ["tau=4", "tau=1"]
-    assert names(over.expanded([str(sweep / "tau=1"), str(sweep)])[0]) == ["tau=1", "tau=2"], "each once"
+    assert names(overlay.expanded([str(sweep / "tau=4"), str(sweep / "tau=1")])[0]) == ["tau=4", "tau=1"]
+    assert names(overlay.expanded([str(sweep / "tau=1"), str(sweep)])[0]) == ["tau=1", "tau=2"], "each once"
 
 
 def test_a_folder_without_runs(sweep, tmp_path):
     shutil.copytree(sweep / "tau=8", tmp_path / "s" / "tau=8")
     with pytest.raises(ConfigError, match="no run that has ended"):
-        over.expanded([str(tmp_path / "s")])
+        overlay.expanded([str(tmp_path / "s")])
     with pytest.raises(ConfigError, match="holds no run to read"):
-        over.facts([str(sweep / "tau=16")], None, None)
+        overlay.facts([str(sweep / "tau=16")], None, None)
 
 
 def test_a_sweep_over_theory(sweep):

@@ -27,7 +27,7 @@ DRIVER = """
 import json, os, subprocess, sys
 from pathlib import Path
 
-import coopsgd.compose, coopsgd.launch  # once; each run below is a fork
+import coopsgd.commands.compose, coopsgd.run.launch  # once; each run below is a fork
 from coopsgd.cli import main
 
 def moved():

@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from coopsgd import compose, words
-from coopsgd.config import Config
+from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
+from coopsgd.setup import words
+from coopsgd.setup.schema import Config
 
 # what a parser says of itself and no user should have to read
 JARGON = re.compile(
@@ -324,7 +325,7 @@ def test_what_can_only_be_meant_is_taken(train, typed):
 def test_whole_numbers_below_a_group():
     config = compose.shown(["model.hidden=[1e1,20.0]", "algo=hierarchical", "algo.groups=2e0", "partition=shards"]).config
     assert compose.config.COUNTS
-    from coopsgd.build import make, make_strategy
+    from coopsgd.setup.build import make, make_strategy
 
     assert make(config, "model").hidden == [10, 20]
     assert make_strategy(config)[0].num_aux == 3

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.child import ChildFailed, answer_of
 from coopsgd.data import cache, items, parts
 from coopsgd.data.base import DataSet, Images
+from coopsgd.host.child import ChildFailed, answer_of
 from coopsgd.registry import register
 
 MOST = 20  # classes whose counts are told one by one

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd import sizes
 from coopsgd.data.base import DataSet, Images
+from coopsgd.host import sizes
 from coopsgd.registry import register
+from coopsgd.setup.values import HUGE
 from coopsgd.streams import stream
-from coopsgd.values import HUGE
 
 
 @register("gaussian", "data")

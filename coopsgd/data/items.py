@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.exact import LARGEST
+from coopsgd.setup.exact import LARGEST
 
 NUMBERS_A_CLASS = 10  # labels may go as far as this many numbers for each class that occurs
 AGAIN = 16  # items that are asked for twice, to see whether they stay the same

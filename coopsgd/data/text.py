@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd import reading, sizes
 from coopsgd.data import cache
 from coopsgd.data.base import DataSet
+from coopsgd.host import reading, sizes
 from coopsgd.registry import register
 
 

@@ -22,7 +22,7 @@ from coopsgd.fleet import plan as plans
 from coopsgd.fleet.ledger import Ledger
 
 if TYPE_CHECKING:
-    from coopsgd.clock.clock import Clock
+    from coopsgd.predict.clock.clock import Clock
 
 PLANS = 16, 64  # matrices whose plans are kept: at least, at most
 ROOM = 1 << 24  # numbers in them: a schedule that never repeats must not fill the memory

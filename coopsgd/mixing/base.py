@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from coopsgd import reading, sizes
-from coopsgd.exact import as_float64
+from coopsgd.host import reading, sizes
 from coopsgd.mixing import spectra
 from coopsgd.mixing.expectation import Expectation, Outcomes
+from coopsgd.setup.exact import as_float64
 
 Factors = tuple[np.ndarray, ...]
 LOOKED_AT = 1000  # communications of a schedule without a cycle whose weights are looked at before a run

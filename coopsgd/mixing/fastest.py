@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from coopsgd import sizes
+from coopsgd.host import sizes
 
 SHARPNESS = (30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)  # p; the last is within log(2 n) / p = 5e-5 of zeta for 64 workers
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd import sizes
+from coopsgd.host import sizes
 from coopsgd.registry import register
 from coopsgd.streams import seed_of
 

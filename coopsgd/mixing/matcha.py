@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd import sizes
+from coopsgd.host import sizes
 from coopsgd.mixing.base import ROUNDING, Factors, Mixing, auto_or_number, is_number, negative_weight
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.mixing.graphs import Graph, Ring

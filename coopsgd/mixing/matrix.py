@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.exact import as_float64
 from coopsgd.mixing.base import LOOKED_AT, Factors, Mixing, load_array
 from coopsgd.registry import imported, register
+from coopsgd.setup.exact import as_float64
 
 
 @register("matrix", "mixing")

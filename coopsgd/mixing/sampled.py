@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from coopsgd import values
 from coopsgd.mixing import matrices
 from coopsgd.mixing.base import Factors, Mixing
 from coopsgd.mixing.expectation import Outcomes
 from coopsgd.registry import register
+from coopsgd.setup import values
 from coopsgd.streams import stream
 
 OUTCOMES = 16, 13_000  # workers, and sets of clients, whose every round is gone through to tell what is expected

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd import sizes
+from coopsgd.host import sizes
 from coopsgd.mixing import matrices
 from coopsgd.mixing.base import Factors, Mixing
 from coopsgd.mixing.expectation import Expectation, pair_averages, random_matching, repeated

@@ -6,10 +6,10 @@ import warnings
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from coopsgd.child import ChildFailed, answer_of
-from coopsgd.config import DTYPES
+from coopsgd.host.child import ChildFailed, answer_of
 from coopsgd.models.base import Model
 from coopsgd.registry import did_you_mean, imported, is_function, register
+from coopsgd.setup.schema import DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor

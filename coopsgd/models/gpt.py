@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coopsgd import sizes
+from coopsgd.host import sizes
 from coopsgd.models.base import Model, check_dropout, linear
 from coopsgd.registry import register
 

@@ -17,9 +17,9 @@ from coopsgd.mixing.base import LOOKED_AT, first_negative
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Common, Fleet, Rows
+    from coopsgd.loop.stepping import Steps
     from coopsgd.mixing.expectation import Expectation, Outcomes
     from coopsgd.optim import Inner
-    from coopsgd.stepping import Steps
 
 
 @dataclass(frozen=True)

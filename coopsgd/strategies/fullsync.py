@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from coopsgd import sizes
+from coopsgd.host import sizes
 from coopsgd.mixing.matrices import average
 from coopsgd.registry import register
 from coopsgd.strategies.base import Strategy, Tick

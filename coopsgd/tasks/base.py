@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from coopsgd.config import Config
-    from coopsgd.theory import Known
+    from coopsgd.predict.theory import Known
+    from coopsgd.setup.schema import Config
 
 
 class Problem(Protocol):

@@ -16,7 +16,7 @@ from coopsgd.tasks.supervised import Supervised, SupervisedProblem
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from coopsgd.config import Config
+    from coopsgd.setup.schema import Config
 
 
 @register("classification", "task")
@@ -25,7 +25,7 @@ class Classification(Supervised):
     """Cross entropy of a `model` on `data`, dealt to the workers by `partition`."""
 
     def check(self, config: Config) -> None:
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         super().check(config)
         data = make(config, "data")
@@ -37,7 +37,7 @@ class Classification(Supervised):
             raise ValueError(f"data: {lost}; subtract its offset and scale it in the data set, or use dtype=float64")
 
     def test_labels(self, config: Config) -> np.ndarray:
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         return make(config, "data").load(config.seed).test_y
 
@@ -51,7 +51,7 @@ class ClassificationProblem(SupervisedProblem):
     def _load(self, task: Supervised, config: Config) -> int:
         import torch
 
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         images = make(config, "data").load(config.seed)
         self._train = self._tensor(images.train_x), self._tensor(images.train_y)

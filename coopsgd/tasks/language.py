@@ -15,7 +15,7 @@ from coopsgd.tasks.supervised import Supervised, SupervisedProblem
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from coopsgd.config import Config
+    from coopsgd.setup.schema import Config
 
 
 @register("language", "task")
@@ -45,7 +45,7 @@ class Language(Supervised):
         return "add data=text model=gpt"
 
     def labels(self, config: Config) -> np.ndarray:
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         data, context = make(config, "data"), make(config, "model").context
         text = data.load(config.seed)
@@ -68,7 +68,7 @@ class LanguageProblem(SupervisedProblem):
     def _load(self, task: Supervised, config: Config) -> int:
         import torch
 
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         assert isinstance(task, Language)
         text, self._context = make(config, "data").load(config.seed), make(config, "model").context

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from coopsgd.build import make
-from coopsgd.config import Config
+from coopsgd.setup.build import make
+from coopsgd.setup.schema import Config
 from coopsgd.streams import seed_of
 from coopsgd.tasks.gradients import Bound
 

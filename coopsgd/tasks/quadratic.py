@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coopsgd import sizes
+from coopsgd.host import sizes
 from coopsgd.mixing.base import load_array
+from coopsgd.predict.theory import Known
 from coopsgd.registry import register
 from coopsgd.streams import stream
 from coopsgd.tasks.base import Problem, Task
-from coopsgd.theory import Known
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from coopsgd.config import Config
+    from coopsgd.setup.schema import Config
 
 
 @register("quadratic", "task")

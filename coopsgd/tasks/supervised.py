@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from coopsgd.config import Config
+    from coopsgd.setup.schema import Config
     from coopsgd.tasks.engines.base import Engine
 
 EVALUATE = 250  # test samples in one forward pass
@@ -30,7 +30,7 @@ class Supervised(Task):
 
     def labels(self, config: Config) -> np.ndarray:
         """(n,) the class of every training sample: what is dealt."""
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         return make(config, "data").load(config.seed).train_y
 
@@ -40,7 +40,7 @@ class Supervised(Task):
 
     def shares(self, config: Config) -> list[np.ndarray]:
         """The samples of each worker (in the first epoch, where they are dealt anew)."""
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         return dealt(make(config, "partition"), self.labels(config), config.workers, config.seed)
 
@@ -48,7 +48,7 @@ class Supervised(Task):
         return [len(share) for share in self.shares(config)]
 
     def check(self, config: Config) -> None:
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         data, model = make(config, "data"), make(config, "model")
         for group, part in (("data", data), ("model", model)):
@@ -82,7 +82,7 @@ class Supervised(Task):
         }
 
     def about(self, config: Config) -> dict[str, Any]:
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         data, test = make(config, "data"), self.test_labels(config)
         many = "" if test is None else f"{len(test)} samples, "
@@ -90,19 +90,19 @@ class Supervised(Task):
         return {**told, **data.about(config.seed)}
 
     def notes(self, config: Config) -> tuple[str, ...]:
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         notes: tuple[str, ...] = make(config, "data").notes()
         return notes
 
     def dimension(self, config: Config) -> int:
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         data = make(config, "data")
         return make(config, "model").parameters(data.SHAPE, data.CLASSES)
 
     def statistics(self, config: Config) -> int:
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
 
         data = make(config, "data")
         return make(config, "model").statistics(data.SHAPE, data.CLASSES)
@@ -126,7 +126,7 @@ class SupervisedProblem(Problem):
     def __init__(self, task: Supervised, config: Config, rows: range, device: Any) -> None:
         import torch
 
-        from coopsgd.build import make
+        from coopsgd.setup.build import make
         from coopsgd.tasks.engines.choice import choose
         from coopsgd.tasks.engines.crew import Crew
         from coopsgd.tasks.networks import bound

@@ -1,6 +1,0 @@
-"""A clock for a cluster that is not there: `sim_s`, the seconds a run would have taken there."""
-
-from coopsgd.clock.clock import Clock
-from coopsgd.clock.rehearsal import clock_of, rehearse
-
-__all__ = ["Clock", "clock_of", "rehearse"]

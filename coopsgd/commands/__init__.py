@@ -1,0 +1,1 @@
+"""The verbs of the command line, each with what it prints."""

@@ -1,0 +1,246 @@
+"""`coopsgd analyze`: what theory predicts of an algorithm, for a person and for a program, from one dict."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from coopsgd.host.sizes import human_bytes
+from coopsgd.predict import cost
+from coopsgd.predict.constants import constants
+from coopsgd.predict.setting import Setting
+from coopsgd.predict.theory import linear_speedup
+from coopsgd.predict.theory.bound import CONSTANTS
+from coopsgd.run.console import number
+from coopsgd.setup.schema import Config
+from coopsgd.strategies.base import Strategy
+
+CONDITIONS = {
+    **{name: f"{name}, c = {c:g}" for name, c in CONSTANTS.items()},
+    "pasgd": "of PASGD alone (zeta = 0)",
+    "dpsgd": "of D-PSGD alone (tau = 1)",
+    "sgd": "of SGD (one worker)",
+    "computed": "computed from the matrices, c = {c:.4g}",
+}
+SHOWN = ("L", "L_F", "sigma2", "gap", "kappa2")  # constants
+
+
+def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe: str | None = None) -> dict[str, Any]:
+    """Everything `analyze` prints. What has no meaning here is null, and `assumptions` or `missing` say why.
+
+    algo, tau, period, order, workers, aux, processes, about, zeta, cycle: as `show --json` has them.
+    steps, lr, eta_eff: planned; eta_eff = lr m / (m + v), v the auxiliary rows that somebody reads.
+    rate: {communication, step}: what one leaves of the disagreement at worst, zeta^(1 / cycle) and its tau-th root; 0 where a
+    cycle averages exactly.
+    alpha: {now, best, zeta_best} of a mixing with a pull: best is alpha*, which minimises zeta.
+    constants: {L, sigma2, gap, kappa2}, L that of each worker's f_i, which the bound asks for; L_F: that of their mean F, where
+    it is known; source: where they are from; missing: how to get them.
+    assumptions: [{name, holds, why}] of the bound.
+    network_factor: A. largest_eta_eff_L, largest_eta_eff, largest_lr: {condition: number}; condition: published (c = 5),
+    derived (c = 2), pasgd, dpsgd, computed (of a cycle, from its matrices) or sgd. condition: the first of them that lr meets.
+    bound: {optimisation, noise, network, total} on the mean of ||grad F(u)||^2 over the planned steps.
+    linear_speedup: {condition: K} from which, with eta_eff = sqrt(m / K) / L, m workers need m times fewer steps.
+    All of these are null where the bound says nothing; where only "one f" fails, the factor and the steps are told: different
+    f_i add a term to the bound and ask for the same steps.
+    consensus: stationary E (1/m) sum ||x_i - mean||^2, mean over a cycle's steps: noise_coefficient C, drift_coefficient H,
+    noise = lr^2 sigma2 C, drift = lr^2 kappa2 H. Without curvature; drift for gradients that differ every way alike.
+    pasgd: {tau_bound, tau_consensus}: the period at which periodic averaging has the same bound at equal eta_eff, and the same
+    stationary consensus at equal lr.
+    errors: {zeta, noise_coefficient, drift_coefficient, tau_consensus}: standard errors of what comes of a sample of lots; null
+    where it is exact. What is expected of lots does not depend on the seed, only what is sampled from the run's own does.
+    cost: {messages, vectors, bytes_per_worker_mean, bytes_per_worker_max} a step, and seconds a step on the configured cluster.
+    notes: what the user should be told.
+    """
+    known, source, told = constants(config, probe)
+    setting = Setting(config, strategy, known)
+    m, v, A, largest = setting.m, setting.v, setting.A, setting.largest_steps
+    bound = setting.bound(config.steps)
+    (C, C_error), (H, H_error) = setting.consensus
+    tied = C is not None and m > 1 and setting.order == "atc"
+    per_C = 2 * m / max(1, m - 1)  # PASGD has C = (m - 1) (tau - 1) / (2 m)
+    steady = known is not None and setting.steady
+    per_L = {name: x / known.L for name, x in largest.items()} if largest and known and known.L > 0 else None
+    speedup = None
+    if A is not None and largest is not None and m > 1 and setting.holds():
+        speedup = {name: linear_speedup(m, A, x) for name, x in largest.items()}
+    return {
+        **cost.identity(config, strategy),
+        "zeta": setting.zeta,
+        "cycle": setting.cycle,
+        "steps": config.steps,
+        "lr": setting.lr,
+        "eta_eff": setting.eta_eff,
+        "rate": setting.rate,
+        "alpha": _alpha(config, strategy),
+        "constants": {name: x for name, x in asdict(known).items() if name != "L_F"} if known else None,
+        "L_F": known.L_F if known else None,
+        "source": source if known else None,
+        "missing": None if known else source,
+        "assumptions": [asdict(a) for a in setting.assumptions],
+        "network_factor": A,
+        "largest_eta_eff_L": largest,
+        "largest_eta_eff": per_L,
+        "largest_lr": {name: x * (m + v) / m for name, x in per_L.items()} if per_L else None,
+        "condition": setting.condition,
+        "bound": asdict(bound) | {"total": bound.total} if bound else None,
+        "linear_speedup": speedup,
+        "consensus": {
+            "noise_coefficient": C,
+            "drift_coefficient": H,
+            "noise": setting.lr**2 * known.sigma2 * C if steady and known and C is not None else None,
+            "drift": setting.lr**2 * known.kappa2 * H if steady and known and H is not None else None,
+        },
+        "pasgd": {
+            "tau_bound": A + 1 if A is not None and m > 1 and setting.holds() else None,
+            "tau_consensus": 1 + per_C * C if tied and C is not None else None,
+        },
+        "errors": {
+            "zeta": setting.zeta_error,
+            "noise_coefficient": C_error,
+            "drift_coefficient": H_error,
+            "tau_consensus": per_C * C_error if tied and C_error is not None else None,
+        },
+        "cost": cost.per_step(config, strategy) | {"seconds": cost.seconds(config, strategy)},
+        "notes": [*dict.fromkeys((*notes, *told)), *filter(None, (setting.few, setting.slow))],
+    }
+
+
+def _alpha(config: Config, strategy: Strategy) -> dict[str, float] | None:
+    """alpha now, alpha* and its zeta; None when the mixing has no pull to choose."""
+    mixing = getattr(strategy, "mixing", None)
+    best = mixing.best_alpha(config.workers) if mixing is not None else None
+    if mixing is None or best is None:
+        return None
+    now = best if mixing.alpha == "auto" else float(mixing.alpha)
+    return {"now": now, "best": best, "zeta_best": replace(mixing, alpha=best).zeta(config.workers)}
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """Print it."""
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for note in found["notes"]:
+        console.print(note)
+    tau = "its own" if found["tau"] is None else found["tau"]
+    console.print(
+        f"{found['algo']}: A(tau = {tau}, W, v = {found['aux']}) with m = {found['workers']} workers, "
+        f"lr {found['lr']:g}, {found['steps']} steps",
+        style="bold",
+    )
+    known = found["constants"]
+    if known:
+        words = {"L": "L of each f_i", "L_F": "L of F"}
+        all_of = known | {"L_F": found["L_F"]}
+        told = [f"{words.get(name, name)} {_n(all_of[name])}" for name in SHOWN if all_of[name] is not None]
+        console.print(f"constants: {', '.join(told)}  ({found['source']})")
+    else:
+        console.print(found["missing"])
+    _mixing(console, found)
+    failed = [a for a in found["assumptions"] if not a["holds"]]
+    all_hold = "all hold" if known else "all hold that can be told without constants"
+    console.print("\nassumptions of the bound: " + (f"{len(failed)} fail: no bound" if failed else all_hold))
+    for a in found["assumptions"]:
+        if a["why"]:
+            console.print(f"  {'holds' if a['holds'] else 'FAILS'}  {a['name']}: {a['why']}")
+    _steps(console, found)
+    _bound(console, found, bool(failed))
+    _consensus(console, found)
+    spent = found["cost"]
+    if spent["messages"] is not None:
+        console.print(
+            f"\ncost of a step: {_n(spent['messages'])} messages; a worker sends {human_bytes(spent['bytes_per_worker_mean'])} "
+            f"in the mean, {human_bytes(spent['bytes_per_worker_max'])} at most"
+        )
+    if spent["seconds"] is not None:
+        console.print(f"on this cluster a step takes {_n(spent['seconds'])} s")
+
+
+def _n(x: float | None, error: float | None = None) -> str:
+    return "-" if x is None else number(x, error)
+
+
+def _named(condition: str, x: float) -> str:
+    """A condition as it is printed, x the largest eta_eff L by it."""
+    return CONDITIONS[condition].format(c=(1 - x) / x**2)
+
+
+def _mixing(console: Console, found: dict[str, Any]) -> None:
+    if found["zeta"] is not None:
+        rate, zeta = found["rate"], number(found["zeta"], found["errors"]["zeta"], 6)
+        console.print(
+            f"\nzeta {zeta}; of the disagreement a communication leaves {_n(rate['communication'])} at worst, "
+            f"a step {_n(rate['step'])}"
+        )
+    else:
+        console.print("\nzeta: no formula for this schedule")
+    alpha = found["alpha"]
+    if alpha:
+        console.print(
+            f"alpha* {_n(alpha['best'])} has the smallest zeta, {_n(alpha['zeta_best'])}; here alpha is {_n(alpha['now'])}"
+        )
+    else:
+        console.print("alpha*: not applicable, the mixing has no pull to choose")
+
+
+def _steps(console: Console, found: dict[str, Any]) -> None:
+    if found["largest_eta_eff_L"] is None:
+        return
+    table = Table(
+        Column("largest step", no_wrap=True),
+        "eta_eff L",
+        "eta_eff",
+        "lr",
+        "linear speed-up from K",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    for name, x in found["largest_eta_eff_L"].items():
+        own = [(found[key] or {}).get(name) for key in ("largest_eta_eff", "largest_lr", "linear_speedup")]
+        table.add_row(_named(name, x), _n(x), _n(own[0]), _n(own[1]), "-" if own[2] is None else str(own[2]))
+    console.print()
+    console.print(table)
+
+
+def _bound(console: Console, found: dict[str, Any], failed: bool) -> None:
+    bound = found["bound"]
+    if bound:
+        console.print(
+            f"\nmean of ||grad F(u)||^2 over {found['steps']} steps is at most {_n(bound['total'])} = optimisation "
+            f"{_n(bound['optimisation'])} + noise {_n(bound['noise'])} + network {_n(bound['network'])}  "
+            f"(lr meets the condition {_named(found['condition'], found['largest_eta_eff_L'][found['condition']])})"
+        )
+    elif found["constants"] and not failed:
+        why = "no steps are planned" if not found["steps"] else f"lr {found['lr']:g} is above what every condition allows"
+        console.print(f"\nno bound: {why}")
+
+
+def _consensus(console: Console, found: dict[str, Any]) -> None:
+    told, pasgd, errors = found["consensus"], found["pasgd"], found["errors"]
+    C, H = told["noise_coefficient"], told["drift_coefficient"]
+    if C is None:
+        console.print("\nstationary consensus: none to tell, see the assumptions")
+    else:
+        console.print(
+            f"\nstationary E (1/m) sum ||x_i - mean||^2, without curvature, mean over a cycle: "
+            f"{_n(C, errors['noise_coefficient'])}{',' * bool(errors['noise_coefficient'])} lr^2 sigma2",
+            end="",
+        )
+        console.print(f" = {_n(told['noise'])}" if told["noise"] is not None else "")
+        if H is not None:
+            error = errors["drift_coefficient"]
+            console.print(f"  and {_n(H, error)}{',' * bool(error)} lr^2 kappa2 of gradients that differ", end="")
+            console.print(f" = {_n(told['drift'])}" if told["drift"] is not None else "")
+    ties = [
+        (pasgd["tau_bound"], None, "bound at equal eta_eff"),
+        (pasgd["tau_consensus"], errors["tau_consensus"], "stationary consensus at equal lr"),
+    ]
+    for tau, error, what in ties:
+        if tau is not None and math.isfinite(tau):
+            console.print(f"periodic averaging (PASGD) has the same {what} at tau = {_n(tau, error)}")

@@ -1,0 +1,174 @@
+"""What `coopsgd design` searches: every algo whose matrices are known, with every tau, topology and weights it can have."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from coopsgd.errors import ConfigError
+from coopsgd.registry import did_you_mean
+from coopsgd.setup import build, catalogue, checks
+from coopsgd.setup.schema import Config
+from coopsgd.strategies.base import Strategy
+
+TAUS = (1, 2, 4, 8, 16, 32, 64, 128)
+SPARSE = ("chain", "exponential", "grid", "hypercube", "random_regular", "ring", "star", "torus")
+# keys of an algo with the values tried for m workers, under MIXING.KEY where one mixing has its own; a topology that is not
+# in a list of names is not tried, and neither is a graph that cannot have m workers
+AXES: dict[str, Callable[[int], Sequence[Any]]] = {
+    "average.order": lambda m: ("atc", "overlap"),
+    "elastic.order": lambda m: ("atc", "overlap"),
+    "gossip.order": lambda m: ("atc", "overlap"),
+    "gossip.weights": lambda m: ("metropolis", _best(m)),
+    "weights": lambda m: (_best(m),),
+    "topology": lambda m: SPARSE,
+    "matching.topology": lambda m: ("complete", "hypercube"),
+    "matcha.topology": lambda m: ("ring", "exponential", "torus"),
+    "gossip_pga.topology": lambda m: ("ring", "exponential", "torus"),
+    "elastic.alpha": lambda m: ("auto", round(0.9 / m, 6)),
+    "groups": lambda m: [g for g in (2, 4, 8, 16) if 2 * g <= m],
+    "budget": lambda m: (0.25, 0.5),
+    "every": lambda m: (4, 16),
+    "form": lambda m: ("exponential", "hypercube"),
+}
+
+
+def _best(m: int) -> str:
+    """The weights of the smallest zeta, while they are found in a moment; then the best that one constant can do."""
+    return "fdla" if m <= 16 else "best_constant"
+
+
+PARTS = ("strategy", "mixing")
+PLAIN = ("fullsync", "pasgd", "dpsgd", "easgd")  # of two names for one thing, the first of these is told
+DRAWN = 16  # communications by lot in which two schedules must differ to be two
+LEFT_OUT = ("matrix", "identity", "pairwise")  # mixings: W is the user's; never agree; one pair of all workers
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One member of the space: what it is called on the command line, and what that means."""
+
+    words: tuple[str, ...]
+    config: Config
+    strategy: Strategy
+
+    @property
+    def label(self) -> str:
+        """Its words, as a person reads them."""
+        return " ".join(self.words)
+
+
+def candidates(base: Config, words: Sequence[str], config_dir: str | None = None) -> list[Candidate]:
+    """Every different algorithm for base.workers workers, plain names first.
+
+    base: a checked config, of an algorithm with a topology if one is fixed. words: of the command line; what they fix (algo,
+    tau, topology, a key of the algo) is not varied, and algorithms without such a key are left out. ConfigError when none has
+    it.
+    """
+    fixed = {word.partition("=")[0].lstrip("+") for word in words if "=" in word}
+    names = [choice.name for choice in catalogue.choices("algo", config_dir)]
+    names.sort(key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name))
+    algos = [{"name": name, **catalogue.settings("algo", name, config_dir)} for name in names]
+    if "algo" in fixed:
+        algos = [algo for algo in algos if algo["name"] == base.algo["name"]]
+    else:
+        algos = [algo for algo in algos if algo.get("mixing") not in LEFT_OUT]
+    if "algo.tau" in fixed:
+        raise ConfigError("algo.tau: is only what tau=auto means; give tau itself, as in tau=4")
+    given, known = _given(words), set(PARTS)
+    algos = [algo | given for algo in algos]
+    for algo in algos:
+        known |= _keys(algo).keys()
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"algo.{key}: no algorithm here has such a key{did_you_mean(key, sorted(known))}")
+    algos = [algo for algo in algos if given.keys() <= {*_keys(algo), *PARTS}]
+    found: dict[Any, Candidate] = {}
+    last: Strategy | None = None
+    identity, refused = None, list[str]()
+    for algo in algos:
+        for variant in _variants(base, algo, fixed, config_dir, refused):
+            if variant.strategy is not last:  # those of one strategy come together
+                last, identity = variant.strategy, _identity(variant.strategy, base.workers)
+            if identity is not None:
+                found.setdefault((str(variant.config.tau), identity), variant)
+    if not found and refused:
+        raise ConfigError(refused[0])
+    return list(found.values())
+
+
+def _given(words: Sequence[str]) -> dict[str, Any]:
+    """The keys of an algo that words set, and to what."""
+    plain = (word.lstrip("+") for word in words if "=" in word)
+    told = [word.removeprefix("algo.") for word in plain if word.startswith("algo.")]
+    found = OmegaConf.to_container(OmegaConf.from_dotlist(told))
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+def _variants(
+    base: Config, algo: dict[str, Any], fixed: set[str], config_dir: str | None, refused: list[str]
+) -> Iterator[Candidate]:
+    """Every choice of the keys of one algo; all those of one strategy one after the other. Why others cannot be: `refused`."""
+    m, keys = base.workers, _keys(algo)
+    algo = {key: value for key, value in algo.items() if key != "tau"}
+    axes: dict[str, Sequence[Any]] = {}
+    for key, (owner, _) in keys.items():
+        tried = AXES.get(f"{owner}.{key}") or AXES.get(key)
+        if key in fixed or f"algo.{key}" in fixed or tried is None:
+            continue
+        axes[key] = tried(m)
+        if key == "topology":
+            axes[key] = [{"name": name, **catalogue.settings(key, name, config_dir)} for name in tried(m)]
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        topology = chosen.pop("topology", None)
+        differs = [f"algo.{key}={value}" for key, value in chosen.items() if algo.get(key, keys[key][1]) != value]
+        said = [f"algo={algo['name']}"] + ([] if topology is None else [f"topology={topology['name']}"])
+        strategy: Strategy | None = None
+        for tau in [base.tau] if "tau" in fixed else [tau for tau in TAUS if tau <= max(1, base.steps // 2)]:
+            graph = (topology or base.topology) if "topology" in keys else None
+            mine = replace(base, algo=algo | chosen, topology=graph, tau=tau)
+            try:
+                if strategy is None or "tau" in keys:
+                    strategy, _ = build.make_strategy(mine)
+                    strategy.check(m)
+                    checks.refuse_mixed(mine, strategy)
+            except ValueError as error:  # not for so many workers, most likely
+                refused.append(str(error))
+                break
+            if strategy.fixed_tau is not None:
+                mine.tau = strategy.fixed_tau
+            told = [f"tau={tau}"] if strategy.fixed_tau is None and "tau" not in fixed else []
+            yield Candidate((*said, *told, *differs), mine, strategy)
+            if strategy.fixed_tau is not None:
+                break
+
+
+def _identity(strategy: Strategy, m: int) -> Any:
+    """What makes two strategies the same; None for one that is not searched."""
+    if strategy.times_itself or strategy.work(m, 0, 1) is not None:
+        return None  # clients that sit rounds out: tau_eq knows nothing of them
+    zeta = strategy.zeta(m)
+    if zeta is None or not zeta < 1 - 1e-9:
+        return None  # no matrix tells, or the workers never agree
+    if strategy.averages:
+        return "averages gradients"
+    rounds = range(strategy.cycle(m) or DRAWN)
+    matrices = tuple(W.round(9).tobytes() for r in rounds for W in strategy.factors(m, r))
+    return strategy.mixes_first, getattr(strategy, "order", ""), strategy.served, matrices
+
+
+def _keys(algo: dict[str, Any]) -> dict[str, tuple[str, Any]]:
+    """The keys of an algo's strategy and mixing: the mixing's name, and the default."""
+    found: dict[str, tuple[str, Any]] = {}
+    for kind in PARTS:
+        if algo.get(kind) is not None:
+            owner = str(algo.get("mixing", ""))
+            part = build.class_of(kind, f"algo.{kind}", algo[kind])
+            found |= {f.name: (owner, f.default) for f in fields(part) if f.init}
+    return found

@@ -1,0 +1,99 @@
+"""`coopsgd design` from words to a folder: design.json, pareto.png where matplotlib is, and the runs behind them."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coopsgd.commands import compose
+from coopsgd.commands.design import pilots
+from coopsgd.commands.design import report as report
+from coopsgd.commands.design import study as studies
+from coopsgd.errors import Interrupted
+from coopsgd.predict.constants import constants
+from coopsgd.run import checkpoint, folders
+from coopsgd.run.progress import say
+from coopsgd.setup import checks
+from coopsgd.setup.schema import Config
+from coopsgd.setup.words import mended, quoted
+
+
+def based(words: Sequence[str]) -> list[str]:
+    """Words of a config to start from: one with a topology, so that one that is given is kept, if no algo is."""
+    if any(word.lstrip("+").startswith("algo=") for word in words):
+        return list(words)
+    return ["algo=dpsgd", *(word for word in words if not word.lstrip("+").startswith("algo."))]
+
+
+def design(
+    words: Sequence[str],
+    config_dir: str | None,
+    as_json: bool,
+    *,
+    probe: str | None,
+    budget_seconds: float | None,
+    target_loss: float | None,
+    top: int,
+    check: int,
+    theory: bool,
+) -> None:
+    """Search, predict, rank, check, tell. ConfigError when what is asked makes no sense or cannot be met."""
+    checks.only_copy()
+    options = {"--probe": probe, "--config-dir": config_dir, "--budget-seconds": budget_seconds, "--target-loss": target_loss}
+    asked = [str(word) for name, value in (options | {"--check": check}).items() if value for word in (name, value)]
+    line = "coopsgd design " + shlex.join([*words, *asked, *(["--theory"] if theory else [])])
+    words, _ = mended(words, "design")  # what they repeat is told when the config is composed
+    if probe is not None and not any(word.startswith("cluster=") for word in words):
+        words = [*words, "cluster=from_probe", f"cluster.file={quoted(probe)}"]
+    checked = compose.shown(based(words), config_dir, "design")
+    base = checked.config
+    known, _, notes = constants(base, probe)
+    if probe is not None and not theory and (base.cluster or {}).get("name") != "from_probe":
+        notes = (
+            *notes,
+            f"--probe {probe}: is not used: the cluster is one you name, and pilots are run; or add --theory",
+        )
+    made = folders.Made()
+    folder = folders.claimed(checked.folder, "designs", made)
+
+    places: list[int] = []  # that are run to check the ranking
+    runs = itertools.count(1)
+
+    def run(settings: Config, at: Path) -> list[dict[str, Any]]:
+        number, of = next(runs), len(places) or len(pilots.periods(base))
+        say(f"running {settings.name or settings.algo['name']} ({number} of {of})")
+        return compose.quietly(settings, at, line)
+
+    for note in dict.fromkeys((*checked.notes, *notes)):
+        say(note)
+    try:
+        found = studies.study(
+            base,
+            words,
+            folder,
+            run,
+            budget=budget_seconds,
+            target=target_loss,
+            known=known,
+            alone=theory,
+            config_dir=config_dir,
+            say=say,
+        )
+    except BaseException as error:
+        made.tidy()
+        if isinstance(error, Interrupted) and folder.exists():
+            error.note = error.note or f"; what was run lies in {folder}"
+        raise
+    if check:
+        places, runs = studies.places(len(found.entries), check), itertools.count(1)
+        say(f"{len(places)} of them are run to check the ranking")
+        found = studies.check(found, base, places, folder, run)
+    facts = report.facts(found, words, top, config_dir) | {"command": line, "folder": str(folder)}
+    checkpoint.write_json(folder / "design.json", facts)
+    drawn = report.picture(found, folder / "pareto.png")
+    report.show(facts, as_json)
+    if not as_json:
+        print(f"\n{folder}" + ("" if drawn else "  (pip install coopsgd[figures] for its picture)"))

@@ -1,0 +1,195 @@
+"""`coopsgd design`, told: the ranking with its reasons, the Pareto front, how the ranking did, and the picture."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from coopsgd.commands.design.ranking import Entry, pareto
+from coopsgd.commands.design.study import Study
+from coopsgd.host.sizes import human_bytes
+from coopsgd.run.checkpoint import finite
+
+WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
+
+
+def facts(study: Study, words: Sequence[str], top: int, config_dir: str | None = None) -> dict[str, Any]:
+    """Everything `design` prints, under one key each."""
+    pilots = study.pilots
+    found: dict[str, Any] = {
+        "budget_seconds": study.goal.budget,
+        "target_loss": study.goal.target,
+        "predicts": "mean squared gradient, estimated by the terms of the bound" if pilots is None else "eval/loss",
+        "searched": study.searched,
+        "beyond_pilots": study.beyond,
+        "pilots": None
+        if pilots is None
+        else {
+            "tau": pilots.taus.tolist(),
+            "loss": pilots.losses[:, -1].tolist(),
+            "noise": pilots.noise,
+            "drift": pilots.drift,
+            "kept": pilots.kept,
+        },
+        "ranking": [_entry(study, entry, rank, words, config_dir) for rank, entry in enumerate(study.entries[:top], 1)],
+        "pareto": [
+            {"algo": e.candidate.label, "seconds": float(e.times[-1]), "error": float(e.errors[-1])}
+            for e in pareto(study.entries)
+        ],
+    }
+    if (verdict := study.verdict) is not None:
+        found["check"] = {
+            "runs": [{"rank": r.rank, "algo": r.entry.candidate.label, "value": r.value} for r in verdict.runs],
+            "kendall_tau": verdict.tau,
+            "best": verdict.best.entry.candidate.label,
+            "regret_seconds": verdict.regret_s,
+            "regret": verdict.regret,
+        }
+    return found
+
+
+def _entry(study: Study, entry: Entry, rank: int, words: Sequence[str], config_dir: str | None) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "algo": entry.candidate.label,
+        "zeta": entry.drift.zeta,
+        "noise_consensus": entry.drift.noise,
+        "drift_consensus": entry.drift.drift,
+        "tau_eq": entry.tau_eq,
+        "bytes_per_step": entry.bytes_per_step,
+        "seconds_per_step": float(entry.times[-1]) / len(entry.times),
+        "steps": entry.steps,
+        "seconds": entry.seconds,
+        "error": entry.error,
+        "floor": entry.floor,
+        "command": command(entry, words, config_dir),
+    }
+
+
+def command(entry: Entry, words: Sequence[str], config_dir: str | None = None) -> str:
+    """The `coopsgd train` line of an entry: the user's words, the candidate's, and as many steps as it needs."""
+    without = {word.partition("=")[0] for word in entry.candidate.words} | {"steps", "epochs", "hydra.run.dir"}
+    if entry.candidate.config.topology is None:
+        without.add("topology")
+    kept = [word for word in words if word.partition("=")[0].lstrip("+") not in without]
+    where = [] if config_dir is None else ["--config-dir", config_dir]
+    steps = f"steps={entry.steps or len(entry.times)}"
+    return shlex.join(["coopsgd", "train", *where, *entry.candidate.words, *kept, steps])
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """Print it."""
+    if as_json:
+        print(json.dumps(finite(found), indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, WIDTH)
+    wanted = f"loss {found['target_loss']:g}" if found["budget_seconds"] is None else f"{found['budget_seconds']:.4g} s"
+    console.print(f"{found['searched']} algorithms ranked for {wanted}; predicted is the {found['predicts']}", style="bold")
+    pilots = found["pilots"]
+    if pilots is not None:
+        told = ", ".join(f"{loss:.4g} at tau {tau}" for tau, loss in zip(pilots["tau"], pilots["loss"], strict=True))
+        console.print(f"pilots of periodic averaging ended at a loss of {told}")
+        if found["beyond_pilots"]:
+            console.print(f"{found['beyond_pilots']} drift further apart than under tau = {pilots['tau'][-1]} and are left out")
+    _ranking(console, found)
+    console.print("\nNobody is both quicker and better than (at the end of all steps):")
+    for point in found["pareto"]:
+        console.print(f"  {_seconds(point['seconds']):>9}  {point['error']:.4g}  {point['algo']}")
+    console.print("\nTo run them:")
+    for entry in found["ranking"]:
+        console.print(f"  {entry['rank']}. {entry['command']}", markup=False)
+    if "check" in found:
+        _check(console, found)
+
+
+def _ranking(console: Console, found: dict[str, Any]) -> None:
+    error = "loss" if found["pilots"] is not None else "gradient²"
+    columns = ("", "algorithm", "zeta", "tau_eq", "sent a step", "time a step", "steps", "seconds", error, "floor")
+    table = Table(*columns, box=None, pad_edge=False)
+    table.columns[1].no_wrap = True
+    for entry in found["ranking"]:
+        table.add_row(
+            str(entry["rank"]),
+            entry["algo"].removeprefix("algo="),
+            f"{entry['zeta']:.3f}",
+            "" if entry["tau_eq"] is None else f"{entry['tau_eq']:.2f}",
+            human_bytes(entry["bytes_per_step"]),
+            _seconds(entry["seconds_per_step"]),
+            str(entry["steps"]),
+            _seconds(entry["seconds"]),
+            f"{entry['error']:.4g}",
+            f"{entry['floor']:.4g}",
+        )
+    console.print(table)
+
+
+def _check(console: Console, found: dict[str, Any]) -> None:
+    check = found["check"]
+    what = "loss at the end of the budget" if found["target_loss"] is None else "seconds to the target"
+    console.print("\nrun for real, on the clock:")
+    table = Table("predicted rank", "algorithm", what, box=None, pad_edge=False)
+    for run in check["runs"]:
+        value = f"{run['value']:.4g}" if math.isfinite(run["value"]) else "not reached"
+        table.add_row(str(run["rank"]), run["algo"], value)
+    console.print(table)
+    console.print(f"Kendall's tau of predicted and measured order: {check['kendall_tau']:.2f}")
+    if math.isnan(check["regret_seconds"]):
+        console.print("none of them came to the target")
+    elif math.isfinite(check["regret_seconds"]):
+        lost = f"{_seconds(check['regret_seconds'])} ({check['regret']:.1%})"
+        console.print(f"regret of the first choice against the best that was run, {check['best']}: {lost}", markup=False)
+    else:
+        console.print(f"the first choice never got to where the best that was run did: {check['best']}", markup=False)
+
+
+def _seconds(value: float) -> str:
+    if not math.isfinite(value):
+        return "never"
+    return f"{1e3 * value:.3g} ms" if value < 1 else f"{value:.4g} s"
+
+
+def picture(study: Study, path: Path) -> bool:
+    """Predicted error against seconds with the Pareto front; beside it what runs measured. False without matplotlib."""
+    try:
+        from matplotlib import colormaps
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    panels = 1 if study.verdict is None else 2
+    figure = Figure(figsize=(7.5 * panels, 5), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    families: dict[str, list[Entry]] = {}
+    for entry in study.entries:
+        families.setdefault(entry.candidate.config.algo["name"], []).append(entry)
+    for i, (name, some) in enumerate(sorted(families.items())):
+        axes[0].scatter(
+            [e.times[-1] for e in some], [e.errors[-1] for e in some], s=14, color=colormaps["tab20"](i % 20), label=name
+        )
+    front = pareto(study.entries)
+    axes[0].step(
+        [e.times[-1] for e in front], [e.errors[-1] for e in front], where="post", color="black", lw=1, label="Pareto front"
+    )
+    axes[0].set_xscale("log")
+    axes[0].set_xlabel("predicted seconds for all steps")
+    axes[0].set_ylabel("predicted " + ("mean squared gradient" if study.pilots is None else "eval/loss"))
+    axes[0].legend(fontsize="small", ncols=2)
+    if study.verdict is not None:
+        for i, run in enumerate(study.verdict.runs):
+            color = colormaps["tab10"](i % 10)
+            shown = run.entry.times <= run.times[-1]
+            axes[1].plot(run.times, run.losses, color=color, lw=1.2, label=f"{run.rank}. {run.entry.candidate.label}")
+            if study.pilots is not None:
+                axes[1].plot(run.entry.times[shown], run.entry.errors[shown], color=color, lw=0.9, ls="--")
+        axes[1].set_xlabel("seconds on the clock (measured; dashed: predicted)")
+        axes[1].set_ylabel("eval/loss")
+        axes[1].legend(fontsize="x-small")
+    figure.savefig(path, dpi=120)
+    return True

@@ -1,0 +1,320 @@
+"""`coopsgd analyze --over RUN...`: what theory predicted over what runs measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from yaml import YAMLError
+
+from coopsgd.errors import ConfigError, DamagedFile
+from coopsgd.predict.constants import constants
+from coopsgd.predict.setting import Setting
+from coopsgd.registry import TRUST
+from coopsgd.run import checkpoint
+from coopsgd.run.progress import Progress
+from coopsgd.run.reader import Run, summary_of
+from coopsgd.setup.build import make, make_strategy
+from coopsgd.setup.identity import identity
+from coopsgd.strategies.period import Rounds
+
+THEORY = {"consensus": "predicted", "gradient": "bound"}  # what is measured -> what it is held against
+SWEEP = "multirun.yaml"  # what Hydra writes beside the runs of a sweep
+SKETCH = "matplotlib is not installed, so nothing is drawn: pip install 'coopsgd[figures]'"
+
+
+def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: bool = False) -> dict[str, Any]:
+    """runs: one dict a folder, as `_compared` says; means: one for all runs that differ by their seed alone, as `_mean` says;
+    figure: the picture's file, of the means and of runs by themselves, null when it could not be drawn; notes. Of copies, runs
+    of one identity and one seed, the longest counts.
+    """
+    if not all(folder.strip() for folder in folders):
+        raise ConfigError("--over: an empty word stands among the run folders; leave it out, or write . for this folder")
+    if not folders:
+        raise ConfigError("--over: names no run; give run folders, as in coopsgd analyze --over outputs/DATE/TIME")
+    runs, notes = expanded(folders)
+    alike: dict[str, list[dict[str, Any]]] = {}
+    progress = Progress("reading runs", len(runs))
+    for number, folder in enumerate(runs):
+        progress.at(number, folder)
+        try:
+            run, lines = _read(folder, trust)
+            alike.setdefault(identity(run.config, seed=False), []).append(_compared(run, lines, probe))
+        except (OSError, ValueError, YAMLError, TypeError, KeyError, AttributeError) as error:  # of whatever a file may hold
+            if isinstance(error, ConfigError) and str(error).startswith("--"):  # an option's fault, not the run's
+                raise
+            told = " ".join((str(error) or type(error).__name__).split())
+            if TRUST in told:
+                raise ConfigError(f"{folder}: {told}") from error
+            raise ConfigError(f"--over: {folder} holds no run to read ({told}); name a run folder") from error
+    progress.close()
+    counted = {key: _by_seed(some) for key, some in alike.items()}
+    means = {key: _mean(some, alike[key]) for key, some in counted.items() if len(some) > 1}
+    found = {"runs": [run for some in alike.values() for run in some], "means": list(means.values())}
+    notes += [
+        f"{run['folder']}: left out, a copy of {run['copy_of']} (the same config and seed {run['seed']})"
+        for run in found["runs"]
+        if run["copy_of"]
+    ]
+    try:
+        shown = [means.get(key, some[0]) for key, some in counted.items()]
+        first = folders[0] if Path(folders[0]).is_dir() else runs[0]
+        drawn = _draw(shown, Path(figure) if figure else Path(first) / "theory.png", named=figure is not None)
+    except ImportError:
+        return found | {"figure": None, "notes": [*notes, SKETCH]}
+    return found | {"figure": drawn, "notes": notes}
+
+
+def expanded(folders: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Run folders, those below a sweep's instead of it, and notes on what is left out there: runs that have not ended.
+
+    A shell that expands SWEEP/* names multirun.yaml too, which is no run.
+    """
+    named = list(dict.fromkeys(str(Path(folder)) for folder in folders))
+    sweeps = {Path(name).parent for name in named if Path(name).name == SWEEP and Path(name).is_file()}
+    found: dict[str, str | None] = {}  # run folder -> why it is left out
+    for name in named:
+        path = Path(name)
+        if path.parent in sweeps and not path.is_dir():
+            continue  # multirun.yaml itself, or a picture of an earlier look
+        below = [] if not path.is_dir() or (path / "config.yaml").is_file() else _below(path)
+        if below or (path.parent in sweeps and path.is_dir()):
+            found |= {str(run): _unfinished(run) for run in below or [path]}
+        else:
+            found.setdefault(name, None)
+    left = {name: why for name, why in found.items() if why is not None}
+    runs = [name for name in found if name not in left]
+    if not runs:
+        raise ConfigError(f"--over: {', '.join(folders)} holds no run that has ended; name a run folder or a sweep's")
+    return runs, [f"left out: {name} ({why})" for name, why in left.items()]
+
+
+def _below(folder: Path) -> list[Path]:
+    """Run folders below one that is none, by name; what is in a run folder is its own."""
+    found = []
+    for at, below, files in os.walk(folder):
+        if "config.yaml" in files:
+            found.append(Path(at))
+            below.clear()
+        else:
+            below[:] = sorted((name for name in below if not name.startswith(".")), key=_by_number)
+    return found
+
+
+def _by_number(name: str) -> list[tuple[float, str]]:
+    """tau=4 before tau=16."""
+    return [(float(part), "") if part.isdecimal() else (math.inf, part) for part in re.split(r"(\d+)", name)]
+
+
+def _unfinished(folder: Path) -> str | None:
+    """Why a run of a sweep has nothing to compare; None when it has."""
+    try:
+        summary = summary_of(folder)
+    except (OSError, DamagedFile) as error:
+        return str(error)
+    if summary is None:
+        return "it has no summary: it is under way or was killed" if (folder / "config.yaml").is_file() else "it holds no run"
+    return None if summary.get("status") in ("completed", "diverged") else str(summary.get("status"))
+
+
+def _by_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The longest run of each seed; the others are told of which they are copies."""
+    longest: dict[int, dict[str, Any]] = {}
+    for run in sorted(runs, key=lambda run: -run["last"]):  # stable: of two as long the first
+        first = longest.setdefault(run["seed"], run)
+        run["copy_of"] = None if first is run else first["folder"]
+    return [run for run in runs if longest[run["seed"]] is run]
+
+
+def _read(folder: str, trust: bool) -> tuple[Run, list[dict[str, Any]]]:
+    run = Run(folder, trust)
+    lines = run.metrics()
+    if not lines:
+        raise ValueError("metrics.jsonl has no log points")
+    return run, lines
+
+
+def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[str, Any]:
+    """One run, measured against predicted.
+
+    consensus: {step, measured, predicted, ratio}: predicted is the exact expectation under noise alone at the same moments,
+    ratio measured / predicted over the later half of them. gradient: {step, measured, bound, ratio}: ||grad F(u)||^2, the mean
+    over the steps so far, beside its bound, ratio at the last. Either is null when it was not measured or cannot be predicted;
+    why: [reasons]. last: the step of its last line; last_consensus: what was measured last, predicted or not; copy_of: the
+    folder that counts in its place, null when it counts itself.
+    """
+    strategy, _ = make_strategy(run.config)
+    known, source, told = constants(run.config, probe)
+    setting = Setting(run.config, strategy, known)
+    why = [*told] if known else [source]
+    why += [f"{a.name}: {a.why}" for a in setting.assumptions if not a.holds]
+    consensus = gradient = None
+    if known:
+        measured = {line["step"]: line["consensus"] for line in lines if line.get("consensus") is not None}
+        predicted = {line["step"]: line["theory/consensus"] for line in lines if line.get("theory/consensus") is not None}
+        if probe or not predicted:
+            predicted = _predicted(setting, known.sigma2, sorted(measured), why)
+        consensus = _curve("predicted", measured, predicted)
+        gradient = _gradient(setting, lines, why)
+    return {
+        "folder": str(run.folder),
+        "algo": run.config.algo["name"],
+        "tau": None if strategy.times_itself else run.config.tau,
+        "workers": run.config.workers,
+        "seed": run.config.seed,
+        "last": lines[-1]["step"],
+        "last_consensus": next((line["consensus"] for line in reversed(lines) if line.get("consensus") is not None), None),
+        "constants": source if known else None,
+        "consensus": consensus,
+        "gradient": gradient,
+        "why": why,
+    }
+
+
+def _curve(theory: str, measured: dict[int, float], told: dict[int, float]) -> dict[str, Any] | None:
+    """Both at the steps they share, and their ratio; None when they share none."""
+    steps = [step for step in sorted(measured) if step in told]
+    late = steps[len(steps) // 2 :] if theory == "predicted" else steps[-1:]  # a bound is on all steps so far
+    whole = sum(told[step] for step in late)
+    if not steps:
+        return None
+    return {
+        "step": steps,
+        "measured": [measured[step] for step in steps],
+        theory: [told[step] for step in steps],
+        "ratio": sum(measured[step] for step in late) / whole if whole > 0 else None,
+    }
+
+
+def _mean(runs: list[dict[str, Any]], everyone: list[dict[str, Any]]) -> dict[str, Any]:
+    """Runs that differ by their seed, as one: theory is about expectations. folders, seeds; else as `_compared` says.
+
+    everyone: those and their copies, whose folders are told as copies.
+    """
+    found = {name: runs[0][name] for name in ("algo", "tau", "workers", "constants")}
+    found |= {"folders": [run["folder"] for run in runs], "seeds": [run["seed"] for run in runs]}
+    ends = [run["last_consensus"] for run in runs]
+    found["last_consensus"] = None if None in ends else sum(ends) / len(ends)
+    found["copies"] = [run["folder"] for run in everyone if run["copy_of"]]
+    for what, theory in THEORY.items():
+        curves = [run[what] for run in runs]
+        found[what] = None
+        if None not in curves:
+            common = set.intersection(*(set(curve["step"]) for curve in curves))
+            both = []
+            for name in ("measured", theory):
+                tables = [dict(zip(curve["step"], curve[name], strict=True)) for curve in curves]
+                both.append({step: sum(table[step] for table in tables) / len(tables) for step in common})
+            found[what] = _curve(theory, *both)
+    return found
+
+
+def _predicted(setting: Setting, sigma2: float, steps: list[int], why: list[str]) -> dict[int, float]:
+    """The exact expectation as logged at these steps, by going through the run's rounds again; empty, and why, if unknown."""
+    forecast, period = setting.forecast(), make(setting.config, "period")
+    if forecast is None:
+        return {}
+    if not setting.steady or not period.foreseen:
+        why.append("the run did not log theory/consensus, and its rate or its period cannot be told without running")
+        return {}
+    rounds, found = Rounds(period, setting.strategy, setting.m), {0: 0.0}
+    for k in range(max(steps, default=0)):
+        rounds.begin(k, setting.lr)
+        active = rounds.active
+        forecast.step(setting.lr, active, rounds.r, rounds.due)
+        rounds.end(active)
+        found[k + 1] = sigma2 * forecast.consensus
+    return found
+
+
+def _gradient(setting: Setting, lines: list[dict[str, Any]], why: list[str]) -> dict[str, Any] | None:
+    if setting.holds() and setting.condition is None:
+        why.append(f"lr {setting.lr:g} is above what every condition allows: no bound")
+    if not any("eval/grad2_mean" in line for line in lines):
+        why.append("the run did not measure ||grad F(u)||^2, which only a task with known constants does: no bound")
+    measured = {line["step"]: line["eval/grad2_mean"] for line in lines if line.get("eval/grad2_mean") is not None}
+    return _curve("bound", measured, {k: bound.total for k in measured if (bound := setting.bound(k)) is not None})
+
+
+def _draw(runs: list[dict[str, Any]], path: Path, named: bool) -> str | None:
+    """Two panels: consensus, and the mean squared gradient below its bound. None when there is nothing to draw.
+
+    A file that the user has not named is put where a link may lie that somebody else made: it is replaced, not followed.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    titles = ("distance of the workers to their mean, squared", "mean of ||grad F(u)||² over the steps so far")
+    panels = [(*both, title) for both, title in zip(THEORY.items(), titles, strict=True) if any(run[both[0]] for run in runs)]
+    if not panels:
+        return None
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 4.2), squeeze=False, layout="constrained")
+    for axis, (what, theory, title) in zip(axes[0], panels, strict=True):
+        for number, run in enumerate(run for run in runs if run[what]):
+            curve, colour = run[what], f"C{number % 10}"
+            seeds = f"seed {run['seed']}" if "seed" in run else f"mean of {len(run['seeds'])} seeds"
+            label = f"{run['algo']} tau {run['tau']} {seeds}"
+            axis.plot(curve["step"], curve["measured"], ".", markersize=4, color=colour, label=label)
+            axis.plot(curve["step"], curve[theory], "-", linewidth=1.2, color=colour, label=f"{theory}, {label}")
+        if any(x > 0 for run in runs if run[what] for x in (*run[what]["measured"], *run[what][theory])):
+            axis.set_yscale("log")
+        axis.set(title=title, xlabel="step")
+        axis.legend(fontsize="small", frameon=False)
+    try:
+        if named:
+            figure.savefig(path, dpi=120, format="png")
+        else:
+            checkpoint.atomically(path, lambda file: figure.savefig(file, dpi=120, format="png"))
+    except OSError as error:
+        raise ConfigError(f"--figure: {path} cannot be written ({error.strerror or error}); name another file") from None
+    finally:
+        pyplot.close(figure)
+    return str(path)
+
+
+def _left_out(copies: list[str]) -> str:
+    return f" ({len(copies)} {'copy' if len(copies) == 1 else 'copies'} left out)" if copies else ""
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """Print it."""
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    table = Table("run", "consensus", "noise alone", "ratio", "mean grad²", "bound", "ratio", box=None, padding=(0, 2, 0, 0))
+    for run in [*found["runs"], *found["means"]]:
+        cells = []
+        for what, theory in THEORY.items():
+            curve = run[what]
+            measured = run["last_consensus"] if what == "consensus" else None
+            last = [measured, None, None] if curve is None else [curve["measured"][-1], curve[theory][-1], curve["ratio"]]
+            cells += ["-" if x is None else f"{x:.4g}" for x in last]
+        which = run["folder"] if "folder" in run else f"mean of the {len(run['seeds'])} seeds{_left_out(run['copies'])}"
+        table.add_row(f"{which}  {run['algo']} tau {run['tau']}", *cells)
+    wide = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    console.width = max(console.width, wide)  # a folder in one piece, in a pipe too
+    console.print(table)
+    console.print("values at the last step; the ratio of consensus over the later half of the run")
+    console.print(
+        "noise alone: what gradient noise does; differences between workers come on top of it, curvature takes from it"
+    )
+    told, runs = dict[str, list[str]](), found["runs"]
+    for run in runs:
+        for reason in run["why"]:
+            told.setdefault(reason, []).append(run["folder"])
+    for reason, of in told.items():
+        console.print(f"{of[0] if len(of) == 1 else f'{len(of)} of {len(runs)} runs'}: {reason}")
+    for note in found["notes"]:
+        console.print(note)
+    if found["figure"]:
+        console.print(found["figure"], style="bold")

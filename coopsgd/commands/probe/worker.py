@@ -1,0 +1,75 @@
+"""What each process of a probe does: read the frozen config, build the parts as for a run, measure, leave the file.
+
+Started by `coopsgd probe` as a fork of a warm process, or on several machines by
+`torchrun --nnodes N --nproc-per-node P -m coopsgd.commands.probe [--trust] FOLDER`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from coopsgd.commands.probe import network
+from coopsgd.commands.probe.measure import Unmeasurable, measure
+from coopsgd.fleet.plan import Layout
+from coopsgd.host import stdio
+from coopsgd.predict.probe_file import FORMAT, identity
+from coopsgd.run import checkpoint, worker
+from coopsgd.setup import build, schema
+from coopsgd.streams import stream
+
+FILE = "probe.json"
+
+
+def work(
+    folder: Path, rank: int, store: str | Path | None = None, console: int | None = None, trust: bool = False
+) -> str | None:
+    """Take part as process `rank`. Rank 0 leaves FILE in the folder: what was found, or why nothing could be, which all return.
+
+    console: file descriptor to tell the user how far it is; None: nobody wants to know. trust: import what the config names.
+    """
+    settings = schema.load(folder / "config.yaml", trust)
+    screen = None if rank or console is None else stdio.stream(console)
+    strategy, _ = build.make_strategy(settings)
+    layout = Layout(settings.workers, 0, settings.processes)  # a probe has no auxiliary models
+    with worker.joined(settings, layout, rank, store) as (fleet, device):
+        problem = build.make(settings, "task").build(settings, fleet.workers, device)
+
+        def tell(text: str) -> None:
+            if screen is not None:
+                print(text, file=screen, flush=True)
+
+        try:
+            found, step = measure(settings, fleet, problem, strategy, tell)
+        except Unmeasurable as error:
+            if rank == 0:
+                checkpoint.write_json(folder / FILE, {"failed": str(error)})
+            return str(error)
+        what: dict[str, Any] = {"network": None, "no_network": "one process holds every worker: nothing is sent"}
+        if settings.processes > 1:
+            tell("the network")
+            start = problem.start()
+            row = start.numel() * start.element_size()
+            what = {"network": network.measure(fleet, row, start, stream(settings.seed, "probe network"), step)}
+        if rank == 0:
+            told = {"format": FORMAT, **identity(settings), **found, **what, "device": str(device)}
+            told |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
+            checkpoint.write_json(folder / FILE, told)
+        fleet.barrier()
+    return None
+
+
+def main() -> None:
+    """`python -m coopsgd.commands.probe [--trust] FOLDER`, one process of a torchrun."""
+    folder, trust = worker.called("coopsgd.commands.probe")
+    stdio.guard()
+    with worker.one_line(folder, trust):
+        rank = worker.ranked(folder)
+        if rank == 0 and (folder / FILE).exists():
+            sys.exit(f"{folder} already holds a probe; freeze another folder with launch=false")
+        wrong = work(folder, rank, console=1, trust=trust)
+    if wrong:
+        sys.exit(wrong)
+    if rank == 0:
+        print(f"{folder / FILE}: coopsgd analyze --probe {folder / FILE} WORDS")

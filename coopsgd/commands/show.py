@@ -1,0 +1,152 @@
+"""`coopsgd show`: what an algorithm is, for a person and for a program, from one dict."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from coopsgd.fleet import plan as plans
+from coopsgd.host.sizes import human_bytes
+from coopsgd.mixing import spectra
+from coopsgd.predict import cost
+from coopsgd.run import pictures
+from coopsgd.run.console import number
+from coopsgd.setup.build import make
+from coopsgd.setup.schema import Config
+from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.period import ends
+
+ROUNDS = 3, 12  # communications whose schedule is shown: at least, and at most when it takes as many to repeat
+WIDEST = 12  # rows of a matrix that fit a terminal
+
+
+def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[str, Any]:
+    """Everything `show` prints, under one key each. Costs are in vectors of one model, as the ledger charges them."""
+    m, v, processes = config.workers, strategy.num_aux, int(config.processes)
+    factors = strategy.factors(m, 0)
+    task = make(config, "task")
+    width = cost.width(config, strategy)
+    layout = strategy.layout(m, processes)
+    result: dict[str, Any] = {
+        **cost.identity(config, strategy),
+        "parameters": task.dimension(config),
+        "statistics": task.statistics(config),
+        "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
+        "zeta": strategy.zeta(m),
+        "zeta_error": None if (law := strategy.expectation(m)) is None else law.zeta_error,
+        "factors": [_matrix(W, layout, m) for W in factors],
+        "cycle": strategy.cycle(m),
+        "schedule": [
+            {"round": r, "after_step": after, **cost.of_round(config, strategy, r, width)}
+            for r, after in enumerate(_ends(config, strategy))
+        ],
+        "data": task.about(config),
+        "partition": task.spread(config),
+        "cluster": None if config.cluster is None else config.cluster | {"about": make(config, "cluster").describe()},
+        "notes": list(notes),
+    }
+    if strategy.averages:
+        many = f"all-reduce of the average over {processes} processes: {2 * (processes - 1)} vectors"
+        result["plan"] = [many if processes > 1 else "one process holds every row, nothing is sent"] * strategy.averages
+    return result
+
+
+def _matrix(W: np.ndarray, layout: plans.Layout, m: int) -> dict[str, Any]:
+    values = spectra.eigenvalues(W)
+    plan = plans.lower(W, layout)
+    return {
+        "W": W.tolist(),
+        "row_stochastic": spectra.is_row_stochastic(W, 1e-6),
+        "doubly_stochastic": spectra.is_doubly_stochastic(W, 1e-6),
+        "symmetric": spectra.is_symmetric(W),
+        "nonnegative": bool((W >= 0).all()),
+        "eigenvalues": [float(x.real) if abs(x.imag) < 1e-12 else [float(x.real), float(x.imag)] for x in values],
+        "zeta": spectra.zeta(W),
+        "plan": plan.describe(),
+        "wire_vectors": plan.vectors,
+    }
+
+
+def _ends(config: Config, strategy: Strategy) -> list[int | None]:
+    """After which step each of the first rounds communicates; None where only the run can tell."""
+    period = make(config, "period")
+    many = min(max(ROUNDS[0], strategy.cycle(config.workers) or 0), ROUNDS[1])
+    return list(islice(ends(period, strategy, config.workers), many)) if period.foreseen else [None] * many
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """Print it."""
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for note in found["notes"]:
+        console.print(note)
+    console.print(
+        f"{found['algo']}: A(tau = {_tau(found)}, W, v = {found['aux']}) with m = {found['workers']} workers",
+        style="bold",
+    )
+    for n, factor in enumerate(found["factors"]):
+        name = "W" if found["cycle"] == 1 else "W of the first communication"
+        if len(found["factors"]) > 1:
+            name += f", factor {n + 1} of {len(found['factors'])}"
+        _show_matrix(console, name, factor, found["rows"])
+    if not found["factors"]:
+        console.print("\nno matrix mixes the models: " + found["about"])
+    if found["zeta"] is not None:
+        cycle = found["cycle"]
+        of = (
+            "one communication" if cycle == 1 else f"a cycle of {cycle} communications" if cycle else "one random communication"
+        )
+        mean = "" if cycle else ", in the mean square"
+        console.print(
+            f"\nzeta of {of}{mean}: {number(found['zeta'], found['zeta_error'], 6)}  (0 averages exactly, 1 never agrees)"
+        )
+    _show_schedule(console, found)
+    if found["cluster"]:
+        console.print(f"\nthe clock runs on cluster {found['cluster']['name']}: {found['cluster']['about']}", markup=False)
+    if found["partition"]:
+        pictures.show(console, found["data"], found["partition"])
+    what = "it" if found["cycle"] == 1 else "the first communication"
+    if lines := [line for factor in found["factors"] for line in factor["plan"]] + found.get("plan", []):
+        console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry {what} out:")
+        console.print("\n".join(f"  {line}" for line in lines))
+
+
+def _tau(found: dict[str, Any]) -> str:
+    tau = "its own" if found["tau"] is None else str(found["tau"])
+    return tau if found["period"] == "constant" else f"{tau} by {found['period']}"
+
+
+def _show_schedule(console: Console, found: dict[str, Any]) -> None:
+    """The first rounds and what each costs."""
+    columns = ("round", "after step", "messages", "bytes a worker, mean", "largest")
+    schedule = Table(*columns, title=f"\nschedule and cost, {found['parameters']} parameters", title_justify="left")
+    for entry in found["schedule"]:
+        sent = [entry[key] for key in ("bytes_per_worker_mean", "bytes_per_worker_max")]
+        known = entry["messages"] is not None
+        told = [str(entry["messages"]), *map(human_bytes, sent)] if known else ["its ledger tells"] * 3
+        schedule.add_row(str(entry["round"]), str(entry["after_step"] or "the run tells"), *told)
+    console.print(schedule)
+
+
+def _show_matrix(console: Console, name: str, factor: dict[str, Any], rows: list[str]) -> None:
+    W = np.array(factor["W"])
+    console.print(f"\n{name}: row = what a member takes")
+    if len(W) <= WIDEST:
+        width = max(map(len, rows))
+        for label, row in zip(rows, W, strict=True):
+            console.print(f"  {label:{width}}  " + " ".join(f"{x:8.4f}" if x else "       ." for x in row))
+    else:
+        console.print(f"  {len(W)} x {len(W)}, {np.count_nonzero(W)} nonzeros; --json has all of it")
+    traits = {"rows sum to 1": "row_stochastic", "columns too": "doubly_stochastic"}
+    traits |= {"symmetric": "symmetric", "no negative entry": "nonnegative"}
+    console.print("  " + ", ".join(f"{words}: {'yes' if factor[key] else 'no'}" for words, key in traits.items()))
+    values = [f"{x:.4g}" if isinstance(x, float) else f"{x[0]:.4g}{x[1]:+.4g}i" for x in factor["eigenvalues"]]
+    console.print("  eigenvalues: " + ", ".join(values[:WIDEST]) + (", ..." if len(values) > WIDEST else ""))
+    console.print(f"  zeta: {factor['zeta']:.6g}")

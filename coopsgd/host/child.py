@@ -1,0 +1,108 @@
+"""Work in a child process: what it imports and computes stays out of this one, which is to fork workers.
+
+A process that has threads, or has computed anything with torch, should not fork; and code of the user's may do either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from typing import Any, BinaryIO, NoReturn
+
+from coopsgd.host import signals
+
+LONGEST = 2000  # characters of an error that are told
+
+
+class ChildFailed(Exception):
+    """The child ended without an answer; the message says how."""
+
+
+def answer_of(work: Callable[[], Any]) -> Any:
+    """What `work` returns in a fork of this process; it must be such as JSON can say.
+
+    ValueError as `work` raised it, its message in one line; ChildFailed for any other error, and when the child was killed.
+    It dies with this process, even by kill -9 (Linux), and is killed when a signal ends the wait. What it prints goes to
+    stderr, for stdout may be read by a program.
+    """
+    with _unnamed_file() as file:
+        _flush()  # what is in its buffers, the child would print once more
+        parent = os.getpid()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a process with threads is forked: the child starts none
+            child = os.fork()
+        if child == 0:
+            _serve(work, file, parent)
+        try:
+            ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        except BaseException:  # a signal asks the command to end
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            raise
+        file.seek(0)
+        told = file.read()
+    if ended < 0:
+        raise ChildFailed(f"its process was killed by {signals.name_of(-ended)}")
+    if ended or not told:
+        raise ChildFailed(f"its process ended with exit code {ended}")
+    answer = json.loads(told)
+    if "answer" in answer:
+        return answer["answer"]
+    raise (ValueError if answer["ours"] else ChildFailed)(answer["error"])
+
+
+def die_with(parent: int) -> None:
+    """End when the process `parent`, which forked this one, does: even by kill -9 (Linux; elsewhere its signals must do)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _serve(work: Callable[[], Any], file: BinaryIO, parent: int) -> NoReturn:
+    """The child's whole life."""
+    code = 1
+    try:
+        die_with(parent)
+        signals.default()
+        sys.stdout = sys.stderr
+        with contextlib.suppress(OSError):
+            os.dup2(2, 1)  # and of what is started by it
+        try:
+            told = json.dumps({"answer": work()})
+        except ValueError as error:
+            told = json.dumps({"error": _line(str(error)), "ours": True})
+        except BaseException as error:  # sys.exit of the user's module, too
+            told = json.dumps({"error": _line(f"{type(error).__name__}: {error}"), "ours": False})
+        file.seek(0)
+        file.write(told.encode())
+        file.flush()
+        code = 0
+        _flush()
+    finally:
+        os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a console that is gone is not ours to tell of
+            stream.flush()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:LONGEST]
+
+
+def _unnamed_file() -> BinaryIO:
+    """A file of no name: in memory where the system knows such, so that a full disk is no matter."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("coopsgd"), "w+b")
+    return tempfile.TemporaryFile()

@@ -1,0 +1,1 @@
+"""One iteration, for runs, rehearsals and probes."""

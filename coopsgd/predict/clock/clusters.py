@@ -1,0 +1,300 @@
+"""Clusters: how long a local step takes on each worker, and what the links between hosts are. One worker a host.
+
+Presets are classes with other defaults; `from_probe` reads what was measured. Times of a step are a pure function of (seed, k),
+drawn for all workers at once, so every placement sees the same.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from coopsgd.mixing.base import is_number
+from coopsgd.mixing.groups import split
+from coopsgd.predict.clock.network import ALL_REDUCES, Network, all_reduce_s
+from coopsgd.registry import register
+from coopsgd.setup.values import HUGE, TINY
+from coopsgd.streams import stream
+
+if TYPE_CHECKING:
+    from coopsgd.predict.probe_file import Probe
+
+PORTS = ("nic", "one", "parallel")
+STEPS = ("constant", "exponential", "pareto")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What every cluster has.
+
+    ports: how the messages of one host share its link. nic: the latency once, the bytes after one another, in each direction on
+    its own; one: one message after another, latency and all; parallel: each as if it were alone.
+    """
+
+    ports: str = "nic"
+
+    FILES: ClassVar[tuple[str, ...]] = ()  # fields that name a file the run must keep
+
+    def __post_init__(self) -> None:
+        if self.ports not in PORTS:
+            raise ValueError(f"cluster.ports: must be one of {', '.join(PORTS)}, got {self.ports!r}")
+
+    def check(self, config: Any) -> tuple[str, ...]:
+        """ValueError when this is no cluster for a run of this config; else what its user should be told."""
+        return ()
+
+    def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
+        """(m,) seconds of local step k on each worker."""
+        raise NotImplementedError
+
+    def network(self, m: int, hosts: int) -> Network:
+        """The links between so many hosts, workers first, then servers."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """One line for `show`."""
+        raise NotImplementedError
+
+
+@register("custom", "cluster")
+@dataclass(frozen=True)
+class Links(Cluster):
+    """A cluster of your own numbers.
+
+    step: how long a local step takes, of mean step_s seconds: constant; exponential, a shift and an exponential straggling;
+    pareto, with a tail that falls as t^-tail. jitter: the share of the mean that is random. speeds: one number a worker, 0.5
+    always takes twice as long.
+
+    latency_s: seconds; bandwidth: bit/s, or as "100 Mbit/s". One number for all links, or a matrix [to, from] over groups (over
+    workers where there are none). groups: how many sites; or their sizes; or lists of workers. A server is in the first.
+    all_reduce: ring, tree, halving_doubling, or two_level: in each group, then over the groups.
+    """
+
+    step: str = "constant"
+    step_s: float = 0.01
+    jitter: float = 1.0
+    tail: float = 2.5
+    speeds: Any = None
+    latency_s: Any = 1e-4
+    bandwidth: Any = "1 Gbit/s"
+    groups: Any = None
+    all_reduce: str = "ring"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step not in STEPS:
+            raise ValueError(f"cluster.step: must be one of {', '.join(STEPS)}, got {self.step!r}")
+        if self.all_reduce not in ALL_REDUCES:
+            raise ValueError(f"cluster.all_reduce: must be one of {', '.join(ALL_REDUCES)}, got {self.all_reduce!r}")
+        if self.all_reduce == "two_level" and self.groups is None:
+            raise ValueError("cluster.all_reduce=two_level: needs cluster.groups, as in cluster.groups=2")
+        if not 0 <= self.step_s < math.inf:
+            raise ValueError(f"cluster.step_s: must be seconds, not negative, got {self.step_s}")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"cluster.jitter: a share of the mean, must lie in [0, 1], got {self.jitter}")
+        if not self.tail > 1:
+            raise ValueError(f"cluster.tail: must be above 1, else a step has no mean, got {self.tail}")
+        if self.speeds is not None and not (
+            isinstance(self.speeds, list) and self.speeds and all(is_number(s) and 0 < s < math.inf for s in self.speeds)
+        ):
+            raise ValueError(f"cluster.speeds: must list a positive number a worker, got {self.speeds!r}")
+        _matrix("latency_s", self.latency_s, _seconds)
+        _matrix("bandwidth", self.bandwidth, bits)
+
+    def check(self, config: Any) -> tuple[str, ...]:
+        m = config.workers
+        if self.speeds is not None and len(self.speeds) != m:
+            raise ValueError(f"cluster.speeds: names {len(self.speeds)} workers, but workers={m}; give one speed for each")
+        n, what = len(self._sites(m)), "workers" if self.groups is None else "groups"
+        for name, read in (("latency_s", _seconds), ("bandwidth", bits)):
+            array = _matrix(name, getattr(self, name), read)
+            if array.ndim and len(array) != n:
+                raise ValueError(f"cluster.{name}: is a matrix over {len(array)}, but there are {n} {what}; or give one number")
+        return ()
+
+    def _sites(self, m: int) -> list[Any]:
+        if self.groups is None:
+            return [[i] for i in range(m)]
+        try:
+            return split(self.groups, m)
+        except ValueError as error:
+            raise ValueError(str(error).replace("algo.groups", "cluster.groups")) from None
+
+    def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
+        times = np.full(m, self.step_s)
+        if self.step != "constant":
+            draw = stream(seed, "step time", k)
+            if self.step == "exponential":
+                unit = draw.standard_exponential(m)
+            else:
+                unit = (1 + draw.pareto(self.tail, m)) * (self.tail - 1) / self.tail
+            times *= 1 - self.jitter + self.jitter * unit
+        return times if self.speeds is None else times / self.speeds
+
+    def network(self, m: int, hosts: int) -> Network:
+        site = np.zeros(hosts, dtype=int)
+        for s, members in enumerate(self._sites(m)):
+            site[list(members)] = s
+        latency, bandwidth = _matrix("latency_s", self.latency_s, _seconds), _matrix("bandwidth", self.bandwidth, bits)
+        shape, links = (hosts, hosts), np.ix_(site, site)
+        a = latency[links] if latency.ndim else np.broadcast_to(latency, shape)
+        b = 8 / (bandwidth[links] if bandwidth.ndim else np.broadcast_to(bandwidth, shape))
+        return Network(a, b, self.ports, lambda group, nbytes: all_reduce_s(self.all_reduce, group, nbytes, a, b, site))
+
+    def describe(self) -> str:
+        steps = f"steps of {self.step_s:g} s, {self.step}" + ("" if self.speeds is None else ", some workers slower")
+        return f"{_told(self.bandwidth)}, {_told(self.latency_s)} s a message, all-reduce by {self.all_reduce}; {steps}"
+
+
+@register("datacenter", "cluster")
+@dataclass(frozen=True)
+class Datacenter(Links):
+    """Hosts in one room: 25 Gbit/s, 25 microseconds."""
+
+    latency_s: Any = 25e-6
+    bandwidth: Any = "25 Gbit/s"
+
+
+@register("ethernet_1g", "cluster")
+@dataclass(frozen=True)
+class Ethernet(Links):
+    """Hosts on an office network: 1 Gbit/s, a tenth of a millisecond."""
+
+
+@register("wan_100m", "cluster")
+@dataclass(frozen=True)
+class Wan100(Links):
+    """Hosts in several towns: 100 Mbit/s, 10 milliseconds."""
+
+    latency_s: Any = 0.01
+    bandwidth: Any = "100 Mbit/s"
+
+
+@register("wan_20m", "cluster")
+@dataclass(frozen=True)
+class Wan20(Links):
+    """Hosts at homes: 20 Mbit/s, 30 milliseconds."""
+
+    latency_s: Any = 0.03
+    bandwidth: Any = "20 Mbit/s"
+
+
+@register("two_sites", "cluster")
+@dataclass(frozen=True)
+class TwoSites(Links):
+    """Two rooms of 10 Gbit/s with 200 Mbit/s and 20 milliseconds between them; an all-reduce crosses once."""
+
+    latency_s: Any = field(default_factory=lambda: [[5e-5, 0.02], [0.02, 5e-5]])
+    bandwidth: Any = field(default_factory=lambda: [["10 Gbit/s", "200 Mbit/s"], ["200 Mbit/s", "10 Gbit/s"]])
+    groups: Any = 2
+    all_reduce: str = "two_level"
+
+
+@register("from_probe", "cluster")
+@dataclass(frozen=True)
+class FromProbe(Cluster):
+    """What `coopsgd probe` measured: the median step of each worker, all-reduce and edges by the fitted a + b * bytes.
+
+    own_speeds: each worker keeps its own median, so there must be as many as were measured; false: all take the median of all.
+    An all-reduce over g hosts where P were measured scales as a ring does: a by (g - 1) / (P - 1), b by (g - 1) / g over
+    (P - 1) / P.
+    """
+
+    file: str = ""
+    own_speeds: bool = True
+
+    FILES: ClassVar[tuple[str, ...]] = ("file",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.file:
+            raise ValueError("cluster.file: is missing; name what `coopsgd probe` wrote, as in cluster.file=probe.json")
+
+    def check(self, config: Any) -> tuple[str, ...]:
+        found, m = measured(self.file), config.workers
+        notes = found.check(config)
+        if self.own_speeds and len(found.workers_s) != m:
+            raise ValueError(
+                f"cluster.file: {self.file} measured {len(found.workers_s)} workers, but workers={m}; probe as many, or set "
+                "cluster.own_speeds=false"
+            )
+        if m > 1 and found.network is None:
+            raise ValueError(f"cluster.file: {self.file} measured no network, one process; probe with processes=2 or more")
+        return notes
+
+    def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
+        found = measured(self.file)
+        return np.array(found.workers_s) if self.own_speeds else np.full(m, found.step_s.value)
+
+    def network(self, m: int, hosts: int) -> Network:
+        found = measured(self.file).network
+        if found is None:
+            return Network(np.zeros((hosts, hosts)), np.zeros((hosts, hosts)), self.ports, lambda group, nbytes: 0.0)
+        P, whole, edge = found.processes, found.all_reduce, found.edge
+
+        def all_reduce(group: np.ndarray, nbytes: float) -> float:
+            g = len(group)
+            return whole.a.value * (g - 1) / (P - 1) + whole.b.value * nbytes * ((g - 1) / g) / ((P - 1) / P)
+
+        a, b = (np.broadcast_to(one.value, (hosts, hosts)) for one in (edge.a, edge.b))
+        return Network(a, b, self.ports, all_reduce)
+
+    def describe(self) -> str:
+        found = measured(self.file)
+        hosts = found.network.processes if found.network is not None else 1
+        return f"as measured in {self.file} ({len(found.workers_s)} workers, {hosts} processes)"
+
+
+@cache
+def measured(path: str) -> Probe:
+    """What the file of a probe holds. ConfigError, in one line, when it is none."""
+    from coopsgd.predict import probe_file
+
+    return probe_file.load(path)
+
+
+UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+def bits(value: Any) -> float:
+    """Bit/s of a positive number, or of words like "100 Mbit/s". ValueError for anything else."""
+    words = (
+        re.fullmatch(r"\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*([kmgt]?)bit(/s)?\s*", value.lower()) if isinstance(value, str) else None
+    )
+    try:
+        speed = float(words[1]) * UNITS[words[2]] if words else float(value) if is_number(value) else math.nan
+    except ValueError:
+        speed = math.nan
+    if not TINY <= speed <= HUGE:
+        raise ValueError(f"must be a positive number of bit/s, or as '100 Mbit/s', got {value!r}")
+    return speed
+
+
+def _seconds(value: Any) -> float:
+    if not is_number(value) or not (value == 0 or TINY <= value <= HUGE):
+        raise ValueError(f"must be a number of seconds, not negative, got {value!r}")
+    return float(value)
+
+
+def _matrix(name: str, value: Any, read: Callable[[Any], float]) -> np.ndarray:
+    """A number, (), or a square matrix of them, (n, n)."""
+    if not isinstance(value, list):
+        rows: Any = value
+    elif all(isinstance(row, list) and len(row) == len(value) for row in value) and value:
+        rows = value
+    else:
+        raise ValueError(f"cluster.{name}: must be one number or a square matrix, a row for each that receives, got {value}")
+    try:
+        return np.array([[read(one) for one in row] for row in rows] if isinstance(rows, list) else read(rows))
+    except ValueError as error:
+        raise ValueError(f"cluster.{name}: {error}") from None
+
+
+def _told(value: Any) -> str:
+    return "by group" if isinstance(value, list) else str(value) if isinstance(value, str) else f"{value:g}"

@@ -1,0 +1,142 @@
+"""What a run of so many steps will not reach, told before it starts: nothing here is wrong, but few would have meant it.
+
+A communication that never comes, an answer that misses the last steps, a milestone beyond the end: each is one note, naming
+key, value and what happens instead. What only the run can tell (a period that goes by the loss) `hindsight` tells, after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from coopsgd.setup.build import make
+from coopsgd.setup.schema import Config
+from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.period import ends
+
+FOLLOWED = 5000  # rounds that are counted one by one; who has more tells what is left when it is over
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """The rounds of a run: after which steps they end, as many as do so within it, and the first that does not."""
+
+    ends: list[int]
+    beyond: int
+
+    @property
+    def last(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+
+def notes(config: Config, strategy: Strategy, given: Sequence[str] = ()) -> list[str]:
+    """A line for each thing beyond the end of a run of config.steps. given: keys the user wrote; a default is no news."""
+    if not config.steps:
+        return []
+    rounds = _followed(config, strategy)
+    found = [*_about_communications(config, strategy, rounds), *_about_period(config, rounds), *_about_rates(config)]
+    for name, what in (("eval_every", "evaluated"), ("log_every", "logged")):
+        if name in given and getattr(config, name) > config.steps:
+            found.append(
+                f"{name}={getattr(config, name)}: beyond the run of {config.steps} steps, {what} at its two ends alone"
+            )
+    return found
+
+
+def hindsight(config: Config, strategy: Strategy, rounds: int, missed: int, lags: bool) -> list[str]:
+    """What only the run could tell, after so many rounds: the local steps since the last are missed where the answer lags."""
+    if not config.steps or not missed or not _talks(config, strategy):
+        return []
+    known = _followed(config, strategy) is not None
+    if not rounds:
+        return [] if known else [_never(config, lags)]
+    return [_misses(config.steps, config.steps - missed)] if lags and not (known and strategy.answer_lags) else []
+
+
+def _followed(config: Config, strategy: Strategy) -> _Rounds | None:
+    """None where they cannot be told, or are too many."""
+    period, found = make(config, "period"), list[int]()
+    most = config.steps - strategy.mixes_first  # what is due with the last step would come with the next
+    for end in ends(period, strategy, config.workers) if period.foreseen else ():
+        if end > most:
+            return _Rounds(found, end)
+        found.append(end)
+        if len(found) > FOLLOWED:
+            break
+    return None
+
+
+def _talks(config: Config, strategy: Strategy) -> bool:
+    """Is there anybody to talk to, and anything to say?"""
+    m = config.workers
+    if m + strategy.num_aux == 1:
+        return False
+    factors = strategy.factors(m, 0)
+    return not factors or strategy.cycle(m) != 1 or any(not np.array_equal(W, np.eye(len(W))) for W in factors)
+
+
+def _never(config: Config, lags: bool, more: str = "") -> str:
+    means = "the answer stays the model that all began with" if lags else "every worker trains alone"
+    return f"steps={config.steps}: the run ends inside its first round{more}; nothing is communicated, and {means}"
+
+
+def _misses(steps: int, last: int) -> str:
+    return (
+        f"steps={steps}: the run ends inside a round; the answer is what the communication after step {last} left, "
+        f"and the {steps - last} steps since are not in it"
+    )
+
+
+def _about_communications(config: Config, strategy: Strategy, rounds: _Rounds | None) -> Iterator[str]:
+    if rounds is None or not _talks(config, strategy):
+        return
+    if not rounds.ends:
+        yield _never(config, strategy.answer_lags, f", whose communication would follow step {rounds.beyond}")
+        return
+    if strategy.answer_lags and rounds.last < config.steps:
+        yield _misses(config.steps, rounds.last)
+    cycle, come = strategy.cycle(config.workers), len(rounds.ends)
+    if cycle is not None and come < cycle:
+        key = next((f"algo.{name}={config.algo[name]}: " for name in ("tau_2", "every") if name in config.algo), "")
+        yield (
+            f"{key}{config.algo['name']} repeats after {cycle} communications, and {config.steps} steps have {come}: "
+            "those behind them never come"
+        )
+
+
+def _about_period(config: Config, rounds: _Rounds | None) -> Iterator[str]:
+    period, steps = make(config, "period"), config.steps
+    if isinstance(config.tau, list) and rounds is not None:
+        begun = [0, *rounds.ends]
+        for (start, tau), (until, _) in pairwise([*config.tau, (steps, None)]):
+            if start >= steps:
+                yield f"tau: from step {start} on it is {tau}, which lies beyond the run of {steps} steps"
+            elif not any(start <= k < until for k in begun if k < steps):
+                yield f"tau: from step {start} on it is {tau}, but no round begins there, so it is passed over"
+    switch, interval = getattr(period, "switch", None), getattr(period, "interval", None)
+    if switch == "auto":
+        drop = _drops(config)
+        if drop is not None and not any(k < steps for k in drop):
+            yield f"period.switch=auto: waits for the rate to drop, which it does not in a run of {steps} steps; tau stays 1"
+    elif isinstance(switch, int) and switch >= steps:
+        yield f"period.switch={switch}: lies beyond the run of {steps} steps; tau stays 1"
+    if isinstance(interval, int) and interval + getattr(period, "warmup", 0) >= steps:
+        yield f"period.interval={interval}: the first decision lies beyond the run of {steps} steps; tau stays {config.tau}"
+
+
+def _drops(config: Config) -> list[int] | None:
+    """The steps at which the rate drops, as far as its schedule tells; None when it does not."""
+    schedule = make(config, "schedule")
+    return schedule.drops(config.steps) if hasattr(schedule, "drops") else None  # a user's class need not say
+
+
+def _about_rates(config: Config) -> Iterator[str]:
+    steps, name = config.steps, (config.schedule or {}).get("name")
+    late = [k for k in _drops(config) or () if k >= steps]
+    if late:
+        which = f"schedule.milestones={late}" if name == "multistep" else f"schedule={name}: a drop after step {late[0]}"
+        verb = "lie" if name == "multistep" and len(late) > 1 else "lies"
+        yield f"{which}: {verb} beyond the run of {steps} steps; the rate does not drop there"

@@ -1,0 +1,368 @@
+"""What of a config the theorem is about, which of its assumptions hold, and a run watched beside its predictions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from coopsgd.mixing import spectra
+from coopsgd.mixing.expectation import Expectation
+from coopsgd.predict import theory
+from coopsgd.predict.theory import Known
+from coopsgd.setup.build import make
+from coopsgd.setup.schema import Config
+from coopsgd.strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from coopsgd.fleet.base import Fleet
+
+STRETCH = 512  # communications by lot that stand for a schedule that never repeats; doubled until they do
+ROOM = 1 << 24  # numbers in their matrices, at most
+FORGETS = 0.5  # what a stretch may leave of the disagreement, to stand for its schedule when it is repeated
+FOLLOWED = 256  # rows whose matrices may be multiplied at every communication of a run, just to watch it
+LOOKED_AT = 16  # communications by lot that are looked at where their expectation is known
+SMALL = 1e-6  # what a matrix read from a file may be off
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """One thing the theorem asks for. When it holds, `why` says what is used in its place, if anything."""
+
+    name: str
+    holds: bool
+    why: str = ""
+
+
+def not_plain(config: Config) -> str:
+    """Why a local step is not x - lr * gradient; empty when it is."""
+    optim = make(config, "optim")
+    if not hasattr(optim, "plain"):
+        return f"optim={config.optim['name']} is not SGD: no guarantee"
+    if not optim.plain:
+        words = [f"{key}={value}" for key in ("momentum", "weight_decay") if (value := getattr(optim, key))]
+        return f"optim.{', optim.'.join(words) or 'dampening'}: a step is not lr times the gradient, no guarantee"
+    return "" if config.clip is None else f"clip={config.clip}: a clipped gradient is biased"
+
+
+def moves(config: Config) -> str:
+    """What moves the learning rate; empty when it stays."""
+    schedule = config.schedule or {}
+    name, warmup = schedule.get("name", "constant"), schedule.get("warmup", 0)
+    return "" if name == "constant" and not warmup else f"schedule={name}" + " with a warm-up" * bool(warmup)
+
+
+class Stationary(NamedTuple):
+    """A coefficient of the stationary consensus, and its standard error where it comes of a sample."""
+
+    value: float | None = None
+    error: float | None = None
+
+
+class Setting:
+    """(tau, W, v) of a config as theory sees it; `known` are the constants of its task, where there are any.
+
+    m workers and v auxiliary rows that somebody reads: a server that only hands on an average counts for nothing. tau is the
+    largest there will be where that can be told.
+    """
+
+    def __init__(self, config: Config, strategy: Strategy, known: Known | None = None) -> None:
+        self.config, self.strategy, self.known = config, strategy, known
+        self.m, self.cycle, self.zeta = config.workers, strategy.cycle(config.workers), strategy.zeta(config.workers)
+        m, rows = self.m, config.workers + strategy.num_aux
+        self.order = getattr(strategy, "order", "atc")
+        self._period, self._optim = make(config, "period"), make(config, "optim")
+        self.tau = int(self._period.largest or config.tau)
+        self.law = strategy.expectation(m) if self.cycle is None else None  # of a communication by lot, if it is known
+        self.matrices: list[np.ndarray] = []  # of a cycle, or of a stretch of a schedule by lot
+        self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
+        if strategy.as_matrices(m, 0):
+            self.matrices = list(_stretch(strategy, m, rows, None if self.law is None else LOOKED_AT))
+            works = [strategy.work(m, r, self.tau) for r in range(len(self.matrices))]
+            if any(work is not None for work in works):
+                self.counts = [np.full(m, self.tau) if work is None else work for work in works]
+                self.tau = max(int(max(count.max() for count in self.counts)), 1)
+        if theory.unread(self.matrices, m):
+            self.matrices = [W[:m, :m] for W in self.matrices]
+        self.v = len(self.matrices[0]) - m if self.matrices else strategy.num_aux
+
+    @property
+    def lr(self) -> float:
+        """Of the optimiser: the rate, or its peak when it moves."""
+        return float(self._optim.lr)
+
+    @property
+    def eta_eff(self) -> float:
+        """lr m / (m + v)"""
+        return self.lr * self.m / (self.m + self.v)
+
+    @property
+    def plain(self) -> str:
+        """Why a local step is not x - lr * gradient; empty when it is."""
+        return not_plain(self.config)
+
+    @property
+    def steady(self) -> bool:
+        """Does the rate stay what it is?"""
+        return not moves(self.config)
+
+    @cached_property
+    def assumptions(self) -> list[Assumption]:
+        """What the bound asks for, in order; the constants' own last."""
+        return list(self._assumed())
+
+    def _assumed(self) -> Iterator[Assumption]:
+        Ws, algo = self.matrices, self.config.algo["name"]
+        yield Assumption("matrices", bool(Ws), "" if Ws else f"{algo}: matrices do not tell all it does to the models")
+        if Ws:
+            doubly = all(spectra.is_doubly_stochastic(W, SMALL) for W in Ws)
+            why = "" if doubly else "the rows of W sum to 1 but its columns do not: mixing moves the mean of the models"
+            yield Assumption("doubly stochastic", doubly, why)
+            symmetric = not doubly or all(spectra.is_symmetric(W, SMALL) for W in Ws)
+            yield Assumption("symmetric", True, "" if symmetric else "not symmetric: zeta is ||W - J||_2 instead (derived)")
+            if self.cycle is None and self.zeta is not None:
+                yield Assumption("one W", True, "drawn by lot: zeta^2 is ||E[W'W] - J|| (derived)")
+            elif self.cycle is not None and self.cycle > 1:
+                shrinks = all(spectra.zeta(W) <= 1 + SMALL for W in Ws)
+                told = (
+                    f"a cycle of {self.cycle}: the network term and a step condition are computed from its matrices (derived)"
+                )
+                yield Assumption("one W", shrinks, told if shrinks else "one of the matrices enlarges disagreement")
+        fine = self.zeta is not None and self.zeta < 1 - spectra.TOLERANCE
+        told = "zeta is unknown: no formula for this schedule" if self.zeta is None else f"zeta = {self.zeta:.6g}: no bound"
+        yield Assumption("zeta < 1", fine, "" if fine else told)
+        yield Assumption("plain SGD", not self.plain, self.plain)
+        schedule = moves(self.config)
+        yield Assumption("constant rate", self.steady, f"{schedule} moves the rate" if schedule else "")
+        everyone = self.counts is None
+        yield Assumption("everyone works", everyone, "" if everyone else f"{algo}: some workers sit out or take fewer steps")
+        yield self._about_tau()
+        told = "cta has the models of atc, logged before their mixing" if self.order == "cta" else ""
+        late = "order=overlap: the last gradient of a round is not mixed; the theorem is about atc"
+        yield Assumption("order", self.order != "overlap", late if self.order == "overlap" else told)
+        if self.known is not None:
+            one = self.known.kappa2 == 0
+            why = (
+                f"the workers' f_i differ, kappa2 = {self.known.kappa2:.6g}: that adds O(lr^2 L^2 kappa2 tau^2 / (1 - zeta)^2)"
+            )
+            yield Assumption("one f", one, "" if one else why)
+
+    def _about_tau(self) -> Assumption:
+        name = (self.config.period or {}).get("name", "constant")
+        if self._period.largest is None:
+            return Assumption("tau", False, f"period={name}: only the run can tell tau; shown for tau = {self.tau}")
+        if name != "constant" or isinstance(self.config.tau, list):
+            return Assumption("tau", True, f"tau moves: shown for its largest, {self.tau}")
+        cut = (self.config.steps or 0) % self.tau
+        return Assumption("tau", True, f"the last round is cut at {cut} of {self.tau} steps" if cut else "")
+
+    def holds(self, *names: str) -> bool:
+        """Do these assumptions hold, or all of them when none is named?"""
+        return all(a.holds for a in self.assumptions if not names or a.name in names)
+
+    @property
+    def alone(self) -> bool:
+        """One worker and nobody else: SGD, whatever tau is."""
+        return self.m == 1 and self.v == 0
+
+    @property
+    def mixes(self) -> bool:
+        """Does the theorem have anything to say about (tau, W, v) themselves, whatever optimiser and task?"""
+        return self.holds("matrices", "doubly stochastic", "one W", "zeta < 1", "everyone works", "order")
+
+    @property
+    def applies(self) -> bool:
+        """Is the statement of the bound one about this algorithm, optimiser and schedule, if all workers have one f?
+
+        Where it is not, nothing that follows from it is told. Different f_i add a term to it, and ask for the same steps.
+        """
+        return all(a.holds for a in self.assumptions if a.name != "one f")
+
+    @property
+    def rate(self) -> dict[str, float] | None:
+        """What one communication, and one step, leave of the disagreement at worst, in the mean over a cycle."""
+        if self.zeta is None:
+            return None
+        each = self.zeta
+        if self.cycle is not None and self.matrices:
+            each = math.exp(spectra.log_zeta(self.matrices) / self.cycle)
+        return {"communication": each, "step": each ** (1 / self.tau)}
+
+    @cached_property
+    def zeta_error(self) -> float | None:
+        """The standard error of zeta where it comes of a sample; None where it is exact."""
+        return None if self.law is None else self.law.zeta_error
+
+    @cached_property
+    def A(self) -> float | None:
+        """The network factor; None when this is nothing the theorem is about.
+
+        For a cycle of several matrices: twice the exact sum that the proof bounds by zeta.
+        """
+        if not self.applies or self.zeta is None:
+            return None
+        if self.alone:
+            return 0.0
+        if self.cycle is None or self.cycle == 1:
+            return theory.network_factor(self.tau, self.zeta, self.m, self.v)
+        exact = theory.noise_consensus(self.matrices, self.m, self.tau, everyone=True)
+        return None if exact is None else (1 + self.v / self.m) ** 2 * 2 * exact
+
+    @cached_property
+    def largest_steps(self) -> dict[str, float] | None:
+        """The largest eta_eff L by condition; None when this is nothing the theorem is about."""
+        if not self.applies or self.zeta is None:
+            return None
+        if self.alone:
+            return {"sgd": 1.0}
+        windows = None
+        if self.cycle is not None and self.cycle > 1:
+            windows = theory.window_constant(self.matrices, self.m, self.tau, self.zeta)
+        return theory.largest_steps(self.tau * (self.cycle or 1), self.zeta, self.m, self.v, windows)
+
+    @cached_property
+    def condition(self) -> str | None:
+        """The name of the first condition, published before derived, that the rate meets; None when it meets none."""
+        if self.known is None or self.largest_steps is None:
+            return None
+        x = self.eta_eff * self.known.L
+        return next((name for name, most in self.largest_steps.items() if x <= most * (1 + 1e-12)), None)
+
+    def bound(self, steps: int) -> theory.Bound | None:
+        """The terms after so many steps; None when an assumption fails or the rate is too large."""
+        if steps < 1 or self.known is None or not self.holds() or self.A is None or self.condition is None:
+            return None
+        return theory.terms(self.known, self.eta_eff, steps, self.m, self.A)
+
+    @cached_property
+    def few(self) -> str:
+        """Why the stretch of a schedule by lot does not stand for it; empty when it does, or need not."""
+        if self.cycle is not None or self.law is not None or not self.matrices:
+            return ""
+        if spectra.zeta(spectra.product(self.matrices, self.m + self.v)) < FORGETS:
+            return ""
+        return f"{len(self.matrices)} communications by lot are too few to tell how far {self.m} workers drift apart"
+
+    @cached_property
+    def consensus(self) -> tuple[Stationary, Stationary]:
+        """C and H of the stationary consensus; no value when there is none, it is unknown, or the step is not plain."""
+        C = Stationary() if self.plain else self.noise_at(self.tau)
+        return C, Stationary() if C.value is None or self.counts is not None else self.drift_at(self.tau)
+
+    @property
+    def slow(self) -> str:
+        """Why the stationary consensus is not told although there is one; empty when it is told, or there is none."""
+        if self.law is None or self.plain or self.noise is not None or self.zeta is None or self.zeta >= 1 - spectra.TOLERANCE:
+            return ""
+        return f"{self.m} workers on this topology: how far they drift apart takes too long to compute"
+
+    @property
+    def noise(self) -> float | None:
+        """C of the stationary consensus under noise."""
+        return self.consensus[0].value
+
+    @property
+    def drift(self) -> float | None:
+        """H of the stationary consensus under constant gradients that differ."""
+        return self.consensus[1].value
+
+    def noise_at(self, tau: int, error: bool = True) -> Stationary:
+        """C for another tau, the workers' own numbers of steps left as they are. error: is that of a sample wanted too?"""
+        m, order, law = self.m, self.order, self._law(error)
+        if not self.matrices or self.few:
+            return Stationary()
+        if law is not None:
+            return Stationary(*law.measure(lambda law: theory.expected_noise(law, m, tau, order)))
+        if self.cycle is not None:
+            return Stationary(theory.noise_consensus(self.matrices, m, tau, order, self.counts))
+        outcomes = self.strategy.outcomes(m, tau) if order == "atc" else None
+        if outcomes is not None:
+            return Stationary(theory.outcome_noise(outcomes, m))
+        return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, self.counts))
+
+    def drift_at(self, tau: int, kept: float = 1.0, error: bool = True) -> Stationary:
+        """H for another tau, and for steps that leave of a worker's distance to the mean the share `kept`."""
+        m, order, law = self.m, self.order, self._law(error)
+        if not self.matrices or self.few:
+            return Stationary()
+        if law is not None:
+            return Stationary(*law.measure(lambda law: theory.expected_drift(law, m, tau, order, kept)))
+        if self.cycle is not None:
+            return Stationary(theory.drift_consensus(self.matrices, m, tau, order, kept))
+        return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, None, kept))
+
+    def _law(self, error: bool) -> Expectation | None:
+        return self.law if error or self.law is None else replace(self.law, parts=())
+
+    def forecast(self, most: int | None = None) -> theory.Forecast | None:
+        """What follows a run step by step; None when matrices and a plain step do not tell all of it.
+
+        most: rows beyond which it is None too, unless W is one symmetric matrix, which costs next to nothing.
+        """
+        if not self.matrices or self.plain:
+            return None
+        forecast = theory.Forecast(self.strategy, self.m)
+        return forecast if forecast.light or most is None or self.m + self.strategy.num_aux <= most else None
+
+
+def _stretch(strategy: Strategy, m: int, rows: int, some: int | None = None) -> Iterator[np.ndarray]:
+    """The product of each communication of a cycle; without one of `some`, or of as many as it takes to forget the first."""
+    cycle, most = strategy.cycle(m) or some, max(16, ROOM // rows**2)
+    whole, length = np.eye(rows), cycle or min(STRETCH, most)
+    for r in itertools.count():
+        if r == length:
+            if cycle or length == most or spectra.zeta(whole) < FORGETS:
+                return
+            length = min(2 * length, most)
+        W = spectra.product(strategy.as_matrices(m, r), rows)
+        whole = W @ whole
+        yield W
+
+
+class Watch:
+    """In a run on a task with known constants: what is predicted, beside what is measured.
+
+    theory/consensus is the exact expectation under noise alone at the moment of `consensus`; theory/bound the
+    bound over the steps so far, beside eval/grad2_mean, the mean of eval/grad2 = ||grad F(u)||^2 over them by the trapezoid
+    rule between log points. u is the mean of all m + v rows.
+    """
+
+    @classmethod
+    def of(cls, config: Config, strategy: Strategy, fleet: Fleet, problem: Any) -> Watch | None:
+        """None when the task does not know its constants."""
+        known = make(config, "task").known(config)
+        return None if known is None else cls(Setting(config, strategy, known), fleet, problem)
+
+    def __init__(self, setting: Setting, fleet: Fleet, problem: Any) -> None:
+        self._setting, self._fleet, self._problem = setting, fleet, problem
+        self._forecast = setting.forecast(FOLLOWED) if fleet.rank == 0 else None
+        self._at, self._last, self._area = 0, 0.0, 0.0
+
+    def step(self, lr: float, active: np.ndarray | None, round: int, due: bool) -> None:
+        """One iteration, as the loop took it."""
+        if self._forecast is not None:
+            self._forecast.step(lr, active, round, due)
+
+    def line(self, step: int, x: Tensor, evaluated: bool) -> dict[str, float | None]:
+        """What to log after this many steps. Costs an exchange: call it while measuring."""
+        setting, fleet = self._setting, self._fleet
+        u = fleet.mean(x)
+        if setting.v:
+            u = (fleet.m * u + sum(fleet.pick(x, fleet.m + a) for a in range(setting.v))) / (fleet.m + setting.v)
+        grad2 = self._problem.squared_gradient(u)
+        self._area += (step - self._at) * (self._last + grad2) / 2
+        self._at, self._last = step, grad2
+        bound = setting.bound(step)
+        found: dict[str, float | None] = {"eval/grad2": grad2, "eval/grad2_mean": self._area / step if step else grad2}
+        if bound is not None:
+            found["theory/bound"] = bound.total
+        if evaluated and self._forecast is not None and setting.known is not None:
+            found["theory/consensus"] = setting.known.sigma2 * self._forecast.consensus
+        return found

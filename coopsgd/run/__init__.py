@@ -1,0 +1,1 @@
+"""A run folder: who writes it, who reads it."""

@@ -1,0 +1,113 @@
+"""What a person sees: a live line on a terminal, plain lines elsewhere, a small table at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from coopsgd.host.sizes import human_bytes
+
+PAUSE = 0.1  # seconds between two plain lines, at least: a run that evaluates often would print nothing else
+
+
+class Live:
+    """Follows a run of `steps` steps on `stream`."""
+
+    def __init__(self, stream: TextIO, steps: int) -> None:
+        self._console, self._steps = Console(file=stream, highlight=False, soft_wrap=True), steps
+        self._progress: Progress | None = None
+        self._told = -math.inf
+        if self._console.is_terminal and steps:
+            self._progress = Progress(
+                TextColumn("{task.completed}/{task.total}"),
+                BarColumn(24),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                auto_refresh=False,  # no thread: it is drawn when there is news
+                transient=True,
+            )
+            self._task = self._progress.add_task("", total=steps)
+            self._progress.start()
+
+    def log(self, line: dict[str, Any]) -> None:
+        """One log point: redraw, or print the evaluations."""
+        words = describe(line)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=line["step"], description=words)
+            self._progress.refresh()
+        elif "eval/loss" in line and (line["step"] == self._steps or time.perf_counter() - self._told > PAUSE):
+            self._told = time.perf_counter()
+            left = line["train_s"] / line["step"] * (self._steps - line["step"]) if line["step"] else None
+            more = f"  {left:.0f} s left" if left is not None and line["step"] < self._steps else ""
+            self._console.print(f"step {line['step']}/{self._steps}  {words}{more}")
+
+    def note(self, text: str) -> None:
+        """A line of its own, once."""
+        self._console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def describe(line: dict[str, Any]) -> str:
+    """A log line in words."""
+    parts = []
+    for name, key in (("loss", "train/loss"), ("eval", "eval/loss"), ("accuracy", "eval/accuracy")):
+        if line.get(key) is not None:
+            parts.append(f"{name} {line[key]:.4f}")
+    parts.append(f"{line['rounds']} rounds")
+    parts.append(human_bytes(line["bytes"]))
+    return "  ".join(parts)
+
+
+def number(x: float, error: float | None = None, digits: int = 4) -> str:
+    """To so many digits, or to as many as its standard error leaves."""
+    if not error:
+        return f"{x:.{digits}g}"
+    places = max(0, -math.floor(math.log10(error)))
+    return f"{x:.{places}f} +- {error:.{places}f}, sampled"
+
+
+def table(summary: dict[str, Any], folder: Path) -> None:
+    """The end of a run in a few rows, and where it is."""
+    ledger, last = summary["ledger"], summary["eval"]
+    rows = [
+        (
+            "run",
+            f"{summary['algo']}  tau {summary['tau']}  workers {summary['workers']}  processes {summary['processes']}",
+        ),
+        ("status", f"{summary['status']} after {summary['steps']} steps"),
+        *((name, f"{last[key]:.4f}") for name, key in _EVALS if last.get(key) is not None),
+        ("consensus", _apart(summary)),
+        ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {human_bytes(ledger['bytes'])}"),
+        ("kept", KEPT[summary["saved"]]),
+        ("time", f"{summary['train_s']:.2f} s training, of which {ledger['comm_s']:.2f} s in communication"),
+        *((("cluster", f"{summary['sim_s']:.4g} s on {summary['cluster']['name']}"),) if "sim_s" in summary else ()),
+    ]
+    shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows:
+        shown.add_row(name, value)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    console.print(shown)
+    console.print(str(folder), style="bold", markup=False, emoji=False)
+
+
+def _apart(summary: dict[str, Any]) -> str:
+    """How far apart the workers are, and when."""
+    before, after = summary["consensus"], summary.get("consensus_after")
+    if before is None:
+        return "not finite"
+    return f"{before:.3g}" + (f" before the last communication, {after:.3g} after it" if after is not None else "")
+
+
+KEPT = {"rows": "every model and their mean", "answer": "the mean model alone (save=rows keeps all)", "none": "no model"}
+_EVALS = (("loss", "eval/loss"), ("accuracy", "eval/accuracy"))

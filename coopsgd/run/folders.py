@@ -1,0 +1,218 @@
+"""Folders of runs: named by the clock, claimed, and frozen with all that a worker reads."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from coopsgd.errors import ConfigError
+from coopsgd.host import newfile
+from coopsgd.registry import TRUST
+from coopsgd.setup import yamls
+from coopsgd.setup.build import algo_classes, class_of
+from coopsgd.setup.schema import Config, dumps, found_beside, frozen
+
+INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
+
+
+def dated(root: str) -> str:
+    """A folder's name by the second, as Hydra names those of runs."""
+    return str(Path(root) / time.strftime("%Y-%m-%d") / time.strftime("%H-%M-%S"))
+
+
+PLACES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+
+
+def refuse_nowhere(words: Sequence[str]) -> None:
+    """ConfigError when a word names a place by nothing: it would be this folder, or be left out in silence."""
+    for word, after in pairwise([*words, "-"]):
+        name, found, value = word.partition("=")
+        key = name.lstrip("+")
+        if key not in (*PLACES, *FLAGS) or not (found or key in FLAGS):
+            continue
+        if not (value if found else after).strip("\"' "):
+            raise ConfigError(f"{key}: is empty; name one, as in {key}=mine, or leave it out")
+
+
+def fresh(folder: str) -> str:
+    """The folder, or with -2, -3, ... behind it the first that is free, made here: two commands may start in one second."""
+    with contextlib.suppress(OSError):  # a place that cannot be written is Hydra's to tell
+        os.makedirs(os.path.dirname(folder), exist_ok=True)
+        for n in range(1, 1000):
+            at = folder if n == 1 else f"{folder}-{n}"
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(at)
+                return at
+    return folder
+
+
+class Made:
+    """Folders that a command makes and that were not there before: it takes them away again if nothing came into them."""
+
+    def __init__(self) -> None:
+        self._folders: set[Path] = set()
+
+    def will(self, folder: Path, there: bool = False) -> None:
+        """Before a folder is made: remember it, and those above it that are not there. there: it was made a moment ago."""
+        own = [folder.absolute()] if there else []
+        self._folders |= {*own, *(path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists())}
+
+    def below(self, folder: Path) -> None:
+        """A folder was made by somebody else for this command: it is ours as far as what is above it is."""
+        chain = (folder.absolute(), *folder.absolute().parents)
+        self._folders |= {path for path in chain if self._folders & set(path.parents)}
+
+    def tidy(self) -> None:
+        """Take those away that are empty."""
+        for path in sorted(self._folders, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def claimed(named: str | None, root: str, made: Made | None = None) -> Path:
+    """The folder that words name, else a fresh one of this second below `root`; made here, as `made` will know.
+
+    ConfigError when it cannot be.
+    """
+    at = named or dated(root)
+    if made is not None:
+        made.will(Path(at))
+    folder = Path(named or fresh(at))
+    if made is not None and not named:
+        made.will(folder, there=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {folder_key(False)}") from None
+    return folder
+
+
+def folder_key(sweeping: bool) -> str:
+    """Hydra's key for where runs go."""
+    return "hydra.sweep.dir" if sweeping else "hydra.run.dir"
+
+
+def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False) -> None:
+    """Claim the folder and write config.yaml. ConfigError when it holds a run already or cannot be written."""
+    target, key = folder / "config.yaml", folder_key(sweeping)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("logs", "checkpoints"):
+            if (folder / name).is_symlink():  # what a run writes below it would lie elsewhere
+                raise ConfigError(f"{folder / name} is a link; remove it, or choose another {key}")
+        before = set(folder.iterdir())
+        target.open("x").close()
+    except FileExistsError:
+        raise ConfigError(f"{folder} already holds a run; choose another {key}, or remove it") from None
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
+    try:
+        _freeze_files(settings, folder)
+        with target.open("a") as file:
+            file.write(f"# {' '.join(command.split())}\n")
+            file.write(dumps(settings))
+            file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
+            file.write(OmegaConf.to_yaml(OmegaConf.create({"defaults": DEFAULTS})) + _own_hydra())
+        found_beside(settings, folder)
+    except BaseException as error:
+        for half in set(folder.iterdir()) - before:
+            half.unlink()  # nothing was frozen: the folder is free again
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
+        raise
+
+
+def _freeze_files(config: Config, folder: Path) -> None:
+    """Bring what a file holds into the run: small arrays into the config, large ones into `folder` as .npy, others copied."""
+    if config.cluster is not None:
+        for name in class_of("cluster", "cluster", config.cluster["name"]).FILES:
+            copy = frozen("cluster", name, ".json")
+            content = Path(config.cluster[name]).read_bytes()
+            with newfile.create(folder / copy) as file:
+                file.write(content)
+            config.cluster[name] = copy
+    owners = [("algo", part) for part in algo_classes(config)] + [("task", class_of("task", "task", config.task["name"]))]
+    for group_name, cls in owners:
+        node = getattr(config, group_name)
+        for name in getattr(cls, "ARRAYS", ()):
+            value = node.get(name)
+            if not isinstance(value, str) or not Path(value).is_file():  # numbers, or the name of a function
+                continue
+            array = np.load(value)
+            if array.size <= INLINE:
+                node[name] = array.tolist()
+            else:
+                node[name] = frozen(group_name, name, ".npy")
+                with newfile.create(folder / node[name]) as file:
+                    np.save(file, array)
+
+
+# what stands behind a frozen config, so that Hydra can run it again
+DEFAULTS = ["schema", "_self_", {"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
+
+
+def unhydrated(file: Path) -> dict[str, Any]:
+    """A frozen config whose writer is not trusted, for Hydra: its keys, and nothing else that would be acted on or looked up.
+
+    Hydra's own sections can import, log anywhere and read other folders, and ${...} can read the environment. ConfigError when
+    the file has others than `freeze` writes, or any ${...}.
+    """
+    found = yamls.keys(file)
+    ours = rerun()
+    for name, own in ours.items():
+        _refuse_other(name, found.pop(name, own), own)
+    for name, value in found.items():
+        _refuse_lookups(name, value)
+    return ours | found
+
+
+def _refuse_other(name: str, value: Any, own: Any) -> None:
+    """ConfigError unless `value` has no keys but those of `own`, which are not read from a folder: the first other is named."""
+    if isinstance(value, dict) and isinstance(own, dict):
+        for key, one in value.items():
+            _refuse_other(f"{name}.{key}", one, own.get(key, {}))
+    elif value != own and (value == {} or isinstance(value, dict | list) or isinstance(own, dict | list)):
+        raise ConfigError(
+            f"{name}: {str(value)[:60]!r} is not what a run writes into its config, and Hydra would act on it; {TRUST}"
+        )
+
+
+def _refuse_lookups(name: str, value: Any) -> None:
+    if isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_lookups(f"{name}.{key}", one)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{name}: {value[:60]!r} would be looked up on this machine, and a run's config is resolved; {TRUST}")
+
+
+def rerun() -> dict[str, Any]:
+    """What Hydra needs beside the keys of a run to run it again."""
+    node = OmegaConf.to_container(OmegaConf.create(_own_hydra()), resolve=False)
+    return {"defaults": DEFAULTS, **cast(dict[str, Any], node)}
+
+
+def _own_hydra() -> str:
+    """The section of conf/config.yaml that is Hydra's own."""
+    return "hydra:\n" + (files("coopsgd.conf") / "config.yaml").read_text().partition("\nhydra:\n")[2]
+
+
+def torchrun(settings: Config, folder: Path, module: str) -> str:
+    """What to type on each of several machines for what is frozen in `folder`."""
+    nodes = 2 if settings.processes % 2 == 0 else 1
+    return (
+        f"{settings.processes} processes in all. On each of {nodes} machines that see this folder, R = 0, 1, ...:\n"
+        f"torchrun --nnodes {nodes} --node-rank R --nproc-per-node {settings.processes // nodes} "
+        f"--master-addr HOST_OF_R_0 --master-port PORT -m {module} --trust {shlex.quote(str(folder))}"
+    )

@@ -1,0 +1,335 @@
+"""Workers through torchrun's own library, forked from this warm process: no port, no thread, no temporary folder.
+
+torchrun's agent is given a rendezvous of our own, for one machine, with an in-memory store. The workers meet over a file in
+memory. (With the library's own TCP store the agent has threads when it forks, and about 2 launches in 100 hung.) The agent
+asks its workers how they are; here it also asks the kernel, so that one that was killed, left or is stopped is named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: F401  the import every fork shares
+from torch.distributed import HashStore
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
+
+from coopsgd.errors import Interrupted, RunFailed
+from coopsgd.host import signals
+from coopsgd.host.signals import Noted
+from coopsgd.run import checkpoint, worker
+from coopsgd.run.board import Board, Phase
+from coopsgd.setup.schema import Config
+
+INTERVAL = 0.02  # seconds between two looks at the workers
+GLANCE = 0.5  # seconds between two looks for one that is stopped; a stop that lasts two of them is told
+SETTLE = 0.3  # seconds after a worker has died, in which others may: then it is asked who was first
+GRACE = 2.0  # seconds that a worker gets to end by the signal it was sent
+
+
+class OneMachine(RendezvousHandler):
+    """The rendezvous of a single agent: it is there already."""
+
+    def __init__(self) -> None:
+        self._closed = False
+
+    def get_backend(self) -> str:
+        return "coopsgd"
+
+    @property
+    def use_agent_store(self) -> bool:
+        return False
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        return RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo("localhost", 0))
+
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def set_closed(self) -> None:
+        self._closed = True
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return "coopsgd"
+
+    def shutdown(self) -> bool:
+        self._closed = True
+        return True
+
+
+class Logs(LogsSpecs):
+    """Nothing is redirected here: a worker does that itself, and lives where a full disk does not let it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+
+    @property
+    def root_log_dir(self) -> str:
+        return str(self._root_log_dir)
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        nothing = dict.fromkeys(envs, "")
+        return LogsDest(nothing, nothing, nothing, nothing, nothing)
+
+
+class Agent(LocalElasticAgent):
+    """torchrun's agent, with eyes of its own.
+
+    Its run() returns when all workers have done their work, and raises RunFailed or Interrupted otherwise; no worker is left
+    either way. asked: the signals that came to the command; timeout: seconds that a worker may be stopped, or wait for another;
+    silent: whether to tell of it.
+    """
+
+    def __init__(self, work: Callable[[], None], logs: Path, board: Board, asked: Noted, timeout: float, silent: bool) -> None:
+        spec = WorkerSpec(
+            role="worker",
+            local_world_size=board.processes,
+            rdzv_handler=OneMachine(),
+            entrypoint=work,
+            max_restarts=0,
+            monitor_interval=INTERVAL,
+        )
+        super().__init__(spec, Logs(logs), start_method="fork")
+        self._logs, self._board, self._asked, self._timeout, self._silent = logs, board, asked, timeout, silent
+        self._processes: list[Any] = []  # by rank
+        self._stopped: dict[int, float] = {}  # rank -> seconds, as far as this process ran meanwhile
+        self._waits: dict[int, tuple[int, float]] = {}  # rank -> its wait for others, and for how long, counted alike
+        self._glanced = self._died = 0.0
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        before, others = tempfile.tempdir, set(active_children())
+        tempfile.tempdir = str(self._logs)  # torch makes a file there and removes it
+        try:
+            pids = super()._start_workers(worker_group)
+        except OSError as error:  # no room, or no process more
+            for process in set(active_children()) - others:
+                process.kill()
+            raise RunFailed(f"{error.filename or 'the workers'}: cannot be started ({error.strerror})") from None
+        finally:
+            tempfile.tempdir = before
+        self._processes = list(self._pcontext._pc.processes)  # type: ignore[union-attr]  # not active_children: one may be dead
+        self._glanced = time.monotonic()
+        return pids
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        codes = [process.exitcode for process in self._processes]
+        over = [rank for rank, code in enumerate(codes) if code is not None]
+        wrong = [rank for rank in over if codes[rank] or self._board.phase(rank) != Phase.DONE]
+        if len(over) == len(codes) and not wrong:
+            return RunResult(WorkerState.SUCCEEDED, return_values=dict.fromkeys(over))
+        if self._asked.first is not None and (self._asked.twice or not self._board.saving):
+            raise Interrupted(self._asked.first)
+        if wrong:
+            self._died = self._died or time.monotonic()
+            if time.monotonic() - self._died > SETTLE:
+                raise RunFailed(self._why(codes, wrong))
+        self._glance()
+        return RunResult(WorkerState.HEALTHY)
+
+    def _glance(self) -> None:
+        """Look for workers that are stopped or wait for others. RunFailed when one did for too long."""
+        now = time.monotonic()
+        if now - self._glanced < GLANCE:
+            return
+        passed = min(now - self._glanced, 2 * GLANCE)  # of more time this process was stopped itself, as by Ctrl-Z
+        self._glanced = now
+        for rank, process in enumerate(self._processes):
+            before = self._stopped.get(rank, 0.0)
+            if _is_stopped(process.pid):
+                if self._asked.first is not None:  # the last save is to be finished, which this one keeps waiting
+                    os.kill(process.pid, signal.SIGCONT)
+                self._stopped[rank] = seconds = before + passed
+                if seconds >= 3 * GLANCE > before:
+                    told = f"{self._name(rank)} is stopped, and the others wait for it" if len(self._processes) > 1 else ""
+                    self._say(
+                        f"{told or f'{self._name(rank)} is stopped'}: kill -CONT {process.pid} lets it go on; "
+                        f"after {self._timeout:g} s the run ends"
+                    )
+            elif self._stopped.pop(rank, 0.0) >= 3 * GLANCE:
+                self._say(f"{self._name(rank)} goes on")
+        self._waits = {
+            rank: (wait, self._waits[rank][1] + passed if self._waits.get(rank, (None,))[0] == wait else 0.0)
+            for rank in range(len(self._processes))
+            if (wait := self._board.wait_of(rank)) is not None
+        }
+        longest = max((seconds for _, seconds in self._waits.values()), default=0.0)
+        if max(longest, *self._stopped.values(), 0.0) >= self._timeout:
+            raise RunFailed(self._too_long())
+
+    def _say(self, text: str) -> None:
+        if not self._silent:
+            print(text, file=sys.stderr, flush=True)
+
+    def _name(self, rank: int) -> str:
+        return f"worker process {rank} (pid {self._processes[rank].pid})"
+
+    def _too_long(self) -> str:
+        if not self._stopped:
+            busy = [
+                rank for rank, process in enumerate(self._processes) if rank not in self._waits and process.exitcode is None
+            ]
+            who = ", ".join(map(self._name, busy)) or "each other"
+            return f"workers waited {self._timeout:g} s (timeout) for {who}, so the run was ended"
+        longest = max(self._stopped, key=lambda rank: self._stopped[rank])
+        return f"{self._name(longest)} was stopped for {self._timeout:g} s (timeout), so the run was ended"
+
+    def _why(self, codes: list[int | None], wrong: list[int]) -> str:
+        """Who brought the run down: others often fail because one did."""
+        for rank in wrong:
+            code = codes[rank]
+            if code is not None and code < 0:
+                return f"worker process {rank} was killed by {signals.name_of(-code)}{self._output()}"
+        for rank in wrong:
+            if not codes[rank]:
+                return f"worker process {rank} left with exit code 0 before the run was over{self._output()}"
+        if self._stopped and max(self._stopped.values()) > self._timeout / 2:  # whom a collective waited for in vain
+            return self._too_long()
+        told = {rank: said for rank in wrong if (said := self._board.told(rank)) is not None}
+        if told:
+            rank = min(told, key=lambda rank: told[rank]["time"])
+            said = told[rank]
+            return said.get("line") or f"worker process {rank} failed:\n{said['traceback'].rstrip()}"
+        return f"worker process {wrong[0]} ended with exit code {codes[wrong[0]]}{self._output()}"
+
+    def _output(self) -> str:
+        there = any(path.stat().st_size for path in self._logs.glob("rank*.*"))
+        return f"; its output is in {self._logs}" if there else ""
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+        """End the workers: at once, but those past the last step may finish, if not stopped, unless a second signal comes."""
+        begun, told = time.monotonic(), False
+        while running := [rank for rank, process in enumerate(self._processes) if process.exitcode is None]:
+            spent = time.monotonic() - begun
+            for rank in running:
+                working = self._board.phase(rank) == Phase.WORKING
+                if self._asked.twice or spent > (GRACE if working or rank in self._stopped else self._timeout):
+                    self._processes[rank].kill()
+                elif not told and working:
+                    self._processes[rank].terminate()
+                    os.kill(self._processes[rank].pid, signal.SIGCONT)  # a stopped one hears of it then
+            told = True
+            time.sleep(INTERVAL / 4)
+        super()._shutdown(death_sig, timeout)
+
+
+def _is_stopped(pid: int) -> bool:
+    """By SIGSTOP or its like; False where the system does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[0] == b"T"
+    except (OSError, IndexError):
+        return False
+
+
+def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, silent: bool = False) -> None:
+    """Train the run frozen in `folder`. RunFailed, or Interrupted by a signal; no process is left either way.
+
+    It returns as well when a signal came during the last save, which then was finished: see ending.noted. work: what each
+    process does instead, called as worker.work is; silent: it has no console to talk to.
+    """
+    logs = folder / "logs"
+    _prepare(folder, logs)
+    board = Board(settings.processes)
+    with signals.noted() as asked, contextlib.ExitStack() as stack:
+        store = stack.enter_context(_store(logs))
+        console = os.dup(1)
+        stack.callback(os.close, console)
+        stack.callback(_tidy, folder, logs)
+        parent = os.getpid()
+
+        def body() -> None:
+            if asked.first is not None:  # between the fork and here nobody acted on it
+                os._exit(1)
+            worker.forked(folder, int(os.environ["RANK"]), parent, None if silent else console, work, board, store)
+
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if asked.first is not None:
+            raise Interrupted(asked.first)
+        with _no_handlers(), _quiet():
+            agent = Agent(body, logs, board, asked, settings.timeout, silent)
+            try:
+                agent.run()
+            except (RunFailed, Interrupted):
+                if board.phase(0) != Phase.DONE:  # else all is saved, and who died was needed no more
+                    raise
+
+
+def _prepare(folder: Path, logs: Path) -> None:
+    """Nothing of an earlier attempt in this folder is taken for this one's."""
+    try:
+        logs.mkdir(exist_ok=True)
+        for left in (folder / "summary.json", logs / "store", *logs.glob("error*.json"), *logs.glob("rank*.*")):
+            left.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFailed(f"{error.filename or logs} cannot be written ({error.strerror})") from None
+    for place in (folder, folder / checkpoint.FILE.parent):
+        checkpoint.clear_halves(place)
+
+
+def _tidy(folder: Path, logs: Path) -> None:
+    """Leave no empty log and no half of a file."""
+    with contextlib.suppress(OSError):
+        for left in logs.glob("rank*.*"):
+            if left.stat().st_size == 0:
+                left.unlink()
+    for place in (folder, folder / checkpoint.FILE.parent):
+        checkpoint.clear_halves(place)
+
+
+@contextlib.contextmanager
+def _store(logs: Path) -> Iterator[str]:
+    """The name of an empty file that the processes to be forked can meet over: in memory where the system has such files."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("store")
+        try:
+            name = f"/proc/self/fd/{file}"
+            if os.path.exists(name):
+                yield name
+                return
+        finally:
+            os.close(file)
+    try:
+        yield str(logs / "store")
+    finally:
+        (logs / "store").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _no_handlers() -> Iterator[None]:
+    """torchelastic would install handlers of its own, also for signals that shall stay ignored."""
+    name = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+    before = os.environ.get(name)
+    os.environ[name] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torchelastic logs what we report, at length, through loggers that set their own levels."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # a worker enables it again
+    try:
+        yield
+    finally:
+        logging.disable(before)

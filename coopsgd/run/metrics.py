@@ -1,0 +1,160 @@
+"""metrics.jsonl, written line by line, and the same numbers as TensorBoard scalars. A full disk does not end a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, Layout, MultilineChartContent
+from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG, create_summary_metadata
+from tensorboard.summary.writer.record_writer import RecordWriter  # 0.3 s; through torch it takes 3
+
+from coopsgd.host import newfile
+from coopsgd.run.checkpoint import finite
+
+# measured and predicted in one chart, in TensorBoard's tab of custom scalars
+CHARTS = {
+    "consensus": ("consensus/distance", "theory/consensus"),
+    "mean of ||grad F(u)||^2": ("eval/grad2_mean", "theory/bound"),
+}
+
+# the group a number of metrics.jsonl has in TensorBoard; names with a slash bring their own
+TAGS = {
+    "lr": "train/lr",
+    "tau": "train/tau",
+    "epoch": "train/epoch",
+    "samples": "train/samples",
+    "train_s": "train/seconds",
+    "wall_s": "train/wall_seconds",
+    "sim_s": "train/sim_seconds",
+    "rounds": "comm/rounds",
+    "messages": "comm/messages",
+    "bytes": "comm/bytes",
+    "wire_bytes": "comm/wire_bytes",
+    "comm_s": "comm/seconds",
+    "consensus": "consensus/distance",
+    "consensus_after": "consensus/after_mixing",
+    "phase": "comm/phase",
+}
+
+
+class Growing:
+    """A file that is written piece by piece. Pieces that the disk does not take are kept, and tried again with the next one."""
+
+    KEPT = 64 * 2**20  # bytes; of more the oldest are lost
+
+    def __init__(self, path: Path, note: Callable[[str], None]) -> None:
+        self._path, self._note = path, note
+        self._pieces: deque[bytes] = deque()
+        self._kept = self._size = 0  # bytes in memory, and those of whole pieces in the file
+        self._lost = 0  # pieces for which there was no memory
+        self._file: int | None = None
+        self._told = False
+
+    def write(self, piece: bytes) -> None:
+        """Add it to the end."""
+        self._pieces.append(piece)
+        self._kept += len(piece)
+        while self._kept > self.KEPT:
+            self._kept -= len(self._pieces.popleft())
+            self._lost += 1
+        self.flush()
+
+    def flush(self) -> None:
+        """Try to have everything in the file."""
+        try:
+            if self._file is None:
+                self._file = newfile.descriptor(self._path)
+            while self._pieces:
+                piece, done = memoryview(self._pieces[0]), 0
+                while done < len(piece):
+                    done += os.pwrite(self._file, piece[done:], self._size + done)
+                self._size += len(piece)
+                self._kept -= len(self._pieces.popleft())
+        except OSError as error:
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._size)  # no half of a line stays
+        if not self._told:
+            self._told = True
+            self._note(f"{self._path} cannot be written ({error.strerror}): training goes on, and it is tried again")
+
+    def close(self) -> None:
+        """Try for the last time."""
+        self.flush()
+        if lost := self._lost + len(self._pieces):
+            self._note(f"{self._path} is not whole: {lost} entries are lost")
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class Files:
+    """Both files of one run folder. note: where to tell what cannot be written."""
+
+    def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
+        self._began = time.time()
+        name = f"events.out.tfevents.{int(self._began):010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self._lines, self._records = (Growing(folder / file, note) for file in ("metrics.jsonl", name))
+        self._events = RecordWriter(self._records)
+        self._add(Event(wall_time=self._began, file_version="brain.Event:2"))
+        self._lines.flush()  # the file is there from the start
+        self._laid_out = False
+
+    def _add(self, event: Event) -> None:
+        self._events.write(event.SerializeToString())
+
+    def log(self, line: dict[str, Any]) -> None:
+        """One log point."""
+        line = finite(line)
+        if not self._laid_out and any(key.startswith("theory/") for key in line):
+            self._lay_out()
+        self._lines.write(json.dumps(line).encode() + b"\n")
+        tags = ((key if "/" in key else TAGS.get(key), value) for key, value in line.items())
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in tags if tag and value is not None]
+        # TensorBoard's relative time then is the training time, measuring left out
+        when = self._began + line["train_s"]
+        self._add(Event(wall_time=when, step=line["step"], summary=Summary(value=values)))
+
+    def _lay_out(self) -> None:
+        """Tell TensorBoard which curves belong in one chart."""
+        charts = [
+            Chart(title=title, multiline=MultilineChartContent(tag=[f"^{re.escape(tag)}$" for tag in tags]))
+            for title, tags in CHARTS.items()
+        ]
+        layout = Layout(category=[Category(title="measured and predicted", chart=charts)])
+        tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
+        value = Summary.Value(tag=CONFIG_SUMMARY_TAG, metadata=create_summary_metadata(), tensor=tensor)
+        self._add(Event(wall_time=self._began, step=0, summary=Summary(value=[value])))
+        self._laid_out = True
+
+    def image(self, tag: str, png: bytes, width: int, height: int) -> None:
+        """A picture of the beginning, in red, green and blue."""
+        picture = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
+        value = Summary.Value(tag=tag, image=picture)
+        self._add(Event(wall_time=self._began, step=0, summary=Summary(value=[value])))
+
+    def flush(self) -> None:
+        """Try to have everything on disk."""
+        self._lines.flush()
+        self._records.flush()
+
+    def close(self) -> None:
+        """Everything on disk that it takes."""
+        self._lines.close()
+        self._records.close()

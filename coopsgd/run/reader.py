@@ -1,0 +1,106 @@
+"""A finished run, read back: `run = coopsgd.Run(folder)`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coopsgd.errors import DamagedFile
+from coopsgd.run import checkpoint
+from coopsgd.setup import build, schema
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+
+def log_points(path: Path) -> list[dict[str, Any]]:
+    """The log points of a metrics.jsonl. Lines that are none are left out: a crash or a full disk may tear one, or pad it with
+    NULs.
+    """
+    found = []
+    with checkpoint.opened(path) as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                point = json.loads(line.strip(b"\0\n"))
+                if isinstance(point, dict) and isinstance(point.get("step"), int):
+                    found.append(point)
+    return found
+
+
+def summary_of(folder: Path) -> dict[str, Any] | None:
+    """summary.json of a run; None while there is none. DamagedFile when it is no JSON object."""
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    with checkpoint.opened(path) as file:
+        try:
+            found = json.load(file)
+        except (ValueError, RecursionError):
+            found = None
+    if not isinstance(found, dict):
+        raise DamagedFile(f"{path} is damaged: it is no JSON object; run it anew")
+    return found
+
+
+class Run:
+    """A run folder. FileNotFoundError when there is no run in it; DamagedFile when a file of it is not what the run wrote.
+
+    trust: import what its config names, as module:Class; without it that is a ConfigError, for importing runs code.
+    """
+
+    def __init__(self, folder: str | Path, trust: bool = False) -> None:
+        self.folder, self.trust = Path(folder), trust
+        if not (self.folder / "config.yaml").is_file():
+            raise FileNotFoundError(f"{self.folder} holds no run: it has no config.yaml")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @cached_property
+    def config(self) -> schema.Config:
+        """The frozen config."""
+        return schema.load(self.folder / "config.yaml", self.trust)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """summary.json: status, final numbers, ledger, timings. FileNotFoundError while the run is under way."""
+        found = summary_of(self.folder)
+        if found is None:
+            raise FileNotFoundError(f"{self.folder} has no summary.json: the run is under way or was killed")
+        return found
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, one dict a log point; one that a crash left torn is left out."""
+        return log_points(self.folder / "metrics.jsonl")
+
+    def rows(self) -> Tensor:
+        """(m + v, d) final models, workers first. LookupError when the run did not keep them."""
+        return self._saved("rows")
+
+    def stats(self) -> Tensor:
+        """(m + v, b) final running statistics of those models. LookupError when there are none, or they were not kept."""
+        if self.summary["norm_stats"] is None:
+            raise LookupError(f"the model of {self.folder} keeps no running statistics")
+        return self._saved("stats", "rows")
+
+    def answer(self) -> Tensor:
+        """(1, d) the model that was evaluated and shipped. LookupError when the run did not keep it."""
+        return self._saved("answer")
+
+    def model(self) -> Module:
+        """The trained network, ready for eval. ConfigError when it takes code that the folder names, and there is no trust."""
+        return build.make(self.config, "task").module(self.config, self.answer(), self._content().get("answer_stats"))
+
+    def _content(self) -> dict[str, Tensor]:
+        return checkpoint.read_final(self.folder, summary_of(self.folder) or {})
+
+    def _saved(self, what: str, save: str = "") -> Tensor:
+        content = self._content()
+        if what not in content:
+            kept = ", ".join(content) or "nothing"
+            raise LookupError(f"{self.folder} did not keep its {what} (it kept {kept}); run with save={save or what}")
+        return content[what]

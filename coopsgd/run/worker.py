@@ -1,0 +1,402 @@
+"""What each process does: read the frozen config, build the parts, train, leave the results.
+
+Started by `coopsgd train` as a fork of a warm process, or on several machines by
+`torchrun --nnodes N --nproc-per-node P -m coopsgd.run.worker [--trust] RUN_FOLDER`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.fleet.plan import Layout
+from coopsgd.fleet.processes import Processes
+from coopsgd.fleet.stacked import Stacked
+from coopsgd.host import signals, stdio
+from coopsgd.host.child import die_with
+from coopsgd.loop.loop import Outcome, train
+from coopsgd.predict import foresight
+from coopsgd.registry import guarded
+from coopsgd.run import checkpoint, pictures
+from coopsgd.run.board import Board, Phase
+from coopsgd.run.console import Live
+from coopsgd.run.metrics import Files
+from coopsgd.setup import build, external, schema
+from coopsgd.strategies.base import Strategy
+
+PATIENCE = 30.0  # seconds to wait for room on a full disk at the end
+
+UNTIMED = 1e6  # seconds, as good as for ever to torch, which counts milliseconds in 31 bits
+
+_slot: tuple[Board, int] | None = None  # where this process tells the command how far it is; none under torchrun
+
+
+def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any, board: Board, store: str) -> None:
+    """A worker of `coopsgd train`, in a fork of the command's process, which ends here.
+
+    parent: pid of the command, with which the worker dies; console: file descriptor to talk to the user; work: what it does,
+    `work` below or a probe's; board: where it tells the command what becomes of it; store: the file that processes meet over.
+    """
+    global _slot
+    signals.default()  # a worker inside a collective must still end at once
+    die_with(parent)
+    tempfile.tempdir = None
+    logging.disable(logging.NOTSET)
+    _slot = board, rank
+    for number, end in ((1, "out"), (2, "err")):
+        stdio.redirect(number, folder / "logs" / f"rank{rank}.{end}")
+    stdio.guard()
+    code = 1
+    try:
+        work(folder, rank, store=store, console=console, trust=True)  # its words are the user's own, or were checked
+        board.enter(rank, Phase.DONE)
+        code = 0
+    except RunFailed as error:
+        board.tell(rank, time.time(), "line", str(error))
+    except BaseException as error:
+        if (line := external.told_of(error)) is None:
+            refused = isinstance(error, ConfigError)  # of what was there when the command looked; it says all there is to say
+            told = ("line", str(error)) if refused else ("traceback", traceback.format_exc())
+            board.tell(rank, time.time(), *told)
+        else:
+            traceback.print_exc()  # into logs/rank{rank}.err
+            line = f"worker process {rank} failed: {line}; the traceback is in {folder / 'logs' / f'rank{rank}.err'}"
+            board.tell(rank, time.time(), "line", line)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def saving() -> Iterator[signals.Noted]:
+    """From here on a first signal lets this process finish."""
+    if _slot is not None:
+        board, rank = _slot
+        board.enter(rank, Phase.SAVING)
+    with signals.finishing() as came:
+        yield came
+
+
+def work(folder: Path, rank: int, store: str | Path | None = None, console: int | None = None, trust: bool = False) -> Outcome:
+    """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or torchrun's store.
+
+    trust: import what the frozen config names.
+    """
+    settings = schema.load(folder / "config.yaml", trust)
+    strategy, _ = build.make_strategy(settings)
+    layout = strategy.layout(settings.workers, settings.processes)
+    with joined(settings, layout, rank, store) as (fleet, device):
+        problem = build.make(settings, "task").build(settings, fleet.workers, device)
+        report = Report(folder, settings, console) if rank == 0 else Silent()
+        try:
+            for note in getattr(problem, "notes", ()):
+                report.note(note)
+            outcome = train(settings, fleet, problem, strategy, report)
+            late = foresight.hindsight(settings, strategy, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
+            for note in late:
+                report.note(note)
+            with saving() as came:
+                fleet.barrier()  # nobody saves before no first signal can end one whom it needs
+                whole = {"rows": outcome.x, **({} if outcome.stats is None else {"stats": outcome.stats})}
+                columns = sum(x.shape[1] for x in whole.values())
+                save = checkpoint.resolve(settings.save, layout.n, columns, outcome.x.element_size())
+                rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
+                more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
+                more["notes"] = [*getattr(problem, "notes", ()), *foresight.notes(settings, strategy), *late]
+                if isinstance(report, Report):
+                    _leave(folder, settings, save, outcome, rows, fleet, strategy, more, report, came)
+                    if _slot is not None:
+                        _slot[0].enter(rank, Phase.DONE)
+                fleet.barrier()
+        finally:
+            report.close()
+    return outcome
+
+
+@contextlib.contextmanager
+def joined(
+    settings: schema.Config, layout: Layout, rank: int, store: str | Path | None
+) -> Iterator[tuple[Stacked, torch.device]]:
+    """This process made ready, and in one group with the others: the fleet of this layout, and where its rows are."""
+    torch.set_num_threads(settings.threads)
+    _keep_freed_memory()
+    device = _device(settings.device)
+    # the command that forked this process counts how long it waits, and leaves out what time all were suspended; gloo would not
+    timeout = settings.timeout if _slot is None or device.type == "cuda" else UNTIMED
+    _waits(True)
+    with _process_group(settings.processes, rank, device, timeout, store):
+        _waits(False)
+        yield Processes(layout, rank, timeout, _waits) if settings.processes > 1 else Stacked(layout), device
+
+
+def _waits(begins: bool) -> None:
+    """Tell the command that this process waits for others from now on, or no longer."""
+    if _slot is not None:
+        _slot[0].wait(_slot[1], begins)
+
+
+class Report:
+    """Rank 0's: files and console."""
+
+    def __init__(self, folder: Path, settings: schema.Config, console: int | None) -> None:
+        self._live = Live(sys.stdout if console is None else stdio.stream(console), settings.steps)
+        self._files = Files(folder, self.note)
+        held = build.make(settings, "task").spread(settings)
+        if held is not None:
+            self._files.image("data/partition", *pictures.picture(held))
+
+    def log(self, line: dict[str, Any]) -> None:
+        """One log point."""
+        self._files.log(line)
+        self._live.log(line)
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self._live.note(text)
+
+    def flush(self) -> None:
+        """Try to have everything on disk."""
+        self._files.flush()
+
+    def close(self) -> None:
+        """Everything on disk, the terminal as it was."""
+        self._files.close()
+        self._live.close()
+
+
+class Silent:
+    """The other ranks'."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _leave(
+    folder: Path,
+    settings: schema.Config,
+    save: str,
+    outcome: Outcome,
+    rows: dict[str, Any],
+    fleet: Stacked,
+    strategy: Strategy,
+    more: dict[str, Any],
+    report: Report,
+    came: signals.Noted,
+) -> None:
+    """The answer, then the rows, then summary.json, which says that everything else is there. RunFailed without the answer.
+
+    Where there is no room for all, the first of these are kept.
+    """
+    answer = {"answer": outcome.answer, "answer_stats": outcome.answer_stats}
+    answer, rows = ({name: x.cpu() for name, x in part.items() if x is not None} for part in (answer, rows))
+    path, kept = folder / checkpoint.FILE, None
+
+    def final(content: dict[str, Any]) -> contextlib.AbstractContextManager[Path]:
+        return checkpoint.staged(path, lambda file: torch.save(content, file))
+
+    def keep_answer() -> None:
+        with final(answer):
+            pass
+
+    def end(models: contextlib.AbstractContextManager[Path | None], saved: str, **more_of_it: Any) -> None:
+        with contextlib.ExitStack() as last, models as half:
+            summary = _summary(folder, settings, saved, outcome, fleet, strategy, more)
+            summary |= {"checksums": checkpoint.checksums(half), **more_of_it}
+            last.enter_context(checkpoint.staged_json(folder / "summary.json", summary))  # appears after the models
+            report.flush()
+
+    try:
+        if save != "none":
+            _patiently(keep_answer, settings, report, came)
+            kept = path
+        lost = {}
+        if save == "rows":
+            try:
+                return end(final({**answer, **rows}), "rows")
+            except OSError as error:
+                report.note(f"{error.filename}: {error.strerror}; the models of the workers are not kept, but their answer is")
+                lost, save = {"not_written": {"rows": f"{error.strerror}"}}, "answer"
+        _patiently(lambda: end(contextlib.nullcontext(kept), save, **lost), settings, report, came)
+    except OSError as error:
+        raise RunFailed(f"{error.filename} cannot be written ({error.strerror}), though the run came to its end") from None
+
+
+def _patiently(write: Callable[[], None], settings: schema.Config, report: Report, came: signals.Noted) -> None:
+    """Write; while the disk does not take it, try again, for some time or until a signal comes. OSError when in vain."""
+    patience = min(PATIENCE, settings.timeout / 2)  # the others wait
+    end, told = time.monotonic() + patience, False
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            if time.monotonic() > end or came.first is not None:
+                raise
+            if not told:
+                report.note(f"{error.filename} cannot be written ({error.strerror}): trying again for {patience:.0f} s")
+                told = True
+        time.sleep(0.2)
+
+
+def _summary(
+    folder: Path,
+    settings: schema.Config,
+    save: str,
+    outcome: Outcome,
+    fleet: Stacked,
+    strategy: Strategy,
+    more: dict[str, Any],
+) -> dict[str, Any]:
+    """What summary.json holds."""
+    last = outcome.last
+    return {
+        "status": outcome.status,
+        "steps": outcome.steps,
+        **({"diverged_at": outcome.diverged_at} if outcome.diverged_at is not None else {}),
+        "workers": fleet.m,
+        "aux": fleet.v,
+        "processes": settings.processes,
+        "algo": settings.algo["name"],
+        "tau": None if strategy.times_itself else settings.tau,
+        "period": (settings.period or {}).get("name", "constant"),
+        "zeta": strategy.zeta(fleet.m),
+        "ledger": {**fleet.ledger.summary(), "comm_s": last["comm_s"]},
+        "eval": {key: value for key, value in last.items() if key.startswith("eval/")},
+        "consensus": last["consensus"],
+        "consensus_after": last["consensus_after"],
+        "phase": last["phase"],
+        "train_s": last["train_s"],
+        "wall_s": last["wall_s"],
+        **({"sim_s": last["sim_s"], "cluster": settings.cluster} if settings.cluster else {}),
+        "seed": settings.seed,
+        "name": settings.name,
+        "saved": save,
+        **({"data": about} if (about := build.make(settings, "task").about(settings)) else {}),
+        "parameters": outcome.x.shape[1],
+        "norm_stats": None if outcome.stats is None else settings.norm_stats,
+        "device": str(outcome.x.device),
+        **more,
+        "versions": checkpoint.versions(),
+        "command": checkpoint.command(folder),
+    }
+
+
+def _peak_memory(fleet: Stacked) -> int:
+    """Bytes: the largest resident size that any process of the run has reached so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = torch.zeros(fleet.layout.processes, dtype=torch.float64)
+    peaks[fleet.rank] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(fleet.total(peaks).max())
+
+
+def _device(name: str) -> torch.device:
+    if name == "cpu":
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+@contextlib.contextmanager
+def _process_group(processes: int, rank: int, device: torch.device, timeout: float, store: str | Path | None) -> Any:
+    """The default process group, for as long as it is needed; none for one process."""
+    if processes == 1:
+        yield
+        return
+    wait = timedelta(seconds=timeout)
+    arguments: dict[str, Any] = {"backend": "nccl" if device.type == "cuda" else "gloo", "timeout": wait}
+    if store is not None:  # one machine: meet over a file, talk over loopback, need no port and no name service
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+        arguments |= {"store": dist.FileStore(str(store), processes), "rank": rank, "world_size": processes}
+    dist.init_process_group(**arguments)
+    yield
+    dist.destroy_process_group()  # after a failure the process ends instead: peers may never answer
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc not to give freed activations back to the kernel, which would hand them out again page by page."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-2, 1 << 26)  # M_TOP_PAD
+
+
+def called(name: str) -> tuple[Path, bool]:
+    """The folder that the command line of `python -m NAME [--trust] FOLDER` names, and whether it is trusted."""
+    words = [word for word in sys.argv[1:] if word != "--trust"]
+    if len(words) != 1 or not (Path(words[0]) / "config.yaml").is_file():
+        sys.exit(f"usage: torchrun --nnodes N --nproc-per-node P -m {name} [--trust] FOLDER (made with launch=false)")
+    return Path(words[0]), "--trust" in sys.argv[1:]
+
+
+@contextlib.contextmanager
+def one_line(folder: Path, trust: bool) -> Iterator[None]:
+    """A refused config is a line and exit code 2, a failed run 1; without `trust` nothing is imported, no other folder read."""
+    try:
+        with contextlib.nullcontext() if trust else guarded(folder=folder):
+            yield
+    except ConfigError as error:
+        print(f"{folder}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RunFailed as error:
+        sys.exit(str(error))
+
+
+def ranked(folder: Path) -> int:
+    """Which process of a torchrun this is; it ends here when there are not as many as `folder` was frozen for."""
+    wanted = schema.load(folder / "config.yaml").processes
+    if (world := _number("WORLD_SIZE", 1)) != wanted:
+        raise ConfigError(
+            f"WORLD_SIZE is {world} but {folder} was frozen for processes={wanted}; start {wanted} processes in all"
+        )
+    if not 0 <= (rank := _number("RANK", 0)) < world:
+        raise ConfigError(f"RANK is {rank}, but of WORLD_SIZE={world} processes ranks are 0 to {world - 1}; torchrun sets both")
+    return rank
+
+
+def _number(name: str, default: int) -> int:
+    found = os.environ.get(name, str(default))
+    try:
+        return int(found)
+    except ValueError:
+        raise ConfigError(f"{name} is {found!r}, which is no whole number; torchrun sets it") from None
+
+
+def main() -> None:
+    """`python -m coopsgd.run.worker [--trust] FOLDER`, one process of a torchrun."""
+    folder, trust = called("coopsgd.run.worker")
+    stdio.guard()
+    with one_line(folder, trust):
+        rank = ranked(folder)
+        if rank == 0 and (folder / "metrics.jsonl").exists():
+            sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
+        outcome = work(folder, rank, trust=trust)
+    if outcome.status == "diverged":
+        sys.exit(f"diverged: the loss of step {outcome.diverged_at} is not finite")
+
+
+if __name__ == "__main__":
+    main()

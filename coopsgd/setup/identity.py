@@ -1,0 +1,157 @@
+"""What a run is: the part of a config that says what is trained, and not where, how it is looked at or what it is called.
+
+Two configs of one identity train the same models, to rounding. Each key of Config says for itself whether it is part of it
+(`key(..., identity=...)`); of a group all keys are. Values are compared by what they mean: defaults are filled in, arrays and
+files stand for what they hold, 1 and 1.0 are one number, and the name of an algo is only a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coopsgd.mixing.base import load_array
+from coopsgd.mixing.groups import split
+from coopsgd.run.checkpoint import sha256
+from coopsgd.setup import build
+from coopsgd.setup.schema import GROUPS, Config, UntrustedConfig
+
+LARGEST = 1 << 30  # bytes of a file that are read to compare it; a larger one is known by its path
+NEAR = 1e-2  # computed settings of a seed, found anew by another version or machine, lie as close together
+
+
+def identity(config: Config, seed: bool = True) -> str:
+    """The same for all checked configs that train the same models. seed=False: whatever their seed is."""
+    return hashlib.sha256(json.dumps(trained(config, seed), sort_keys=True).encode()).hexdigest()
+
+
+def trained(config: Config, seed: bool = True) -> dict[str, Any]:
+    """What `identity` is of, by key, in numbers and words."""
+    found = {f.name: getattr(config, f.name) for f in fields(Config) if f.metadata["identity"]}
+    found |= {name: _group(config, name) for name in GROUPS}
+    if not seed:
+        del found["seed"]
+        found["algo"] = found["algo"] and {k: v for k, v in found["algo"].items() if k not in _of_the_seed(config)}
+    found["tau"] = _period(config.tau)
+    task = _class("task", "task", config.task.get("name"), config)
+    if task is not None:  # what it makes no use of, whatever it says
+        unused = [name for name in ("batch_size",) if name not in task.USES]
+        unused += ["norm_stats", "amp"] if "model" not in task.USES else []
+        found |= dict.fromkeys(unused)
+    return {name: _plain(value) for name, value in found.items()}
+
+
+def placement(config: Config) -> dict[str, Any]:
+    """The other keys, but for the run's name: where and how it is computed and what is kept of it."""
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(Config) if not f.metadata["identity"] and f.name != "name"}
+
+
+def _class(kind: str, where: str, name: Any, config: Config) -> Any:
+    """The class a config names; None when that is code that nobody vouches for, or it names none."""
+    if name is None or (isinstance(config, UntrustedConfig) and ":" in str(name)):
+        return None
+    return build.class_of(kind, where, name)
+
+
+def _group(config: Config, name: str) -> dict[str, Any] | None:
+    node = getattr(config, name)
+    if not isinstance(node, dict):
+        return node
+    parts = {"strategy": "strategy", "mixing": "mixing"} if name == "algo" else {"name": build.KINDS[name]}
+    found = {key: value for key, value in node.items() if key not in ("name", "tau", *parts)}
+    for key, kind in parts.items():
+        cls = _class(kind, name, node.get(key), config)
+        if cls is None:
+            found[key] = node.get(key)
+            continue
+        own = [f for f in fields(cls) if f.init and f.name not in build.FILLED and f.name not in parts]
+        for f in own:
+            if f.name not in found and (f.default is not MISSING or f.default_factory is not MISSING):
+                found[f.name] = f.default_factory() if f.default_factory is not MISSING else f.default
+        names = {f.name for f in own} & found.keys()
+        found |= build.typed(name, cls, {k: found[k] for k in names})
+        found |= {k: _held(f"{name}.{k}", found[k]) for k in names & {*getattr(cls, "ARRAYS", ()), *getattr(cls, "FILES", ())}}
+        found[key] = f"{cls.__module__}:{cls.__qualname__}"
+        found |= _meant(config, kind, cls, found)
+    return found
+
+
+def _meant(config: Config, kind: str, cls: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """Keys whose values have several spellings."""
+    more: dict[str, Any] = {}
+    if kind == "mixing" and cls.__module__.startswith("coopsgd."):
+        if "groups" in found:
+            more["groups"] = [list(members) for members in split(found["groups"], config.workers)]
+        if found.get("alpha") == "auto" and "seed" not in {f.name for f in fields(cls)}:
+            strategy, _ = build.make_strategy(config)
+            more["alpha"] = strategy.mixing.best_alpha(config.workers)  # type: ignore[attr-defined]
+    if kind == "schedule" and not found.get("warmup", 1):
+        more["warmup_from"] = None
+    optim = _class("optim", "optim", config.optim.get("name"), config)
+    if "buffers" in found and optim is not None and not build.make(config, "optim").buffers:
+        more["buffers"] = None  # there are none to treat in this way or that
+    return more
+
+
+def _of_the_seed(config: Config) -> set[str]:
+    """Keys of the algo that hold what follows from the seed, and were not given by hand."""
+    names = [config.algo.get(name) for name in ("strategy", "mixing")]
+    if isinstance(config, UntrustedConfig) and any(":" in str(name) for name in names):
+        return set()
+    strategy, _ = build.make_strategy(config)
+    kept = strategy.settled(config.workers)
+    if not kept:
+        return set()
+    anew, _ = build.make_strategy(replace(config, algo={**config.algo, **dict.fromkeys(kept, "auto")}))
+    return {key for key, value in anew.settled(config.workers).items() if _near(value, kept[key])}
+
+
+def _near(a: Any, b: Any) -> bool:
+    try:
+        return np.shape(a) == np.shape(b) and bool(np.allclose(a, b, rtol=0, atol=NEAR))
+    except (TypeError, ValueError):
+        return bool(a == b)
+
+
+def _held(where: str, value: Any) -> Any:
+    """What a file or an array holds; the value itself when it names a function, or a file that is not there."""
+    if value is None or (isinstance(value, str) and not Path(value).is_file()):
+        return value
+    if isinstance(value, str) and Path(value).stat().st_size > LARGEST:
+        return value
+    try:
+        array = np.ascontiguousarray(load_array(where, value), dtype="<f8")
+    except ValueError:
+        if not isinstance(value, str):
+            return value
+        with Path(value).open("rb") as file:
+            return f"sha256 {sha256(file)}"
+    while array.ndim > 1 and len(array) == 1:  # a schedule of one matrix is that matrix
+        array = array[0]
+    return f"{array.shape} sha256 {hashlib.sha256(array.tobytes()).hexdigest()}"
+
+
+def _period(tau: Any) -> Any:
+    """A list of stages without those that change nothing; a number when one is left."""
+    if not isinstance(tau, list) or not all(isinstance(stage, list) and len(stage) == 2 for stage in tau):
+        return tau
+    kept = [stage for at, stage in enumerate(tau) if at == 0 or stage[1] != tau[at - 1][1]]
+    return kept[0][1] if len(kept) == 1 else kept
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can say it, numbers by their value."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_plain(one) for one in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
+        return int(value)
+    return value if isinstance(value, int | float | str) else repr(value)

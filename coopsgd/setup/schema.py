@@ -1,0 +1,164 @@
+"""What a run is made of: `Config` is the schema Hydra composes into, and what config.yaml, frozen, holds.
+
+`build.py` makes what its names stand for, `checks.py` refuses one that cannot work. No torch in any of them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from coopsgd.errors import ConfigError
+from coopsgd.setup import yamls
+
+GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule", "cluster")
+SIZES = {"float32": 4, "float64": 8}  # bytes of a number
+DTYPES = tuple(SIZES)
+ENGINES = ("auto", "loop", "vmap", "bmm", "grouped")
+SAVES = ("auto", "rows", "answer", "none")
+STEPS = 1000  # of a run that names neither steps nor epochs
+
+
+WHOLE = (
+    "tau",
+    "steps",
+    "epochs",
+    "processes",
+    "threads",
+    "workers",
+    "batch_size",
+    "seed",
+    "log_every",
+    "eval_every",
+    "eval_samples",
+)
+# keys below a group that count something, beside those annotated int
+COUNTS = ("groups", "epochs", "tau_2", "every", "switch", "interval", "classes", "rows", "tau")
+
+
+def key(default: Any, help: str, *, identity: bool) -> Any:
+    """A top-level key of the config with its line for `--help`.
+
+    identity: does it say what is trained? Else it says where or how that is computed, looked at, kept or called, and two runs
+    that differ in it train the same models: see identity.py.
+    """
+    return field(default=default, metadata={"help": help, "identity": identity})
+
+
+def group(help: str) -> Any:
+    """A config group: an open node whose keys are the fields of the class it names."""
+    return field(default_factory=dict, metadata={"help": help, "identity": True})
+
+
+@dataclass
+class Config:
+    """The keys at the top. Groups are open here; their keys are checked against the class they choose."""
+
+    algo: Any = group("the algorithm, A(tau, W, v) or one beyond it")
+    period: Any = group("how tau moves, usable with every algorithm that has a tau")
+    topology: Any = group("who talks to whom, for algorithms that ask")
+    task: Any = group("what is learned")
+    model: Any = group("the network, for tasks that train one")
+    data: Any = group("the data set, for tasks that read one")
+    partition: Any = group("who sees what of the data set")
+    optim: Any = group("the inner optimiser of every worker")
+    schedule: Any = group("how the learning rate moves")
+    cluster: Any = group("whose seconds to simulate (sim_s): a step's time, links; none unless it is named")
+    tau: Any = key(
+        "auto", "local steps between communications, or [[from step, tau], ...]; auto: what the algo's yaml says", identity=True
+    )
+    workers: int = key(4, "m, how many models are trained", identity=True)
+    processes: Any = key("auto", "how many processes hold them; auto: one a worker while they fit the machine", identity=False)
+    threads: Any = key("auto", "torch threads of one process; auto: cores / processes, at least 1", identity=False)
+    steps: Any = key(None, f"local steps of every worker; {STEPS} unless epochs is given", identity=True)
+    epochs: Any = key(None, "instead of steps: passes of every worker over its own share", identity=True)
+    batch_size: int = key(32, "samples in one worker's minibatch", identity=True)
+    seed: int = key(0, "of everything random", identity=True)
+    dtype: str = key("float32", "of the models: float32 or float64", identity=True)
+    device: str = key("auto", "cpu, cuda, or auto: cuda where there is one", identity=False)
+    log_every: int = key(20, "steps between two lines of metrics.jsonl", identity=False)
+    norm_stats: str = key(
+        "average", "BatchNorm's running statistics: average with the models, local, or recalibrate the mean's", identity=True
+    )
+    clip: Any = key(None, "largest norm of one worker's gradient row; a longer one is scaled down to it", identity=True)
+    amp: Any = key(
+        None, "bf16: forward and backward passes in bfloat16 autocast; models, mixing, optimiser keep dtype", identity=True
+    )
+    eval_every: int = key(100, "steps between two evaluations; 0: at the start and the end only", identity=False)
+    eval_samples: Any = key(
+        "auto", "test samples single workers are measured on; auto: all, fewer beyond 32 workers", identity=False
+    )
+    engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm, grouped", identity=False)
+    save: str = key(
+        "auto", "what to keep at the end: rows, answer, none; auto: rows up to 200 MB, else the answer", identity=False
+    )
+    name: str = key("", "a name of your own, kept in the summary", identity=False)
+    timeout: float = key(600.0, "seconds a process waits for another before the run fails", identity=False)
+    launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines", identity=False)
+
+
+class UntrustedConfig(Config):
+    """A config read from a folder that nobody has vouched for: parts built of it import nothing that it names."""
+
+
+def whole(value: Any) -> Any:
+    """1000 for 1e3 and 1000.0, in every place of a list; anything else as it is."""
+    if isinstance(value, list):
+        return [whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def dumps(config: Config) -> str:
+    """The frozen config as yaml."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+def load(path: Path, trust: bool = False) -> Config:
+    """Read a frozen config back. trust: it may name code to import, as the user's own words may."""
+    known = {f.name for f in fields(Config)}
+    found = (Config if trust else UntrustedConfig)(**{k: v for k, v in yamls.keys(path).items() if k in known})
+    _refuse_unfrozen(path, found)
+    found_beside(found, path.parent)
+    return found
+
+
+def _refuse_unfrozen(path: Path, found: Config) -> None:
+    """ConfigError unless this is a config as runs leave them: every number a number, every group a mapping."""
+    whole = ("workers", "processes", "threads", "steps", "batch_size", "seed")
+    for name, value in ((f.name, getattr(found, f.name)) for f in fields(Config)):
+        if name in whole and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ConfigError(f"{path} is no config of a run: {name} is {value!r}, not a whole number; restore it")
+        if name in GROUPS and not (value is None or isinstance(value, dict)):
+            raise ConfigError(f"{path} is no config of a run: {name} is {value!r}, not keys and values; restore it")
+    for name in ("algo", "task", "optim", "schedule", "period"):
+        if not isinstance((getattr(found, name) or {}).get("name"), str):
+            raise ConfigError(f"{path} is no config of a run: {name}.name is missing; restore it")
+
+
+def found_beside(config: Config, folder: Path) -> None:
+    """Files that were frozen into a run's folder lie beside its config.yaml, wherever that is now: name them there."""
+    for group in GROUPS:
+        node = getattr(config, group)
+        for name, value in node.items() if isinstance(node, dict) else ():
+            if isinstance(value, str) and value == frozen(group, name, Path(value).suffix) and (folder / value).is_file():
+                node[name] = str((folder / value).resolve())
+
+
+def frozen(group: str, name: str, suffix: str) -> str:
+    """What the file behind a key is called in a run's folder, as in algo.W.npy."""
+    return f"{group}.{name}{suffix}"
+
+
+def cores() -> int:
+    """Processors this process may use: affinity, not what the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def place(workers: int, gpus: int) -> int:
+    """Processes to start: one a worker while that is at most 2 a core or 1 a GPU, else the largest divisor that fits."""
+    room = gpus or 2 * cores()
+    return next(p for p in range(min(workers, room), 0, -1) if workers % p == 0)

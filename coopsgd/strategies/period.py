@@ -1,0 +1,354 @@
+"""When a communication is due. Not part of any algorithm: every one can be run with every period.
+
+A period answers, at the start of a round, how many local steps it has: only there, so that all workers always agree on it. It
+is frozen; what it remembers is a state it returns. `Rounds` counts the steps.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from coopsgd.mixing.base import is_number
+from coopsgd.registry import register
+from coopsgd.strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from coopsgd.setup.schema import Config
+
+
+@register("constant", "period")
+@dataclass(frozen=True)
+class Period:
+    """tau as it is given: one number, or a list [[0, 1], [500, 8]] of (from step, tau), looked up at the start of a round.
+
+    tau: iterations; ValueError unless it is a whole number of at least 1, or such a list that begins at step 0.
+    """
+
+    tau: Any = 1
+
+    WATCHES: ClassVar[bool] = False  # does it ask for the loss?
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "next" in cls.__dict__:  # what could be foreseen of the parent's rule need not be of its own
+            for name in ("foreseen", "largest"):
+                if name not in cls.__dict__:
+                    setattr(cls, name, property(_UNFORESEEN[name]))
+            if "at_most" not in cls.__dict__:
+                cls.at_most = Period.at_most  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tau, list):
+            _whole("tau", self.tau, ", or a list as in tau=[[0,1],[500,8]], unquoted")
+            return
+        if not self.tau or not all(isinstance(pair, list) and len(pair) == 2 for pair in self.tau):
+            raise ValueError(f"tau: a list must hold pairs [from step, tau], as in tau=[[0,1],[500,8]], got {self.tau}")
+        for _, tau in self.tau:
+            _whole("tau", tau)
+        starts = [start for start, _ in self.tau]
+        if (
+            any(isinstance(s, bool) or not isinstance(s, int) for s in starts)
+            or starts != sorted(set(starts))
+            or starts[0] != 0
+        ):
+            raise ValueError(f"tau: the steps of a list must be whole numbers that begin at 0 and rise, got {starts}")
+
+    @property
+    def base(self) -> int:
+        """The tau a rule starts from."""
+        if isinstance(self.tau, list):
+            raise ValueError(
+                f"tau: this period moves tau by itself and starts from one number, got {self.tau}; use period=constant"
+            )
+        return int(self.tau)
+
+    def check(self, config: Config) -> None:
+        """ValueError when it cannot work in a run of this config."""
+
+    @property
+    def foreseen(self) -> bool:
+        """Can tau be told without running, from the step alone?"""
+        return True
+
+    @property
+    def largest(self) -> int | None:
+        """The largest tau there will be, as far as it can be told without running; None: only the run can tell."""
+        return max(tau for _, tau in self.tau) if isinstance(self.tau, list) else self.tau
+
+    def at_most(self, s: Any, k: int) -> int | None:
+        """The largest `next` may answer for step k, told before it begins; None: nobody can tell yet."""
+        return self.next(s, k, math.nan, _unknown, _unknown)[0] if self.foreseen else None
+
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
+        """Local steps of the round that begins at step k with rate lr, and the state; s is None at first.
+
+        loss() is the mean over workers and over the steps since it was last asked: a message, so ask only when needed.
+        now() is the time on the cluster's clock, in seconds, the same on every process.
+        """
+        if isinstance(self.tau, list):
+            return next(tau for start, tau in reversed(self.tau) if start <= k), s
+        return self.tau, s
+
+
+_UNFORESEEN: dict[str, Callable[[Any], Any]] = {"foreseen": lambda self: False, "largest": lambda self: None}
+
+
+def _whole(name: str, value: Any, other: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: must be a whole number of at least 1{other}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Rule(Period):
+    """A period that moves tau by itself, from one number."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.tau, list):
+            raise ValueError(
+                f"tau: this period moves tau by itself and starts from one number, got {self.tau}; or period=constant"
+            )
+
+
+@register("post_local", "period")
+@dataclass(frozen=True)
+class PostLocal(Rule):
+    """tau = 1 until step `switch`, then tau: post-local SGD. switch: auto is the first drop of the rate. arXiv:1808.07217."""
+
+    switch: Any = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.switch != "auto":
+            _whole("period.switch", self.switch)
+
+    def check(self, config: Config) -> None:
+        if self.switch == "auto" and (config.schedule or {}).get("name") == "constant":
+            raise ValueError("period.switch: auto waits for the rate to drop, which schedule=constant never does; name a step")
+
+    @property
+    def foreseen(self) -> bool:
+        return self.switch != "auto"
+
+    @property
+    def largest(self) -> int | None:
+        return self.tau
+
+    def at_most(self, s: Any, k: int) -> int | None:
+        return self.tau if self.switch == "auto" or k >= self.switch else 1
+
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
+        if self.switch != "auto":
+            return (1 if k < self.switch else self.tau), s
+        peak, dropped = (lr, False) if s is None else s
+        dropped = dropped or lr < peak * (1 - 1e-9)  # a warm-up ends at the full rate but for rounding
+        return (self.tau if dropped else 1), (max(peak, lr), dropped)
+
+
+@register("qsr", "period")
+@dataclass(frozen=True)
+class QSR(Rule):
+    """Quadratic synchronisation rule: max(tau, floor((alpha / lr)^power)), lr at the start of a round. arXiv:2310.14423.
+
+    While the rate warms up tau stays as it is given. A round that reaches beyond the end of the run is not cut short: the run
+    then ends unmixed, unlike in the authors' code.
+    """
+
+    alpha: float = 0.1
+    power: float = 2.0
+    warmup: int = 0  # steps; from the schedule
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.alpha >= 0 or not self.power > 0:
+            raise ValueError(f"period.alpha must not be negative and period.power positive, got {self.alpha} and {self.power}")
+
+    def at_most(self, s: Any, k: int) -> int | None:
+        return self.tau if k < self.warmup else None  # the rate of that step is not known before it
+
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
+        if k < self.warmup:
+            return self.tau, s
+        try:
+            ratio = (self.alpha / lr) ** self.power
+        except (ZeroDivisionError, OverflowError):  # a rate of (next to) nothing
+            ratio = math.inf
+        return max(self.tau, math.floor(min(ratio, 2.0**53) * (1 + 1e-9))), s  # 0.3 / 0.1 is 3
+
+
+class _Adapted(NamedTuple):
+    """What AdaComm remembers."""
+
+    first: float | None  # loss at the start
+    lr0: float
+    lr: float  # at the last decision
+    at: float  # when it was, in steps or in seconds
+    tau: int
+
+
+@register("adacomm", "period")
+@dataclass(frozen=True)
+class AdaComm(Rule):
+    """Communicate rarely at first, more often as the loss falls: ceil(sqrt(lr_0 / lr * F / F_0) * tau). arXiv:1810.08313.
+
+    Decided at the first round that starts `interval` after the last decision: so many steps, or, as in 60s, seconds of the
+    cluster's clock, as the paper has it. F is the minibatch loss, mean over workers and the steps since then, less `floor`
+    (F_inf, if known); F_0 that of the first round. When the rule does not lower tau although the rate is unchanged, tau is
+    multiplied by gamma (1: never). While the rate warms up tau stays as it is given; all of this begins after it.
+    """
+
+    interval: Any = 100
+    gamma: float = 0.5
+    floor: float = 0.0
+    warmup: int = 0  # steps; from the schedule
+
+    WATCHES: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (
+            (isinstance(self.interval, int) and is_number(self.interval) and self.interval >= 1) or (self.seconds or 0) > 0
+        ):
+            raise ValueError(
+                f"period.interval: must be a whole number of steps, at least 1, or seconds as in 60s, got {self.interval!r}"
+            )
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"period.gamma: must lie in (0, 1], got {self.gamma}")
+
+    @property
+    def seconds(self) -> float | None:
+        """The interval on the cluster's clock; None when it counts steps."""
+        found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*s\s*", self.interval) if isinstance(self.interval, str) else None
+        return float(found[1]) if found else None
+
+    def check(self, config: Config) -> None:
+        if self.seconds is not None and config.cluster is None:
+            raise ValueError(
+                f"period.interval: {self.interval} is time on the clock of a cluster, and there is none; name one, as in "
+                "cluster=ethernet_1g, or give a number of steps"
+            )
+
+    def at_most(self, s: Any, k: int) -> int | None:
+        if k < self.warmup or s is None:
+            return self.tau
+        return s.tau if self.seconds is None and k - s.at < self.interval else None
+
+    def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
+        if k < self.warmup:
+            return self.tau, s
+        at, interval = (k, self.interval) if self.seconds is None else (now(), self.seconds)
+        if s is None:
+            if k:
+                loss()  # what was seen in the warm-up is no F_0
+            return self.tau, _Adapted(None, lr, lr, at, self.tau)
+        seen = None
+        if s.first is None:
+            seen = max(loss() - self.floor, 0.0)
+            s = s._replace(first=seen)
+        if at - s.at < interval:
+            return s.tau, s
+        if seen is None:  # else the first round was as long as the interval: there is nothing newer to ask for
+            seen = max(loss() - self.floor, 0.0)
+        ratio = seen / s.first if s.first > 0 else 1.0
+        rate = s.lr0 / lr if lr > 0 else 1.0
+        wanted = math.sqrt(rate * ratio) * self.tau if math.isfinite(ratio) else s.tau
+        tau = max(1, math.ceil(wanted - 1e-9))
+        if tau >= s.tau and lr == s.lr:
+            tau = max(1, math.ceil(self.gamma * s.tau))
+        return tau, s._replace(lr=lr, at=at, tau=tau)
+
+
+def _unknown() -> float:
+    """What only a run can tell."""
+    return math.nan
+
+
+def ends(period: Period, strategy: Strategy, m: int) -> Iterator[int]:
+    """After which step each round ends, for a period that is foreseen."""
+    rounds, k = Rounds(period, strategy, m), 0
+    while True:
+        rounds.begin(k, math.nan)
+        k += rounds.tau
+        rounds.skip()
+        yield k
+
+
+def _length(work: np.ndarray | None, tau: int) -> int:
+    """Steps of a round: of the worker that takes most."""
+    return tau if work is None else max(1, int(work.max()))
+
+
+class Rounds:
+    """Counts local steps: whose turn it is, and which step a communication follows. loss, now: see Period.next."""
+
+    def __init__(
+        self,
+        period: Period,
+        strategy: Strategy,
+        m: int,
+        loss: Callable[[], float] = _unknown,
+        now: Callable[[], float] = _unknown,
+    ) -> None:
+        self._period, self._strategy, self._m, self._loss, self._now = period, strategy, m, loss, now
+        self._state: Any = None
+        self._work: np.ndarray | None = None
+        self._told: tuple[int, int, np.ndarray | None] | None = None  # the latest answer of strategy.work, and to what
+        self._taken = 0  # steps of this round done
+        self.r = -1  # the communication the steps lead to, from 0
+        self.tau = 0  # local steps of this round, of the worker that takes most
+        self.own = np.zeros(m, dtype=np.int64)  # local steps that each worker has taken
+
+    def begin(self, k: int, lr: float) -> None:
+        """Before step k: start a round if the last one is over."""
+        if self._taken < self.tau:
+            return
+        tau, self._state = self._period.next(self._state, k, lr, self._loss, self._now)
+        self.r, self._work = self.r + 1, self._worked(self.r + 1, tau)
+        self._taken, self.tau = 0, _length(self._work, tau)
+
+    def ahead(self, k: int) -> int | None:
+        """So many steps will the next round take at most, which begins at step k; None: nobody can tell yet."""
+        tau = self._period.at_most(self._state, k)
+        return None if tau is None else _length(self._worked(self.r + 1, tau), tau)
+
+    def _worked(self, r: int, tau: int) -> np.ndarray | None:
+        """strategy.work, asked once."""
+        if self._told is None or self._told[:2] != (r, tau):
+            self._told = r, tau, self._strategy.work(self._m, r, tau)
+        return self._told[2]
+
+    def skip(self) -> None:
+        """Leave the rest of the round out, for who only wants to know when rounds end."""
+        self._taken = self.tau
+
+    @property
+    def active(self) -> np.ndarray | None:
+        """(m,) bool, who takes the coming step; None when every worker does."""
+        if self._work is None:
+            return None
+        active = self._work > self._taken
+        return None if active.all() else active
+
+    @property
+    def steady(self) -> int:
+        """For how many steps, the coming one first, the same workers compute and nothing is communicated in between."""
+        left = self.tau - self._taken
+        if self._work is None:
+            return left
+        return min([left, *(self._work[self._work > self._taken] - self._taken).tolist()])
+
+    @property
+    def due(self) -> bool:
+        """Does a communication follow the coming step?"""
+        return self._taken + 1 == self.tau
+
+    def end(self, active: np.ndarray | None) -> None:
+        """After a step that `active` took."""
+        self._taken += 1
+        self.own += 1 if active is None else active
