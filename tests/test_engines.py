@@ -17,7 +17,6 @@ from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.tasks.engines.bmm import Bmm
 from coopsgd.tasks.engines.choice import CHUNK, Choice, choose
 from coopsgd.tasks.engines.crew import Crew
-from coopsgd.tasks.engines.grouped import Grouped
 from coopsgd.tasks.engines.vmap import Vmap
 from coopsgd.tasks.gradients import Bound
 from coopsgd.tasks.supervised import eval_samples
@@ -71,7 +70,7 @@ def test_layers_that_draw_are_known():
 
 
 PAIRS = [("loop", mlp), ("vmap", mlp), ("bmm", mlp), ("bmm", smooth), ("vmap", smooth), ("bmm", logistic)]
-PAIRS += [(name, make) for name in ("loop", "vmap", "grouped") for make in (cnn, odd)]
+PAIRS += [(name, make) for name in ("loop", "vmap") for make in (cnn, odd)]
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-12}
 ROWS = 7  # not a multiple of a chunk
 
@@ -141,7 +140,7 @@ def test_every_engine_computes_what_separate_modules_do(name, make, dtype, threa
     assert bool(stage.grad.isnan().all()), "a fused step wrote gradients"
 
 
-@pytest.mark.parametrize(("name", "make"), [("loop", mlp), ("bmm", mlp), ("vmap", cnn), ("grouped", cnn)])
+@pytest.mark.parametrize(("name", "make"), [("loop", mlp), ("bmm", mlp), ("vmap", cnn)])
 def test_idle_rows_are_left_alone(name, make):
     stage, before = Stage(make, torch.float64, name), Stage(make, torch.float64, name).x
     active = np.array([True, False, True, True, True, True, False])
@@ -157,9 +156,7 @@ def test_idle_rows_are_left_alone(name, make):
 LONG = ("algo=pasgd", "tau=6", "steps=50", "workers=6", "batch_size=8")
 
 
-@pytest.mark.parametrize(
-    ("words", "names"), [((*MLP, *LONG), ("vmap", "bmm", "auto")), ((*CNN, *LONG), ("vmap", "grouped", "auto"))]
-)
+@pytest.mark.parametrize(("words", "names"), [((*MLP, *LONG), ("vmap", "bmm", "auto")), ((*CNN, *LONG), ("vmap", "auto"))])
 def test_fifty_steps_are_the_same_whichever_engine_takes_them(gangs, words, names):
     slow = play(gangs, 1, *words, "engine=loop", "algo.strategy=test_engines:Unfused")
     for name in names:
@@ -203,7 +200,7 @@ def test_what_auto_chooses():
     assert choose("auto", Bound(dropping)) == Choice("loop", 1)
 
 
-@pytest.mark.parametrize("name", ["vmap", "bmm", "grouped"])
+@pytest.mark.parametrize("name", ["vmap", "bmm"])
 @pytest.mark.parametrize(
     ("module", "why"),
     [
@@ -229,10 +226,6 @@ REFUSED = [
     (Bmm, nn.Sequential(nn.Linear(4, 2)), "Flatten"),
     (Bmm, nn.Sequential(nn.Flatten(2), nn.Linear(4, 2)), "Flatten"),
     (Bmm, nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()), "last"),
-    (Grouped, nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten()), "padding_mode"),
-    (Grouped, nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten()), "grouped already"),
-    (Grouped, nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), "Flatten"),
-    (Grouped, nn.Sequential(nn.Linear(8, 8), nn.Flatten(), nn.Linear(64, 2)), "before"),
 ]
 
 
@@ -283,8 +276,8 @@ def test_how_many_samples_auto_looks_at(workers, n, samples):
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("engine=fast", "engine: must be one of auto, loop, vmap, bmm, grouped, got 'fast'"),
-        ("engine=grouped data=gaussian", "engine: grouped is for images, data=gaussian gives vectors; use engine=auto"),
+        ("engine=fast", "engine: must be one of auto, loop, vmap, bmm, got 'fast'"),
+        ("engine=grouped", "engine: must be one of auto, loop, vmap, bmm, got 'grouped'"),
         ("eval_samples=0", "eval_samples: must be a whole number of at least 1 or auto, got 0"),
     ],
 )

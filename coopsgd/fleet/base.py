@@ -86,12 +86,8 @@ class Fleet(ABC):
         """
         return self._mixing(W, *xs).wait()
 
-    def mean(self, x: Rows) -> Common:
-        """The average over the m workers, known to all. A new tensor, never a view of x."""
-        return self._averaging(x).wait()[0]
-
-    def means(self, *xs: Rows) -> tuple[Common, ...]:
-        """The averages of several Rows, in one message."""
+    def mean(self, *xs: Rows) -> Any:
+        """The average over the m workers, Common, or a tuple of them, in one message. New tensors, never views of xs."""
         return self._averaging(*xs).wait()
 
     def pick(self, x: Rows, i: int) -> Common:
@@ -99,22 +95,19 @@ class Fleet(ABC):
         return self._picking(x, i).wait()
 
     def later(self, verb: Callable[..., Any], *args: Any) -> Pending:
-        """Start fleet.mix, mean, means or pick on today's values; `.wait()` for the answer, as in later(fleet.mix, W, x).
+        """Start fleet.mix, mean or pick on today's values; `.wait()` for the answer, as in later(fleet.mix, W, x).
 
         What is given may change meanwhile. Every process must wait, in the order in which verbs were started.
         """
         # what is sent must stay as it is until it has left
         args = tuple(x.clone() if isinstance(x, Tensor) else x for x in args)
-        if verb == self.mean:
-            both = self._averaging(*args)
-            return Pending(lambda: both.wait()[0])
         begun: dict[Any, Callable[..., Pending]] = {
             self.mix: self._mixing,
-            self.means: self._averaging,
+            self.mean: self._averaging,
             self.pick: self._picking,
         }
         if verb not in begun:
-            raise ValueError(f"later: takes mix, mean, means or pick of this fleet, got {verb!r}")
+            raise ValueError(f"later: takes mix, mean or pick of this fleet, got {verb!r}")
         return begun[verb](*args)
 
     def _mixing(self, W: Any, *xs: Rows) -> Pending:
@@ -130,7 +123,7 @@ class Fleet(ABC):
         parts = self.clock.average() if self.clock else None
         ends = self._charge(plans.average_price(self.m), sum(_width(x) for x in xs), wire.sent, wire.messages, parts)
         finish = self._mean(xs[0] if len(xs) == 1 else torch.cat(xs, dim=1))
-        return self._pending(ends, finish, lambda mean: mean.split([x.shape[1] for x in xs], dim=1) if len(xs) > 1 else (mean,))
+        return self._pending(ends, finish, lambda mean: mean if len(xs) == 1 else mean.split([x.shape[1] for x in xs], dim=1))
 
     def _picking(self, x: Rows, i: int) -> Pending:
         self._begins("pick", x)

@@ -18,7 +18,7 @@ from coopsgd.setup import yamls
 GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule", "cluster")
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 DTYPES = tuple(SIZES)
-ENGINES = ("auto", "loop", "vmap", "bmm", "grouped")
+ENGINES = ("auto", "loop", "vmap", "bmm")
 SAVES = ("auto", "rows", "answer", "none")
 STEPS = 1000  # of a run that names neither steps nor epochs
 
@@ -92,7 +92,7 @@ class Config:
     eval_samples: Any = key(
         "auto", "test samples single workers are measured on; auto: all, fewer beyond 32 workers", identity=False
     )
-    engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm, grouped", identity=False)
+    engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm", identity=False)
     save: str = key(
         "auto", "what to keep at the end: rows, answer, none; auto: rows up to 200 MB, else the answer", identity=False
     )

@@ -37,7 +37,9 @@ class FullSync(Strategy):
         return 0.0
 
     def step(self, fleet: Fleet, tick: Tick, x: Rows, s: Any) -> tuple[Rows, Any]:
-        direction, *means = fleet.means(tick.grad, *tick.stats)
+        if not tick.stats:
+            return tick.local(x, fleet.mean(tick.grad)), s
+        direction, *means = fleet.mean(tick.grad, *tick.stats)
         for stats, mean in zip(tick.stats, means, strict=True):
             stats.copy_(mean)
         return tick.local(x, direction), s

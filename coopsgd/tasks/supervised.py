@@ -58,8 +58,6 @@ class Supervised(Task):
         make(config, "partition")
         data.check()
         model.check(data.SHAPE, data.CLASSES, config.batch_size)
-        if config.engine == "grouped" and len(data.SHAPE) != 3:
-            raise ValueError(f"engine: grouped is for images, data={config.data['name']} gives vectors; use engine=auto")
         if why := model.unfit(data.SHAPE, data.CLASSES, config.dtype):
             raise ValueError(why)
         refuse_short([len(share) for share in self.shares(config)], config.batch_size, config.partition["name"])

@@ -7,24 +7,23 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import nn
 
 from coopsgd.tasks.engines.bmm import Bmm
-from coopsgd.tasks.engines.grouped import Grouped
 from coopsgd.tasks.engines.vmap import Vmap
 
 if TYPE_CHECKING:
     from coopsgd.tasks.gradients import Bound
 
-ENGINES: dict[str, type[Vmap] | type[Bmm] | type[Grouped]] = {"vmap": Vmap, "bmm": Bmm, "grouped": Grouped}
+ENGINES: dict[str, type[Vmap] | type[Bmm]] = {"vmap": Vmap, "bmm": Bmm}
 
 # rows an engine takes at a time. bmm: 4 models and their gradients stay in cache for all steps of a round; a step of one
-# worker took 234, 187, 163, 234 and 212 us for 1, 2, 4, 8 and 16 at a time (mlp, one thread). grouped: 2 and 4 tie
-CHUNK = {"loop": 1, "vmap": 8, "bmm": 4, "grouped": 4}
+# worker took 234, 187, 163, 234 and 212 us for 1, 2, 4, 8 and 16 at a time (mlp, one thread)
+CHUNK = {"loop": 1, "vmap": 8, "bmm": 4}
 
 # The engines auto prefers by kind of model, best first; after them the loop. From `scripts/bench_stacked.py`, batch 32, tau 10,
 # worker-steps a second of processor time on 2 cores (AMD EPYC, AVX-512), m = 8, 32, 128, 512:
 #
-#           separate modules       loop                   vmap                   bmm                    grouped
+#           separate modules       loop                   vmap                   bmm
 #   mlp     1214 1057 1146 997     770 767 854 807        887 1284 1402 1328     1708 1707 1881 2005
-#   cnn     47 46 42 47            48 49 54 59            27 29 29 34                                   43 49 51 52
+#   cnn     47 46 42 47            48 49 54 59            27 29 29 34
 #
 # One convolution of one worker's batch fills a core, so a loop is as good as it gets; vmap is never the best of what fits.
 BEST: dict[str, tuple[str, ...]] = {"dense": ("bmm",), "convolutional": (), "other": ()}
