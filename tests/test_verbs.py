@@ -109,7 +109,7 @@ def sweep(tmp_path_factory):
         folder = root / name
         folder.mkdir()
         settings = compose.shown([name, "task=quadratic", "steps=2", "processes=1"]).config
-        (folder / "config.yaml").write_text(compose.config.dumps(settings))
+        (folder / "config.yaml").write_text(compose.schema.dumps(settings))
         (folder / "metrics.jsonl").write_text('{"step": 0, "consensus": 0.0}\n{"step": 2, "consensus": 0.5}\n')
         if status:
             (folder / "summary.json").write_text(json.dumps({"status": status}))

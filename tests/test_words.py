@@ -324,7 +324,7 @@ def test_what_can_only_be_meant_is_taken(train, typed):
 
 def test_whole_numbers_below_a_group():
     config = compose.shown(["model.hidden=[1e1,20.0]", "algo=hierarchical", "algo.groups=2e0", "partition=shards"]).config
-    assert compose.config.COUNTS
+    assert compose.schema.COUNTS
     from coopsgd.setup.build import make, make_strategy
 
     assert make(config, "model").hidden == [10, 20]

@@ -21,6 +21,7 @@ from coopsgd.registry import TRUST
 from coopsgd.run import checkpoint
 from coopsgd.run.progress import Progress
 from coopsgd.run.reader import Run, summary_of
+from coopsgd.run.schema import by_step
 from coopsgd.setup.build import make, make_strategy
 from coopsgd.setup.identity import identity
 from coopsgd.strategies.period import Rounds
@@ -157,8 +158,7 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
     why += [f"{a.name}: {a.why}" for a in setting.assumptions if not a.holds]
     consensus = gradient = None
     if known:
-        measured = {line["step"]: line["consensus"] for line in lines if line.get("consensus") is not None}
-        predicted = {line["step"]: line["theory/consensus"] for line in lines if line.get("theory/consensus") is not None}
+        measured, predicted = by_step(lines, "consensus"), by_step(lines, "theory/consensus")
         if probe or not predicted:
             predicted = _predicted(setting, known.sigma2, sorted(measured), why)
         consensus = _curve("predicted", measured, predicted)
@@ -170,7 +170,7 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
         "workers": run.config.workers,
         "seed": run.config.seed,
         "last": lines[-1]["step"],
-        "last_consensus": next((line["consensus"] for line in reversed(lines) if line.get("consensus") is not None), None),
+        "last_consensus": next(reversed(by_step(lines, "consensus").values()), None),
         "constants": source if known else None,
         "consensus": consensus,
         "gradient": gradient,
@@ -237,9 +237,9 @@ def _predicted(setting: Setting, sigma2: float, steps: list[int], why: list[str]
 def _gradient(setting: Setting, lines: list[dict[str, Any]], why: list[str]) -> dict[str, Any] | None:
     if setting.holds() and setting.condition is None:
         why.append(f"lr {setting.lr:g} is above what every condition allows: no bound")
-    if not any("eval/grad2_mean" in line for line in lines):
+    measured = by_step(lines, "eval/grad2_mean")
+    if not measured:
         why.append("the run did not measure ||grad F(u)||^2, which only a task with known constants does: no bound")
-    measured = {line["step"]: line["eval/grad2_mean"] for line in lines if line.get("eval/grad2_mean") is not None}
     return _curve("bound", measured, {k: bound.total for k in measured if (bound := setting.bound(k)) is not None})
 
 

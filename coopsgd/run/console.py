@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from coopsgd.host.sizes import human_bytes
+from coopsgd.run.schema import evaluated, metric
 
+EVALS = (("loss", "eval/loss"), ("accuracy", "eval/accuracy"))  # as the console calls them
 PAUSE = 0.1  # seconds between two plain lines, at least: a run that evaluates often would print nothing else
 
 
@@ -42,7 +43,7 @@ class Live:
         if self._progress is not None:
             self._progress.update(self._task, completed=line["step"], description=words)
             self._progress.refresh()
-        elif "eval/loss" in line and (line["step"] == self._steps or time.perf_counter() - self._told > PAUSE):
+        elif evaluated([line]) and (line["step"] == self._steps or time.perf_counter() - self._told > PAUSE):
             self._told = time.perf_counter()
             left = line["train_s"] / line["step"] * (self._steps - line["step"]) if line["step"] else None
             more = f"  {left:.0f} s left" if left is not None and line["step"] < self._steps else ""
@@ -60,13 +61,9 @@ class Live:
 
 def describe(line: dict[str, Any]) -> str:
     """A log line in words."""
-    parts = []
-    for name, key in (("loss", "train/loss"), ("eval", "eval/loss"), ("accuracy", "eval/accuracy")):
-        if line.get(key) is not None:
-            parts.append(f"{name} {line[key]:.4f}")
-    parts.append(f"{line['rounds']} rounds")
-    parts.append(human_bytes(line["bytes"]))
-    return "  ".join(parts)
+    named = (("loss", "train/loss"), ("eval", "eval/loss"), ("accuracy", "eval/accuracy"))
+    parts = [f"{word} {metric(name).text(line[name])}" for word, name in named if line.get(name) is not None]
+    return "  ".join([*parts, f"{line['rounds']} rounds", metric("bytes").text(line["bytes"])])
 
 
 def number(x: float, error: float | None = None, digits: int = 4) -> str:
@@ -86,11 +83,11 @@ def table(summary: dict[str, Any], folder: Path) -> None:
             f"{summary['algo']}  tau {summary['tau']}  workers {summary['workers']}  processes {summary['processes']}",
         ),
         ("status", f"{summary['status']} after {summary['steps']} steps"),
-        *((name, f"{last[key]:.4f}") for name, key in _EVALS if last.get(key) is not None),
+        *((word, metric(name).text(last[name])) for word, name in EVALS if last.get(name) is not None),
         ("consensus", _apart(summary)),
-        ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {human_bytes(ledger['bytes'])}"),
+        ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {metric('bytes').text(ledger['bytes'])}"),
         ("kept", KEPT[summary["saved"]]),
-        ("time", f"{summary['train_s']:.2f} s training, of which {ledger['comm_s']:.2f} s in communication"),
+        ("time", f"{_seconds(summary, 'train_s')} training, of which {_seconds(ledger, 'comm_s')} in communication"),
         *((("cluster", f"{summary['sim_s']:.4g} s on {summary['cluster']['name']}"),) if "sim_s" in summary else ()),
     ]
     shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -109,5 +106,8 @@ def _apart(summary: dict[str, Any]) -> str:
     return f"{before:.3g}" + (f" before the last communication, {after:.3g} after it" if after is not None else "")
 
 
+def _seconds(of: dict[str, Any], name: str) -> str:
+    return metric(name).text(of[name])
+
+
 KEPT = {"rows": "every model and their mean", "answer": "the mean model alone (save=rows keeps all)", "none": "no model"}
-_EVALS = (("loss", "eval/loss"), ("accuracy", "eval/accuracy"))

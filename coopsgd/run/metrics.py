@@ -22,31 +22,13 @@ from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG, creat
 from tensorboard.summary.writer.record_writer import RecordWriter  # 0.3 s; through torch it takes 3
 
 from coopsgd.host import newfile
+from coopsgd.run import schema
 from coopsgd.run.checkpoint import finite
 
-# measured and predicted in one chart, in TensorBoard's tab of custom scalars
+# names that are measured and predicted, in one chart of TensorBoard's tab of custom scalars
 CHARTS = {
-    "consensus": ("consensus/distance", "theory/consensus"),
+    "consensus": ("consensus", "theory/consensus"),
     "mean of ||grad F(u)||^2": ("eval/grad2_mean", "theory/bound"),
-}
-
-# the group a number of metrics.jsonl has in TensorBoard; names with a slash bring their own
-TAGS = {
-    "lr": "train/lr",
-    "tau": "train/tau",
-    "epoch": "train/epoch",
-    "samples": "train/samples",
-    "train_s": "train/seconds",
-    "wall_s": "train/wall_seconds",
-    "sim_s": "train/sim_seconds",
-    "rounds": "comm/rounds",
-    "messages": "comm/messages",
-    "bytes": "comm/bytes",
-    "wire_bytes": "comm/wire_bytes",
-    "comm_s": "comm/seconds",
-    "consensus": "consensus/distance",
-    "consensus_after": "consensus/after_mixing",
-    "phase": "comm/phase",
 }
 
 
@@ -125,7 +107,7 @@ class Files:
         if not self._laid_out and any(key.startswith("theory/") for key in line):
             self._lay_out()
         self._lines.write(json.dumps(line).encode() + b"\n")
-        tags = ((key if "/" in key else TAGS.get(key), value) for key, value in line.items())
+        tags = ((schema.tag(name), value) for name, value in line.items())
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in tags if tag and value is not None]
         # TensorBoard's relative time then is the training time, measuring left out
         when = self._began + line["train_s"]
@@ -134,8 +116,8 @@ class Files:
     def _lay_out(self) -> None:
         """Tell TensorBoard which curves belong in one chart."""
         charts = [
-            Chart(title=title, multiline=MultilineChartContent(tag=[f"^{re.escape(tag)}$" for tag in tags]))
-            for title, tags in CHARTS.items()
+            Chart(title=title, multiline=MultilineChartContent(tag=[f"^{re.escape(schema.tag(name))}$" for name in names]))
+            for title, names in CHARTS.items()
         ]
         layout = Layout(category=[Category(title="measured and predicted", chart=charts)])
         tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from coopsgd.errors import DamagedFile
-from coopsgd.host.sizes import human_bytes
+from coopsgd.run.console import EVALS
 from coopsgd.run.reader import summary_of
+from coopsgd.run.schema import metric
 
 COLUMNS = ("job", "status", "loss", "accuracy", "rounds", "sent", "time", "folder")
 
@@ -37,16 +38,13 @@ def rows(jobs: Sequence[tuple[str, str]], refused: Mapping[str, str]) -> list[tu
             found.append((label, status, *["-"] * (len(COLUMNS) - 3), "-"))
             continue
         last, ledger = summary.get("eval") or {}, summary.get("ledger") or {}
-        loss, accuracy, seconds = last.get("eval/loss"), last.get("eval/accuracy"), summary.get("train_s")
         found.append(
             (
                 label,
                 str(summary.get("status")),
-                "-" if loss is None else f"{loss:.4f}",
-                "-" if accuracy is None else f"{accuracy:.4f}",
-                str(ledger.get("rounds", "-")),
-                human_bytes(ledger["bytes"]) if "bytes" in ledger else "-",
-                "-" if seconds is None else f"{seconds:.1f} s",
+                *(metric(name).text(last.get(name)) for _, name in EVALS),
+                *(metric(name).text(ledger.get(name)) for name in ("rounds", "bytes")),
+                metric("train_s").text(summary.get("train_s")),
                 folder,
             )
         )

@@ -16,6 +16,7 @@ import numpy as np
 
 from coopsgd.errors import ConfigError
 from coopsgd.predict import theory
+from coopsgd.run.schema import evaluated
 from coopsgd.setup import schema
 from coopsgd.setup.schema import Config
 
@@ -93,7 +94,7 @@ def fly(base: Config, folder: Path, run: Callable[[Config, Path], list[dict[str,
     """Run the pilots; `run` trains a config in a folder and returns its metrics."""
     m = base.workers
     taus = periods(base)
-    found = [[line for line in run(pilot(base, tau), folder / f"pilot-{tau}") if "eval/loss" in line] for tau in taus]
+    found = [evaluated(run(pilot(base, tau), folder / f"pilot-{tau}")) for tau in taus]
     steps = np.array([line["step"] for line in max(found, key=len)])
     losses = np.full((len(taus), len(steps)), math.inf)
     for row, lines in zip(losses, found, strict=True):

@@ -1,0 +1,134 @@
+"""What a run folder's files hold, name by name: METRICS of a line of metrics.jsonl, SUMMARY of summary.json.
+
+The one place that says so. The writers, the console, the readers and README.md's tables follow it, and the tests hold runs
+against it: a name that is not here is a mistake, and so is one that no run ever writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coopsgd.host.sizes import human_bytes
+from coopsgd.registry import did_you_mean
+
+# when a name is there. On a line that has it the value is null where there is nothing to say
+ALWAYS = "every line"
+EVALUATED = "evaluations"
+SIMULATED = "with `cluster=`"
+KNOWN = "tasks of known constants"
+KNOWN_EVALUATED = "their evaluations"
+
+UNITS = {"s": "seconds"}  # as a name ends in them, and as they are written out
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One name of metrics.jsonl. Totals are since the start, over all workers.
+
+    section: of TensorBoard's tags; empty where the name is not a curve, or brings a section of its own, before a slash.
+    word: the tag behind the section, where it is not the name without its section and with its unit written out.
+    """
+
+    name: str
+    unit: str  # empty for a number without one
+    when: str
+    about: str
+    section: str = ""
+    word: str = ""
+
+    @property
+    def tag(self) -> str:
+        """TensorBoard's: train_s of section train is train/seconds, bytes of section comm is comm/bytes; empty for none."""
+        if "/" in self.name or not self.section:
+            return self.name if "/" in self.name else ""
+        words = [word for word in self.name.split("_") if word != self.section]
+        if words[-1:] == [self.unit]:
+            words[-1] = UNITS.get(self.unit, self.unit)
+        return f"{self.section}/{self.word or '_'.join(words)}"
+
+    def text(self, value: float | None) -> str:
+        """A value as the console shows it."""
+        if value is None:
+            return "-"
+        if self.unit == "bytes":
+            return human_bytes(value)
+        if self.unit == "s":
+            return f"{value:.2f} s"
+        return f"{value:.4f}" if self.unit in ("loss", "share") else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("step", "", ALWAYS, "iterations so far, of which each is a local step of every active worker"),
+        Metric("epoch", "", ALWAYS, "passes over a worker's share; null where the task has none", "train"),
+        Metric("samples", "", ALWAYS, "seen by all workers", "train"),
+        Metric("wall_s", "s", ALWAYS, "since the start, measuring included", "train"),
+        Metric("train_s", "s", ALWAYS, "the same without measuring", "train"),
+        Metric("comm_s", "s", ALWAYS, "spent in communication, the mean of the processes", "comm"),
+        Metric("sim_s", "s", SIMULATED, "on the clock of that cluster", "train"),
+        Metric("rounds", "", ALWAYS, "communications", "comm"),
+        Metric("messages", "", ALWAYS, "that the algorithm asked for", "comm"),
+        Metric("bytes", "bytes", ALWAYS, "in these messages", "comm"),
+        Metric("wire_bytes", "bytes", ALWAYS, "that this placement handed to the network", "comm"),
+        Metric("lr", "", ALWAYS, "the learning rate", "train"),
+        Metric("tau", "steps", ALWAYS, "of the round", "train"),
+        Metric("phase", "steps", ALWAYS, "local steps since the last mixing", "comm"),
+        Metric("train/loss", "loss", ALWAYS, "mean over workers and steps since the line before"),
+        Metric(
+            "consensus",
+            "squared distance",
+            ALWAYS,
+            "mean of the workers' to their mean, before the latest communication; null but at evaluations",
+            "consensus",
+            "distance",
+        ),
+        Metric("consensus_after", "squared distance", ALWAYS, "the same when it was over", "consensus", "after_mixing"),
+        Metric("eval/loss", "loss", EVALUATED, "of the answer (the mean model) on the test set"),
+        Metric("eval/accuracy", "share", EVALUATED, "the same; null where the task has none"),
+        Metric("eval/accuracy_worst", "share", EVALUATED, "of the worst single worker"),
+        Metric("eval/accuracy_best", "share", EVALUATED, "of the best"),
+        Metric("eval/grad2", "", KNOWN, "squared norm of the gradient at u, the mean of all m + v models"),
+        Metric("eval/grad2_mean", "", KNOWN, "the mean of it over the steps so far"),
+        Metric("theory/bound", "", KNOWN, "its bound by theory, where there is one"),
+        Metric(
+            "theory/consensus", "squared distance", KNOWN_EVALUATED, "expected under gradient noise alone, where it can be told"
+        ),
+    )
+}
+
+
+def metric(name: str) -> Metric:
+    """What the schema says of a name. KeyError, with what may have been meant, when it is none of ours."""
+    if name not in METRICS:
+        raise KeyError(f"no metric named {name!r}{did_you_mean(name, list(METRICS))}; known: {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def tag(name: str) -> str:
+    """TensorBoard's for any name of a line; a number that a task of the user's own adds keeps its name."""
+    return METRICS[name].tag if name in METRICS else name
+
+
+def by_step(lines: Iterable[Mapping[str, Any]], name: str) -> dict[int, Any]:
+    """The values of one metric by step, in order, without lines that have none."""
+    known = metric(name).name
+    return {line["step"]: line[known] for line in lines if line.get(known) is not None}
+
+
+def evaluated(lines: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """The lines of evaluations. A loss that is not finite is null there."""
+    return [line for line in lines if "eval/loss" in line]
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table of markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows))
+
+
+def metrics_table() -> str:
+    """METRICS as README.md shows them."""
+    rows = ((f"`{m.name}`", m.unit, m.when, m.about, f"`{m.tag}`" if m.tag else "") for m in METRICS.values())
+    return table(("name", "unit", "there on", "what it is", "TensorBoard's tag"), rows)
