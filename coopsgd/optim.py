@@ -1,26 +1,18 @@
-"""torch.optim on stacked worker rows: an elementwise optimiser of an (r, d) tensor is r optimisers.
+"""Inner optimisers and schedules of the rate, as a config chooses them: `optim=sgd`, `schedule=cosine`.
 
-The dataclasses at the top are what a config chooses (`optim=sgd`, `schedule=cosine`); they import no torch. `Inner` is
-the optimiser at work on the rows of one process.
+They import no torch; loop/inner.py puts them to work on the rows of one process.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 from coopsgd.registry import register
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
 NOT_ELEMENTWISE = ("lbfgs", "adafactor", "muon", "sparseadam", "shampoo", "lamb", "lars", "adagc")
 SQUARES = ("exp_avg_sq",)  # buffers that are means of squares
-BLOCK = 1 << 22  # numbers of one parameter: torch sets a copy or two of a parameter aside in a step
 
 
 def _positive(name: str, value: float) -> None:
@@ -228,127 +220,3 @@ class Cosine(Constant):
 
     def drops(self, steps: int) -> list[int]:
         return [self.warmup + 1]
-
-
-class Inner:
-    """One optimiser for the (w, d) worker rows of this process; auxiliary rows are never in it.
-
-    Rows are a parameter by the dozen (all of them where they are small), so that what torch sets aside in a step stays
-    small. The first time some are idle they are taken apart, one parameter each, because torch keeps a step count per
-    parameter: an idle row keeps model, buffers and count bit for bit.
-    """
-
-    def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, steps: int) -> None:
-        import torch
-
-        self._x, self._workers, self._settings = x, workers, settings
-        self._divide(max(1, BLOCK // max(1, x.shape[1])))
-        self._buffers, self._counts = settings.buffers, settings.COUNTS
-        arguments = asdict(settings)
-        if "beta1" in arguments:
-            arguments["betas"] = (arguments.pop("beta1"), arguments.pop("beta2"))
-        self._optimizer = _without_compiler(getattr(torch.optim, settings.KIND), self._parts, arguments)
-        # the step as torch wrote it, without the wrappers that import the compiler and call profiler hooks
-        self._step = inspect.unwrap(type(self._optimizer).step)
-        self._no_grad = torch.no_grad
-        self._schedule = schedule.torch(self._optimizer, steps)
-        if self._schedule is not None:
-            self._optimizer._opt_called = True  # it would warn that the wrapped step was never called
-
-    @property
-    def lr(self) -> float:
-        """The step size of the coming step."""
-        return float(self._optimizer.param_groups[0]["lr"])
-
-    @property
-    def plain(self) -> bool:
-        """Is a step x - lr * direction and nothing more?"""
-        return bool(getattr(self._settings, "plain", False))
-
-    def rates(self, n: int) -> list[float]:
-        """Step sizes of the coming n steps, or of as many as are known already; at least one."""
-        return [self.lr] * (n if self._schedule is None else 1)
-
-    def step(self, x: Tensor, direction: Tensor, active: np.ndarray | None = None) -> Tensor:
-        """One step of each active worker row of x along -direction, (w or r, d) or (1, d); x itself, changed."""
-        if x is not self._x:
-            self._x.copy_(x)
-        if len(direction) != self._workers:
-            direction = direction[: self._workers].expand(self._workers, -1)
-        if active is not None and len(self._parts) < self._workers:
-            self._take_apart()
-        for (a, b), part in zip(self._bounds, self._parts, strict=True):
-            part.grad = direction[a:b] if active is None or active[a] else None
-        with self._no_grad():
-            self._step(self._optimizer)
-        return self._x
-
-    def advance(self) -> None:
-        """Move the schedule on; after every iteration, whether or not it stepped."""
-        if self._schedule is not None:
-            self._schedule.step()
-
-    def together(self, fn: Callable[..., Any]) -> None:
-        """Call `fn` on all buffers at once, each as (w, d) rows, to be changed in place."""
-        import torch
-
-        for part in self._parts:  # one that has not stepped yet has the buffers it will start from: zeros
-            state = self._optimizer.state[part]
-            if not state and self._buffers:
-                state |= {name: torch.zeros_like(part.data) for name in self._buffers}
-                if self._counts:
-                    state["step"] = torch.tensor(0.0)
-        stacked = [torch.cat([self._optimizer.state[p][name] for p in self._parts]) for name in self._buffers]
-        fn(*stacked)
-        for name, rows in zip(self._buffers, stacked, strict=True):
-            if name in SQUARES:
-                rows.clamp_(min=0)  # a sum that cancels can round to less than nothing, and a root is taken of it
-            for (a, b), part in zip(self._bounds, self._parts, strict=True):
-                self._optimizer.state[part][name].copy_(rows[a:b])
-
-    def reset(self) -> None:
-        """Forget all buffers and step counts."""
-        self._optimizer.state.clear()
-
-    def _divide(self, rows: int) -> None:
-        """Make every so many rows a parameter."""
-        import torch
-
-        self._bounds = [(a, min(a + rows, self._workers)) for a in range(0, self._workers, rows)]
-        self._parts = [torch.nn.Parameter(self._x[a:b]) for a, b in self._bounds]
-
-    def _take_apart(self) -> None:
-        """From parameters of several rows to parameters of one row, state and all."""
-        import torch
-
-        blocks, bounds = self._parts, self._bounds
-        states = [self._optimizer.state.pop(block, {}) for block in blocks]
-        self._divide(1)
-        self._optimizer.param_groups[0]["params"] = self._parts
-        for block, state, (a, b) in zip(blocks, states, bounds, strict=True):
-            for i in range(a, b):
-                for name, value in state.items():
-                    mine = value[i - a : i - a + 1] if _is_rows(value, block) else value
-                    self._optimizer.state[self._parts[i]][name] = mine.clone() if torch.is_tensor(mine) else mine
-
-
-def clip_(grad: Tensor, limit: float) -> None:
-    """Scale down, in place, each row whose norm is above the limit, as torch.nn.utils.clip_grad_norm_ does for one model."""
-    import torch
-
-    norms = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
-    grad.mul_((limit / (norms + 1e-6)).clamp_(max=1))
-
-
-def _without_compiler(kind: Any, parts: list[Any], arguments: dict[str, Any]) -> Any:
-    """Make a torch optimiser without importing torch._dynamo, which it would for nothing: 2 s in every process."""
-    import torch
-
-    adding = inspect.unwrap(torch.optim.Optimizer.add_param_group)
-    if not hasattr(adding, "__dynamo_disable"):
-        setattr(adding, "__dynamo_disable", adding)
-    return kind(parts, foreach=False, **arguments)  # one tensor, or rows whose shapes repeat: nothing to batch
-
-
-def _is_rows(value: Any, part: Tensor) -> bool:
-    return getattr(value, "shape", None) == part.shape

@@ -45,6 +45,17 @@ class Pending:
         return wait()
 
 
+class Carried:
+    """Rows that travel with somebody else's message; `made` is what became of them, once its verb was waited for.
+
+    After a mix those are Rows, after a mean or a pick one value each, (1, n). Empty when no verb took them.
+    """
+
+    def __init__(self, rows: tuple[Rows, ...]) -> None:
+        self.rows = rows
+        self.made: tuple[Tensor, ...] = ()
+
+
 @dataclass(frozen=True)
 class _Planned:
     """A matrix made ready."""
@@ -64,7 +75,7 @@ class Fleet(ABC):
         self.m, self.v = layout.m, layout.v
         self.ledger = Ledger(layout.m, layout.v, layout.processes)
         self.clock: Clock | None = None  # set before the first verb
-        self.first_verb: Callable[[], None] | None = None  # called once, before the next verb that is charged begins
+        self._carried: Carried | None = None  # waits for the next verb
         self._plans: dict[Any, _Planned] = {}
 
     @property
@@ -85,6 +96,23 @@ class Fleet(ABC):
         W: (m + v, m + v) array; the arrays a Mixing hands out are planned once.
         """
         return self._mixing(W, *xs).wait()
+
+    @contextmanager
+    def carrying(self, *xs: Rows) -> Iterator[Carried]:
+        """Inside, the first verb takes these Rows along in its message and does to them what it does to its own; in place,
+        if it is `mix`.
+        """
+        found = Carried(xs)
+        self._carried = found if xs else None
+        try:
+            yield found
+        finally:
+            self._carried = None
+
+    def _boarded(self, later: bool) -> tuple[Carried, tuple[Rows, ...]]:
+        """What the verb that begins takes along: copies, if what was given may change before it has left."""
+        found, self._carried = self._carried or Carried(()), None
+        return found, tuple(x.clone() for x in found.rows) if later else found.rows
 
     def mean(self, *xs: Rows) -> Any:
         """The average over the m workers, Common, or a tuple of them, in one message. New tensors, never views of xs."""
@@ -108,42 +136,67 @@ class Fleet(ABC):
         }
         if verb not in begun:
             raise ValueError(f"later: takes mix, mean or pick of this fleet, got {verb!r}")
-        return begun[verb](*args)
+        return begun[verb](*args, later=True)
 
-    def _mixing(self, W: Any, *xs: Rows) -> Pending:
+    def _mixing(self, W: Any, *xs: Rows, later: bool = False) -> Pending:
         self._begins("mix", *xs)
-        plan = self._planned(W)
-        ends = self._charge(plan.price, sum(_width(x) for x in xs), plan.wire.sent, plan.wire.messages, plan.parts)
-        finish = self._mix(plan.lowered, xs)
-        return self._pending(ends, finish, lambda done: xs[0] if len(xs) == 1 else xs)
+        carried, more = self._boarded(later)
+        factors = W if isinstance(W, tuple) else (W,)  # in the order they are applied
+        every = (*xs, *more)
 
-    def _averaging(self, *xs: Rows) -> Pending:
+        def begun(W: Any) -> tuple[np.ndarray | None, Callable[[], None]]:
+            plan = self._planned(W)
+            ends = self._charge(plan.price, sum(_width(x) for x in every), plan.wire.sent, plan.wire.messages, plan.parts)
+            return ends, self._mix(plan.lowered, every)
+
+        def over(_: Any) -> Any:
+            for W in factors[1:]:
+                self._pending(*begun(W), lambda _: None).wait()
+            carried.made = more
+            return xs[0] if len(xs) == 1 else xs
+
+        return self._pending(*(begun(factors[0]) if factors else (None, lambda: None)), over)
+
+    def _averaging(self, *xs: Rows, later: bool = False) -> Pending:
         self._begins("mean", *xs)
+        carried, more = self._boarded(later)
+        every = (*xs, *more)
         wire = plans.average_price(self.layout.processes)
         parts = self.clock.average() if self.clock else None
-        ends = self._charge(plans.average_price(self.m), sum(_width(x) for x in xs), wire.sent, wire.messages, parts)
-        finish = self._mean(xs[0] if len(xs) == 1 else torch.cat(xs, dim=1))
-        return self._pending(ends, finish, lambda mean: mean if len(xs) == 1 else mean.split([x.shape[1] for x in xs], dim=1))
+        ends = self._charge(plans.average_price(self.m), sum(_width(x) for x in every), wire.sent, wire.messages, parts)
 
-    def _picking(self, x: Rows, i: int) -> Pending:
+        def over(mean: Tensor) -> Any:
+            means = mean.split([x.shape[1] for x in every], dim=1) if len(every) > 1 else (mean,)
+            carried.made = means[len(xs) :]
+            return means[0] if len(xs) == 1 else means[: len(xs)]
+
+        return self._pending(ends, self._mean(every[0] if len(every) == 1 else torch.cat(every, dim=1)), over)
+
+    def _picking(self, x: Rows, i: int, later: bool = False) -> Pending:
         self._begins("pick", x)
         if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < self.m + self.v:
             raise ValueError(f"fleet.pick: there are rows 0 to {self.m + self.v - 1}, got {i!r}")
+        carried, more = self._boarded(later)
+        every = (x, *more)
         n = self.m + self.v
         wire = plans.pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes)
         hosts = self.m if i >= self.m and self.layout.served else self.m - 1
         parts = self.clock.telling(i) if self.clock else None
-        ends = self._charge(plans.pick_price(hosts, i, n), _width(x), wire.sent, wire.messages, parts)
-        return self._pending(ends, self._pick(x, i), lambda told: told)
+        ends = self._charge(plans.pick_price(hosts, i, n), sum(map(_width, every)), wire.sent, wire.messages, parts)
+
+        def over(row: Tensor) -> Common:
+            first, *rest = row.split([x.shape[1] for x in every], dim=1)
+            carried.made = tuple(rest)
+            return first
+
+        return self._pending(ends, self._pick(x if not more else torch.cat(every, dim=1), i), over)
 
     def _begins(self, verb: str, *xs: Rows) -> None:
-        """Rows are what a verb takes. Whoever waits for a communication looks at the models now, before anything has moved."""
+        """Rows are what a verb takes."""
         for x in xs:
             if not isinstance(x, Tensor) or x.ndim != 2 or len(x) != self.held or not x.is_floating_point():
                 got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
                 raise ValueError(f"fleet.{verb}: takes Rows, real numbers of shape ({self.held}, n) in this process, got {got}")
-        if self.first_verb is not None and not self.ledger.paused:
-            self.first_verb()
 
     def _charge(self, price: plans.Price, width: int, sent: np.ndarray, messages: int, parts: Any) -> np.ndarray | None:
         """Into the ledger; when it ends on the clock, if there is one. Neither while measuring."""

@@ -1,8 +1,8 @@
 """How far apart the workers are, at a moment that all algorithms have: when they communicate.
 
 Right after averaging all models are equal, whatever tau is, and one step later they are not: what a log line finds says in
-which phase of a round it was written. So the distance is taken *after the last local step before the latest communication*,
-and again when that is over. `order=overlap` begins to mix before the last local step of a round, so that is the moment there.
+which phase of a round it was written. So the distance is taken when the models of the latest communication were sent, after
+the last of the local steps that it mixes, and again when it is over.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Fleet
-    from coopsgd.loop.stepping import Steps
-    from coopsgd.strategies.base import Strategy
-    from coopsgd.strategies.period import Rounds
+    from coopsgd.loop.loop import Loop
 
 
 class Communications:
@@ -31,86 +29,64 @@ class Communications:
 
     def __init__(
         self,
-        fleet: Fleet,
-        strategy: Strategy,
-        x: Tensor,
         aside: Callable[[], AbstractContextManager[None]],
         next_evaluation: Callable[[int], int],
         accuracies_of: Callable[[Tensor], list[float] | None],
     ) -> None:
-        self._fleet, self._x, self._aside = fleet, x, aside
-        self._next_evaluation, self._accuracies_of = next_evaluation, accuracies_of
-        self._equal, self._mixes_first = strategy.always_equal, strategy.mixes_first
+        self._aside, self._next_evaluation, self._accuracies_of = aside, next_evaluation, accuracies_of
         self.phase = 0  # local steps since the models were mixed, or began
-        self._any = self._coming = False  # has there been one; is one due with the next step?
+        self._any = False  # has there been one?
         self._before: float | None = None
         self._after: float | None = None
         self._accuracies: list[float] | None = None
-        self._measured = self._evaluated = self._early = False
+        self._measured = False
 
-    def begin(self, done: int, rounds: Rounds, steps: Steps) -> None:
-        """One takes place from the coming verb on, or without any; `end` says when it is over.
+    def sends(self, loop: Loop, done: int) -> None:
+        """One begins; when it is over, `done` steps will have been taken.
 
-        done: how many steps will have been taken before the round that follows it. It is measured if an evaluation will be
-        one of it and not of the communication that ends that round, or if only that moment can tell how long the round is.
+        It is measured if an evaluation will be one of it and not of the communication that ends the next round, or if only
+        that moment can tell how long the next round is.
         """
-        if self._equal:
-            return
-        at = self._next_evaluation(done + self._mixes_first)  # one at `done` is over then
-        self._evaluated = at == done
-        self._measured = self._evaluated or (ahead := rounds.ahead(done)) is None or at < done + ahead
-        self._steps, self._fleet.first_verb = steps, self._look
-
-    def _look(self) -> None:
-        self._fleet.first_verb, self._early = None, not self._steps.moved
-        self._forget()
-        if self._measured:
-            with self._aside():
-                self._before = spread(self._fleet, self._x)
-                self._accuracies = self._accuracies_of(self._x) if self._evaluated else None
-
-    def end(self) -> None:
-        """The models are what it made of them."""
-        if self._equal:
-            self._any, self.phase = True, 0
-            return
-        if self._fleet.first_verb is not None:  # nobody had anything to say
-            self._look()
-        self.phase, self._coming = int(self._early), False
-        if self._measured:
-            with self._aside():
-                self._after = spread(self._fleet, self._x)
-
-    def owed(self) -> None:
-        """One comes when the next step begins: till then the models are what they are before it."""
-        self._forget()
-        self._coming = True
-
-    def _forget(self) -> None:
+        mixes_first = loop.state.owed is not None
+        at = self._next_evaluation(done + mixes_first)  # of cta one at `done` is over then
+        evaluated = at == done
+        self._measured = evaluated or (ahead := loop.state.rounds.ahead(done)) is None or at < done + ahead
         self._any, self._before, self._after, self._accuracies = True, None, None, None
+        if self._measured:
+            with self._aside():
+                self._before = spread(loop.fleet, loop.state.x)
+                self._accuracies = self._accuracies_of(loop.state.x) if evaluated else None
+
+    def received(self, loop: Loop, late: int) -> None:
+        """The models are what it made of them, and of the `late` steps since it was sent."""
+        self.phase = late
+        if self._measured:
+            with self._aside():
+                self._after = spread(loop.fleet, loop.state.x)
 
     def seen(self) -> list[float] | None:
         """Accuracies of the workers held here before the communication that this evaluation falls on; None if on none."""
         found, self._accuracies = self._accuracies, None
         return found
 
-    def told(self) -> dict[str, float | None]:
+    def values(self, loop: Loop) -> dict[str, float | None]:
         """consensus and consensus_after, for an evaluation; before the first communication as it is. While measuring."""
-        if self._equal:
-            return {"consensus": 0.0, "consensus_after": 0.0 if self._any else None}
-        if self._coming or not self._any:
-            self._before = spread(self._fleet, self._x)
+        if loop.state.owed is not None:
+            return {"consensus": spread(loop.fleet, loop.state.x), "consensus_after": None}
+        if not self._any:
+            self._before = spread(loop.fleet, loop.state.x)
         return {"consensus": self._before, "consensus_after": self._after}
 
 
 def spread(fleet: Fleet, x: Tensor) -> float:
-    """(1/m) sum over workers of ||x_i - mean||^2, summed in float64. Costs an exchange: call it while measuring."""
-    mean, mine = fleet.mean(x)[0], x[: len(fleet.workers)]
+    """(1/m) sum over workers of ||x_i - mean||^2, summed in float64; 0 for equal rows. An exchange: call it while measuring."""
+    mine, first = x[: len(fleet.workers)], fleet.pick(x, 0)
     total = torch.zeros((), dtype=torch.float64, device=x.device)
-    columns = max(1, (1 << 20) // len(mine))  # at a time, so that no second copy of all models is made
+    columns = max(1, (1 << 20) // len(x))  # at a time, so that no second copy of all models is made
     for at in range(0, x.shape[1], columns):
-        off = mine[:, at : at + columns] - mean[at : at + columns]
-        total += off.double().square_().sum()
+        off = x[:, at : at + columns] - first[:, at : at + columns]
+        off -= fleet.mean(off)
+        total += off[: len(mine)].double().square_().sum()
     found = float(fleet.total(total.cpu().reshape(1)))
     return found / fleet.m if math.isfinite(found) else math.nan
 

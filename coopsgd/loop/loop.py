@@ -1,284 +1,212 @@
-"""The loop. Everything a strategy, a fleet and a task agree on happens here, once per iteration."""
+"""The loop. Everything that a strategy, a fleet and a task agree on happens here, once an iteration."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from coopsgd.loop.consensus import Communications, finite
-from coopsgd.loop.norm_stats import Statistics
+from coopsgd.errors import RunFailed
+from coopsgd.loop.inner import Inner
+from coopsgd.loop.rounds import Rounds
+from coopsgd.loop.state import Flight, Losses, State
 from coopsgd.loop.stepping import AHEAD, Steps
-from coopsgd.optim import Inner
-from coopsgd.predict.clock import clock_of
-from coopsgd.predict.setting import Watch
-from coopsgd.setup.build import make
-from coopsgd.setup.external import ExternalError, is_external
-from coopsgd.setup.schema import Config
+from coopsgd.mixing.base import first_negative
 from coopsgd.strategies.base import Strategy, Tick
-from coopsgd.strategies.period import Rounds
 
 if TYPE_CHECKING:
-    from coopsgd.fleet.base import Fleet
+    from coopsgd.fleet.base import Carried, Fleet, Pending, Rows
+    from coopsgd.setup.parts import Parts
     from coopsgd.tasks.base import Problem
 
 
-@dataclass
-class Outcome:
-    """How a run ended."""
-
-    status: str  # completed or diverged
-    steps: int  # done
-    x: Tensor  # the rows held here
-    answer: Tensor  # (1, d) the model to ship
-    stats: Tensor | None = None  # (r, b) the running statistics of the rows held here
-    answer_stats: Tensor | None = None  # (1, b) those of the model to ship, known to rank 0
-    last: dict[str, Any] = field(default_factory=dict)  # the last line of metrics
-    diverged_at: int | None = None  # the first step whose loss was not finite
-    answer_lags: bool = False  # is the answer without the local steps since the latest communication?
-
-
-def train(config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, report: Any) -> Outcome:
-    """Take config.steps iterations. `report` hears of every log point on rank 0 (anything with `log(line)`)."""
-    clock = fleet.clock = clock_of(config, strategy)
-    x = fleet.rows(problem.start())
-    statistics = Statistics(config.norm_stats, fleet, problem)
-    inner = Inner(make(config, "optim"), make(config, "schedule"), x, len(fleet.workers), config.steps)
-    period = make(config, "period")
-    watched = Watched(fleet, period.WATCHES)
-    rounds = Rounds(period, strategy, fleet.m, watched, lambda: clock.now if clock else math.nan)
-    meter = Meter(config, fleet, problem, strategy, statistics, x, report)
-    communications = meter.communications
-
-    def unwatched(k: int) -> int:
-        """How many steps, k the first, the same workers take before the models are mixed or looked at."""
-        most = min(AHEAD, rounds.steady)
-        return next(n for n in range(1, most + 1) if n == most or meter.due(k + n))
-
-    # running statistics move with the gradient: where they are mixed it must be there first
-    patient, asked = strategy.patient and not statistics.mixed, clock.compute if clock else _nothing
-    steps = Steps(problem, inner, x, statistics.rows, config.clip, strategy.plain, unwatched, patient, asked)
-    with fleet.measuring():  # all rows are equal: nothing an algorithm starts from needs a message
-        s = strategy.init(fleet, x)
-    rounds.begin(0, inner.lr)
-    meter.log(0, x, s, inner.lr, rounds.tau)
-    here = slice(fleet.workers.start, fleet.workers.stop)
-    owed = None  # the communication that waits for the next step to begin
-
-    def settle(rows: tuple[Tensor, Any]) -> Any:
-        new, s = rows
-        if new is not x:
-            x.copy_(new)
-        return s
-
-    for k in range(config.steps):
-        if owed is not None:
-            communications.begin(k, rounds, steps)
-            s, owed = settle(strategy.before(fleet, owed, inner, statistics.mixed, x, s)), None
-            communications.end()
-            fleet.ledger.rounds += 1
-        rounds.begin(k, inner.lr)
-        everyone, due, lr = rounds.active, rounds.due, inner.lr
-        if clock:
-            clock.begin(k, everyone)
-        steps.begin(k, None if everyone is None else everyone[here], rounds.own[here])
-        mixes = due and not strategy.mixes_first
-        if mixes:
-            communications.begin(k + 1, rounds, steps)
-        s = settle(strategy.step(fleet, Tick(k, rounds.r, due, lr, steps, inner, statistics.mixed), x, s))
-        communications.phase += 1
-        if mixes:
-            communications.end()
-        elif due:
-            owed = rounds.r
-            communications.owed()
-        inner.advance()
-        rounds.end(everyone)
-        fleet.ledger.rounds += due and owed is None
-        watched.add(steps.loss, everyone)
-        meter.add(steps.loss, fleet.m if everyone is None else int(everyone.sum()))
-        if meter.watch is not None:
-            meter.watch.step(lr, everyone, rounds.r, due)
-        if meter.due(k + 1):
-            meter.log(k + 1, x, s, lr, rounds.tau)
-            if meter.diverged_at is not None:
-                break
-    with fleet.measuring():
-        answer = strategy.answer(fleet, x, s)
-        answer_stats = statistics.of(answer, strategy)
-        lags = communications.phase > 0 and _lags(fleet, strategy, x, s, answer)
-    status = "completed" if meter.diverged_at is None else "diverged"
-    return Outcome(status, meter.line["step"], x, answer, statistics.rows, answer_stats, meter.line, meter.diverged_at, lags)
-
-
-def _lags(fleet: Fleet, strategy: Strategy, x: Tensor, s: Any, answer: Tensor) -> bool:
-    """Does the answer stay what it is whatever the workers' models are? Asked of strategies with one of their own."""
-    own = type(strategy).answer is not Strategy.answer or type(strategy).shipped is not Strategy.shipped
-    if strategy.answer_lags or not own:
-        return strategy.answer_lags
-    other = x.clone()
-    other[: len(fleet.workers)] += 1
-    return torch.equal(strategy.answer(fleet, other, s), answer)
-
-
-def _nothing() -> None:
-    """No clock runs."""
-
-
-class Watched:
-    """The loss a period may ask for: the mean over workers and steps since it was last asked. Asking is charged."""
-
-    def __init__(self, fleet: Fleet, wanted: bool) -> None:
-        self._fleet, self._wanted = fleet, wanted
-        self._sum, self._count = torch.zeros(()), 0  # (r, 1) losses; worker-steps of the whole fleet
-
-    def add(self, loss: Tensor, active: Any) -> None:
-        """The losses (r, 1) of one step, 0 where idle."""
-        if self._wanted:
-            self._sum = self._sum + loss.double()
-            self._count += self._fleet.m if active is None else int(active.sum())
-
-    def __call__(self) -> float:
-        mean = float(self._fleet.mean(self._sum)) * self._fleet.m / self._count
-        self._sum, self._count = torch.zeros(()), 0
-        return mean
-
-
-class Meter:
-    """Looks at the run from outside: off the ledger and off the clock."""
-
-    def __init__(
-        self,
-        config: Config,
-        fleet: Fleet,
-        problem: Problem,
-        strategy: Strategy,
-        statistics: Statistics,
-        x: Tensor,
-        report: Any,
-    ) -> None:
-        self._config, self._fleet, self._problem, self._x = config, fleet, problem, x
-        self._strategy, self._statistics, self._report = strategy, statistics, report
-        self.communications = Communications(fleet, strategy, x, self._aside, self.next_evaluation, problem.accuracies)
-        self.watch = Watch.of(config, strategy, fleet, problem)
-        self._began = self._resumed = time.perf_counter()
-        self._train_s = 0.0
-        self._taken = 0  # steps of all workers together
-        self._losses: list[tuple[Tensor, int]] = []  # (r, 1) and how many workers computed, since the last line
-        self._folded: list[tuple[Tensor, Tensor]] = []  # the same, summed over rows, a thousand steps at a time
-        self.line: dict[str, Any] = {}
-        self.diverged_at: int | None = None
-
-    def add(self, loss: Tensor, count: int) -> None:
-        """The losses (r, 1) of a step in which `count` workers of the fleet computed."""
-        self._taken += count
-        self._losses.append((loss, count))
-        if len(self._losses) == 1000:  # a tensor a step would fill the memory of a run that never logs
-            self._fold()
-
-    def _fold(self) -> None:
-        if self._losses:
-            sums = torch.stack([loss.sum().double() for loss, _ in self._losses]).cpu()
-            self._folded.append((sums, torch.tensor([count for _, count in self._losses], dtype=torch.float64)))
-            self._losses.clear()
+class Observer:
+    """Who looks at a loop: off its ledger and off its clock. This one does not look."""
 
     def due(self, step: int) -> bool:
-        """Is there a line to write after this many steps?"""
-        return step % self._config.log_every == 0 or self._evaluates(step)
+        """Must the models be there after so many steps?"""
+        return False
 
-    def _evaluates(self, step: int) -> bool:
-        every = self._config.eval_every
-        return step in (0, self._config.steps) or (every > 0 and step % every == 0)
+    def sends(self, loop: Loop, done: int) -> None:
+        """A communication begins; when it is over, `done` steps will have been taken."""
 
-    def next_evaluation(self, step: int) -> int:
-        """After how many steps, `step` or more, the models are evaluated next."""
-        every, end = self._config.eval_every, self._config.steps
-        return end if every == 0 else min(end, -(-step // every) * every)
+    def received(self, loop: Loop, late: int) -> None:
+        """It is over; the models hold `late` local steps that it has not mixed."""
 
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Inside, nothing is charged and no time passes."""
-        if self._x.is_cuda:
-            torch.cuda.synchronize()  # what was asked for has now been done
-        self._train_s += time.perf_counter() - self._resumed
-        with self._fleet.measuring():
-            yield
-        self._resumed = time.perf_counter()
+    def stepped(self, loop: Loop, t: Tick, loss: Tensor, active: np.ndarray | None, due: bool) -> None:
+        """One iteration is over, in which the workers `active` (m,) computed (None: all); loss (r, 1), 0 where idle."""
 
-    def log(self, step: int, x: Tensor, s: Any, lr: float, tau: int) -> None:
-        """Write the line of this step; evaluate if it is time."""
-        fleet = self._fleet
-        with self._aside():
-            loss = self._loss(step)
-            comm_s = float(fleet.total(torch.tensor([fleet.ledger.comm_s], dtype=torch.float64))) / fleet.layout.processes
-            per_epoch = self._problem.steps_per_epoch
-            line: dict[str, Any] = {
-                "step": step,
-                "epoch": self._taken / fleet.m / per_epoch if per_epoch else None,
-                "samples": self._taken * self._problem.samples,
-            }
-            line |= {"wall_s": time.perf_counter() - self._began, "train_s": self._train_s, "comm_s": comm_s}
-            line |= {} if fleet.clock is None else {"sim_s": fleet.clock.now}
-            line |= {**fleet.ledger.totals(), "lr": lr, "tau": tau, "phase": self.communications.phase, "train/loss": loss}
-            line |= {"consensus": None, "consensus_after": None}
-            if self._evaluates(step) or self.diverged_at is not None:
-                line |= self._evaluate(x, s)
-                if self.diverged_at is None and self._lost(line, x):
-                    self.diverged_at = step
-            if self.watch is not None:
-                line |= self.watch.line(step, x, line["consensus"] is not None)
-            self.line = line
-            self._report.log(line)
 
-    def _loss(self, step: int) -> float | None:
-        """Mean over workers and steps since the last line; notes the first step whose loss is not finite."""
-        self._fold()
-        if not self._folded:
-            return None
-        sums, counts = (torch.cat(parts) for parts in zip(*self._folded, strict=True))
-        steps = self._fleet.total(sums) / counts
-        first = step - len(steps) + 1
-        self._folded.clear()
-        bad = (~torch.isfinite(steps)).nonzero()
-        if len(bad):
-            self.diverged_at = first + int(bad[0])
-        return float(steps.mean())
+class Loop:
+    """One run, an iteration at a time: `state` after `advance()` is one iteration further.
 
-    def _lost(self, line: dict[str, Any], x: Tensor) -> bool:
-        """Have the models left the numbers? Rank 0 alone knows their loss; every process answers alike."""
-        loss, apart = line.get("eval/loss"), line["consensus"]
-        lost = torch.tensor([loss is not None and not math.isfinite(loss)], dtype=torch.float64)
-        gone = apart is not None and not math.isfinite(apart)
-        if gone or finite(self._fleet, x):
-            return gone or float(self._fleet.total(lost)) > 0
-        if apart is not None and self.communications.phase == 0 and is_external(self._strategy):
-            raise ExternalError(
-                f"{type(self._strategy).__name__}.step: the communication after step {line['step']} left numbers that are not "
-                "finite in models that were finite before it"
+    parts: the strategy and what goes with it; of their config it reads order, delay, buffers, norm_stats, clip and steps.
+
+    order: atc (adapt, then combine) mixes after the local steps of a round. cta (combine, then adapt) mixes before the next
+    gradient: the same models half a step later.
+
+    delay: how many local steps old the models are that are mixed. X <- W X_(k - delta) + (X_k - X_(k - delta)): the message
+    leaves delta steps before it is due, and those steps are kept as they are. 1 is original D-PSGD (arXiv:1705.09056) and EASGD
+    (arXiv:1412.6651), tau is CoCoD-SGD. A round shorter than the delay uses its own length.
+
+    buffers: what a communication does to the inner optimiser's. keep leaves them, average mixes them by the same W in the same
+    message, reset empties them when the message leaves.
+
+    Running statistics (norm_stats=average) and averaged buffers ride along with the first verb of a communication. They are
+    mixed by what mixes the models, and nothing else happens to them: with a delay they take the mixed value.
+    """
+
+    def __init__(
+        self, parts: Parts, fleet: Fleet, problem: Problem, inner: type[Inner] = Inner, observer: Observer | None = None
+    ) -> None:
+        config, strategy = parts.config, parts.strategy
+        self.fleet, self.strategy, self.observer = fleet, strategy, observer or Observer()
+        self._cta, self._buffers = config.order == "cta", config.buffers
+        self._delay: float = math.inf if config.delay == "tau" else config.delay
+        self._averages = config.norm_stats == "average"
+        cls = type(strategy)
+        self._mixes = cls.send is Strategy.send and cls.receive is Strategy.receive  # W x and nothing more: in place
+        x, start = fleet.rows(problem.start()), problem.statistics()
+        stats = None if start is None else fleet.rows(start)
+        optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps)
+        losses = Losses(fleet, parts.period.WATCHES)
+        rounds = Rounds(parts.period, strategy.schedule, fleet.m, losses, lambda: fleet.clock.now if fleet.clock else math.nan)
+        simple = cls.direction is Strategy.direction
+        self._steps = Steps(problem, optimiser, x, stats, config.clip, simple, self._unwatched)
+        with fleet.measuring():  # all rows are equal: nothing that an algorithm starts from needs a message
+            s = strategy.init(fleet, x)
+        self.state = State(x, stats, s, optimiser, rounds, losses, fleet.ledger, fleet.clock)
+        rounds.begin(0, optimiser.lr)
+
+    def advance(self) -> None:
+        """One iteration."""
+        st, fleet, clock = self.state, self.fleet, self.fleet.clock
+        if st.owed is not None:
+            self._communicate(st.owed, st.k)
+            st.owed = None
+        k, rounds, lr = st.k, st.rounds, st.inner.lr
+        rounds.begin(k, lr)
+        t, active, due = Tick(k, rounds.r, lr), rounds.active, rounds.due
+        here = None if active is None else active[fleet.workers.start : fleet.workers.stop]
+        own = rounds.own[fleet.workers.start : fleet.workers.stop]
+        if clock:
+            clock.begin(k, active)
+        if rounds.left == self._late:
+            st.flight = self._sent(t)
+        if clock:
+            clock.compute()
+        if self._steps.fused:
+            loss = self._steps.descend(k, here, own)
+        else:
+            loss, grad = self._steps.gradients(k, here, own)
+            self._steps.step(self._direction(t, grad), here)
+        if due:
+            self._end_round(t)
+        st.inner.advance()
+        rounds.end(active)
+        st.losses.add(loss, active)
+        st.k += 1
+        self.observer.stepped(self, t, loss, active, due)
+
+    @property
+    def _late(self) -> int:
+        """How many local steps of this round its communication does not mix."""
+        return int(min(self._delay, self.state.rounds.tau))
+
+    def _unwatched(self, k: int) -> int:
+        """How many steps, k the first, the same workers take before a message leaves or is due, or somebody looks."""
+        st = self.state
+        most = min(AHEAD, st.rounds.steady)
+        if st.flight is None and self._late and st.rounds.left > self._late:
+            most = min(most, st.rounds.left - self._late)
+        return next(n for n in range(1, most + 1) if n == most or self.observer.due(k + n))
+
+    def _direction(self, t: Tick, grad: Rows) -> Tensor:
+        st = self.state
+        if self.strategy.send is not None:
+            direction, st.s = self.strategy.direction(self.fleet, t, grad, st.x, st.s)
+            return direction
+        with self.fleet.carrying(*self._companions(t)) as carried:  # it communicates here, in every step
+            direction, st.s = self.strategy.direction(self.fleet, t, grad, st.x, st.s)
+        self._unload(carried)
+        return direction
+
+    def _end_round(self, t: Tick) -> None:
+        """The communication that this step's round leads to."""
+        st = self.state
+        if self.strategy.send is None:
+            self.observer.sends(self, t.k + 1)
+            self._received(0)
+        elif self._cta:
+            st.owed = t
+        elif st.flight is None:
+            self._communicate(t, t.k + 1)
+        else:
+            flight, st.flight = st.flight, None
+            y, st.s = self.strategy.receive(self.fleet, t, flight.sent, waited(flight.pending), st.s)
+            st.x.add_(torch.sub(y, flight.sent, out=flight.sent))
+            self._unload(flight.carried)
+            self._received(self._late)
+
+    def _communicate(self, t: Tick, done: int) -> None:
+        """Send and receive at once."""
+        st, fleet = self.state, self.fleet
+        self.observer.sends(self, done)
+        with fleet.carrying(*self._companions(t)) as carried:
+            if self._mixes and self.strategy.schedule is not None:
+                y: Any = fleet.mix(self.strategy.schedule.at(fleet.m, t.round), st.x)
+            else:
+                heard = waited(self.strategy.send(fleet, t, st.x, st.s))  # type: ignore[misc]
+        if not self._mixes:
+            y, st.s = self.strategy.receive(fleet, t, st.x, heard, st.s)
+        if y is not st.x:
+            st.x.copy_(y)
+        self._unload(carried)
+        if self._buffers == "reset":
+            st.inner.reset()
+        self._received(0)
+
+    def _sent(self, t: Tick) -> Flight:
+        """What leaves now and is due some steps later."""
+        st, fleet = self.state, self.fleet
+        self.observer.sends(self, t.k + st.rounds.left)
+        with fleet.carrying(*self._companions(t)) as carried:
+            pending = self.strategy.send(fleet, t, st.x, st.s)  # type: ignore[misc]
+        if self._buffers == "reset":
+            st.inner.reset()
+        return Flight(pending, st.x.clone(), carried)
+
+    def _received(self, late: int) -> None:
+        self.state.ledger.rounds += 1
+        self.observer.received(self, late)
+
+    def _companions(self, t: Tick) -> Sequence[Rows]:
+        """What rides along: running statistics, then buffers."""
+        st, schedule = self.state, self.strategy.schedule
+        found = [st.stats] if st.stats is not None and self._averages else []
+        found += st.inner.stacked() if self._buffers == "average" else []
+        if found and schedule is not None and (weight := first_negative([schedule.factors(self.fleet.m, t.round)])) is not None:
+            raise RunFailed(
+                f"communication {t.round}: {weight}, which can make a running variance or an optimiser's mean square "
+                "negative; use norm_stats=recalibrate, buffers=keep, or weights that are not negative"
             )
-        return True
+        return found
 
-    def _evaluate(self, x: Tensor, s: Any) -> dict[str, Any]:
-        fleet, problem, workers = self._fleet, self._problem, len(self._fleet.workers)
-        found: dict[str, Any] = dict(self.communications.told())
-        answer = self._strategy.answer(fleet, x, s)
-        if is_external(self._strategy) and not torch.isfinite(answer).all() and finite(fleet, x):
-            name = type(self._strategy).__name__
-            raise ExternalError(f"{name}.answer: returned numbers that are not finite from rows that are; return a model")
-        statistics = self._statistics.of(answer, self._strategy)
-        if fleet.rank == 0:
-            found |= problem.evaluate(answer, statistics)
-        mine = self.communications.seen() or problem.accuracies(x)
-        worst = best = None
-        if mine is not None:
-            everyone = torch.zeros(fleet.m, dtype=torch.float64)
-            everyone[fleet.workers.start : fleet.workers.start + workers] = torch.tensor(mine, dtype=torch.float64)
-            everyone = fleet.total(everyone)
-            worst, best = float(everyone.min()), float(everyone.max())
-        return found | {"eval/accuracy_worst": worst, "eval/accuracy_best": best}
+    def _unload(self, carried: Carried) -> None:
+        """What rode along is what the message made of it."""
+        st, mixed = self.state, list(carried.made)
+        if mixed and st.stats is not None and self._averages:
+            new = mixed.pop(0)
+            if new is not st.stats:
+                st.stats.copy_(new)
+        if mixed:
+            st.inner.put(mixed)
+
+
+def waited(pending: Pending | Sequence[Pending]) -> Any:
+    """The answer of a verb that was started, or of several, in order."""
+    return tuple(one.wait() for one in pending) if isinstance(pending, tuple | list) else pending.wait()

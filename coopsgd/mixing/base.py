@@ -65,6 +65,10 @@ class Mixing:
             self._cache[key] = tuple(_frozen(W) for W in self.matrices(*key))
         return self._cache[key]
 
+    def at(self, m: int, r: int) -> Factors:
+        """What communication r mixes by."""
+        return self.factors(m, r)
+
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` answers, asked the first time only; an array is read-only, so that equal communications share it."""
         if key not in self._made:

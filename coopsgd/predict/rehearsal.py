@@ -1,88 +1,72 @@
-"""A run without its training: the strategy's own step, on models that have a shape and no numbers.
+"""A run without its training: the loop on models that have a shape and no numbers.
 
-What a run logs as `sim_s` and what `rehearse` returns come from the same verbs, the same periods and the same clock; only
-gradients, products and messages are left out.
+What a run logs as `sim_s` and what `rehearse` returns come from the same loop, the same verbs, the same periods and the same
+clock; only gradients, products and messages are left out. What a communication costs is the ledger of one that is rehearsed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coopsgd.fleet.plan import Layout
 from coopsgd.predict.clock.clock import Clock
-from coopsgd.setup.build import make
-from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy, Tick
-from coopsgd.strategies.period import Rounds
+from coopsgd.setup.parts import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from coopsgd.loop.loop import Loop
 
-def clock_of(config: Config, strategy: Strategy) -> Clock | None:
+
+def clock_of(parts: Parts) -> Clock | None:
     """The clock of a run; None when it names no cluster."""
-    if config.cluster is None:
+    if parts.config.cluster is None:
         return None
-    return Clock(make(config, "cluster"), config.workers, strategy.num_aux, strategy.served, config.seed)
+    schedule = parts.strategy.schedule
+    v, served = (0, False) if schedule is None else (schedule.num_aux, schedule.served)
+    return Clock(parts.cluster, parts.config.workers, v, served, parts.config.seed)
 
 
-def rehearse(config: Config, strategy: Strategy, steps: int) -> np.ndarray:
+def rehearse(parts: Parts, steps: int) -> np.ndarray:
     """(steps,) sim_s after each of steps 1 to `steps`, as a run of this config would log it.
 
     ValueError when the config names no cluster, or a period that asks for the loss, which only training knows.
     """
-    period = make(config, "period")
+    config = parts.config
     if config.cluster is None:
         raise ValueError("cluster: is missing, so there is no clock to rehearse with; name one, as in cluster=ethernet_1g")
-    if period.WATCHES:
+    if parts.period.WATCHES:
         raise ValueError(f"period={config.period['name']}: goes by the loss, so only the run tells how long it takes")
-    fleet, clock, stats, inner = _stage(config, strategy)
-    x = fleet.rows()
-    with fleet.measuring():
-        s = strategy.init(fleet, x)
-    rounds, ticks = Rounds(period, strategy, fleet.m), _Steps(clock, x)
-    first = strategy.plain or (strategy.patient and not stats)
-    owed, times = None, np.empty(steps)
+    loop = stage(parts, clock_of(parts))
+    times = np.empty(steps)
     for k in range(steps):
-        if owed is not None:
-            (x, s), owed = strategy.before(fleet, owed, inner, stats, x, s), None
-        rounds.begin(k, inner.lr)
-        active, due = rounds.active, rounds.due
-        clock.begin(k, active)
-        if not first:
-            clock.compute()
-        x, s = strategy.step(fleet, Tick(k, rounds.r, due, inner.lr, cast(Any, ticks), inner, stats), x, s)
-        clock.compute()
-        inner.advance()
-        rounds.end(active)
-        if due and strategy.mixes_first:
-            owed = rounds.r
-        times[k] = clock.now
+        loop.advance()
+        times[k] = loop.state.clock.now
     return times
 
 
-def _stage(config: Config, strategy: Strategy) -> tuple[Any, Clock, tuple[Tensor, ...], Any]:
-    """A fleet that carries nothing, its clock, running statistics where they are mixed, and the optimiser's outside."""
+def stage(parts: Parts, clock: Clock | None = None) -> Loop:
+    """A loop on a fleet that carries nothing: verbs are charged and timed, nobody computes and nobody moves."""
     import torch
 
     from coopsgd.fleet.base import Fleet
-    from coopsgd.optim import Inner
+    from coopsgd.loop.inner import Inner
+    from coopsgd.loop.loop import Loop
 
-    task = make(config, "task")
-    m, v, dtype = config.workers, strategy.num_aux, getattr(torch, config.dtype)
+    config, schedule = parts.config, parts.strategy.schedule
+    m, v, dtype = config.workers, 0 if schedule is None else schedule.num_aux, getattr(torch, config.dtype)
+    d, b = parts.task.dimension(config), parts.task.statistics(config)
 
     def shape(rows: int, width: int) -> Tensor:
         return torch.empty(rows, width, dtype=dtype, device="meta")
 
-    d, b = task.dimension(config), task.statistics(config)
-
     class Stage(Fleet):
-        """Verbs are charged and timed; nobody moves."""
+        """Rows have a shape and no numbers."""
 
-        def rows(self, start: Tensor | None = None) -> Tensor:
-            return shape(m + v, d)
+        def rows(self, start: Tensor) -> Tensor:
+            return shape(m + v, start.shape[1])
 
         def total(self, values: Tensor) -> Tensor:
             return values
@@ -106,36 +90,38 @@ def _stage(config: Config, strategy: Strategy) -> tuple[Any, Clock, tuple[Tensor
             return None
 
     class Outside(Inner):
-        """Rates as they move; buffers have a shape, if they are mixed."""
+        """Rates as they move; buffers have a shape."""
 
-        def together(self, fn: Any) -> None:
-            fn(*(shape(m, d) for _ in self._buffers))
+        def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, steps: int) -> None:
+            super().__init__(settings, schedule, torch.zeros(1, 1), 1, steps)
+
+        def step(self, x: Tensor, direction: Tensor, active: np.ndarray | None = None) -> Tensor:
+            return x
+
+        def stacked(self) -> list[Tensor]:
+            return [shape(m, d) for _ in self._buffers]
+
+        def put(self, stacked: Any) -> None:
+            pass
 
         def reset(self) -> None:
             pass
 
-    fleet = Stage(Layout(m, v, 1, served=strategy.served))
-    fleet.clock = clock = cast(Clock, clock_of(config, strategy))
-    inner = Outside(make(config, "optim"), make(config, "schedule"), torch.zeros(1, 1), 1, config.steps)
-    return fleet, clock, (shape(m + v, b),) if b and config.norm_stats == "average" else (), inner
+    class Idle:
+        """A problem that computes nothing."""
 
+        def start(self) -> Tensor:
+            return shape(1, d)
 
-class _Steps:
-    """Local steps that take their time and nothing else."""
+        def statistics(self) -> Tensor | None:
+            return shape(1, b) if b else None
 
-    def __init__(self, clock: Clock, x: Tensor) -> None:
-        self._clock, self._x = clock, x
+        def bind(self, *_: Any) -> None:
+            pass
 
-    @property
-    def loss(self) -> Tensor:
-        self._clock.compute()
-        return self._x[:, :1]
+        def gradients(self, *_: Any) -> Tensor:
+            return shape(m + v, 1)
 
-    @property
-    def grad(self) -> Tensor:
-        self._clock.compute()
-        return self._x
-
-    def local(self, x: Tensor, direction: Tensor | None = None) -> Tensor:
-        self._clock.compute()
-        return x
+    fleet = Stage(Layout(m, v, 1, served=schedule is not None and schedule.served))
+    fleet.clock = clock
+    return Loop(parts, fleet, Idle(), inner=Outside)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What of a config the theorem is about, which of its assumptions hold, and a run watched beside its predictions."""
+"""What of a config the theorem is about, and which of its assumptions hold."""
 
 from __future__ import annotations
 
@@ -12,22 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from coopsgd.mixing import spectra
+from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.predict import theory
 from coopsgd.predict.theory import Known
 from coopsgd.setup.build import make
+from coopsgd.setup.external import is_external
 from coopsgd.setup.schema import Config
 from coopsgd.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from coopsgd.fleet.base import Fleet
 
 STRETCH = 512  # communications by lot that stand for a schedule that never repeats; doubled until they do
 ROOM = 1 << 24  # numbers in their matrices, at most
 FORGETS = 0.5  # what a stretch may leave of the disagreement, to stand for its schedule when it is repeated
-FOLLOWED = 256  # rows whose matrices may be multiplied at every communication of a run, just to watch it
 LOOKED_AT = 16  # communications by lot that are looked at where their expectation is known
 SMALL = 1e-6  # what a matrix read from a file may be off
 
@@ -75,23 +71,26 @@ class Setting:
 
     def __init__(self, config: Config, strategy: Strategy, known: Known | None = None) -> None:
         self.config, self.strategy, self.known = config, strategy, known
-        self.m, self.cycle, self.zeta = config.workers, strategy.cycle(config.workers), strategy.zeta(config.workers)
-        m, rows = self.m, config.workers + strategy.num_aux
-        self.order = getattr(strategy, "order", "atc")
+        m = self.m = config.workers
+        schedule = self._schedule = strategy.schedule
+        self.cycle, self.zeta = (1, None) if schedule is None else (schedule.cycle(m), schedule.zeta(m))
+        num_aux = 0 if schedule is None else schedule.num_aux
+        self.order = config.order
         self._period, self._optim = make(config, "period"), make(config, "optim")
         self.tau = int(self._period.largest or config.tau)
-        self.law = strategy.expectation(m) if self.cycle is None else None  # of a communication by lot, if it is known
+        self.law = schedule.expectation(m) if schedule and self.cycle is None else None  # of one by lot, if it is known
         self.matrices: list[np.ndarray] = []  # of a cycle, or of a stretch of a schedule by lot
         self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
-        if strategy.as_matrices(m, 0):
-            self.matrices = list(_stretch(strategy, m, rows, None if self.law is None else LOOKED_AT))
-            works = [strategy.work(m, r, self.tau) for r in range(len(self.matrices))]
+        if schedule is not None and told_by_matrices(strategy):
+            self.matrices = list(_stretch(schedule, m, m + num_aux, None if self.law is None else LOOKED_AT))
+            works = [schedule.work(m, r, self.tau) for r in range(len(self.matrices))]
             if any(work is not None for work in works):
                 self.counts = [np.full(m, self.tau) if work is None else work for work in works]
                 self.tau = max(int(max(count.max() for count in self.counts)), 1)
         if theory.unread(self.matrices, m):
             self.matrices = [W[:m, :m] for W in self.matrices]
-        self.v = len(self.matrices[0]) - m if self.matrices else strategy.num_aux
+        self.v = len(self.matrices[0]) - m if self.matrices else num_aux
+        self.delay = self.tau if config.delay == "tau" else min(config.delay, self.tau)
 
     @property
     def lr(self) -> float:
@@ -145,8 +144,8 @@ class Setting:
         yield Assumption("everyone works", everyone, "" if everyone else f"{algo}: some workers sit out or take fewer steps")
         yield self._about_tau()
         told = "cta has the models of atc, logged before their mixing" if self.order == "cta" else ""
-        late = "order=overlap: the last gradient of a round is not mixed; the theorem is about atc"
-        yield Assumption("order", self.order != "overlap", late if self.order == "overlap" else told)
+        late = f"delay={self.config.delay}: the last gradients of a round are not mixed; the theorem is about delay=0"
+        yield Assumption("order", not self.delay, late if self.delay else told)
         if self.known is not None:
             one = self.known.kappa2 == 0
             why = (
@@ -275,28 +274,40 @@ class Setting:
 
     def noise_at(self, tau: int, error: bool = True) -> Stationary:
         """C for another tau, the workers' own numbers of steps left as they are. error: is that of a sample wanted too?"""
-        m, order, law = self.m, self.order, self._law(error)
+        m, order, delay, law = self.m, self.order, self._late(tau), self._law(error)
         if not self.matrices or self.few:
             return Stationary()
         if law is not None:
-            return Stationary(*law.measure(lambda law: theory.expected_noise(law, m, tau, order)))
+            return Stationary(*law.measure(lambda law: theory.expected_noise(law, m, tau, order, delay)))
         if self.cycle is not None:
-            return Stationary(theory.noise_consensus(self.matrices, m, tau, order, self.counts))
-        outcomes = self.strategy.outcomes(m, tau) if order == "atc" else None
+            return Stationary(theory.noise_consensus(self.matrices, m, tau, order, delay, self.counts))
+        outcomes = self._schedule.outcomes(m, tau) if self._schedule and order == "atc" and not delay else None
         if outcomes is not None:
             return Stationary(theory.outcome_noise(outcomes, m))
-        return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, self.counts))
+        return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, delay, self.counts))
 
     def drift_at(self, tau: int, kept: float = 1.0, error: bool = True) -> Stationary:
         """H for another tau, and for steps that leave of a worker's distance to the mean the share `kept`."""
-        m, order, law = self.m, self.order, self._law(error)
+        m, order, delay, law = self.m, self.order, self._late(tau), self._law(error)
         if not self.matrices or self.few:
             return Stationary()
         if law is not None:
-            return Stationary(*law.measure(lambda law: theory.expected_drift(law, m, tau, order, kept)))
+            return Stationary(*law.measure(lambda law: theory.expected_drift(law, m, tau, order, delay, kept)))
         if self.cycle is not None:
-            return Stationary(theory.drift_consensus(self.matrices, m, tau, order, kept))
-        return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, None, kept))
+            return Stationary(theory.drift_consensus(self.matrices, m, tau, order, delay, kept))
+        return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, delay, None, kept))
+
+    def _late(self, tau: int) -> int:
+        """The delay in rounds of so many steps."""
+        return tau if self.config.delay == "tau" else min(self.config.delay, tau)
+
+    @cached_property
+    def largest_delayed_step(self) -> float | None:
+        """The largest lr times curvature at which every mode still contracts under this delay; None: no delay, or not one W."""
+        if not self.delay or self.cycle != 1 or self.counts is not None or not self.matrices:
+            return None
+        values = spectra.eigenvalues(self.matrices[0])
+        return theory.largest_step(values[1:], self.tau, self.delay)
 
     def _law(self, error: bool) -> Expectation | None:
         return self.law if error or self.law is None else replace(self.law, parts=())
@@ -308,61 +319,27 @@ class Setting:
         """
         if not self.matrices or self.plain:
             return None
-        forecast = theory.Forecast(self.strategy, self.m)
-        return forecast if forecast.light or most is None or self.m + self.strategy.num_aux <= most else None
+        forecast = theory.Forecast(self._schedule, self.m, self.order, equal=self.strategy.send is None)
+        return forecast if forecast.light or most is None or self.m + self._schedule.num_aux <= most else None  # type: ignore
 
 
-def _stretch(strategy: Strategy, m: int, rows: int, some: int | None = None) -> Iterator[np.ndarray]:
+def told_by_matrices(strategy: Strategy) -> bool:
+    """Do the matrices of its schedule say all that a communication does to the models of plain SGD?"""
+    cls = type(strategy)
+    return cls.receive is Strategy.receive and (
+        cls.direction is Strategy.direction if cls.send is Strategy.send else cls.send is None and not is_external(strategy)
+    )
+
+
+def _stretch(schedule: Mixing, m: int, rows: int, some: int | None = None) -> Iterator[np.ndarray]:
     """The product of each communication of a cycle; without one of `some`, or of as many as it takes to forget the first."""
-    cycle, most = strategy.cycle(m) or some, max(16, ROOM // rows**2)
+    cycle, most = schedule.cycle(m) or some, max(16, ROOM // rows**2)
     whole, length = np.eye(rows), cycle or min(STRETCH, most)
     for r in itertools.count():
         if r == length:
             if cycle or length == most or spectra.zeta(whole) < FORGETS:
                 return
             length = min(2 * length, most)
-        W = spectra.product(strategy.as_matrices(m, r), rows)
+        W = spectra.product(schedule.factors(m, r), rows)
         whole = W @ whole
         yield W
-
-
-class Watch:
-    """In a run on a task with known constants: what is predicted, beside what is measured.
-
-    theory/consensus is the exact expectation under noise alone at the moment of `consensus`; theory/bound the
-    bound over the steps so far, beside eval/grad2_mean, the mean of eval/grad2 = ||grad F(u)||^2 over them by the trapezoid
-    rule between log points. u is the mean of all m + v rows.
-    """
-
-    @classmethod
-    def of(cls, config: Config, strategy: Strategy, fleet: Fleet, problem: Any) -> Watch | None:
-        """None when the task does not know its constants."""
-        known = make(config, "task").known(config)
-        return None if known is None else cls(Setting(config, strategy, known), fleet, problem)
-
-    def __init__(self, setting: Setting, fleet: Fleet, problem: Any) -> None:
-        self._setting, self._fleet, self._problem = setting, fleet, problem
-        self._forecast = setting.forecast(FOLLOWED) if fleet.rank == 0 else None
-        self._at, self._last, self._area = 0, 0.0, 0.0
-
-    def step(self, lr: float, active: np.ndarray | None, round: int, due: bool) -> None:
-        """One iteration, as the loop took it."""
-        if self._forecast is not None:
-            self._forecast.step(lr, active, round, due)
-
-    def line(self, step: int, x: Tensor, evaluated: bool) -> dict[str, float | None]:
-        """What to log after this many steps. Costs an exchange: call it while measuring."""
-        setting, fleet = self._setting, self._fleet
-        u = fleet.mean(x)
-        if setting.v:
-            u = (fleet.m * u + sum(fleet.pick(x, fleet.m + a) for a in range(setting.v))) / (fleet.m + setting.v)
-        grad2 = self._problem.squared_gradient(u)
-        self._area += (step - self._at) * (self._last + grad2) / 2
-        self._at, self._last = step, grad2
-        bound = setting.bound(step)
-        found: dict[str, float | None] = {"eval/grad2": grad2, "eval/grad2_mean": self._area / step if step else grad2}
-        if bound is not None:
-            found["theory/bound"] = bound.total
-        if evaluated and self._forecast is not None and setting.known is not None:
-            found["theory/consensus"] = setting.known.sigma2 * self._forecast.consensus
-        return found

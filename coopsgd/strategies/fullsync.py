@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from coopsgd.host import sizes
-from coopsgd.mixing.matrices import average
+from coopsgd.mixing.static import Average
 from coopsgd.registry import register
 from coopsgd.strategies.base import Strategy, Tick
 
 if TYPE_CHECKING:
-    from coopsgd.fleet.base import Fleet, Rows
+    from coopsgd.fleet.base import Common, Fleet, Rows
+    from coopsgd.mixing.base import Mixing
 
 
 @register("fullsync")
@@ -25,21 +23,8 @@ class FullSync(Strategy):
     averages models and is the same only for optimisers linear in the gradient.
     """
 
-    fixed_tau: ClassVar[int | None] = 1
-    averages: ClassVar[int | None] = 1
-    always_equal: ClassVar[bool] = True
+    schedule: ClassVar[Mixing | None] = Average()  # what happens to the models of plain SGD
+    send = None
 
-    def as_matrices(self, m: int, r: int) -> tuple[np.ndarray, ...]:
-        sizes.refuse_square(m, m, copies=2)
-        return (average(m),)
-
-    def zeta(self, m: int) -> float:
-        return 0.0
-
-    def step(self, fleet: Fleet, tick: Tick, x: Rows, s: Any) -> tuple[Rows, Any]:
-        if not tick.stats:
-            return tick.local(x, fleet.mean(tick.grad)), s
-        direction, *means = fleet.mean(tick.grad, *tick.stats)
-        for stats, mean in zip(tick.stats, means, strict=True):
-            stats.copy_(mean)
-        return tick.local(x, direction), s
+    def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: Any) -> tuple[Common, Any]:
+        return fleet.mean(grad), s

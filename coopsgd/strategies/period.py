@@ -1,22 +1,19 @@
 """When a communication is due. Not part of any algorithm: every one can be run with every period.
 
 A period answers, at the start of a round, how many local steps it has: only there, so that all workers always agree on it. It
-is frozen; what it remembers is a state it returns. `Rounds` counts the steps.
+is frozen; what it remembers is a state it returns. loop/rounds.py counts the steps.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
-
 from coopsgd.mixing.base import is_number
 from coopsgd.registry import register
-from coopsgd.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from coopsgd.setup.schema import Config
@@ -83,7 +80,7 @@ class Period:
 
     def at_most(self, s: Any, k: int) -> int | None:
         """The largest `next` may answer for step k, told before it begins; None: nobody can tell yet."""
-        return self.next(s, k, math.nan, _unknown, _unknown)[0] if self.foreseen else None
+        return self.next(s, k, math.nan, unknown, unknown)[0] if self.foreseen else None
 
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
         """Local steps of the round that begins at step k with rate lr, and the state; s is None at first.
@@ -264,91 +261,6 @@ class AdaComm(Rule):
         return tau, s._replace(lr=lr, at=at, tau=tau)
 
 
-def _unknown() -> float:
+def unknown() -> float:
     """What only a run can tell."""
     return math.nan
-
-
-def ends(period: Period, strategy: Strategy, m: int) -> Iterator[int]:
-    """After which step each round ends, for a period that is foreseen."""
-    rounds, k = Rounds(period, strategy, m), 0
-    while True:
-        rounds.begin(k, math.nan)
-        k += rounds.tau
-        rounds.skip()
-        yield k
-
-
-def _length(work: np.ndarray | None, tau: int) -> int:
-    """Steps of a round: of the worker that takes most."""
-    return tau if work is None else max(1, int(work.max()))
-
-
-class Rounds:
-    """Counts local steps: whose turn it is, and which step a communication follows. loss, now: see Period.next."""
-
-    def __init__(
-        self,
-        period: Period,
-        strategy: Strategy,
-        m: int,
-        loss: Callable[[], float] = _unknown,
-        now: Callable[[], float] = _unknown,
-    ) -> None:
-        self._period, self._strategy, self._m, self._loss, self._now = period, strategy, m, loss, now
-        self._state: Any = None
-        self._work: np.ndarray | None = None
-        self._told: tuple[int, int, np.ndarray | None] | None = None  # the latest answer of strategy.work, and to what
-        self._taken = 0  # steps of this round done
-        self.r = -1  # the communication the steps lead to, from 0
-        self.tau = 0  # local steps of this round, of the worker that takes most
-        self.own = np.zeros(m, dtype=np.int64)  # local steps that each worker has taken
-
-    def begin(self, k: int, lr: float) -> None:
-        """Before step k: start a round if the last one is over."""
-        if self._taken < self.tau:
-            return
-        tau, self._state = self._period.next(self._state, k, lr, self._loss, self._now)
-        self.r, self._work = self.r + 1, self._worked(self.r + 1, tau)
-        self._taken, self.tau = 0, _length(self._work, tau)
-
-    def ahead(self, k: int) -> int | None:
-        """So many steps will the next round take at most, which begins at step k; None: nobody can tell yet."""
-        tau = self._period.at_most(self._state, k)
-        return None if tau is None else _length(self._worked(self.r + 1, tau), tau)
-
-    def _worked(self, r: int, tau: int) -> np.ndarray | None:
-        """strategy.work, asked once."""
-        if self._told is None or self._told[:2] != (r, tau):
-            self._told = r, tau, self._strategy.work(self._m, r, tau)
-        return self._told[2]
-
-    def skip(self) -> None:
-        """Leave the rest of the round out, for who only wants to know when rounds end."""
-        self._taken = self.tau
-
-    @property
-    def active(self) -> np.ndarray | None:
-        """(m,) bool, who takes the coming step; None when every worker does."""
-        if self._work is None:
-            return None
-        active = self._work > self._taken
-        return None if active.all() else active
-
-    @property
-    def steady(self) -> int:
-        """For how many steps, the coming one first, the same workers compute and nothing is communicated in between."""
-        left = self.tau - self._taken
-        if self._work is None:
-            return left
-        return min([left, *(self._work[self._work > self._taken] - self._taken).tolist()])
-
-    @property
-    def due(self) -> bool:
-        """Does a communication follow the coming step?"""
-        return self._taken + 1 == self.tau
-
-    def end(self, active: np.ndarray | None) -> None:
-        """After a step that `active` took."""
-        self._taken += 1
-        self.own += 1 if active is None else active

@@ -1,11 +1,12 @@
 """What theory predicts of A(tau, W, v), as functions of tau, zeta, m, v, L and sigma. arXiv:1808.07576.
 
 `bound` holds the error bound, its step sizes and what follows from them; `windows` the step condition of a cycle of matrices;
-`moments` the exact distance between the workers under gradient noise, by the second-moment recursion. numpy and small matrices
+`delay` where a delay takes stability; `moments` the exact distance between the workers under gradient noise, by the second-moment recursion. numpy and small matrices
 only.
 """
 
 from coopsgd.predict.theory.bound import Bound, Known, largest_steps, linear_speedup, network_factor, terms
+from coopsgd.predict.theory.delay import contraction, largest_step
 from coopsgd.predict.theory.moments import (
     Forecast,
     drift_consensus,
@@ -23,9 +24,11 @@ __all__ = [
     "Bound",
     "Forecast",
     "Known",
+    "contraction",
     "drift_consensus",
     "expected_drift",
     "expected_noise",
+    "largest_step",
     "largest_steps",
     "linear_speedup",
     "network_factor",

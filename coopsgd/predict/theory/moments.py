@@ -8,7 +8,11 @@ For v = 0 and a symmetric W with eigenvalues lambda_j its stationary value, aver
     (eta^2 sigma2 / m) [(m - 1)(tau - 1) / 2 + tau sum_{j >= 2} lambda_j^2 / (1 - lambda_j^2)].
 
 The phases of a round, after each step and what it communicates: 0 .. tau - 1 steps of local noise since the last mixing for
-order=atc; 1 .. tau for cta, whose mixing waits for the next step, and for overlap, whose last noise is not mixed with the rest.
+order=atc; 1 .. tau for cta, whose mixing waits for the next step. With a delay of delta <= tau steps the noise of the last delta
+is not mixed with the rest: a mode of W with eigenvalue lambda then has, just after a communication, the variance
+
+    (eta^2 sigma2 / d) ((tau - delta) lambda^2 + delta) / (1 - lambda^2).
+
 Stationary values are means over them, which is what the error bound is about. A run logs one moment of them, the last before a
 mixing, and so does Forecast.
 
@@ -51,8 +55,10 @@ def _seen(W: np.ndarray, m: int) -> np.ndarray:
 class _Rounds:
     """Communications in a row: before W_r mixes, worker i takes counts[r][i] steps, each followed by a look."""
 
-    def __init__(self, Ws: Sequence[np.ndarray], m: int, tau: int, order: str, counts: Sequence[np.ndarray] | None) -> None:
-        self.m, self.n, self.order = m, len(Ws[0]), order
+    def __init__(
+        self, Ws: Sequence[np.ndarray], m: int, tau: int, order: str, delay: int, counts: Sequence[np.ndarray] | None
+    ) -> None:
+        self.m, self.n, self.order, self.delay = m, len(Ws[0]), order, delay
         self.As = [_seen(W, m) for W in Ws]
         self.counts = [np.full(m, tau) for _ in Ws] if counts is None else [np.asarray(c) for c in counts]
         self.taus = [max(1, int(c.max())) for c in self.counts]
@@ -71,7 +77,7 @@ class _Rounds:
         for A, counts, tau in zip(self.As, self.counts, self.taus, strict=True):
             logged = np.arange(1, tau + (self.order == "cta"))  # local steps since the mixing, at the looks before the next
             total = len(logged) * float((M * S).sum()) + float(weights @ np.minimum(logged[:, None], counts).sum(0))
-            late = np.where(counts == tau, self.order == "overlap", 0)  # the noise of the last step that is not mixed
+            late = min(self.delay, tau)  # steps whose noise is not mixed; every worker takes them
             S, P = S.copy(), np.zeros_like(S)
             S[np.arange(self.m), np.arange(self.m)] += counts - late
             P[np.arange(self.m), np.arange(self.m)] = late
@@ -84,9 +90,9 @@ class _Rounds:
         own = np.arange(self.n) < self.m
         done = np.eye(self.n)
         for A, tau in zip(self.As, self.taus, strict=True):
-            late = self.order == "overlap"
+            late = min(self.delay, tau)
             done = np.where(own, kept ** (tau - late), 1)[:, None] * done
-            done = A @ done - late * (1 - kept) * own[:, None] * done
+            done = A @ done - (1 - kept**late) * own[:, None] * done
         return done
 
     def drift(self, T: np.ndarray, kept: float) -> tuple[np.ndarray, float]:
@@ -111,11 +117,9 @@ class _Rounds:
             across = float((seen * E[:m]).sum())
             total = float((old**2).sum()) * float((seen * T[:m]).sum())
             total += 2 * float((old * new).sum()) * across + float((new**2).sum()) * both
-            if self.order == "overlap":  # its last gradient is of the rows before they are mixed
-                T = steps(T, tau - 1)
-                T = A @ T + np.vstack([E[:m] - (1 - kept) * T[:m], 0 * T[m:]])
-            else:
-                T = A @ steps(T, tau)
+            late = min(self.delay, tau)  # the last gradients are of the rows before they are mixed
+            T = steps(T, tau - late)
+            T = A @ T + (steps(T, late) - T)
             seen = look(T)
             self.parts.append(total + float((seen * T[:m]).sum()) * (self.order != "cta"))
         return T, sum(self.parts)
@@ -137,6 +141,7 @@ def noise_consensus(
     m: int,
     tau: int = 1,
     order: str = "atc",
+    delay: int = 0,
     counts: Sequence[np.ndarray] | None = None,
     everyone: bool = False,
 ) -> float | None:
@@ -148,22 +153,24 @@ def noise_consensus(
     None: there is no stationary state, the distance grows without end.
     """
     M = _spread(m, len(Ws[0]), everyone)
-    if len(Ws) == 1 and counts is None and order == "atc" and spectra.is_symmetric(Ws[0]):
+    if len(Ws) == 1 and counts is None and order == "atc" and not delay and spectra.is_symmetric(Ws[0]):
         if not spectra.reaches_consensus(Ws[0]):
             return None
         modes = _Modes(Ws[0], m, M)
         return tau * float(modes.weight @ (modes.q / (1 - modes.q))) + (tau - 1) / 2 * float(np.diag(M)[:m].sum())
-    return _noise(_Rounds(Ws, m, tau, order, counts), M)
+    return _noise(_Rounds(Ws, m, tau, order, delay, counts), M)
 
 
-def drift_consensus(Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str = "atc", kept: float = 1.0) -> float | None:
+def drift_consensus(
+    Ws: Sequence[np.ndarray], m: int, tau: int = 1, order: str = "atc", delay: int = 0, kept: float = 1.0
+) -> float | None:
     """H with E (1/m) sum_i ||x_i - mean||^2 = eta^2 kappa2 H, over the steps, when gradients differ by constants h_i.
 
     The h_i differ at random, every way alike, with sum zero and (1/m) sum ||h_i||^2 = kappa2. Arguments as noise_consensus.
     x = -eta T h with T <- W (kept T + E), E the workers' columns: linear in h, so H is a trace over T. kept: the share of a
     worker's distance to the mean that a local step leaves, 1 - eta a where the curvature is a; 1 without curvature.
     """
-    return _drift(_Rounds(Ws, m, tau, order, None), kept)
+    return _drift(_Rounds(Ws, m, tau, order, delay, None), kept)
 
 
 def _noise(rounds: _Rounds, M: np.ndarray) -> float | None:
@@ -177,38 +184,46 @@ def _drift(rounds: _Rounds, kept: float) -> float | None:
 
 
 def sampled_consensus(
-    Ws: Sequence[np.ndarray], m: int, tau: int, order: str, counts: Sequence[np.ndarray] | None, kept: float | None = None
+    Ws: Sequence[np.ndarray],
+    m: int,
+    tau: int,
+    order: str,
+    delay: int,
+    counts: Sequence[np.ndarray] | None,
+    kept: float | None = None,
 ) -> tuple[float | None, float | None]:
     """noise_consensus, or drift_consensus if `kept` is given, of communications by lot, and the standard error of it."""
-    rounds = _Rounds(Ws, m, tau, order, counts)
+    rounds = _Rounds(Ws, m, tau, order, delay, counts)
     found = _noise(rounds, _spread(m, rounds.n)) if kept is None else _drift(rounds, kept)
     return found, None if found is None or len(Ws) < 2 * BATCHES else rounds.error
 
 
-def expected_noise(law: Expectation, m: int, tau: int, order: str = "atc") -> float | None:
+def expected_noise(law: Expectation, m: int, tau: int, order: str = "atc", delay: int = 0) -> float | None:
     """noise_consensus when every communication is by lot: E of it over all lots. W is doubly stochastic, v = 0.
 
-    S = E[W (S + (tau - late) P) W'] + late P, late being the last step of order=overlap, whose noise is not mixed; seen from
-    the mean P is I - J. The looks come 0 .. tau - 1 steps after a mixing, 1 .. tau for cta.
+    S = E[W (S + (tau - delay) P) W'] + delay P: the noise of the last `delay` steps is not mixed; seen from the mean P is I - J.
+    The looks come 0 .. tau - 1 steps after a mixing, 1 .. tau for cta.
     """
-    away, late = np.eye(m) - 1 / m, order == "overlap"
+    away, late = np.eye(m) - 1 / m, min(delay, tau)
     if law.second is None:
         return None
     S = stationary(law.second, (tau - late) * law.second(away) + late * away)
     return None if S is None else float(np.trace(S)) / m + float(np.mean(_logged(tau, order))) * (m - 1) / m
 
 
-def expected_drift(law: Expectation, m: int, tau: int, order: str = "atc", kept: float = 1.0) -> float | None:
+def expected_drift(
+    law: Expectation, m: int, tau: int, order: str = "atc", delay: int = 0, kept: float = 1.0
+) -> float | None:
     """drift_consensus when every communication is by lot: E of it over all lots.
 
     x = -eta Y g with g white and Y -> W (kept^tau Y + s B), B B' the covariance of the h_i: E[Y Y'] is driven by E[Y] too.
     """
-    away, late, second = np.eye(m) - 1 / m, order == "overlap", law.second
+    away, late, second = np.eye(m) - 1 / m, min(delay, tau), law.second
     if second is None:
         return None
     B, mean = away * math.sqrt(m / max(1, m - 1)), law.mean - 1 / m  # both see from the mean, and so does their product
-    share, s = kept ** (tau - late), float(summed(kept, tau - late))
-    pull = (1 - kept) * late  # what the last step of overlap takes from rows as they were before they were mixed
+    share, s, last = kept ** (tau - late), float(summed(kept, tau - late)), float(summed(kept, late))
+    pull = 1 - kept**late  # what the last steps take from rows as they were before they were mixed
 
     def act(S: np.ndarray) -> np.ndarray:
         """E[(W - pull) S (W - pull)']"""
@@ -218,11 +233,11 @@ def expected_drift(law: Expectation, m: int, tau: int, order: str = "atc", kept:
     first = mean - pull * away
     if m > 1 and np.abs(np.linalg.eigvalsh(share * first)).max() >= 1 - 1e-12:
         return None
-    Y = np.linalg.solve(np.eye(m) - share * first, s * first @ B + late * B)
+    Y = np.linalg.solve(np.eye(m) - share * first, s * first @ B + last * B)
     across = Y @ B.T
-    rest = act(share * s * (across + across.T) + s**2 * B @ B.T) + late * B @ B.T
+    rest = act(share * s * (across + across.T) + s**2 * B @ B.T) + last**2 * B @ B.T
     if late:
-        Z = first @ (share * Y + s * B) @ B.T
+        Z = last * first @ (share * Y + s * B) @ B.T
         rest = rest + Z + Z.T
     S = stationary(lambda S: share**2 * act(S), rest)
     if S is None:
@@ -326,47 +341,49 @@ class _Whole:
 class Forecast:
     """Follows a run from equal models and says how far apart the workers are in expectation: now, and as a run logs it.
 
-    strategy: anything that answers as_matrices(m, r), cycle(m), work(m, r, tau) and num_aux, and has an `order` (none: atc).
-    Models that are `always_equal` stay so.
-    Follows whatever happens: a rate or a period that moves, workers that sit out, matrices by lot.
+    schedule: anything that answers factors(m, r), cycle(m), work(m, r, tau) and num_aux. equal: the models are so after every
+    step. Follows whatever happens: a rate or a period that moves, workers that sit out, matrices by lot.
     """
 
-    def __init__(self, strategy: Any, m: int) -> None:
-        self._strategy, self._m, self._order = strategy, m, getattr(strategy, "order", "atc")
-        first = spectra.product(strategy.as_matrices(m, 0), m + strategy.num_aux)
+    def __init__(self, schedule: Any, m: int, order: str = "atc", equal: bool = False) -> None:
+        self._schedule, self._m, self._cta, self._equal = schedule, m, order == "cta", equal
+        first = spectra.product(schedule.factors(m, 0), m + schedule.num_aux)
         M = _spread(m, len(first))
-        self._steady = strategy.cycle(m) == 1 and strategy.work(m, 0, 1) is None
+        self._steady = schedule.cycle(m) == 1 and schedule.work(m, 0, 1) is None
         self.light = self._steady and spectra.is_symmetric(first)  # is a communication m numbers' work, not a product's?
         self._state: Any = _Modes(first, m, M) if self.light else _Whole(m, len(first), M)
         self._first, self._weights = first, np.diag(M)[:m]
-        self._noise = np.zeros(m)  # variance of each worker's noise since the last mixing, in units of sigma2
+        self._noise = np.zeros(m)  # variance of each worker's noise since the last message left, in units of sigma2
+        self._sent = np.zeros(m)  # of what a message under way holds
         self._owed: int | None = None
-        self._before: float | None = None  # the distance when the latest mixing came
-        self._equal = bool(getattr(strategy, "always_equal", False))
+        self._before: float | None = None  # the distance when the latest message left
+
+    def sends(self) -> None:
+        """A message leaves, of the models as they are."""
+        self._before = self.now
+        self._sent, self._noise = self._noise, np.zeros(self._m)
 
     def step(self, lr: float, active: np.ndarray | None, round: int, due: bool) -> None:
         """One iteration of the workers in `active` (None: all); communication `round` belongs to it if it is due."""
         if self._owed is not None:
+            self.sends()
             self._mix(self._owed)
             self._owed = None
-        if due and self._order == "overlap":
-            self._mix(round)
         self._noise += lr * lr if active is None else lr * lr * active
-        if due and self._order == "atc":
-            self._mix(round)
-        elif due and self._order == "cta":
+        if due and self._cta:
             self._owed, self._before = round, self.now
+        elif due:
+            self._mix(round)
 
     def _mix(self, round: int) -> None:
-        self._before = self.now
-        W = self._first if self._steady else spectra.product(self._strategy.as_matrices(self._m, round), len(self._first))
-        self._state.mix(W, self._noise)
-        self._noise = np.zeros(self._m)
+        W = self._first if self._steady else spectra.product(self._schedule.factors(self._m, round), len(self._first))
+        self._state.mix(W, self._sent)
+        self._sent = np.zeros(self._m)
 
     @property
     def now(self) -> float:
         """E (1/m) sum_i ||x_i - mean||^2 after the last step, in units of sigma2."""
-        return 0.0 if self._equal else self._state.spread + float(self._weights @ self._noise)
+        return 0.0 if self._equal else self._state.spread + float(self._weights @ (self._sent + self._noise))
 
     @property
     def consensus(self) -> float:

@@ -1,0 +1,207 @@
+"""Looking at a run from outside, off its ledger and off its clock: log lines, evaluations, the moment it diverges."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from coopsgd.loop import norm_stats
+from coopsgd.loop.consensus import Communications, finite
+from coopsgd.loop.loop import Loop, Observer
+from coopsgd.setup.external import ExternalError, is_external
+from coopsgd.strategies.base import Strategy, Tick
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from coopsgd.fleet.base import Fleet
+    from coopsgd.setup.parts import Parts
+    from coopsgd.tasks.base import Problem
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    status: str  # completed or diverged
+    steps: int  # done
+    x: Tensor  # the rows held here
+    answer: Tensor  # (1, d) the model to ship
+    stats: Tensor | None = None  # (r, b) the running statistics of the rows held here
+    answer_stats: Tensor | None = None  # (1, b) those of the model to ship, known to rank 0
+    last: dict[str, Any] = field(default_factory=dict)  # the last line of metrics
+    diverged_at: int | None = None  # the first step whose loss was not finite
+    answer_lags: bool = False  # is the answer without the local steps since the latest communication?
+
+
+def train(parts: Parts, fleet: Fleet, problem: Problem, report: Any, monitor: Any = None) -> Outcome:
+    """Take config.steps iterations. `report` hears of every log point on rank 0 (anything with `log(line)`).
+
+    monitor: adds predictions to the lines (predict/monitor.py); it has `step` and `line`.
+    """
+    evaluator = Evaluator(parts, problem, report, monitor)
+    loop = Loop(parts, fleet, problem, observer=evaluator)
+    evaluator.log(loop, loop.state.inner.lr)
+    while loop.state.k < parts.config.steps and evaluator.diverged_at is None:
+        loop.advance()
+    st, line = loop.state, evaluator.line
+    with fleet.measuring():
+        answer, answer_stats = norm_stats.answer(loop, problem, parts.config.norm_stats)
+        lags = evaluator.communications.phase > 0 and _lags(loop, answer)
+    status = "completed" if evaluator.diverged_at is None else "diverged"
+    return Outcome(status, line["step"], st.x, answer, st.stats, answer_stats, line, evaluator.diverged_at, lags)
+
+
+def _lags(loop: Loop, answer: Tensor) -> bool:
+    """Does the answer stay what it is whatever the workers' models are? Asked of strategies with one of their own."""
+    if type(loop.strategy).answer is Strategy.answer:
+        return False
+    other = loop.state.x.clone()
+    other[: len(loop.fleet.workers)] += 1
+    return torch.equal(loop.strategy.answer(loop.fleet, other, loop.state.s), answer)
+
+
+class Evaluator(Observer):
+    """Writes the log lines of a run."""
+
+    def __init__(self, parts: Parts, problem: Problem, report: Any, monitor: Any) -> None:
+        self._config, self._problem, self._report, self._monitor = parts.config, problem, report, monitor
+        self._loop: Loop
+        self.communications = Communications(self._aside, self.next_evaluation, problem.accuracies)
+        self._began = self._resumed = time.perf_counter()
+        self._train_s = 0.0
+        self._taken = 0  # steps of all workers together
+        self._losses: list[tuple[Tensor, int]] = []  # (r, 1) and how many workers computed, since the last line
+        self._folded: list[tuple[Tensor, Tensor]] = []  # the same, summed over rows, a thousand steps at a time
+        self.line: dict[str, Any] = {}
+        self.diverged_at: int | None = None
+
+    # what the loop tells
+
+    def due(self, step: int) -> bool:
+        """Is there a line to write after this many steps?"""
+        return step % self._config.log_every == 0 or self._evaluates(step)
+
+    def sends(self, loop: Loop, done: int) -> None:
+        self.communications.sends(loop, done)
+        if self._monitor is not None:
+            self._monitor.sends()
+
+    def received(self, loop: Loop, late: int) -> None:
+        self.communications.received(loop, late)
+
+    def stepped(self, loop: Loop, t: Tick, loss: Tensor, active: np.ndarray | None, due: bool) -> None:
+        count = loop.fleet.m if active is None else int(active.sum())
+        if not due or loop.state.owed is not None:
+            self.communications.phase += 1
+        self._taken += count
+        self._losses.append((loss, count))
+        if len(self._losses) == 1000:  # a tensor a step would fill the memory of a run that never logs
+            self._fold()
+        if self._monitor is not None:
+            self._monitor.step(t.lr, active, t.round, due)
+        if self.due(loop.state.k):
+            self.log(loop, t.lr)
+
+    def _fold(self) -> None:
+        if self._losses:
+            sums = torch.stack([loss.sum().double() for loss, _ in self._losses]).cpu()
+            self._folded.append((sums, torch.tensor([count for _, count in self._losses], dtype=torch.float64)))
+            self._losses.clear()
+
+    def _evaluates(self, step: int) -> bool:
+        every = self._config.eval_every
+        return step in (0, self._config.steps) or (every > 0 and step % every == 0)
+
+    def next_evaluation(self, step: int) -> int:
+        """After how many steps, `step` or more, the models are evaluated next."""
+        every, end = self._config.eval_every, self._config.steps
+        return end if every == 0 else min(end, -(-step // every) * every)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Inside, nothing is charged and no time passes."""
+        if self._loop.state.x.is_cuda:
+            torch.cuda.synchronize()  # what was asked for has now been done
+        self._train_s += time.perf_counter() - self._resumed
+        with self._loop.fleet.measuring():
+            yield
+        self._resumed = time.perf_counter()
+
+    def log(self, loop: Loop, lr: float) -> None:
+        """Write the line of this step; evaluate if it is time."""
+        self._loop, fleet, step = loop, loop.fleet, loop.state.k
+        with self._aside():
+            loss = self._loss(step)
+            comm_s = float(fleet.total(torch.tensor([fleet.ledger.comm_s], dtype=torch.float64))) / fleet.layout.processes
+            per_epoch = self._problem.steps_per_epoch
+            line: dict[str, Any] = {
+                "step": step,
+                "epoch": self._taken / fleet.m / per_epoch if per_epoch else None,
+                "samples": self._taken * self._problem.samples,
+            }
+            line |= {"wall_s": time.perf_counter() - self._began, "train_s": self._train_s, "comm_s": comm_s}
+            line |= {} if fleet.clock is None else {"sim_s": fleet.clock.now}
+            line |= {**fleet.ledger.totals(), "lr": lr, "tau": loop.state.rounds.tau}
+            line |= {"phase": self.communications.phase, "train/loss": loss, "consensus": None, "consensus_after": None}
+            if self._evaluates(step) or self.diverged_at is not None:
+                line |= self._evaluate(loop)
+                if self.diverged_at is None and self._lost(line, loop):
+                    self.diverged_at = step
+            if self._monitor is not None:
+                line |= self._monitor.line(step, loop.state.x, line["consensus"] is not None)
+            self.line = line
+            self._report.log(line)
+
+    def _loss(self, step: int) -> float | None:
+        """Mean over workers and steps since the last line; notes the first step whose loss is not finite."""
+        self._fold()
+        if not self._folded:
+            return None
+        sums, counts = (torch.cat(parts) for parts in zip(*self._folded, strict=True))
+        steps = self._loop.fleet.total(sums) / counts
+        first = step - len(steps) + 1
+        self._folded.clear()
+        bad = (~torch.isfinite(steps)).nonzero()
+        if len(bad):
+            self.diverged_at = first + int(bad[0])
+        return float(steps.mean())
+
+    def _lost(self, line: dict[str, Any], loop: Loop) -> bool:
+        """Have the models left the numbers? Rank 0 alone knows their loss; every process answers alike."""
+        loss, apart = line.get("eval/loss"), line["consensus"]
+        lost = torch.tensor([loss is not None and not math.isfinite(loss)], dtype=torch.float64)
+        gone = apart is not None and not math.isfinite(apart)
+        if gone or finite(loop.fleet, loop.state.x):
+            return gone or float(loop.fleet.total(lost)) > 0
+        if apart is not None and self.communications.phase == 0 and is_external(loop.strategy):
+            raise ExternalError(
+                f"{type(loop.strategy).__name__}.receive: the communication after step {line['step']} left numbers that are not "
+                "finite in models that were finite before it"
+            )
+        return True
+
+    def _evaluate(self, loop: Loop) -> dict[str, Any]:
+        fleet, problem, x, workers = loop.fleet, self._problem, loop.state.x, loop.fleet.workers
+        found: dict[str, Any] = dict(self.communications.values(loop))
+        answer, stats = norm_stats.answer(loop, problem, self._config.norm_stats)
+        if is_external(loop.strategy) and not torch.isfinite(answer).all() and finite(fleet, x):
+            name = type(loop.strategy).__name__
+            raise ExternalError(f"{name}.answer: returned numbers that are not finite from rows that are; return a model")
+        if fleet.rank == 0:
+            found |= problem.evaluate(answer, stats)
+        mine = self.communications.seen() or problem.accuracies(x)
+        worst = best = None
+        if mine is not None:
+            everyone = torch.zeros(fleet.m, dtype=torch.float64)
+            everyone[workers.start : workers.stop] = torch.tensor(mine, dtype=torch.float64)
+            everyone = fleet.total(everyone)
+            worst, best = float(everyone.min()), float(everyone.max())
+        return found | {"eval/accuracy_worst": worst, "eval/accuracy_best": best}

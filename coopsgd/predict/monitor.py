@@ -1,0 +1,66 @@
+"""A run watched beside its predictions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coopsgd.predict.setting import Setting
+from coopsgd.setup.build import make
+from coopsgd.setup.schema import Config
+from coopsgd.strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from coopsgd.fleet.base import Fleet
+
+FOLLOWED = 256  # rows whose matrices may be multiplied at every communication of a run, just to watch it
+
+
+class Monitor:
+    """In a run on a task with known constants: what is predicted, beside what is measured.
+
+    theory/consensus is the exact expectation under noise alone at the moment of `consensus`; theory/bound the
+    bound over the steps so far, beside eval/grad2_mean, the mean of eval/grad2 = ||grad F(u)||^2 over them by the trapezoid
+    rule between log points. u is the mean of all m + v rows.
+    """
+
+    @classmethod
+    def of(cls, config: Config, strategy: Strategy, fleet: Fleet, problem: Any) -> Monitor | None:
+        """None when the task does not know its constants."""
+        known = make(config, "task").known(config)
+        return None if known is None else cls(Setting(config, strategy, known), fleet, problem)
+
+    def __init__(self, setting: Setting, fleet: Fleet, problem: Any) -> None:
+        self._setting, self._fleet, self._problem = setting, fleet, problem
+        self._forecast = setting.forecast(FOLLOWED) if fleet.rank == 0 else None
+        self._at, self._last, self._area = 0, 0.0, 0.0
+
+    def sends(self) -> None:
+        """A message leaves."""
+        if self._forecast is not None:
+            self._forecast.sends()
+
+    def step(self, lr: float, active: np.ndarray | None, round: int, due: bool) -> None:
+        """One iteration, as the loop took it."""
+        if self._forecast is not None:
+            self._forecast.step(lr, active, round, due)
+
+    def line(self, step: int, x: Tensor, evaluated: bool) -> dict[str, float | None]:
+        """What to log after this many steps. Costs an exchange: call it while measuring."""
+        setting, fleet = self._setting, self._fleet
+        u = fleet.mean(x)
+        if setting.v:
+            u = (fleet.m * u + sum(fleet.pick(x, fleet.m + a) for a in range(setting.v))) / (fleet.m + setting.v)
+        grad2 = self._problem.squared_gradient(u)
+        self._area += (step - self._at) * (self._last + grad2) / 2
+        self._at, self._last = step, grad2
+        bound = setting.bound(step)
+        found: dict[str, float | None] = {"eval/grad2": grad2, "eval/grad2_mean": self._area / step if step else grad2}
+        if bound is not None:
+            found["theory/bound"] = bound.total
+        if evaluated and self._forecast is not None and setting.known is not None:
+            found["theory/consensus"] = setting.known.sigma2 * self._forecast.consensus
+        return found

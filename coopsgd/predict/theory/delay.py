@@ -1,0 +1,33 @@
+"""What a delay does under curvature: when the models no longer contract."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def contraction(values: np.ndarray, x: float, tau: int, delay: int) -> float:
+    """What a round of tau steps leaves of a disagreement at worst, on a quadratic: the largest |factor| of a mode.
+
+    values: eigenvalues of W; x = eta h, step times curvature. The last `delay` steps go along gradients of models that are not
+    mixed yet: a mode obeys q <- (lambda + (1 - x)^delay - 1) (1 - x)^(tau - delay) q.
+    """
+    kept = 1 - x
+    return float(np.abs((values + kept**delay - 1) * kept ** (tau - delay)).max())
+
+
+def largest_step(values: np.ndarray, tau: int, delay: int) -> float:
+    """The largest eta h below which every mode contracts; at most 2, the bound of gradient descent itself.
+
+    values: eigenvalues of W, that of consensus left out, for its factor is (1 - x)^tau.
+    """
+    if not len(values):
+        return 2.0
+    grid = np.linspace(0, 2, 2001)[1:-1]
+    bad = np.flatnonzero([contraction(values, float(x), tau, delay) >= 1 for x in grid])
+    if not len(bad):
+        return 2.0
+    low, high = (float(grid[bad[0] - 1]) if bad[0] else 0.0), float(grid[bad[0]])
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if contraction(values, middle, tau, delay) >= 1 else (middle, high)
+    return low
