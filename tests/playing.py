@@ -71,12 +71,13 @@ def written(W: np.ndarray) -> str:
 
 def run(rank: int, settings: schema.Config, processes: int) -> Any:
     """One process's part."""
-    strategy, _ = build.make_strategy(settings)
-    layout = strategy.layout(settings.workers, processes)
+    parts = Parts(settings)
+    layout = layout_of(parts.strategy.schedule, settings.workers, processes)
     fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
-    problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+    problem = parts.task.build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()
-    outcome = train(settings, fleet, problem, strategy, report)
+    fleet.clock = clock_of(parts)
+    outcome = train(parts, fleet, problem, report, Monitor.of(settings, parts.strategy, fleet, problem))
     everything = fleet.gather(outcome.x)
     ledger = fleet.ledger
     return (

@@ -17,6 +17,7 @@ from coopsgd.predict.setting import Setting
 from coopsgd.predict.theory import linear_speedup
 from coopsgd.predict.theory.bound import CONSTANTS
 from coopsgd.run.console import number
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 from coopsgd.strategies.base import Strategy
 
@@ -51,6 +52,7 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
     noise = lr^2 sigma2 C, drift = lr^2 kappa2 H. Without curvature; drift for gradients that differ every way alike.
     pasgd: {tau_bound, tau_consensus}: the period at which periodic averaging has the same bound at equal eta_eff, and the same
     stationary consensus at equal lr.
+    largest_delayed_lr: below which a delay lets the workers agree, on quadratics of curvature L; null without delay.
     errors: {zeta, noise_coefficient, drift_coefficient, tau_consensus}: standard errors of what comes of a sample of lots; null
     where it is exact. What is expected of lots does not depend on the seed, only what is sampled from the run's own does.
     cost: {messages, vectors, bytes_per_worker_mean, bytes_per_worker_max} a step, and seconds a step on the configured cluster.
@@ -64,12 +66,13 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
     tied = C is not None and m > 1 and setting.order == "atc"
     per_C = 2 * m / max(1, m - 1)  # PASGD has C = (m - 1) (tau - 1) / (2 m)
     steady = known is not None and setting.steady
+    delayed = setting.largest_delayed_step
     per_L = {name: x / known.L for name, x in largest.items()} if largest and known and known.L > 0 else None
     speedup = None
     if A is not None and largest is not None and m > 1 and setting.holds():
         speedup = {name: linear_speedup(m, A, x) for name, x in largest.items()}
     return {
-        **cost.identity(config, strategy),
+        **cost.identity(Parts(config, strategy)),
         "zeta": setting.zeta,
         "cycle": setting.cycle,
         "steps": config.steps,
@@ -105,7 +108,8 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
             "drift_coefficient": H_error,
             "tau_consensus": per_C * C_error if tied and C_error is not None else None,
         },
-        "cost": cost.per_step(config, strategy) | {"seconds": cost.seconds(config, strategy)},
+        "largest_delayed_lr": delayed / known.L if delayed is not None and known and known.L > 0 else None,
+        "cost": cost.per_step(Parts(config, strategy)) | {"seconds": cost.seconds(Parts(config, strategy))},
         "notes": [*dict.fromkeys((*notes, *told)), *filter(None, (setting.few, setting.slow))],
     }
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from yaml import YAMLError
 
 from coopsgd.errors import ConfigError, DamagedFile
+from coopsgd.predict import cost
 from coopsgd.predict.constants import constants
 from coopsgd.predict.setting import Setting
 from coopsgd.registry import TRUST
@@ -24,7 +25,7 @@ from coopsgd.run.reader import Run, summary_of
 from coopsgd.run.schema import by_step
 from coopsgd.setup.build import make, make_strategy
 from coopsgd.setup.identity import identity
-from coopsgd.strategies.period import Rounds
+from coopsgd.setup.parts import Parts
 
 THEORY = {"consensus": "predicted", "gradient": "bound"}  # what is measured -> what it is held against
 SWEEP = "multirun.yaml"  # what Hydra writes beside the runs of a sweep
@@ -166,7 +167,7 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
     return {
         "folder": str(run.folder),
         "algo": run.config.algo["name"],
-        "tau": None if strategy.times_itself else run.config.tau,
+        "tau": None if cost.times_itself(Parts(run.config, strategy)) else run.config.tau,
         "workers": run.config.workers,
         "seed": run.config.seed,
         "last": lines[-1]["step"],
@@ -224,12 +225,12 @@ def _predicted(setting: Setting, sigma2: float, steps: list[int], why: list[str]
     if not setting.steady or not period.foreseen:
         why.append("the run did not log theory/consensus, and its rate or its period cannot be told without running")
         return {}
-    rounds, found = Rounds(period, setting.strategy, setting.m), {0: 0.0}
+    from coopsgd.predict.rehearsal import following, stage
+
+    found = {0: 0.0}
+    loop = stage(Parts(setting.config, setting.strategy), observer=following(forecast))
     for k in range(max(steps, default=0)):
-        rounds.begin(k, setting.lr)
-        active = rounds.active
-        forecast.step(setting.lr, active, rounds.r, rounds.due)
-        rounds.end(active)
+        loop.advance()
         found[k + 1] = sigma2 * forecast.consensus
     return found
 

@@ -12,47 +12,44 @@ from rich.table import Table
 
 from coopsgd.fleet import plan as plans
 from coopsgd.host.sizes import human_bytes
+from coopsgd.loop.rounds import ends
 from coopsgd.mixing import spectra
 from coopsgd.predict import cost
 from coopsgd.run import pictures
 from coopsgd.run.console import number
-from coopsgd.setup.build import make
-from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy
-from coopsgd.strategies.period import ends
+from coopsgd.setup.parts import Parts
 
 ROUNDS = 3, 12  # communications whose schedule is shown: at least, and at most when it takes as many to repeat
 WIDEST = 12  # rows of a matrix that fit a terminal
 
 
-def facts(config: Config, strategy: Strategy, notes: tuple[str, ...]) -> dict[str, Any]:
+def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
     """Everything `show` prints, under one key each. Costs are in vectors of one model, as the ledger charges them."""
-    m, v, processes = config.workers, strategy.num_aux, int(config.processes)
-    factors = strategy.factors(m, 0)
-    task = make(config, "task")
-    width = cost.width(config, strategy)
-    layout = strategy.layout(m, processes)
+    config, strategy, schedule, task = parts.config, parts.strategy, parts.strategy.schedule, parts.task
+    m, processes = config.workers, int(config.processes)
+    v, cycle, law = (schedule.num_aux, schedule.cycle(m), schedule.expectation(m)) if schedule else (0, 1, None)
+    layout = plans.layout_of(schedule, m, processes)
+    factors = schedule.factors(m, 0) if schedule and strategy.send is not None else ()
     result: dict[str, Any] = {
-        **cost.identity(config, strategy),
+        **cost.identity(parts),
         "parameters": task.dimension(config),
         "statistics": task.statistics(config),
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
-        "zeta": strategy.zeta(m),
-        "zeta_error": None if (law := strategy.expectation(m)) is None else law.zeta_error,
+        "zeta": schedule.zeta(m) if schedule else None,
+        "zeta_error": None if law is None else law.zeta_error,
         "factors": [_matrix(W, layout, m) for W in factors],
-        "cycle": strategy.cycle(m),
+        "cycle": cycle,
         "schedule": [
-            {"round": r, "after_step": after, **cost.of_round(config, strategy, r, width)}
-            for r, after in enumerate(_ends(config, strategy))
+            {"round": r, "after_step": after, **cost.of_round(parts, r)} for r, after in enumerate(_ends(parts, cycle))
         ],
         "data": task.about(config),
         "partition": task.spread(config),
-        "cluster": None if config.cluster is None else config.cluster | {"about": make(config, "cluster").describe()},
+        "cluster": None if config.cluster is None else config.cluster | {"about": parts.cluster.describe()},
         "notes": list(notes),
     }
-    if strategy.averages:
+    if strategy.send is None:
         many = f"all-reduce of the average over {processes} processes: {2 * (processes - 1)} vectors"
-        result["plan"] = [many if processes > 1 else "one process holds every row, nothing is sent"] * strategy.averages
+        result["plan"] = [many if processes > 1 else "one process holds every row, nothing is sent"]
     return result
 
 
@@ -72,11 +69,10 @@ def _matrix(W: np.ndarray, layout: plans.Layout, m: int) -> dict[str, Any]:
     }
 
 
-def _ends(config: Config, strategy: Strategy) -> list[int | None]:
+def _ends(parts: Parts, cycle: int | None) -> list[int | None]:
     """After which step each of the first rounds communicates; None where only the run can tell."""
-    period = make(config, "period")
-    many = min(max(ROUNDS[0], strategy.cycle(config.workers) or 0), ROUNDS[1])
-    return list(islice(ends(period, strategy, config.workers), many)) if period.foreseen else [None] * many
+    many, period = min(max(ROUNDS[0], cycle or 0), ROUNDS[1]), parts.period
+    return list(islice(ends(period, parts.strategy.schedule, parts.config.workers), many)) if period.foreseen else [None] * many
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:

@@ -160,6 +160,8 @@ class Fleet(ABC):
     def _averaging(self, *xs: Rows, later: bool = False) -> Pending:
         self._begins("mean", *xs)
         carried, more = self._boarded(later)
+        if self.ledger.paused and more:  # nobody counts messages: each has the bits that it has alone
+            return self._apart(carried, self._averaging(*xs), [self._averaging(x) for x in more])
         every = (*xs, *more)
         wire = plans.average_price(self.layout.processes)
         parts = self.clock.average() if self.clock else None
@@ -177,6 +179,8 @@ class Fleet(ABC):
         if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < self.m + self.v:
             raise ValueError(f"fleet.pick: there are rows 0 to {self.m + self.v - 1}, got {i!r}")
         carried, more = self._boarded(later)
+        if self.ledger.paused and more:
+            return self._apart(carried, self._picking(x, i), [self._picking(y, i) for y in more])
         every = (x, *more)
         n = self.m + self.v
         wire = plans.pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes)
@@ -190,6 +194,14 @@ class Fleet(ABC):
             return first
 
         return self._pending(ends, self._pick(x if not more else torch.cat(every, dim=1), i), over)
+
+    def _apart(self, carried: Carried, first: Pending, more: list[Pending]) -> Pending:
+        def wait() -> Any:
+            found = first.wait()
+            carried.made = tuple(one.wait() for one in more)
+            return found
+
+        return Pending(wait)
 
     def _begins(self, verb: str, *xs: Rows) -> None:
         """Rows are what a verb takes."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -249,6 +250,15 @@ def choose_layout(
         if len(seen) > DISTINCT or lower(W, replicated, simple).vectors > lower(W, owned, simple).vectors:
             return owned
     return replicated
+
+
+def layout_of(schedule: Any, m: int, processes: int) -> Layout:
+    """Which rows each process holds: auxiliary ones as suits every communication of a schedule, a Mixing or None."""
+    if schedule is None:
+        return Layout(m, 0, processes)
+    cycle = schedule.cycle(m)
+    factors = None if cycle is None else (W for r in range(cycle) for W in schedule.factors(m, r))
+    return choose_layout(factors, m, schedule.num_aux, processes, schedule.served)
 
 
 @dataclass(frozen=True)

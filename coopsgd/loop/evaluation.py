@@ -183,8 +183,8 @@ class Evaluator(Observer):
             return gone or float(loop.fleet.total(lost)) > 0
         if apart is not None and self.communications.phase == 0 and is_external(loop.strategy):
             raise ExternalError(
-                f"{type(loop.strategy).__name__}.receive: the communication after step {line['step']} left numbers that are not "
-                "finite in models that were finite before it"
+                f"{type(loop.strategy).__name__}.receive: the communication after step {line['step']} left numbers that are "
+                "not finite in models that were finite before it"
             )
         return True
 

@@ -1,4 +1,4 @@
-"""The inner optimiser at work: torch.optim on stacked worker rows. An elementwise optimiser of an (r, d) tensor is r of them."""
+"""The inner optimiser at work: torch.optim on stacked worker rows, of which an elementwise one is r optimisers."""
 
 from __future__ import annotations
 

@@ -112,6 +112,14 @@ class Loop:
         st.k += 1
         self.observer.stepped(self, t, loss, active, due)
 
+    def communicate(self, round: int) -> None:
+        """Communication `round` alone, as of models in which nobody has taken a step: for what it costs."""
+        t = Tick(0, round, self.state.inner.lr)
+        if self.strategy.send is None:
+            self._direction(t, self.state.x)
+        else:
+            self._communicate(t, 0)
+
     @property
     def _late(self) -> int:
         """How many local steps of this round its communication does not mix."""
@@ -160,7 +168,7 @@ class Loop:
             if self._mixes and self.strategy.schedule is not None:
                 y: Any = fleet.mix(self.strategy.schedule.at(fleet.m, t.round), st.x)
             else:
-                heard = waited(self.strategy.send(fleet, t, st.x, st.s))  # type: ignore[misc]
+                heard = waited(self.strategy.send(fleet, t, st.x, st.s))
         if not self._mixes:
             y, st.s = self.strategy.receive(fleet, t, st.x, heard, st.s)
         if y is not st.x:
@@ -175,7 +183,7 @@ class Loop:
         st, fleet = self.state, self.fleet
         self.observer.sends(self, t.k + st.rounds.left)
         with fleet.carrying(*self._companions(t)) as carried:
-            pending = self.strategy.send(fleet, t, st.x, st.s)  # type: ignore[misc]
+            pending = self.strategy.send(fleet, t, st.x, st.s)
         if self._buffers == "reset":
             st.inner.reset()
         return Flight(pending, st.x.clone(), carried)
@@ -207,6 +215,6 @@ class Loop:
             st.inner.put(mixed)
 
 
-def waited(pending: Pending | Sequence[Pending]) -> Any:
+def waited(pending: Pending | tuple[Pending, ...]) -> Any:
     """The answer of a verb that was started, or of several, in order."""
-    return tuple(one.wait() for one in pending) if isinstance(pending, tuple | list) else pending.wait()
+    return tuple(one.wait() for one in pending) if isinstance(pending, tuple) else pending.wait()

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.fleet import plan as plans
-from coopsgd.setup.build import make
-from coopsgd.setup.schema import SIZES, Config
-from coopsgd.strategies.base import Strategy
-from coopsgd.strategies.period import ends
+from coopsgd.loop.rounds import ends
+from coopsgd.setup.parts import Parts
+from coopsgd.setup.schema import SIZES
 
 REHEARSED = 1000  # steps whose mean stands for a step of a longer run, if all its rounds are alike: whole cycles of them
 LONGEST = 20_000  # steps that are rehearsed at most
@@ -19,95 +17,91 @@ STRETCH = 256  # communications whose mean stands for a schedule that never repe
 COSTS = ("messages", "vectors", "bytes_per_worker_mean", "bytes_per_worker_max")
 
 
-def identity(config: Config, strategy: Strategy) -> dict[str, Any]:
+def identity(parts: Parts) -> dict[str, Any]:
     """Which (tau, W, v) it is."""
+    config, strategy, schedule = parts.config, parts.strategy, parts.strategy.schedule
     return {
         "algo": config.algo["name"],
-        "tau": None if strategy.times_itself else config.tau,
+        "tau": None if times_itself(parts) else config.tau,
         "period": (config.period or {}).get("name", "constant"),
-        "order": getattr(strategy, "order", None),
+        "order": config.order,
+        "delay": config.delay,
         "workers": config.workers,
-        "aux": strategy.num_aux,
+        "aux": schedule.num_aux if schedule else 0,
         "processes": int(config.processes),
         "about": (type(strategy).__doc__ or "").strip().split("\n")[0],
     }
 
 
-def width(config: Config, strategy: Strategy) -> int:
-    """Bytes that a message of one vector carries: a model, and what is mixed with it, optimiser buffers and statistics."""
-    task = make(config, "task")
-    bytes_ = task.dimension(config) * SIZES[config.dtype]
-    if getattr(strategy, "buffers", None) == "average":
-        bytes_ *= 1 + len(make(config, "optim").buffers)
-    if config.norm_stats == "average":
-        bytes_ += task.statistics(config) * SIZES[config.dtype]
-    return bytes_
+def of_round(parts: Parts, r: int) -> dict[str, Any]:
+    """Messages, vectors and bytes a worker of communication r, as the ledger charges them."""
+    return _of_rounds(parts, range(r, r + 1))
 
 
-def of_round(config: Config, strategy: Strategy, r: int, width: int) -> dict[str, Any]:
-    """Messages, vectors and bytes a worker of communication r, as the ledger charges them; None when its code alone knows."""
-    return _of_rounds(config, strategy, range(r, r + 1), width)
-
-
-def _of_rounds(config: Config, strategy: Strategy, rounds: range, width: int) -> dict[str, Any]:
+def _of_rounds(parts: Parts, rounds: range) -> dict[str, Any]:
     """The mean of several communications; bytes_per_worker_max is of the worker that sends most in all of them together."""
-    m, messages = config.workers, 0
-    sent = np.zeros(m + strategy.num_aux)
+    from coopsgd.predict.rehearsal import stage
+
+    loop, m = stage(parts), parts.config.workers
     for r in rounds:
-        prices = [plans.price(W, m, strategy.served) for W in strategy.factors(m, r)]
-        prices += [plans.average_price(m)] * (strategy.averages or 0)
-        if not prices:
-            return dict.fromkeys(COSTS)
-        for price in prices:
-            messages += price.messages
-            sent[: len(price.sent)] += price.sent
-    sent /= len(rounds)
+        loop.communicate(r)
+    ledger, many = loop.state.ledger, len(rounds)
+    width = parts.task.dimension(parts.config) * SIZES[parts.config.dtype]
     return {
-        "messages": messages if len(rounds) == 1 else messages / len(rounds),
-        "vectors": float(np.sum(sent)),
-        "bytes_per_worker_mean": float(np.mean(sent[:m])) * width,
-        "bytes_per_worker_max": float(np.max(sent[:m])) * width,
+        "messages": ledger.messages if many == 1 else ledger.messages / many,
+        "vectors": float(ledger.sent.sum()) / width / many,
+        "bytes_per_worker_mean": float(np.mean(ledger.sent[:m])) / many,
+        "bytes_per_worker_max": float(np.max(ledger.sent[:m])) / many,
     }
 
 
-def per_step(config: Config, strategy: Strategy) -> dict[str, float | None]:
+def per_step(parts: Parts) -> dict[str, float | None]:
     """The same a step, from the mean over a cycle, or over a stretch of a schedule by lot; None when only the run can tell."""
-    often = _communications(config, strategy)
+    often = _communications(parts)
     if often is None:
         return dict.fromkeys(COSTS)
-    rounds = range(strategy.cycle(config.workers) or STRETCH)
-    found = _of_rounds(config, strategy, rounds, width(config, strategy))
+    schedule = parts.strategy.schedule
+    found = _of_rounds(parts, range((1 if schedule is None else schedule.cycle(parts.config.workers)) or STRETCH))
     return {key: None if value is None else value * often for key, value in found.items()}
 
 
-def _communications(config: Config, strategy: Strategy) -> float | None:
+def times_itself(parts: Parts) -> bool:
+    """Does its schedule say how long a round is, whatever tau is?"""
+    return parts.strategy.schedule is not None and parts.strategy.schedule.times_itself
+
+
+def _communications(parts: Parts) -> float | None:
     """How many a step: 1 / tau, or where it moves as many as the planned steps have; None where only the run can tell."""
-    period, steps = make(config, "period"), config.steps or 0
-    if _even(config, strategy):
+    config, steps = parts.config, parts.config.steps or 0
+    if _even(parts):
         return 1 / config.tau
-    if not period.foreseen or not steps:
+    if not parts.period.foreseen or not steps:
         return None
-    return sum(1 for _ in takewhile(lambda k: k <= steps, ends(period, strategy, config.workers))) / steps
+    found = ends(parts.period, parts.strategy.schedule, config.workers)
+    return sum(1 for _ in takewhile(lambda k: k <= steps, found)) / steps
 
 
-def _even(config: Config, strategy: Strategy) -> bool:
+def _even(parts: Parts) -> bool:
     """Has every round as many steps, tau?"""
-    name = (config.period or {}).get("name", "constant")
-    return name == "constant" and not isinstance(config.tau, list) and not strategy.times_itself
+    config = parts.config
+    return (config.period or {}).get("name", "constant") == "constant" and not (
+        isinstance(config.tau, list) or times_itself(parts)
+    )
 
 
-def seconds(config: Config, strategy: Strategy) -> float | None:
+def seconds(parts: Parts) -> float | None:
     """Of a step on the configured cluster; None without one, or when only the run can tell: the period goes by the loss, or
     what would have to be rehearsed is too long.
     """
-    steps = config.steps or 0
-    if config.cluster is None or not steps or make(config, "period").WATCHES:
+    config, steps = parts.config, parts.config.steps or 0
+    if config.cluster is None or not steps or parts.period.WATCHES:
         return None
-    from coopsgd.predict.clock import rehearse
+    from coopsgd.predict.rehearsal import rehearse
 
-    if _even(config, strategy):
-        cycle = config.tau * (strategy.cycle(config.workers) or 1)
+    if _even(parts):
+        schedule = parts.strategy.schedule
+        cycle = config.tau * ((schedule.cycle(config.workers) if schedule else 1) or 1)
         steps = min(steps, max(1, REHEARSED // cycle) * cycle)
     if steps > LONGEST:
         return None
-    return float(rehearse(config, strategy, steps)[-1]) / steps
+    return float(rehearse(parts, steps)[-1]) / steps

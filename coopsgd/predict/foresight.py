@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 
-from coopsgd.setup.build import make
-from coopsgd.setup.schema import Config
+from coopsgd.loop.rounds import ends
+from coopsgd.setup.parts import Parts
 from coopsgd.strategies.base import Strategy
-from coopsgd.strategies.period import ends
 
 FOLLOWED = 5000  # rounds that are counted one by one; who has more tells what is left when it is over
 
@@ -32,12 +32,13 @@ class _Rounds:
         return self.ends[-1] if self.ends else 0
 
 
-def notes(config: Config, strategy: Strategy, given: Sequence[str] = ()) -> list[str]:
+def notes(parts: Parts, given: Sequence[str] = ()) -> list[str]:
     """A line for each thing beyond the end of a run of config.steps. given: keys the user wrote; a default is no news."""
+    config = parts.config
     if not config.steps:
         return []
-    rounds = _followed(config, strategy)
-    found = [*_about_communications(config, strategy, rounds), *_about_period(config, rounds), *_about_rates(config)]
+    rounds = _followed(parts)
+    found = [*_about_communications(parts, rounds), *_about_period(parts, rounds), *_about_rates(parts)]
     for name, what in (("eval_every", "evaluated"), ("log_every", "logged")):
         if name in given and getattr(config, name) > config.steps:
             found.append(
@@ -46,21 +47,22 @@ def notes(config: Config, strategy: Strategy, given: Sequence[str] = ()) -> list
     return found
 
 
-def hindsight(config: Config, strategy: Strategy, rounds: int, missed: int, lags: bool) -> list[str]:
+def hindsight(parts: Parts, rounds: int, missed: int, lags: bool) -> list[str]:
     """What only the run could tell, after so many rounds: the local steps since the last are missed where the answer lags."""
-    if not config.steps or not missed or not _talks(config, strategy):
+    config = parts.config
+    if not config.steps or not missed or not _talks(parts):
         return []
-    known = _followed(config, strategy) is not None
+    known = _followed(parts) is not None
     if not rounds:
-        return [] if known else [_never(config, lags)]
-    return [_misses(config.steps, config.steps - missed)] if lags and not (known and strategy.answer_lags) else []
+        return [] if known else [_never(parts, lags)]
+    return [_misses(config.steps, config.steps - missed)] if lags and not (known and answer_lags(parts)) else []
 
 
-def _followed(config: Config, strategy: Strategy) -> _Rounds | None:
+def _followed(parts: Parts) -> _Rounds | None:
     """None where they cannot be told, or are too many."""
-    period, found = make(config, "period"), list[int]()
-    most = config.steps - strategy.mixes_first  # what is due with the last step would come with the next
-    for end in ends(period, strategy, config.workers) if period.foreseen else ():
+    config, period, found = parts.config, parts.period, list[int]()
+    most = config.steps - (config.order == "cta")  # what is due with the last step would come with the next
+    for end in ends(period, parts.strategy.schedule, config.workers) if period.foreseen else ():
         if end > most:
             return _Rounds(found, end)
         found.append(end)
@@ -69,18 +71,48 @@ def _followed(config: Config, strategy: Strategy) -> _Rounds | None:
     return None
 
 
-def _talks(config: Config, strategy: Strategy) -> bool:
+def _talks(parts: Parts) -> bool:
     """Is there anybody to talk to, and anything to say?"""
-    m = config.workers
-    if m + strategy.num_aux == 1:
+    m, schedule = parts.config.workers, parts.strategy.schedule
+    if schedule is None:
+        return m > 1
+    if m + schedule.num_aux == 1:
         return False
-    factors = strategy.factors(m, 0)
-    return not factors or strategy.cycle(m) != 1 or any(not np.array_equal(W, np.eye(len(W))) for W in factors)
+    return schedule.cycle(m) != 1 or any(not np.array_equal(W, np.eye(len(W))) for W in schedule.factors(m, 0))
 
 
-def _never(config: Config, lags: bool, more: str = "") -> str:
+def answer_lags(parts: Parts) -> bool:
+    """Is the answer without the local steps since the latest communication, as far as it can be told without a run?
+
+    Its strategy is asked for it on a fleet that notes which rows the answer is made of: auxiliary ones alone?
+    """
+    strategy, m = parts.strategy, parts.config.workers
+    if type(strategy).answer is Strategy.answer:
+        return False
+    asked = _Asked(m)
+    try:
+        strategy.answer(cast(Any, asked), cast(Any, None), ())
+    except Exception:  # it does more than ask for rows: the run will tell
+        return False
+    return bool(asked.rows) and min(asked.rows) >= m
+
+
+class _Asked:
+    """A fleet that has nothing, and remembers which rows it was asked for."""
+
+    def __init__(self, m: int) -> None:
+        self.m, self.rows = m, list[int]()
+
+    def mean(self, *_: Any) -> None:
+        self.rows.append(0)
+
+    def pick(self, _: Any, i: int) -> None:
+        self.rows.append(i)
+
+
+def _never(parts: Parts, lags: bool, more: str = "") -> str:
     means = "the answer stays the model that all began with" if lags else "every worker trains alone"
-    return f"steps={config.steps}: the run ends inside its first round{more}; nothing is communicated, and {means}"
+    return f"steps={parts.config.steps}: the run ends inside its first round{more}; nothing is communicated, and {means}"
 
 
 def _misses(steps: int, last: int) -> str:
@@ -90,15 +122,17 @@ def _misses(steps: int, last: int) -> str:
     )
 
 
-def _about_communications(config: Config, strategy: Strategy, rounds: _Rounds | None) -> Iterator[str]:
-    if rounds is None or not _talks(config, strategy):
+def _about_communications(parts: Parts, rounds: _Rounds | None) -> Iterator[str]:
+    config, schedule = parts.config, parts.strategy.schedule
+    if rounds is None or not _talks(parts):
         return
+    lags = answer_lags(parts)
     if not rounds.ends:
-        yield _never(config, strategy.answer_lags, f", whose communication would follow step {rounds.beyond}")
+        yield _never(parts, lags, f", whose communication would follow step {rounds.beyond}")
         return
-    if strategy.answer_lags and rounds.last < config.steps:
+    if lags and rounds.last < config.steps:
         yield _misses(config.steps, rounds.last)
-    cycle, come = strategy.cycle(config.workers), len(rounds.ends)
+    cycle, come = schedule.cycle(config.workers) if schedule else 1, len(rounds.ends)
     if cycle is not None and come < cycle:
         key = next((f"algo.{name}={config.algo[name]}: " for name in ("tau_2", "every") if name in config.algo), "")
         yield (
@@ -107,8 +141,8 @@ def _about_communications(config: Config, strategy: Strategy, rounds: _Rounds | 
         )
 
 
-def _about_period(config: Config, rounds: _Rounds | None) -> Iterator[str]:
-    period, steps = make(config, "period"), config.steps
+def _about_period(parts: Parts, rounds: _Rounds | None) -> Iterator[str]:
+    config, period, steps = parts.config, parts.period, parts.config.steps
     if isinstance(config.tau, list) and rounds is not None:
         begun = [0, *rounds.ends]
         for (start, tau), (until, _) in pairwise([*config.tau, (steps, None)]):
@@ -118,7 +152,7 @@ def _about_period(config: Config, rounds: _Rounds | None) -> Iterator[str]:
                 yield f"tau: from step {start} on it is {tau}, but no round begins there, so it is passed over"
     switch, interval = getattr(period, "switch", None), getattr(period, "interval", None)
     if switch == "auto":
-        drop = _drops(config)
+        drop = _drops(parts)
         if drop is not None and not any(k < steps for k in drop):
             yield f"period.switch=auto: waits for the rate to drop, which it does not in a run of {steps} steps; tau stays 1"
     elif isinstance(switch, int) and switch >= steps:
@@ -127,15 +161,15 @@ def _about_period(config: Config, rounds: _Rounds | None) -> Iterator[str]:
         yield f"period.interval={interval}: the first decision lies beyond the run of {steps} steps; tau stays {config.tau}"
 
 
-def _drops(config: Config) -> list[int] | None:
+def _drops(parts: Parts) -> list[int] | None:
     """The steps at which the rate drops, as far as its schedule tells; None when it does not."""
-    schedule = make(config, "schedule")
-    return schedule.drops(config.steps) if hasattr(schedule, "drops") else None  # a user's class need not say
+    schedule = parts.schedule
+    return schedule.drops(parts.config.steps) if hasattr(schedule, "drops") else None  # a user's class need not say
 
 
-def _about_rates(config: Config) -> Iterator[str]:
-    steps, name = config.steps, (config.schedule or {}).get("name")
-    late = [k for k in _drops(config) or () if k >= steps]
+def _about_rates(parts: Parts) -> Iterator[str]:
+    steps, name = parts.config.steps, (parts.config.schedule or {}).get("name")
+    late = [k for k in _drops(parts) or () if k >= steps]
     if late:
         which = f"schedule.milestones={late}" if name == "multistep" else f"schedule={name}: a drop after step {late[0]}"
         verb = "lie" if name == "multistep" and len(late) > 1 else "lies"

@@ -17,7 +17,7 @@ from coopsgd.setup.parts import Parts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from coopsgd.loop.loop import Loop
+    from coopsgd.loop.loop import Loop, Observer
 
 
 def clock_of(parts: Parts) -> Clock | None:
@@ -47,7 +47,23 @@ def rehearse(parts: Parts, steps: int) -> np.ndarray:
     return times
 
 
-def stage(parts: Parts, clock: Clock | None = None) -> Loop:
+def following(forecast: Any) -> Observer:
+    """Looks at a loop as the exact expectation of its consensus does."""
+    from coopsgd.loop.loop import Observer
+
+    class Follower(Observer):
+        """Hands on what it is told."""
+
+        def sends(self, loop: Loop, done: int) -> None:
+            forecast.sends()
+
+        def stepped(self, loop: Loop, t: Any, loss: Any, active: Any, due: bool) -> None:
+            forecast.step(t.lr, active, t.round, due)
+
+    return Follower()
+
+
+def stage(parts: Parts, clock: Clock | None = None, observer: Observer | None = None) -> Loop:
     """A loop on a fleet that carries nothing: verbs are charged and timed, nobody computes and nobody moves."""
     import torch
 
@@ -124,4 +140,4 @@ def stage(parts: Parts, clock: Clock | None = None) -> Loop:
 
     fleet = Stage(Layout(m, v, 1, served=schedule is not None and schedule.served))
     fleet.clock = clock
-    return Loop(parts, fleet, Idle(), inner=Outside)  # type: ignore[arg-type]
+    return Loop(parts, fleet, Idle(), inner=Outside, observer=observer)  # type: ignore[arg-type]

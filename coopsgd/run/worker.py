@@ -25,19 +25,22 @@ import torch
 import torch.distributed as dist
 
 from coopsgd.errors import ConfigError, RunFailed
-from coopsgd.fleet.plan import Layout
+from coopsgd.fleet.plan import Layout, layout_of
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.host import signals, stdio
 from coopsgd.host.child import die_with
-from coopsgd.loop.loop import Outcome, train
+from coopsgd.loop.evaluation import Outcome, train
 from coopsgd.predict import foresight
+from coopsgd.predict.monitor import Monitor
+from coopsgd.predict.rehearsal import clock_of
 from coopsgd.registry import guarded
 from coopsgd.run import checkpoint, pictures
 from coopsgd.run.board import Board, Phase
 from coopsgd.run.console import Live
 from coopsgd.run.metrics import Files
 from coopsgd.setup import build, external, schema
+from coopsgd.setup.parts import Parts
 from coopsgd.strategies.base import Strategy
 
 PATIENCE = 30.0  # seconds to wait for room on a full disk at the end
@@ -101,15 +104,16 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
     """
     settings = schema.load(folder / "config.yaml", trust)
     strategy, _ = build.make_strategy(settings)
-    layout = strategy.layout(settings.workers, settings.processes)
+    parts, layout = Parts(settings, strategy), layout_of(strategy.schedule, settings.workers, settings.processes)
     with joined(settings, layout, rank, store) as (fleet, device):
         problem = build.make(settings, "task").build(settings, fleet.workers, device)
         report = Report(folder, settings, console) if rank == 0 else Silent()
         try:
             for note in getattr(problem, "notes", ()):
                 report.note(note)
-            outcome = train(settings, fleet, problem, strategy, report)
-            late = foresight.hindsight(settings, strategy, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
+            fleet.clock = clock_of(parts)
+            outcome = train(parts, fleet, problem, report, Monitor.of(settings, strategy, fleet, problem))
+            late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
             for note in late:
                 report.note(note)
             with saving() as came:
@@ -119,7 +123,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
                 save = checkpoint.resolve(settings.save, layout.n, columns, outcome.x.element_size())
                 rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
                 more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
-                more["notes"] = [*getattr(problem, "notes", ()), *foresight.notes(settings, strategy), *late]
+                more["notes"] = [*getattr(problem, "notes", ()), *foresight.notes(parts), *late]
                 if isinstance(report, Report):
                     _leave(folder, settings, save, outcome, rows, fleet, strategy, more, report, came)
                     if _slot is not None:
@@ -270,7 +274,7 @@ def _summary(
     more: dict[str, Any],
 ) -> dict[str, Any]:
     """What summary.json holds."""
-    last = outcome.last
+    last, schedule = outcome.last, strategy.schedule
     return {
         "status": outcome.status,
         "steps": outcome.steps,
@@ -279,9 +283,9 @@ def _summary(
         "aux": fleet.v,
         "processes": settings.processes,
         "algo": settings.algo["name"],
-        "tau": None if strategy.times_itself else settings.tau,
+        "tau": None if schedule and schedule.times_itself else settings.tau,
         "period": (settings.period or {}).get("name", "constant"),
-        "zeta": strategy.zeta(fleet.m),
+        "zeta": schedule.zeta(fleet.m) if schedule else None,
         "ledger": {**fleet.ledger.summary(), "comm_s": last["comm_s"]},
         "eval": {key: value for key, value in last.items() if key.startswith("eval/")},
         "consensus": last["consensus"],

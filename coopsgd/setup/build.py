@@ -77,10 +77,13 @@ def make(config: Config, name: str) -> Any:
     return external.guard(KINDS[name], _construct(name, cls, node | {key: FILLED[key](config) for key in filled}))
 
 
+RESERVED = ("name", "strategy", "mixing", "tau", "order", "delay", "buffers")  # of an algo's yaml, no fields of its classes
+
+
 @_on_guard
 def make_strategy(config: Config) -> tuple[Strategy, set[str]]:
     """The strategy with its mixing, and the names of top-level keys it was given."""
-    node = {k: v for k, v in config.algo.items() if k not in ("name", "strategy", "mixing", "tau")}
+    node = {k: v for k, v in config.algo.items() if k not in RESERVED}
     cls = class_of("strategy", "algo.strategy", config.algo.get("strategy"))
     parts = [("strategy", cls)]
     if any(f.name == "mixing" for f in fields(cls)):

@@ -22,8 +22,9 @@ from coopsgd.loop import norm_stats
 from coopsgd.optim import SQUARES
 from coopsgd.predict import foresight
 from coopsgd.registry import did_you_mean, guarded
-from coopsgd.setup import values
+from coopsgd.setup import timing, values
 from coopsgd.setup.build import blamed, class_of, make, make_strategy
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import DTYPES, ENGINES, GROUPS, SAVES, SIZES, STEPS, WHOLE, Config, found_beside, whole
 from coopsgd.strategies.base import Strategy
 
@@ -115,13 +116,17 @@ def _check(
     _check_scalars(config)
     task = make(config, "task")
     _settle_tau(config)
+    timing.settle(config)
     strategy, filled = make_strategy(config)
     given = [word.split("=", 1)[0].lstrip("+~").split("@")[0] for word in overrides if "=" in word]
     notes = tuple(_drop_unused(config, strategy, filled, task, given))
     with blamed(""):
         make(config, "period").check(config)
-        strategy.check(config.workers)
-        config.algo |= strategy.settled(config.workers)
+        if (schedule := strategy.schedule) is not None:
+            schedule.refuse_size(config.workers)
+            schedule.check(config.workers)
+            config.algo |= schedule.settled(config.workers)
+        timing.check(config, strategy, make(config, "period"))
         # data or models that cannot be read or do not fit are refused whoever asks: what comes next relies on them
         with _noted(refused, TooFewSamples) if look else contextlib.nullcontext():
             task.check(config)
@@ -140,15 +145,15 @@ def _check(
     _check_memory(config, strategy, task)
     if refused:  # what lies ahead of a run that would not begin is nobody's question
         return Checked(config, strategy, (*refused, *notes))
-    return Checked(config, strategy, (*notes, *foresight.notes(config, strategy, given)))
+    return Checked(config, strategy, (*notes, *foresight.notes(Parts(config, strategy), given)))
 
 
 def _settle_tau(config: Config) -> None:
     """tau=auto is what the algo's yaml says; algo.tau is only that."""
     default = config.algo.pop("tau", 10)
     cls = class_of("strategy", "algo.strategy", config.algo.get("strategy"))
-    if cls.fixed_tau is not None:
-        config.tau = cls.fixed_tau
+    if cls.send is None:
+        config.tau = 1
     elif config.tau == "auto":
         config.tau = default
 
@@ -157,10 +162,9 @@ def _drop_unused(config: Config, strategy: Strategy, filled: set[str], task: Any
     """Empty the groups that this run has no use for; a line for each key given in vain."""
     algo = config.algo["name"]
     why: dict[str, str] = {}
-    if strategy.fixed_tau is not None:
-        every = "step" if strategy.fixed_tau == 1 else f"{strategy.fixed_tau} steps"
-        why |= dict.fromkeys(("tau", "algo.tau", "period"), f"{algo} communicates every {every} by itself")
-    elif strategy.times_itself:
+    if strategy.send is None:
+        why |= dict.fromkeys(("tau", "algo.tau", "period"), f"{algo} communicates every step by itself")
+    elif strategy.schedule is not None and strategy.schedule.times_itself:
         why |= dict.fromkeys(("tau", "algo.tau", "period"), f"{algo} decides by itself how long a round is")
         config.tau = 1
     if "topology" not in filled:
@@ -263,25 +267,39 @@ def _check_memory(config: Config, strategy: Strategy, task: Any) -> None:
         needed = sizes.PROCESS * config.processes
         sizes.refuse("processes", needed, f"{config.processes} processes", "lower it; one process can hold many workers")
     m, d, b = config.workers, task.dimension(config), task.statistics(config)
+    v = strategy.schedule.num_aux if strategy.schedule else 0
     each = (2 + len(make(config, "optim").buffers)) * d + b  # model, gradient, what the optimiser keeps; statistics
     size = SIZES[config.dtype]
     numbers = [f"model.{k}" for k, v in (config.model or {}).items() if isinstance(v, int | list) and not isinstance(v, bool)]
     where = ", ".join(numbers) or ("model" if config.model else "task")
     sizes.refuse(where, size * each, f"a model of {d} numbers and its gradient", "choose a smaller one")
     what = f"{m} workers' models of {d} numbers and their gradients"
-    sizes.refuse("workers", size * (m * each + strategy.num_aux * d), what, "lower workers or choose a smaller model")
+    sizes.refuse(
+        "workers",
+        size * (m * each + v * d),
+        what,
+        "lower workers or choose a smaller model",
+    )
 
 
 def refuse_mixed(config: Config, strategy: Strategy) -> None:
     """ValueError when what is mixed beside the models, running statistics and optimiser buffers, would not bear this W."""
-    norm_stats.check(config.norm_stats, strategy, config.workers, make(config, "task").statistics(config))
-    squares = any(name in SQUARES for name in make(config, "optim").buffers)
-    averaged = getattr(strategy, "buffers", None) == "average"
-    if squares and averaged and (weight := strategy.negative(config.workers)) is not None:
+    schedule, policy = strategy.schedule, config.norm_stats
+    if policy not in norm_stats.POLICIES:
+        raise ConfigError(f"norm_stats: must be one of {', '.join(norm_stats.POLICIES)}, got {policy!r}")
+    statistics = policy == "average" and make(config, "task").statistics(config) > 0
+    squares = config.buffers == "average" and any(name in SQUARES for name in make(config, "optim").buffers)
+    if schedule is None or not (statistics or squares) or (weight := schedule.negative(config.workers)) is None:
+        return
+    if statistics:
         raise ConfigError(
-            f"algo.buffers=average: {weight}, which can make the mean square that optim={config.optim['name']} keeps negative; "
-            "use algo.buffers=keep or reset, or weights that are not negative"
+            f"norm_stats=average: {weight}, which can make a running variance negative; use norm_stats=recalibrate, "
+            "norm_stats=local, or weights that are not negative"
         )
+    raise ConfigError(
+        f"buffers=average: {weight}, which can make the mean square that optim={config.optim['name']} keeps negative; "
+        "use buffers=keep or reset, or weights that are not negative"
+    )
 
 
 def _length(config: Config, task: Any) -> int:

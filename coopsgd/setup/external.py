@@ -183,12 +183,28 @@ def _like(place: _Place, new: Any, old: Any, rows: int, name: str) -> Any:
     return new
 
 
-def _stepped(place: _Place, found: Any, *args: Any, **kwargs: Any) -> Any:
-    x = kwargs["x"] if "x" in kwargs else args[-2]
+def _pair(place: _Place, found: Any, what: str) -> None:
     if not isinstance(found, tuple) or len(found) != 2:
         many = f"a tuple of {len(found)}" if isinstance(found, tuple) else told(found)
-        raise place.fail(many, "the pair (rows, state)")
-    _like(place, found[0], x, len(x), "Rows")
+        raise place.fail(many, f"the pair ({what}, state)")
+
+
+def _stepped(place: _Place, found: Any, fleet: Any, t: Any, x: Any, heard: Any, s: Any) -> Any:
+    _pair(place, found, "rows")
+    _like(place, found[0], x, 1 if _is_tensor(found[0]) and len(found[0]) == 1 else len(x), "Rows")
+    return found
+
+
+def _directed(place: _Place, found: Any, fleet: Any, t: Any, grad: Any, x: Any, s: Any) -> Any:
+    _pair(place, found, "direction")
+    _like(place, found[0], grad, 1 if _is_tensor(found[0]) and len(found[0]) == 1 else len(grad), "Rows")
+    return found
+
+
+def _sent(place: _Place, found: Any, *_: Any, **__: Any) -> Any:
+    for one in found if isinstance(found, tuple) else (found,):
+        if not hasattr(one, "wait"):
+            raise place.fail(told(one), "what fleet.later returns, or a tuple of those")
     return found
 
 
@@ -393,19 +409,8 @@ def _problem(place: _Place, found: Any, *_: Any) -> Any:
     return guard("problem", found)
 
 
-STRATEGY: dict[str, Callable[..., Any]] = {
-    "step": _stepped,
-    "before": _stepped,
-    "answer": _common,
-    "shipped": _common,
-    "work": _work,
-    "factors": _matrices,
-    "as_matrices": _matrices,
-    "cycle": _count(1, none=True),
-    "zeta": _real,
-}
 CHECKS: dict[str, dict[str, Callable[..., Any]]] = {
-    "strategy": STRATEGY,
+    "strategy": {"direction": _directed, "send": _sent, "receive": _stepped, "answer": _common},
     "mixing": {"matrices": _mixing, "work": _work, "cycle": _count(1, none=True), "zeta": _real},
     "period": {"next": _next, "at_most": _count(1, none=True)},
     "graph": {"adjacency": _adjacency},
@@ -417,14 +422,12 @@ CHECKS: dict[str, dict[str, Callable[..., Any]]] = {
     "cluster": {"step_times": _seconds},
 }
 PROPERTIES: dict[str, dict[str, Callable[..., Any]]] = {
-    "strategy": {"num_aux": _count(0), "plain": _flag, "patient": _flag, "mixes_first": _flag, "times_itself": _flag},
     "mixing": {"num_aux": _count(0), "times_itself": _flag},
     "period": {"foreseen": _flag, "largest": _count(1, none=True)},
     "partition": {"moves": _flag},
     "data": {"CLASSES": _count(1)},
 }
 NEEDED = {
-    "strategy": ("step",),
     "mixing": ("matrices",),
     "graph": ("adjacency",),
     "partition": ("deal",),

@@ -92,9 +92,6 @@ def _meant(config: Config, kind: str, cls: Any, found: dict[str, Any]) -> dict[s
             more["alpha"] = strategy.mixing.best_alpha(config.workers)  # type: ignore[attr-defined]
     if kind == "schedule" and not found.get("warmup", 1):
         more["warmup_from"] = None
-    optim = _class("optim", "optim", config.optim.get("name"), config)
-    if "buffers" in found and optim is not None and not build.make(config, "optim").buffers:
-        more["buffers"] = None  # there are none to treat in this way or that
     return more
 
 
@@ -104,11 +101,13 @@ def _of_the_seed(config: Config) -> set[str]:
     if isinstance(config, UntrustedConfig) and any(":" in str(name) for name in names):
         return set()
     strategy, _ = build.make_strategy(config)
-    kept = strategy.settled(config.workers)
+    schedule = strategy.schedule
+    kept = schedule.settled(config.workers) if schedule else {}
     if not kept:
         return set()
     anew, _ = build.make_strategy(replace(config, algo={**config.algo, **dict.fromkeys(kept, "auto")}))
-    return {key for key, value in anew.settled(config.workers).items() if _near(value, kept[key])}
+    again = anew.schedule.settled(config.workers) if anew.schedule else {}
+    return {key for key, value in again.items() if _near(value, kept[key])}
 
 
 def _near(a: Any, b: Any) -> bool:

@@ -25,6 +25,7 @@ STEPS = 1000  # of a run that names neither steps nor epochs
 
 WHOLE = (
     "tau",
+    "delay",
     "steps",
     "epochs",
     "processes",
@@ -70,6 +71,21 @@ class Config:
     cluster: Any = group("whose seconds to simulate (sim_s): a step's time, links; none unless it is named")
     tau: Any = key(
         "auto", "local steps between communications, or [[from step, tau], ...]; auto: what the algo's yaml says", identity=True
+    )
+    order: str = key(
+        "auto",
+        "atc mixes after the local steps, cta before the next gradient; auto: as the algo's yaml says, else atc",
+        identity=True,
+    )
+    delay: Any = key(
+        "auto",
+        "how many local steps old what is mixed is, or tau; auto: as the algo's yaml says, else 0",
+        identity=True,
+    )
+    buffers: str = key(
+        "auto",
+        "of the optimiser, at a communication: keep, average, reset; auto: as the algo's yaml says, else keep",
+        identity=True,
     )
     workers: int = key(4, "m, how many models are trained", identity=True)
     processes: Any = key("auto", "how many processes hold them; auto: one a worker while they fit the machine", identity=False)

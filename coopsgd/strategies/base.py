@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from coopsgd.mixing.base import Mixing
+
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Common, Fleet, Pending, Rows
-    from coopsgd.mixing.base import Mixing
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Strategy:
     A public method or attribute that is neither here nor a field of the dataclass is refused: a misspelt one would be silent.
     """
 
-    # What it mixes by. v, the matrices and their cycle, zeta, who works, cost and checks are read from here, whatever the class.
-    # None: no matrix tells what it does; every worker takes every step, there is no auxiliary model.
+    # What it mixes by: v, the matrices and their cycle, zeta, who works, and what is checked are read from here, whatever the
+    # class. None: no matrix tells what it does; every worker takes every step, there is no auxiliary model.
     schedule: Mixing | None = None
 
     def init(self, fleet: Fleet, x: Rows) -> Any:

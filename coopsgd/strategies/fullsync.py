@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from coopsgd.mixing.static import Average
 from coopsgd.registry import register
@@ -11,7 +11,6 @@ from coopsgd.strategies.base import Strategy, Tick
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Common, Fleet, Rows
-    from coopsgd.mixing.base import Mixing
 
 
 @register("fullsync")
@@ -23,8 +22,8 @@ class FullSync(Strategy):
     averages models and is the same only for optimisers linear in the gradient.
     """
 
-    schedule: ClassVar[Mixing | None] = Average()  # what happens to the models of plain SGD
-    send = None
+    schedule = Average()  # what happens to the models of plain SGD
+    send = None  # type: ignore[assignment]
 
     def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: Any) -> tuple[Common, Any]:
         return fleet.mean(grad), s

@@ -34,7 +34,7 @@ class Period:
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         if "next" in cls.__dict__:  # what could be foreseen of the parent's rule need not be of its own
-            for name in ("foreseen", "largest"):
+            for name in ("foreseen", "largest", "smallest"):
                 if name not in cls.__dict__:
                     setattr(cls, name, property(_UNFORESEEN[name]))
             if "at_most" not in cls.__dict__:
@@ -78,6 +78,11 @@ class Period:
         """The largest tau there will be, as far as it can be told without running; None: only the run can tell."""
         return max(tau for _, tau in self.tau) if isinstance(self.tau, list) else self.tau
 
+    @property
+    def smallest(self) -> int | None:
+        """The smallest tau that can be foreseen; None: only the run can tell."""
+        return min(tau for _, tau in self.tau) if isinstance(self.tau, list) else self.tau
+
     def at_most(self, s: Any, k: int) -> int | None:
         """The largest `next` may answer for step k, told before it begins; None: nobody can tell yet."""
         return self.next(s, k, math.nan, unknown, unknown)[0] if self.foreseen else None
@@ -93,7 +98,11 @@ class Period:
         return self.tau, s
 
 
-_UNFORESEEN: dict[str, Callable[[Any], Any]] = {"foreseen": lambda self: False, "largest": lambda self: None}
+_UNFORESEEN: dict[str, Callable[[Any], Any]] = {
+    "foreseen": lambda self: False,
+    "largest": lambda self: None,
+    "smallest": lambda self: None,
+}
 
 
 def _whole(name: str, value: Any, other: str = "") -> None:
@@ -137,6 +146,10 @@ class PostLocal(Rule):
     def largest(self) -> int | None:
         return self.tau
 
+    @property
+    def smallest(self) -> int | None:
+        return 1
+
     def at_most(self, s: Any, k: int) -> int | None:
         return self.tau if self.switch == "auto" or k >= self.switch else 1
 
@@ -165,6 +178,10 @@ class QSR(Rule):
         super().__post_init__()
         if not self.alpha >= 0 or not self.power > 0:
             raise ValueError(f"period.alpha must not be negative and period.power positive, got {self.alpha} and {self.power}")
+
+    @property
+    def smallest(self) -> int | None:
+        return self.tau
 
     def at_most(self, s: Any, k: int) -> int | None:
         return self.tau if k < self.warmup else None  # the rate of that step is not known before it
@@ -230,6 +247,10 @@ class AdaComm(Rule):
                 f"period.interval: {self.interval} is time on the clock of a cluster, and there is none; name one, as in "
                 "cluster=ethernet_1g, or give a number of steps"
             )
+
+    @property
+    def smallest(self) -> int | None:
+        return self.tau  # where it starts; only the run can tell how far it falls
 
     def at_most(self, s: Any, k: int) -> int | None:
         if k < self.warmup or s is None:

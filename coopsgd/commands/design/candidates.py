@@ -11,18 +11,18 @@ from omegaconf import OmegaConf
 
 from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean
-from coopsgd.setup import build, catalogue, checks
+from coopsgd.setup import build, catalogue, checks, timing
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 from coopsgd.strategies.base import Strategy
 
 TAUS = (1, 2, 4, 8, 16, 32, 64, 128)
+DELAYS: tuple[Any, ...] = (0, 1, "tau")  # 1 and tau are one where tau is
+DELAYED = ("average", "elastic", "gossip")  # mixings of which every delay is tried
 SPARSE = ("chain", "exponential", "grid", "hypercube", "random_regular", "ring", "star", "torus")
 # keys of an algo with the values tried for m workers, under MIXING.KEY where one mixing has its own; a topology that is not
 # in a list of names is not tried, and neither is a graph that cannot have m workers
 AXES: dict[str, Callable[[int], Sequence[Any]]] = {
-    "average.order": lambda m: ("atc", "overlap"),
-    "elastic.order": lambda m: ("atc", "overlap"),
-    "gossip.order": lambda m: ("atc", "overlap"),
     "gossip.weights": lambda m: ("metropolis", _best(m)),
     "weights": lambda m: (_best(m),),
     "topology": lambda m: SPARSE,
@@ -55,6 +55,11 @@ class Candidate:
     words: tuple[str, ...]
     config: Config
     strategy: Strategy
+
+    @property
+    def parts(self) -> Parts:
+        """What it is made of."""
+        return Parts(self.config, self.strategy)
 
     @property
     def label(self) -> str:
@@ -95,7 +100,8 @@ def candidates(base: Config, words: Sequence[str], config_dir: str | None = None
             if variant.strategy is not last:  # those of one strategy come together
                 last, identity = variant.strategy, _identity(variant.strategy, base.workers)
             if identity is not None:
-                found.setdefault((str(variant.config.tau), identity), variant)
+                config = variant.config
+                found.setdefault((str(config.tau), config.order, str(config.delay), identity), variant)
     if not found and refused:
         raise ConfigError(refused[0])
     return list(found.values())
@@ -115,7 +121,7 @@ def _variants(
 ) -> Iterator[Candidate]:
     """Every choice of the keys of one algo; all those of one strategy one after the other. Why others cannot be: `refused`."""
     m, keys = base.workers, _keys(algo)
-    algo = {key: value for key, value in algo.items() if key != "tau"}
+    algo = {key: value for key, value in algo.items() if key not in ("tau", *timing.DEFAULTS)}
     axes: dict[str, Sequence[Any]] = {}
     for key, (owner, _) in keys.items():
         tried = AXES.get(f"{owner}.{key}") or AXES.get(key)
@@ -136,31 +142,42 @@ def _variants(
             try:
                 if strategy is None or "tau" in keys:
                     strategy, _ = build.make_strategy(mine)
-                    strategy.check(m)
+                    if strategy.schedule is not None:
+                        strategy.schedule.refuse_size(m)
+                        strategy.schedule.check(m)
                     checks.refuse_mixed(mine, strategy)
             except ValueError as error:  # not for so many workers, most likely
                 refused.append(str(error))
                 break
-            if strategy.fixed_tau is not None:
-                mine.tau = strategy.fixed_tau
-            told = [f"tau={tau}"] if strategy.fixed_tau is None and "tau" not in fixed else []
-            yield Candidate((*said, *told, *differs), mine, strategy)
-            if strategy.fixed_tau is not None:
+            if strategy.send is None:
+                yield Candidate((*said, *differs), replace(mine, tau=1, **timing.DEFAULTS), strategy)
                 break
+            told = [f"tau={tau}"] if "tau" not in fixed else []
+            for delay in _delays(mine, fixed):
+                late = [f"delay={delay}"] if delay != base.delay else []
+                yield Candidate((*said, *told, *late, *differs), replace(mine, delay=delay), strategy)
+
+
+def _delays(config: Config, fixed: set[str]) -> Sequence[Any]:
+    """The delays that are tried with this algorithm and tau."""
+    if "delay" in fixed or config.order == "cta" or config.algo.get("mixing") not in DELAYED:
+        return (config.delay,)
+    return DELAYS[:2] if config.tau == 1 else DELAYS
 
 
 def _identity(strategy: Strategy, m: int) -> Any:
     """What makes two strategies the same; None for one that is not searched."""
-    if strategy.times_itself or strategy.work(m, 0, 1) is not None:
+    schedule = strategy.schedule
+    if schedule is None or schedule.times_itself or schedule.work(m, 0, 1) is not None:
         return None  # clients that sit rounds out: tau_eq knows nothing of them
-    zeta = strategy.zeta(m)
+    zeta = schedule.zeta(m)
     if zeta is None or not zeta < 1 - 1e-9:
         return None  # no matrix tells, or the workers never agree
-    if strategy.averages:
+    if strategy.send is None:
         return "averages gradients"
-    rounds = range(strategy.cycle(m) or DRAWN)
-    matrices = tuple(W.round(9).tobytes() for r in rounds for W in strategy.factors(m, r))
-    return strategy.mixes_first, getattr(strategy, "order", ""), strategy.served, matrices
+    rounds = range(schedule.cycle(m) or DRAWN)
+    matrices = tuple(W.round(9).tobytes() for r in rounds for W in schedule.factors(m, r))
+    return schedule.served, matrices
 
 
 def _keys(algo: dict[str, Any]) -> dict[str, tuple[str, Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 from coopsgd.errors import ConfigError
 from coopsgd.predict import theory
 from coopsgd.run.schema import evaluated
-from coopsgd.setup import schema
+from coopsgd.setup import schema, timing
 from coopsgd.setup.schema import Config
 
 TAUS = (1, 2, 4, 16, 64)
@@ -75,7 +75,7 @@ def pilot(base: Config, tau: int) -> Config:
     """Periodic averaging by tau on base's task, looked at often and seen by no clock."""
     every = max(1, math.ceil(base.steps / (LOOKS - 1)))
     algo = {"name": "pasgd", "strategy": "cooperative", "mixing": "average"}
-    plain = replace(base, algo=algo, tau=tau, period={"name": "constant"}, topology=None, cluster=None)
+    plain = replace(base, algo=algo, tau=tau, **timing.DEFAULTS, period={"name": "constant"}, topology=None, cluster=None)
     return replace(in_one_process(plain, every), name=f"pilot tau={tau}")
 
 

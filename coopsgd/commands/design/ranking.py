@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -54,11 +55,14 @@ class Drift:
 
 
 def _settings(some: Sequence[Candidate]) -> Iterator[tuple[Candidate, Setting]]:
-    """Each with its setting, which those of one strategy share."""
+    """Each with its setting; the matrices are made once for those of one strategy."""
     for _, alike in itertools.groupby(some, key=lambda one: id(one.strategy)):
         first, *more = alike
         setting = Setting(first.config, first.strategy)
-        yield from ((one, setting) for one in (first, *more))
+        for one in (first, *more):
+            own = copy.copy(setting)
+            own.config = one.config
+            yield one, own
 
 
 def _progress(matrices: Sequence[np.ndarray], m: int) -> float:
@@ -126,7 +130,7 @@ def predicted(candidate: Candidate, drift: Drift, times: np.ndarray, goal: Goal,
         errors = np.interp(steps * drift.progress, pilots.steps, pilots.losses_at(tau_eq))
     else:
         errors = _bound(candidate, drift, steps, known)
-    sent = cost.per_step(candidate.config, candidate.strategy)["bytes_per_worker_mean"]
+    sent = cost.per_step(candidate.parts)["bytes_per_worker_mean"]
     return Entry(candidate, drift, tau_eq, float(sent or 0), times, errors, *goal.reached(times, errors))
 
 

@@ -15,7 +15,7 @@ from coopsgd.commands.design.candidates import Candidate, candidates
 from coopsgd.commands.design.pilots import LOOKS, Pilots, fly, in_one_process
 from coopsgd.commands.design.ranking import Drift, Entry, Goal
 from coopsgd.errors import ConfigError
-from coopsgd.predict import clock
+from coopsgd.predict.rehearsal import rehearse
 from coopsgd.predict.setting import moves, not_plain
 from coopsgd.predict.theory import Known
 from coopsgd.run.progress import Progress
@@ -84,7 +84,7 @@ def study(
     progress, timed = Progress("on the cluster's clock", len(told)), []
     for number, (c, drift) in enumerate(told):
         progress.at(number, c.label)
-        timed.append((c, drift, clock.rehearse(c.config, c.strategy, base.steps)))
+        timed.append((c, drift, rehearse(c.parts, base.steps)))
     progress.close()
     if not timed:
         raise ConfigError(

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from coopsgd.commands.probe import curvature
+from coopsgd.loop.inner import Inner
 from coopsgd.loop.stepping import AHEAD, Steps
-from coopsgd.optim import Constant, Inner
+from coopsgd.optim import Constant
 from coopsgd.predict import estimates
 from coopsgd.predict.estimates import Estimate, Moments
 from coopsgd.setup.build import make
@@ -237,7 +238,8 @@ class Stepper:
     ) -> None:
         self._x, self._start, self._own = x, x.clone(), np.zeros(len(fleet.workers), dtype=np.int64)
         inner = Inner(make(config, "optim"), Constant(), x, len(fleet.workers), 1)
-        self._steps = Steps(problem, inner, x, stats, config.clip, strategy.plain, lambda k: self._left)
+        simple = type(strategy).direction is Strategy.direction
+        self._steps = Steps(problem, inner, x, stats, config.clip, simple, lambda k: self._left)
         self._left = 1
 
     def __call__(self, many: int) -> float:
@@ -245,8 +247,11 @@ class Stepper:
         self._x.copy_(self._start)
         began = time.perf_counter()
         for self._left in range(many, 0, -1):
-            self._steps.begin(int(self._own[0]), None, self._own)
-            self._steps.local(self._x)
+            k = int(self._own[0])
+            if self._steps.fused:
+                self._steps.descend(k, None, self._own)
+            else:
+                self._steps.step(self._steps.gradients(k, None, self._own)[1], None)
             self._own = self._own + 1
         if self._x.is_cuda:
             torch.cuda.synchronize()

@@ -1,8 +1,8 @@
 """What theory predicts of A(tau, W, v), as functions of tau, zeta, m, v, L and sigma. arXiv:1808.07576.
 
 `bound` holds the error bound, its step sizes and what follows from them; `windows` the step condition of a cycle of matrices;
-`delay` where a delay takes stability; `moments` the exact distance between the workers under gradient noise, by the second-moment recursion. numpy and small matrices
-only.
+`delay` the step below which a delay lets workers agree; `moments` the exact distance between the workers under gradient noise,
+by the second-moment recursion. numpy and small matrices only.
 """
 
 from coopsgd.predict.theory.bound import Bound, Known, largest_steps, linear_speedup, network_factor, terms

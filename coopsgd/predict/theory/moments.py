@@ -8,8 +8,8 @@ For v = 0 and a symmetric W with eigenvalues lambda_j its stationary value, aver
     (eta^2 sigma2 / m) [(m - 1)(tau - 1) / 2 + tau sum_{j >= 2} lambda_j^2 / (1 - lambda_j^2)].
 
 The phases of a round, after each step and what it communicates: 0 .. tau - 1 steps of local noise since the last mixing for
-order=atc; 1 .. tau for cta, whose mixing waits for the next step. With a delay of delta <= tau steps the noise of the last delta
-is not mixed with the rest: a mode of W with eigenvalue lambda then has, just after a communication, the variance
+order=atc; 1 .. tau for cta, whose mixing waits for the next step. With a delay of delta <= tau steps the noise of the last
+delta is not mixed with the rest: a mode of W with eigenvalue lambda then has, just after a communication, the variance
 
     (eta^2 sigma2 / d) ((tau - delta) lambda^2 + delta) / (1 - lambda^2).
 
@@ -201,7 +201,7 @@ def sampled_consensus(
 def expected_noise(law: Expectation, m: int, tau: int, order: str = "atc", delay: int = 0) -> float | None:
     """noise_consensus when every communication is by lot: E of it over all lots. W is doubly stochastic, v = 0.
 
-    S = E[W (S + (tau - delay) P) W'] + delay P: the noise of the last `delay` steps is not mixed; seen from the mean P is I - J.
+    S = E[W (S + (tau - delay) P) W'] + delay P: the noise of the last `delay` steps is not mixed; from the mean P is I - J.
     The looks come 0 .. tau - 1 steps after a mixing, 1 .. tau for cta.
     """
     away, late = np.eye(m) - 1 / m, min(delay, tau)
@@ -211,9 +211,7 @@ def expected_noise(law: Expectation, m: int, tau: int, order: str = "atc", delay
     return None if S is None else float(np.trace(S)) / m + float(np.mean(_logged(tau, order))) * (m - 1) / m
 
 
-def expected_drift(
-    law: Expectation, m: int, tau: int, order: str = "atc", delay: int = 0, kept: float = 1.0
-) -> float | None:
+def expected_drift(law: Expectation, m: int, tau: int, order: str = "atc", delay: int = 0, kept: float = 1.0) -> float | None:
     """drift_consensus when every communication is by lot: E of it over all lots.
 
     x = -eta Y g with g white and Y -> W (kept^tau Y + s B), B B' the covariance of the h_i: E[Y Y'] is driven by E[Y] too.

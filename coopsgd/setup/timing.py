@@ -1,0 +1,54 @@
+"""When a communication acts and on what: order, delay and buffers, keys of the run for every algorithm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coopsgd.errors import ConfigError
+from coopsgd.setup.schema import Config
+from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.period import Period
+
+DEFAULTS: dict[str, Any] = {"order": "atc", "delay": 0, "buffers": "keep"}
+CHOICES = {"order": ("atc", "cta"), "buffers": ("keep", "average", "reset")}
+
+
+def settle(config: Config) -> None:
+    """auto is what the algorithm's yaml says, which says it nowhere else."""
+    for name, default in DEFAULTS.items():
+        said = config.algo.pop(name, default)
+        if getattr(config, name) == "auto":
+            setattr(config, name, said)
+    for name, known in CHOICES.items():
+        value = getattr(config, name)
+        if name == "order" and value == "overlap":
+            raise ConfigError("order=overlap: is delay=1 now: what is mixed is what the models were one step ago")
+        if value not in known:
+            raise ConfigError(f"{name}: must be one of {', '.join(known)}, got {value!r}")
+    delay = config.delay
+    if delay != "tau" and (isinstance(delay, bool) or not isinstance(delay, int) or delay < 0):
+        raise ConfigError(f"delay: must be a whole number of local steps, at least 0, or tau, got {delay!r}")
+
+
+def check(config: Config, strategy: Strategy, period: Period) -> None:
+    """ConfigError when the algorithm cannot communicate in this order, with this delay or these buffers."""
+    algo, order, delay, buffers, m = config.algo["name"], config.order, config.delay, config.buffers, config.workers
+    schedule, own = strategy.schedule, type(strategy).answer is not Strategy.answer
+    if strategy.send is None:
+        for name, default in DEFAULTS.items():
+            if getattr(config, name) != default:
+                what = f"{name}={getattr(config, name)}"
+                raise ConfigError(f"{what}: {algo} mixes no models, it communicates inside its steps; use {name}={default}")
+    if order == "cta" and delay:
+        raise ConfigError(f"order=cta delay={delay}: cta mixes what the models are when the next step begins; use order=atc")
+    if order == "cta" and own:
+        raise ConfigError(f"order=cta: leaves the model that {algo} evaluates a round behind its workers; use order=atc")
+    if delay and schedule is not None and (schedule.times_itself or schedule.work(m, 0, 1) is not None):
+        raise ConfigError(f"delay={delay}: {algo} loses the last steps of a worker that sits the next round out; use delay=0")
+    if delay not in (0, "tau") and period.smallest is not None and delay > period.smallest:
+        raise ConfigError(
+            f"delay={delay}: a message leaves within the round it belongs to, and the shortest has {period.smallest} local "
+            f"steps; use delay=tau, the whole round, or at most delay={period.smallest}"
+        )
+    if buffers == "average" and schedule is not None and schedule.num_aux:
+        raise ConfigError(f"buffers=average: an auxiliary model of {algo} has no buffers to mix with; use keep or reset")
