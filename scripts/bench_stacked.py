@@ -91,7 +91,7 @@ def stacked(settings: schema.Config, warm: int, rounds: int, stored: bool) -> tu
         for k in range(r * TAU, (r + 1) * TAU):
             steps.begin(k, None, np.full(len(x), k))
             steps.local(x)
-        for W in strategy.factors(m, r):
+        for W in strategy.schedule.factors(m, r):
             fleet.mix(W, x)
     return clock.read()
 

@@ -26,7 +26,7 @@ ALGOS = {
     "fullsync": ["algo=fullsync"],
     "pasgd, tau = 16": ["algo=pasgd", "tau=16"],
     "dpsgd, ring": ["algo=dpsgd", "topology=ring", "tau=1"],
-    "dpsgd, ring, overlap": ["algo=dpsgd", "topology=ring", "tau=1", "algo.order=overlap"],
+    "dpsgd, ring, overlap": ["algo=dpsgd", "topology=ring", "tau=1", "delay=1"],
 }
 COMMON = [f"workers={HOSTS}", f"processes={HOSTS}", "device=cpu", "threads=1", "eval_every=0", "save=none", "log_every=16"]
 COMMON += ["data=digits", "model=mlp"]

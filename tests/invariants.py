@@ -55,7 +55,7 @@ class Drawn:
         settings.optim = {**settings.optim, **self.optim} if self.optim["name"] == "sgd" else dict(self.optim)
         W = written(np.stack(self.Ws) if len(self.Ws) > 1 else self.Ws[0]).removeprefix("algo.W=")
         settings.algo |= {"W": W, "v": self.v, "order": self.order, "buffers": self.buffers}
-        build.make_strategy(settings)[0].check(self.m)
+        build.make_strategy(settings)[0].schedule.check(self.m)
         return settings
 
     def linear(self) -> bool:

@@ -15,11 +15,14 @@ import torch.distributed as dist
 
 from coopsgd.commands import compose
 from coopsgd.fleet import plan as plans
-from coopsgd.fleet.plan import choose_layout
+from coopsgd.fleet.plan import choose_layout, layout_of
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.loop.loop import train
-from coopsgd.setup import build, schema
+from coopsgd.loop.evaluation import train
+from coopsgd.predict.monitor import Monitor
+from coopsgd.predict.rehearsal import clock_of
+from coopsgd.setup import schema
+from coopsgd.setup.parts import Parts
 
 QUADRATIC = ("task=quadratic", "dtype=float64", "workers=8", "steps=24", "log_every=1000", "eval_every=0", "device=cpu")
 CNN = ("data=digits", "model=cnn", "model.width=8", "dtype=float64", "log_every=1000", "eval_every=0", "device=cpu")

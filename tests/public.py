@@ -397,7 +397,7 @@ class Peer:
 
 RING = "[[[0.5,0.5,0,0],[0.5,0.5,0,0],[0,0,0.5,0.5],[0,0,0.5,0.5]],[[0.5,0,0,0.5],[0,0.5,0.5,0],[0,0.5,0.5,0],[0.5,0,0,0.5]]]"
 ADAM = "what Adam does to rounding: see the end of the page"
-OVERLAP = "it mixes the models before the step: algo.order=overlap"
+OVERLAP = "it mixes the models before the step: delay=1"
 PEERS = (
     Peer("independent", "torch.optim, alone", bare, about="SGD, momentum"),
     Peer(
@@ -480,7 +480,7 @@ PEERS = (
         "dpsgd",
         "DecentralizedDataParallel, complete",
         partial(decent, "complete"),
-        ("topology=complete", "algo.order=overlap", "tau=1"),
+        ("topology=complete", "delay=1", "tau=1"),
         "decent-dp",
         "decent_dp.ddp",
         about=f"tau = 1; {OVERLAP}; of graphs that stay it has only this one",
@@ -489,7 +489,7 @@ PEERS = (
         "one_peer",
         "DecentralizedDataParallel, one-peer-exp",
         partial(decent, "one-peer-exp"),
-        ("algo.form=hypercube", "algo.order=overlap", "tau=1"),
+        ("algo.form=hypercube", "delay=1", "tau=1"),
         "decent-dp",
         "decent_dp.ddp",
         about=f"tau = 1; {OVERLAP}; its pairs are algo.form=hypercube",
@@ -498,7 +498,7 @@ PEERS = (
         "matching",
         "DecentralizedDataParallel, pairs by lot",
         partial(decent, "matching"),
-        ("algo.order=overlap", "tau=1"),
+        ("delay=1", "tau=1"),
         "decent-dp",
         "decent_dp.ddp",
         about=f"tau = 1; {OVERLAP}; pairs of a ring of {WORKERS}, drawn by our documented rule, as a Topology of Decent-DP",
@@ -507,7 +507,7 @@ PEERS = (
         "cooperative",
         "DecentralizedDataParallel, ring",
         partial(decent, "ring"),
-        (f"algo.W={RING}", "algo.order=overlap", "tau=1"),
+        (f"algo.W={RING}", "delay=1", "tau=1"),
         "decent-dp",
         "decent_dp.ddp",
         about=f"tau = 1; {OVERLAP}; its ring is two matchings in turn, written as a list of two W",
@@ -557,8 +557,8 @@ class Rule:
         found = []
         for n in self.sizes:
             theirs = self.matrices(n)
-            assert strategy.cycle(n) == len(theirs), f"{self.name} of {n}: a cycle of {strategy.cycle(n)}, not {len(theirs)}"
-            found += [np.abs(strategy.factors(n, r)[0] - W).max() for r, W in enumerate(theirs)]
+            assert strategy.schedule.cycle(n) == len(theirs), f"{self.name} of {n}: a cycle of {strategy.schedule.cycle(n)}, not {len(theirs)}"
+            found += [np.abs(strategy.schedule.factors(n, r)[0] - W).max() for r, W in enumerate(theirs)]
         return float(max(found))
 
 

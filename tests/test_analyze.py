@@ -80,7 +80,7 @@ NOTHING = {
     "sampling": (["algo=fedavg"], "everyone works", "sit out"),
     "two functions": (["algo=pasgd", "task.heterogeneity=1"], "one f", "kappa2"),
     "adaptive": (["algo=pasgd", "period=adacomm"], "tau", "only the run"),
-    "overlap": (["algo=easgd", "algo.order=overlap"], "order", "not mixed"),
+    "overlap": (["algo=easgd", "delay=1"], "order", "not mixed"),
 }
 
 

@@ -51,18 +51,18 @@ CASES = {
     "unknown weighting": (("algo=fedavg", "algo.weighting=fair"), ["algo.weighting", "fair", "samples"]),
     "epochs where there are none": (("algo=fedavg", "algo.epochs=1", "task=quadratic"), ["algo.epochs", "tau"]),
     "epochs of nothing": (("algo=fedavg", "algo.epochs=0"), ["algo.epochs", "0"]),
-    "a server a round behind": (("algo=fedavg", "algo.order=cta"), ["algo.order", "cta", "atc"]),
+    "a server a round behind": (("algo=fedavg", "order=cta"), ["order", "cta", "atc"]),
     "no strategy": (("algo.strategy=coopsgd.setup.schema:Config",), ["algo.strategy", "schema:Config", "Strategy"]),
     "no model": (("model.name=coopsgd.setup.schema:Config",), ["model", "coopsgd.setup.schema:Config", "Model"]),
     "a list of tau in quotes": (('tau="[[0,1],[5,3]]"',), ["tau", "[[0,1],[500,8]]"]),
     "a function that leaves": (("algo=cooperative", "algo.W=members:leaves"), ["algo.W", "members:leaves", "SystemExit"]),
     "one peer by bits": (("algo=one_peer", "algo.form=hypercube", "workers=6"), ["one_peer", "6", "power of two"]),
-    "unknown order": (("algo.order=act",), ["algo.order", "act", "atc"]),
+    "unknown order": (("order=act",), ["order", "act", "atc"]),
     "unknown period": (("period=qrs",), ["period", "qrs", "did you mean qsr"]),
     "a rule from a list": (("period=qsr", "tau=[[0,1]]"), ["tau", "[[0, 1]]", "period=constant"]),
     "buffers that a negative weight would spoil": (
-        ("algo=matcha", "workers=8", "optim=adam", "algo.buffers=average"),
-        ["algo.buffers=average", "negative weight", "optim=adam", "keep"],
+        ("algo=matcha", "workers=8", "optim=adam", "buffers=average"),
+        ["buffers=average", "negative weight", "optim=adam", "keep"],
     ),
     "more groups than fit a memory": (("algo=hierarchical", "algo.groups=200000"), ["algo.groups", "200000"]),
     "more auxiliaries than fit a memory": (("algo=cooperative", "algo.W=[[1]]", "algo.v=200000"), ["algo.W", "200000"]),
@@ -130,7 +130,7 @@ CASES = {
     "optimiser of whole matrices by name": (("optim.name=Adafactor",), ["Adafactor", "elementwise"]),
     "negative rate": (("optim.lr=-1",), ["optim.lr", "-1"]),
     "rate of a word": (("optim.lr=fast",), ["optim.lr", "fast"]),
-    "buffers of an auxiliary": (("algo.buffers=average",), ["buffers", "auxiliary"]),
+    "buffers of an auxiliary": (("buffers=average",), ["buffers", "auxiliary"]),
     "milestones missing": (("schedule=multistep",), ["schedule.milestones"]),
     "curvature of another shape": (("task=quadratic", "task.centers=[[1,2]]"), ["task.centers", "(4, 2)", "(1, 2)"]),
     "hidden of a number": (("model.hidden=100",), ["model.hidden", "100", "list"]),
@@ -229,7 +229,7 @@ def test_no_consensus_runs_when_allowed(cli):
 
 def test_rows_that_nearly_sum_to_one_are_made_to():
     W = "[[0.3333333,0.3333333,0.3333333],[0,1,0],[0,0.5,0.5]]"
-    found = compose.shown(["algo=cooperative", "workers=3", f"algo.W={W}"]).strategy.factors(3, 0)[0]
+    found = compose.shown(["algo=cooperative", "workers=3", f"algo.W={W}"]).strategy.schedule.factors(3, 0)[0]
     np.testing.assert_allclose(found.sum(1), 1, rtol=0, atol=1e-15)
     np.testing.assert_allclose(found[0], 1 / 3, rtol=0, atol=1e-15)
 

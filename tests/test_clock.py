@@ -14,9 +14,10 @@ from probes import probe_of
 from coopsgd.fleet import plan as plans
 from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring, Star, Torus
-from coopsgd.predict.clock import Clock, rehearse
+from coopsgd.predict.clock.clock import Clock
 from coopsgd.predict.clock.clusters import FromProbe, Links, bits
 from coopsgd.predict.clock.network import all_reduce_s
+from coopsgd.predict.rehearsal import rehearse
 from coopsgd.setup import build, catalogue
 
 A, B = 0.003, 2e6  # seconds a message, bytes a second
@@ -175,10 +176,10 @@ def test_a_server_waits_for_its_clients_and_idle_workers_for_nobody():
 def test_overlap_takes_the_longer_of_the_two(latency):
     cluster = words("algo=dpsgd", "topology=ring", f"cluster.latency_s={latency}")
     k = np.arange(1, 25)
-    assert rehearsed(*cluster, "algo.order=overlap") == pytest.approx(k * max(1, latency), rel=1e-12)
-    assert rehearsed(*cluster, "algo.order=atc") == pytest.approx(k * (1 + latency), rel=1e-12)
+    assert rehearsed(*cluster, "delay=1") == pytest.approx(k * max(1, latency), rel=1e-12)
+    assert rehearsed(*cluster, "order=atc") == pytest.approx(k * (1 + latency), rel=1e-12)
     # cta: the communication that follows a step is begun by the next one
-    assert rehearsed(*cluster, "algo.order=cta") == pytest.approx(k + (k - 1) * latency, rel=1e-12)
+    assert rehearsed(*cluster, "order=cta") == pytest.approx(k + (k - 1) * latency, rel=1e-12)
 
 
 def test_what_is_mixed_is_what_is_sent():
@@ -186,7 +187,7 @@ def test_what_is_mixed_is_what_is_sent():
     cluster = words("algo=pasgd", "tau=1", "cluster.step_s=0", "cluster.bandwidth=80")
     D = 2 * 7 / 8 * 80 / 10
     assert rehearsed(*cluster)[0] == pytest.approx(D, rel=1e-12)
-    assert rehearsed(*cluster, "algo.buffers=average", "optim.momentum=0.9")[0] == pytest.approx(2 * D, rel=1e-12)
+    assert rehearsed(*cluster, "buffers=average", "optim.momentum=0.9")[0] == pytest.approx(2 * D, rel=1e-12)
     # AdaComm asks for the loss, one number of 8 bytes: asked at the second round
     lines = play(None, 1, *cluster, "period=adacomm", "period.interval=1", "log_every=1").lines
     asked = 2 * 7 / 8 * 8 / 10
@@ -198,10 +199,10 @@ CLUSTER = ("cluster=wan_20m", "cluster.step=exponential", "log_every=1")
 RUNS = {
     "fullsync": ["algo=fullsync"],
     "pasgd": ["algo=pasgd", "tau=3"],
-    "easgd cta": ["algo=easgd", "tau=2", "algo.order=cta"],
+    "easgd cta": ["algo=easgd", "tau=2", "order=cta"],
     "ring": ["algo=dpsgd", "cluster=two_sites"],
-    "overlap": ["algo=dpsgd", "topology=torus", "algo.order=overlap"],
-    "overlap by factors": ["algo=pairwise", "algo.events=3", "algo.order=overlap"],
+    "overlap": ["algo=dpsgd", "topology=torus", "delay=1"],
+    "overlap by factors": ["algo=pairwise", "algo.events=3", "delay=1"],
     "matching": ["algo=matching", "topology=complete", "cluster.ports=one"],
     "matcha": ["algo=matcha", "cluster.ports=parallel"],
     "fedavg": ["algo=fedavg", "tau=2"],
@@ -227,7 +228,7 @@ def test_a_rehearsal_is_what_a_run_logs_wherever_its_rows_are(gangs, name):
 
 def test_a_model_with_statistics_sends_them_and_is_not_overlapped(gangs):
     run = (*CNN, "model.norm=batch", "workers=2", "steps=3", "batch_size=4", "cluster=wan_20m", "algo=dpsgd", "log_every=1")
-    for more in ([], ["norm_stats=local"], ["algo.order=overlap"]):
+    for more in ([], ["norm_stats=local"], ["delay=1"]):
         logged = [line["sim_s"] for line in play(gangs, 1, *run, *more).lines[1:]]
         np.testing.assert_array_equal(logged, rehearsed(*run, *more))
     assert rehearsed(*run)[-1] > rehearsed(*run, "norm_stats=local")[-1]

@@ -73,7 +73,7 @@ def test_show_counts_buffers_that_travel_along(cli):
     words = ("show", "algo=pasgd", "task=quadratic", "--json")
     plain, momentum, adam = (
         json.loads(cli(*words, *more).out)["schedule"][0]["bytes_per_worker_mean"]
-        for more in ((), ("optim.momentum=0.9", "algo.buffers=average"), ("optim=adam", "algo.buffers=average"))
+        for more in ((), ("optim.momentum=0.9", "buffers=average"), ("optim=adam", "buffers=average"))
     )
     assert momentum == 2 * plain and adam == 3 * plain
 

@@ -14,12 +14,12 @@ from test_oracle import ALGOS, preset, problem
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop import consensus
-from coopsgd.loop.loop import train
+from coopsgd.loop.evaluation import train
+from coopsgd.loop.rounds import Rounds
 from coopsgd.setup import build
-from coopsgd.strategies.base import Strategy
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.strategies.fullsync import FullSync
-from coopsgd.strategies.period import AdaComm, Period, PostLocal, Rounds
+from coopsgd.strategies.period import AdaComm, Period, PostLocal
 from coopsgd.tasks.supervised import SupervisedProblem
 
 LOOKS = ("log_every=1", "eval_every=1")
@@ -70,14 +70,14 @@ def test_consensus_is_that_of_the_rows_before_the_latest_mixing(gangs, algo):
 @pytest.mark.parametrize("tau", [1, 5])
 @pytest.mark.parametrize("order", ["cta", "overlap"])
 def test_the_other_orders(gangs, order, tau, processes):
-    words = preset("dpsgd", f"tau={tau}", f"algo.order={order}", "steps=12", *LOOKS)
-    W = build.make_strategy(settle(words))[0].factors(8, 0)[0].tolist()
+    words = preset("dpsgd", f"tau={tau}", f"order={order}", "steps=12", *LOOKS)
+    W = build.make_strategy(settle(words))[0].schedule.factors(8, 0)[0].tolist()
     run = {"cta": oracle.combine_then_adapt, "overlap": oracle.overlap}[order]
     matches(play(gangs, processes, *words).lines, expected(lambda p: run(p, W), problem(words), order))
 
 
 def test_cta_has_the_numbers_of_atc(gangs):
-    atc, cta = (play(gangs, 1, *preset("easgd", "tau=4", f"algo.order={o}", *LOOKS)).lines for o in ("atc", "cta"))
+    atc, cta = (play(gangs, 1, *preset("easgd", "tau=4", f"order={o}", *LOOKS)).lines for o in ("atc", "cta"))
     assert [line["consensus"] for line in cta] == pytest.approx([line["consensus"] for line in atc], rel=1e-9)
 
 
@@ -132,7 +132,7 @@ def counted(monkeypatch, *words: str) -> list[int]:
     monkeypatch.setattr(consensus, "spread", lambda *a: calls.append(1) or real(*a))
     settings = settle((*QUADRATIC, "steps=400", *words))
     strategy, _ = build.make_strategy(settings)
-    fleet = Stacked(Layout(8, strategy.num_aux, 1))
+    fleet = Stacked(Layout(8, strategy.schedule.num_aux, 1))
     problem_ = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     train(settings, fleet, problem_, strategy, Lines())
     return len(calls)
@@ -145,7 +145,7 @@ def counted(monkeypatch, *words: str) -> list[int]:
         (("algo=dpsgd", "tau=1", "eval_every=0"), 1 + 2),
         (("algo=pasgd", "tau=7", "eval_every=100"), 1 + 2 * 4),
         (("algo=pasgd", "tau=[[0,1],[90,50]]", "eval_every=100"), 1 + 2 * 4),
-        (("algo=pasgd", "tau=1", "eval_every=100", "algo.order=cta"), 1 + 4),  # looked at before it comes
+        (("algo=pasgd", "tau=1", "eval_every=100", "order=cta"), 1 + 4),  # looked at before it comes
         (("algo=fedavg", "tau=1", "eval_every=100"), 1 + 2 * 4),
         (("algo=pasgd", "tau=1", "period=post_local", "period.switch=500", "eval_every=100"), 1 + 2 * 4),
         (("algo=fullsync", "eval_every=1"), 0),
@@ -171,7 +171,7 @@ def test_a_period_that_only_the_run_can_tell(gangs, period):
 
 def test_a_round_is_told_ahead_as_far_as_it_can_be():
     def ahead(period, k, loss=lambda: 1.0):
-        rounds = Rounds(period, Strategy(), 4, loss, lambda: 0.0)
+        rounds = Rounds(period, None, 4, loss, lambda: 0.0)
         for j in range(k):
             rounds.begin(j, 0.1)
             rounds.end(None)
@@ -192,7 +192,7 @@ class Own(Period):
 
 
 def test_nothing_is_foreseen_of_a_rule_that_does_not_say_so():
-    assert not Own().foreseen and Own().largest is None and Rounds(Own(), Strategy(), 4).ahead(0) is None
+    assert not Own().foreseen and Own().largest is None and Rounds(Own(), None, 4).ahead(0) is None
     assert Period().foreseen and Period(tau=4).largest == 4
 
 
@@ -263,8 +263,8 @@ def test_prediction_and_measurement_are_of_one_moment(gangs, tmp_path):
     for more in (
         ("algo=pasgd",),
         ("algo=dpsgd", "tau=3"),
-        ("algo=dpsgd", "tau=3", "algo.order=cta"),
-        ("algo=dpsgd", "tau=3", "algo.order=overlap"),
+        ("algo=dpsgd", "tau=3", "order=cta"),
+        ("algo=dpsgd", "tau=3", "delay=1"),
         ("algo=fedavg", "tau=4"),
         ("algo=fullsync",),
     ):

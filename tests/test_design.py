@@ -50,13 +50,13 @@ def test_every_candidate_is_another_algorithm_that_agrees(m):
     found = everyone(m)
     seen = {}
     for one in found:
-        matrices = [one.strategy.factors(m, r) for r in range(one.strategy.cycle(m) or 6)]
+        matrices = [one.strategy.schedule.factors(m, r) for r in range(one.strategy.schedule.cycle(m) or 6)]
         key = str(
-            [one.config.tau, one.strategy.served, one.strategy.averages, getattr(one.strategy, "order", "")]
+            [one.config.tau, one.strategy.schedule.served, one.strategy.averages, getattr(one.strategy, "order", "")]
             + [[np.round(W, 9).tolist() for W in factors] for factors in matrices]
         )
         assert seen.setdefault(key, one.label) == one.label
-        assert one.strategy.zeta(m) < 1
+        assert one.strategy.schedule.zeta(m) < 1
     names = {one.config.algo["name"] for one in found}
     more = {"dpsgd", "gea", "hierarchical", "matching", "two_level"} if m > 2 else set()  # two workers know one graph
     assert names >= {"fullsync", "pasgd", "easgd", "parameter_server"} | more
@@ -83,7 +83,7 @@ def test_words_about_keys_and_topology_hold_for_whoever_has_them():
     graphs = {one.config.algo["name"]: one.config.topology for one in found}
     assert graphs["dpsgd"] == {"name": "torus", "rows": 2} and graphs["gea"]["name"] == "torus" and graphs["easgd"] is None
     assert not any("topology=" in one.label for one in found)
-    words = (*NOISY, "algo.order=overlap")
+    words = (*NOISY, "delay=1")
     found = candidates(base(*NOISY), words)
     assert {one.strategy.order for one in found} == {"overlap"}
     assert {"pasgd", "easgd", "dpsgd"} <= {one.config.algo["name"] for one in found}
@@ -131,7 +131,7 @@ def test_the_words_of_a_candidate_make_it_again():
         again = compose.shown([*words, *one.words, "workers=8", "steps=200"])
         assert again.config.tau == one.config.tau
         for r in range(3):
-            for A, B in zip(again.strategy.factors(8, r), one.strategy.factors(8, r), strict=True):
+            for A, B in zip(again.strategy.schedule.factors(8, r), one.strategy.schedule.factors(8, r), strict=True):
                 np.testing.assert_allclose(A, B, rtol=0, atol=1e-9)
 
 
@@ -155,7 +155,7 @@ def test_tau_eq_of_a_ring():
     """Under noise alone: 1 + 2/(m-1) sum lambda^2 / (1 - lambda^2), 2.17 for a ring of eight with thirds (issue: 2.17)."""
     (one,) = (c for c in everyone() if c.label == "algo=dpsgd topology=ring tau=1")
     (drift,) = Drift.of([one])
-    values = np.linalg.eigvalsh(one.strategy.factors(8, 0)[0])[:-1]
+    values = np.linalg.eigvalsh(one.strategy.schedule.factors(8, 0)[0])[:-1]
     by_hand = 1 + 2 / 7 * float((values**2 / (1 - values**2)).sum())
     assert by_hand == pytest.approx(2.17, abs=0.005)
     assert pilots(8).tau_eq(drift.noise, drift.drift) == pytest.approx(by_hand, rel=1e-9)

@@ -125,7 +125,7 @@ def test_a_part_that_a_stranger_names_is_imported_for_trust_alone(stranger, capf
     read = coopsgd.Run(folder, trust=True)
     with contextlib.suppress(ValueError, TypeError, AttributeError):  # some are no parts of their kind; they were imported
         strategy, _ = build.make_strategy(read.config)
-        strategy.factors(2, 0)
+        strategy.schedule.factors(2, 0)
         for group in GROUPS[1:]:
             if getattr(read.config, group):
                 made = build.make(read.config, group)

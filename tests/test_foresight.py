@@ -26,7 +26,7 @@ BEYOND = {
     "inside a later round of a server": (("algo=fedavg", "steps=45"), ["steps=45", "step 40", "5 steps"]),
     "inside the first round": (("algo=easgd", "tau=50", "steps=40"), ["steps=40", "step 50", "trains alone"]),
     "cta waits for a step that never comes": (
-        ("algo=dpsgd", "algo.order=cta", "tau=40", "steps=40"),
+        ("algo=dpsgd", "order=cta", "tau=40", "steps=40"),
         ["steps=40", "trains alone"],
     ),
     "milestones": (
@@ -73,7 +73,7 @@ def test_it_is_said_before_the_start(case):
         ("algo=fullsync", "steps=1"),
         ("algo=independent", "tau=50", "steps=40"),
         ("algo=pasgd", "tau=50", "steps=40", "workers=1"),
-        ("algo=dpsgd", "algo.order=cta", "tau=39", "steps=40"),
+        ("algo=dpsgd", "order=cta", "tau=39", "steps=40"),
         ("schedule=multistep", "schedule.milestones=[39]", "steps=40"),
         ("period=post_local", "period.switch=30", "steps=40"),
         ("tau=[[0,1],[20,2],[38,8]]", "steps=40", "algo=pasgd"),

@@ -122,7 +122,7 @@ SAME = {
     "two names of one algorithm": (("algo=dpsgd", "tau=4"), ("algo=dpa", "tau=4")),
     "alpha by its number": (("algo=easgd", "workers=2"), ("algo=easgd", "workers=2", "algo.alpha=0.5")),
     "groups by their members": (("algo=two_level", "algo.groups=2"), ("algo=two_level", "algo.groups=[[0,1],[2,3]]")),
-    "buffers that are not there": (("algo=pasgd", "algo.buffers=reset"), ("algo=pasgd", "algo.buffers=keep")),
+    "buffers that are not there": (("algo=pasgd", "buffers=reset"), ("algo=pasgd", "buffers=keep")),
     "where a warm-up that is not there begins": (("schedule.warmup_from=0.5",), ()),
     "a class by its path": (("optim.name=coopsgd.optim:SGD",), ()),
     "a matrix in whole numbers": (
@@ -139,8 +139,8 @@ OTHER = {
     "gradients or models": (("algo=fullsync",), ("algo=pasgd", "tau=1")),
     "a bool is no number": (("optim.momentum=0.5",), ("optim.momentum=0.5", "optim.nesterov=true")),
     "momentum has buffers": (
-        ("algo=pasgd", "optim.momentum=0.5", "algo.buffers=reset"),
-        ("algo=pasgd", "optim.momentum=0.5", "algo.buffers=keep"),
+        ("algo=pasgd", "optim.momentum=0.5", "buffers=reset"),
+        ("algo=pasgd", "optim.momentum=0.5", "buffers=keep"),
     ),
     "a matrix in files": (
         ("algo=cooperative", "workers=2", "algo.W=w.npy"),

@@ -13,7 +13,7 @@ from playing import QUADRATIC, play, settle
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.loop.loop import train
+from coopsgd.loop.evaluation import train
 from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring
 from coopsgd.setup import build
@@ -74,7 +74,7 @@ class Slow:
 def slowed(rank, settings, processes, network, compute):
     """Seconds of a run in which every exchange takes `network` seconds and every gradient `compute`."""
     strategy, _ = build.make_strategy(settings)
-    fleet = Processes(Layout(settings.workers, strategy.num_aux, processes), rank)
+    fleet = Processes(Layout(settings.workers, strategy.schedule.num_aux, processes), rank)
     problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     gradients, events = problem.gradients, []
 
@@ -114,14 +114,14 @@ def test_what_the_network_does_is_hidden_behind_the_gradient(gangs, algo):
     run = (*QUADRATIC, "workers=4", "tau=1", "steps=20", "log_every=20", algo)
     took = {}
     for order in ("overlap", "atc"):
-        took[order] = min(max(gangs(4)(slowed, settle((*run, f"algo.order={order}")), 4, 0.015, 0.02)) for _ in range(3))
+        took[order] = min(max(gangs(4)(slowed, settle((*run, f"order={order}")), 4, 0.015, 0.02)) for _ in range(3))
     assert took["atc"] >= 0.7
     assert took["overlap"] < took["atc"] - 0.15
 
 
 def test_overlap_with_every_buffer_policy_is_the_same_everywhere(gangs):
     for buffers in ("keep", "average", "reset"):
-        run = (*QUADRATIC, "algo=dpsgd", "tau=2", "algo.order=overlap", f"algo.buffers={buffers}", "optim.momentum=0.9")
+        run = (*QUADRATIC, "algo=dpsgd", "tau=2", "delay=1", f"buffers={buffers}", "optim.momentum=0.9")
         one = play(gangs, 1, *run)
         for processes in (2, 8):
             np.testing.assert_allclose(play(gangs, processes, *run).x, one.x, rtol=0, atol=1e-12)

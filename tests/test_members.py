@@ -42,7 +42,7 @@ DOUBLY = [a for a in ALGOS if a not in ("cooperative", "parameter_server", "feda
 @pytest.mark.parametrize("algo", DOUBLY)
 def test_the_mean_over_all_models_follows_the_mean_gradient(gangs, algo, order):  # F1, D3: u <- u - eta_eff mean g
     words = preset(algo, "task.heterogeneity=0", "task.curvature=" + FLAT, "tau=3")
-    words += () if algo == "fullsync" else (f"algo.order={order}",)
+    words += () if algo == "fullsync" else (f"order={order}",)
     p, found = problem(words), play(gangs, 2, *words).x
     # no curvature: the gradients are the noise alone, whatever the models are
     noise = sum(p.gradient(i, p.x0, k) for k in range(p.K) for i in range(p.m))
@@ -57,24 +57,24 @@ FLAT = "[" + ",".join(["[0,0,0]"] * 8) + "]"
 @pytest.mark.parametrize("tau", [1, 5])
 @pytest.mark.parametrize("order", ["cta", "overlap"])
 def test_orders_of_mixing_and_stepping(gangs, order, tau, algo, processes):  # E6, D1
-    words = (*QUADRATIC, f"algo={algo}", f"tau={tau}", f"algo.order={order}")
+    words = (*QUADRATIC, f"algo={algo}", f"tau={tau}", f"order={order}")
     strategy, _ = build.make_strategy(settle(words))
-    W = strategy.factors(8, 0)[0]
+    W = strategy.schedule.factors(8, 0)[0]
     expected = {"cta": oracle.combine_then_adapt, "overlap": oracle.overlap}[order](
-        problem(words), W.tolist(), strategy.num_aux
+        problem(words), W.tolist(), strategy.schedule.num_aux
     )
     np.testing.assert_allclose(play(gangs, processes, *words).x, expected, **EXACT)
 
 
 def test_original_elastic_averaging(gangs):  # E6
-    words = (*QUADRATIC, "algo=easgd", "tau=1", "algo.alpha=0.1", "algo.order=overlap")
+    words = (*QUADRATIC, "algo=easgd", "tau=1", "algo.alpha=0.1", "delay=1")
     np.testing.assert_allclose(play(gangs, 2, *words).x, oracle.original_easgd(problem(words), 0.1), **EXACT)
 
 
 def test_combine_then_adapt_is_the_same_run_half_a_step_later(gangs):  # D1
     words = (*QUADRATIC, "algo=dpsgd", "tau=3")
     W = matrices.metropolis(graphs.Ring().adjacency(8))
-    late, early = (play(gangs, 2, *words, f"algo.order={order}") for order in ("cta", "atc"))
+    late, early = (play(gangs, 2, *words, f"order={order}") for order in ("cta", "atc"))
     np.testing.assert_allclose(W @ late.x, early.x, **EXACT)  # tau divides the 24 steps: atc has mixed at the end
     # one communication less, neither done nor charged: 2 neighbours x 8 workers x 10 float64
     assert early.logical == (8, 8 * 16, 8 * 16 * 80)
@@ -85,7 +85,7 @@ def test_with_full_averaging_only_atc_is_synchronous(gangs):  # D2
     words = (*QUADRATIC, "algo=pasgd", "tau=1")
     sync = play(gangs, 1, *QUADRATIC, "algo=fullsync").x
     np.testing.assert_allclose(play(gangs, 2, *words).x, sync, **EXACT)
-    spread = play(gangs, 2, *words, "algo.order=overlap").x
+    spread = play(gangs, 2, *words, "delay=1").x
     assert np.ptp(spread, axis=0).max() > 1e-2  # worker i sits at the mean less its own last step
 
 
@@ -361,8 +361,8 @@ def test_clients_with_more_data_take_more_steps_and_weigh_more(gangs):
     task, (strategy, _) = build.make(settings, "task"), build.make_strategy(settings)
     sizes = task.sizes(settings)
     assert len(set(sizes)) > 1
-    assert strategy.work(4, 0, 1).tolist() == [2 * (n // 20) for n in sizes]  # two whole passes, ragged ends dropped
-    up, _ = strategy.factors(4, 0)
+    assert strategy.schedule.work(4, 0, 1).tolist() == [2 * (n // 20) for n in sizes]  # two whole passes, ragged ends dropped
+    up, _ = strategy.schedule.factors(4, 0)
     np.testing.assert_allclose(up[4, :4], np.array(sizes) / sum(sizes), **TIGHT)
     longest = max(2 * (n // 20) for n in sizes)
     run = play(gangs, 2, *words, f"steps={longest}")

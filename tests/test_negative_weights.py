@@ -28,14 +28,14 @@ def test_a_weight_of_zero_is_zero(words):
     """1 - 1/2 - 1/2 is 0, whatever rounding made of the halves."""
     strategy = compose.shown([*words.split(), "task=quadratic"]).strategy
     m = int(words.split("workers=")[1].split()[0])
-    (W,) = strategy.factors(m, 0)
+    (W,) = strategy.schedule.factors(m, 0)
     assert W.min() == 0 and not np.signbit(W).any(), W.min()
-    assert strategy.negative(m) is None
+    assert strategy.schedule.negative(m) is None
     np.testing.assert_allclose(W.sum(1), 1, rtol=0, atol=1e-15)
 
 
 def test_makers_give_the_exact_half():
-    (W,) = compose.shown(["algo=dpsgd", "topology=chain", "algo.weights=best_constant", "task=quadratic"]).strategy.factors(
+    (W,) = compose.shown(["algo=dpsgd", "topology=chain", "algo.weights=best_constant", "task=quadratic"]).strategy.schedule.factors(
         4, 0
     )
     np.testing.assert_array_equal(W, [[0.5, 0.5, 0, 0], [0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5], [0, 0, 0.5, 0.5]])
@@ -61,7 +61,7 @@ def test_rounding_is_cleaned_off_whatever_made_it():
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(
-    "extra", [("optim=adam", "algo.buffers=average"), ("model=resnet20", "model.norm=batch", "norm_stats=average")]
+    "extra", [("optim=adam", "buffers=average"), ("model=resnet20", "model.norm=batch", "norm_stats=average")]
 )
 def test_matcha_knows_its_worst_case(seed, extra):
     """Half of these seeds draw their first negative weight only after dozens of communications."""
@@ -92,8 +92,8 @@ def test_matchas_worst_case_is_reached_and_not_passed():
 @pytest.mark.parametrize("algo", ["matching", "pairwise", "fedavg", "one_peer", "two_level"])
 def test_schedules_that_never_hold_one(algo):
     strategy = compose.shown([f"algo={algo}", "workers=6", "data=digits"]).strategy
-    assert strategy.negative(6) is None
-    assert min(W.min() for r in range(200) for W in strategy.factors(6, r)) >= 0
+    assert strategy.schedule.negative(6) is None
+    assert min(W.min() for r in range(200) for W in strategy.schedule.factors(6, r)) >= 0
 
 
 def test_a_list_is_looked_at_to_its_end():
@@ -117,7 +117,7 @@ def test_a_function_is_looked_at_as_far_as_it_is_checked():
 
 def test_a_function_that_turns_negative_later_ends_the_run(cli):
     """Beyond what was looked at, the run says which communication it was, before a variance is spoiled."""
-    words = ("algo=cooperative", "workers=2", "algo.W=members:negative_at_1100", "tau=1", "optim=adam", "algo.buffers=average")
+    words = ("algo=cooperative", "workers=2", "algo.W=members:negative_at_1100", "tau=1", "optim=adam", "buffers=average")
     ended = cli("train", *words, "steps=1200", "task=quadratic", "processes=1", "eval_every=0", "log_every=1000")
     assert ended.code == 1 and "communication 1100" in ended.err and "negative weight" in ended.err, ended.err
     assert "Traceback" not in ended.err
@@ -140,7 +140,5 @@ def test_mean_squares_stay_mean_squares():
     """What Adam keeps under a square root is not negative after weights that are not, however the sums were rounded."""
     from playing import play
 
-    played = play(
-        None, 1, "task=quadratic", "algo=dpsgd", "workers=8", "optim=adam", "algo.buffers=average", "steps=40", "tau=1"
-    )
+    played = play(None, 1, "task=quadratic", "algo=dpsgd", "workers=8", "optim=adam", "buffers=average", "steps=40", "tau=1")
     assert np.isfinite(played.x).all() and torch.isfinite(torch.from_numpy(played.answer)).all()

@@ -14,7 +14,7 @@ from coopsgd.data.digits import Digits
 from coopsgd.fleet.plan import choose_layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.loop.loop import train
+from coopsgd.loop.evaluation import train
 from coopsgd.loop.norm_stats import BATCHES
 from coopsgd.models.cnn import CNN as Network
 from coopsgd.run.reader import Run
@@ -29,7 +29,7 @@ ALGOS = {
     "dpsgd": ("algo=dpsgd", "tau=2"),
     "easgd": ("algo=easgd", "tau=2", "algo.alpha=0.2"),
     "fullsync": ("algo=fullsync",),
-    "momentum": ("algo=dpsgd", "topology=chain", "tau=2", "optim.momentum=0.9", "algo.buffers=average"),
+    "momentum": ("algo=dpsgd", "topology=chain", "tau=2", "optim.momentum=0.9", "buffers=average"),
 }
 POLICIES = ["average", "local", "recalibrate"]
 B = 2 * 3 * 8  # a mean and a variance for each of 8 and 16 channels
@@ -38,8 +38,8 @@ B = 2 * 3 * 8  # a mean and a variance for each of 8 and 16 channels
 def member(rank: int, settings: schema.Config, processes: int) -> dict[str, Any]:
     """One process's part of a run: all models and statistics, as far as it knows them."""
     strategy, _ = build.make_strategy(settings)
-    m, v = settings.workers, strategy.num_aux
-    layout = choose_layout(strategy.factors(m, 0), m, v, processes)
+    m, v = settings.workers, strategy.schedule.num_aux
+    layout = choose_layout(strategy.schedule.factors(m, 0), m, v, processes)
     fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
     problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()
@@ -96,7 +96,7 @@ def test_averaged_statistics_are_W_times_the_rows_at_every_mixing(gangs, algo, p
     words, steps = (*SMALL, *ALGOS[algo]), 7
     settings = settle(words)
     strategy, _ = build.make_strategy(settings)
-    (W,) = strategy.factors(4, 0) or (np.full((4, 4), 0.25),)
+    (W,) = strategy.schedule.factors(4, 0) or (np.full((4, 4), 0.25),)
     lone = unmixed(words, steps)
     expected = lone[0].copy()
     for k in range(steps):

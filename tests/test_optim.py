@@ -14,7 +14,7 @@ from coopsgd.data.digits import Digits
 from coopsgd.data.partitions import IID
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.loop.loop import train
+from coopsgd.loop.evaluation import train
 from coopsgd.optim import SGD, Constant, Cosine, Inner, MultiStep, StepDecay, clip_
 from coopsgd.setup import build
 from coopsgd.tasks.networks import network

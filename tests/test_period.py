@@ -9,14 +9,14 @@ import pytest
 from playing import QUADRATIC, play
 from test_oracle import EXACT
 
-from coopsgd.strategies.base import Strategy
-from coopsgd.strategies.period import QSR, AdaComm, Period, PostLocal, Rounds
+from coopsgd.loop.rounds import Rounds
+from coopsgd.strategies.period import QSR, AdaComm, Period, PostLocal
 
 
 def ends(period: Period, steps: int, lr=lambda k: 0.1, loss=lambda k: 1.0, now=lambda k: math.nan) -> list[int]:
     """Numbers of the steps, from 1, after which a communication is due."""
     due, k = [], 0
-    rounds = Rounds(period, Strategy(), 4, lambda: loss(k), lambda: now(k))
+    rounds = Rounds(period, None, 4, lambda: loss(k), lambda: now(k))
     for k in range(steps):
         rounds.begin(k, lr(k))
         if rounds.due:

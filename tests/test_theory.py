@@ -10,6 +10,7 @@ import pytest
 from playing import play, run, settle
 
 from coopsgd.commands import analyze, compose
+from coopsgd.loop.rounds import Rounds
 from coopsgd.mixing import graphs, matrices, spectra
 from coopsgd.mixing.varying import OnePeer, pairs_matrix
 from coopsgd.predict import setting
@@ -25,7 +26,6 @@ from coopsgd.predict.theory import (
     terms,
 )
 from coopsgd.setup.build import make, make_strategy
-from coopsgd.strategies.period import Rounds
 from coopsgd.streams import stream
 
 ONE = ("task=quadratic", "task.heterogeneity=0", "dtype=float64", "device=cpu", "processes=1")
@@ -254,8 +254,8 @@ def test_many_workers_take_no_time():
 ALGOS = (
     ["algo=dpsgd", "tau=3"],
     ["algo=easgd", "tau=4"],
-    ["algo=easgd", "tau=4", "algo.order=cta"],
-    ["algo=easgd", "tau=2", "algo.order=overlap"],
+    ["algo=easgd", "tau=4", "order=cta"],
+    ["algo=easgd", "tau=2", "delay=1"],
     ["algo=one_peer", "tau=2"],
     ["algo=matcha"],
     ["algo=fedavg", "tau=3"],
@@ -268,14 +268,14 @@ def test_a_forecast_is_the_recursion_of_the_run(words):
     """Literally: x_i with all its noises kept apart, through the rounds that the loop goes through."""
     config = settle([*ONE, "workers=8", "steps=30", *words])
     strategy, _ = make_strategy(config)
-    m, n, lr = 8, 8 + strategy.num_aux, 0.1
+    m, n, lr = 8, 8 + strategy.schedule.num_aux, 0.1
     order = strategy.order
     rounds, forecast = Rounds(make(config, "period"), strategy, m), Forecast(strategy, m)
     x = np.zeros((n, 0))  # one column a noise: x is a linear function of them all
     owed = None
 
     def mixed(x, r):
-        for W in strategy.factors(m, r):
+        for W in strategy.schedule.factors(m, r):
             x = W @ x
         return x
 
@@ -488,8 +488,8 @@ def test_what_is_logged_is_the_same_on_any_placement(gangs):
         (["schedule=cosine"], False, True),
         (["task.heterogeneity=1"], False, True),
         (["optim.lr=2.0"], False, True),
-        (["algo.order=overlap"], False, True),
-        (["algo.order=cta"], True, True),
+        (["delay=1"], False, True),
+        (["order=cta"], True, True),
     ],
     ids=str,
 )

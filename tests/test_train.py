@@ -11,7 +11,7 @@ from test_oracle import EXACT, problem, written
 
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.loop.loop import train
+from coopsgd.loop.evaluation import train
 from coopsgd.optim import SGD, Adam, AdamW, Constant, Inner
 from coopsgd.setup import build, schema
 from coopsgd.strategies.cooperative import Cooperative
@@ -161,7 +161,7 @@ def test_a_last_round_that_is_not_full_is_not_mixed(gangs):
 
 
 def test_gossip_contracts_disagreement_by_zeta_squared():  # eta = 0
-    W = build.make_strategy(settle((*QUADRATIC, "algo=dpsgd")))[0].factors(8, 0)[0]
+    W = build.make_strategy(settle((*QUADRATIC, "algo=dpsgd")))[0].schedule.factors(8, 0)[0]
     fleet = Stacked(Layout(8, 0, 1))
     wave = torch.tensor([[np.cos(2 * np.pi * i / 8)] for i in range(8)])  # the slowest mode of the ring
     zeta = 1 / 3 + 2 / 3 * np.cos(2 * np.pi / 8)
@@ -171,7 +171,7 @@ def test_gossip_contracts_disagreement_by_zeta_squared():  # eta = 0
 
 @pytest.mark.parametrize("buffers", ["keep", "average", "reset"])
 def test_buffers_at_a_mixing(gangs, buffers):  # S3
-    words = (*QUADRATIC, "algo=pasgd", "tau=4", "optim.momentum=0.9", f"algo.buffers={buffers}")
+    words = (*QUADRATIC, "algo=pasgd", "tau=4", "optim.momentum=0.9", f"buffers={buffers}")
     runs = [play(gangs, p, *words) for p in (1, 4)]
     p = problem(words)
     x, b = [p.x0.copy() for _ in range(8)], [np.zeros_like(p.x0) for _ in range(8)]
@@ -184,12 +184,12 @@ def test_buffers_at_a_mixing(gangs, buffers):  # S3
             b = {"keep": b, "average": [sum(b) / 8] * 8, "reset": [np.zeros_like(p.x0)] * 8}[buffers]
     for run in runs:
         np.testing.assert_allclose(run.x, np.array(x), **EXACT)
-    plain = play(gangs, 1, *words, "algo.buffers=keep").logical
+    plain = play(gangs, 1, *words, "buffers=keep").logical
     assert runs[0].logical[1] == plain[1] and runs[0].logical[2] == plain[2] * (2 if buffers == "average" else 1)
 
 
 def test_a_packed_message_carries_models_and_buffers_together(gangs):
-    words = (*QUADRATIC, "algo=dpsgd", "topology=chain", "tau=2", "optim=adam", "algo.buffers=average")
+    words = (*QUADRATIC, "algo=dpsgd", "topology=chain", "tau=2", "optim=adam", "buffers=average")
     runs = [play(gangs, p, *words) for p in (1, 2, 8)]
     for run in runs[1:]:
         np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-9)
@@ -229,7 +229,7 @@ def test_a_strategy_that_idles_workers_runs_on_every_placement(gangs):
 
 @pytest.mark.parametrize("optim", [("optim=adam", "optim.lr=0.05"), ("optim.momentum=0.9",)])
 def test_buffers_of_idle_workers_are_mixed_too(gangs, optim):
-    words = (*QUADRATIC, "algo=pasgd", "algo.strategy=test_train:Half", "tau=2", "algo.buffers=average", *optim)
+    words = (*QUADRATIC, "algo=pasgd", "algo.strategy=test_train:Half", "tau=2", "buffers=average", *optim)
     runs = [play(gangs, p, *words) for p in (1, 2, 8)]
     for run in runs[1:]:
         np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-9)

@@ -328,7 +328,7 @@ def test_whole_numbers_below_a_group():
     from coopsgd.setup.build import make, make_strategy
 
     assert make(config, "model").hidden == [10, 20]
-    assert make_strategy(config)[0].num_aux == 3
+    assert make_strategy(config)[0].schedule.num_aux == 3
     with pytest.raises(ConfigError, match=r"model\.hidden"):
         compose.shown(["model.hidden=[10.5]"])
     assert compose.shown(["partition=shards", "partition.classes=5e0"])
