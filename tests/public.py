@@ -557,7 +557,9 @@ class Rule:
         found = []
         for n in self.sizes:
             theirs = self.matrices(n)
-            assert strategy.schedule.cycle(n) == len(theirs), f"{self.name} of {n}: a cycle of {strategy.schedule.cycle(n)}, not {len(theirs)}"
+            assert strategy.schedule.cycle(n) == len(theirs), (
+                f"{self.name} of {n}: a cycle of {strategy.schedule.cycle(n)}, not {len(theirs)}"
+            )
             found += [np.abs(strategy.schedule.factors(n, r)[0] - W).max() for r, W in enumerate(theirs)]
         return float(max(found))
 
