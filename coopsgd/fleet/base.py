@@ -51,8 +51,9 @@ class Carried:
     After a mix those are Rows, after a mean or a pick one value each, (1, n). Empty when no verb took them.
     """
 
-    def __init__(self, rows: tuple[Rows, ...]) -> None:
-        self.rows = rows
+    def __init__(self, rows: tuple[Rows, ...], by: Any = None) -> None:
+        self.rows, self.by = rows, by
+        self.taken = False
         self.made: tuple[Tensor, ...] = ()
 
 
@@ -98,20 +99,23 @@ class Fleet(ABC):
         return self._mixing(W, *xs).wait()
 
     @contextmanager
-    def carrying(self, *xs: Rows) -> Iterator[Carried]:
-        """Inside, the first verb takes these Rows along in its message and does to them what it does to its own; in place,
-        if it is `mix`.
+    def carrying(self, *xs: Rows, by: Any = None) -> Iterator[Carried]:
+        """Inside, a verb takes these Rows along in its message and does to them what it does to its own; in place, if it is
+        `mix`. by: the matrix that must be the one that mixes them; None: the first verb takes them, whatever it is.
         """
-        found = Carried(xs)
+        found = Carried(xs, by)
         self._carried = found if xs else None
         try:
             yield found
         finally:
             self._carried = None
 
-    def _boarded(self, later: bool) -> tuple[Carried, tuple[Rows, ...]]:
+    def _boarded(self, later: bool, W: Any = None) -> tuple[Carried, tuple[Rows, ...]]:
         """What the verb that begins takes along: copies, if what was given may change before it has left."""
-        found, self._carried = self._carried or Carried(()), None
+        found = self._carried
+        if found is None or (found.by is not None and found.by is not W):
+            return Carried(()), ()
+        self._carried, found.taken = None, True
         return found, tuple(x.clone() for x in found.rows) if later else found.rows
 
     def mean(self, *xs: Rows) -> Any:
@@ -140,7 +144,7 @@ class Fleet(ABC):
 
     def _mixing(self, W: Any, *xs: Rows, later: bool = False) -> Pending:
         self._begins("mix", *xs)
-        carried, more = self._boarded(later)
+        carried, more = self._boarded(later, W)
         factors = W if isinstance(W, tuple) else (W,)  # in the order they are applied
         every = (*xs, *more)
 

@@ -157,23 +157,25 @@ class Loop:
             flight, st.flight = st.flight, None
             y, st.s = self.strategy.receive(self.fleet, t, flight.sent, waited(flight.pending), st.s)
             st.x.add_(torch.sub(y, flight.sent, out=flight.sent))
-            self._unload(flight.carried)
+            self._unload(flight.carried, flight.apart)
             self._received(self._late)
 
     def _communicate(self, t: Tick, done: int) -> None:
         """Send and receive at once."""
         st, fleet = self.state, self.fleet
         self.observer.sends(self, done)
-        with fleet.carrying(*self._companions(t)) as carried:
-            if self._mixes and self.strategy.schedule is not None:
-                y: Any = fleet.mix(self.strategy.schedule.at(fleet.m, t.round), st.x)
+        W = self._matrix(t)
+        with fleet.carrying(*self._companions(t), by=W) as carried:
+            if self._mixes and W is not None:
+                y: Any = fleet.mix(W, st.x)
             else:
-                heard = waited(self.strategy.send(fleet, t, st.x, st.s))
+                pending = self.strategy.send(fleet, t, st.x, st.s)
+        apart = self._sent_apart(carried)
         if not self._mixes:
-            y, st.s = self.strategy.receive(fleet, t, st.x, heard, st.s)
+            y, st.s = self.strategy.receive(fleet, t, st.x, waited(pending), st.s)
         if y is not st.x:
             st.x.copy_(y)
-        self._unload(carried)
+        self._unload(carried, apart)
         if self._buffers == "reset":
             st.inner.reset()
         self._received(0)
@@ -182,30 +184,50 @@ class Loop:
         """What leaves now and is due some steps later."""
         st, fleet = self.state, self.fleet
         self.observer.sends(self, t.k + st.rounds.left)
-        with fleet.carrying(*self._companions(t)) as carried:
+        with fleet.carrying(*self._companions(t), by=self._matrix(t)) as carried:
             pending = self.strategy.send(fleet, t, st.x, st.s)
+        apart = self._sent_apart(carried)
         if self._buffers == "reset":
             st.inner.reset()
-        return Flight(pending, st.x.clone(), carried)
+        return Flight(pending, st.x.clone(), carried, apart)
 
     def _received(self, late: int) -> None:
         self.state.ledger.rounds += 1
         self.observer.received(self, late)
+
+    def _matrix(self, t: Tick) -> Any:
+        """What the communication mixes by; None where no matrix tells."""
+        schedule = self.strategy.schedule
+        return None if schedule is None else schedule.at(self.fleet.m, t.round)
+
+    def _sent_apart(self, carried: Carried) -> Pending | None:
+        """In a message of their own, what a strategy with a matrix did not mix by it."""
+        if carried.taken or not carried.rows or carried.by is None:
+            return None
+        return self.fleet.later(self.fleet.mix, carried.by, *carried.rows)
 
     def _companions(self, t: Tick) -> Sequence[Rows]:
         """What rides along: running statistics, then buffers."""
         st, schedule = self.state, self.strategy.schedule
         found = [st.stats] if st.stats is not None and self._averages else []
         found += st.inner.stacked() if self._buffers == "average" else []
-        if found and schedule is not None and (weight := first_negative([schedule.factors(self.fleet.m, t.round)])) is not None:
+        if (
+            found
+            and schedule is not None
+            and not st.x.is_meta
+            and (weight := first_negative([schedule.factors(self.fleet.m, t.round)])) is not None
+        ):
             raise RunFailed(
                 f"communication {t.round}: {weight}, which can make a running variance or an optimiser's mean square "
                 "negative; use norm_stats=recalibrate, buffers=keep, or weights that are not negative"
             )
         return found
 
-    def _unload(self, carried: Carried) -> None:
+    def _unload(self, carried: Carried, apart: Pending | None = None) -> None:
         """What rode along is what the message made of it."""
+        if apart is not None:
+            made = apart.wait()
+            carried.made = made if isinstance(made, tuple) else (made,)
         st, mixed = self.state, list(carried.made)
         if mixed and st.stats is not None and self._averages:
             new = mixed.pop(0)

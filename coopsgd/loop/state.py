@@ -22,6 +22,7 @@ class Flight:
     pending: Pending | tuple[Pending, ...]  # what waits for its verbs
     sent: Rows  # (r, d) the rows as they were sent
     carried: Carried  # running statistics and buffers in the same message
+    apart: Pending | None = None  # or in one of their own, where the strategy did not mix by its matrix
 
 
 @dataclass
