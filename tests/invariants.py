@@ -18,7 +18,7 @@ from playing import MLP, QUADRATIC, mixed, play_settled, settle, written
 
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.mixing.matrix import Matrix
+from coopsgd.mixing.written import Written
 from coopsgd.setup import build, schema
 
 DIM = 10
@@ -205,7 +205,7 @@ def contraction(gangs: Any, drawn: Drawn) -> float | None:
     if not drawn.doubly:
         return None
     n, W = drawn.m + drawn.v, drawn.Ws[0]
-    zeta = Matrix(W=W.tolist(), v=drawn.v).zeta(drawn.m)
+    zeta = Written(W=W.tolist(), v=drawn.v).zeta(drawn.m)
     rows = torch.from_numpy(np.random.default_rng(drawn.number).standard_normal((n, 50)))
     before = float(torch.linalg.vector_norm(rows - rows.mean(0)))
     Stacked(Layout(drawn.m, drawn.v, 1)).mix(W, rows)

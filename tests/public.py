@@ -19,6 +19,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import arrays
 import networkx as nx
 import numpy as np
 import oracle
@@ -560,7 +561,7 @@ class Rule:
             assert strategy.schedule.cycle(n) == len(theirs), (
                 f"{self.name} of {n}: a cycle of {strategy.schedule.cycle(n)}, not {len(theirs)}"
             )
-            found += [np.abs(strategy.schedule.factors(n, r)[0] - W).max() for r, W in enumerate(theirs)]
+            found += [np.abs(arrays.factors(strategy.schedule, n, r)[0] - W).max() for r, W in enumerate(theirs)]
         return float(max(found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import arrays
 import numpy as np
 import pytest
 
@@ -229,7 +230,7 @@ def test_no_consensus_runs_when_allowed(cli):
 
 def test_rows_that_nearly_sum_to_one_are_made_to():
     W = "[[0.3333333,0.3333333,0.3333333],[0,1,0],[0,0.5,0.5]]"
-    found = compose.shown(["algo=cooperative", "workers=3", f"algo.W={W}"]).strategy.schedule.factors(3, 0)[0]
+    found = arrays.factors(compose.shown(["algo=cooperative", "workers=3", f"algo.W={W}"]).strategy.schedule, 3, 0)[0]
     np.testing.assert_allclose(found.sum(1), 1, rtol=0, atol=1e-15)
     np.testing.assert_allclose(found[0], 1 / 3, rtol=0, atol=1e-15)
 

@@ -6,13 +6,13 @@ import json
 import math
 import time
 
+import arrays as matrices
 import numpy as np
 import pytest
 from playing import CNN, QUADRATIC, play, settle
 from probes import probe_of
 
 from coopsgd.fleet import plan as plans
-from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring, Star, Torus
 from coopsgd.predict.clock.clock import Clock
 from coopsgd.predict.clock.clusters import FromProbe, Links, bits

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 
+import arrays
+import arrays as matrices
 import numpy as np
 import pytest
 
 from coopsgd.commands import analyze, compose
-from coopsgd.mixing import graphs, matrices
-from coopsgd.mixing.varying import GossipPGA, OnePeer, TwoLevel, pairs_matrix
+from coopsgd.mixing import graphs
+from coopsgd.mixing.varying import GossipPGA, OnePeer, TwoLevel
 from coopsgd.predict.setting import Setting
 from coopsgd.predict.theory import largest_steps, window_constant, windows
 
@@ -33,7 +35,7 @@ def slowly(Ws, m, tau, cycles):
 
 
 def schedule(mixing, m):
-    return [mixing.factors(m, r)[0] for r in range(mixing.cycle(m))]
+    return [arrays.factors(mixing, m, r)[0] for r in range(mixing.cycle(m))]
 
 
 def doubly(n, seed):
@@ -41,7 +43,7 @@ def doubly(n, seed):
     return np.mean([np.eye(n)[draw.permutation(n)] for _ in range(3)], axis=0)
 
 
-PAIRS, SWAP = pairs_matrix(4, [(0, 1), (2, 3)]), np.eye(4)[[0, 2, 1, 3]]
+PAIRS, SWAP = matrices.pairs(4, [(0, 1), (2, 3)]), np.eye(4)[[0, 2, 1, 3]]
 THREE = [PAIRS, SWAP, PAIRS]  # averages pairs, swaps 1 and 2, averages pairs: J; in any other order of them only half of it
 CYCLES = {  # name: matrices, m, tau, cycles to look at, c' where it is known
     "one peer, 8": (schedule(OnePeer(), 8), 8, 1, 6, 7.31),

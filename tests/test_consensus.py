@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import arrays
 import numpy as np
 import oracle
 import pytest
@@ -71,7 +72,7 @@ def test_consensus_is_that_of_the_rows_before_the_latest_mixing(gangs, algo):
 @pytest.mark.parametrize("order", ["cta", "overlap"])
 def test_the_other_orders(gangs, order, tau, processes):
     words = preset("dpsgd", f"tau={tau}", f"order={order}", "steps=12", *LOOKS)
-    W = build.make_strategy(settle(words))[0].schedule.factors(8, 0)[0].tolist()
+    W = arrays.factors(build.make_strategy(settle(words))[0].schedule, 8, 0)[0].tolist()
     run = {"cta": oracle.combine_then_adapt, "overlap": oracle.overlap}[order]
     matches(play(gangs, processes, *words).lines, expected(lambda p: run(p, W), problem(words), order))
 

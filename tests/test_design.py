@@ -7,6 +7,8 @@ import math
 import shlex
 from functools import cache
 
+import arrays
+import arrays as matrices
 import numpy as np
 import pytest
 from probes import probe_of
@@ -17,7 +19,6 @@ from coopsgd.commands.design.candidates import TAUS, candidates
 from coopsgd.commands.design.pilots import Pilots, pilot
 from coopsgd.commands.design.ranking import Drift, Goal
 from coopsgd.errors import ConfigError
-from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring
 from coopsgd.predict import theory
 
@@ -50,7 +51,7 @@ def test_every_candidate_is_another_algorithm_that_agrees(m):
     found = everyone(m)
     seen = {}
     for one in found:
-        matrices = [one.strategy.schedule.factors(m, r) for r in range(one.strategy.schedule.cycle(m) or 6)]
+        matrices = [arrays.factors(one.strategy.schedule, m, r) for r in range(one.strategy.schedule.cycle(m) or 6)]
         key = str(
             [one.config.tau, one.strategy.schedule.served, one.strategy.averages, getattr(one.strategy, "order", "")]
             + [[np.round(W, 9).tolist() for W in factors] for factors in matrices]
@@ -131,7 +132,9 @@ def test_the_words_of_a_candidate_make_it_again():
         again = compose.shown([*words, *one.words, "workers=8", "steps=200"])
         assert again.config.tau == one.config.tau
         for r in range(3):
-            for A, B in zip(again.strategy.schedule.factors(8, r), one.strategy.schedule.factors(8, r), strict=True):
+            for A, B in zip(
+                arrays.factors(again.strategy.schedule, 8, r), arrays.factors(one.strategy.schedule, 8, r), strict=True
+            ):
                 np.testing.assert_allclose(A, B, rtol=0, atol=1e-9)
 
 
@@ -155,7 +158,7 @@ def test_tau_eq_of_a_ring():
     """Under noise alone: 1 + 2/(m-1) sum lambda^2 / (1 - lambda^2), 2.17 for a ring of eight with thirds (issue: 2.17)."""
     (one,) = (c for c in everyone() if c.label == "algo=dpsgd topology=ring tau=1")
     (drift,) = Drift.of([one])
-    values = np.linalg.eigvalsh(one.strategy.schedule.factors(8, 0)[0])[:-1]
+    values = np.linalg.eigvalsh(arrays.factors(one.strategy.schedule, 8, 0)[0])[:-1]
     by_hand = 1 + 2 / 7 * float((values**2 / (1 - values**2)).sum())
     assert by_hand == pytest.approx(2.17, abs=0.005)
     assert pilots(8).tau_eq(drift.noise, drift.drift) == pytest.approx(by_hand, rel=1e-9)

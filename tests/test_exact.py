@@ -11,7 +11,7 @@ import pytest
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import load_array
-from coopsgd.mixing.matrix import Matrix
+from coopsgd.mixing.written import Written
 from coopsgd.tasks.quadratic import Quadratic
 
 HALF = np.full((2, 2), 0.5)
@@ -50,7 +50,7 @@ def test_what_would_be_converted_with_loss_is_refused(tmp_path, name, monkeypatc
             load_array(key, "a.npy")
         assert len(str(error.value).splitlines()) == 1
     for key, read in (
-        ("algo.W", lambda: Matrix(W="a.npy").factors(2, 0)),
+        ("algo.W", lambda: Written(W="a.npy").factors(2, 0)),
         ("task.centers", lambda: Quadratic(centers="a.npy").arrays(2, 0)),
     ):
         with pytest.raises(ValueError, match=rf"^{key}: .*({told})"):
@@ -92,6 +92,6 @@ def test_functions_alike(tmp_path, monkeypatch, answer, told):
     sys.modules.pop("answers", None)
     try:
         with pytest.raises(ValueError, match=rf"^algo\.W: .*{told}"):
-            Matrix(W="answers:W").check(2)
+            Written(W="answers:W").check(2)
     finally:
         sys.modules.pop("answers", None)

@@ -8,15 +8,18 @@ from __future__ import annotations
 import itertools
 import math
 
+import arrays
+import arrays as matrices
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 
 from coopsgd.commands import analyze, compose
 from coopsgd.mixing import expectation, graphs, matcha
+from coopsgd.mixing.graphs import links_of
 from coopsgd.mixing.matcha import Matcha, Matchings, decompose, probabilities
 from coopsgd.mixing.sampled import Sampled
-from coopsgd.mixing.varying import Matching, Pairwise, _matching, edges_of, pairs_matrix
+from coopsgd.mixing.varying import Matching, Pairwise, _matching
 from coopsgd.predict.setting import Setting
 from coopsgd.predict.theory import expected_drift, expected_noise, outcome_noise, sampled_consensus
 
@@ -26,7 +29,9 @@ QUADRATIC = ("task=quadratic", "processes=1", "device=cpu")
 def every_pair(graph, m, events):
     """(chance, W) of all sequences of so many single pairs: a worker, then a neighbour."""
     adjacency = graph.adjacency(m, 0)
-    one = [(1 / m / adjacency[i].sum(), pairs_matrix(m, [(i, int(j))])) for i in range(m) for j in np.flatnonzero(adjacency[i])]
+    one = [
+        (1 / m / adjacency[i].sum(), matrices.pairs(m, [(i, int(j))])) for i in range(m) for j in np.flatnonzero(adjacency[i])
+    ]
     found = [(1.0, np.eye(m))]
     for _ in range(events):
         found = [(p * q, V @ W) for p, W in found for q, V in one]
@@ -35,7 +40,7 @@ def every_pair(graph, m, events):
 
 def every_matching(graph, m):
     """All orders of the edges, literally."""
-    edges, found = edges_of(graph.adjacency(m, 0)).tolist(), {}
+    edges, found = links_of(graph.adjacency(m, 0)).pairs.tolist(), {}
     for order in itertools.permutations(edges):
         kept = []
         for i, j in order:
@@ -43,7 +48,7 @@ def every_matching(graph, m):
                 kept.append((i, j))
         key = tuple(sorted(kept))
         found[key] = found.get(key, 0) + 1 / math.factorial(len(edges))
-    return [(p, pairs_matrix(m, pairs)) for pairs, p in found.items()]
+    return [(p, matrices.pairs(m, pairs)) for pairs, p in found.items()]
 
 
 def every_subset(mixing, m):
@@ -246,7 +251,7 @@ def test_clients_of_unequal_sizes_and_epochs_are_what_long_runs_come_to(weightin
     """Against 2000 rounds of one seed's lots, within what they scatter by, a few per cent."""
     mixing = Sampled(fraction=0.5, weighting=weighting, epochs=1, sizes=[40, 8, 16, 24], batch_size=8)
     m, rounds = 4, 2000
-    Ws = [np.linalg.multi_dot(mixing.factors(m, r)[::-1]) for r in range(rounds)]
+    Ws = [np.linalg.multi_dot(arrays.factors(mixing, m, r)[::-1]) for r in range(rounds)]
     counts = [mixing.work(m, r, 1) for r in range(rounds)]
     value, error = sampled_consensus(Ws, m, 1, "atc", counts)
     assert error < 0.1 * value and abs(outcome_noise(mixing.outcomes(m, 1), m) - value) < 4 * error

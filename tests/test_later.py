@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import arrays as matrices
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,6 @@ from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop.evaluation import train
-from coopsgd.mixing import matrices
 from coopsgd.mixing.graphs import Ring
 from coopsgd.setup import build
 

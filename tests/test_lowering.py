@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import arrays as matrices
 import numpy as np
 import pytest
 from playing import mixed
 from test_plan import KINDS, carried_out, example
 
 from coopsgd.fleet.plan import Layout, choose_layout, lower, price
-from coopsgd.mixing import graphs, matrices
+from coopsgd.mixing import graphs
 from coopsgd.registry import lookup
 from coopsgd.setup import catalogue
 from coopsgd.strategies.base import Strategy

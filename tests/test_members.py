@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import arrays
+import arrays as matrices
 import numpy as np
 import oracle
 import pytest
@@ -16,11 +18,12 @@ import coopsgd.fleet.base as fleet
 from coopsgd import registry
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.mixing import graphs, matcha, matrices, spectra
-from coopsgd.mixing.matrix import Matrix
+from coopsgd.mixing import graphs, matcha, spectra
+from coopsgd.mixing.graphs import links_of
 from coopsgd.mixing.sampled import Sampled
 from coopsgd.mixing.static import Anchored, Hierarchical
-from coopsgd.mixing.varying import GossipPGA, Matching, OnePeer, Pairwise, TwoLevel, _matching, edges_of
+from coopsgd.mixing.varying import GossipPGA, Matching, OnePeer, Pairwise, TwoLevel, _matching
+from coopsgd.mixing.written import Written
 from coopsgd.setup import build
 
 EIGHT = "15 67 04 23 17 36 10 37 56 12 70 31"  # the example graph of arXiv:1905.09435, its matchings in order
@@ -59,7 +62,7 @@ FLAT = "[" + ",".join(["[0,0,0]"] * 8) + "]"
 def test_orders_of_mixing_and_stepping(gangs, order, tau, algo, processes):  # E6, D1
     words = (*QUADRATIC, f"algo={algo}", f"tau={tau}", f"order={order}")
     strategy, _ = build.make_strategy(settle(words))
-    W = strategy.schedule.factors(8, 0)[0]
+    W = arrays.factors(strategy.schedule, 8, 0)[0]
     expected = {"cta": oracle.combine_then_adapt, "overlap": oracle.overlap}[order](
         problem(words), W.tolist(), strategy.schedule.num_aux
     )
@@ -95,7 +98,7 @@ def test_with_full_averaging_only_atc_is_synchronous(gangs):  # D2
 def test_anchor_on_top(graph, weights, m):  # E8: zeta' = m zeta / (m + 1 + zeta), and no alpha does better
     W = matrices.WEIGHTS[weights](graph.adjacency(m))
     z = spectra.zeta(W)
-    best = spectra.zeta(Anchored(weights=weights, topology=graph).factors(m, 0)[0])
+    best = spectra.zeta(arrays.factors(Anchored(weights=weights, topology=graph), m, 0)[0])
     assert best == pytest.approx(m * z / (m + 1 + z), abs=1e-9)
     others = [spectra.zeta(matrices.anchored(W, a)) for a in np.linspace(0.01, 2 / (m + 1), 100)]
     assert best <= min(others) + 1e-9
@@ -106,16 +109,16 @@ def test_anchor_on_nothing_is_elastic_averaging():  # E8
 
 
 def test_tree_of_groups():  # E9: 12 workers in 4 groups, group models all to all: 0.866 at weight 0.25
-    W = Hierarchical(groups=4, root=False).factors(12, 0)[0]
+    W = arrays.factors(Hierarchical(groups=4, root=False), 12, 0)[0]
     assert W.shape == (16, 16) and W[0, 12] == pytest.approx(0.25, abs=1e-9)
     assert spectra.zeta(W) == pytest.approx(0.866, abs=5e-4)
-    uneven = Hierarchical(groups=[5, 1, 2]).factors(8, 0)[0]
+    uneven = arrays.factors(Hierarchical(groups=[5, 1, 2]), 8, 0)[0]
     assert spectra.is_doubly_stochastic(uneven, 1e-12) and spectra.is_symmetric(uneven) and spectra.zeta(uneven) < 1
     assert np.count_nonzero(uneven[8]) == 5 + 1 + 1  # the first group's model: five workers, itself, the root
 
 
 def test_two_levels(gangs):  # X5: a global average absorbs the group average of the same moment
-    within, across = TwoLevel(groups=[3, 5], tau_2=20, tau=10).factors(8, 0)[0], matrices.average(8)
+    within, across = arrays.factors(TwoLevel(groups=[3, 5], tau_2=20, tau=10), 8, 0)[0], matrices.average(8)
     np.testing.assert_allclose(across @ within, across, **TIGHT)
     words = (*QUADRATIC, "algo=two_level", "tau=2")
     np.testing.assert_allclose(
@@ -137,7 +140,7 @@ def test_a_server_is_periodic_averaging_at_two_messages_a_worker(gangs):
 @pytest.mark.parametrize("m", [2, 4, 8, 16])
 def test_one_peer_averages_exactly_within_a_cycle(m, form):  # P2, P4
     mixing = OnePeer(form=form)
-    hops = [mixing.factors(m, r)[0] for r in range(3, 3 + mixing.cycle(m))]  # from any start
+    hops = [arrays.factors(mixing, m, r)[0] for r in range(3, 3 + mixing.cycle(m))]  # from any start
     np.testing.assert_allclose(spectra.product(hops, m), matrices.average(m), **TIGHT)
     assert all(np.count_nonzero(W - np.diag(np.diag(W))) == m for W in hops)  # one message a worker
     assert all(spectra.is_symmetric(W) for W in hops) or form == "exponential"
@@ -152,7 +155,7 @@ def test_pairwise_gossip_on_a_complete_graph():  # P5: an event leaves 1 - 1 / (
     mixing = Pairwise(topology=graphs.Complete())
     assert mixing.zeta(8) == pytest.approx(math.sqrt(1 - 1 / 7), abs=1e-12)
     for r in range(5):
-        (W,) = mixing.factors(8, r)
+        (W,) = arrays.factors(mixing, 8, r)
         np.testing.assert_allclose(W @ W, W, **TIGHT)  # an orthogonal projection
     assert Pairwise(topology=graphs.Complete(), events=3).zeta(8) == pytest.approx((1 - 1 / 7) ** 1.5, abs=1e-12)
 
@@ -162,7 +165,7 @@ def test_mean_square_contraction_of_random_schedules_is_what_a_sample_shows(mixi
     m, rounds = 8, 4000
     second = np.zeros((m, m))
     for r in range(rounds):
-        W = spectra.product(mixing.factors(m, r), m)
+        W = spectra.product(arrays.factors(mixing, m, r), m)
         assert spectra.is_doubly_stochastic(W)
         second += W.T @ W / rounds
     found = np.linalg.norm(second - matrices.average(m), 2) ** 0.5
@@ -171,7 +174,7 @@ def test_mean_square_contraction_of_random_schedules_is_what_a_sample_shows(mixi
 
 @pytest.mark.parametrize(("graph", "m"), [("ring", 9), ("complete", 12), ("torus", 36), ("star", 7), ("ring", 1)])
 def test_a_random_matching_is_that_of_trying_edge_after_edge(graph, m):
-    edges = edges_of(registry.lookup("graph", graph)().adjacency(m))
+    edges = links_of(registry.lookup("graph", graph)().adjacency(m)).pairs
     for seed in range(50):
         free, kept = set(range(m)), []
         for e in np.random.default_rng(seed).permutation(len(edges)):
@@ -184,7 +187,7 @@ def test_a_random_matching_is_that_of_trying_edge_after_edge(graph, m):
 def test_matchings_of_a_complete_graph_are_perfect():
     mixing = Matching(topology=graphs.Complete(), seed=3)
     for r in range(20):
-        (W,) = mixing.factors(8, r)
+        (W,) = arrays.factors(mixing, 8, r)
         assert np.diag(W).tolist() == [0.5] * 8 and (np.count_nonzero(W, axis=1) == 2).all()
 
 
@@ -272,7 +275,7 @@ def test_gossip_with_global_averages_at_its_limits(gangs):  # D4
 
 
 def test_a_list_of_matrices_is_a_schedule(gangs):
-    hops = np.stack([OnePeer().factors(8, r)[0] for r in range(3)])
+    hops = np.stack([arrays.factors(OnePeer(), 8, r)[0] for r in range(3)])
     words = (*QUADRATIC, "tau=2")
     listed = play(gangs, 4, *words, "algo=cooperative", written(hops))
     np.testing.assert_allclose(listed.x, play(gangs, 1, *words, "algo=one_peer").x, **EXACT)
@@ -318,7 +321,7 @@ def test_only_clients_drawn_in_proportion_are_unbiased():
 
     def mean_weight(weighting):
         mixing = Sampled(fraction=0.5, weighting=weighting, sizes=sizes)
-        return np.mean([mixing.factors(4, r)[0][4, :4] for r in range(rounds)], axis=0)
+        return np.mean([arrays.factors(mixing, 4, r)[0][4, :4] for r in range(rounds)], axis=0)
 
     # a weight is at most 0.5 off its mean of at most 0.7: four standard deviations of a mean over 4000
     close = {"rtol": 0, "atol": 4 * 0.5 / rounds**0.5}
@@ -362,7 +365,7 @@ def test_clients_with_more_data_take_more_steps_and_weigh_more(gangs):
     sizes = task.sizes(settings)
     assert len(set(sizes)) > 1
     assert strategy.schedule.work(4, 0, 1).tolist() == [2 * (n // 20) for n in sizes]  # two whole passes, ragged ends dropped
-    up, _ = strategy.schedule.factors(4, 0)
+    up, _ = arrays.factors(strategy.schedule, 4, 0)
     np.testing.assert_allclose(up[4, :4], np.array(sizes) / sum(sizes), **TIGHT)
     longest = max(2 * (n // 20) for n in sizes)
     run = play(gangs, 2, *words, f"steps={longest}")
@@ -379,13 +382,13 @@ def test_clients_with_more_data_take_more_steps_and_weigh_more(gangs):
 def test_a_doubly_stochastic_matrix_whose_powers_average(gangs):
     """De Bruijn: W W = J, though ||W - J|| = 1. Its workers agree, and the bound has nothing to say of it."""
     W = [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]
-    mixing = Matrix(W=W)
+    mixing = Written(W=W)
     assert mixing.zeta(4) == pytest.approx(1)
     mixing.check(4)
     run = play(gangs, 2, *QUADRATIC, "workers=4", "algo=cooperative", "tau=1", written(np.array(W)), "optim.lr=1e-9")
     assert np.ptp(run.x, axis=0).max() < 1e-8
     with pytest.raises(ValueError, match="never agree"):
-        Matrix(W=np.eye(4)[[1, 2, 3, 0]].tolist()).check(4)  # a permutation has norm 1 as well
+        Written(W=np.eye(4)[[1, 2, 3, 0]].tolist()).check(4)  # a permutation has norm 1 as well
 
 
 @pytest.mark.parametrize(
@@ -423,7 +426,7 @@ def test_matchings_of_a_graph_too_dense_for_a_line_graph():
 def test_what_never_comes_again_is_not_kept():
     mixing = Matching(topology=graphs.Complete())
     for r in range(10):
-        mixing.factors(8, r)
+        arrays.factors(mixing, 8, r)
     assert len(mixing._cache) == 2
     assert mixing.factors(8, 9)[0] is mixing.factors(8, 9)[0]
     pga = GossipPGA(every=100)
@@ -436,7 +439,7 @@ def test_plans_of_large_matrices_are_few(monkeypatch):
     monkeypatch.setattr(fleet, "ROOM", 0)
     stacked, rows = Stacked(Layout(4, 0, 1)), torch.ones(4, 3)
     for r in range(40):
-        stacked.mix(OnePeer().factors(4, r)[0] * 1.0, rows)
+        stacked.mix(arrays.factors(OnePeer(), 4, r)[0] * 1.0, rows)
         stacked.mix(np.full((4, 4), 0.25) + np.eye(4)[(np.arange(4) + r) % 4] * 1e-3, rows)
     assert len(stacked._plans) <= fleet.PLANS[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import arrays
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import ROUNDING, Mixing
 from coopsgd.mixing.matcha import Matcha
-from coopsgd.mixing.matrix import Matrix
+from coopsgd.mixing.written import Written
 from coopsgd.strategies.cooperative import Cooperative
 
 CHAINS = (4, 5, 6, 8, 10, 12)
@@ -28,16 +29,16 @@ def test_a_weight_of_zero_is_zero(words):
     """1 - 1/2 - 1/2 is 0, whatever rounding made of the halves."""
     strategy = compose.shown([*words.split(), "task=quadratic"]).strategy
     m = int(words.split("workers=")[1].split()[0])
-    (W,) = strategy.schedule.factors(m, 0)
+    (W,) = arrays.factors(strategy.schedule, m, 0)
     assert W.min() == 0 and not np.signbit(W).any(), W.min()
     assert strategy.schedule.negative(m) is None
     np.testing.assert_allclose(W.sum(1), 1, rtol=0, atol=1e-15)
 
 
 def test_makers_give_the_exact_half():
-    (W,) = compose.shown(
-        ["algo=dpsgd", "topology=chain", "algo.weights=best_constant", "task=quadratic"]
-    ).strategy.schedule.factors(4, 0)
+    (W,) = arrays.factors(
+        compose.shown(["algo=dpsgd", "topology=chain", "algo.weights=best_constant", "task=quadratic"]).strategy.schedule, 4, 0
+    )
     np.testing.assert_array_equal(W, [[0.5, 0.5, 0, 0], [0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5], [0, 0, 0.5, 0.5]])
 
 
@@ -50,12 +51,12 @@ def test_rounding_is_cleaned_off_whatever_made_it():
         def matrices(self, m, r):
             return (self.once("shared", tiny.copy),)
 
-    for mixing in (Matrix(W=tiny.tolist()), Own()):
-        (W,) = mixing.factors(3, 0)
+    for mixing in (Written(W=tiny.tolist()), Own()):
+        (W,) = arrays.factors(mixing, 3, 0)
         assert W[0, 2] == 0 and mixing.negative(3) is None and not W.flags.writeable
         assert W[1, 0] == 0.25
-    kept = Matrix(W=[[1 + 1e-9, -1e-9], [0.5, 0.5]])
-    assert kept.factors(2, 0)[0][0, 1] == pytest.approx(-1e-9) and "W[0, 1]" in kept.negative(2)
+    kept = Written(W=[[1 + 1e-9, -1e-9], [0.5, 0.5]])
+    assert arrays.factors(kept, 2, 0)[0][0, 1] == pytest.approx(-1e-9) and "W[0, 1]" in kept.negative(2)
     assert ROUNDING < 1e-9
 
 
@@ -93,12 +94,12 @@ def test_matchas_worst_case_is_reached_and_not_passed():
 def test_schedules_that_never_hold_one(algo):
     strategy = compose.shown([f"algo={algo}", "workers=6", "data=digits"]).strategy
     assert strategy.schedule.negative(6) is None
-    assert min(W.min() for r in range(200) for W in strategy.schedule.factors(6, r)) >= 0
+    assert min(W.min() for r in range(200) for W in arrays.factors(strategy.schedule, 6, r)) >= 0
 
 
 def test_a_list_is_looked_at_to_its_end():
     good, bad = [[0.5, 0.5], [0.5, 0.5]], [[1.5, -0.5], [-0.5, 1.5]]
-    assert "-0.5" in Matrix(W=[good] * 40 + [bad]).negative(2)
+    assert "-0.5" in Written(W=[good] * 40 + [bad]).negative(2)
     with pytest.raises(ConfigError, match="norm_stats=average: this W has a negative weight"):
         compose.shown(
             [
@@ -112,7 +113,7 @@ def test_a_list_is_looked_at_to_its_end():
 
 
 def test_a_function_is_looked_at_as_far_as_it_is_checked():
-    assert "-0.5" in Matrix(W="members:negative_at_900").negative(2)
+    assert "-0.5" in Written(W="members:negative_at_900").negative(2)
 
 
 def test_a_function_that_turns_negative_later_ends_the_run(cli):

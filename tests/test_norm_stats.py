@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import arrays
 import numpy as np
 import pytest
 import torch
@@ -39,7 +40,7 @@ def member(rank: int, settings: schema.Config, processes: int) -> dict[str, Any]
     """One process's part of a run: all models and statistics, as far as it knows them."""
     strategy, _ = build.make_strategy(settings)
     m, v = settings.workers, strategy.schedule.num_aux
-    layout = choose_layout(strategy.schedule.factors(m, 0), m, v, processes)
+    layout = choose_layout(arrays.factors(strategy.schedule, m, 0), m, v, processes)
     fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
     problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()
@@ -96,7 +97,7 @@ def test_averaged_statistics_are_W_times_the_rows_at_every_mixing(gangs, algo, p
     words, steps = (*SMALL, *ALGOS[algo]), 7
     settings = settle(words)
     strategy, _ = build.make_strategy(settings)
-    (W,) = strategy.schedule.factors(4, 0) or (np.full((4, 4), 0.25),)
+    (W,) = arrays.factors(strategy.schedule, 4, 0) or (np.full((4, 4), 0.25),)
     lone = unmixed(words, steps)
     expected = lone[0].copy()
     for k in range(steps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import arrays
 import numpy as np
 import oracle
 import pytest
@@ -74,7 +75,7 @@ PAIRS = [(t, w) for t in TOPOLOGIES for w in WEIGHTS if t != "exponential" or w 
 def test_every_topology_is_its_matrix(gangs, topology, weights):
     words = (*QUADRATIC, "algo=dpsgd", "tau=2", f"topology={topology}", f"algo.weights={weights}")
     settings = settle(words)
-    W = build.make_strategy(settings)[0].schedule.factors(8, 0)[0]
+    W = arrays.factors(build.make_strategy(settings)[0].schedule, 8, 0)[0]
     expected = oracle.cooperative(problem(words), W.tolist())
     for processes in (1, 2, 8):
         np.testing.assert_allclose(play(gangs, processes, *words).x, expected, **EXACT)

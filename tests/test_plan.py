@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import arrays as matrices
 import numpy as np
 import pytest
 
 from coopsgd.fleet.plan import Layout, average_price, choose_layout, lower, price
-from coopsgd.mixing import graphs, matrices
+from coopsgd.mixing import graphs
 
 
 def carried_out(plan) -> np.ndarray:

@@ -7,6 +7,7 @@ import socket
 import time
 from pathlib import Path
 
+import arrays
 import numpy as np
 import pytest
 
@@ -231,4 +232,4 @@ def test_a_yaml_with_a_mark_of_utf_8_and_with_aliases_is_read(tmp_path):
         b"\xef\xbb\xbfstrategy: cooperative\nmixing: matrix\nW: [&r [0.25, 0.25, 0.25, 0.25], *r, *r, *r]\n"
     )
     checked = compose.shown(["algo=own", *HERE], str(tmp_path))
-    np.testing.assert_array_equal(checked.strategy.schedule.factors(4, 0)[0], np.full((4, 4), 0.25))
+    np.testing.assert_array_equal(arrays.factors(checked.strategy.schedule, 4, 0)[0], np.full((4, 4), 0.25))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 
+import arrays
+import arrays as matrices
 import numpy as np
 import pytest
 from playing import play, run, settle
 
 from coopsgd.commands import analyze, compose
 from coopsgd.loop.rounds import Rounds
-from coopsgd.mixing import graphs, matrices, spectra
-from coopsgd.mixing.varying import OnePeer, pairs_matrix
+from coopsgd.mixing import graphs, spectra
+from coopsgd.mixing.varying import OnePeer
 from coopsgd.predict import setting
 from coopsgd.predict.setting import Setting
 from coopsgd.predict.theory import (
@@ -116,7 +118,7 @@ def test_random_gossip_drifts_as_its_second_moment_says(m, tau):
     checked = compose.shown(words)
     found = Setting(checked.config, checked.strategy).noise
     pairs = [(i, (i + 1) % m) for i in range(m)]
-    Ws = [pairs_matrix(m, [pair]) for pair in pairs]
+    Ws = [matrices.pairs(m, [pair]) for pair in pairs]
     whole = sum(np.kron(W, W) for W in Ws) / m
     away = np.eye(m) - 1 / m
     # seen from the mean: the part that all share grows for ever
@@ -155,7 +157,7 @@ def elastic_closed(m, alpha, tau):
 SHAPES = {
     "ring": ([ring(8)], 8),
     "easgd": ([matrices.elastic(8, 0.2)], 8),
-    "one peer": ([OnePeer().matrices(8, r)[0] for r in range(3)], 8),
+    "one peer": ([OnePeer().at(8, r).dense() for r in range(3)], 8),
     "average now and then": ([ring(6), ring(6), matrices.average(6)], 6),
     "server that nobody keeps": ([np.vstack([np.full((4, 4), 1 / 4), np.full((1, 4), 1 / 4)]) @ np.eye(4, 5)], 4),
 }
@@ -225,7 +227,7 @@ def test_stationary_consensus_in_closed_form(tau):
 
 def test_one_peer_is_as_good_as_its_sum():
     """sum_{r=1}^{T-1} (2^-r - 1/m) for m = 2^T: 3/8 + 1/8 at m = 8."""
-    Ws = [OnePeer().matrices(8, r)[0] for r in range(3)]
+    Ws = [OnePeer().at(8, r).dense() for r in range(3)]
     assert noise_consensus(Ws, 8) == pytest.approx(3 / 8 + 1 / 8)
 
 
@@ -275,7 +277,7 @@ def test_a_forecast_is_the_recursion_of_the_run(words):
     owed = None
 
     def mixed(x, r):
-        for W in strategy.schedule.factors(m, r):
+        for W in arrays.factors(strategy.schedule, m, r):
             x = W @ x
         return x
 

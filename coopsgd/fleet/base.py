@@ -20,6 +20,7 @@ from torch import Tensor
 
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.ledger import Ledger
+from coopsgd.mixing.matrix import Matrix, recognise
 
 if TYPE_CHECKING:
     from coopsgd.predict.clock.clock import Clock
@@ -94,7 +95,8 @@ class Fleet(ABC):
     def mix(self, W: Any, *xs: Rows) -> Any:
         """y_i = sum_j W[i, j] x_j, in place; all xs share one message an edge. Returns y, or a tuple of them.
 
-        W: (m + v, m + v) array; the arrays a Mixing hands out are planned once.
+        W: what `Mixing.at` answers, or an (m + v, m + v) array. The factors of a Product are applied in order, each charged
+        for itself; what is started with `later` starts the first of them, and the others follow when it is waited for.
         """
         return self._mixing(W, *xs).wait()
 
@@ -145,7 +147,7 @@ class Fleet(ABC):
     def _mixing(self, W: Any, *xs: Rows, later: bool = False) -> Pending:
         self._begins("mix", *xs)
         carried, more = self._boarded(later, W)
-        factors = W if isinstance(W, tuple) else (W,)  # in the order they are applied
+        factors = W.factors if isinstance(W, Matrix) else (W,)  # in the order they are applied
         every = (*xs, *more)
 
         def begun(W: Any) -> tuple[np.ndarray | None, Callable[[], None]]:
@@ -279,20 +281,15 @@ class Fleet(ABC):
     def _lowered(self, plan: plans.Plan) -> Any: ...
 
     def _planned(self, W: Any) -> _Planned:
-        """W lowered for this fleet. Kept while there is room; then the newest goes, so that most of a longer cycle stays."""
-        frozen = isinstance(W, np.ndarray) and not W.flags.writeable
-        # a frozen array is known by its address (it is kept below, so the address stays its own), others by content
-        key = id(W) if frozen else np.asarray(W).tobytes()
+        """W lowered for this fleet. Cached; when full, the newest entry is evicted, so that most of a longer cycle stays."""
+        known = isinstance(W, Matrix) or (isinstance(W, np.ndarray) and not W.flags.writeable)
+        # what cannot change is known by its address (it is kept below, so the address stays its own), others by content
+        key = id(W) if known else np.asarray(W).tobytes()
         if key not in self._plans:
-            array, n = np.asarray(W), self.m + self.v
-            if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-                raise ValueError(f"mix: W must hold finite real numbers, got {array.dtype}")
-            array = array.astype(np.float64)
-            if array.shape != (n, n):
-                raise ValueError(f"mix: W must be ({n}, {n}) for {self.m} workers and {self.v} auxiliaries, got {array.shape}")
+            matrix, n = self._matrix(W), self.m + self.v
             if len(self._plans) >= max(PLANS[0], min(PLANS[1], ROOM // n**2)):
                 self._plans.popitem()
-            plan, logical = self._admitted(plans.lower(array, self.layout)), plans.logical(array, self.m, self.layout.served)
+            plan, logical = self._admitted(plans.lower(matrix, self.layout)), plans.logical(matrix, self.m, self.layout.served)
             self._plans[key] = _Planned(
                 W,
                 self._lowered(plan),
@@ -301,6 +298,16 @@ class Fleet(ABC):
                 self.clock.parts(logical) if self.clock else None,
             )
         return self._plans[key]
+
+    def _matrix(self, W: Any) -> Matrix:
+        """What is given as W, recognised; ValueError when it is no matrix of this fleet's size."""
+        n = self.m + self.v
+        shape = W.shape if isinstance(W, Matrix) else (W := np.asarray(W)).shape
+        if isinstance(W, np.ndarray) and (W.dtype.kind not in "fiu" or not np.isfinite(W).all()):
+            raise ValueError(f"mix: W must hold finite real numbers, got {W.dtype}")
+        if shape != (n, n):
+            raise ValueError(f"mix: W must be ({n}, {n}) for {self.m} workers and {self.v} auxiliaries, got {shape}")
+        return recognise(W)
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

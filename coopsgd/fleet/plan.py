@@ -168,12 +168,12 @@ def _is_average(item: Sum, layout: Layout) -> bool:
     return bool(np.ptp(item.V[0, workers]) == 0 and np.all(item.U[workers, 0] == item.U[workers[0], 0]))
 
 
-def lower(W: np.ndarray, layout: Layout, simple: bool = False, groups: Container[tuple[int, ...]] | None = None) -> Plan:
+def lower(W: Any, layout: Layout, simple: bool = False, groups: Container[tuple[int, ...]] | None = None) -> Plan:
     """The cheapest plan found for W (n, n) on this layout.
 
     simple: the price list's, see `sums.Search`. groups: the only ones that sums may be over; the group of all is always one.
     """
-    W = _clean(W)
+    W = _clean(np.asarray(W))
     m = layout.m
     alone: tuple[list[Sum], np.ndarray, np.ndarray] = ([], np.zeros((1, 1), dtype=int), W)
     sums, counts, rest = alone if layout.processes == 1 else choose(W, layout.home, Search(layout.processes, simple, groups))
@@ -228,7 +228,7 @@ def _block_diagonal(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, 
 
 
 def choose_layout(
-    factors: Iterable[np.ndarray] | None, m: int, v: int, processes: int, served: bool = False, simple: bool = False
+    factors: Iterable[Any] | None, m: int, v: int, processes: int, served: bool = False, simple: bool = False
 ) -> Layout:
     """Replicated auxiliary rows if no matrix of the schedule costs more on them, else each with its owner.
 
@@ -244,7 +244,7 @@ def choose_layout(
         return owned
     seen: set[bytes] = set()
     for W in factors:
-        if (key := W.tobytes()) in seen:
+        if (key := np.asarray(W).tobytes()) in seen:
             continue
         seen.add(key)
         if len(seen) > DISTINCT or lower(W, replicated, simple).vectors > lower(W, owned, simple).vectors:
@@ -269,7 +269,7 @@ class Price:
     sent: np.ndarray  # (m,), or (m + v,) when auxiliary rows are served
 
 
-def logical(W: np.ndarray, m: int, served: bool = False) -> Plan:
+def logical(W: Any, m: int, served: bool = False) -> Plan:
     """What mixing by W is in the price list: its plan when every worker has its own host.
 
     Auxiliary rows live wherever that is cheapest, or each on a host of its own when they are served; it does not depend on
@@ -280,7 +280,7 @@ def logical(W: np.ndarray, m: int, served: bool = False) -> Plan:
     return lower(W, Layout(n, 0, n) if served else choose_layout([W], m, n - m, m, simple=True), simple=True)
 
 
-def price(W: np.ndarray, m: int, served: bool = False) -> Price:
+def price(W: Any, m: int, served: bool = False) -> Price:
     """The logical price of mixing by W: an average over g is 2 (g - 1) messages, any other off-diagonal nonzero one."""
     plan = logical(W, m, served)
     return Price(plan.messages, plan.sent)

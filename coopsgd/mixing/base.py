@@ -1,6 +1,6 @@
-"""Which matrices the r-th communication applies. A mixing is a frozen dataclass; its fields are keys of an algo's yaml.
+"""Which matrix the r-th communication applies. A mixing is a frozen dataclass; its fields are keys of an algo's yaml.
 
-A communication is a list of *factors*, applied in order, so that its price stays honest: federated averaging is "up"
+A communication may be a product of *factors*, applied in order, so that its price stays honest: federated averaging is "up"
 then "down", not the dense product of the two. A field named like something the run knows (`topology`, `seed`, `tau`,
 `sizes`, `batch_size`: build.FILLED) is filled from there.
 """
@@ -17,12 +17,12 @@ import numpy as np
 from coopsgd.host import reading, sizes
 from coopsgd.mixing import spectra
 from coopsgd.mixing.expectation import Expectation, Outcomes
+from coopsgd.mixing.matrix import ROUNDING, Matrix, Product, recognise
 from coopsgd.setup.exact import as_float64
 
-Factors = tuple[np.ndarray, ...]
 LOOKED_AT = 1000  # communications of a schedule without a cycle whose weights are looked at before a run
 LOTS = 2  # communications whose matrices are kept when they never come again
-ROUNDING = 1e-12  # an entry of W below it is what rounding left of a zero
+LONGEST = 64  # communications of a cycle up to which its matrices count as recurring
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Mixing:
     """A schedule of mixing matrices over m workers (rows first) and `num_aux` auxiliary models (rows last)."""
 
     allow_disconnected: bool = False  # run although the workers never agree
-    _cache: dict[tuple[int, int], Factors] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _cache: dict[tuple[int, int], Matrix] = field(default_factory=dict, init=False, repr=False, compare=False)
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     served: ClassVar[bool] = False  # the auxiliary models live on a server of their own, never as copies beside the workers
@@ -47,27 +47,30 @@ class Mixing:
         """Does `work` say how long a round is, whatever tau is?"""
         return False
 
-    def matrices(self, m: int, r: int) -> Iterable[np.ndarray]:
-        """The (m + v, m + v) factors of communication r (from 0), in the order they are applied."""
+    def matrices(self, m: int, r: int) -> Iterable[Matrix | np.ndarray]:
+        """The (m + v, m + v) factors of communication r (from 0), in the order they are applied; asked for by `at`."""
         raise NotImplementedError
 
     def cycle(self, m: int) -> int | None:
         """After how many communications the schedule repeats: 1 when it is constant, None when it never does."""
         return 1
 
-    def factors(self, m: int, r: int) -> Factors:
-        """The factors of communication r, read-only; the same arrays whenever the schedule repeats."""
+    def at(self, m: int, r: int) -> Matrix:
+        """The matrix of communication r, a Product if it has several factors; the same object whenever the schedule repeats."""
         cycle = self.cycle(m)
         key = (m, r if cycle is None else r % cycle)
         if key not in self._cache:
             if len(self._cache) >= (cycle or LOTS):
                 self._cache.pop(next(iter(self._cache)))
-            self._cache[key] = tuple(_frozen(W) for W in self.matrices(*key))
+            made = tuple(recognise(_cleaned(W)) for W in self.matrices(*key))
+            for W in made:
+                object.__setattr__(W, "recurring", cycle is not None and cycle <= LONGEST)
+            self._cache[key] = made[0] if len(made) == 1 else Product(m + self.num_aux, made)
         return self._cache[key]
 
-    def at(self, m: int, r: int) -> Factors:
-        """What communication r mixes by."""
-        return self.factors(m, r)
+    def factors(self, m: int, r: int) -> tuple[Matrix, ...]:
+        """What communication r applies, in order."""
+        return self.at(m, r).factors
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` answers, asked the first time only; an array is read-only, so that equal communications share it."""
@@ -96,18 +99,17 @@ class Mixing:
         """All that one round by lot can be, where it is the rounds that are independent and not the communications, and few."""
         return None
 
-    def _communications(self, m: int) -> list[np.ndarray]:
+    def _communications(self, m: int) -> list[Matrix]:
         """(m + v, m + v) what each communication of a cycle does."""
-        self.factors(m, 0)  # a size that makes no sense is refused before anything is as large
-        rounds = (self.factors(m, r) for r in range(self.cycle(m) or 1))
-        return [factors[0] if len(factors) == 1 else spectra.product(factors, m + self.num_aux) for factors in rounds]
+        self.at(m, 0)  # a size that makes no sense is refused before anything is as large
+        return [self.at(m, r) for r in range(self.cycle(m) or 1)]
 
     def negative(self, m: int) -> str | None:
         """A negative weight in any communication, named; None when there is none, or none in the first of an endless schedule.
 
         A maker that knows more, such as the worst case of what it draws, overrides it.
         """
-        return first_negative(self.factors(m, r) for r in range(self.cycle(m) or LOOKED_AT))
+        return first_negative(self.at(m, r) for r in range(self.cycle(m) or LOOKED_AT))
 
     def best_alpha(self, m: int) -> float | None:
         """alpha*, the pull with the smallest zeta; None when the mixing has no such weight."""
@@ -128,15 +130,17 @@ class Mixing:
         found = self.zeta(m)
         if self.allow_disconnected or found is None or found < 1 - spectra.TOLERANCE:
             return
-        if self.cycle(m) is None or not spectra.reaches_consensus(spectra.product(self._communications(m), m + self.num_aux)):
+        if self.cycle(m) is None or not spectra.reaches_consensus(self._communications(m)):
             raise ValueError(
                 f"no consensus: zeta over a cycle of communications is {found:.6g}, not below 1, so the workers never "
                 "agree; choose another W or topology, or set algo.allow_disconnected=true"
             )
 
 
-def _frozen(W: np.ndarray) -> np.ndarray:
-    """Read-only float64, with the zeros that rounding missed; the same array if it is so already."""
+def _cleaned(W: Any) -> Any:
+    """An array in read-only float64, without the zeros that rounding missed; the same one if it is so already."""
+    if isinstance(W, Matrix):
+        return W
     missed = (np.abs(W) < ROUNDING) & ((W != 0) | np.signbit(W))
     if W.dtype == np.float64 and not W.flags.writeable and not missed.any():
         return W
@@ -146,15 +150,18 @@ def _frozen(W: np.ndarray) -> np.ndarray:
     return W
 
 
-def first_negative(communications: Iterable[Factors]) -> str | None:
-    """The most negative weight of the first matrix that has one, in words; None when none has."""
-    seen = None
-    for factors in communications:
-        for W in factors:
-            if W is not seen and W.min() < -ROUNDING:
-                i, j = np.unravel_index(W.argmin(), W.shape)
-                return negative_weight(i, j, W[i, j])
-            seen = W
+def first_negative(communications: Iterable[Any]) -> str | None:
+    """The most negative weight of the first matrix that has one, in words; None when none has.
+
+    Each communication is a matrix, or its factors in order.
+    """
+    seen: set[int] = set()
+    for W in (W for some in communications for W in (some.factors if isinstance(some, Matrix) else map(recognise, some))):
+        if id(W) not in seen:
+            i, j, weight = W.least
+            if weight < -ROUNDING:
+                return negative_weight(i, j, weight)
+            seen = {*seen, id(W)} if W.recurring else set()
     return None
 
 

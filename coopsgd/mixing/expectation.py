@@ -15,23 +15,26 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.mixing.spectra import EXACT
+from coopsgd.mixing.matrices import of_weighted
+from coopsgd.mixing.matrix import Average, Matrix, identity, recognise
+from coopsgd.mixing.spectra import EXACT, WHOLE, ends
 
 CASES = 2e5  # steps through the connected sets of free workers that the exact law of a random matching may take
 SAMPLE = 2000  # matchings drawn where it would take more
 WIDE = 2000  # edges of which pairs are counted in a sample
+LARGEST = 2048  # workers up to which second moments, (m, m), are followed
 PARTS = 10  # into which they are dealt, to tell the error
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """E[W], (m, m), and S -> E[W S W'] for symmetric (m, m) S; None where that would take too much room.
+    """E[W], (m, m), and S -> E[W S W'] for symmetric (m, m) S; None where that would take too much room or time.
 
     projects: every W is an orthogonal projection, so that E[W'W] = E[W]. parts: estimates like this one, each from its own
     share of a sample; none where it is exact.
     """
 
-    mean: np.ndarray
+    mean: Matrix
     second: Callable[[np.ndarray], np.ndarray] | None
     projects: bool = False
     parts: Sequence[Expectation] = field(default=())
@@ -42,8 +45,12 @@ class Expectation:
         m = len(self.mean)
         if m == 1:
             return 0.0
-        left = self.mean - 1 / m if self.projects or self.second is None else self.second(np.eye(m) - 1 / m)
-        found = math.sqrt(max(0.0, float(np.linalg.eigvalsh(left)[-1])))
+        if m > WHOLE and (self.projects or self.second is None):
+            top = self.mean.modes.values[1:].max() if self.mean.modes is not None else ends(self.mean)[0]
+        else:
+            left = self.mean.dense() - 1 / m if self.projects or self.second is None else self.second(np.eye(m) - 1 / m)
+            top = np.linalg.eigvalsh(left)[-1]
+        found = math.sqrt(max(0.0, float(top)))
         return found if found >= EXACT else 0.0
 
     @property
@@ -84,7 +91,7 @@ def repeated(once: Expectation, times: int) -> Expectation:
             S = each(S)
         return S
 
-    return Expectation(np.linalg.matrix_power(once.mean, times), second)
+    return Expectation(recognise(np.linalg.matrix_power(once.mean.dense(), times)), second)
 
 
 def pair_averages(m: int, edges: np.ndarray, share: np.ndarray, joint: np.ndarray | None = None) -> Expectation:
@@ -92,6 +99,8 @@ def pair_averages(m: int, edges: np.ndarray, share: np.ndarray, joint: np.ndarra
 
     edges: (E, 2). share: (E,) how likely each is in it. joint: (E, E) how likely both are; None: never two.
     """
+    if m > LARGEST:
+        return Expectation(of_weighted(m, edges, share / 2), None, projects=True)
     a, b = edges.T
     L = np.zeros((m, m))
     L[a, b] = L[b, a] = -share
@@ -116,7 +125,7 @@ def pair_averages(m: int, edges: np.ndarray, share: np.ndarray, joint: np.ndarra
             both = B @ (joint * (B.T @ S @ B)) @ B.T
         return np.asarray(S - (LS + LS.T) / 2 + both / 4)
 
-    return Expectation(np.eye(m) - L / 2, second, projects=True)
+    return Expectation(recognise(np.eye(m) - L / 2), second, projects=True)
 
 
 def everybody_paired(m: int) -> Expectation:
@@ -126,15 +135,17 @@ def everybody_paired(m: int) -> Expectation:
     of any other S the symmetric part is taken, for its trace is all that anybody asks.
     """
     share = 1 / (m - 1 + m % 2)  # of a pair
-    mean = np.eye(m) * (1 - share * m / 2) + share / 2
-    away = np.eye(m) - 1 / m
+    whole = (1 - share * m / 2) * identity(m) + share * m / 2 * Average(m)
+    if m > LARGEST:
+        return Expectation(whole, None, projects=True)
+    mean, away = whole.dense(), np.eye(m) - 1 / m
 
     def second(S: np.ndarray) -> np.ndarray:
         J = np.full((m, m), 1 / m)
         x, y = float((away * S).sum()) / max(1, m - 1), float(S.sum()) / m
         return x * (mean - J) + y * J
 
-    return Expectation(mean, second, projects=True)
+    return Expectation(whole, second, projects=True)
 
 
 def random_matching(m: int, edges: np.ndarray, draw: Callable[[], np.ndarray]) -> Expectation:

@@ -1,38 +1,141 @@
-"""Named graphs: who may talk to whom. Each answers `adjacency(m)`, an (m, m) bool array, [i, j] = i takes from j.
+"""Named graphs: who may talk to whom, as a list of links, with the spectrum of the Laplacian where it is known.
 
-Undirected graphs are symmetric; no worker is its own neighbour. networkx builds what is more than a line.
+Undirected graphs are symmetric; no worker is its own neighbour. networkx draws the random ones.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from coopsgd.host import sizes
+from coopsgd.mixing.matrix import Modes, circulant
 from coopsgd.registry import register
 from coopsgd.streams import seed_of
 
 ATTEMPTS = 1000  # draws of a random graph before giving up on a connected one
 
 
+@dataclass(frozen=True, eq=False)
+class Links:
+    """Who takes from whom among m workers: rows[e] takes from columns[e]; sorted, none twice, nobody from itself.
+
+    eigenvalues: of the Laplacian, in closed form. labels: workers with one label may change places and nothing changes.
+    """
+
+    m: int
+    rows: np.ndarray
+    columns: np.ndarray
+    eigenvalues: Modes | None = None
+    labels: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        """How many there are; an undirected edge is two."""
+        return len(self.rows)
+
+    @property
+    def complete(self) -> bool:
+        """Does everyone take from everyone?"""
+        return self.m > 1 and self.count == self.m * (self.m - 1)
+
+    @cached_property
+    def degrees(self) -> np.ndarray:
+        """(m,) from how many each takes."""
+        return np.bincount(self.rows, minlength=self.m)
+
+    @cached_property
+    def undirected(self) -> bool:
+        """Does everyone take from whoever takes from it?"""
+        back = np.lexsort((self.rows, self.columns))
+        return np.array_equal(self.rows[back], self.columns) and np.array_equal(self.columns[back], self.rows)
+
+    @cached_property
+    def pairs(self) -> np.ndarray:
+        """(E, 2) undirected edges, each once, the smaller end first."""
+        low, high = np.minimum(self.rows, self.columns), np.maximum(self.rows, self.columns)
+        key = np.unique(low * self.m + high)
+        return np.stack([key // self.m, key % self.m], axis=1)
+
+    def adjacency(self) -> np.ndarray:
+        """(m, m) bool"""
+        sizes.refuse("workers", 1.0 * self.m**2, f"the adjacency of {self.m} workers", "lower it")
+        taken = np.zeros((self.m, self.m), dtype=bool)
+        taken[self.rows, self.columns] = True
+        return taken
+
+
+class _All(Links):
+    """Everyone takes from everyone; the list is made when it is asked for, and an average asks for none."""
+
+    def __init__(self, m: int) -> None:
+        object.__setattr__(self, "m", m)
+
+    @property
+    def count(self) -> int:
+        return self.m * (self.m - 1)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        sizes.refuse("workers", 16.0 * self.count, f"the edges of {self.m} workers, all to all", "lower it")
+        return np.repeat(np.arange(self.m), self.m - 1)
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        others = np.tile(np.arange(self.m - 1), self.m)
+        return others + (others >= self.rows)
+
+
+def links_of(graph: Links | np.ndarray) -> Links:
+    """From an (m, m) bool adjacency, [i, j] = i takes from j."""
+    if isinstance(graph, Links):
+        return graph
+    rows, columns = np.nonzero(graph)
+    return Links(len(graph), rows, columns)
+
+
+def _directed(m: int, rows: Any, columns: Any) -> Links:
+    """Links from a list in any order; self-loops and repetitions are dropped."""
+    rows, columns = np.asarray(rows, dtype=int), np.asarray(columns, dtype=int)
+    key = np.unique((rows * m + columns)[rows != columns])
+    return Links(m, key // m, key % m)
+
+
+def _undirected(m: int, a: Any, b: Any) -> Links:
+    return _directed(m, np.append(a, b), np.append(b, a))
+
+
+def links_of_pairs(m: int, edges: Any) -> Links:
+    """From undirected edges, each named once."""
+    a, b = np.array(list(edges), dtype=int).reshape(-1, 2).T
+    return _undirected(m, a, b)
+
+
+def _cyclic(links: Links) -> Links:
+    """The same, where worker i stands to i - h as 0 stands to -h: its eigenvalues are sums of roots of unity."""
+    hops = -links.columns[links.rows == 0]
+    return replace(links, eigenvalues=circulant(links.m, [0, *hops], [len(hops), *[-1.0] * len(hops)]))
+
+
 @dataclass(frozen=True)
 class Graph:
-    """A family of graphs; `adjacency(m, seed)` is its member on m workers."""
+    """A family of graphs. One of your own says `adjacency(m, seed)`, the family's member on m workers."""
 
     def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
         """(m, m) bool, [i, j] = worker i takes from worker j. ValueError when the family has no member of size m."""
+        return self._links(m, seed).adjacency()
+
+    def links(self, m: int, seed: int = 0) -> Links:
+        """The same as a list, which needs no (m, m) array where the family is one of these."""
+        own = type(self).adjacency is not Graph.adjacency
+        return links_of(self.adjacency(m, seed)) if own else self._links(m, seed)
+
+    def _links(self, m: int, seed: int) -> Links:
         raise NotImplementedError
-
-
-def _undirected(m: int, edges: Any) -> np.ndarray:
-    taken = np.zeros((m, m), dtype=bool)
-    for i, j in edges:
-        if i != j:
-            taken[i, j] = taken[j, i] = True
-    return taken
 
 
 @register("ring", "graph")
@@ -40,8 +143,9 @@ def _undirected(m: int, edges: Any) -> np.ndarray:
 class Ring(Graph):
     """Every worker talks to the two beside it, the last to the first."""
 
-    def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
-        return _undirected(m, ((i, (i + 1) % m) for i in range(m)))
+    def _links(self, m: int, seed: int) -> Links:
+        i = np.arange(m)
+        return _cyclic(_undirected(m, i, (i + 1) % m))
 
 
 @register("chain", "graph")
@@ -49,8 +153,14 @@ class Ring(Graph):
 class Chain(Graph):
     """A ring cut open: the two ends have one neighbour."""
 
-    def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
-        return _undirected(m, ((i, i + 1) for i in range(m - 1)))
+    def _links(self, m: int, seed: int) -> Links:
+        i = np.arange(m - 1)
+        return replace(_undirected(m, i, i + 1), eigenvalues=Modes(("chain", m), _of_a_chain(m)))
+
+
+def _of_a_chain(m: int) -> np.ndarray:
+    """(m,) eigenvalues of the Laplacian of m in a row."""
+    return np.asarray(2 - 2 * np.cos(np.pi * np.arange(m) / m))
 
 
 @register("star", "graph")
@@ -58,8 +168,12 @@ class Chain(Graph):
 class Star(Graph):
     """Worker 0 talks to everyone, the others only to it."""
 
-    def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
-        return _undirected(m, ((0, i) for i in range(1, m)))
+    def _links(self, m: int, seed: int) -> Links:
+        values = np.ones(m)
+        values[:1], values[1:][-1:] = 0, m
+        others = np.minimum(np.arange(m), 1)
+        found = _undirected(m, np.zeros(m, dtype=int), np.arange(m))
+        return replace(found, eigenvalues=Modes(("star", m), values), labels=others)
 
 
 @register("complete", "graph")
@@ -67,8 +181,8 @@ class Star(Graph):
 class Complete(Graph):
     """Everyone talks to everyone."""
 
-    def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
-        return ~np.eye(m, dtype=bool)
+    def _links(self, m: int, seed: int) -> Links:
+        return _All(m)
 
 
 def _sides(name: str, m: int, rows: Any) -> tuple[int, int]:
@@ -91,16 +205,12 @@ class Grid(Graph):
 
     rows: Any = "auto"
 
-    def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
-        return self._adjacency("grid", m, periodic=False)
-
-    def _adjacency(self, name: str, m: int, periodic: bool) -> np.ndarray:
-        import networkx
-
-        rows, cols = _sides(name, m, self.rows)
-        # a simple graph: a torus with two rows has one edge up-down, not two
-        graph = networkx.grid_2d_graph(rows, cols, periodic=periodic)
-        return _undirected(m, ((a * cols + b, c * cols + d) for (a, b), (c, d) in graph.edges))
+    def _links(self, m: int, seed: int) -> Links:
+        rows, cols = _sides("grid", m, self.rows)
+        at = np.arange(m).reshape(rows, cols)
+        a, b = (np.concatenate([right.ravel(), down.ravel()]) for right, down in ((at[:, :-1], at[:-1]), (at[:, 1:], at[1:])))
+        values = np.add.outer(_of_a_chain(rows), _of_a_chain(cols)).ravel()
+        return replace(_undirected(m, a, b), eigenvalues=Modes(("grid", rows, cols), values))
 
 
 @register("torus", "graph")
@@ -108,8 +218,16 @@ class Grid(Graph):
 class Torus(Grid):
     """A grid whose border wraps around, two-dimensional."""
 
-    def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
-        return self._adjacency("torus", m, periodic=True)
+    def _links(self, m: int, seed: int) -> Links:
+        rows, cols = _sides("torus", m, self.rows)
+        at = np.arange(m).reshape(rows, cols)
+        # a simple graph: a torus with two rows has one edge up-down, not two
+        found = _undirected(m, np.append(at, at), np.append(np.roll(at, -1, axis=1), np.roll(at, -1, axis=0)))
+        first = np.zeros(m)
+        first[found.columns[found.rows == 0]] = -1
+        first[0] = -first.sum()
+        values = np.fft.fft2(first.reshape(rows, cols)).real.ravel()
+        return replace(found, eigenvalues=Modes(("torus", rows, cols), values))
 
 
 @register("hypercube", "graph")
@@ -117,10 +235,13 @@ class Torus(Grid):
 class Hypercube(Graph):
     """Workers whose numbers differ in one bit are neighbours; a power of two of them."""
 
-    def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
+    def _links(self, m: int, seed: int) -> Links:
         if m & (m - 1):
             raise ValueError(f"hypercube: needs a power of two workers, got {m}; ring or exponential take any number")
-        return _undirected(m, ((i, i ^ (1 << b)) for i in range(m) for b in range(m.bit_length() - 1)))
+        i, bits = np.arange(m), m.bit_length() - 1
+        found = _undirected(m, np.tile(i, bits), (i ^ (1 << np.arange(bits))[:, None]).ravel())
+        ones = sum((i >> b & 1 for b in range(bits)), np.zeros(m))
+        return replace(found, eigenvalues=Modes(("walsh", m), 2 * ones))
 
 
 @register("exponential", "graph")
@@ -128,12 +249,9 @@ class Hypercube(Graph):
 class Exponential(Graph):
     """Static exponential graph, directed: worker i takes from i - 1, i - 2, i - 4, ... (Ying et al., arXiv:2110.13363)."""
 
-    def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
-        taken = np.zeros((m, m), dtype=bool)
-        rows = np.arange(m)
-        for power in range(max(m - 1, 0).bit_length()):  # ceil(log2 m) hops
-            taken[rows, (rows - (1 << power)) % m] = True
-        return taken & ~np.eye(m, dtype=bool)
+    def _links(self, m: int, seed: int) -> Links:
+        i, hops = np.arange(m), 1 << np.arange(max(m - 1, 0).bit_length())  # ceil(log2 m) of them
+        return _cyclic(_directed(m, np.tile(i, len(hops)), ((i - hops[:, None]) % m).ravel()))
 
 
 def _room(name: str, edges: float, out: str) -> None:
@@ -154,7 +272,7 @@ class RandomRegular(Graph):
 
     degree: int = 3
 
-    def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
+    def _links(self, m: int, seed: int) -> Links:
         import networkx
 
         if not 0 < self.degree < m:
@@ -165,7 +283,7 @@ class RandomRegular(Graph):
         for attempt in range(ATTEMPTS):
             graph = networkx.random_regular_graph(self.degree, m, seed=seed_of(seed, "topology", attempt))
             if _connected(graph):
-                return _undirected(m, graph.edges)
+                return links_of_pairs(m, graph.edges)
         raise ValueError(f"random_regular: no connected graph of degree {self.degree} on {m} workers; raise the degree")
 
 
@@ -180,7 +298,7 @@ class ErdosRenyi(Graph):
         if self.p != "auto" and not (isinstance(self.p, int | float) and 0 < self.p <= 1):
             raise ValueError(f"erdos_renyi: p must be auto or lie in (0, 1], got {self.p!r}")
 
-    def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
+    def _links(self, m: int, seed: int) -> Links:
         import networkx
 
         p = min(1.0, 2 * math.log(max(m, 2)) / m) if self.p == "auto" else float(self.p)
@@ -188,5 +306,5 @@ class ErdosRenyi(Graph):
         for attempt in range(ATTEMPTS):
             graph = networkx.fast_gnp_random_graph(m, p, seed=seed_of(seed, "topology", attempt))
             if _connected(graph):
-                return _undirected(m, graph.edges)
+                return links_of_pairs(m, graph.edges)
         raise ValueError(f"erdos_renyi: no connected graph in {ATTEMPTS} draws with p = {p:.4g} on {m} workers; raise p")

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from coopsgd.host import sizes
-from coopsgd.mixing.base import ROUNDING, Factors, Mixing, auto_or_number, is_number, negative_weight
+from coopsgd.mixing.base import Mixing, auto_or_number, is_number, negative_weight
 from coopsgd.mixing.expectation import Expectation
-from coopsgd.mixing.graphs import Graph, Ring
-from coopsgd.mixing.varying import edges_of
+from coopsgd.mixing.graphs import Graph, Links, Ring, links_of
+from coopsgd.mixing.matrices import of_laplacian
+from coopsgd.mixing.matrix import ROUNDING, Matrix, recognise
 from coopsgd.registry import register
 from coopsgd.streams import stream
 
@@ -30,14 +31,15 @@ WORK = 4e10  # multiplications, of all steps: of the interior point method, else
 LINES = 200_000  # edges of the largest line graph that is made
 
 
-def decompose(adjacency: np.ndarray) -> list[list[tuple[int, int]]]:
+def decompose(graph: Links | np.ndarray) -> list[list[tuple[int, int]]]:
     """Disjoint matchings that make up the graph: an edge colouring, rarely of more colours than largest degree + 1.
 
     The best of three greedy colourings of the line graph; of a graph whose line graph is too large, first fit, edge by edge.
     """
-    found, degree = edges_of(adjacency), (adjacency | adjacency.T).sum(1)
-    sizes.refuse("topology", 3.0 * sizes.OBJECT * len(found), f"matchings of {len(found)} edges", "choose a sparser one")
-    edges = found.tolist()
+    links = links_of(graph)
+    sizes.refuse("topology", 1.5 * sizes.OBJECT * links.count, f"matchings of {links.count // 2} edges", "choose a sparser one")
+    edges = links.pairs.tolist()
+    degree = np.bincount(links.pairs.ravel(), minlength=links.m)
     colours = _first_fit(edges) if (degree * (degree - 1) // 2).sum() > LINES else _coloured(edges)
     matchings: list[list[tuple[int, int]]] = [[] for _ in range(max(colours.values(), default=-1) + 1)]
     for (i, j), colour in sorted(colours.items()):
@@ -80,6 +82,11 @@ class Matchings:
         L[self._a, self._b] = L[self._b, self._a] = -w
         np.fill_diagonal(L, np.bincount(self._a, w, self.m) + np.bincount(self._b, w, self.m))
         return L
+
+    def mixed(self, drawn: np.ndarray, alpha: float) -> Matrix:
+        """I - alpha sum of the L_j that are drawn, drawn (count,) bool."""
+        mine = drawn[self._of]
+        return of_laplacian(self.m, np.stack([self._a[mine], self._b[mine]], axis=1), alpha)
 
     def conjugated(self, S: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """(m, m) sum_j weights_j L_j S L_j for symmetric S."""
@@ -230,7 +237,7 @@ def bernoulli(L: Matchings, p: np.ndarray, alpha: float) -> Expectation:
     def second(S: np.ndarray) -> np.ndarray:
         return np.asarray(mean @ S @ mean + L.conjugated(S, spread))
 
-    return Expectation(mean, second)
+    return Expectation(recognise(mean), second)
 
 
 def rho(L: Matchings, p: np.ndarray, alpha: float) -> float:
@@ -277,7 +284,7 @@ class Matcha(Mixing):
         return self.once(("design", m), lambda: self._designed(m))
 
     def _designed(self, m: int) -> tuple[Matchings, np.ndarray, float]:
-        L = Matchings(decompose(self.topology.adjacency(m, self.seed)), m)
+        L = Matchings(decompose(self.topology.links(m, self.seed)), m)
         if self.probabilities != "auto" and len(self.probabilities) != L.count:
             raise ValueError(
                 f"algo.probabilities: are of {len(self.probabilities)} matchings, but {m} workers on this topology have "
@@ -298,16 +305,15 @@ class Matcha(Mixing):
         L, p, _ = self.design(m)
         return best_alpha(L, p) if L.count else None
 
-    def matrices(self, m: int, r: int) -> Factors:
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         L, p, alpha = self.design(m)
-        return (np.eye(m) - alpha * L.laplacian(stream(self.seed, "matcha", r).random(len(p)) < p),)
+        return (L.mixed(stream(self.seed, "matcha", r).random(len(p)) < p, alpha),)
 
     def negative(self, m: int) -> str | None:
         """In the worst case: all matchings that can be drawn, together. alpha times as many as a worker is in leave its row."""
         L, p, alpha = self.design(m)
-        W = np.eye(m) - alpha * L.laplacian((p > 0).astype(float))
-        i, j = np.unravel_index(W.argmin(), W.shape)
-        return negative_weight(i, j, W[i, j]) if W[i, j] < -ROUNDING else None
+        i, j, weight = L.mixed(p > 0, alpha).least
+        return negative_weight(i, j, weight) if weight < -ROUNDING else None
 
     def expectation(self, m: int) -> Expectation:
         return bernoulli(*self.design(m))

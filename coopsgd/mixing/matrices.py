@@ -1,53 +1,97 @@
-"""From a graph to weights: W as (n, n) float64 numpy arrays, rows summing to one.
+"""From a graph to weights, and the other matrices that have a name; rows sum to one.
 
-`adjacency` is (m, m) bool, [i, j] = i takes from j (mixing/graphs.py). Sources: Xiao & Boyd 2004; arXiv:1808.07576 for
-the elastic matrix.
+Sources: Xiao & Boyd 2004; arXiv:1808.07576 for the elastic matrix.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
+from coopsgd.mixing import spectra
+from coopsgd.mixing.graphs import Links, links_of
+from coopsgd.mixing.matrix import Average, Edges, Matrix, Modes, Pull, recognise, refined
 
-def average(m: int) -> np.ndarray:
+EXACT_SUMS = 4096  # rows up to which a row is added up as numpy adds a whole one, zeros and all: the same bits as ever
+SOLVED = 512  # rows up to which a Laplacian's eigenvalues are found from the whole matrix
+
+
+def average(m: int) -> Average:
     """J: everyone takes the mean of everyone."""
-    return np.full((m, m), 1 / m)
+    return Average(m)
 
 
-def _stay(off: np.ndarray) -> np.ndarray:
-    """Off-diagonal weights as given; each row keeps what is left of one."""
-    W = off.copy()
-    np.fill_diagonal(W, 0)
-    np.fill_diagonal(W, 1 - W.sum(1))
-    return W
+def row_sums(n: int, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n,) sums of the entries of each row."""
+    if n > EXACT_SUMS:
+        return np.bincount(rows, weights, n)
+    found, step = np.zeros(n), max(1, (1 << 20) // n)
+    for a in range(0, n, step):
+        part = np.zeros((min(step, n - a), n))
+        mine = slice(*np.searchsorted(rows, (a, a + len(part))))
+        part[rows[mine] - a, columns[mine]] = weights[mine]
+        found[a : a + len(part)] = part.sum(1)
+    return found
 
 
-def metropolis(adjacency: np.ndarray) -> np.ndarray:
+def staying(links: Links, weights: np.ndarray) -> Matrix:
+    """Weights on the links of a graph as given; each row keeps what is left of one."""
+    n, i = links.m, np.arange(links.m)
+    stay = 1 - row_sums(n, links.rows, links.columns, weights)
+    known = None
+    if len(weights) and np.ptp(weights) == 0 and links.eigenvalues is not None:
+        known = Modes(links.eigenvalues.basis, 1 - weights[0] * links.eigenvalues.values)  # I - w L
+    rows, columns = np.concatenate([links.rows, i]), np.concatenate([links.columns, i])
+    return Edges.of(n, rows, columns, np.concatenate([weights, stay]), known, links.labels)
+
+
+def metropolis(graph: Links | np.ndarray) -> Matrix:
     """Symmetric weights from degrees alone: W_ij = 1 / (1 + max(deg_i, deg_j)) on edges, the rest stays home.
 
     Doubly stochastic for every undirected graph and for directed graphs of one degree (Xiao, Boyd & Kim 2007).
     """
-    degree = adjacency.sum(1)
-    return _stay(adjacency / (1 + np.maximum(degree[:, None], degree[None, :])))
+    links = links_of(graph)
+    if links.complete:
+        return Average(links.m)
+    degree = links.degrees
+    return staying(links, 1 / (1 + np.maximum(degree[links.rows], degree[links.columns])))
 
 
-def uniform(adjacency: np.ndarray) -> np.ndarray:
+def uniform(graph: Links | np.ndarray) -> Matrix:
     """One weight on every edge, 1 / (1 + largest degree): W = I - L / (1 + d_max)."""
-    return _stay(adjacency / (1 + adjacency.sum(1).max()))
+    links = links_of(graph)
+    if links.complete:
+        return Average(links.m)
+    return staying(links, np.full(len(links.rows), 1 / (1 + links.degrees.max(initial=0))))
 
 
-def best_constant(adjacency: np.ndarray) -> np.ndarray:
+def best_constant(graph: Links | np.ndarray) -> Matrix:
     """The one edge weight with the smallest zeta, 2 / (lambda_2 + lambda_max) of the Laplacian. Diagonals may be negative.
 
     ValueError on a directed graph, whose Laplacian has no such formula.
     """
-    if not np.array_equal(adjacency, adjacency.T):
-        raise ValueError("best_constant: needs an undirected graph; use weights metropolis or uniform with this topology")
-    if len(adjacency) == 1:
-        return np.ones((1, 1))
-    values, degree = np.linalg.eigvalsh(laplacian(adjacency)), adjacency.sum(1)
-    weight = 2 / (values[1] + values[-1])
-    return _stay(adjacency * next((1 / d for d in degree if abs(weight * d - 1) < 1e-12), weight))  # nothing stays: exactly
+    links = links_of(graph)
+    _undirected("best_constant", links)
+    if links.m == 1 or links.complete:
+        return Average(links.m)
+    smallest, largest = laplacian_ends(links)
+    weight, degree = 2 / (smallest + largest), links.degrees
+    exact = next((1 / d for d in np.unique(degree) if abs(weight * d - 1) < 1e-12), weight)  # nothing stays: exactly
+    return staying(links, np.full(len(links.rows), exact))
+
+
+def laplacian_ends(links: Links) -> tuple[float, float]:
+    """lambda_2 and lambda_max of the Laplacian of an undirected graph."""
+    if links.m <= SOLVED:
+        values = np.linalg.eigvalsh(laplacian(links.adjacency()))
+        return float(values[1]), float(values[-1])
+    if links.eigenvalues is not None:
+        values = links.eigenvalues.values[1:]
+        return float(values.min()), float(values.max())
+    largest = 2.0 * float(links.degrees.max())  # no eigenvalue is above it
+    top, bottom = spectra.ends(of_laplacian(links.m, links.pairs, 1 / largest))
+    return largest * (1 - top), largest * (1 - bottom)
 
 
 def laplacian(adjacency: np.ndarray) -> np.ndarray:
@@ -55,53 +99,84 @@ def laplacian(adjacency: np.ndarray) -> np.ndarray:
     return np.diag(adjacency.sum(1).astype(float)) - adjacency
 
 
-def fdla(adjacency: np.ndarray) -> np.ndarray:
+def fdla(graph: Links | np.ndarray) -> Matrix:
     """The symmetric weights with the smallest zeta that the graph allows, an edge each; some may be negative.
 
     Fastest distributed linear averaging (Xiao & Boyd 2004): convex in the weights. mixing/fastest.py solves it.
     ValueError on a directed graph.
     """
-    if not np.array_equal(adjacency, adjacency.T):
-        raise ValueError("fdla: needs an undirected graph; use weights metropolis or uniform with this topology")
+    links = links_of(graph)
+    _undirected("fdla", links)
+    if links.complete:
+        return Average(links.m)
     from coopsgd.mixing.fastest import fastest
 
-    return fastest(adjacency, best_constant(adjacency))
+    W = fastest(links.adjacency(), best_constant(links).dense())
+    i, j = np.nonzero(W)
+    return Edges.of(links.m, i, j, W[i, j])
+
+
+def _undirected(name: str, links: Links) -> None:
+    if not links.undirected:
+        raise ValueError(f"{name}: needs an undirected graph; use weights metropolis or uniform with this topology")
 
 
 WEIGHTS = {"metropolis": metropolis, "uniform": uniform, "best_constant": best_constant, "fdla": fdla}
 
 
-def elastic(m: int, alpha: float) -> np.ndarray:
+def elastic(m: int, alpha: float) -> Pull:
     """W_alpha: each worker moves by alpha to the centre z, z by alpha to each worker; workers first, z last.
 
     (m + 1, m + 1), symmetric, doubly stochastic. Eigenvalues 1, 1 - alpha (m - 1 times), 1 - (m + 1) alpha, so
     zeta < 1 for 0 < alpha < 2 / (m + 1) and is least, m / (m + 2), at alpha = 2 / (m + 2).
     """
-    W = np.eye(m + 1) * (1 - alpha)
-    W[:m, m] = W[m, :m] = alpha
-    W[m, m] = 1 - m * alpha
-    return W
+    i = np.arange(m)
+    return Pull(Edges.of(m, i, i, np.full(m, 1 - alpha), labels=np.zeros(m, dtype=int)), alpha)
 
 
-def anchored(W: np.ndarray, alpha: float) -> np.ndarray:
+def anchored(W: Matrix | np.ndarray, alpha: float) -> Pull:
     """W of the workers with an anchor on top: [[(1 - alpha) W, alpha 1], [alpha 1', 1 - m alpha]]; anchor last.
 
     Doubly stochastic if W is. Eigenvalues (1 - alpha) lambda_i(W) for i >= 2, 1 and 1 - (m + 1) alpha.
     """
-    m = len(W)
-    return np.block([[(1 - alpha) * W, np.full((m, 1), alpha)], [np.full((1, m), alpha), np.array([[1 - m * alpha]])]])
+    return Pull((1 - alpha) * recognise(W), alpha)
 
 
-def upload(weights: np.ndarray) -> np.ndarray:
+def upload(weights: np.ndarray) -> Edges:
     """The server takes sum_i weights_i x_i, (m,) weights that sum to one; workers keep what they have; server last."""
-    W = np.eye(len(weights) + 1)
-    W[-1] = [*weights, 0.0]
-    return W
+    m = len(weights)
+    i, server = np.arange(m), np.full(m, m)
+    labels = np.append(np.zeros(m, dtype=int), 1) if np.ptp(weights) == 0 else None
+    return Edges.of(m + 1, np.append(i, server), np.append(i, i), np.append(np.ones(m), weights), labels=labels)
 
 
-def download(who: np.ndarray) -> np.ndarray:
+def download(who: np.ndarray) -> Edges:
     """The workers that `who` (m,) bool names take the server's model; server last."""
-    W = np.eye(len(who) + 1)
-    W[:-1][who] = 0
-    W[:-1, -1] = who
-    return W
+    m = len(who)
+    columns = np.append(np.where(who, m, np.arange(m)), m)
+    return Edges.of(m + 1, np.arange(m + 1), columns, np.ones(m + 1), labels=refined([np.append(who.astype(int), 2)]))
+
+
+def pairs(m: int, some: Iterable[Sequence[int]] | np.ndarray) -> Edges:
+    """Both of each pair take their mean; an orthogonal projection. some: pairs of workers, no worker in two."""
+    a, b = np.array(list(some), dtype=int).reshape(-1, 2).T
+    alone = np.setdiff1d(np.arange(m), np.append(a, b))
+    rows, columns = np.concatenate([a, b, a, b, alone]), np.concatenate([a, b, b, a, alone])
+    return Edges.of(m, rows, columns, np.append(np.full(4 * len(a), 0.5), np.ones(len(alone))))
+
+
+def of_laplacian(m: int, some: np.ndarray, weight: float, labels: np.ndarray | None = None) -> Edges:
+    """I - weight * L, L the Laplacian of some (E, 2) undirected edges."""
+    a, b = some.T
+    i = np.arange(m)
+    stay = 1 - weight * (np.bincount(a, minlength=m) + np.bincount(b, minlength=m))
+    rows, columns = np.concatenate([a, b, i]), np.concatenate([b, a, i])
+    return Edges.of(m, rows, columns, np.append(np.full(2 * len(a), float(weight)), stay), labels=labels)
+
+
+def of_weighted(m: int, some: np.ndarray, weights: np.ndarray) -> Edges:
+    """I less the Laplacian of some (E, 2) undirected edges with a weight each."""
+    a, b = some.T
+    i = np.arange(m)
+    stay = 1 - np.bincount(a, weights, m) - np.bincount(b, weights, m)
+    return Edges.of(m, np.concatenate([a, b, i]), np.concatenate([b, a, i]), np.concatenate([weights, weights, stay]))

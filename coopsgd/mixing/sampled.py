@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from coopsgd.mixing import matrices
-from coopsgd.mixing.base import Factors, Mixing
+from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Outcomes
+from coopsgd.mixing.matrix import Matrix
 from coopsgd.registry import register
 from coopsgd.setup import values
 from coopsgd.streams import stream
@@ -91,16 +92,16 @@ class Sampled(Mixing):
             chance = np.array(orders) * np.prod(self._shares(m) ** drawn, axis=1)
         return Outcomes(
             chance,
-            np.stack([matrices.download(row > 0) for row in drawn]),
+            np.stack([matrices.download(row > 0).dense() for row in drawn]),
             np.stack([self._steps(row > 0, tau) for row in drawn]),
-            np.stack([matrices.upload(self._weights(row)) for row in drawn]),
+            np.stack([matrices.upload(self._weights(row)).dense() for row in drawn]),
         )
 
     def clients(self, m: int, r: int) -> np.ndarray:
         """(m,) bool, who takes part in round r."""
         return self.drawn(m, r) > 0
 
-    def matrices(self, m: int, r: int) -> Factors:
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         return matrices.upload(self._weights(self.drawn(m, r))), matrices.download(self.clients(m, r + 1))
 
     def work(self, m: int, r: int, tau: int) -> np.ndarray | None:

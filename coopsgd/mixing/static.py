@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from coopsgd.mixing import matrices, spectra
-from coopsgd.mixing.base import Factors, Mixing, auto_or_number
-from coopsgd.mixing.graphs import Graph, Ring
+from coopsgd.mixing.base import Mixing, auto_or_number
+from coopsgd.mixing.graphs import Graph, Ring, links_of_pairs
 from coopsgd.mixing.groups import GROUPS_HELP, split
+from coopsgd.mixing.matrix import Matrix, identity
 from coopsgd.registry import register
 
 
@@ -20,7 +21,7 @@ from coopsgd.registry import register
 class Average(Mixing):
     """J: everyone takes the mean of everyone. Periodic averaging (PASGD), local SGD."""
 
-    def matrices(self, m: int, r: int) -> Factors:
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         return (matrices.average(m),)
 
 
@@ -29,8 +30,8 @@ class Average(Mixing):
 class Identity(Mixing):
     """W = I: nobody talks to anybody. It allows itself to reach no consensus."""
 
-    def matrices(self, m: int, r: int) -> Factors:
-        return (np.eye(m),)
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
+        return (identity(m),)
 
     def check(self, m: int) -> None:
         pass
@@ -52,11 +53,11 @@ class Gossip(Mixing):
         if self.weights not in matrices.WEIGHTS:
             raise ValueError(f"gossip: no weights named {self.weights!r}; known: {', '.join(matrices.WEIGHTS)}")
 
-    def worker_matrix(self, m: int) -> np.ndarray:
+    def worker_matrix(self, m: int) -> Matrix:
         """(m, m) W of the workers among themselves."""
-        return matrices.WEIGHTS[self.weights](self.topology.adjacency(m, self.seed))
+        return self.once(("gossip", m), lambda: matrices.WEIGHTS[self.weights](self.topology.links(m, self.seed)))
 
-    def matrices(self, m: int, r: int) -> Factors:
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         return (self.worker_matrix(m),)
 
 
@@ -78,7 +79,7 @@ class Elastic(Mixing):
     def best_alpha(self, m: int) -> float:
         return 2 / (m + 2)
 
-    def matrices(self, m: int, r: int) -> Factors:
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         return (matrices.elastic(m, self.best_alpha(m) if self.alpha == "auto" else float(self.alpha)),)
 
     def check(self, m: int) -> None:
@@ -114,7 +115,7 @@ class Anchored(Gossip):
         zeta = spectra.zeta(self.worker_matrix(m))
         return (1 + zeta) / (m + 1 + zeta)
 
-    def matrices(self, m: int, r: int) -> Factors:
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         alpha = self.best_alpha(m) if self.alpha == "auto" else float(self.alpha)
         return (matrices.anchored(self.worker_matrix(m), alpha),)
 
@@ -146,21 +147,19 @@ class Hierarchical(Mixing):
         split(self.groups, m)  # which tells better what is wrong with too many groups
         super().refuse_size(m)
 
-    def matrices(self, m: int, r: int) -> Factors:
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         groups = split(self.groups, m)
         v = len(groups)
-        n = m + v + self.root
-        adjacency = np.zeros((n, n), dtype=bool)
-        for g, members in enumerate(groups):
-            adjacency[list(members), m + g] = True
-        if self.root:
-            adjacency[m : m + v, n - 1] = True
-        else:
-            adjacency[m:, m:] = np.triu(np.ones((v, v), dtype=bool), 1)
-        adjacency |= adjacency.T
+        n, root = m + v + self.root, m + v
+        of = [(int(i), m + g) for g, members in enumerate(groups) for i in members]
+        tops = [(m + g, root) for g in range(v)] if self.root else [(m + g, m + h) for g in range(v) for h in range(g + 1, v)]
+        tree = np.array([*of, *tops])
+        labels = np.append(np.array(sorted(of))[:, 1] - m, v + np.arange(n - m))  # workers of one group are alike
         if self.weight == "auto":
-            return (matrices.best_constant(adjacency),)
-        return (np.eye(n) - float(self.weight) * matrices.laplacian(adjacency),)
+            W = matrices.best_constant(replace(links_of_pairs(n, tree), labels=labels))
+        else:
+            W = matrices.of_laplacian(n, tree, float(self.weight), labels)
+        return (W,)
 
 
 Hierarchical.__doc__ = f"{Hierarchical.__doc__}\n    groups: {GROUPS_HELP}\n    "
@@ -177,6 +176,6 @@ class ParameterServer(Mixing):
     def num_aux(self) -> int:
         return 1
 
-    def matrices(self, m: int, r: int) -> Factors:
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         everyone = np.ones(m, dtype=bool)
         return matrices.upload(everyone / m), matrices.download(everyone)

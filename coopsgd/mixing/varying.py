@@ -12,10 +12,11 @@ import numpy as np
 
 from coopsgd.host import sizes
 from coopsgd.mixing import matrices
-from coopsgd.mixing.base import Factors, Mixing
+from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Expectation, pair_averages, random_matching, repeated
-from coopsgd.mixing.graphs import Graph, Ring
+from coopsgd.mixing.graphs import Graph, Ring, links_of_pairs
 from coopsgd.mixing.groups import GROUPS_HELP, split
+from coopsgd.mixing.matrix import Edges, Groups, Matrix, Modes, circulant, identity
 from coopsgd.mixing.static import Gossip
 from coopsgd.registry import register
 from coopsgd.streams import stream
@@ -39,31 +40,19 @@ class OnePeer(Mixing):
     def cycle(self, m: int) -> int:
         return max(1, (m - 1).bit_length())  # ceil(log2 m)
 
-    def matrices(self, m: int, r: int) -> Factors:
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         if self.form == "hypercube" and m & (m - 1):
             raise ValueError(
                 f"one_peer: form=hypercube needs a power of two workers, got {m}; form=exponential takes any number"
             )
         if m == 1:
-            return (np.eye(1),)
-        i = np.arange(m)
-        peer = i ^ (1 << r) if self.form == "hypercube" else (i - (1 << r)) % m
-        W = np.eye(m) / 2
-        W[i, peer] += 1 / 2
-        return (W,)
-
-
-def pairs_matrix(m: int, pairs: Any) -> np.ndarray:
-    """Both of each pair take their mean; an orthogonal projection."""
-    W = np.eye(m)
-    for i, j in pairs:
-        W[i, i] = W[j, j] = W[i, j] = W[j, i] = 0.5
-    return W
-
-
-def edges_of(adjacency: np.ndarray) -> np.ndarray:
-    """(E, 2) undirected edges, each once."""
-    return np.argwhere(np.triu(adjacency | adjacency.T, 1))
+            return (identity(1),)
+        i, hop = np.arange(m), 1 << r
+        if self.form == "hypercube":
+            peer, modes = i ^ hop, Modes(("walsh", m), np.where(i & hop, 0.0, 1.0))
+        else:
+            peer, modes = (i - hop) % m, circulant(m, [0, hop], [0.5, 0.5])
+        return (Edges.of(m, np.append(i, i), np.append(i, peer), np.full(2 * m, 0.5), modes),)
 
 
 @register("matching", "mixing")
@@ -82,10 +71,10 @@ class Matching(Mixing):
         return None
 
     def _edges(self, m: int) -> np.ndarray:
-        return self.once(("edges", m), lambda: edges_of(self.topology.adjacency(m, self.seed)))
+        return self.once(("edges", m), lambda: self.topology.links(m, self.seed).pairs)
 
-    def matrices(self, m: int, r: int) -> Factors:
-        return (pairs_matrix(m, self._edges(m)[_matching(self._edges(m), m, stream(self.seed, "matching", r))]),)
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
+        return (matrices.pairs(m, self._edges(m)[_matching(self._edges(m), m, stream(self.seed, "matching", r))]),)
 
     def negative(self, m: int) -> None:
         """Means of two have none."""
@@ -139,25 +128,26 @@ class Pairwise(Matching):
         one = 8.0 * m * m + sizes.OBJECT
         sizes.refuse("algo.events", 2 * self.events * one, f"{self.events} matrices a communication", "lower it")
 
-    def matrices(self, m: int, r: int) -> Factors:
-        draw, adjacency = stream(self.seed, "gossip", r), self._neighbours(m)
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
+        draw, (neighbours, starts) = stream(self.seed, "gossip", r), self._neighbours(m)
         chosen = []
         for _ in range(self.events if m > 1 else 0):
             i = int(draw.integers(m))
-            chosen.append((i, int(draw.choice(np.flatnonzero(adjacency[i])))))
-        return tuple(pairs_matrix(m, [pair]) for pair in chosen)
+            chosen.append((i, int(draw.choice(neighbours[starts[i] : starts[i + 1]]))))
+        return tuple(matrices.pairs(m, [pair]) for pair in chosen)
 
     def expectation(self, m: int) -> Expectation:
-        adjacency = self._neighbours(m)
-        edges, degree = edges_of(adjacency), np.maximum(adjacency.sum(1), 1)
+        edges, degree = self._edges(m), np.maximum(np.diff(self._neighbours(m)[1]), 1)
         share = (1 / degree[edges[:, 0]] + 1 / degree[edges[:, 1]]) / m
         return repeated(pair_averages(m, edges, share), self.events)
 
-    def _neighbours(self, m: int) -> np.ndarray:
-        found = np.zeros((m, m), dtype=bool)
-        edges = self._edges(m)
-        found[edges[:, 0], edges[:, 1]] = found[edges[:, 1], edges[:, 0]] = True
-        return found
+    def _neighbours(self, m: int) -> tuple[np.ndarray, np.ndarray]:
+        """Those of worker i are the first[second[i] : second[i + 1]], by number."""
+        return self.once(("neighbours", m), lambda: self._listed(m))
+
+    def _listed(self, m: int) -> tuple[np.ndarray, np.ndarray]:
+        links = links_of_pairs(m, self._edges(m))
+        return links.columns, np.append(0, np.cumsum(links.degrees))
 
 
 @register("gossip_pga", "mixing")
@@ -177,10 +167,10 @@ class GossipPGA(Gossip):
     def cycle(self, m: int) -> int:
         return self.every
 
-    def matrices(self, m: int, r: int) -> Factors:
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         if r == self.every - 1:
-            return (matrices.average(m),)
-        return (self.once(("gossip", m), lambda: self.worker_matrix(m)),)
+            return (self.once(("average", m), lambda: matrices.average(m)),)
+        return (self.worker_matrix(m),)
 
 
 @register("two_level", "mixing")
@@ -207,15 +197,12 @@ class TwoLevel(Mixing):
             raise ValueError(f"algo.tau_2: must be auto or a multiple of tau = {self.tau}, got {self.tau_2!r}")
         return self.tau_2 // self.tau
 
-    def matrices(self, m: int, r: int) -> Factors:
+    def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         within = self.once(("groups", m), lambda: self._within(m))  # checked even when it is never used
         return (matrices.average(m) if r == self.cycle(m) - 1 else within,)
 
-    def _within(self, m: int) -> np.ndarray:
-        W = np.zeros((m, m))
-        for members in split(self.groups, m):
-            W[np.ix_(members, members)] = 1 / len(members)
-        return W
+    def _within(self, m: int) -> Matrix:
+        return Groups(m, split(self.groups, m))
 
 
 TwoLevel.__doc__ = f"{TwoLevel.__doc__}\n    groups: {GROUPS_HELP}\n    "

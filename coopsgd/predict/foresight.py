@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
-import numpy as np
-
 from coopsgd.loop.rounds import ends
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.base import Strategy
@@ -78,7 +76,7 @@ def _talks(parts: Parts) -> bool:
         return m > 1
     if m + schedule.num_aux == 1:
         return False
-    return schedule.cycle(m) != 1 or any(not np.array_equal(W, np.eye(len(W))) for W in schedule.factors(m, 0))
+    return schedule.cycle(m) != 1 or not all(W.is_identity for W in schedule.at(m, 0).factors)
 
 
 def answer_lags(parts: Parts) -> bool:

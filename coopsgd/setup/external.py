@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from coopsgd.errors import ConfigError
+from coopsgd.mixing.matrix import Matrix
 
 OURS = str(Path(__file__).parents[1]) + os.sep
 STANDARD = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
@@ -222,12 +223,14 @@ def _work(place: _Place, found: Any, m: int, round: int, tau: int) -> Any:
     return found
 
 
-def _matrices(place: _Place, found: Any, m: int, r: int) -> tuple[np.ndarray, ...]:
+def _matrices(place: _Place, found: Any, m: int, r: int) -> tuple[Any, ...]:
     n = m + place.thing.num_aux
-    if isinstance(found, np.ndarray) or not hasattr(found, "__iter__"):
+    if isinstance(found, np.ndarray | Matrix) or not hasattr(found, "__iter__"):
         raise place.fail(told(found), f"a tuple of ({n}, {n}) arrays, in the order they are applied")
     matrices = tuple(found)
     for W in matrices:
+        if isinstance(W, Matrix) and len(W) == n:
+            continue
         if not isinstance(W, np.ndarray) or W.shape != (n, n) or W.dtype.kind not in "fiu":
             raise place.fail(f"{told(W)} for communication {r}", f"({n}, {n}) arrays of real numbers, workers first")
         if not np.isfinite(W).all():
@@ -235,13 +238,14 @@ def _matrices(place: _Place, found: Any, m: int, r: int) -> tuple[np.ndarray, ..
     return matrices
 
 
-def _mixing(place: _Place, found: Any, m: int, r: int) -> tuple[np.ndarray, ...]:
+def _mixing(place: _Place, found: Any, m: int, r: int) -> tuple[Any, ...]:
     matrices = _matrices(place, found, m, r)
     for W in matrices:
-        off = np.abs(W.sum(1) - 1)
+        sums = W.row_sums if isinstance(W, Matrix) else W.sum(1)
+        off = np.abs(sums - 1)
         if off.max() > 1e-6:
             i = int(off.argmax())
-            raise place.fail(f"a W whose row {i} sums to {W[i].sum():.6g} for communication {r}", "rows that sum to 1")
+            raise place.fail(f"a W whose row {i} sums to {sums[i]:.6g} for communication {r}", "rows that sum to 1")
     return matrices
 
 

@@ -176,7 +176,7 @@ def _identity(strategy: Strategy, m: int) -> Any:
     if strategy.send is None:
         return "averages gradients"
     rounds = range(schedule.cycle(m) or DRAWN)
-    matrices = tuple(W.round(9).tobytes() for r in rounds for W in schedule.factors(m, r))
+    matrices = tuple(W.content for r in rounds for W in schedule.factors(m, r))
     return schedule.served, matrices
 
 

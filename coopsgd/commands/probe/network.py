@@ -67,7 +67,7 @@ def measure(fleet: Fleet, row: int, kind: Tensor, draw: np.random.Generator, ste
     }
 
 
-def gossip(layout: plans.Layout) -> list[np.ndarray]:
+def gossip(layout: plans.Layout) -> list[Any]:
     """Matrices that this layout carries out along edges alone, to be applied one after the other: a ring, if it is one.
 
     A ring of two or three workers, one a process, is J, an all-reduce. Three take from one side only. Of two, each takes from
@@ -77,11 +77,11 @@ def gossip(layout: plans.Layout) -> list[np.ndarray]:
     there, back = np.eye(m), np.eye(m)
     there[-1, [0, -1]] = back[0, [0, -1]] = 0.5
     ring, shift = matrices.metropolis(Ring().adjacency(m)), (np.eye(m) + np.roll(np.eye(m), 1, axis=0)) / 2
-    kinds = ([ring], [shift], [there, back])
+    kinds: tuple[list[Any], ...] = ([ring], [shift], [there, back])
     return next(Ws for Ws in kinds if not any(plans.lower(W, layout).sums for W in Ws))
 
 
-def _each(fleet: Fleet, Ws: list[np.ndarray], x: Tensor) -> None:
+def _each(fleet: Fleet, Ws: list[Any], x: Tensor) -> None:
     for W in Ws:
         fleet.mix(W, x)
 

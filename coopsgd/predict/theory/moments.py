@@ -219,7 +219,7 @@ def expected_drift(law: Expectation, m: int, tau: int, order: str = "atc", delay
     away, late, second = np.eye(m) - 1 / m, min(delay, tau), law.second
     if second is None:
         return None
-    B, mean = away * math.sqrt(m / max(1, m - 1)), law.mean - 1 / m  # both see from the mean, and so does their product
+    B, mean = away * math.sqrt(m / max(1, m - 1)), law.mean.dense() - 1 / m  # both see from the mean, and so does their product
     share, s, last = kept ** (tau - late), float(summed(kept, tau - late)), float(summed(kept, late))
     pull = 1 - kept**late  # what the last steps take from rows as they were before they were mixed
 
