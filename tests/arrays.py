@@ -15,22 +15,10 @@ def _as_array(make: Callable[..., Any]) -> Callable[..., np.ndarray]:
     return lambda *arguments: np.array(make(*arguments))
 
 
-average, elastic, anchored, upload, download, pairs, metropolis, uniform, best_constant, fdla = (
-    _as_array(getattr(named, name))
-    for name in (
-        "average",
-        "elastic",
-        "anchored",
-        "upload",
-        "download",
-        "pairs",
-        "metropolis",
-        "uniform",
-        "best_constant",
-        "fdla",
-    )
-)
+average, elastic, anchored, upload = (_as_array(getattr(named, x)) for x in ("average", "elastic", "anchored", "upload"))
+download, pairs, laplacian = (_as_array(getattr(named, x)) for x in ("download", "pairs", "laplacian"))
 WEIGHTS = {name: _as_array(make) for name, make in named.WEIGHTS.items()}
+metropolis, uniform, best_constant, fdla = WEIGHTS.values()
 
 
 def factors(source: Any, m: int, r: int) -> tuple[np.ndarray, ...]:

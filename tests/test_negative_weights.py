@@ -36,9 +36,8 @@ def test_a_weight_of_zero_is_zero(words):
 
 
 def test_makers_give_the_exact_half():
-    (W,) = arrays.factors(
-        compose.shown(["algo=dpsgd", "topology=chain", "algo.weights=best_constant", "task=quadratic"]).strategy.schedule, 4, 0
-    )
+    words = ["algo=dpsgd", "topology=chain", "algo.weights=best_constant", "task=quadratic"]
+    (W,) = arrays.factors(compose.shown(words).strategy.schedule, 4, 0)
     np.testing.assert_array_equal(W, [[0.5, 0.5, 0, 0], [0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5], [0, 0, 0.5, 0.5]])
 
 

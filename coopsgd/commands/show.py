@@ -14,6 +14,7 @@ from coopsgd.fleet import plan as plans
 from coopsgd.host.sizes import human_bytes
 from coopsgd.loop.rounds import ends
 from coopsgd.mixing import spectra
+from coopsgd.mixing.matrix import Matrix
 from coopsgd.predict import cost
 from coopsgd.run import pictures
 from coopsgd.run.console import number
@@ -37,7 +38,7 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
         "zeta": schedule.zeta(m) if schedule else None,
         "zeta_error": None if law is None else law.zeta_error,
-        "factors": [_matrix(W, layout, m) for W in factors],
+        "factors": [_matrix(W, layout) for W in factors],
         "cycle": cycle,
         "schedule": [
             {"round": r, "after_step": after, **cost.of_round(parts, r)} for r, after in enumerate(_ends(parts, cycle))
@@ -53,16 +54,19 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
     return result
 
 
-def _matrix(W: np.ndarray, layout: plans.Layout, m: int) -> dict[str, Any]:
-    values = spectra.eigenvalues(W)
+def _matrix(W: Matrix, layout: plans.Layout) -> dict[str, Any]:
+    """Of one factor; W and eigenvalues are null where they would be too many, or take too long."""
+    values, small = spectra.eigenvalues(W), len(W) <= spectra.WHOLE
     plan = plans.lower(W, layout)
     return {
-        "W": W.tolist(),
+        "W": W.dense().tolist() if small else None,
+        "kind": type(W).__name__.lower(),
+        "nonzeros": W.nonzeros,
         "row_stochastic": spectra.is_row_stochastic(W, 1e-6),
         "doubly_stochastic": spectra.is_doubly_stochastic(W, 1e-6),
         "symmetric": spectra.is_symmetric(W),
-        "nonnegative": bool((W >= 0).all()),
-        "eigenvalues": [float(x.real) if abs(x.imag) < 1e-12 else [float(x.real), float(x.imag)] for x in values],
+        "nonnegative": W.least[2] >= 0,
+        "eigenvalues": [float(x.real) if abs(x.imag) < 1e-12 else [float(x.real), float(x.imag)] for x in values] or None,
         "zeta": spectra.zeta(W),
         "plan": plan.describe(),
         "wire_vectors": plan.vectors,
@@ -132,17 +136,18 @@ def _show_schedule(console: Console, found: dict[str, Any]) -> None:
 
 
 def _show_matrix(console: Console, name: str, factor: dict[str, Any], rows: list[str]) -> None:
-    W = np.array(factor["W"])
     console.print(f"\n{name}: row = what a member takes")
-    if len(W) <= WIDEST:
-        width = max(map(len, rows))
+    if len(rows) <= WIDEST:
+        W, width = np.array(factor["W"]), max(map(len, rows))
         for label, row in zip(rows, W, strict=True):
             console.print(f"  {label:{width}}  " + " ".join(f"{x:8.4f}" if x else "       ." for x in row))
     else:
-        console.print(f"  {len(W)} x {len(W)}, {np.count_nonzero(W)} nonzeros; --json has all of it")
+        more = "; --json has all of it" if factor["W"] is not None else ""
+        console.print(f"  {len(rows)} x {len(rows)}, {factor['nonzeros']} nonzeros{more}")
     traits = {"rows sum to 1": "row_stochastic", "columns too": "doubly_stochastic"}
     traits |= {"symmetric": "symmetric", "no negative entry": "nonnegative"}
     console.print("  " + ", ".join(f"{words}: {'yes' if factor[key] else 'no'}" for words, key in traits.items()))
-    values = [f"{x:.4g}" if isinstance(x, float) else f"{x[0]:.4g}{x[1]:+.4g}i" for x in factor["eigenvalues"]]
-    console.print("  eigenvalues: " + ", ".join(values[:WIDEST]) + (", ..." if len(values) > WIDEST else ""))
+    values = [f"{x:.4g}" if isinstance(x, float) else f"{x[0]:.4g}{x[1]:+.4g}i" for x in factor["eigenvalues"] or ()]
+    if values:
+        console.print("  eigenvalues: " + ", ".join(values[:WIDEST]) + (", ..." if len(values) > WIDEST else ""))
     console.print(f"  zeta: {factor['zeta']:.6g}")

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from coopsgd.errors import ConfigError
-from coopsgd.mixing.matrix import Matrix
 
 OURS = str(Path(__file__).parents[1]) + os.sep
 STANDARD = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
@@ -223,13 +222,18 @@ def _work(place: _Place, found: Any, m: int, round: int, tau: int) -> Any:
     return found
 
 
+def _is_matrix(value: Any) -> bool:
+    known = sys.modules.get("coopsgd.mixing.matrix")  # who returns one has imported it
+    return known is not None and isinstance(value, known.Matrix)
+
+
 def _matrices(place: _Place, found: Any, m: int, r: int) -> tuple[Any, ...]:
     n = m + place.thing.num_aux
-    if isinstance(found, np.ndarray | Matrix) or not hasattr(found, "__iter__"):
+    if isinstance(found, np.ndarray) or _is_matrix(found) or not hasattr(found, "__iter__"):
         raise place.fail(told(found), f"a tuple of ({n}, {n}) arrays, in the order they are applied")
     matrices = tuple(found)
     for W in matrices:
-        if isinstance(W, Matrix) and len(W) == n:
+        if _is_matrix(W) and len(W) == n:
             continue
         if not isinstance(W, np.ndarray) or W.shape != (n, n) or W.dtype.kind not in "fiu":
             raise place.fail(f"{told(W)} for communication {r}", f"({n}, {n}) arrays of real numbers, workers first")
@@ -241,7 +245,7 @@ def _matrices(place: _Place, found: Any, m: int, r: int) -> tuple[Any, ...]:
 def _mixing(place: _Place, found: Any, m: int, r: int) -> tuple[Any, ...]:
     matrices = _matrices(place, found, m, r)
     for W in matrices:
-        sums = W.row_sums if isinstance(W, Matrix) else W.sum(1)
+        sums = W.row_sums if _is_matrix(W) else W.sum(1)
         off = np.abs(sums - 1)
         if off.max() > 1e-6:
             i = int(off.argmax())
