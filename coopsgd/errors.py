@@ -15,6 +15,7 @@ class RunFailed(Exception):
     """A run started and did not end well; the message says how. Exit code 1."""
 
     summed_up = False  # was the summary of the run tried?
+    notes: list[str] | None = None  # what the run had to say of itself, where it came so far
 
 
 class Diverged(RunFailed):
@@ -25,6 +26,7 @@ class Interrupted(BaseException):
     """A signal asked the command to end. Not an Exception: Hydra would take it for one failed job and go on."""
 
     summed_up = False
+    notes: list[str] | None = None
 
     def __init__(self, number: int, note: str = "") -> None:
         self.number, self.note = number, note

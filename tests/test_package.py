@@ -70,7 +70,16 @@ def imported_of(node: ast.Import | ast.ImportFrom) -> set[str]:
 # from the ground up; a module may import what is on its own floor or below. The longest name counts
 FLOORS = (
     ("errors", "streams", "host"),
-    ("registry", "setup.__init__", "setup.values", "setup.exact", "setup.yamls", "setup.external", "setup.schema"),
+    (
+        "registry",
+        "setup.__init__",
+        "setup.values",
+        "setup.exact",
+        "setup.yamls",
+        "setup.formats",
+        "setup.external",
+        "setup.schema",
+    ),
     ("mixing",),
     ("fleet",),
     ("optim", "strategies"),

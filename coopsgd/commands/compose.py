@@ -34,23 +34,26 @@ from omegaconf import OmegaConf
 from coopsgd import __version__
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
 from coopsgd.host import child, signals, sizes
+from coopsgd.predict import foresight
 from coopsgd.run import checkpoint
-from coopsgd.run.folders import Made, folder_key, freeze, fresh, refuse_nowhere, torchrun, unhydrated
+from coopsgd.run.folders import Made, folder_key, freeze, fresh, refuse_nowhere, rehydrated, torchrun, unhydrated
 from coopsgd.run.naming import folder_name
 from coopsgd.run.progress import say
 from coopsgd.run.reader import Run, log_points
+from coopsgd.run.summary import of_what_there_is
 from coopsgd.run.sweep import readable_summary
 from coopsgd.run.sweep import table as sweep_table
 from coopsgd.setup import catalogue, checks, external, schema, sources, sweeps
 from coopsgd.setup.checks import Checked
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 from coopsgd.setup.words import Line, mended, quoted, refuse_flags, sort
 
 CONF = "pkg://coopsgd.conf"
 NO_CHOICES = "pkg://coopsgd.run"  # a package without yamls: the config of a run has no groups to choose from
-AGAIN = "again"  # the name by which Hydra finds the config of a folder that is not trusted
+AGAIN = "again"  # the name by which Hydra finds the config of a run's folder
 
 
 @dataclass
@@ -312,7 +315,7 @@ def _summed_up(folder: Path, settings: Config) -> Iterator[None]:
         if not error.summed_up:  # blocks lie in one another
             error.summed_up = True
             with signals.noted():
-                _brief(folder, settings, "failed" if isinstance(error, RunFailed) else "interrupted")
+                _brief(folder, settings, error)
         raise
 
 
@@ -326,20 +329,18 @@ def _launched(folder: Path, settings: Config, silent: bool = False) -> None:
         raise Interrupted(asked.first, f"; the run was complete and is saved in {folder}")
 
 
-def _brief(folder: Path, settings: Config, status: str) -> None:
+def _brief(folder: Path, settings: Config, error: RunFailed | Interrupted) -> None:
     """The summary of a run that did not come to its own."""
     if sys.stdout is not None and sys.stdout.isatty():
         print("\x1b[?25h", end="", flush=True)  # the worker that drew the live line had no time to show the cursor again
     if (folder / "summary.json").exists():
         return
-    lines = log_points(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
-    brief = {"status": status, "steps": lines[-1]["step"] if lines else 0, "algo": settings.algo["name"]}
-    brief |= {name: getattr(settings, name) for name in ("tau", "workers", "processes", "seed", "name")}
-    brief |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
+    parts, status = Parts(settings), "failed" if isinstance(error, RunFailed) else "interrupted"
+    notes = foresight.notes(parts) if error.notes is None else error.notes
     try:
-        checkpoint.write_json(folder / "summary.json", brief)
-    except OSError as error:
-        print(f"{error.filename} cannot be written ({error.strerror})", file=sys.stderr, flush=True)
+        checkpoint.write_json(folder / "summary.json", of_what_there_is(folder, parts, status, notes))
+    except OSError as full:
+        print(f"{full.filename} cannot be written ({full.strerror})", file=sys.stderr, flush=True)
 
 
 def train(words: Sequence[str]) -> int:
@@ -508,7 +509,7 @@ def _look(session: Session, flags: dict[str, str]) -> None:
 def _from_a_folder(session: Session, flags: dict[str, str]) -> dict[str, str]:
     """The flags as Hydra may have them when they name a config outside this package. ConfigError when it may not be used.
 
-    Of a folder that is not trusted Hydra sees what `folders.unhydrated` leaves.
+    Of a run's folder Hydra sees what `folders.rehydrated` makes of it; of one that is not trusted, what `unhydrated` leaves.
     """
     session.trust = "--trust" in flags
     flags = {flag: value for flag, value in flags.items() if flag != "--trust"}
@@ -518,9 +519,10 @@ def _from_a_folder(session: Session, flags: dict[str, str]) -> dict[str, str]:
         session.beside = Path(path).resolve()
         if not session.beside.is_dir():
             raise ConfigError(f"--config-path {path}: is no folder; name one that holds config.yaml")
-        if session.trust:
+        file = session.beside / f"{name.removesuffix('.yaml')}.yaml"
+        node = rehydrated(file) if session.trust else unhydrated(file)
+        if node is None:
             return flags | {"--config-path": str(session.beside)}  # Hydra would look for it inside this package
-        node = unhydrated(session.beside / f"{name.removesuffix('.yaml')}.yaml")
         ConfigStore.instance().store(name=AGAIN, node=node)
         return flags | {"--config-path": NO_CHOICES, "--config-name": AGAIN}
     if session.trust:

@@ -119,7 +119,7 @@ def _unfinished(folder: Path) -> str | None:
     """Why a run of a sweep has nothing to compare; None when it has."""
     try:
         summary = summary_of(folder)
-    except (OSError, DamagedFile) as error:
+    except (OSError, ConfigError, DamagedFile) as error:
         return str(error)
     if summary is None:
         return "it has no summary: it is under way or was killed" if (folder / "config.yaml").is_file() else "it holds no run"

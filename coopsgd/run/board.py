@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any
 
 SLOT = 1 << 16  # bytes a worker; pages that nobody writes take no memory
+NOTES = 1 << 16  # bytes for the notes of a run
 
 
 class Phase(IntEnum):
@@ -23,7 +24,7 @@ class Board:
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
-        self._memory = mmap.mmap(-1, SLOT * processes)
+        self._memory = mmap.mmap(-1, SLOT * processes + NOTES)
 
     def phase(self, rank: int) -> Phase:
         """What it said last."""
@@ -60,6 +61,21 @@ class Board:
         at = rank * SLOT
         self._memory[at + 8 : at + 8 + len(data)] = data
         self._memory[at + 4 : at + 8] = len(data).to_bytes(4, "little")  # last: now it counts
+
+    def keep(self, notes: list[str]) -> None:
+        """Say what the user is told of this run, should it not come to write a summary. One process calls it, once."""
+        data = json.dumps(notes).encode()
+        if len(data) <= NOTES - 4:
+            at = len(self._memory) - NOTES
+            self._memory[at + 4 : at + 4 + len(data)] = data
+            self._memory[at : at + 4] = len(data).to_bytes(4, "little")
+
+    @property
+    def notes(self) -> list[str] | None:
+        """What was kept; None when nobody came so far."""
+        at = len(self._memory) - NOTES
+        length = int.from_bytes(self._memory[at : at + 4], "little")
+        return json.loads(self._memory[at + 4 : at + 4 + length]) if length else None
 
     def told(self, rank: int) -> dict[str, Any] | None:
         """What it left; None when it left nothing."""

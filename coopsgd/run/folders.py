@@ -21,6 +21,7 @@ from coopsgd.host import newfile
 from coopsgd.registry import TRUST
 from coopsgd.setup import yamls
 from coopsgd.setup.build import algo_classes, class_of
+from coopsgd.setup.formats import upgraded
 from coopsgd.setup.schema import Config, dumps, found_beside, frozen
 
 INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
@@ -169,13 +170,24 @@ def unhydrated(file: Path) -> dict[str, Any]:
     Hydra's own sections can import, log anywhere and read other folders, and ${...} can read the environment. ConfigError when
     the file has others than `freeze` writes, or any ${...}.
     """
-    found = yamls.keys(file)
+    found = upgraded(file, yamls.keys(file))
     ours = rerun()
     for name, own in ours.items():
         _refuse_other(name, found.pop(name, own), own)
     for name, value in found.items():
         _refuse_lookups(name, value)
     return ours | found
+
+
+def rehydrated(file: Path) -> dict[str, Any] | None:
+    """A frozen config whose writer is trusted, for Hydra: all of its keys, as they are written today; None when it is no run's.
+
+    One that a user has written for Hydra may name groups, which are looked for beside it.
+    """
+    found = yamls.keys(file)
+    if "format" not in found and found.get("defaults") != DEFAULTS:
+        return None
+    return upgraded(file, found)
 
 
 def _refuse_other(name: str, value: Any, own: Any) -> None:

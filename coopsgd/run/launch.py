@@ -264,7 +264,8 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
             agent = Agent(body, logs, board, asked, settings.timeout, silent)
             try:
                 agent.run()
-            except (RunFailed, Interrupted):
+            except (RunFailed, Interrupted) as error:
+                error.notes = board.notes
                 if board.phase(0) != Phase.DONE:  # else all is saved, and who died was needed no more
                     raise
 

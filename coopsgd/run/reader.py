@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from coopsgd.errors import DamagedFile
 from coopsgd.run import checkpoint
 from coopsgd.setup import build, schema
+from coopsgd.setup.formats import format_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,10 @@ def log_points(path: Path) -> list[dict[str, Any]]:
 
 
 def summary_of(folder: Path) -> dict[str, Any] | None:
-    """summary.json of a run; None while there is none. DamagedFile when it is no JSON object."""
+    """summary.json of a run; None while there is none. DamagedFile when it is no JSON object.
+
+    ConfigError when a newer version wrote it.
+    """
     path = folder / "summary.json"
     if not path.exists():
         return None
@@ -43,6 +47,7 @@ def summary_of(folder: Path) -> dict[str, Any] | None:
             found = None
     if not isinstance(found, dict):
         raise DamagedFile(f"{path} is damaged: it is no JSON object; run it anew")
+    format_of(path, found)  # of an older format it lacks keys, but none has another meaning
     return found
 
 

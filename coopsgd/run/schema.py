@@ -132,3 +132,43 @@ def metrics_table() -> str:
     """METRICS as README.md shows them."""
     rows = ((f"`{m.name}`", m.unit, m.when, m.about, f"`{m.tag}`" if m.tag else "") for m in METRICS.values())
     return table(("name", "unit", "there on", "what it is", "TensorBoard's tag"), rows)
+
+
+ALL, ENDED = "always", "runs that came to their end"
+SUMMARY = {  # key of summary.json -> when it is there, and what it is; a task of the user's own may add facts
+    "format": (ALL, "of these keys; a file without one is of format 0"),
+    "status": (ALL, "completed, diverged, failed or interrupted"),
+    "steps": (ALL, "done, as far as is known"),
+    "diverged_at": ("runs that diverged", "the first step whose loss was not finite"),
+    "workers": (ALL, "m"),
+    "aux": (ALL, "v"),
+    "processes": (ALL, "that held them"),
+    "algo": (ALL, "its name"),
+    "tau": (ALL, "as it was given; null where the algorithm times itself"),
+    "period": (ALL, "how tau moved"),
+    "zeta": (ENDED, "of the matrices; null where it is not known"),
+    "ledger": (ALL, "totals as in METRICS, and of runs that came to their end by worker, server and process"),
+    "eval": (ALL, "eval/... of the last evaluation"),
+    "consensus": (ALL, "of the last evaluation"),
+    "consensus_after": (ALL, "of the last evaluation"),
+    "phase": (ALL, "of the last log point, as are the seconds"),
+    "train_s": (ALL, ""),
+    "wall_s": (ALL, ""),
+    "sim_s": (SIMULATED, ""),
+    "cluster": (SIMULATED, "its keys"),
+    "seed": (ALL, ""),
+    "name": (ALL, "the user's for this run"),
+    "saved": (ALL, "what was kept of the models: rows, answer, none"),
+    "data": ("tasks with data, " + ENDED, "which, and how many samples"),
+    "parameters": (ENDED, "d, numbers of one model"),
+    "norm_stats": (ENDED, "what was done with running statistics; null where there are none"),
+    "device": (ENDED, "of the models"),
+    "engine": ("networks, " + ENDED, "what computed stacked models"),
+    "eval_samples": ("networks, " + ENDED, "that single workers were measured on"),
+    "peak_memory": (ENDED, "bytes, of the largest process"),
+    "notes": (ALL, "what the user was told"),
+    "versions": (ALL, "of what the numbers depend on"),
+    "command": (ALL, "that made the folder"),
+    "checksums": (ENDED, "SHA-256 of what is kept"),
+    "not_written": ("disks without room", "what is missing, and why"),
+}

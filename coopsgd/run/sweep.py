@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from coopsgd.errors import DamagedFile
+from coopsgd.errors import ConfigError, DamagedFile
 from coopsgd.run.console import EVALS
 from coopsgd.run.reader import summary_of
 from coopsgd.run.schema import metric
@@ -21,7 +21,7 @@ COLUMNS = ("job", "status", "loss", "accuracy", "rounds", "sent", "time", "folde
 
 def readable_summary(folder: str | Path) -> dict[str, Any] | None:
     """summary.json of a run; None when there is none that can be read."""
-    with contextlib.suppress(OSError, DamagedFile):
+    with contextlib.suppress(OSError, DamagedFile, ConfigError):
         return summary_of(Path(folder))
     return None
 

@@ -39,9 +39,9 @@ from coopsgd.run import checkpoint, pictures
 from coopsgd.run.board import Board, Phase
 from coopsgd.run.console import Live
 from coopsgd.run.metrics import Files
+from coopsgd.run.summary import summary
 from coopsgd.setup import build, external, schema
 from coopsgd.setup.parts import Parts
-from coopsgd.strategies.base import Strategy
 
 PATIENCE = 30.0  # seconds to wait for room on a full disk at the end
 
@@ -109,8 +109,12 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
         problem = build.make(settings, "task").build(settings, fleet.workers, device)
         report = Report(folder, settings, console) if rank == 0 else Silent()
         try:
-            for note in getattr(problem, "notes", ()):
+            notes = [*getattr(problem, "notes", ())]
+            for note in notes:
                 report.note(note)
+            notes += foresight.notes(parts)
+            if rank == 0 and _slot is not None:
+                _slot[0].keep(notes)
             fleet.clock = clock_of(parts)
             outcome = train(parts, fleet, problem, report, Monitor.of(settings, strategy, fleet, problem))
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
@@ -123,9 +127,9 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
                 save = checkpoint.resolve(settings.save, layout.n, columns, outcome.x.element_size())
                 rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
                 more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
-                more["notes"] = [*getattr(problem, "notes", ()), *foresight.notes(parts), *late]
+                more["notes"] = [*notes, *late]
                 if isinstance(report, Report):
-                    _leave(folder, settings, save, outcome, rows, fleet, strategy, more, report, came)
+                    _leave(folder, parts, save, outcome, rows, fleet, more, report, came)
                     if _slot is not None:
                         _slot[0].enter(rank, Phase.DONE)
                 fleet.barrier()
@@ -200,12 +204,11 @@ class Silent:
 
 def _leave(
     folder: Path,
-    settings: schema.Config,
+    parts: Parts,
     save: str,
     outcome: Outcome,
     rows: dict[str, Any],
     fleet: Stacked,
-    strategy: Strategy,
     more: dict[str, Any],
     report: Report,
     came: signals.Noted,
@@ -216,7 +219,7 @@ def _leave(
     """
     answer = {"answer": outcome.answer, "answer_stats": outcome.answer_stats}
     answer, rows = ({name: x.cpu() for name, x in part.items() if x is not None} for part in (answer, rows))
-    path, kept = folder / checkpoint.FILE, None
+    path, kept, settings = folder / checkpoint.FILE, None, parts.config
 
     def final(content: dict[str, Any]) -> contextlib.AbstractContextManager[Path]:
         return checkpoint.staged(path, lambda file: torch.save(content, file))
@@ -227,9 +230,10 @@ def _leave(
 
     def end(models: contextlib.AbstractContextManager[Path | None], saved: str, **more_of_it: Any) -> None:
         with contextlib.ExitStack() as last, models as half:
-            summary = _summary(folder, settings, saved, outcome, fleet, strategy, more)
-            summary |= {"checksums": checkpoint.checksums(half), **more_of_it}
-            last.enter_context(checkpoint.staged_json(folder / "summary.json", summary))  # appears after the models
+            ended = {**more, **_found(parts, outcome), "saved": saved, **more_of_it}
+            ended |= {"ledger": fleet.ledger.summary(), "checksums": checkpoint.checksums(half)}
+            content = summary(folder, parts, outcome.status, [outcome.last], **ended)
+            last.enter_context(checkpoint.staged_json(folder / "summary.json", content))  # appears after the models
             report.flush()
 
     try:
@@ -264,46 +268,17 @@ def _patiently(write: Callable[[], None], settings: schema.Config, report: Repor
         time.sleep(0.2)
 
 
-def _summary(
-    folder: Path,
-    settings: schema.Config,
-    save: str,
-    outcome: Outcome,
-    fleet: Stacked,
-    strategy: Strategy,
-    more: dict[str, Any],
-) -> dict[str, Any]:
-    """What summary.json holds."""
-    last, schedule = outcome.last, strategy.schedule
+def _found(parts: Parts, outcome: Outcome) -> dict[str, Any]:
+    """What a run knows of itself when it has come to its end, for its summary."""
+    settings, schedule = parts.config, parts.strategy.schedule
+    data = build.make(settings, "task").about(settings)
     return {
-        "status": outcome.status,
-        "steps": outcome.steps,
         **({"diverged_at": outcome.diverged_at} if outcome.diverged_at is not None else {}),
-        "workers": fleet.m,
-        "aux": fleet.v,
-        "processes": settings.processes,
-        "algo": settings.algo["name"],
-        "tau": None if schedule and schedule.times_itself else settings.tau,
-        "period": (settings.period or {}).get("name", "constant"),
-        "zeta": schedule.zeta(fleet.m) if schedule else None,
-        "ledger": {**fleet.ledger.summary(), "comm_s": last["comm_s"]},
-        "eval": {key: value for key, value in last.items() if key.startswith("eval/")},
-        "consensus": last["consensus"],
-        "consensus_after": last["consensus_after"],
-        "phase": last["phase"],
-        "train_s": last["train_s"],
-        "wall_s": last["wall_s"],
-        **({"sim_s": last["sim_s"], "cluster": settings.cluster} if settings.cluster else {}),
-        "seed": settings.seed,
-        "name": settings.name,
-        "saved": save,
-        **({"data": about} if (about := build.make(settings, "task").about(settings)) else {}),
+        "zeta": schedule.zeta(settings.workers) if schedule else None,
+        **({"data": data} if data else {}),
         "parameters": outcome.x.shape[1],
         "norm_stats": None if outcome.stats is None else settings.norm_stats,
         "device": str(outcome.x.device),
-        **more,
-        "versions": checkpoint.versions(),
-        "command": checkpoint.command(folder),
     }
 
 

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from coopsgd.errors import ConfigError
 from coopsgd.setup import yamls
+from coopsgd.setup.formats import FORMAT, upgraded
 
 GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule", "cluster")
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
@@ -130,13 +131,13 @@ def whole(value: Any) -> Any:
 
 def dumps(config: Config) -> str:
     """The frozen config as yaml."""
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create({"format": FORMAT, **asdict(config)}))
 
 
 def load(path: Path, trust: bool = False) -> Config:
-    """Read a frozen config back. trust: it may name code to import, as the user's own words may."""
-    known = {f.name for f in fields(Config)}
-    found = (Config if trust else UntrustedConfig)(**{k: v for k, v in yamls.keys(path).items() if k in known})
+    """Read a frozen config back, of this format or an older one. trust: it may name code to import, as the user's words may."""
+    known, keys = {f.name for f in fields(Config)}, upgraded(path, yamls.keys(path))
+    found = (Config if trust else UntrustedConfig)(**{k: v for k, v in keys.items() if k in known})
     _refuse_unfrozen(path, found)
     found_beside(found, path.parent)
     return found

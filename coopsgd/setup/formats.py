@@ -1,0 +1,104 @@
+"""The format number of config.yaml and summary.json, and how a config of an older format is read as one of today.
+
+A file without a number is of format 0. Whoever takes a key away, moves it or gives a value another name raises FORMAT by one
+and adds a row to UPGRADES: what was written before then keeps its meaning, for readers of a folder and for who runs it again.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from coopsgd.errors import ConfigError
+
+FORMAT = 1
+
+
+class Upgrade(NamedTuple):
+    """From one format to the next. Keys are written with dots, as on the command line."""
+
+    moved: dict[str, tuple[str, Any]] = {}  # old key -> new key, and the value where neither was written
+    values: dict[tuple[str, Any], dict[str, Any]] = {}  # (key, old value) -> that key's new value, and defaults of others
+    added: dict[str, Any] = {}  # new key -> the value that was the only one
+
+
+def _links(latency_s: Any, bandwidth: Any, **more: Any) -> dict[str, Any]:
+    """A preset that was a class of its own."""
+    keys = {"name": "custom", "latency_s": latency_s, "bandwidth": bandwidth, **more}
+    return {f"cluster.{name}": value for name, value in keys.items()}
+
+
+UPGRADES = (  # the first from format 0 to 1, and so on
+    Upgrade(
+        moved={"algo.order": ("order", "atc"), "algo.buffers": ("buffers", "keep")},
+        values={
+            ("order", "overlap"): {"order": "atc", "delay": 1},
+            ("engine", "grouped"): {"engine": "auto"},
+        },
+        added={"delay": 0},
+    ),
+)
+assert len(UPGRADES) == FORMAT
+
+
+def upgrade(config: Mapping[str, Any], format: int) -> dict[str, Any]:
+    """The keys of a config of that format, as they are written today; those beside them stay."""
+    found = copy.deepcopy(dict(config))
+    for step in UPGRADES[format:]:
+        for old, (new, default) in step.moved.items():
+            _default(found, new, _taken(found, old, default))
+        for (key, value), now in step.values.items():
+            if _at(found, key) == value:
+                _set(found, key, now[key])
+                for other in now.keys() - {key}:
+                    _default(found, other, now[other])
+        for key, value in step.added.items():
+            _default(found, key, value)
+    return found
+
+
+def upgraded(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that the config.yaml at `path` holds, but its format, as they are written today. ConfigError for a newer one."""
+    return upgrade({key: value for key, value in found.items() if key != "format"}, format_of(path, found))
+
+
+def format_of(path: Path, found: Mapping[str, Any]) -> int:
+    """The format of what a file of a run holds. ConfigError when it is newer than this version, or none."""
+    number = found.get("format", 0)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise ConfigError(f"{path} is no file of a run: its format is {str(number)[:40]!r}, not a whole number; restore it")
+    if number > FORMAT:
+        raise ConfigError(f"{path} is of format {number}, written by a newer coopsgd; this one reads up to {FORMAT}: update it")
+    return number
+
+
+def _parent(config: dict[str, Any], key: str) -> tuple[Any, str]:
+    *groups, name = key.split(".")
+    node: Any = config
+    for group in groups:
+        node = node.get(group) if isinstance(node, dict) else None
+    return node, name
+
+
+def _at(config: dict[str, Any], key: str) -> Any:
+    node, name = _parent(config, key)
+    return node.get(name) if isinstance(node, dict) else None
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    node, name = _parent(config, key)
+    if isinstance(node, dict):  # else the group is not there, and needs no key
+        node[name] = copy.deepcopy(value)
+
+
+def _default(config: dict[str, Any], key: str, value: Any) -> None:
+    node, name = _parent(config, key)
+    if isinstance(node, dict):
+        node.setdefault(name, copy.deepcopy(value))
+
+
+def _taken(config: dict[str, Any], key: str, default: Any) -> Any:
+    node, name = _parent(config, key)
+    return node.pop(name, default) if isinstance(node, dict) else default
