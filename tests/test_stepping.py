@@ -13,50 +13,31 @@ import torch
 from conftest import needs
 from playing import MLP, QUADRATIC, play, settle
 
-from coopsgd import optim
+from coopsgd.loop import inner as inner_optimiser
+from coopsgd.loop.inner import Inner
 from coopsgd.loop.stepping import Steps, reserved
-from coopsgd.optim import SGD, Adam, Constant, Inner
+from coopsgd.mixing.static import Average
+from coopsgd.optim import SGD, Adam, Constant
 from coopsgd.registry import lookup
 from coopsgd.setup import build
-from coopsgd.strategies.base import Strategy
 from coopsgd.strategies.cooperative import Cooperative
+from coopsgd.tasks.supervised import SupervisedProblem
 
 SMALL = (*MLP, "workers=6", "batch_size=8", "steps=40", "tau=7")
 
 
 class Unfused(Cooperative):
-    """Says nothing about its steps, so every gradient is stored and used one step at a time."""
+    """Looks at every gradient, so each is stored and used one step at a time."""
 
-    plain = False
+    def direction(self, fleet, t, grad, x, s):
+        return grad, s
 
 
-class Half(Cooperative):
+class Half(Average):
     """Only the even or only the odd workers compute, round by round."""
 
-    def active(self, m, round):
-        return np.arange(m) % 2 == round % 2
-
-
-class SlowHalf(Half):
-    plain = False
-
-
-class Before(Strategy):
-    """Mixes in place first; the gradient is the one where the step began (D-PSGD as its paper writes it)."""
-
-    def step(self, fleet, tick, x, s):
-        x = fleet.mix(np.full((fleet.m, fleet.m), 1 / fleet.m), x)
-        return tick.local(x), s
-
-
-class Liar(Cooperative):
-    """Claims to be plain, and then looks."""
-
-    plain = True
-
-    def step(self, fleet, tick, x, s):
-        x = tick.local(x)
-        return x - 0 * tick.grad, s
+    def work(self, m, r, tau):
+        return np.where(np.arange(m) % 2 == r % 2, tau, 0)
 
 
 @pytest.mark.parametrize(
@@ -87,20 +68,66 @@ def test_how_often_the_log_is_written_changes_no_number(gangs):
     assert rare.lines[-1]["train/loss"] == pytest.approx(np.mean(each), abs=1e-12) and len(set(each)) == 40
 
 
-def test_steps_of_some_workers_are_fused_too(gangs):
-    runs = [
-        play(gangs, p, *SMALL, "algo=pasgd", f"algo.strategy=test_stepping:{name}")
-        for p, name in ((1, "Half"), (1, "SlowHalf"), (2, "Half"))
-    ]
-    for run in runs[1:]:
-        np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-12)
-        assert run.lines[-1]["train/loss"] == pytest.approx(runs[0].lines[-1]["train/loss"], abs=1e-12)
+def test_steps_of_some_workers_are_fused_too(gangs, counted):
+    half = (*SMALL, "algo=pasgd", "algo.mixing=test_stepping:Half")
+    fused = play(gangs, 1, *half)
+    assert counted == {"descend": 40}
+    single = play(gangs, 1, *half, "algo.strategy=test_stepping:Unfused")
+    assert counted == {"descend": 40, "gradients": 40}
+    for run in (single, play(gangs, 2, *half)):
+        np.testing.assert_allclose(run.x, fused.x, rtol=0, atol=1e-12)
+        assert run.lines[-1]["train/loss"] == pytest.approx(fused.lines[-1]["train/loss"], abs=1e-12)
+    busy = play(gangs, 1, *SMALL, "algo=pasgd")
+    assert np.abs(busy.x - fused.x).max() > 1e-3 and busy.lines[-1]["samples"] == 2 * fused.lines[-1]["samples"]
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Steps that were taken in this process, by how they were asked for."""
+    steps = {}
+
+    def counting(name, many):
+        real = getattr(SupervisedProblem, name)
+
+        def call(self, k, *arguments):
+            steps[name] = steps.get(name, 0) + many(*arguments)
+            return real(self, k, *arguments)
+
+        monkeypatch.setattr(SupervisedProblem, name, call)
+
+    counting("descend", lambda rates, active, own: len(rates))
+    counting("gradients", lambda active, own: 1)
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("more", "how"),
+    [
+        (("algo=pasgd",), "descend"),
+        (("algo=pasgd", "order=cta"), "descend"),
+        (("algo=pasgd", "delay=1"), "descend"),  # a message under way does not mind how steps are taken
+        (("algo=dpsgd", "delay=3"), "descend"),
+        (("algo=pasgd", "delay=tau"), "descend"),
+        (("algo=pasgd", "clip=100"), "gradients"),
+        (("algo=pasgd", "optim.momentum=0.1"), "gradients"),
+        (("algo=pasgd", "algo.strategy=test_stepping:Unfused"), "gradients"),
+        (("algo=fullsync",), "gradients"),  # it averages them
+    ],
+)
+def test_steps_are_fused_unless_somebody_looks_at_their_gradients(counted, more, how):
+    fast = play(None, 1, *SMALL, *more)
+    assert counted == {how: 40}
+    if how == "descend":
+        slow = play(None, 1, *SMALL, *more, "algo.strategy=test_stepping:Unfused")
+        assert counted == {"descend": 40, "gradients": 40}
+        np.testing.assert_allclose(fast.x, slow.x, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("words", [(*QUADRATIC, "workers=6"), SMALL])
-def test_a_strategy_that_moves_first_gets_the_gradient_of_where_it_was(gangs, words):
+def test_what_is_mixed_is_what_was_there_before_the_step(gangs, words):
+    """delay=1 at tau=1, D-PSGD as its paper writes it: the gradient is the one where the step began."""
     settings = settle((*words, "algo=pasgd"))
-    run = play(gangs, 2, *words, "steps=5", "algo=pasgd", "algo.strategy=test_stepping:BeforeMixing")
+    run = play(gangs, 2, *words, "steps=5", "algo=pasgd", "tau=1", "delay=1")
     problem = build.make(settings, "task").build(settings, range(6), torch.device("cpu"))
     x = problem.start().expand(6, -1).clone()
     grad = torch.zeros_like(x)
@@ -109,22 +136,6 @@ def test_a_strategy_that_moves_first_gets_the_gradient_of_where_it_was(gangs, wo
         problem.gradients(k, None, np.full(6, k))
         x.copy_(x.mean(0, keepdim=True) - 0.1 * grad)
     np.testing.assert_allclose(run.x, x.numpy(), rtol=0, atol=1e-12)
-
-
-class BeforeMixing(Cooperative, Before):
-    """Before, with the settings of periodic averaging."""
-
-    step = Before.step
-
-
-def test_a_step_of_ones_own_is_not_plain_unless_it_says_so():
-    assert Cooperative().plain and Half().plain and Liar().plain
-    assert not (Strategy().plain or Before().plain or BeforeMixing().plain or Cooperative(order="overlap").plain)
-
-
-def test_a_strategy_that_calls_itself_plain_and_looks_is_stopped(gangs):
-    with pytest.raises(RuntimeError, match="declares itself plain"):
-        play(gangs, 1, *SMALL, "algo=pasgd", "algo.strategy=test_stepping:Liar")
 
 
 class Counting:
@@ -153,40 +164,32 @@ class Counting:
 def test_steps_up_to_the_next_look_are_asked_for_at_once():
     x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
     inner = Inner(SGD(lr=0.5), Constant(), x, workers=2, steps=6)
-    steps = Steps(problem, inner, x, None, None, plain=True, unwatched=lambda k: 4 - k % 4)
-    losses = []
-    for k in range(6):
-        steps.begin(k, None, np.full(1, k))
-        early = steps.loss if k in (1, 3) else None  # also before a step that x has taken already
-        assert steps.local(x) is x and (early is None or early is steps.loss)
-        with pytest.raises(RuntimeError, match="plain"):
-            steps.local(x)  # a second step would need the gradient
-        losses.append(float(steps.loss[0]))
+    steps = Steps(problem, inner, x, None, None, fusing=True, unwatched=lambda k: 4 - k % 4)
+    losses = [float(steps.descend(k, None, np.full(2, k))[0]) for k in range(6)]
     assert problem.asked == [("descend", 0, 4), ("descend", 4, 4)]
     assert losses == [1.5 * 0.25**k for k in range(6)]
+    assert torch.equal(x, torch.full_like(x, 0.5**8))  # it has been taken ahead, as far as nobody looks
 
 
-def test_every_step_is_taken_though_nobody_asks_for_its_loss():
+@pytest.mark.parametrize(
+    ("settings", "clip", "fusing", "fused"),
+    [
+        (SGD(lr=0.5), None, True, True),
+        (SGD(lr=0.5), None, False, False),
+        (SGD(lr=0.5), 9.0, True, False),
+        (SGD(lr=0.5, momentum=0.5), None, True, False),
+    ],
+)
+def test_a_gradient_is_stored_and_a_direction_stepped_along(settings, clip, fusing, fused):
     x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
-    inner = Inner(SGD(lr=0.5), Constant(), x, workers=2, steps=6)
-    steps = Steps(problem, inner, x, None, None, plain=True, unwatched=lambda k: 3 - k % 3)
-    for k in range(6):
-        steps.begin(k, None, np.full(2, k))
-        steps.local(x)
-    assert torch.equal(x, torch.full_like(x, 0.5**6))
-
-
-def test_gradients_of_a_plain_strategy_wait_until_asked_for_and_others_do_not():
-    for plain, before in ((True, []), (False, [("gradients", 0)])):
-        x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
-        inner = Inner(SGD(lr=0.5, momentum=0.5), Constant(), x, workers=2, steps=1)
-        steps = Steps(problem, inner, x, None, None, plain, lambda k: 1)
-        steps.begin(0, None, np.zeros(1, dtype=int))
-        assert problem.asked == before
-        direction = torch.full((2, 3), 2.0, dtype=torch.float64)
-        assert torch.equal(steps.local(x, direction), torch.zeros_like(x))
-        assert float(steps.loss[0]) == 1.5 and torch.equal(steps.grad, torch.ones_like(x))
-        assert problem.asked == [("gradients", 0)]
+    inner = Inner(settings, Constant(), x, workers=2, steps=1)
+    steps = Steps(problem, inner, x, None, clip, fusing, lambda k: 1)
+    assert steps.fused == fused and problem.asked == []
+    loss, grad = steps.gradients(0, None, np.zeros(2, dtype=int))
+    assert problem.asked == [("gradients", 0)]
+    assert float(loss[0]) == 1.5 and torch.equal(grad, torch.ones_like(x)) and torch.equal(x, torch.ones_like(x))
+    steps.step(torch.full((2, 3), 2.0, dtype=torch.float64), None)
+    assert torch.equal(x, torch.zeros_like(x))
 
 
 @pytest.mark.parametrize("settings", [SGD(momentum=0.9, nesterov=True, weight_decay=0.1), Adam()])
@@ -197,14 +200,14 @@ def test_rows_in_blocks_are_stepped_as_rows_in_one(monkeypatch, settings):
     some = np.array([True, False, True, True, False, True, True])
     found = []
     for block, parts in ((1 << 22, 1), (15, 3)):
-        monkeypatch.setattr(optim, "BLOCK", block)
+        monkeypatch.setattr(inner_optimiser, "BLOCK", block)
         x = start.clone()
         inner = Inner(settings, Constant(), x, workers=7, steps=6)
         assert len(inner._parts) == parts
         for turn, direction in enumerate(directions):
             inner.step(x, direction, some if turn == 3 else None)
             if turn == 1:
-                inner.together(lambda *buffers: [b.mul_(0.5) for b in buffers])
+                inner.put([b.mul_(0.5) for b in inner.stacked()])
         found.append(x)
     assert torch.equal(*found)
 

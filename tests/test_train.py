@@ -12,9 +12,11 @@ from test_oracle import EXACT, problem, written
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop.evaluation import train
-from coopsgd.optim import SGD, Adam, AdamW, Constant, Inner
+from coopsgd.loop.inner import Inner
+from coopsgd.mixing.static import Average
+from coopsgd.optim import SGD, Adam, AdamW, Constant
 from coopsgd.setup import build, schema
-from coopsgd.strategies.cooperative import Cooperative
+from coopsgd.setup.parts import Parts
 
 SPREAD = [1, 2, 4, 8]
 
@@ -220,26 +222,29 @@ def test_idle_rows_keep_everything_bit_for_bit(settings):
             assert torch.equal(x[i], alone[i]._x[0]), f"row {i} differs from a lone worker's in turn {turn}"
 
 
-def test_a_strategy_that_idles_workers_runs_on_every_placement(gangs):
-    words = (*QUADRATIC, "algo=pasgd", "algo.strategy=test_train:Half", "tau=3", "optim=adam", "optim.lr=0.05")
-    runs = [play(gangs, p, *words) for p in (1, 2, 4)]
+def test_a_schedule_that_idles_workers_runs_on_every_placement(gangs):
+    words = (*QUADRATIC, "algo=pasgd", "tau=3", "optim=adam", "optim.lr=0.05")
+    runs = [play(gangs, p, *words, "algo.mixing=test_train:Half") for p in (1, 2, 4)]
     for run in runs[1:]:
         np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-12)
+    assert np.abs(runs[0].x - play(gangs, 1, *words).x).max() > 1e-2
 
 
 @pytest.mark.parametrize("optim", [("optim=adam", "optim.lr=0.05"), ("optim.momentum=0.9",)])
 def test_buffers_of_idle_workers_are_mixed_too(gangs, optim):
-    words = (*QUADRATIC, "algo=pasgd", "algo.strategy=test_train:Half", "tau=2", "buffers=average", *optim)
-    runs = [play(gangs, p, *words) for p in (1, 2, 8)]
+    words = (*QUADRATIC, "algo=pasgd", "tau=2", "buffers=average", *optim)
+    runs = [play(gangs, p, *words, "algo.mixing=test_train:Half") for p in (1, 2, 8)]
     for run in runs[1:]:
         np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-9)
+    kept, busy = (play(gangs, 1, *words, *more).x for more in (("algo.mixing=test_train:Half", "buffers=keep"), ()))
+    assert min(np.abs(runs[0].x - kept).max(), np.abs(runs[0].x - busy).max()) > 1e-3
 
 
-class Half(Cooperative):
-    """Periodic averaging in which only the even or only the odd workers compute, round by round."""
+class Half(Average):
+    """Everyone takes the mean of everyone; only the even or only the odd workers compute, round by round."""
 
-    def active(self, m, round):
-        return np.arange(m) % 2 == round % 2
+    def work(self, m, r, tau):
+        return np.where(np.arange(m) % 2 == r % 2, tau, 0)
 
 
 def test_schedule_and_metrics_of_a_short_run(gangs):
@@ -291,9 +296,8 @@ def test_no_step_at_all(gangs):
 
 def test_measuring_is_off_the_ledger_and_off_the_clock():
     settings = settle((*QUADRATIC, "algo=pasgd", "eval_every=1", "log_every=1", "workers=4"))
-    strategy, _ = build.make_strategy(settings)
-    fleet, report = Stacked(Layout(4, 0, 1)), Lines()
-    problem_ = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+    fleet, report, parts = Stacked(Layout(4, 0, 1)), Lines(), Parts(settings)
+    problem_ = parts.task.build(settings, fleet.workers, torch.device("cpu"))
     slow = problem_.evaluate
 
     def sleepy(answer, statistics):
@@ -303,7 +307,7 @@ def test_measuring_is_off_the_ledger_and_off_the_clock():
         return slow(answer, statistics)
 
     problem_.evaluate = sleepy
-    train(settings, fleet, problem_, strategy, report)
+    train(parts, fleet, problem_, report)
     last = report.lines[-1]
     assert last["wall_s"] - last["train_s"] > 24 * 0.01
     assert last["rounds"] == 2 and last["messages"] == 2 * 6

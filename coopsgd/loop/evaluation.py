@@ -44,7 +44,7 @@ class Outcome:
 def train(parts: Parts, fleet: Fleet, problem: Problem, report: Any, monitor: Any = None) -> Outcome:
     """Take config.steps iterations. `report` hears of every log point on rank 0 (anything with `log(line)`).
 
-    monitor: adds predictions to the lines (predict/monitor.py); it has `step` and `line`.
+    monitor: adds predictions to the lines (predict/monitor.py); it has `moved`, `sends`, `received` and `line`.
     """
     evaluator = Evaluator(parts, problem, report, monitor)
     loop = Loop(parts, fleet, problem, observer=evaluator)
@@ -89,6 +89,10 @@ class Evaluator(Observer):
         """Is there a line to write after this many steps?"""
         return step % self._config.log_every == 0 or self._evaluates(step)
 
+    def moved(self, loop: Loop, t: Tick, active: np.ndarray | None, due: bool) -> None:
+        if self._monitor is not None:
+            self._monitor.moved(t.lr, active, due)
+
     def sends(self, loop: Loop, done: int) -> None:
         self.communications.sends(loop, done)
         if self._monitor is not None:
@@ -96,6 +100,8 @@ class Evaluator(Observer):
 
     def received(self, loop: Loop, late: int) -> None:
         self.communications.received(loop, late)
+        if self._monitor is not None:
+            self._monitor.received(loop.state.rounds.r)
 
     def stepped(self, loop: Loop, t: Tick, loss: Tensor, active: np.ndarray | None, due: bool) -> None:
         count = loop.fleet.m if active is None else int(active.sum())
@@ -105,8 +111,6 @@ class Evaluator(Observer):
         self._losses.append((loss, count))
         if len(self._losses) == 1000:  # a tensor a step would fill the memory of a run that never logs
             self._fold()
-        if self._monitor is not None:
-            self._monitor.step(t.lr, active, t.round, due)
         if self.due(loop.state.k):
             self.log(loop, t.lr)
 

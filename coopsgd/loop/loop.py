@@ -31,6 +31,9 @@ class Observer:
         """Must the models be there after so many steps?"""
         return False
 
+    def moved(self, loop: Loop, t: Tick, active: np.ndarray | None, due: bool) -> None:
+        """The workers `active` (m,) took their local step (None: all); if a communication is due, it comes now."""
+
     def sends(self, loop: Loop, done: int) -> None:
         """A communication begins; when it is over, `done` steps will have been taken."""
 
@@ -104,6 +107,7 @@ class Loop:
         else:
             loss, grad = self._steps.gradients(k, here, own)
             self._steps.step(self._direction(t, grad), here)
+        self.observer.moved(self, t, active, due)
         if due:
             self._end_round(t)
         st.inner.advance()

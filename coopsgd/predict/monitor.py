@@ -38,15 +38,20 @@ class Monitor:
         self._forecast = setting.forecast(FOLLOWED) if fleet.rank == 0 else None
         self._at, self._last, self._area = 0, 0.0, 0.0
 
+    def moved(self, lr: float, active: np.ndarray | None, due: bool) -> None:
+        """A local step was taken."""
+        if self._forecast is not None:
+            self._forecast.moved(lr, active, due)
+
     def sends(self) -> None:
         """A message leaves."""
         if self._forecast is not None:
             self._forecast.sends()
 
-    def step(self, lr: float, active: np.ndarray | None, round: int, due: bool) -> None:
-        """One iteration, as the loop took it."""
+    def received(self, round: int) -> None:
+        """Communication `round` is over."""
         if self._forecast is not None:
-            self._forecast.step(lr, active, round, due)
+            self._forecast.received(round)
 
     def line(self, step: int, x: Tensor, evaluated: bool) -> dict[str, float | None]:
         """What to log after this many steps. Costs an exchange: call it while measuring."""

@@ -54,11 +54,14 @@ def following(forecast: Any) -> Observer:
     class Follower(Observer):
         """Hands on what it is told."""
 
+        def moved(self, loop: Loop, t: Any, active: Any, due: bool) -> None:
+            forecast.moved(t.lr, active, due)
+
         def sends(self, loop: Loop, done: int) -> None:
             forecast.sends()
 
-        def stepped(self, loop: Loop, t: Any, loss: Any, active: Any, due: bool) -> None:
-            forecast.step(t.lr, active, t.round, due)
+        def received(self, loop: Loop, late: int) -> None:
+            forecast.received(loop.state.rounds.r)
 
     return Follower()
 

@@ -353,27 +353,21 @@ class Forecast:
         self._first, self._weights = first, np.diag(M)[:m]
         self._noise = np.zeros(m)  # variance of each worker's noise since the last message left, in units of sigma2
         self._sent = np.zeros(m)  # of what a message under way holds
-        self._owed: int | None = None
         self._before: float | None = None  # the distance when the latest message left
+
+    def moved(self, lr: float, active: np.ndarray | None, due: bool) -> None:
+        """A local step of the workers in `active` (None: all); is it the last of its round?"""
+        self._noise += lr * lr if active is None else lr * lr * active
+        if due and self._cta:  # the message leaves when the next step begins, and a run may end before
+            self._before = self.now
 
     def sends(self) -> None:
         """A message leaves, of the models as they are."""
         self._before = self.now
         self._sent, self._noise = self._noise, np.zeros(self._m)
 
-    def step(self, lr: float, active: np.ndarray | None, round: int, due: bool) -> None:
-        """One iteration of the workers in `active` (None: all); communication `round` belongs to it if it is due."""
-        if self._owed is not None:
-            self.sends()
-            self._mix(self._owed)
-            self._owed = None
-        self._noise += lr * lr if active is None else lr * lr * active
-        if due and self._cta:
-            self._owed, self._before = round, self.now
-        elif due:
-            self._mix(round)
-
-    def _mix(self, round: int) -> None:
+    def received(self, round: int) -> None:
+        """Communication `round` is over: what was sent is mixed."""
         W = self._first if self._steady else spectra.product(self._schedule.factors(self._m, round), len(self._first))
         self._state.mix(W, self._sent)
         self._sent = np.zeros(self._m)
