@@ -95,8 +95,6 @@ FLOORS = (
 UP = {  # arrows that still point upwards
     "data.cache": {"run"},
     "models.foreign": {"tasks"},
-    "fleet.base": {"predict"},
-    "strategies.base": {"loop"},
     "tasks.base": {"predict"},
     "tasks.classification": {"setup"},
     "tasks.language": {"setup"},
@@ -106,7 +104,6 @@ UP = {  # arrows that still point upwards
     "setup.build": {"predict"},
     "setup.checks": {"loop", "predict"},
     "setup.identity": {"run"},
-    "loop.loop": {"predict"},
 }
 
 

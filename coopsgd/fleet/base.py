@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -22,14 +22,40 @@ from coopsgd.fleet import plan as plans
 from coopsgd.fleet.ledger import Ledger
 from coopsgd.mixing.matrix import Matrix, recognise
 
-if TYPE_CHECKING:
-    from coopsgd.predict.clock.clock import Clock
-
 PLANS = 16, 64  # matrices whose plans are kept: at least, at most
 ROOM = 1 << 24  # numbers in them: a schedule that never repeats must not fill the memory
 
 Rows: TypeAlias = Tensor
 Common: TypeAlias = Tensor
+
+
+class Timing(Protocol):
+    """A clock that watches what is charged (predict/clock/clock.py is one); `parts` are its own."""
+
+    @property
+    def now(self) -> float:
+        """Seconds."""
+
+    def begin(self, k: int, active: np.ndarray | None) -> None:
+        """Iteration k, in which the workers `active` (m,) compute (None: all), as soon as `compute` is called."""
+
+    def compute(self) -> None:
+        """The local step of this iteration is taken."""
+
+    def average(self) -> Any:
+        """Parts of the mean over all workers."""
+
+    def telling(self, i: int) -> Any:
+        """Parts of row i, told to all."""
+
+    def parts(self, plan: plans.Plan) -> Any:
+        """Parts of a logical plan, of one worker a host."""
+
+    def ends(self, parts: Any, nbytes: int) -> np.ndarray:
+        """(hosts,) when each could go on if a verb on vectors of so many bytes began now."""
+
+    def reach(self, ends: np.ndarray) -> None:
+        """Wait for it."""
 
 
 class Pending:
@@ -76,7 +102,7 @@ class Fleet(ABC):
         self.layout, self.rank = layout, rank
         self.m, self.v = layout.m, layout.v
         self.ledger = Ledger(layout.m, layout.v, layout.processes)
-        self.clock: Clock | None = None  # set before the first verb
+        self.clock: Timing | None = None  # set before the first verb
         self._carried: Carried | None = None  # waits for the next verb
         self._plans: dict[Any, _Planned] = {}
 
