@@ -14,6 +14,7 @@ from coopsgd.commands import analyze, compose
 from coopsgd.commands.probe import measure
 from coopsgd.predict import probe_file
 from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 from coopsgd.tasks.networks import bound
 
 WORDS = ("task=quadratic", "workers=6", "processes=1", "device=cpu")
@@ -89,7 +90,7 @@ def test_each_workers_curvature_is_its_own_hessians(monkeypatch):
     monkeypatch.setattr(measure, "PRODUCTS", 35)
     words = (*LOGISTIC, "data=gaussian", "data.dim=6", "data.classes=5", "data.samples=600", "partition=shards")
     settings, fleet, problem = logistic(words)
-    walk = measure.Walk(settings, fleet, problem)
+    walk = measure.Walk(Parts(settings), fleet, problem)
     walk.x[:] = torch.randn(walk.x.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     asked, values, slacks, parts = walk.curvatures(walk.x[:1])
     assert asked.tolist() == [0, 1, 2, 3] and parts.shape == (4, measure.OWN)

@@ -15,7 +15,6 @@ import pytest
 import torch
 from playing import settle
 
-import coopsgd.commands.probe
 from coopsgd.commands.probe import curvature, measure, network, worker
 from coopsgd.errors import ConfigError
 from coopsgd.fleet import plan as plans
@@ -25,6 +24,7 @@ from coopsgd.mixing import spectra
 from coopsgd.predict import estimates, probe_file
 from coopsgd.predict.estimates import Moments
 from coopsgd.setup import build, schema
+from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
 from coopsgd.tasks.gradients import hessian_product
 from coopsgd.tasks.networks import bound
@@ -45,9 +45,8 @@ def measured(monkeypatch, words, steps=6):
     settings.steps = steps
     fleet = Stacked(Layout(settings.workers, 0, 1))
     problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
-    strategy, _ = build.make_strategy(settings)
     told = []
-    return measure.measure(settings, fleet, problem, strategy, told.append)[0], told
+    return measure.measure(Parts(settings), fleet, problem, told.append)[0], told
 
 
 @pytest.fixture
@@ -93,7 +92,9 @@ def test_what_the_intervals_of_a_quadratic_promise(quadratic, monkeypatch):
     for seed in range(40):
         settings.seed = seed
         fleet = Stacked(Layout(M, 0, 1))
-        walk = measure.Walk(settings, fleet, build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu")))
+        walk = measure.Walk(
+            Parts(settings), fleet, build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+        )
         points, draw = [walk.moments(p) for p in range(2)], stream(seed, "test")
         for what, true in (("sigma2", 2.25), ("kappa2", kappa2)):
             found = estimates.along(points, what, draw)
@@ -124,7 +125,7 @@ def test_the_largest_curvature_is_the_hessians_own(monkeypatch):
     monkeypatch.setattr(measure, "PRODUCTS", 35)
     words = (*LOGISTIC, "data=gaussian", "data.dim=6", "data.classes=5", "data.samples=600")
     settings, fleet, problem = logistic(words)
-    walk = measure.Walk(settings, fleet, problem)
+    walk = measure.Walk(Parts(settings), fleet, problem)
     walk.x[:] = torch.randn(walk.x.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     top, parts = walk.curvature()
 
@@ -186,7 +187,7 @@ def test_a_text_has_a_curvature_too(tmp_path, monkeypatch):
 def test_sigma2_and_kappa2_against_brute_force(monkeypatch):
     """Every worker's full gradient is computed, and sigma2 by hundreds of batches: digits, logistic, two classes a worker."""
     settings, fleet, problem = logistic((*LOGISTIC, "partition=shards"))
-    walk = measure.Walk(settings, fleet, problem)
+    walk = measure.Walk(Parts(settings), fleet, problem)
     monkeypatch.setattr(measure, "BATCHES", 60)
     w = np.ones((1, 60))
     moments = walk.moments(0)
@@ -200,8 +201,8 @@ def test_sigma2_and_kappa2_against_brute_force(monkeypatch):
     full = torch.cat(full)
     noise = []
     for k in range(400):
-        problem.gradients(k, None, np.full(4, k))
-        noise.append(((walk._grad - full) ** 2).sum(1))
+        _, grad = walk._gradients(k, None, np.full(4, k))
+        noise.append(((grad - full) ** 2).sum(1))
     # 1600 batches: their mean is within 2 or 3 % of the truth, 240 batches within 4
     assert float(moments.sigma2(w)[0]) == pytest.approx(float(torch.stack(noise).mean()), rel=0.1)
     kappa2 = float(((full - full.mean(0)) ** 2).sum(1).mean())
@@ -212,9 +213,9 @@ def test_sigma2_and_kappa2_against_brute_force(monkeypatch):
 def test_few_rows_at_a_time_give_the_same_moments(monkeypatch):
     """As when gradients of all workers would not fit: one worker is active at a time."""
     settings, fleet, problem = logistic(partition="shards")
-    whole = measure.Walk(settings, fleet, problem).moments(1)
+    whole = measure.Walk(Parts(settings), fleet, problem).moments(1)
     monkeypatch.setattr(measure, "MEMORY", 16 * 8 * 650)  # 16 gradients of 10 x 64 + 10 float64 numbers
-    walk = measure.Walk(settings, fleet, problem)
+    walk = measure.Walk(Parts(settings), fleet, problem)
     for a, b in zip(whole, walk.moments(1), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-12)
     monkeypatch.setattr(measure, "MEMORY", 1)
@@ -269,7 +270,7 @@ def test_the_command_leaves_a_file_that_reads_back(cli, tmp_path, processes):
     ended = cli("probe", *words, "--steps", "5", first=quick)
     assert ended.code == 0, ended.err
     assert [name for name in os.listdir(tmp_path) if not name.startswith(".cli")] == ["probe.json"]  # nothing else is left
-    probe = coopsgd.commands.probe.load(tmp_path / "probe.json")
+    probe = probe_file.load(tmp_path / "probe.json")
     assert (probe.task, probe.model, probe.data, probe.parameters, probe.workers) == ("quadratic", None, None, 10, 4)
     assert len(probe.workers_s) == 4 and probe.step_s.low <= probe.step_s.value <= probe.step_s.high
     assert set(probe.constants()) == {"L", "sigma2", "gap", "kappa2"}
@@ -366,7 +367,7 @@ def test_several_machines_type_a_torchrun_line(cli, tmp_path, monkeypatch):
     typed = [sys.executable, "-m", "coopsgd.commands.probe", str(folder)]
     done = subprocess.run(typed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    probe = coopsgd.commands.probe.load(folder / "probe.json")
+    probe = probe_file.load(folder / "probe.json")
     assert probe.network is None and str(folder / "probe.json") in done.stdout
     monkeypatch.setattr(sys, "argv", typed[2:])
     with pytest.raises(SystemExit, match="already holds a probe"):
@@ -400,14 +401,14 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
     def refused(text, told):
         at.write_text(text)
         with pytest.raises(ConfigError, match=told) as error:
-            coopsgd.commands.probe.load(at)
+            probe_file.load(at)
         assert str(at) in str(error.value) and "\n" not in str(error.value)
 
     with pytest.raises(ConfigError, match="cannot read"):
-        coopsgd.commands.probe.load(tmp_path / "none.json")
+        probe_file.load(tmp_path / "none.json")
     whole = content()
     at.write_text(json.dumps(whole))
-    assert coopsgd.commands.probe.load(at).network.edge.b.high == 1
+    assert probe_file.load(at).network.edge.b.high == 1
     refused("no json", "JSON")
     refused("[1]", "no probe file")
     refused("{}", "no probe file")
@@ -438,7 +439,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
 )
 def test_a_probe_of_something_else_is_refused(tmp_path, mine, theirs, told):
     (tmp_path / "probe.json").write_text(json.dumps(content(mine)))
-    probe = coopsgd.commands.probe.load(tmp_path / "probe.json")
+    probe = probe_file.load(tmp_path / "probe.json")
     assert probe.check(settle(mine)) == () == probe.check(settle((*mine, "seed=7", "algo=pasgd", "optim.lr=0.3")))
     with pytest.raises(ConfigError, match=re.escape(told)):
         probe.check(settle(theirs))
@@ -449,7 +450,7 @@ def test_a_probe_of_something_else_is_refused(tmp_path, mine, theirs, told):
 def test_arrays_are_known_by_what_is_in_them(quadratic, tmp_path):
     a, _, _, words = quadratic
     (tmp_path / "probe.json").write_text(json.dumps(content(words)))
-    probe = coopsgd.commands.probe.load(tmp_path / "probe.json")
+    probe = probe_file.load(tmp_path / "probe.json")
     np.save(tmp_path / "same.npy", np.tile(a, (M, 1)))
     np.save(tmp_path / "other.npy", np.tile(a, (M, 1)) + 1e-6)
     assert probe.check(settle((*words, f"task.curvature={tmp_path}/same.npy"))) == ()

@@ -79,7 +79,7 @@ class Loop:
         losses = Losses(fleet, parts.period.WATCHES)
         rounds = Rounds(parts.period, strategy.schedule, fleet.m, losses, lambda: fleet.clock.now if fleet.clock else math.nan)
         simple = cls.direction is Strategy.direction
-        self._steps = Steps(problem, optimiser, x, stats, config.clip, simple, self._unwatched)
+        self.steps = Steps(problem, optimiser, x, stats, config.clip, simple, self._unwatched)
         with fleet.measuring():  # all rows are equal: nothing that an algorithm starts from needs a message
             s = strategy.init(fleet, x)
         self.state = State(x, stats, s, optimiser, rounds, losses, fleet.ledger, fleet.clock)
@@ -102,11 +102,11 @@ class Loop:
             st.flight = self._sent(t)
         if clock:
             clock.compute()
-        if self._steps.fused:
-            loss = self._steps.descend(k, here, own)
+        if self.steps.fused:
+            loss = self.steps.descend(k, here, own)
         else:
-            loss, grad = self._steps.gradients(k, here, own)
-            self._steps.step(self._direction(t, grad), here)
+            loss, grad = self.steps.gradients(k, here, own)
+            self.steps.step(self._direction(t, grad), here)
         self.observer.moved(self, t, active, due)
         if due:
             self._end_round(t)

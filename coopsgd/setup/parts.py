@@ -22,6 +22,12 @@ class Parts:
     def strategy(self) -> Strategy:
         return build.make_strategy(self.config)[0]
 
+    def but(self, config: Config, **parts: Any) -> Parts:
+        """The same parts, some of them others, for another config."""
+        new = Parts(config)
+        new.__dict__ |= {**self.__dict__, "config": config, **parts}
+        return new
+
     def __getattr__(self, name: str) -> Any:
         if name not in build.KINDS:
             raise AttributeError(name)

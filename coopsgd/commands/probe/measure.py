@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,19 +19,22 @@ import torch
 from torch import Tensor
 
 from coopsgd.commands.probe import curvature
-from coopsgd.loop.inner import Inner
-from coopsgd.loop.stepping import AHEAD, Steps
-from coopsgd.optim import Constant
+from coopsgd.loop.loop import Loop, Observer
+from coopsgd.loop.stepping import AHEAD
+from coopsgd.mixing.static import Identity
+from coopsgd.optim import SGD, Constant
 from coopsgd.predict import estimates
 from coopsgd.predict.estimates import Estimate, Moments
-from coopsgd.setup.build import make
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
+from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.fullsync import FullSync
+from coopsgd.strategies.period import Period
 from coopsgd.streams import stream
 from coopsgd.tasks.base import Problem
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Fleet
-    from coopsgd.strategies.base import Strategy
 
 POINTS = 4  # of the path, first and last included
 BATCHES = 16  # of each worker, at each point
@@ -54,22 +58,20 @@ class Diverged(Unmeasurable):
         super().__init__(f"the path of plain SGD diverged before step {step}: its loss is not finite; lower optim.lr")
 
 
-def measure(
-    config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, tell: Callable[[str], Any]
-) -> tuple[dict[str, Any], Stepper]:
+def measure(parts: Parts, fleet: Fleet, problem: Problem, tell: Callable[[str], Any]) -> tuple[dict[str, Any], Stepper]:
     """What probe.json says of curvature, noise and step time, and what takes more steps. Every process calls it.
 
     config.steps is how long the path is. Unmeasurable when the task tells no curvature, or the path diverges.
     """
+    config = parts.config
     if getattr(type(problem), "curved", Problem.curved) is Problem.curved:
         raise Unmeasurable(
             f"task {config.task['name']} cannot be probed: its problem has no `curved`, the product of a Hessian and a vector"
         )
-    walk = Walk(config, fleet, problem)
+    walk = Walk(parts, fleet, problem)
     points: list[Moments] = []
     tops: list[tuple[int, curvature.Top, np.ndarray]] = []
     steepest = walk.x[:1].clone()  # the model where F was curved most
-    lr = make(config, "optim").lr
     marks = np.unique(np.linspace(0, config.steps, POINTS).round().astype(int)).tolist()
     for k in range(config.steps + 1):
         if k in marks:
@@ -81,7 +83,7 @@ def measure(
                 steepest.copy_(walk.x[:1])
             tell(_line(k, points[-1], tops[-1][1]))
         if k < config.steps:
-            walk.step(k, lr)
+            walk.step()
     draw = stream(config.seed, "probe bootstrap")
     L = [estimates.curvature(abs(top.value), top.slack, np.sign(top.value) * parts, draw) for _, top, parts in tops]
     path = [
@@ -90,9 +92,9 @@ def measure(
         for (k, top, _), found, at in zip(tops, L, points, strict=True)
     ]
     own = _own(*walk.curvatures(steepest), stream(config.seed, "probe own curvature"))
-    infimum = make(config, "task").infimum(config)
+    infimum = parts.task.infimum(config)
     tell("the seconds of a local step")
-    step = Stepper(config, fleet, problem, strategy, walk.x, walk.statistics)
+    step = Stepper(parts, fleet, problem, walk.x)
     found = {
         "L": max(L)._asdict(),
         "L_workers": own,
@@ -106,24 +108,26 @@ def measure(
     return found, step
 
 
+def _short(parts: Parts, strategy: Strategy, **others: Any) -> Parts:
+    """The parts of a short run whose workers take local steps at one rate, and mix nothing but by this strategy."""
+    config = replace(parts.config, order="atc", delay=0, buffers="keep", norm_stats="local", clip=others.pop("clip", None))
+    return parts.but(config=config, strategy=strategy, schedule=Constant(), **others)
+
+
 class Walk:
     """The rows of this process on the path: all equal, at the mean model."""
 
-    def __init__(self, config: Config, fleet: Fleet, problem: Problem) -> None:
-        self._fleet, self._problem, self._seed = fleet, problem, config.seed
-        self.x = fleet.rows(problem.start())
-        start = problem.statistics()
-        self.statistics = None if start is None else fleet.rows(start)
-        self._grad = torch.zeros_like(self.x)
+    def __init__(self, parts: Parts, fleet: Fleet, problem: Problem) -> None:
+        self._fleet, self._problem, self._seed = fleet, problem, parts.config.seed
+        self._loop = Loop(_short(parts, FullSync(), optim=SGD(lr=parts.optim.lr), period=Period(1)), fleet, problem)
+        self.x, self._gradients = self._loop.state.x, self._loop.steps.gradients
         self._here = len(fleet.workers)
         self._stride = problem.steps_per_epoch or 1
         self._top: Tensor | None = None
-        problem.bind(self.x, self._grad, self.statistics)
 
-    def step(self, k: int, lr: float) -> None:
-        """x <- x - lr * the mean gradient of iteration k."""
-        self._problem.gradients(k, None, np.full(self._here, k))
-        self.x.sub_(self._fleet.mean(self._grad), alpha=lr)
+    def step(self) -> None:
+        """x <- x - lr * the mean gradient of the next iteration."""
+        self._loop.advance()
 
     def moments(self, point: int) -> Moments:
         """Of batches drawn independently, each from a pass of its own. Gradients of a few workers are kept at a time."""
@@ -138,9 +142,9 @@ class Walk:
             active = None if b - a == self._here else (np.arange(self._here) >= a) & (np.arange(self._here) < b)
             for j in range(count):
                 k = (FAR + point * count + j) * self._stride
-                loss = self._problem.gradients(k, active, np.full(self._here, k))
+                loss, grad = self._gradients(k, active, np.full(self._here, k))
                 losses[j] += loss[a:b].double().sum().cpu()
-                kept[j, : b - a] = self._grad[a:b]
+                kept[j, : b - a] = grad[a:b]
             each += _gram(kept[:, : b - a].reshape(count, -1))
             sums += kept[:, : b - a].sum(1)
         mean = _gram(self._fleet.total(sums) / m)
@@ -233,29 +237,46 @@ def _affordable(wanted: int, least: int, like: Tensor) -> int:
 class Stepper:
     """Local steps of all rows of this process, as a run of this config takes them, always from the same models."""
 
-    def __init__(
-        self, config: Config, fleet: Fleet, problem: Problem, strategy: Strategy, x: Tensor, stats: Tensor | None
-    ) -> None:
-        self._x, self._start, self._own = x, x.clone(), np.zeros(len(fleet.workers), dtype=np.int64)
-        inner = Inner(make(config, "optim"), Constant(), x, len(fleet.workers), 1)
-        simple = type(strategy).direction is Strategy.direction
-        self._steps = Steps(problem, inner, x, stats, config.clip, simple, lambda k: self._left)
-        self._left = 1
+    def __init__(self, parts: Parts, fleet: Fleet, problem: Problem, start: Tensor) -> None:
+        alone = Alone() if type(parts.strategy).direction is Strategy.direction else Stored()
+        never = Period(2**62)
+        self._looks = Looks()
+        self._loop = Loop(_short(parts, alone, period=never, clip=parts.config.clip), fleet, problem, observer=self._looks)
+        self._start = start.clone()
 
     def __call__(self, many: int) -> float:
         """Seconds of so many steps, nobody looking in between."""
-        self._x.copy_(self._start)
+        state = self._loop.state
+        state.x.copy_(self._start)
+        self._looks.at = state.k + many
         began = time.perf_counter()
-        for self._left in range(many, 0, -1):
-            k = int(self._own[0])
-            if self._steps.fused:
-                self._steps.descend(k, None, self._own)
-            else:
-                self._steps.step(self._steps.gradients(k, None, self._own)[1], None)
-            self._own = self._own + 1
-        if self._x.is_cuda:
+        for _ in range(many):
+            self._loop.advance()
+        if state.x.is_cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - began
+
+
+class Alone(Strategy):
+    """Nobody talks to anybody."""
+
+    schedule = Identity()
+
+
+class Stored(Alone):
+    """The same, for a strategy that wants to see its gradients: steps are not fused with them."""
+
+    def direction(self, fleet: Any, t: Any, grad: Tensor, x: Tensor, s: Any) -> tuple[Tensor, Any]:
+        return grad, s
+
+
+class Looks(Observer):
+    """Looks at the models after step `at`."""
+
+    at = 0
+
+    def due(self, step: int) -> bool:
+        return step == self.at
 
 
 def _steps(config: Config, fleet: Fleet, step: Stepper, draw: np.random.Generator) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from coopsgd.fleet.plan import Layout
 from coopsgd.host import stdio
 from coopsgd.predict.probe_file import FORMAT, identity
 from coopsgd.run import checkpoint, worker
-from coopsgd.setup import build, schema
+from coopsgd.setup import schema
+from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
 
 FILE = "probe.json"
@@ -31,17 +32,17 @@ def work(
     """
     settings = schema.load(folder / "config.yaml", trust)
     screen = None if rank or console is None else stdio.stream(console)
-    strategy, _ = build.make_strategy(settings)
+    parts = Parts(settings)
     layout = Layout(settings.workers, 0, settings.processes)  # a probe has no auxiliary models
     with worker.joined(settings, layout, rank, store) as (fleet, device):
-        problem = build.make(settings, "task").build(settings, fleet.workers, device)
+        problem = parts.task.build(settings, fleet.workers, device)
 
         def tell(text: str) -> None:
             if screen is not None:
                 print(text, file=screen, flush=True)
 
         try:
-            found, step = measure(settings, fleet, problem, strategy, tell)
+            found, step = measure(parts, fleet, problem, tell)
         except Unmeasurable as error:
             if rank == 0:
                 checkpoint.write_json(folder / FILE, {"failed": str(error)})
