@@ -21,6 +21,7 @@ from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.graphs import Graph
+from coopsgd.mixing.static import Average
 from coopsgd.models.base import Model
 from coopsgd.predict.clock.clusters import Links
 from coopsgd.setup import build, external
@@ -36,10 +37,11 @@ HERE = "test_user_code"
 def made(kind: str, found):
     """A class of a user's whose one method returns what `found` makes of its arguments."""
     base, name = {
-        "strategy": (Strategy, "step"),
-        "answer": (Cooperative, "answer"),
-        "work": (Cooperative, "work"),
-        "factors": (Cooperative, "factors"),
+        "receive": (Strategy, "receive"),
+        "direction": (Strategy, "direction"),
+        "send": (Strategy, "send"),
+        "answer": (Strategy, "answer"),
+        "work": (Mixing, "work"),
         "mixing": (Mixing, "matrices"),
         "period": (Period, "next"),
         "graph": (Graph, "adjacency"),
@@ -47,7 +49,7 @@ def made(kind: str, found):
         "cluster": (Links, "step_times"),
         "data": (DataSet, "load"),
     }[kind]
-    registered = {"answer": "strategy", "work": "strategy", "factors": "strategy"}.get(kind, kind)
+    registered = "strategy" if base is Strategy else "mixing" if base is Mixing else kind
     cls = dataclass(frozen=True)(type("Mine", (base,), {name: lambda self, *a, **k: found(*a, **k), "__module__": "mine"}))
     return external.guard(registered, cls()), name
 
@@ -62,33 +64,46 @@ def refused(kind: str, found, arguments, *parts: str) -> None:
 
 
 X = torch.zeros(4, 5)
-STEPS = {
-    "a scalar": (lambda f, t, x, s: (torch.tensor(1.0), s), "shape ()"),
-    "one number": (lambda f, t, x, s: (torch.ones(1, 1), s), "shape (1, 1)", "(4, 5)"),
-    "a Common": (lambda f, t, x, s: (x[:1], s), "(1, 5)"),
-    "a row too many": (lambda f, t, x, s: (torch.zeros(5, 5), s), "(5, 5)"),
-    "flat": (lambda f, t, x, s: (x.flatten(), s), "(20,)"),
-    "complex": (lambda f, t, x, s: (x.to(torch.complex64), s), "complex64"),
-    "another precision": (lambda f, t, x, s: (x.double(), s), "float64", "float32"),
-    "whole numbers": (lambda f, t, x, s: (x.int(), s), "int32"),
-    "an array": (lambda f, t, x, s: (x.numpy(), s), "an array"),
-    "None for rows": (lambda f, t, x, s: (None, s), "None"),
-    "nothing": (lambda f, t, x, s: None, "None", "(rows, state)"),
-    "rows alone": (lambda f, t, x, s: x, "a tensor of shape (4, 5)", "(rows, state)"),
-    "three": (lambda f, t, x, s: (x, s, s), "a tuple of 3", "(rows, state)"),
-    "a gradient": (lambda f, t, x, s: (x + torch.zeros(1, requires_grad=True), s), "gradient"),
+ROWS = {  # of x or grad, and the state
+    "a scalar": (lambda x, s: (torch.tensor(1.0), s), "shape ()"),
+    "one number": (lambda x, s: (torch.ones(1, 1), s), "shape (1, 1)", "(4, 5)"),
+    "two rows": (lambda x, s: (x[:2], s), "(2, 5)"),
+    "a row too many": (lambda x, s: (torch.zeros(5, 5), s), "(5, 5)"),
+    "flat": (lambda x, s: (x.flatten(), s), "(20,)"),
+    "complex": (lambda x, s: (x.to(torch.complex64), s), "complex64"),
+    "another precision": (lambda x, s: (x.double(), s), "float64", "float32"),
+    "whole numbers": (lambda x, s: (x.int(), s), "int32"),
+    "an array": (lambda x, s: (x.numpy(), s), "an array"),
+    "None for rows": (lambda x, s: (None, s), "None"),
+    "nothing": (lambda x, s: None, "None", "({}, state)"),
+    "rows alone": (lambda x, s: x, "a tensor of shape (4, 5)", "({}, state)"),
+    "three": (lambda x, s: (x, s, s), "a tuple of 3", "({}, state)"),
+    "a gradient": (lambda x, s: (x + torch.zeros(1, requires_grad=True), s), "gradient"),
 }
 
 
-@pytest.mark.parametrize("case", STEPS)
+@pytest.mark.parametrize("case", ROWS)
 def test_rows(case):
-    found, *parts = STEPS[case]
-    refused("strategy", found, (None, None, X, ()), *parts)
+    found, *parts = ROWS[case]
+    refused("receive", lambda f, t, x, heard, s: found(x, s), (None, None, X, None, ()), *(p.format("rows") for p in parts))
+    refused(
+        "direction",
+        lambda f, t, grad, x, s: found(grad, s),
+        (None, None, X, 2 * X, ()),
+        *(p.format("direction") for p in parts),
+    )
 
 
 def test_what_is_right_passes():
-    thing, _ = made("strategy", lambda f, t, x, s: (x[:1].expand_as(x), s))
-    assert thing.step(None, None, X, 7)[1] == 7
+    for rows in (X.clone(), X[:1].expand_as(X), X[:1]):
+        thing, _ = made("receive", lambda f, t, x, heard, s, rows=rows: (rows, s))
+        assert thing.receive(None, None, X, None, 7) == (rows, 7)
+        thing, _ = made("direction", lambda f, t, grad, x, s, rows=rows: (rows, s))
+        assert thing.direction(None, None, X, X, 7)[0] is rows
+    fleet = Stacked(Layout(4, 0, 1))
+    for sent in (fleet.later(fleet.mean, X), (fleet.later(fleet.mean, X), fleet.later(fleet.pick, X, 1))):
+        thing, _ = made("send", lambda f, t, x, s, sent=sent: sent)
+        assert thing.send(fleet, None, X, ()) is sent
     thing, _ = made("answer", lambda f, x, s: x[:1])
     assert thing.answer(None, X, ()).shape == (1, 5)
     thing, _ = made("graph", lambda m, seed=0: networkx.to_numpy_array(networkx.cycle_graph(m)))
@@ -110,8 +125,11 @@ VALUES = {
     "work of floats": ("work", lambda m, r, tau: np.ones(m), (4, 0, 2), "float64"),
     "negative work": ("work", lambda m, r, tau: np.array([1, -1, 1, 1]), (4, 0, 2), "-1", "worker 1"),
     "work of others": ("work", lambda m, r, tau: np.ones(m + 1, dtype=int), (4, 0, 2), "(5,)"),
-    "one factor, no tuple": ("factors", lambda m, r: E, (4, 0), "(4, 4)"),
-    "factors of tensors": ("factors", lambda m, r: (torch.eye(4),), (4, 0), "a tensor"),
+    "an answer at once": ("send", lambda f, t, x, s: x, (None, None, X, ()), "(4, 5)", "fleet.later"),
+    "an answer among others": ("send", lambda f, t, x, s: (x[:1],), (None, None, X, ()), "(1, 5)", "a tuple of those"),
+    "nothing sent": ("send", lambda f, t, x, s: None, (None, None, X, ()), "None", "fleet.later"),
+    "one factor, no tuple": ("mixing", lambda m, r: E, (4, 0), "(4, 4)"),
+    "factors of tensors": ("mixing", lambda m, r: (torch.eye(4),), (4, 0), "a tensor"),
     "a W too large": ("mixing", lambda m, r: (np.eye(5),), (4, 0), "(5, 5)"),
     "a complex W": ("mixing", lambda m, r: (E * 1j,), (4, 0), "complex"),
     "a W of nan": ("mixing", lambda m, r: (E * np.nan,), (4, 0), "finite"),
@@ -197,16 +215,47 @@ def test_data(more, part):
 
 
 @dataclass(frozen=True)
-class NoStep(Strategy):
-    """Has none."""
+class Silent(Strategy):
+    """Says neither what it mixes by nor what it sends."""
 
 
 @dataclass(frozen=True)
-class ShortStep(Strategy):
+class ShortReceive(Cooperative):
     """Takes too little."""
 
-    def step(self, fleet, x, s):
+    def receive(self, fleet, x, s):
         return x, s
+
+
+@dataclass(frozen=True)
+class Misspelt(Cooperative):
+    """Would never be called."""
+
+    def recieve(self, fleet, t, x, heard, s):
+        return x, s
+
+
+@dataclass(frozen=True)
+class Old(Strategy):
+    """As strategies once were."""
+
+    def step(self, fleet, tick, x, s):
+        return tick.local(x), s
+
+
+@dataclass(frozen=True)
+class Idles(Average):
+    """Once said so."""
+
+    def active(self, m, round):
+        return np.arange(m) % 2 == 0
+
+
+@dataclass(frozen=True)
+class Foresees(Period):
+    """Says something that nobody asks."""
+
+    longest = 4
 
 
 @dataclass(frozen=True)
@@ -215,7 +264,7 @@ class NoMatrices(Mixing):
 
 
 @dataclass(frozen=True)
-class HalfAux(Cooperative):
+class HalfAux(Average):
     """Half a server."""
 
     num_aux = 0.5
@@ -293,13 +342,14 @@ class Halves(Period):
 
 
 BEFORE = {
-    "no step": (("algo.strategy=NoStep", "~algo.mixing"), ["NoStep", "has no `step`", "def step(self, fleet, tick, x, s)"]),
-    "a step of other arguments": (
-        ("algo.strategy=ShortStep", "~algo.mixing"),
-        ["ShortStep.step", "def step(self, fleet, tick"],
-    ),
+    "nothing to say": (("algo.strategy=Silent", "~algo.mixing"), ["Silent has no `schedule`", "no `send`"]),
+    "other arguments": (("algo.strategy=ShortReceive",), ["ShortReceive.receive", "def receive(self, fleet, t, x, heard, s)"]),
+    "a misspelt method": (("algo.strategy=Misspelt",), ["Misspelt.recieve", "no member of a Strategy", "did you mean receive"]),
+    "a step of its own": (("algo.strategy=Old", "~algo.mixing"), ["Old.step", "init, receive, schedule, send"]),
+    "an unknown member of a mixing": (("algo.mixing=Idles",), ["Idles.active", "no member of a Mixing", "work"]),
+    "an unknown constant": (("+period.name=Foresees",), ["Foresees.longest", "no member of a Period"]),
     "no matrices": (("algo.mixing=NoMatrices",), ["NoMatrices", "has no `matrices`"]),
-    "half a server": (("algo.strategy=HalfAux",), ["HalfAux.num_aux", "0.5"]),
+    "half a server": (("algo.mixing=HalfAux",), ["HalfAux.num_aux", "0.5"]),
     "self-loops": (("algo=dpsgd", "+topology.name=Loops"), ["Loops.adjacency", "worker 0", "self-loops"]),
     "a networkx graph": (("algo=dpsgd", "+topology.name=Nx"), ["Nx.adjacency", "networkx graph"]),
     "shares that overlap": (("+partition.name=Overlapping",), ["Overlapping.deal", "workers 0 and 1"]),
@@ -345,26 +395,24 @@ class Mine(Quadratic):
 class Late(Cooperative):
     """Is right at first."""
 
-    def step(self, fleet, tick, x, s):
-        x, s = super().step(fleet, tick, x, s)
-        return (x[:1] if tick.k == 5 else x), s
+    def receive(self, fleet, t, x, heard, s):
+        return (heard[:2] if t.round == 1 else heard), s
 
 
 @dataclass(frozen=True)
 class Crosses(Cooperative):
     """Gives a Common to a verb that takes Rows, which one process would not notice."""
 
-    def step(self, fleet, tick, x, s):
-        return fleet.mean(fleet.mean(tick.local(x))).expand_as(x), s
+    def receive(self, fleet, t, x, heard, s):
+        return fleet.mean(fleet.mean(x)).expand_as(x), s
 
 
 @dataclass(frozen=True)
 class Loses(Cooperative):
     """Divides by nothing."""
 
-    def step(self, fleet, tick, x, s):
-        x, s = super().step(fleet, tick, x, s)
-        return (x / 0 if tick.round == 1 and tick.due else x), s
+    def receive(self, fleet, t, x, heard, s):
+        return (heard / 0 if t.round == 1 else heard), s
 
 
 @dataclass(frozen=True)
@@ -386,9 +434,9 @@ class Ours:
     ("name", "parts"),
     [
         ("Vague", ["Vague.answer: returned numbers that are not finite"]),
-        ("Late", ["Late.step: returned a tensor of shape (1, 10)", "rows (8, 10)", "return Rows of the same shape"]),
+        ("Late", ["Late.receive: returned a tensor of shape (2, 10)", "rows (8, 10)", "return Rows of the same shape"]),
         ("Crosses", ["fleet.mean: takes Rows", "(8, n)", "(1, 10)"]),
-        ("Loses", ["Loses.step", "after step 20", "not finite"]),
+        ("Loses", ["Loses.receive", "after step 20", "not finite"]),
     ],
 )
 def test_in_the_loop(name, parts):
@@ -424,13 +472,13 @@ class SlowMo(Strategy):
         anchor = fleet.mean(x)
         return State(anchor, torch.zeros_like(anchor))
 
-    def step(self, fleet, tick, x, s):
-        x = tick.local(x)
-        if not tick.due:
-            return x, s
-        velocity = self.beta * s.velocity + (s.anchor - fleet.mean(x)) / tick.lr
-        anchor = s.anchor - tick.lr * velocity
-        return anchor.expand_as(x), State(anchor, velocity)
+    def send(self, fleet, t, x, s):
+        return fleet.later(fleet.mean, x)
+
+    def receive(self, fleet, t, x, mean, s):
+        velocity = self.beta * s.velocity + (s.anchor - mean) / t.lr
+        anchor = s.anchor - t.lr * velocity
+        return anchor, State(anchor, velocity)
 
 
 def test_the_readme_s_strategy_runs(gangs):
@@ -453,8 +501,8 @@ def test_checking_costs_no_copy():
     settings = settle((*QUADRATIC, "algo=pasgd", f"algo.strategy={HERE}:SlowMo", "~algo.mixing"))
     strategy, _ = build.make_strategy(settings)
     x = torch.zeros(8, 3)
-    assert external._stepped(None, (x, ()), None, None, x, ())[0] is x
-    assert {"step"} <= set(vars(strategy)) and "answer" not in vars(strategy) and "init" not in vars(strategy)
+    assert external._stepped(None, (x, ()), None, None, x, None, ())[0] is x
+    assert {"send", "receive"} == set(vars(strategy)) & set(external.CHECKS["strategy"]) and "init" not in vars(strategy)
 
 
 CODE = """
@@ -467,8 +515,10 @@ from coopsgd.strategies.base import Strategy
 
 @dataclass(frozen=True)
 class Mine(Strategy):
-    def step(self, fleet, tick, x, s):
-        x = tick.local(x)
+    def send(self, fleet, t, x, s):
+        return fleet.later(fleet.mean, x)
+
+    def receive(self, fleet, t, x, mean, s):
         {line}
         return x, s
 """
@@ -477,9 +527,9 @@ class Mine(Strategy):
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        ("return torch.tensor(1.0), s", ["Mine.step: returned a tensor of shape ()"]),
-        ("1 / 0", ["mine.py:13, in step: ZeroDivisionError: division by zero"]),
-        ("fleet.mix(torch.ones(2, 2), x)", ["mine.py:13, in step: ValueError", "W must be (4, 4)"]),
+        ("return torch.tensor(1.0), s", ["Mine.receive: returned a tensor of shape ()"]),
+        ("1 / 0", ["mine.py:15, in receive: ZeroDivisionError: division by zero"]),
+        ("fleet.mix(torch.ones(2, 2), x)", ["mine.py:15, in receive: ValueError", "W must be (4, 4)"]),
     ],
     ids=["scalar", "exception", "verb"],
 )

@@ -143,7 +143,7 @@ def class_of(kind: str, where: str, name: Any) -> Any:
     base = BASES.get(kind) or _cluster(kind)
     if base is not None and not issubclass(found, base):
         raise ConfigError(f"{where}: {name} is no {base.__name__}; derive it from {base.__module__}.{base.__name__}")
-    external.conforms(where, found, base, external.NEEDED.get(kind, ()))
+    external.conforms(where, kind, found, base)
     return found
 
 

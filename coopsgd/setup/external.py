@@ -11,13 +11,14 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from coopsgd.errors import ConfigError
+from coopsgd.registry import did_you_mean
 
 OURS = str(Path(__file__).parents[1]) + os.sep
 STANDARD = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
@@ -80,8 +81,13 @@ def _users(filename: str) -> bool:
     return not filename.startswith(STANDARD)
 
 
-def conforms(where: str, cls: Any, base: type | None, needed: Sequence[str]) -> None:
-    """ConfigError unless the class has what is `needed`, and every method of `base` it overrides can be called alike."""
+def conforms(where: str, kind: str, cls: Any, base: type | None) -> None:
+    """ConfigError unless the class has what its kind needs, and every method of `base` it overrides can be called alike.
+
+    Where the base is a contract whose every member has a default, a public name that it does not know is refused too: a
+    misspelt override would be silent.
+    """
+    needed = NEEDED.get(kind, ())
     if not is_external(cls):
         return
     if base is None:
@@ -91,9 +97,15 @@ def conforms(where: str, cls: Any, base: type | None, needed: Sequence[str]) -> 
     for name in needed:
         if getattr(cls, name) is getattr(base, name):
             raise ConfigError(f"{where}: {cls.__module__}:{cls.__name__} has no `{name}`; write {_called(base, name)}")
+    if kind in CLOSED and (more := _unknown(cls)) is not None:
+        known = sorted(one for one in dir(base) if not one.startswith("_") and one != more)
+        raise ConfigError(
+            f"{where}: {cls.__name__}.{more} is no member of a {base.__name__}{did_you_mean(more, known)}; "
+            f"it has {', '.join(known)}; begin a name of your own with _"
+        )
     for name, method in inspect.getmembers(base, inspect.isfunction):
         own = inspect.getattr_static(cls, name, None)
-        if name.startswith("_") or own is inspect.getattr_static(base, name):
+        if name.startswith("_") or own is inspect.getattr_static(base, name) or (own is None and name in MAY_BE_NONE):
             continue
         if not inspect.isfunction(own):
             if isinstance(own, staticmethod | classmethod) or not callable(own):
@@ -107,6 +119,16 @@ def conforms(where: str, cls: Any, base: type | None, needed: Sequence[str]) -> 
             raise ConfigError(f"{where}: {cls.__name__}.{name} {why}; write {_called(base, name)}") from None
 
 
+def _unknown(cls: type) -> str | None:
+    """A public name that a user's class adds to what this package's classes have, and that is no field of it."""
+    fields, known = getattr(cls, "__dataclass_fields__", {}), {*READ}
+    for home in cls.__mro__:
+        known |= set() if is_external(home) else vars(home).keys()
+    mine = ((name, value) for home in cls.__mro__ if is_external(home) for name, value in vars(home).items())
+    unknown = (n for n, value in mine if not (n.startswith("_") or n in known or n in fields or isinstance(value, type)))
+    return next(unknown, None)
+
+
 def _called(base: type, name: str) -> str:
     return f"def {name}({', '.join(inspect.signature(getattr(base, name)).parameters)})"
 
@@ -115,7 +137,7 @@ def guard(kind: str, thing: Any) -> Any:
     """The same object; what its methods return is checked from now on, if they are a user's."""
     if is_external(thing):
         for name, check in CHECKS.get(kind, {}).items():
-            if _own(thing, name):
+            if _own(thing, name) and getattr(thing, name) is not None:
                 object.__setattr__(thing, name, _checked(_Place(thing, name), getattr(thing, name), check))
         for name, check in PROPERTIES.get(kind, {}).items():
             if _own(thing, name):
@@ -183,6 +205,11 @@ def _like(place: _Place, new: Any, old: Any, rows: int, name: str) -> Any:
     return new
 
 
+def _one_or_all(new: Any, old: Any) -> int:
+    """Rows that are wanted where Rows or a Common may be returned."""
+    return 1 if _is_tensor(new) and new.ndim == 2 and len(new) == 1 else len(old)
+
+
 def _pair(place: _Place, found: Any, what: str) -> None:
     if not isinstance(found, tuple) or len(found) != 2:
         many = f"a tuple of {len(found)}" if isinstance(found, tuple) else told(found)
@@ -191,13 +218,13 @@ def _pair(place: _Place, found: Any, what: str) -> None:
 
 def _stepped(place: _Place, found: Any, fleet: Any, t: Any, x: Any, heard: Any, s: Any) -> Any:
     _pair(place, found, "rows")
-    _like(place, found[0], x, 1 if _is_tensor(found[0]) and len(found[0]) == 1 else len(x), "Rows")
+    _like(place, found[0], x, _one_or_all(found[0], x), "Rows")
     return found
 
 
 def _directed(place: _Place, found: Any, fleet: Any, t: Any, grad: Any, x: Any, s: Any) -> Any:
     _pair(place, found, "direction")
-    _like(place, found[0], grad, 1 if _is_tensor(found[0]) and len(found[0]) == 1 else len(grad), "Rows")
+    _like(place, found[0], grad, _one_or_all(found[0], grad), "Rows")
     return found
 
 
@@ -435,6 +462,9 @@ PROPERTIES: dict[str, dict[str, Callable[..., Any]]] = {
     "partition": {"moves": _flag},
     "data": {"CLASSES": _count(1)},
 }
+CLOSED = ("strategy", "mixing", "period")  # nothing is asked of their classes but the members of their base
+MAY_BE_NONE = ("send",)  # methods that a class may say it does without
+READ = ("IMPORTS", "ARRAYS", "FILES")  # of every class whose fields name something: setup/build.py
 NEEDED = {
     "mixing": ("matrices",),
     "graph": ("adjacency",),

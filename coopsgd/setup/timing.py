@@ -34,6 +34,10 @@ def check(config: Config, strategy: Strategy, period: Period) -> None:
     """ConfigError when the algorithm cannot communicate in this order, with this delay or these buffers."""
     algo, order, delay, buffers, m = config.algo["name"], config.order, config.delay, config.buffers, config.workers
     schedule, own = strategy.schedule, type(strategy).answer is not Strategy.answer
+    if schedule is None and type(strategy).send is Strategy.send:
+        raise ConfigError(
+            f"algo.strategy: {type(strategy).__name__} has no `schedule` to mix by and no `send`; write one of them"
+        )
     if strategy.send is None:
         for name, default in DEFAULTS.items():
             if getattr(config, name) != default:
