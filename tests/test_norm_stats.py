@@ -12,7 +12,7 @@ import torch
 from playing import CNN, Lines, settle
 
 from coopsgd.data.digits import Digits
-from coopsgd.fleet.plan import choose_layout
+from coopsgd.fleet.plan import layout_of
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop.evaluation import train
@@ -20,6 +20,7 @@ from coopsgd.loop.norm_stats import BATCHES
 from coopsgd.models.cnn import CNN as Network
 from coopsgd.run.reader import Run
 from coopsgd.setup import build, schema
+from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
 from coopsgd.tasks.gradients import Bound, recalibrated
 from coopsgd.tasks.networks import network
@@ -38,13 +39,12 @@ B = 2 * 3 * 8  # a mean and a variance for each of 8 and 16 channels
 
 def member(rank: int, settings: schema.Config, processes: int) -> dict[str, Any]:
     """One process's part of a run: all models and statistics, as far as it knows them."""
-    strategy, _ = build.make_strategy(settings)
-    m, v = settings.workers, strategy.schedule.num_aux
-    layout = choose_layout(arrays.factors(strategy.schedule, m, 0), m, v, processes)
+    parts = Parts(settings)
+    layout = layout_of(parts.strategy.schedule, settings.workers, processes)
     fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
-    problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+    problem = parts.task.build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()
-    outcome = train(settings, fleet, problem, strategy, report)
+    outcome = train(parts, fleet, problem, report)
     found = {"x": fleet.gather(outcome.x), "answer": outcome.answer, "logical": (fleet.ledger.messages, fleet.ledger.bytes)}
     found["stats"] = None if outcome.stats is None else fleet.gather(outcome.stats)
     found["answer_stats"], found["last"] = outcome.answer_stats, report.lines[-1]
