@@ -18,8 +18,8 @@ from coopsgd.loop import consensus
 from coopsgd.loop.evaluation import train
 from coopsgd.loop.rounds import Rounds
 from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
-from coopsgd.strategies.fullsync import FullSync
 from coopsgd.strategies.period import AdaComm, Period, PostLocal
 from coopsgd.tasks.supervised import SupervisedProblem
 
@@ -32,7 +32,7 @@ def apart(x: np.ndarray) -> float:
     return sum(float(((one - mean) ** 2).sum()) for one in x) / len(x)
 
 
-def expected(run, p: oracle.Problem, order: str = "atc", idle: bool = False) -> list[tuple[float, float | None, int]]:
+def expected(run, p: oracle.Problem, order: str = "atc") -> list[tuple[float, float | None, int]]:
     """consensus, consensus_after and phase of every step, from the trajectory of the oracle `run`."""
     p = replace(p, seen=[])
     run(p)
@@ -44,7 +44,7 @@ def expected(run, p: oracle.Problem, order: str = "atc", idle: bool = False) -> 
             continue
         (at, before, after), previous = done[-1], done[-2][0] if len(done) > 1 else 0
         waits = order == "cta" and at == step  # it comes when the next step begins
-        phase = step - previous if waits else step - at + (order == "overlap")
+        phase = step - previous if waits else step - at
         found.append((apart(before), None if waits else apart(after), phase))
     return found
 
@@ -69,12 +69,34 @@ def test_consensus_is_that_of_the_rows_before_the_latest_mixing(gangs, algo):
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("tau", [1, 5])
-@pytest.mark.parametrize("order", ["cta", "overlap"])
-def test_the_other_orders(gangs, order, tau, processes):
-    words = preset("dpsgd", f"tau={tau}", f"order={order}", "steps=12", *LOOKS)
+def test_the_other_order(gangs, tau, processes):
+    words = preset("dpsgd", f"tau={tau}", "order=cta", "steps=12", *LOOKS)
     W = arrays.factors(build.make_strategy(settle(words))[0].schedule, 8, 0)[0].tolist()
-    run = {"cta": oracle.combine_then_adapt, "overlap": oracle.overlap}[order]
-    matches(play(gangs, processes, *words).lines, expected(lambda p: run(p, W), problem(words), order))
+    wanted = expected(lambda p: oracle.combine_then_adapt(p, W), problem(words), "cta")
+    matches(play(gangs, processes, *words).lines, wanted)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("tau", "delay"), [(1, 1), (1, "tau"), (5, 0), (5, 1), (5, 2), (5, 5), (5, "tau")])
+def test_with_a_delay_it_is_of_the_rows_when_they_were_sent(gangs, tau, delay, processes):
+    words = preset("dpsgd", f"tau={tau}", f"delay={delay}", "steps=12", *LOOKS)
+    W, late = arrays.factors(build.make_strategy(settle(words))[0].schedule, 8, 0)[0], tau if delay == "tau" else delay
+    p = problem(words)
+    x, wanted = [np.array([p.x0] * p.m)], []  # after 0, 1, ... steps
+    for k in range(p.K + 1):
+        wanted.append((apart(x[-1]), None, k) if k < tau else (*over, k - k // tau * tau + late))
+        moved = np.array([x[-1][i] - p.eta * p.gradient(i, x[-1][i], k) for i in range(p.m)])
+        if (k + 1) % tau == 0:
+            sent = moved if late == 0 else x[k + 1 - late]
+            moved = W @ sent + (moved - sent)
+            over = apart(sent), apart(moved)
+        x.append(moved)
+    run = play(gangs, processes, *words)
+    np.testing.assert_allclose(run.x, x[p.K], rtol=0, atol=1e-12)
+    matches(run.lines, wanted)
+    for every in (2, 3, 4):  # how often one looks changes no number
+        rare = play(gangs, processes, *words, f"eval_every={every}", f"log_every={every}").lines
+        matches(rare, wanted[::every])
 
 
 def test_cta_has_the_numbers_of_atc(gangs):
@@ -132,10 +154,9 @@ def counted(monkeypatch, *words: str) -> list[int]:
     real = consensus.spread
     monkeypatch.setattr(consensus, "spread", lambda *a: calls.append(1) or real(*a))
     settings = settle((*QUADRATIC, "steps=400", *words))
-    strategy, _ = build.make_strategy(settings)
-    fleet = Stacked(Layout(8, strategy.schedule.num_aux, 1))
-    problem_ = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
-    train(settings, fleet, problem_, strategy, Lines())
+    parts = Parts(settings)
+    fleet = Stacked(Layout(8, parts.strategy.schedule.num_aux, 1))
+    train(parts, fleet, parts.task.build(settings, fleet.workers, torch.device("cpu")), Lines())
     return len(calls)
 
 
@@ -149,7 +170,7 @@ def counted(monkeypatch, *words: str) -> list[int]:
         (("algo=pasgd", "tau=1", "eval_every=100", "order=cta"), 1 + 4),  # looked at before it comes
         (("algo=fedavg", "tau=1", "eval_every=100"), 1 + 2 * 4),
         (("algo=pasgd", "tau=1", "period=post_local", "period.switch=500", "eval_every=100"), 1 + 2 * 4),
-        (("algo=fullsync", "eval_every=1"), 0),
+        (("algo=fullsync", "eval_every=100"), 1 + 2 * 4),
         # a rule that asks for the loss decides every 100 steps: only then can nobody tell how long the next round will be
         (("algo=pasgd", "tau=1", "period=adacomm", "period.interval=100", "eval_every=100"), 1 + 2 * 4 + 2 * 4),
     ],
@@ -198,18 +219,23 @@ def test_nothing_is_foreseen_of_a_rule_that_does_not_say_so():
 
 
 class Functional(Cooperative):
-    """Averages by hand, out of place, in a step that says nothing of itself."""
+    """Averages by hand, out of place."""
 
-    def step(self, fleet, tick, x, s):
-        y = tick.local(x.clone())
-        return (fleet.mean(y).expand_as(y), s) if tick.due else (y, s)
+    def send(self, fleet, t, x, s):
+        return fleet.later(fleet.mean, x)
+
+    def receive(self, fleet, t, x, mean, s):
+        return mean.expand_as(x), s
 
 
 class Quiet(Cooperative):
     """Talks to nobody."""
 
-    def step(self, fleet, tick, x, s):
-        return tick.local(x), s
+    def send(self, fleet, t, x, s):
+        return ()
+
+    def receive(self, fleet, t, x, heard, s):
+        return x, s
 
 
 def test_a_strategy_of_ones_own(gangs):
@@ -219,14 +245,6 @@ def test_a_strategy_of_ones_own(gangs):
         matches(run.lines, expected(oracle.pasgd, problem(words)))
     alone = play(gangs, 1, *words, "algo.strategy=test_consensus:Quiet").lines
     matches(alone, expected(oracle.ORACLES["independent"], problem(words)))
-
-
-def test_equal_models_are_no_promise_that_is_inherited():
-    class Mine(FullSync):
-        def step(self, fleet, tick, x, s):
-            return tick.local(x), s
-
-    assert FullSync().always_equal and not Mine().always_equal and not Cooperative().always_equal
 
 
 def test_looking_is_off_the_ledger_and_off_the_clock(gangs):
@@ -265,7 +283,7 @@ def test_prediction_and_measurement_are_of_one_moment(gangs, tmp_path):
         ("algo=pasgd",),
         ("algo=dpsgd", "tau=3"),
         ("algo=dpsgd", "tau=3", "order=cta"),
-        ("algo=dpsgd", "tau=3", "delay=1"),
+        *(("algo=dpsgd", "tau=3", f"delay={delay}") for delay in (1, 2, "tau")),
         ("algo=fedavg", "tau=4"),
         ("algo=fullsync",),
     ):

@@ -1,8 +1,8 @@
 """How far apart the workers are, at a moment that all algorithms have: when they communicate.
 
 Right after averaging all models are equal, whatever tau is, and one step later they are not: what a log line finds says in
-which phase of a round it was written. So the distance is taken when the models of the latest communication were sent, after
-the last of the local steps that it mixes, and again when it is over.
+which phase of a round it was written. So the distance is taken when the models of the latest communication that is over were sent,
+after the last of the local steps that it mixes, and again when it is over.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Communications:
         self._before: float | None = None
         self._after: float | None = None
         self._accuracies: list[float] | None = None
-        self._measured = False
+        # of the one that began: is it looked at? what was found when it was sent
+        self._sent: tuple[bool, float | None, list[float] | None] = False, None, None
 
     def sends(self, loop: Loop, done: int) -> None:
         """One begins; when it is over, `done` steps will have been taken.
@@ -50,17 +51,18 @@ class Communications:
         mixes_first = loop.state.owed is not None
         at = self._next_evaluation(done + mixes_first)  # of cta one at `done` is over then
         evaluated = at == done
-        self._measured = evaluated or (ahead := loop.state.rounds.ahead(done)) is None or at < done + ahead
-        self._any, self._before, self._after, self._accuracies = True, None, None, None
-        if self._measured:
+        self._sent = False, None, None
+        if evaluated or (ahead := loop.state.rounds.ahead(done)) is None or at < done + ahead:
             with self._aside():
-                self._before = spread(loop.fleet, loop.state.x)
-                self._accuracies = self._accuracies_of(loop.state.x) if evaluated else None
+                accuracies = self._accuracies_of(loop.state.x) if evaluated else None
+                self._sent = True, spread(loop.fleet, loop.state.x), accuracies
 
     def received(self, loop: Loop, late: int) -> None:
         """The models are what it made of them, and of the `late` steps since it was sent."""
-        self.phase = late
-        if self._measured:
+        self.phase, self._any = late, True
+        measured, self._before, self._accuracies = self._sent
+        self._after = None
+        if measured:
             with self._aside():
                 self._after = spread(loop.fleet, loop.state.x)
 

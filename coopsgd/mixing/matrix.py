@@ -177,7 +177,7 @@ class Matrix:
     @property
     def nonzeros(self) -> int:
         """How many weights are not zero (of several terms at one place each is counted)."""
-        return len(self.edges.weights) + sum(np.count_nonzero(u) * np.count_nonzero(v) for _, u, v in self.outers)
+        return len(self.edges.weights) + sum(int(np.count_nonzero(u)) * int(np.count_nonzero(v)) for _, u, v in self.outers)
 
     def row(self, i: int) -> np.ndarray:
         """(n,) what row i takes of each."""

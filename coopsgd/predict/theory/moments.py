@@ -353,7 +353,8 @@ class Forecast:
         self._first, self._weights = first, np.diag(M)[:m]
         self._noise = np.zeros(m)  # variance of each worker's noise since the last message left, in units of sigma2
         self._sent = np.zeros(m)  # of what a message under way holds
-        self._before: float | None = None  # the distance when the latest message left
+        self._leaving = 0.0  # the distance when the message under way left
+        self._before: float | None = None  # that of the latest one that has come
 
     def moved(self, lr: float, active: np.ndarray | None, due: bool) -> None:
         """A local step of the workers in `active` (None: all); is it the last of its round?"""
@@ -363,13 +364,14 @@ class Forecast:
 
     def sends(self) -> None:
         """A message leaves, of the models as they are."""
-        self._before = self.now
+        self._leaving = self.now
         self._sent, self._noise = self._noise, np.zeros(self._m)
 
     def received(self, round: int) -> None:
         """Communication `round` is over: what was sent is mixed."""
         W = self._first if self._steady else spectra.product(self._schedule.factors(self._m, round), len(self._first))
         self._state.mix(W, self._sent)
+        self._before = self._leaving
         self._sent = np.zeros(self._m)
 
     @property
