@@ -83,6 +83,7 @@ def test_with_a_delay_it_is_of_the_rows_when_they_were_sent(gangs, tau, delay, p
     W, late = arrays.factors(build.make_strategy(settle(words))[0].schedule, 8, 0)[0], tau if delay == "tau" else delay
     p = problem(words)
     x, wanted = [np.array([p.x0] * p.m)], []  # after 0, 1, ... steps
+    over = 0.0, 0.0
     for k in range(p.K + 1):
         wanted.append((apart(x[-1]), None, k) if k < tau else (*over, k - k // tau * tau + late))
         moved = np.array([x[-1][i] - p.eta * p.gradient(i, x[-1][i], k) for i in range(p.m)])

@@ -1,8 +1,8 @@
 """How far apart the workers are, at a moment that all algorithms have: when they communicate.
 
 Right after averaging all models are equal, whatever tau is, and one step later they are not: what a log line finds says in
-which phase of a round it was written. So the distance is taken when the models of the latest communication that is over were sent,
-after the last of the local steps that it mixes, and again when it is over.
+which phase of a round it was written. So the distance is taken when the models of the latest communication that has come were
+sent, after the last of the local steps that it mixes, and again when it is over.
 """
 
 from __future__ import annotations
