@@ -209,11 +209,12 @@ def probe(words: tuple[str, ...], output: str | None, steps: int, as_json: bool,
 @version_option
 @as_json_option
 @config_dir_option
-def list_(as_json: bool, config_dir: str | None) -> None:
-    """What can be chosen: algorithms, topologies, tasks, models, data sets, partitions, optimisers, schedules, clusters."""
+@click.argument("group", required=False)
+def list_(as_json: bool, config_dir: str | None, group: str | None) -> None:
+    """What can be chosen: algorithms, topologies, tasks, models, data sets, ...; of one GROUP with the keys of each choice."""
     from coopsgd.setup import catalogue
 
-    catalogue.show(as_json, config_dir)
+    catalogue.show(as_json, config_dir, group)
 
 
 @cli.command()

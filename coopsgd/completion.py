@@ -83,4 +83,20 @@ def overrides(words: list[str]) -> list[CompletionItem]:
             found = BashCompletion(hydra.config_loader)._query("config", " ".join(before))
         except SystemExit:  # argparse: a flag that is not there
             return []
-    return [CompletionItem(value) for value in found if value.startswith(words[-1])]
+    found += [f"{key}=" for key in _keys(words, own[-1] if own else None)]  # yamls hold only what they change
+    return [CompletionItem(value) for value in dict.fromkeys(found) if value.startswith(words[-1])]
+
+
+def _keys(words: list[str], config_dir: str | None) -> list[str]:
+    """GROUP.KEY for the group that the last word is about, of what the words before it choose there."""
+    from coopsgd.setup import catalogue
+    from coopsgd.setup.schema import GROUPS
+
+    group, dot, rest = words[-1].partition(".")
+    if not dot or "=" in rest:
+        return []
+    named = [word.partition("=")[2] for word in words[:-1] if word.startswith(f"{group}=")]
+    chosen = named[-1] if named else catalogue.default(group)
+    if group not in GROUPS or chosen not in {choice.name for choice in catalogue.choices(group, config_dir)}:
+        return []
+    return [f"{group}.{option.key}" for option in catalogue.options(group, str(chosen), config_dir)]

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 
 NOT_ELEMENTWISE = ("lbfgs", "adafactor", "muon", "sparseadam", "shampoo", "lamb", "lars", "adagc")
 SQUARES = ("exp_avg_sq",)  # buffers that are means of squares
@@ -35,7 +35,7 @@ def _share(name: str, value: float) -> None:
 class SGD:
     """Stochastic gradient descent, with heavy-ball or Nesterov momentum and L2 weight decay when asked (torch.optim.SGD)."""
 
-    lr: float = 0.1
+    lr: float = option(0.1, "the learning rate")
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
@@ -68,7 +68,7 @@ class SGD:
 class Adam:
     """Adam (torch.optim.Adam)."""
 
-    lr: float = 0.001
+    lr: float = option(0.001, "the learning rate")
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
@@ -103,8 +103,8 @@ class Constant:
     the last of them is the first at the full rate (torch LinearLR, then SequentialLR).
     """
 
-    warmup: int = 0
-    warmup_from: float = 0.0
+    warmup: int = option(0, "steps in which the rate rises linearly")
+    warmup_from: float = option(0.0, "share of the rate that it rises from")
 
     KIND: ClassVar[str | None] = None
 
@@ -146,7 +146,7 @@ class Constant:
 class StepDecay(Constant):
     """The rate times gamma every `every` steps after the warm-up (torch StepLR); every auto: a third of them."""
 
-    every: Any = "auto"
+    every: Any = option("auto", "steps; auto: a third of the run")
     gamma: float = 0.1
 
     KIND: ClassVar[str | None] = "StepLR"

@@ -19,6 +19,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -42,6 +43,11 @@ HOMES = {
 _known: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 
 T = TypeVar("T")
+
+
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """A key of a class that a config can name: a field with a default, and what `coopsgd list` says of it."""
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 def register(name: str, kind: str = "strategy") -> Callable[[T], T]:
@@ -87,13 +93,6 @@ def names(kind: str) -> list[str]:
     for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
         importlib.import_module(f"{home.__name__}.{module.name}")
     return sorted({*_known[kind], *(point.name for point in entry_points(group=f"coopsgd.{kind}"))})
-
-
-def registered(kind: str) -> dict[str, Any]:
-    """What is known of a kind now; built-in names too where importing them needs no torch."""
-    if kind not in ("task", "model"):
-        names(kind)
-    return _known[kind]
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

@@ -107,6 +107,11 @@ def test_list_names_everything_with_a_line(cli):
         assert {choice["name"] for choice in choices} == files
         assert all(choice["about"] for choice in choices)
     assert all(choice["paper"] for choice in listed["algo"])
+    (easgd,) = (choice for choice in json.loads(cli("list", "algo", "--json").out)["algo"] if choice["name"] == "easgd")
+    assert {"key": "alpha", "value": "auto"}.items() <= next(k for k in easgd["keys"] if k["key"] == "alpha").items()
+    assert "algo.alpha=auto  the pull; auto: 2 / (m + 2)" in cli("list", "algo").out
+    wrong = cli("list", "alg")
+    assert (wrong.code, len(wrong.lines)) == (2, 1) and "did you mean algo?" in wrong.err
     people = cli("list").out
     assert "easgd" in people and "arXiv:1412.6651" in people
 
@@ -137,7 +142,7 @@ def test_train_help_lists_groups_and_keys(cli):
 
 
 def test_hydra_flags_are_untouched(cli):
-    assert "alpha: auto" in cli("train", "algo=easgd", "--cfg", "job").out
+    assert "mixing: elastic" in cli("train", "algo=easgd", "--cfg", "job").out
     assert "Defaults" in cli("train", "--info", "defaults").out
     assert "hydra" in cli("train", "--hydra-help").out.lower()
     assert cli("--version").out.startswith("coopsgd, version")

@@ -13,8 +13,8 @@ from playing import play, settle
 
 from coopsgd.models.cnn import CNN, LeNet
 from coopsgd.models.foreign import Custom, TorchVision
-from coopsgd.models.resnet import ResNet, ResNet20, ResNet32, ResNet56
-from coopsgd.models.vgg import VGG11, VGG16
+from coopsgd.models.resnet import ResNet
+from coopsgd.models.vgg import VGG
 from coopsgd.run.reader import Run
 from coopsgd.tasks.gradients import Bound
 from coopsgd.tasks.networks import bound
@@ -40,19 +40,19 @@ def resnet(depth: int) -> int:
 
 
 KNOWN = [
-    (ResNet20(norm="batch"), CIFAR, 269_722, 2 * (7 * 16 + 6 * 32 + 6 * 64)),  # the paper's 0.27 M
-    (ResNet32(norm="batch"), CIFAR, 464_154, 2 * (11 * 16 + 10 * 32 + 10 * 64)),  # 0.46 M
-    (ResNet56(norm="batch"), CIFAR, 853_018, 2 * (19 * 16 + 18 * 32 + 18 * 64)),  # 0.85 M
-    (ResNet20(), CIFAR, 269_722, 0),  # GroupNorm has as many parameters
+    (ResNet(20, norm="batch"), CIFAR, 269_722, 2 * (7 * 16 + 6 * 32 + 6 * 64)),  # the paper's 0.27 M
+    (ResNet(32, norm="batch"), CIFAR, 464_154, 2 * (11 * 16 + 10 * 32 + 10 * 64)),  # 0.46 M
+    (ResNet(56, norm="batch"), CIFAR, 853_018, 2 * (19 * 16 + 18 * 32 + 18 * 64)),  # 0.85 M
+    (ResNet(20), CIFAR, 269_722, 0),  # GroupNorm has as many parameters
     (ResNet(depth=110), CIFAR, resnet(110), 0),  # 1.7 M
-    (ResNet20(norm="none"), CIFAR, 269_722 - 688, 0),  # one bias a channel for two of a norm: 688 channels
+    (ResNet(20, norm="none"), CIFAR, 269_722 - 688, 0),  # one bias a channel for two of a norm: 688 channels
     (LeNet(), GREY, 61_706, 0),  # 156 + 2416 + 48,120 + 10,164 + 850, as LeCun's with all maps connected
     (LeNet(), CIFAR, 62_006, 0),  # 2 more input channels of 25 weights for 6 maps
     (LeNet(), (1, 40, 30), 61_706 + 120 * 16 * (7 - 5) * 5, 0),  # 40 -> 36 -> 18 -> 14 -> 7
     # with biases and BatchNorm VGG-11 has 9,231,114 and VGG-16 14,728,266: a bias less in each of 2752 and 4224 channels
-    (VGG11(norm="batch"), CIFAR, 9_231_114 - 2752, 2 * 2752),
-    (VGG16(norm="batch"), CIFAR, 14_728_266 - 4224, 2 * 4224),
-    (VGG11(), GREY, 9_231_114 - 2752 - 2 * 9 * 64, 0),
+    (VGG(11, norm="batch"), CIFAR, 9_231_114 - 2752, 2 * 2752),
+    (VGG(16, norm="batch"), CIFAR, 14_728_266 - 4224, 2 * 4224),
+    (VGG(11), GREY, 9_231_114 - 2752 - 2 * 9 * 64, 0),
     (CNN(norm="batch"), GREY, 421_834, 2 * 96),
     (CNN(norm="none"), GREY, 421_834 - 2 * 96, 0),
 ]
@@ -75,7 +75,7 @@ def test_resnets_are_as_large_as_the_paper_says():
 def test_a_residual_block_is_what_the_paper_draws(norm):
     """relu(F(x) + x), and where it halves: every other pixel, the new channels 0."""
     torch.manual_seed(0)
-    net = ResNet20(norm=norm).build((3, 8, 8), 10)
+    net = ResNet(20, norm=norm).build((3, 8, 8), 10)
     blocks = [part for part in net if hasattr(part, "body")]
     assert len(blocks) == 9
     for block, (before, after) in zip(
@@ -91,7 +91,7 @@ def test_a_residual_block_is_what_the_paper_draws(norm):
 
 def test_without_a_norm_deep_resnets_begin_tame():
     torch.manual_seed(0)
-    assert float(ResNet56(norm="none").build(CIFAR, 10)(torch.randn(8, *CIFAR)).detach().std()) < 5
+    assert float(ResNet(56, norm="none").build(CIFAR, 10)(torch.randn(8, *CIFAR)).detach().std()) < 5
 
 
 LEARNING = [

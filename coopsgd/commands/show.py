@@ -109,7 +109,7 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         )
     _show_schedule(console, found)
     if found["cluster"]:
-        console.print(f"\nthe clock runs on cluster {found['cluster']['name']}: {found['cluster']['about']}", markup=False)
+        console.print(f"\nthe clock runs on: {found['cluster']['about']}", markup=False)
     if found["partition"]:
         pictures.show(console, found["data"], found["partition"])
     what = "it" if found["cycle"] == 1 else "the first communication"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from coopsgd.data.files import Filed, refuse_unreadable, there
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 
 PAD = 4  # pixels of the usual random crop (arXiv:1512.03385, section 4.2)
 
@@ -71,7 +71,7 @@ class CIFAR(Filed):
 class CIFAR10(CIFAR):
     """Photographs, 32 x 32 colour, 10 classes. Krizhevsky 2009. augment: random crop (padded by 4) and flip, training only."""
 
-    augment: bool = False
+    augment: bool = option(False, "random crop and flip, of training images")
 
     NAME = "cifar10"
     CLASSES = 10
@@ -88,7 +88,7 @@ class CIFAR10(CIFAR):
 class CIFAR100(CIFAR):
     """Photographs, 32 x 32 colour, 100 classes. Krizhevsky 2009. augment: random crop (padded by 4) and flip, training only."""
 
-    augment: bool = False
+    augment: bool = option(False, "random crop and flip, of training images")
 
     NAME = "cifar100"
     CLASSES = 100

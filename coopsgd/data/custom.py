@@ -14,7 +14,7 @@ import numpy as np
 from coopsgd.data import cache, items, parts
 from coopsgd.data.base import DataSet, Images
 from coopsgd.host.child import ChildFailed, answer_of
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 
 MOST = 20  # classes whose counts are told one by one
 
@@ -45,13 +45,13 @@ class Custom(DataSet):
     one number a channel: auto is those of the training set for bytes, 0 and 1 for floats.
     """
 
-    path: Any = None
+    path: Any = option(None, "module:Class")
     arguments: Any = field(default_factory=dict)
-    train: Any = None
-    test: Any = None
-    split_seed: int = 0
-    mean: Any = "auto"
-    std: Any = "auto"
+    train: Any = option(None, "arguments of the training set alone, as in {root: a}")
+    test: Any = option(None, "of the test set; without them and without train or split, a tenth of each class is held out")
+    split_seed: int = option(0, "which tenth; the run's seed does not move it")
+    mean: Any = option("auto", "a channel's; auto: of the training set for bytes, 0 for floats")
+    std: Any = option("auto", "likewise; auto: 1 for floats")
 
     IMPORTS = ("path",)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from coopsgd.data.base import DataSet, Images
 from coopsgd.host import sizes
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 from coopsgd.setup.values import HUGE
 from coopsgd.streams import stream
 
@@ -27,8 +27,8 @@ class Gaussian(DataSet):
 
     classes: int = 10
     dim: int = 20
-    separation: float = 4.0
-    samples: int = 10000
+    separation: float = option(4.0, "distance of every two means; the noise has variance 1")
+    samples: int = option(10000, "for training")
     test_samples: int = 2000
 
     TEST = "drawn besides"

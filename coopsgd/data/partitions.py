@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 from coopsgd.streams import stream
 
 
@@ -41,7 +41,7 @@ class IID(Partition):
     reshuffle: dealt anew every epoch.
     """
 
-    reshuffle: bool = False
+    reshuffle: bool = option(False, "anew every epoch")
 
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
         n = len(labels)
@@ -58,9 +58,9 @@ class Quantity(Partition):
     every epoch.
     """
 
-    alpha: float = 0.5
-    min_size: int = 32
-    reshuffle: bool = False
+    alpha: float = option(0.5, "small: some hold far more than others")
+    min_size: int = option(32, "samples that everyone holds")
+    reshuffle: bool = option(False, "the same amounts, dealt anew every epoch")
 
     def __post_init__(self) -> None:
         _positive(self.alpha)
@@ -84,7 +84,7 @@ class Shards(Partition):
     class to be held by someone.
     """
 
-    classes: Any = "auto"
+    classes: Any = option("auto", "of each worker; auto: 2, or as many as it takes for every class to be held")
 
     def __post_init__(self) -> None:
         k = self.classes
@@ -144,10 +144,10 @@ class Dirichlet(Partition):
     Dirichlet(alpha), renormalised where a class is used up (arXiv:1909.06335); min_size and attempts then play no part.
     """
 
-    alpha: float = 0.1
-    min_size: int = 32
+    alpha: float = option(0.1, "small: a class belongs to few")
+    min_size: int = option(32, "samples that everyone must hold, or it is drawn again")
     attempts: int = 1000
-    equal: bool = False
+    equal: bool = option(False, "as many samples each, a mix of classes each; min_size and attempts then play no part")
 
     def __post_init__(self) -> None:
         _positive(self.alpha)

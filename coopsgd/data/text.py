@@ -16,7 +16,7 @@ import numpy as np
 from coopsgd.data import cache
 from coopsgd.data.base import DataSet
 from coopsgd.host import reading, sizes
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Text(DataSet):
     imported. It differs from one Python to the next, so `show` and the summary give its SHA-256.
     """
 
-    file: Any = None
+    file: Any = option(None, "its path, UTF-8; none: Python's documentation strings")
 
     FILES = ("file",)
     INPUT = "tokens"

@@ -14,7 +14,7 @@ import numpy as np
 
 from coopsgd.host import sizes
 from coopsgd.mixing.matrix import Modes, circulant
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 from coopsgd.streams import seed_of
 
 ATTEMPTS = 1000  # draws of a random graph before giving up on a connected one
@@ -203,7 +203,7 @@ def _sides(name: str, m: int, rows: Any) -> tuple[int, int]:
 class Grid(Graph):
     """Rows by columns, neighbours up, down, left and right; the border ends."""
 
-    rows: Any = "auto"
+    rows: Any = option("auto", "how many; auto: as square as it gets")
 
     def _links(self, m: int, seed: int) -> Links:
         rows, cols = _sides("grid", m, self.rows)
@@ -270,7 +270,7 @@ def _connected(graph: Any) -> bool:
 class RandomRegular(Graph):
     """A connected graph drawn among those in which everyone has `degree` neighbours; the seed is the run's."""
 
-    degree: int = 3
+    degree: int = option(3, "neighbours of each")
 
     def _links(self, m: int, seed: int) -> Links:
         import networkx
@@ -292,7 +292,7 @@ class RandomRegular(Graph):
 class ErdosRenyi(Graph):
     """Each pair is an edge with probability p, redrawn until connected; auto is 2 ln(m) / m, rarely redrawn."""
 
-    p: Any = "auto"
+    p: Any = option("auto", "probability of a pair; auto: 2 ln(m) / m")
 
     def __post_init__(self) -> None:
         if self.p != "auto" and not (isinstance(self.p, int | float) and 0 < self.p <= 1):

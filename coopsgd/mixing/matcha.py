@@ -19,7 +19,7 @@ from coopsgd.mixing.expectation import Expectation
 from coopsgd.mixing.graphs import Graph, Links, Ring, links_of
 from coopsgd.mixing.matrices import of_laplacian
 from coopsgd.mixing.matrix import ROUNDING, Matrix, recognise
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 from coopsgd.streams import stream
 
 GAP = 1e-8  # of lambda_2 of the expected graph to its optimum, at most
@@ -262,8 +262,8 @@ class Matcha(Mixing):
     hosts that round differently could find others that are as good, and would then draw other matchings.
     """
 
-    budget: float = 0.5
-    alpha: Any = "auto"
+    budget: float = option(0.5, "expected share of the matchings in a communication")
+    alpha: Any = option("auto", "the weight of a link; auto: that of the least mean square contraction")
     probabilities: Any = "auto"
     topology: Graph = field(default_factory=Ring)
     seed: int = 0

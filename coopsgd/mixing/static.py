@@ -13,7 +13,7 @@ from coopsgd.mixing.base import Mixing, auto_or_number
 from coopsgd.mixing.graphs import Graph, Ring, links_of_pairs
 from coopsgd.mixing.groups import GROUPS_HELP, split
 from coopsgd.mixing.matrix import Matrix, identity
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 
 
 @register("average", "mixing")
@@ -45,7 +45,7 @@ class Gossip(Mixing):
     weights: metropolis, uniform (1 / (1 + largest degree)), best_constant or fdla (the smallest zeta of all on this graph).
     """
 
-    weights: str = "metropolis"
+    weights: str = option("metropolis", "metropolis, uniform, best_constant or fdla")
     topology: Graph = field(default_factory=Ring)
     seed: int = 0
 
@@ -66,7 +66,7 @@ class Gossip(Mixing):
 class Elastic(Mixing):
     """W_alpha: workers and one centre pull at each other (EASGD). alpha: auto = 2 / (m + 2), the smallest zeta."""
 
-    alpha: Any = "auto"
+    alpha: Any = option("auto", "the pull; auto: 2 / (m + 2), which minimises zeta")
     allow_unstable: bool = False  # accept an alpha outside the range in which the workers agree
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class Anchored(Gossip):
     down to m zeta / (m + 1 + zeta). On topology=complete W is J and the workers then agree exactly.
     """
 
-    alpha: Any = "auto"
+    alpha: Any = option("auto", "the pull; auto: (1 + zeta) / (m + 1 + zeta), which minimises zeta")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,9 +129,11 @@ class Hierarchical(Mixing):
     lambda_max), the smallest zeta. Groups may be uneven. Named by arXiv:1808.07576, whose own matrix was not seen.
     """
 
-    groups: Any = 2
-    root: bool = True  # false: the group models talk to each other, all to all
-    weight: Any = "auto"
+    groups: Any = option(2, "how many; or their sizes; or lists of workers")
+    root: bool = option(
+        True, "false: the group models talk to each other"
+    )  # false: the group models talk to each other, all to all
+    weight: Any = option("auto", "of a link; auto: 2 / (lambda_2 + lambda_max) of the tree's Laplacian")
 
     AUX: ClassVar[str] = "algo.groups"
 

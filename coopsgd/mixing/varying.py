@@ -18,7 +18,7 @@ from coopsgd.mixing.graphs import Graph, Ring, links_of_pairs
 from coopsgd.mixing.groups import GROUPS_HELP, split
 from coopsgd.mixing.matrix import Edges, Groups, Matrix, Modes, circulant, identity
 from coopsgd.mixing.static import Gossip
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 from coopsgd.streams import stream
 
 
@@ -31,7 +31,7 @@ class OnePeer(Mixing):
     of two, symmetric). arXiv:2110.13363.
     """
 
-    form: str = "exponential"
+    form: str = option("exponential", "exponential; or hypercube: pairs, for a power of two workers")
 
     def __post_init__(self) -> None:
         if self.form not in ("exponential", "hypercube"):
@@ -117,7 +117,7 @@ class Pairwise(Matching):
     Boyd, Ghosh, Prabhakar & Shah 2006. On a complete graph an event leaves 1 - 1 / (m - 1) of the mean square.
     """
 
-    events: int = 1
+    events: int = option(1, "pairs a communication, one after the other")
 
     def __post_init__(self) -> None:
         if self.events < 1:
@@ -155,7 +155,7 @@ class Pairwise(Matching):
 class GossipPGA(Gossip):
     """Gossip, but every `every`-th communication averages everyone. Chen et al., ICML 2021 (arXiv:2105.09080)."""
 
-    every: int = 6
+    every: int = option(6, "communication that averages everyone")
 
     CYCLE = "algo.every"
 
@@ -182,8 +182,8 @@ class TwoLevel(Mixing):
     multiple of tau. When the period moves, it is every (tau_2 / tau)-th communication that is global.
     """
 
-    groups: Any = 2
-    tau_2: Any = "auto"
+    groups: Any = option(2, "how many; or their sizes; or lists of workers")
+    tau_2: Any = option("auto", "steps between averages of everyone, a multiple of tau; auto: 4 tau")
     tau: Any = 10  # from the key at the top
 
     CYCLE = "algo.tau_2"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from coopsgd.mixing.base import LOOKED_AT, Mixing, load_array
-from coopsgd.registry import imported, register
+from coopsgd.registry import imported, option, register
 from coopsgd.setup.exact import as_float64
 
 
@@ -22,8 +22,10 @@ class Written(Mixing):
     communications; or module:function of (m, r), which answers with the matrix of communication r. Rows must sum to one.
     """
 
-    W: Any = None
-    v: int = 0
+    W: Any = option(
+        None, "a .npy file or a list of rows, (m + v) x (m + v), row i = what member i takes; a list of these; module:function"
+    )
+    v: int = option(0, "auxiliary models")
 
     IMPORTS = ("W",)  # fields that may name what is imported: build.py asks before it makes one
     CYCLE = "algo.W"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coopsgd.models.base import Model, check_dropout, check_images, check_norm, convolved, linear
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -19,7 +19,7 @@ class CNN(Model):
 
     width: int = 32
     dropout: float = 0.0
-    norm: str = "group"
+    norm: str = option("group", "group; batch, see norm_stats; or none")
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)

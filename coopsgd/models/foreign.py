@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from coopsgd.host.child import ChildFailed, answer_of
 from coopsgd.models.base import Model
-from coopsgd.registry import did_you_mean, imported, is_function, register
+from coopsgd.registry import did_you_mean, imported, is_function, option, register
 from coopsgd.setup.schema import DTYPES
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class TorchVision(Foreign):
     arguments: more of its keyword arguments. Grey images are shown to it as three equal colours.
     """
 
-    arch: str = "resnet18"
+    arch: str = option("resnet18", "its name there")
     arguments: Any = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ class Custom(Foreign):
     It takes (batch, channels, height, width) and gives (batch, classes) logits. A file beside you is importable.
     """
 
-    path: Any = None
+    path: Any = option(None, "module:Class")
     arguments: Any = field(default_factory=dict)
 
     IMPORTS = ("path",)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from coopsgd.host import sizes
 from coopsgd.models.base import Model, check_dropout, linear
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -21,7 +21,7 @@ class GPT(Model):
     layers: int = 5
     heads: int = 4
     width: int = 128
-    context: int = 128
+    context: int = option(128, "characters it sees")
     dropout: float = 0.0
 
     INPUT = "tokens"

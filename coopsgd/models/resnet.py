@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from coopsgd.models.base import Model, check_images, check_norm, convolved, linear
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -15,24 +15,22 @@ if TYPE_CHECKING:
 WIDTHS = (16, 32, 64)
 
 
+@register("resnet", "model")
 @dataclass(frozen=True)
-class Residuals(Model):
-    """6 n + 2 layers: a convolution, three stages of n blocks of two with 16, 32, 64 channels, a linear layer.
+class ResNet(Model):
+    """`depth` = 6 n + 2 layers: a convolution, three stages of n blocks of two with 16, 32, 64 channels, a linear layer.
 
     Shortcuts without parameters, no biases beside a norm, He initialisation. `norm` is group, batch (the paper's) or none;
     without one every block begins as the identity, or the deeper ones would overflow.
     """
 
-    norm: str = "group"
-
-    DEPTH: ClassVar[int]
+    depth: int = option(20, "6 n + 2")
+    norm: str = option("group", "group; batch: as in the paper, see norm_stats; or none")
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
-
-    def layers(self) -> int:
-        """6 n + 2"""
-        return self.DEPTH
+        if self.depth < 8 or (self.depth - 2) % 6:
+            raise ValueError(f"model.depth: must be 6 n + 2, as 20, 32, 44, 56, 110 are, got {self.depth}")
 
     def check(self, shape: tuple[int, ...], classes: int, batch_size: int) -> None:
         check_images("resnet", shape, 8, "mlp")
@@ -60,53 +58,13 @@ class Residuals(Model):
         """Channels before, channels after, stride of each block."""
         blocks, before = [], WIDTHS[0]
         for after in WIDTHS:
-            for _ in range((self.layers() - 2) // 6):
+            for _ in range((self.depth - 2) // 6):
                 blocks.append((before, after, after // before))
                 before = after
         return blocks
 
     def _convolutions(self, shape: tuple[int, ...]) -> list[tuple[tuple[int, int], int]]:
         """Channels before and after, and how many there are of each kind; a stage has two a block."""
-        inside = 2 * ((self.layers() - 2) // 6) - 1
+        inside = 2 * ((self.depth - 2) // 6) - 1
         stages = [part for a, b in pairwise((WIDTHS[0], *WIDTHS)) for part in (((a, b), 1), ((b, b), inside))]
         return [((shape[0], WIDTHS[0]), 1), *stages]
-
-
-@register("resnet20", "model")
-@dataclass(frozen=True)
-class ResNet20(Residuals):
-    """ResNet-20 for CIFAR (0.27 M parameters)."""
-
-    DEPTH: ClassVar[int] = 20
-
-
-@register("resnet32", "model")
-@dataclass(frozen=True)
-class ResNet32(Residuals):
-    """ResNet-32 for CIFAR (0.46 M parameters)."""
-
-    DEPTH: ClassVar[int] = 32
-
-
-@register("resnet56", "model")
-@dataclass(frozen=True)
-class ResNet56(Residuals):
-    """ResNet-56 for CIFAR (0.85 M parameters)."""
-
-    DEPTH: ClassVar[int] = 56
-
-
-@register("resnet", "model")
-@dataclass(frozen=True)
-class ResNet(Residuals):
-    """ResNet for CIFAR of any `depth` 6 n + 2, 110 for instance."""
-
-    depth: int = 20
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.depth < 8 or (self.depth - 2) % 6:
-            raise ValueError(f"model.depth: must be 6 n + 2, as 20, 32, 44, 56, 110 are, got {self.depth}")
-
-    def layers(self) -> int:
-        return self.depth

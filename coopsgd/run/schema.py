@@ -155,7 +155,7 @@ SUMMARY = {  # key of summary.json -> when it is there, and what it is; a task o
     "train_s": (ALL, ""),
     "wall_s": (ALL, ""),
     "sim_s": (SIMULATED, ""),
-    "cluster": (SIMULATED, "its keys"),
+    "cluster": (SIMULATED, "its keys, and about: what they say"),
     "seed": (ALL, ""),
     "name": (ALL, "the user's for this run"),
     "saved": (ALL, "what was kept of the models: rows, answer, none"),

@@ -45,7 +45,11 @@ def summary(
         "eval": {name: value for name, value in looked.items() if name.startswith("eval/")},
         **{name: looked.get(name) for name in ("consensus", "consensus_after")},
         **{name: last.get(name, 0) for name in ("phase", "train_s", "wall_s")},
-        **({"sim_s": last.get("sim_s", 0.0), "cluster": config.cluster} if config.cluster else {}),
+        **(
+            {"sim_s": last.get("sim_s", 0.0), "cluster": {**config.cluster, "about": parts.cluster.describe()}}
+            if config.cluster
+            else {}
+        ),
         "seed": config.seed,
         "name": config.name,
         "notes": list(notes),

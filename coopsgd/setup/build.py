@@ -124,6 +124,25 @@ def _sizes(config: Config) -> list[int] | None:
 
 
 @_on_guard
+def write_out(config: Config) -> None:
+    """Give every key of every group that is used its default, so that a frozen config says them all."""
+    chosen = [(name, class_of(KINDS[name], name, node.get("name"))) for name in KINDS if (node := getattr(config, name))]
+    for name, cls in [("algo", part) for part in algo_classes(config)] + chosen:
+        node, filled = getattr(config, name), FILLED if name in ("algo", "period") else {}
+        for f in fields(cls):
+            default = f.default_factory() if f.default_factory is not MISSING else f.default
+            if f.init and f.name != "mixing" and f.name not in filled and _plain(default):
+                node.setdefault(f.name, default)
+
+
+def _plain(value: Any) -> bool:
+    """Is it what a yaml gives back as it was?"""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(one) for key, one in value.items())
+    return all(map(_plain, value)) if isinstance(value, list) else value is None or isinstance(value, bool | int | float | str)
+
+
+@_on_guard
 def algo_classes(config: Config) -> list[Any]:
     """The strategy and the mixing, if it names one, of an algo."""
     pairs = (("strategy", config.algo.get("strategy")), ("mixing", config.algo.get("mixing")))

@@ -6,13 +6,14 @@ The first comment line says what it is; a second one, `# paper: ...`, where it c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from coopsgd import registry
 from coopsgd.errors import ConfigError
 from coopsgd.host import reading
 from coopsgd.setup.schema import GROUPS, Config
@@ -40,6 +41,40 @@ def settings(group: str, name: str, config_dir: str | None = None) -> dict[str, 
     return {str(key): value for key, value in said.items() if key != "defaults"}
 
 
+class Option(NamedTuple):
+    """A key below a group."""
+
+    key: str
+    value: Any  # what it is when it is not given
+    help: str
+
+
+KINDS = {"topology": ("graph",), "algo": ("strategy", "mixing")}  # what a group's yaml names, where that is called otherwise
+
+
+def options(group: str, name: str, config_dir: str | None = None) -> list[Option]:
+    """The keys of a choice: the yaml's own, and fields of the built-in classes it names. A user's class is not imported."""
+    from coopsgd.setup.build import FILLED
+
+    said = settings(group, name, config_dir)
+    found = {key: Option(key, value, "") for key, value in said.items() if key not in ("name", "strategy", "mixing")}
+    for kind in KINDS.get(group, (group,)):
+        named = said.get(kind if group == "algo" else "name")
+        if not isinstance(named, str) or ":" in named:
+            continue
+        for f in fields(registry.lookup(kind, named)):
+            if f.init and f.name != "mixing" and not (f.name in FILLED and group in ("algo", "period")):
+                default = f.default_factory() if f.default_factory is not MISSING else f.default
+                found[f.name] = Option(f.name, said.get(f.name, default), f.metadata.get("help", ""))
+    return list(found.values())
+
+
+def default(group: str) -> str | None:
+    """The choice of a group when none is named."""
+    said: Any = OmegaConf.create((files("coopsgd.conf") / "config.yaml").read_text()).defaults
+    return next((entry[group] for entry in said if not isinstance(entry, str) and group in entry), None)
+
+
 def _texts(group: str, config_dir: str | None) -> dict[str, str]:
     ours = [entry for entry in (files("coopsgd.conf") / group).iterdir() if entry.name.endswith(".yaml")]
     found = {entry.name.removesuffix(".yaml"): entry.read_text() for entry in ours}
@@ -59,6 +94,7 @@ def _head(text: str) -> tuple[str, str]:
 
 
 EXPERIMENTS = "experiment"
+KEYS = {f.name for f in fields(Config)}
 ABOUT = {f.name: f.metadata["help"] for f in fields(Config) if f.name in GROUPS}
 ABOUT[EXPERIMENTS] = "ready-made sweeps: coopsgd train -m experiment=NAME"
 
@@ -85,18 +121,34 @@ def _help_lines() -> Iterator[str]:
         if name not in GROUPS:
             yield f"{name:{width}}  {f.metadata['help']} [{f.default if f.default is not None else 'not set'}]"
     yield ""
+    yield "Keys below a group, with a line on each: coopsgd list GROUP, as in coopsgd list algo."
     yield "The run folder is outputs/DATE/TIME (set hydra.run.dir), or multirun/DATE/TIME/SWEPT-KEYS (hydra.sweep.dir)."
 
 
-def show(as_json: bool, config_dir: str | None = None) -> None:
-    """Print every choice of every group."""
+def _options(choice: Choice, config_dir: str | None) -> list[Option]:
+    return [] if choice.group == EXPERIMENTS else options(choice.group, choice.name, config_dir)
+
+
+def show(as_json: bool, config_dir: str | None = None, wanted: str | None = None) -> None:
+    """Print every choice of every group; of one group with the keys of each."""
     import json
     from dataclasses import asdict
 
+    groups = [group for group in ABOUT if wanted in (None, group)]
+    if not groups:
+        raise ConfigError(f"{wanted}: is no group{registry.did_you_mean(wanted or '', list(ABOUT))}; known: {', '.join(ABOUT)}")
     if as_json:
-        print(json.dumps({group: [asdict(choice) for choice in choices(group, config_dir)] for group in ABOUT}, indent=2))
+
+        def told(choice: Choice) -> dict[str, Any]:
+            return asdict(choice) | ({"keys": [one._asdict() for one in _options(choice, config_dir)]} if wanted else {})
+
+        print(
+            json.dumps(
+                {group: [told(choice) for choice in choices(group, config_dir)] for group in groups}, indent=2, default=str
+            )
+        )
         return
-    for group in ABOUT:
+    for group in groups:
         found = choices(group, config_dir)
         width = max(len(choice.name) for choice in found)
         print(f"{group}: {ABOUT[group]}")
@@ -104,4 +156,10 @@ def show(as_json: bool, config_dir: str | None = None) -> None:
             print(f"  {choice.name:{width}}  {choice.about}")
             if choice.paper:
                 print(f"  {'':{width}}    {choice.paper}")
+            for option in _options(choice, config_dir) if wanted else ():
+                value = json.dumps(option.value, default=str).replace('"', "")
+                key = option.key if option.key in KEYS else f"{group}.{option.key}"  # of the run: what auto means
+                print(f"  {'':{width}}  {key}={value}{'  ' + option.help if option.help else ''}")
+        if not wanted and group != EXPERIMENTS:
+            print(f"  keys of each: coopsgd list {group}")
         print()

@@ -23,7 +23,7 @@ from coopsgd.optim import SQUARES
 from coopsgd.predict import foresight
 from coopsgd.registry import did_you_mean, guarded
 from coopsgd.setup import timing, values
-from coopsgd.setup.build import blamed, class_of, make, make_strategy
+from coopsgd.setup.build import blamed, class_of, make, make_strategy, write_out
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import DTYPES, ENGINES, GROUPS, SAVES, SIZES, STEPS, WHOLE, Config, found_beside, whole
 from coopsgd.strategies.base import Strategy
@@ -120,6 +120,7 @@ def _check(
     strategy, filled = make_strategy(config)
     given = [word.split("=", 1)[0].lstrip("+~").split("@")[0] for word in overrides if "=" in word]
     notes = tuple(_drop_unused(config, strategy, filled, task, given))
+    write_out(config)
     with blamed(""):
         make(config, "period").check(config)
         if (schedule := strategy.schedule) is not None:

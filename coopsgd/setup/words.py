@@ -22,7 +22,7 @@ from omegaconf import grammar_parser
 from omegaconf.errors import OmegaConfBaseException
 
 from coopsgd.errors import ConfigError
-from coopsgd.registry import did_you_mean, like, registered
+from coopsgd.registry import did_you_mean, like
 from coopsgd.setup import catalogue
 from coopsgd.setup.schema import GROUPS, Config
 
@@ -212,17 +212,12 @@ def brief(text: str, most: int = 80) -> str:
 
 @functools.cache
 def nested(config_dir: str | None = None) -> dict[str, list[str]]:
-    """Every key below a group, GROUP.KEY, by the name of the key: what the yamls of its choices and light classes have."""
+    """Every key below a group, GROUP.KEY, by the name of the key: what its choices have."""
     found: dict[str, list[str]] = {}
-    kinds = {"topology": ["graph"], "algo": ["strategy", "mixing"]}
     for group in GROUPS:
-        names = {
-            key for choice in catalogue.choices(group, config_dir) for key in catalogue.settings(group, choice.name, config_dir)
-        }
-        for kind in kinds.get(group, [group]):
-            classes = registered(kind).values()
-            names |= {f.name for cls in classes for f in getattr(cls, "__dataclass_fields__", {}).values() if f.init}
-        for name in names - set(KEYS) - {"name", "strategy", "mixing", "sizes"}:
+        choices = catalogue.choices(group, config_dir)
+        names = {option.key for choice in choices for option in catalogue.options(group, choice.name, config_dir)}
+        for name in names - set(KEYS):
             found.setdefault(name, []).append(f"{group}.{name}")
     return found
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from coopsgd.mixing.base import is_number
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
     from coopsgd.setup.schema import Config
@@ -127,7 +127,7 @@ class Rule(Period):
 class PostLocal(Rule):
     """tau = 1 until step `switch`, then tau: post-local SGD. switch: auto is the first drop of the rate. arXiv:1808.07217."""
 
-    switch: Any = "auto"
+    switch: Any = option("auto", "until when tau is 1: a step; auto: the first drop of the learning rate")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -217,9 +217,9 @@ class AdaComm(Rule):
     multiplied by gamma (1: never). While the rate warms up tau stays as it is given; all of this begins after it.
     """
 
-    interval: Any = 100
-    gamma: float = 0.5
-    floor: float = 0.0
+    interval: Any = option(100, "steps between two decisions; or 60s: seconds on the cluster's clock")
+    gamma: float = option(0.5, "what tau is multiplied by when the rule would not lower it; 1: never")
+    floor: float = option(0.0, "the least loss there is, if known")
     warmup: int = 0  # steps; from the schedule
 
     WATCHES: ClassVar[bool] = True

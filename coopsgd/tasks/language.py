@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 from coopsgd.tasks.supervised import Supervised, SupervisedProblem
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Language(Supervised):
     class). Evaluated on `windows` windows at even distances in the test part, the same ones each time.
     """
 
-    windows: int = 64
+    windows: int = option(64, "of the test part, in an evaluation")
 
     INPUT = "tokens"
 

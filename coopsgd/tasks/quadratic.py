@@ -11,7 +11,7 @@ import numpy as np
 from coopsgd.host import sizes
 from coopsgd.mixing.base import load_array
 from coopsgd.predict.theory import Known
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 from coopsgd.streams import stream
 from coopsgd.tasks.base import Problem, Task
 
@@ -30,12 +30,12 @@ class Quadratic(Task):
     same f) or read from .npy files by `curvature` and `centers`. Starts at 0 or at `start`, (dim,).
     """
 
-    dim: int = 10
-    sigma: float = 1.0
-    heterogeneity: float = 1.0
-    curvature: Any = None
-    centers: Any = None
-    start: Any = None
+    dim: int = option(10, "d, numbers of a model")
+    sigma: float = option(1.0, "E||noise||^2 = sigma^2, in all")
+    heterogeneity: float = option(1.0, "0: every worker has the same f")
+    curvature: Any = option(None, ".npy, (m, dim)")
+    centers: Any = option(None, ".npy, (m, dim)")
+    start: Any = option(None, ".npy, (dim,)")
 
     ARRAYS = ("curvature", "centers", "start")
 

@@ -1,6 +1,6 @@
 """Clusters: how long a local step takes on each worker, and what the links between hosts are. One worker a host.
 
-Presets are classes with other defaults; `from_probe` reads what was measured. Times of a step are a pure function of (seed, k),
+Presets are yamls; `from_probe` reads what was measured. Times of a step are a pure function of (seed, k),
 drawn for all workers at once, so every placement sees the same.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +18,7 @@ import numpy as np
 from coopsgd.mixing.base import is_number
 from coopsgd.mixing.groups import split
 from coopsgd.predict.clock.network import ALL_REDUCES, Network, all_reduce_s
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 from coopsgd.setup.values import HUGE, TINY
 from coopsgd.streams import stream
 
@@ -37,7 +37,7 @@ class Cluster:
     its own; one: one message after another, latency and all; parallel: each as if it were alone.
     """
 
-    ports: str = "nic"
+    ports: str = option("nic", "how messages share a host's link: nic, one, parallel")
 
     FILES: ClassVar[tuple[str, ...]] = ()  # fields that name a file the run must keep
 
@@ -76,15 +76,15 @@ class Links(Cluster):
     all_reduce: ring, tree, halving_doubling, or two_level: in each group, then over the groups.
     """
 
-    step: str = "constant"
-    step_s: float = 0.01
-    jitter: float = 1.0
-    tail: float = 2.5
-    speeds: Any = None
-    latency_s: Any = 1e-4
-    bandwidth: Any = "1 Gbit/s"
-    groups: Any = None
-    all_reduce: str = "ring"
+    step: str = option("constant", "how its time is spread: constant, exponential, pareto")
+    step_s: float = option(0.01, "mean seconds of a local step")
+    jitter: float = option(1.0, "the share of it that is random")
+    tail: float = option(2.5, "of pareto")
+    speeds: Any = option(None, "a number a worker; 0.5 takes twice as long")
+    latency_s: Any = option(1e-4, "seconds of a message, or a matrix [to, from] over groups")
+    bandwidth: Any = option("1 Gbit/s", "of a link, or a matrix likewise")
+    groups: Any = option(None, "of hosts, the sites: how many; or their sizes; or lists of workers")
+    all_reduce: str = option("ring", "ring, tree, halving_doubling, two_level")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,50 +152,6 @@ class Links(Cluster):
         return f"{_told(self.bandwidth)}, {_told(self.latency_s)} s a message, all-reduce by {self.all_reduce}; {steps}"
 
 
-@register("datacenter", "cluster")
-@dataclass(frozen=True)
-class Datacenter(Links):
-    """Hosts in one room: 25 Gbit/s, 25 microseconds."""
-
-    latency_s: Any = 25e-6
-    bandwidth: Any = "25 Gbit/s"
-
-
-@register("ethernet_1g", "cluster")
-@dataclass(frozen=True)
-class Ethernet(Links):
-    """Hosts on an office network: 1 Gbit/s, a tenth of a millisecond."""
-
-
-@register("wan_100m", "cluster")
-@dataclass(frozen=True)
-class Wan100(Links):
-    """Hosts in several towns: 100 Mbit/s, 10 milliseconds."""
-
-    latency_s: Any = 0.01
-    bandwidth: Any = "100 Mbit/s"
-
-
-@register("wan_20m", "cluster")
-@dataclass(frozen=True)
-class Wan20(Links):
-    """Hosts at homes: 20 Mbit/s, 30 milliseconds."""
-
-    latency_s: Any = 0.03
-    bandwidth: Any = "20 Mbit/s"
-
-
-@register("two_sites", "cluster")
-@dataclass(frozen=True)
-class TwoSites(Links):
-    """Two rooms of 10 Gbit/s with 200 Mbit/s and 20 milliseconds between them; an all-reduce crosses once."""
-
-    latency_s: Any = field(default_factory=lambda: [[5e-5, 0.02], [0.02, 5e-5]])
-    bandwidth: Any = field(default_factory=lambda: [["10 Gbit/s", "200 Mbit/s"], ["200 Mbit/s", "10 Gbit/s"]])
-    groups: Any = 2
-    all_reduce: str = "two_level"
-
-
 @register("from_probe", "cluster")
 @dataclass(frozen=True)
 class FromProbe(Cluster):
@@ -206,8 +162,8 @@ class FromProbe(Cluster):
     (P - 1) / P.
     """
 
-    file: str = ""
-    own_speeds: bool = True
+    file: str = option("", "what `coopsgd probe` wrote")
+    own_speeds: bool = option(True, "false: every worker takes the median of all")
 
     FILES: ClassVar[tuple[str, ...]] = ("file",)
 
