@@ -18,7 +18,8 @@ from coopsgd.predict.clock.clock import Clock
 from coopsgd.predict.clock.clusters import FromProbe, Links, bits
 from coopsgd.predict.clock.network import all_reduce_s
 from coopsgd.predict.rehearsal import rehearse
-from coopsgd.setup import build, catalogue
+from coopsgd.setup import catalogue
+from coopsgd.setup.parts import Parts
 
 A, B = 0.003, 2e6  # seconds a message, bytes a second
 N = 10_000  # bytes of a model
@@ -104,7 +105,7 @@ def words(*more):
 
 def rehearsed(*more, steps=None):
     settings = settle(more)
-    return rehearse(settings, build.make_strategy(settings)[0], settings.steps if steps is None else steps)
+    return rehearse(Parts(settings), settings.steps if steps is None else steps)
 
 
 # E[max over m workers of the mean of tau draws of Exp(1)], by integrating 1 - F^m of Erlang
@@ -145,7 +146,7 @@ def test_gossip_waits_for_neighbours_only():
     cluster = ("cluster.step=exponential", "cluster.latency_s=0.25", "cluster.ports=parallel")
     times = rehearsed(*words("algo=dpsgd", "topology=ring", *cluster))
     settings = settle(words("algo=dpsgd", "topology=ring", *cluster))
-    made, t = build.make(settings, "cluster"), [0.0] * 8
+    made, t = Parts(settings).cluster, [0.0] * 8
     for k in range(24):
         own = [t[i] + made.step_times(8, settings.seed, k)[i] for i in range(8)]
         t = [max(own[i], own[i - 1] + 0.25, own[(i + 1) % 8] + 0.25) for i in range(8)]
@@ -173,13 +174,21 @@ def test_a_server_waits_for_its_clients_and_idle_workers_for_nobody():
 
 
 @pytest.mark.parametrize("latency", [0.1, 1.0, 2.5])
-def test_overlap_takes_the_longer_of_the_two(latency):
+def test_a_message_takes_its_time_or_hides_behind_a_step(latency):
     cluster = words("algo=dpsgd", "topology=ring", f"cluster.latency_s={latency}")
     k = np.arange(1, 25)
     assert rehearsed(*cluster, "delay=1") == pytest.approx(k * max(1, latency), rel=1e-12)
     assert rehearsed(*cluster, "order=atc") == pytest.approx(k * (1 + latency), rel=1e-12)
     # cta: the communication that follows a step is begun by the next one
     assert rehearsed(*cluster, "order=cta") == pytest.approx(k + (k - 1) * latency, rel=1e-12)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 2, 3, "tau"])
+def test_a_message_hides_behind_as_many_steps_as_it_is_given(delay):
+    cluster = words("algo=dpsgd", "topology=ring", "tau=3", "cluster.latency_s=2.5", f"delay={delay}")
+    times = rehearsed(*cluster)
+    hidden = 3 if delay == "tau" else delay
+    assert times[2::3] == pytest.approx(np.arange(1, 9) * (3 + max(0, 2.5 - hidden)), rel=1e-12)
 
 
 def test_what_is_mixed_is_what_is_sent():
@@ -201,8 +210,10 @@ RUNS = {
     "pasgd": ["algo=pasgd", "tau=3"],
     "easgd cta": ["algo=easgd", "tau=2", "order=cta"],
     "ring": ["algo=dpsgd", "cluster=two_sites"],
-    "overlap": ["algo=dpsgd", "topology=torus", "delay=1"],
-    "overlap by factors": ["algo=pairwise", "algo.events=3", "delay=1"],
+    "a delay": ["algo=dpsgd", "topology=torus", "delay=1"],
+    "a delay of factors": ["algo=pairwise", "algo.events=3", "delay=1"],
+    "a delay of some steps": ["algo=gea", "tau=[[0,4],[8,2],[12,5]]", "delay=2"],
+    "a delay of rounds": ["algo=pasgd", "tau=[[0,1],[5,3]]", "delay=tau"],
     "matching": ["algo=matching", "topology=complete", "cluster.ports=one"],
     "matcha": ["algo=matcha", "cluster.ports=parallel"],
     "fedavg": ["algo=fedavg", "tau=2"],
@@ -226,9 +237,9 @@ def test_a_rehearsal_is_what_a_run_logs_wherever_its_rows_are(gangs, name):
     np.testing.assert_array_equal(logged[1][1:], rehearsed(*run))
 
 
-def test_a_model_with_statistics_sends_them_and_is_not_overlapped(gangs):
+def test_a_model_with_statistics_sends_them_too(gangs):
     run = (*CNN, "model.norm=batch", "workers=2", "steps=3", "batch_size=4", "cluster=wan_20m", "algo=dpsgd", "log_every=1")
-    for more in ([], ["norm_stats=local"], ["delay=1"]):
+    for more in ([], ["norm_stats=local"], ["delay=1"], ["delay=tau", "tau=2"]):
         logged = [line["sim_s"] for line in play(gangs, 1, *run, *more).lines[1:]]
         np.testing.assert_array_equal(logged, rehearsed(*run, *more))
     assert rehearsed(*run)[-1] > rehearsed(*run, "norm_stats=local")[-1]
@@ -242,10 +253,10 @@ def test_measuring_costs_no_time():
 
 def test_a_rehearsal_is_fast():
     settings = settle(("task=quadratic", "workers=64", "algo=dpsgd", "topology=ring", "cluster=ethernet_1g", "steps=1000"))
-    strategy, took = build.make_strategy(settings)[0], []
+    parts, took = Parts(settings), []
     for _ in range(5):
         start = time.process_time()
-        rehearse(settings, strategy, 1000)
+        rehearse(parts, 1000)
         took.append(time.process_time() - start)
     assert min(took) < 0.5  # 0.07 s on an idle core
 

@@ -9,7 +9,7 @@ from playing import QUADRATIC, play, settle
 
 from coopsgd.commands import compose
 from coopsgd.predict import foresight
-from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
 
 SMALL = ("task=quadratic", "workers=4", "processes=1")
@@ -114,9 +114,8 @@ class Anchor(Cooperative):
     def init(self, fleet, x):
         return fleet.pick(x, 0)
 
-    def step(self, fleet, tick, x, s):
-        x, _ = super().step(fleet, tick, x, ())
-        return x, fleet.pick(x, 0) if tick.due else s
+    def receive(self, fleet, t, x, heard, s):
+        return heard, fleet.pick(heard, 0)
 
     def answer(self, fleet, x, s):
         return s
@@ -127,8 +126,7 @@ def test_an_answer_of_ones_own_that_lags_is_found_out(gangs):
     settings = settle((*words, "steps=24"))
     for name, lags in (("test_foresight:Anchor", True), ("cooperative", False)):
         settings.algo["strategy"] = name
-        strategy, _ = build.make_strategy(settings)
         run = play(gangs, 2, *words, "steps=24", f"algo.strategy={name}")
         assert run.lags is lags
-        found = foresight.hindsight(settings, strategy, 2, 4, run.lags)
+        found = foresight.hindsight(Parts(settings), 2, 4, run.lags)
         assert len(found) == lags and all("step 20" in note for note in found)

@@ -14,7 +14,6 @@ from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import ROUNDING, Mixing
 from coopsgd.mixing.matcha import Matcha
 from coopsgd.mixing.written import Written
-from coopsgd.strategies.cooperative import Cooperative
 
 CHAINS = (4, 5, 6, 8, 10, 12)
 SOUND = [
@@ -124,10 +123,10 @@ def test_a_function_that_turns_negative_later_ends_the_run(cli):
     assert cli("train", *words[:-1], "steps=1200", "task=quadratic", "processes=1", "eval_every=0", "log_every=1000").code == 0
 
 
-def test_the_whole_cycle_of_a_strategy_of_ones_own():
+def test_the_whole_cycle_of_a_mixing_of_ones_own():
     @dataclass(frozen=True)
-    class Own(Cooperative):
-        def factors(self, m, r):
+    class Own(Mixing):
+        def matrices(self, m, r):
             return (np.array([[1.5, -0.5], [-0.5, 1.5]]) if r == 29 else np.full((2, 2), 0.5),)
 
         def cycle(self, m):

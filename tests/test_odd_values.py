@@ -109,8 +109,8 @@ HEAD = """from dataclasses import dataclass
 from coopsgd.strategies.base import Strategy
 @dataclass(frozen=True)
 class Thing(Strategy):
-    def step(self, fleet, tick, x, s):
-        return tick.local(x), s
+    def send(self, fleet, t, x, s):
+        return fleet.later(fleet.mean, x)
 
 """
 

@@ -15,8 +15,11 @@ from coopsgd.data.partitions import IID
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop.evaluation import train
-from coopsgd.optim import SGD, Constant, Cosine, Inner, MultiStep, StepDecay, clip_
+from coopsgd.loop.inner import Inner
+from coopsgd.loop.stepping import clip_
+from coopsgd.optim import SGD, Constant, Cosine, MultiStep, StepDecay
 from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 from coopsgd.tasks.networks import network
 
 STEPS, RATE = 24, 0.4
@@ -192,12 +195,11 @@ HALF = ("data=digits", "model.width=8", "model=cnn", "workers=2", "batch_size=16
 def test_bf16_computes_in_halves_and_keeps_whole_numbers(more):
     def outcome(*words: str):
         settings = settle((*HALF, "device=cpu", *more, *words))
-        strategy, _ = build.make_strategy(settings)
-        fleet, report = Stacked(Layout(2, 0, 1)), Lines()
-        problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+        fleet, report, parts = Stacked(Layout(2, 0, 1)), Lines(), Parts(settings)
+        problem = parts.task.build(settings, fleet.workers, torch.device("cpu"))
         seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
         problem._bound.module.register_forward_hook(lambda module, _, y: seen[module.training].add(y.dtype))
-        return train(settings, fleet, problem, strategy, report), seen, report.lines
+        return train(parts, fleet, problem, report), seen, report.lines
 
     half, seen, lines = outcome("amp=bf16")
     assert seen == {True: {torch.bfloat16}, False: {torch.float32}}  # measured in full
