@@ -19,6 +19,7 @@ from coopsgd.fleet.plan import choose_layout, layout_of
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop.evaluation import train
+from coopsgd.mixing.matrix import frozen
 from coopsgd.predict.monitor import Monitor
 from coopsgd.predict.rehearsal import clock_of
 from coopsgd.setup import schema
@@ -119,7 +120,7 @@ def mixed(rank: int, processes: int, v: int, Ws: list[np.ndarray], x: np.ndarray
         fleet = Processes(layout, rank)
         rows = torch.from_numpy(x[layout.rows(rank)])
         with counting() as (vectors, addressed):
-            fleet.mix(W, rows)
+            fleet.mix(frozen(W), rows)
         plan = plans.lower(W, layout)
         assert len(set(addressed)) == len(addressed), "two messages on one edge"
         everything = fleet.gather(rows)

@@ -12,7 +12,7 @@ import pytest
 from playing import CNN, QUADRATIC, play, settle
 from probes import probe_of
 
-from coopsgd.fleet import plan as plans
+from coopsgd.fleet.price import price
 from coopsgd.mixing.graphs import Ring, Star, Torus
 from coopsgd.predict.clock.clock import Clock
 from coopsgd.predict.clock.clusters import FromProbe, Links, bits
@@ -34,7 +34,7 @@ def spent(Ws, m, v=0, served=False, **cluster):
     """Seconds of mixings one after another, all workers having begun together."""
     clock = Clock(links(**cluster), m, v, served, seed=0)
     for W in Ws:
-        clock.reach(clock.ends(clock.parts(plans.logical(W, m, served)), N))
+        clock.reach(clock.ends(clock.parts(price(W, m, served)), N))
     return clock.now
 
 
@@ -156,7 +156,7 @@ def test_gossip_waits_for_neighbours_only():
 
 def test_a_slow_worker_is_felt_one_neighbour_further_a_round():
     clock = Clock(links(speeds=[0.1, 1, 1, 1, 1, 1, 1, 1], step_s=1.0, latency_s=0), 8, 0, False, 0)
-    parts = clock.parts(plans.logical(matrices.metropolis(Ring().adjacency(8, 0)), 8))
+    parts = clock.parts(price(matrices.metropolis(Ring().adjacency(8, 0)), 8))
     for k, late in enumerate([{7, 0, 1}, {6, 7, 0, 1, 2}]):
         clock.begin(k, None)
         clock.compute()

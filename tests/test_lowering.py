@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import arrays as matrices
 import numpy as np
@@ -13,11 +11,11 @@ import pytest
 from playing import mixed
 from test_plan import KINDS, carried_out, example
 
-from coopsgd.fleet.plan import Layout, choose_layout, lower, price
+from coopsgd.fleet.plan import Layout, choose_layout, lower
+from coopsgd.fleet.price import price
 from coopsgd.mixing import graphs
 from coopsgd.registry import lookup
 from coopsgd.setup import catalogue
-from coopsgd.strategies.base import Strategy
 
 
 def rank(W: np.ndarray) -> int:
@@ -25,10 +23,10 @@ def rank(W: np.ndarray) -> int:
     return int(np.linalg.matrix_rank(W, tol=1e-10 * np.abs(W).max())) if W.any() else 0
 
 
-def baselines(W: np.ndarray, m: int, v: int, processes: int, completed: int | None = None) -> dict[str, int]:
-    """Vectors sent by three ways that anybody would think of; completed: a rank that W has with other diagonal blocks."""
+def baselines(W: np.ndarray, m: int, v: int, processes: int) -> dict[str, int]:
+    """Vectors sent by three ways that anybody would think of."""
     home = Layout(m, v, processes, replicated=False).home
-    least = rank(W) if completed is None else min(rank(W), completed)
+    least = rank(W)
     needed = [
         np.count_nonzero(W[np.ix_(home == p, home == q)].any(0)) for p in range(processes) for q in range(processes) if p != q
     ]
@@ -39,12 +37,13 @@ def baselines(W: np.ndarray, m: int, v: int, processes: int, completed: int | No
     }
 
 
-def examined(W: np.ndarray, m: int, v: int, processes: int, completed: int | None = None) -> None:
+def examined(W: np.ndarray, m: int, v: int, processes: int) -> None:
     """The plan is its matrix, no dearer than the baselines, and sends nothing twice."""
     plan = lower(W, choose_layout([W], m, v, processes))
     np.testing.assert_allclose(carried_out(plan), W, rtol=0, atol=1e-12 * np.abs(W).max())
-    assert plan.vectors <= min(baselines(W, m, v, processes, completed).values())
+    assert plan.vectors <= min(baselines(W, m, v, processes).values())
     assert plan.sent.sum() == pytest.approx(plan.vectors)
+    counts = {(p, q): k for p, q, k in zip(*(part.tolist() for part in plan.links), strict=True)}
     groups = [item.group for item in plan.sums]
     assert len(set(groups)) == len(groups), "two all-reduces over one group, where one would do"
     for item in plan.sums:
@@ -54,7 +53,7 @@ def examined(W: np.ndarray, m: int, v: int, processes: int, completed: int | Non
         assert len({edge.dst for edge in out}) == len(out), "two messages on one edge"
         for edge in out:
             block = plan.rest[np.ix_(plan.layout.home == edge.dst, plan.layout.home == edge.src)]
-            assert len(edge.V) == plan.counts[edge.dst, src] == rank(block)  # fewer vectors cannot do it, so no row goes twice
+            assert len(edge.V) == counts[edge.dst, src] == rank(block)  # fewer vectors cannot do it, so no row goes twice
 
 
 TOPOLOGIES = [choice.name for choice in catalogue.choices("topology")]
@@ -100,29 +99,13 @@ def test_two_hundred_random_matrices(kind):
             examined(W, m, v, processes)
 
 
-def test_what_stays_home_is_completed():
-    """W has rank k between processes, and anything at all within one: k sums all the same."""
-    rng, sums = np.random.default_rng(3), 0
-    for _ in range(60):
-        m, k = int(rng.choice([4, 8, 12, 16])), int(rng.integers(1, 6))
-        for processes in (p for p in range(2, m + 1) if m % p == 0):
-            home = Layout(m, 0, processes).home
-            W = np.where(home[:, None] == home, rng.standard_normal((m, m)), rng.random((m, k)) @ rng.random((k, m)))
-            # two groups of processes with k rows each, and one more, determine what the others' blocks must be
-            determined = processes >= 1 + 2 * -(-k // (m // processes))
-            examined(W, m, 0, processes, completed=k if determined else None)
-            plan = lower(W, Layout(m, 0, processes))
-            sums += determined and 2 * k < processes and plan.vectors == 2 * (processes - 1) * k and not plan.counts.any()
-    assert sums > 20
-
-
 def test_an_average_under_sparse_edges_is_a_sum_and_those_edges():
     ring = matrices.metropolis(graphs.Ring().adjacency(16))
     lazy = 0.5 * ring + 0.5 * matrices.average(16)  # gossip and a global average in one step
     for processes in (8, 16):
         plan = lower(lazy, Layout(16, 0, processes))
         assert plan.vectors == 2 * (processes - 1) + 2 * processes  # edges: P (P - 1); a sum of full rank: 2 (P - 1) 16
-        assert len(plan.sums) == 1 and np.count_nonzero(plan.counts) == 2 * processes
+        assert len(plan.sums) == 1 and len(plan.links.src) == 2 * processes
         assert any("average" in line for line in plan.describe()) and any("edges" in line for line in plan.describe())
     # two tiers at once: averages within four groups of 4, and a ring between their first members
     heads = np.eye(16)
@@ -140,12 +123,13 @@ def test_the_price_does_not_depend_on_the_lowering():
     assert price(0.5 * matrices.average(8) + 0.5 * matrices.metropolis(graphs.Ring().adjacency(8)), 8).messages == 56
 
 
-def test_sums_only_over_groups_that_are_allowed():
+def test_sums_over_some_are_for_what_comes_again():
     W = np.kron(np.eye(4), matrices.average(4))
     assert len(lower(W, Layout(16, 0, 16)).sums) == 4
-    plan = lower(W, Layout(16, 0, 16), groups=[(0, 1, 2, 3)])
-    assert [item.group for item in plan.sums] == [(0, 1, 2, 3)] and plan.vectors == 6 + 3 * 12
+    plan = lower(W, Layout(16, 0, 16), recurring=False)
+    assert not plan.sums and plan.vectors == 4 * 12  # edge by edge: a group of processes is never given back
     np.testing.assert_allclose(carried_out(plan), W, rtol=0, atol=1e-15)
+    assert len(lower(matrices.average(16), Layout(16, 0, 16), recurring=False).sums) == 1  # the group of all is there anyway
 
 
 def test_an_ill_conditioned_completion_is_not_used():
@@ -195,24 +179,6 @@ def test_planning_is_fast(limit, W, processes):  # with a factor of ten to spare
     assert time.perf_counter() - start < limit
 
 
-@dataclass(frozen=True)
-class Listed(Strategy):
-    """A list of matrices that repeats."""
-
-    schedule: Any
-    v: int
-
-    @property
-    def num_aux(self) -> int:
-        return self.v
-
-    def factors(self, m: int, r: int) -> Any:
-        return (self.schedule[r],)
-
-    def cycle(self, m: int) -> int:
-        return len(self.schedule)
-
-
 def test_auxiliary_rows_lie_where_no_matrix_of_the_schedule_is_dear():
     """Placed by the first matrix, later ones cost up to twice the best of the three simple ways."""
     rng, dearer = np.random.default_rng(0), 0
@@ -225,7 +191,7 @@ def test_auxiliary_rows_lie_where_no_matrix_of_the_schedule_is_dear():
         schedule = [first, *(example(rng, m, 1, kind) for _ in range(2))]
         for processes in (p for p in range(2, m + 1) if m % p == 0):
             best = [min(baselines(W, m, 1, processes).values()) for W in schedule]
-            assert (costs(schedule, Listed(schedule, 1).layout(m, processes)) <= best).all()
+            assert (costs(schedule, choose_layout(schedule, m, 1, processes)) <= best).all()
             dearer += bool((costs(schedule, choose_layout([first], m, 1, processes)) > best).any())
     assert dearer >= 10, "the first matrix would have been enough"
 

@@ -6,7 +6,8 @@ import arrays as matrices
 import numpy as np
 import pytest
 
-from coopsgd.fleet.plan import Layout, average_price, choose_layout, lower, price
+from coopsgd.fleet.plan import Layout, choose_layout, lower
+from coopsgd.fleet.price import average_price, price
 from coopsgd.mixing import graphs
 
 
@@ -81,7 +82,7 @@ def test_a_plan_is_its_matrix_and_never_dear(kind):
 @pytest.mark.parametrize("processes", [2, 4, 8, 16])
 def test_an_average_is_one_all_reduce(processes):
     plan = lower(matrices.average(16), Layout(16, 0, processes))
-    assert plan.vectors == 2 * (processes - 1) and not plan.counts.any() and len(plan.sums) == 1
+    assert plan.vectors == 2 * (processes - 1) and not len(plan.links.src) and len(plan.sums) == 1
 
 
 def test_groups_are_averaged_apart():

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.ledger import Ledger
+from coopsgd.fleet.price import Price, average_price, pick_price, price
 from coopsgd.mixing.matrix import Matrix, recognise
 
 PLANS = 16, 64  # matrices whose plans are kept: at least, at most
@@ -90,8 +91,8 @@ class _Planned:
 
     W: Any
     lowered: Any  # for this fleet
-    price: plans.Price  # what is charged
-    wire: plans.Price  # what this placement hands to the network, by process
+    price: Price  # what is charged
+    wire: Price  # what this placement hands to the network, by process
     parts: Any  # what the clock makes of it
 
 
@@ -195,9 +196,9 @@ class Fleet(ABC):
         if self.ledger.paused and more:  # nobody counts messages: each has the bits that it has alone
             return self._apart(carried, self._averaging(*xs), [self._averaging(x) for x in more])
         every = (*xs, *more)
-        wire = plans.average_price(self.layout.processes)
+        wire = average_price(self.layout.processes)
         parts = self.clock.average() if self.clock else None
-        ends = self._charge(plans.average_price(self.m), sum(_width(x) for x in every), wire.sent, wire.messages, parts)
+        ends = self._charge(average_price(self.m), sum(_width(x) for x in every), wire.sent, wire.messages, parts)
 
         def over(mean: Tensor) -> Any:
             means = mean.split([x.shape[1] for x in every], dim=1) if len(every) > 1 else (mean,)
@@ -215,10 +216,10 @@ class Fleet(ABC):
             return self._apart(carried, self._picking(x, i), [self._picking(y, i) for y in more])
         every = (x, *more)
         n = self.m + self.v
-        wire = plans.pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes)
+        wire = pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes)
         hosts = self.m if i >= self.m and self.layout.served else self.m - 1
         parts = self.clock.telling(i) if self.clock else None
-        ends = self._charge(plans.pick_price(hosts, i, n), sum(map(_width, every)), wire.sent, wire.messages, parts)
+        ends = self._charge(pick_price(hosts, i, n), sum(map(_width, every)), wire.sent, wire.messages, parts)
 
         def over(row: Tensor) -> Common:
             first, *rest = row.split([x.shape[1] for x in every], dim=1)
@@ -242,7 +243,7 @@ class Fleet(ABC):
                 got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
                 raise ValueError(f"fleet.{verb}: takes Rows, real numbers of shape ({self.held}, n) in this process, got {got}")
 
-    def _charge(self, price: plans.Price, width: int, sent: np.ndarray, messages: int, parts: Any) -> np.ndarray | None:
+    def _charge(self, price: Price, width: int, sent: np.ndarray, messages: int, parts: Any) -> np.ndarray | None:
         """Into the ledger; when it ends on the clock, if there is one. Neither while measuring."""
         self.ledger.charge(price, width, sent, messages)
         return self.clock.ends(parts, width) if self.clock and not self.ledger.paused else None
@@ -299,10 +300,6 @@ class Fleet(ABC):
     @abstractmethod
     def _pick(self, x: Rows, i: int) -> Callable[[], Common]: ...
 
-    def _admitted(self, plan: plans.Plan) -> plans.Plan:
-        """The plan, or another that this fleet can carry out."""
-        return plan
-
     @abstractmethod
     def _lowered(self, plan: plans.Plan) -> Any: ...
 
@@ -315,12 +312,13 @@ class Fleet(ABC):
             matrix, n = self._matrix(W), self.m + self.v
             if len(self._plans) >= max(PLANS[0], min(PLANS[1], ROOM // n**2)):
                 self._plans.popitem()
-            plan, logical = self._admitted(plans.lower(matrix, self.layout)), plans.logical(matrix, self.m, self.layout.served)
+            again = W.recurring if isinstance(W, Matrix) else known  # an array that may change is not taken to come again
+            plan, logical = plans.lower(matrix, self.layout, again), price(matrix, self.m, self.layout.served)
             self._plans[key] = _Planned(
                 W,
                 self._lowered(plan),
-                plans.Price(logical.messages, logical.sent),
-                plans.Price(plan.messages, plan.sent),
+                logical,
+                Price(plan.messages, plan.sent),
                 self.clock.parts(logical) if self.clock else None,
             )
         return self._plans[key]

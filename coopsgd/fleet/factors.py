@@ -1,8 +1,7 @@
 """Factor what has to cross between processes: W[i, j] = (U @ V)[i, j] wherever i and j live apart, with few rows in V.
 
-A block that a process keeps to itself is free, so it may be *completed*: given whatever entries make the rank of the
-whole smallest. Completing a matrix to its least rank is hard in general (it contains NP-hard problems); here it is done
-where a few blocks far from the diagonal tell the row space and the column space, and judged by what is left over.
+A block that a process keeps to itself is free, so W may have any entries there: what is of rank one but for these blocks
+(averages, lazy averages, elastic pulls) is found, what is of a low rank as it stands, and what is mostly of rank one.
 
 Every discrete choice (which pivot, which rank) is made with a margin, so that hosts whose last bits differ choose alike.
 Pure numpy.
@@ -17,7 +16,7 @@ import numpy as np
 NOISE = 1e-14  # relative to the largest entry: below this an entry is rounding, not a wish to communicate
 RANK = 100 * NOISE  # relative to the largest entry: pivots below this do not count for the rank
 SMALL = 64  # rows; in a larger block only a rank of at most half its size is looked for, that much faster
-GROWTH = 1e3  # a completed block may hold entries so many times larger than W's: float32 runs cancel them again
+GROWTH = 1e3  # a block kept at home may hold entries so many times larger than W's: float32 runs cancel them again
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -188,92 +187,6 @@ def _largest(W: np.ndarray) -> tuple[int, int]:
     size = np.abs(W)
     i, j = np.unravel_index((size >= size.max() * (1 - 1e-9)).argmax(), W.shape)
     return int(i), int(j)
-
-
-def low_rank(W: np.ndarray, home: np.ndarray, whose: np.ndarray, most: int) -> Iterator[Pair]:
-    """U (a, k), V (k, b), k <= most, that may satisfy U @ V = W wherever home[i] != whose[j]; the caller looks at the rest.
-
-    W: (a, b); home: (a,) the process of each row; whose: (b,) that of each column.
-    """
-    hosts = np.unique(whose)
-    least = 0  # a rank that no completion is below
-    splits = [hosts[: len(hosts) // 2], hosts[::2], hosts[len(hosts) // 2 :], hosts[1::2]]
-    for upper in splits:
-        rows, columns = np.flatnonzero(np.isin(home, upper)), np.flatnonzero(~np.isin(whose, upper))
-        found = spanning(W[np.ix_(rows, columns)], most)
-        if found is None:
-            return
-        if len(found[0]) > least:
-            least = len(found[0])
-            completed = _complete(W, home, whose, rows[found[0]], columns[found[1]])
-            if completed is not None:
-                yield completed
-    as_it_is = spanning(W, most)  # its own diagonal blocks may be the best completion
-    if as_it_is is not None:
-        yield through(W, *as_it_is)
-
-
-def _complete(W: np.ndarray, home: np.ndarray, whose: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Pair | None:
-    """The U, V that continue W[rows, columns] (k, k), read off the entries that are known.
-
-    V = W[rows] and U = W[:, columns] / pivot, but for the processes that hold `rows` or `columns`: theirs follow, one
-    process at a time, by least squares on whatever is known of V or U elsewhere.
-    """
-    k = len(rows)
-    U, V = np.zeros((len(W), k)), np.zeros((k, W.shape[1]))
-    known_rows, known_columns = ~np.isin(home, whose[columns]), ~np.isin(whose, home[rows])
-    U[known_rows] = np.linalg.solve(W[np.ix_(rows, columns)].T, W[np.ix_(known_rows, columns)].T).T
-    U[rows] = np.eye(k)
-    V[:, known_columns] = W[np.ix_(rows, known_columns)]
-    missing = [(p, True) for p in np.unique(whose[columns])] + [(p, False) for p in np.unique(home[rows])]
-    while missing:
-        for at, (p, by_rows) in enumerate(missing):
-            if by_rows:
-                mine, seen = home == p, known_columns & (whose != p)
-                solved = _solve(V[:, seen].T, W[np.ix_(mine, seen)].T)
-                if solved is not None:
-                    U[mine], known_rows = solved.T, known_rows | mine
-            else:
-                mine, seen = whose == p, known_rows & (home != p)
-                solved = _solve(U[seen], W[np.ix_(seen, mine)])
-                if solved is not None:
-                    V[:, mine], known_columns = solved, known_columns | mine
-            if solved is not None:
-                del missing[at]
-                break
-        else:
-            return None
-    return _polished(W, home, whose, U, V)
-
-
-def _polished(W: np.ndarray, home: np.ndarray, whose: np.ndarray, U: np.ndarray, V: np.ndarray) -> Pair:
-    """U, V again, nearer to W: what few entries determined badly, by alternating least squares over all that are known."""
-    apart = home[:, None] != whose
-    for _ in range(8):
-        off = np.abs((W - U @ V) * apart).max()
-        if off <= NOISE * np.abs(W).max() or off > 1e-9 * np.abs(W).max():  # good, or no completion of this rank
-            break
-        for p in np.unique(np.append(home, whose)):
-            better = _solve(V[:, whose != p].T, W[np.ix_(home == p, whose != p)].T)
-            if better is not None:
-                U[home == p] = better.T
-        for p in np.unique(whose):
-            better = _solve(U[home != p], W[np.ix_(home != p, whose == p)])
-            if better is not None:
-                V[:, whose == p] = better
-    return U, V
-
-
-def _solve(A: np.ndarray, B: np.ndarray) -> np.ndarray | None:
-    """X with A X = B by least squares, or None when A has not full column rank."""
-    if len(A) < A.shape[1]:
-        return None
-    Q, R = np.linalg.qr(A)
-    size = np.abs(np.diag(R))
-    if size.min() <= 1e-6 * size.max():
-        return None
-    X = np.linalg.solve(R, Q.T @ B)
-    return X + np.linalg.solve(R, Q.T @ (B - A @ X))
 
 
 def majorities(W: np.ndarray, home: np.ndarray) -> Iterator[Pair]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.fleet.plan import Price
+from coopsgd.fleet.price import Price
 
 
 @dataclass

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from coopsgd.fleet import factors
+from coopsgd.mixing.matrix import Matrix, Outer
 
 CHUNK = 1 << 16  # numbers handled at a time, so that a slice of the rows and what is made of it stay in cache
 FILL = 0.2  # at most this share of nonzeros: gather rows instead of a dense product
@@ -24,13 +25,13 @@ FILL = 0.2  # at most this share of nonzeros: gather rows instead of a dense pro
 
 @dataclass
 class Local:
-    """x <- S x + M_1 e_1 + M_2 e_2 ... in place, for a small (r, r) S and a few extra vectors.
+    """x <- S x + M_1 e_1 + M_2 e_2 ... in place, for an (r, r) S, an array or a matrix with structure, and a few extra vectors.
 
     S as a diagonal plus u v' (averages, elastic pulls) costs two passes over x; any other S a product of the rows that
     change with the rows they take from.
     """
 
-    S: np.ndarray
+    S: np.ndarray | Matrix
     extras: Sequence[np.ndarray] = ()  # M_i, (r, k_i)
     _ready: dict[Any, _Split | _Product] = field(default_factory=dict)
 
@@ -41,11 +42,42 @@ class Local:
         self._ready[key](x, extras)
 
     def _made(self, like: Tensor) -> _Split | _Product:
-        r = len(self.S)
-        everything = np.hstack([self.S, *self.extras])
-        changed = np.flatnonzero((everything != np.eye(r, everything.shape[1])).any(1))
-        split = _split(self.S) if 2 * len(changed) > r or r == 1 else None
-        return _Product(everything, changed, like) if split is None else _Split(*split, self.extras, like)
+        S, r = self.S, len(self.S)
+        outers = S.outers if isinstance(S, Matrix) else ()
+        rows, columns, weights = S.edges.entries if isinstance(S, Matrix) else _entries(S)
+        diagonal = np.zeros(r)
+        diagonal[rows[rows == columns]] = weights[rows == columns]
+        beside = [_entries(M) for M in self.extras]
+        widths = np.cumsum([r, *(M.shape[1] for M in self.extras)])
+        rows = np.concatenate([rows, *(part[0] for part in beside)])
+        columns = np.concatenate([columns, *(part[1] + at for part, at in zip(beside, widths, strict=False))])
+        weights = np.concatenate([weights, *(part[2] for part in beside)])
+        stays = np.bincount(rows, minlength=r) == 1
+        stays[stays] = diagonal[stays] == 1
+        for outer in outers:
+            stays[outer.rows[outer.u != 0]] = False
+        changed = np.flatnonzero(~stays)
+        if 2 * len(changed) > r or r == 1:
+            split = _structured_split(S, diagonal) if isinstance(S, Matrix) else _split(S)
+            if split is not None:
+                return _Split(*split, self.extras, like)
+        order = np.lexsort((columns, rows))
+        return _Product(rows[order], columns[order], weights[order], (r, int(widths[-1])), changed, outers, like)
+
+
+def _entries(M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows, columns = np.nonzero(M)
+    return rows, columns, M[rows, columns]
+
+
+def _structured_split(S: Matrix, diagonal: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """diagonal, u, v of a matrix that says it is that."""
+    if (S.edges.rows != S.edges.columns).any() or len(S.outers) > 1:
+        return None
+    u, v = np.zeros((2, len(S)))
+    for outer in S.outers:
+        u[outer.rows], v[outer.rows] = outer.u, outer.v
+    return diagonal, u, v
 
 
 class _Split:
@@ -77,24 +109,47 @@ class _Split:
 
 
 class _Product:
-    """x[changed] <- W[changed] @ (x, then the extras), W (r, r + k); rows that stay as they are are not touched."""
+    """x[changed] <- W[changed] @ (x, then the extras), W (r, r + k) by its entries; rows that stay are not touched.
 
-    def __init__(self, W: np.ndarray, changed: np.ndarray, like: Tensor) -> None:
-        r = len(W)
-        W = W[changed]
-        used = np.flatnonzero(W.any(0))
+    outers: sums among some of the rows, made first and then taken like extras.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        columns: np.ndarray,
+        weights: np.ndarray,
+        shape: tuple[int, int],
+        changed: np.ndarray,
+        outers: Sequence[Outer],
+        like: Tensor,
+    ) -> None:
+        r = shape[0]
+        place = np.full(r, -1)
+        place[changed] = np.arange(len(changed))
+        mine = place[rows] >= 0
+        rows, columns, weights = place[rows[mine]], columns[mine], weights[mine]
+        self.means: _Gathered | None = None
+        if outers:
+            at = np.repeat(np.arange(len(outers)), [len(outer.rows) for outer in outers])
+            several, u, v = (np.concatenate(part) for part in zip(*outers, strict=True))
+            self.means = _Gathered(at, several, v, len(outers), like)
+            taking = place[several] >= 0
+            rows, columns = np.append(rows, place[several[taking]]), np.append(columns, shape[1] + at[taking])
+            order = np.lexsort((columns, rows))
+            rows, columns, weights = rows[order], columns[order], np.append(weights, u[taking])[order]
+        used, columns = np.unique(columns, return_inverse=True)
         self.changed = None if len(changed) == r else _index(changed, like)
         self.used = [_index(used[used < r], like), _index(used[used >= r] - r, like)]
         self.whole = len(used) == r and bool((used < r).all())  # then x itself is what is multiplied
-        few = W[:, used]
-        rows, columns = np.nonzero(few)
-        self.gathered: tuple[Tensor, ...] | None = None
-        if few.size >= 256 and len(rows) <= FILL * few.size:
-            offsets = np.cumsum([0, *np.bincount(rows, minlength=len(few))[:-1]])
-            weights = _made(few[rows, columns], like)
-            self.gathered = (_index(columns, like), _index(offsets, like), weights)
-            self.step = max(256, CHUNK // (len(few) + len(used)))
+        size = len(changed) * len(used)
+        self.gathered: _Gathered | None = None
+        if size >= 256 and len(rows) <= FILL * size:
+            self.gathered = _Gathered(rows, columns, weights, len(changed), like)
+            self.step = max(256, CHUNK // (len(changed) + len(used)))
         else:
+            few = np.zeros((len(changed), len(used)), order="F")  # which product is taken depends on it, and its last bits
+            few[rows, columns] = weights
             self.dense = _made(few, like)
             self.step = _step(r)
 
@@ -108,6 +163,8 @@ class _Product:
                 source = part
             else:
                 below = [extra[:, start : start + self.step] for extra in extras]
+                if self.means is not None:
+                    below.append(self.means(part))
                 source = part.index_select(0, rows)
                 if len(others):
                     source = torch.cat([source, torch.cat(below).index_select(0, others)])
@@ -118,10 +175,18 @@ class _Product:
                 part.index_copy_(0, self.changed, new)
 
     def _product(self, source: Tensor) -> Tensor:
-        if self.gathered is None:
-            return self.dense @ source
-        columns, offsets, weights = self.gathered
-        return embedding_bag(columns, source.contiguous(), offsets, mode="sum", per_sample_weights=weights)
+        return self.dense @ source if self.gathered is None else self.gathered(source)
+
+
+class _Gathered:
+    """A product with a sparse matrix of r rows, by its entries sorted by row."""
+
+    def __init__(self, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, r: int, like: Tensor) -> None:
+        offsets = np.cumsum([0, *np.bincount(rows, minlength=r)[:-1]])
+        self.columns, self.offsets, self.weights = _index(columns, like), _index(offsets, like), _made(weights, like)
+
+    def __call__(self, source: Tensor) -> Tensor:
+        return embedding_bag(self.columns, source.contiguous(), self.offsets, mode="sum", per_sample_weights=self.weights)
 
 
 def _split(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

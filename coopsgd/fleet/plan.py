@@ -1,32 +1,37 @@
 """Lower a mixing matrix to what has to move: sums over groups of processes, and messages along single edges.
 
 A fleet hands over W and a layout (who holds which row); the answer is the cheapest way found to make every new row
-appear where it is held. Pure numpy, so `show` can print it without a fleet. The price list of the ledger is here too
-and nowhere else: what a matrix costs *logically* is its plan with one worker a process, wherever the run really put
-the rows.
+appear where it is held, and depends on nothing else. Pure numpy, so `show` can print it without a fleet.
 
 How. Off the diagonal blocks of W (a process needs no message for what it holds):
 
 * *sums*: if those entries are u_i v_j, one all-reduce of sum_j v_j x_j serves everybody: 2 (g - 1) vectors for a group
   of g processes, as a ring all-reduce sends. Averages, lazy averages and group averages are of this kind; k such terms
-  need k vectors. A sum may do most of the work and leave the rest to edges. `sums.py` chooses them.
+  need k vectors. A sum may do most of the work and leave the rest to edges.
 * *edges*: process Q sends to P what the block W[P, Q] needs, rank(block) vectors: no row twice, sums pre-added.
 * auxiliary rows are either *replicated* (each process keeps all of them, and one all-reduce of the workers' pull keeps
   the copies equal bit by bit) or *owned* (aux a lives on process a * processes // v like a worker's row).
+
+Of a W of up to WHOLE rows, and of an array that is no more than one, the sums are searched for (`sums.py`). Of a larger one its
+structure says them: each of its terms of rank one is a sum, its edges are edges, and nothing (n, n) is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from coopsgd.fleet.factors import GROWTH, NOISE, factor, low_rank
-from coopsgd.fleet.sums import Search, Sum, block_ranks, choose
+from coopsgd.fleet.factors import NOISE, Pair, factor
+from coopsgd.fleet.price import Links, crossing
+from coopsgd.fleet.sums import Sum, choose
+from coopsgd.mixing.matrix import Dense, Edges, Matrix, Outer, recognise
+from coopsgd.mixing.matrix import Sum as Terms
 
+WHOLE = 256  # rows up to which sums are searched for in the whole matrix
 DISTINCT = 64  # matrices of a schedule that are planned to choose a layout; auxiliary rows of a longer one have owners
 
 
@@ -86,18 +91,21 @@ class Edge:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a fleet of this layout carries out W."""
+    """How a fleet of this layout carries out W.
 
-    W: np.ndarray
+    rest: what the sums leave of W, whose blocks between processes go along edges: an (n, n) array where W was searched.
+    """
+
+    W: Matrix
     layout: Layout
     sums: tuple[Sum, ...]
-    counts: np.ndarray  # (P, P) vectors process column sends to process row along an edge; 0 where none
-    rest: np.ndarray  # (n, n) what the sums leave of W: its blocks between processes go along edges
+    links: Links  # the messages between processes
+    rest: np.ndarray | Matrix
 
     @cached_property
     def sent(self) -> np.ndarray:
         """(P,) vectors each process sends: a ring all-reduce of k vectors over g is 2 (g - 1) / g * k each."""
-        sent = self.counts.sum(0).astype(float)
+        sent = np.bincount(self.links.src, self.links.vectors, self.layout.processes).astype(float)
         for item in self.sums:
             g = len(item.group)
             sent[list(item.group)] += 2 * (g - 1) / g * len(item.V)
@@ -106,40 +114,45 @@ class Plan:
     @cached_property
     def vectors(self) -> int:
         """Vectors sent by all processes together."""
-        return int(self.counts.sum()) + sum(2 * (len(item.group) - 1) * len(item.V) for item in self.sums)
+        return int(self.links.vectors.sum()) + sum(2 * (len(item.group) - 1) * len(item.V) for item in self.sums)
 
     @property
     def messages(self) -> int:
         """Messages sent by all processes together; an all-reduce of k vectors over g counts 2 (g - 1) k, as it is priced."""
-        return int(np.count_nonzero(self.counts)) + sum(2 * (len(item.group) - 1) * len(item.V) for item in self.sums)
+        return len(self.links.src) + sum(2 * (len(item.group) - 1) * len(item.V) for item in self.sums)
 
     def edges(self, q: int) -> tuple[list[Edge], list[Edge]]:
         """The messages process q sends and those it receives, by rank of the other side."""
-        out = [self._edge(q, int(p)) for p in np.flatnonzero(self.counts[:, q])]
-        into = [self._edge(int(p), q) for p in np.flatnonzero(self.counts[q])]
+        dst, src, _ = self.links
+        out = [self._edge(q, int(p)) for p in np.sort(dst[src == q])]
+        into = [self._edge(int(p), q) for p in np.sort(src[dst == q])]
         return out, into
 
     def _edge(self, src: int, dst: int) -> Edge:
         home, n = self.layout.home, self.layout.n
         rows, columns = np.flatnonzero(home == dst), np.flatnonzero(home == src)
-        u, v = factor(self.rest[np.ix_(rows, columns)])
+        u, v = factor(self.rest[np.ix_(rows, columns)]) if isinstance(self.rest, np.ndarray) else sent(self.rest, rows, columns)
         U, V = np.zeros((n, len(v))), np.zeros((len(v), n))
         U[rows], V[:, columns] = u, v
         return Edge(src, dst, U, V)
 
-    def stay(self, q: int) -> np.ndarray:
+    def stay(self, q: int) -> np.ndarray | Matrix:
         """(r, r): what process q's rows take from its own rows, without what comes back in a sum.
 
         Replicated auxiliary rows hear of the workers by sums alone: the same bits on every process.
         """
-        rows = self.layout.rows(q)
-        block = self.W[np.ix_(rows, rows)].copy()
+        rows, share = np.array(self.layout.rows(q)), len(self.layout.workers(q))
+        if isinstance(self.rest, Matrix):
+            inside = self.rest.local(rows)
+            e = inside.edges
+            kept = (e.rows < share) | (e.columns >= share) | (not self.layout.replicated)
+            return Terms(len(rows), Edges(len(rows), e.rows[kept], e.columns[kept], e.weights[kept]), inside.outers)
+        block = self.W.dense()[np.ix_(rows, rows)].copy()
         for item in self.sums:
             if q in item.group:
                 block -= item.U[rows] @ item.V[:, rows]
-        block[np.abs(block) < NOISE * np.abs(self.W).max()] = 0
+        block[np.abs(block) < NOISE * np.abs(self.W.dense()).max()] = 0
         if self.layout.replicated:
-            share = len(self.layout.workers(q))
             block[share:, :share] = 0
         return block
 
@@ -152,8 +165,8 @@ class Plan:
             k, g = len(item.V), len(item.group)
             what = "the average" if k == 1 and _is_average(item, self.layout) else f"{k} weighted sum{'s' * (k > 1)}"
             lines.append(f"all-reduce of {what} over {g} processes: {2 * (g - 1) * k} vectors")
-        if self.counts.any():
-            lines.append(f"{np.count_nonzero(self.counts)} messages along edges: {int(self.counts.sum())} vectors")
+        if len(self.links.src):
+            lines.append(f"{len(self.links.src)} messages along edges: {int(self.links.vectors.sum())} vectors")
         if self.layout.v:
             lines.append(
                 "every process keeps a copy of the auxiliary rows"
@@ -168,43 +181,87 @@ def _is_average(item: Sum, layout: Layout) -> bool:
     return bool(np.ptp(item.V[0, workers]) == 0 and np.all(item.U[workers, 0] == item.U[workers[0], 0]))
 
 
-def lower(W: Any, layout: Layout, simple: bool = False, groups: Container[tuple[int, ...]] | None = None) -> Plan:
-    """The cheapest plan found for W (n, n) on this layout.
+def lower(W: Any, layout: Layout, recurring: bool | None = None) -> Plan:
+    """The cheapest plan found for one factor W (n, n) on this layout.
 
-    simple: the price list's, see `sums.Search`. groups: the only ones that sums may be over; the group of all is always one.
+    recurring: does it come again? Only then may sums be over some of the processes. None: what a matrix says; yes, of an array.
     """
-    W = _clean(np.asarray(W))
-    m = layout.m
-    alone: tuple[list[Sum], np.ndarray, np.ndarray] = ([], np.zeros((1, 1), dtype=int), W)
-    sums, counts, rest = alone if layout.processes == 1 else choose(W, layout.home, Search(layout.processes, simple, groups))
-    fed = layout.v and layout.replicated and W[m:, :m].any()
-    if fed:
-        _feed_replicas(W, layout, sums)
-    plan = Plan(W, layout, tuple(sums), counts, rest)
-    if fed and not simple and layout.processes > 1:
-        plan = min((plan, *_fed_by_one_sum(W, layout, plan.vectors)), key=lambda found: found.vectors)
-    return plan
+    if recurring is None:
+        recurring = W.recurring if isinstance(W, Matrix) else True
+    W = recognise(W)
+    aux = layout.v and any((outer.rows >= layout.m).any() for outer in W.outers)
+    if isinstance(W, Dense) or len(W) <= WHOLE or aux:
+        W = Dense(_clean(W.dense()))
+        nothing: tuple[list[Sum], np.ndarray, Any] = ([], np.zeros((1, 1), dtype=int), W.dense())
+        found = nothing if layout.processes == 1 else choose(W.dense(), layout.home, layout.processes, recurring)
+        sums, rest = found[0], found[2]
+        dst, src = np.nonzero(found[1])
+        links = Links(dst, src, found[1][dst, src])
+    else:
+        sums, links, rest = _structured(W, layout, recurring)
+    if layout.v and layout.replicated:
+        pull = W.block(np.arange(layout.m, layout.n), np.arange(layout.m))
+        if pull.any():
+            _feed_replicas(pull, layout, sums)
+    return Plan(W, layout, tuple(sums), links, rest)
 
 
-def _fed_by_one_sum(W: np.ndarray, layout: Layout, budget: int) -> Iterator[Plan]:
-    """Plans in which the same few sums tell the workers and the replicated auxiliary rows of the workers."""
-    m, n, everyone = layout.m, layout.n, np.arange(layout.processes)
-    reader = np.append(layout.home[:m], np.full(layout.v, layout.processes))  # the auxiliary rows, as a process of their own
-    scale = np.abs(W).max()
-    for u, v in low_rank(W[:, :m], reader, layout.home[:m], (budget - 1) // (2 * (layout.processes - 1))):
-        rest = W.copy()
-        rest[:, :m] -= u @ v
-        rest[np.abs(rest) <= NOISE * scale] = 0
-        if not rest[m:, :m].any() and (np.abs(u) @ np.abs(v)).max() <= GROWTH * scale:
-            whole = Sum(tuple(everyone.tolist()), u, np.hstack([v, np.zeros((len(v), n - m))]))
-            yield Plan(W, layout, (whole,), block_ranks(rest, layout.home, everyone), rest)
+def _structured(W: Matrix, layout: Layout, recurring: bool) -> tuple[list[Sum], Links, Matrix]:
+    """Sums and edges as the terms of W say them, and what the sums leave."""
+    home, P, n = layout.home, layout.processes, layout.n
+    sums, kept, shared = list[Sum](), list[Outer](), list[Outer]()
+    for outer in W.outers:
+        group = np.unique(home[outer.rows])
+        if len(group) == P > 1 or (len(group) > 2 and recurring):
+            U, V = np.zeros((n, 1)), np.zeros((1, n))
+            U[outer.rows, 0], V[0, outer.rows] = outer.u, outer.v
+            sums = _joined(sums, Sum(tuple(group.tolist()), U, V))
+        else:
+            kept.append(outer)
+            if len(group) > 1:
+                shared.append(outer)
+    rest = Terms(n, W.edges, tuple(kept))
+    rows, columns, _ = crossing(W.edges, home, 0)
+    pair = home[rows] * P + home[columns]
+    pairs, at = np.unique(pair, return_inverse=True)
+    each = (np.bincount(np.unique(at * n + some) // n, minlength=len(pairs)) for some in (rows, columns))
+    vectors = np.zeros((P, P), dtype=int)
+    vectors.ravel()[pairs] = np.minimum(*each)
+    for outer in shared:
+        takes, gives = (np.unique(home[outer.rows[part != 0]]) for part in (outer.u, outer.v))
+        vectors[np.ix_(takes, gives)] += 1
+    np.fill_diagonal(vectors, 0)
+    dst, src = np.nonzero(vectors)
+    return sums, Links(dst, src, vectors[dst, src]), rest
 
 
-def _feed_replicas(W: np.ndarray, layout: Layout, sums: list[Sum]) -> None:
-    """Tell every process what the workers add to replicated auxiliary rows, in the sum already there if there is one."""
+def _joined(sums: list[Sum], more: Sum) -> list[Sum]:
+    """One all-reduce a group, however many vectors."""
+    for at, item in enumerate(sums):
+        if item.group == more.group:
+            return [*sums[:at], Sum(item.group, np.hstack([item.U, more.U]), np.vstack([item.V, more.V])), *sums[at + 1 :]]
+    return [*sums, more]
+
+
+def sent(W: Matrix, rows: np.ndarray, columns: np.ndarray) -> Pair:
+    """u (a, k), v (k, b) with u @ v = W[rows, columns]: rows as they are, or pre-added, whichever are fewer; then the terms."""
+    sparse = W.edges.block(rows, columns)
+    takers, taken = np.flatnonzero(sparse.any(1)), np.flatnonzero(sparse.any(0))
+    fewer = len(taken) <= len(takers)
+    u = sparse[:, taken] if fewer else np.eye(len(rows))[:, takers]
+    v = np.eye(len(columns))[taken] if fewer else sparse[takers]
+    for outer in W.outers:
+        takes, gives = np.zeros(W.n), np.zeros(W.n)
+        takes[outer.rows], gives[outer.rows] = outer.u, outer.v
+        if takes[rows].any() and gives[columns].any():
+            u, v = np.column_stack([u, takes[rows]]), np.vstack([v, gives[columns]])
+    return u, v
+
+
+def _feed_replicas(pull: np.ndarray, layout: Layout, sums: list[Sum]) -> None:
+    """Tell every process what the workers add to replicated auxiliary rows, pull (v, m), in the sum already there if any is."""
     m, n = layout.m, layout.n
     everyone = tuple(range(layout.processes))
-    pull = W[m:, :m]  # (v, m)
     whole = next((item for item in sums if item.group == everyone), None)
     stacked = pull if whole is None else np.vstack([whole.V[:, :m], pull])
     u, v = factor(stacked)
@@ -227,14 +284,11 @@ def _block_diagonal(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, 
     return np.block([[np.eye(k), np.zeros((k, len(v)))], [np.zeros((len(second), k)), u]]), np.vstack([first, v])
 
 
-def choose_layout(
-    factors: Iterable[Any] | None, m: int, v: int, processes: int, served: bool = False, simple: bool = False
-) -> Layout:
+def choose_layout(factors: Iterable[Any] | None, m: int, v: int, processes: int, served: bool = False) -> Layout:
     """Replicated auxiliary rows if no matrix of the schedule costs more on them, else each with its owner.
 
     With owners no plan is dearer than all-reduce, all-gather or edge by edge; with replicas one can be. factors: those of all
-    communications, or None when they never repeat. served: auxiliary rows have one owner each, whatever it costs. simple: as
-    the price list lowers.
+    communications, or None when they never repeat. served: auxiliary rows have one owner each, whatever it costs.
     """
     replicated = Layout(m, v, processes, served=served)
     if v == 0 or processes == 1:
@@ -242,12 +296,12 @@ def choose_layout(
     owned = Layout(m, v, processes, replicated=False, served=served)
     if served or factors is None:
         return owned
-    seen: set[bytes] = set()
+    seen: dict[int, Any] = {}
     for W in factors:
-        if (key := np.asarray(W).tobytes()) in seen:
+        if id(W) in seen:
             continue
-        seen.add(key)
-        if len(seen) > DISTINCT or lower(W, replicated, simple).vectors > lower(W, owned, simple).vectors:
+        seen[id(W)] = W
+        if len(seen) > DISTINCT or lower(W, replicated).vectors > lower(W, owned).vectors:
             return owned
     return replicated
 
@@ -259,43 +313,6 @@ def layout_of(schedule: Any, m: int, processes: int) -> Layout:
     cycle = schedule.cycle(m)
     factors = None if cycle is None else (W for r in range(cycle) for W in schedule.factors(m, r))
     return choose_layout(factors, m, schedule.num_aux, processes, schedule.served)
-
-
-@dataclass(frozen=True)
-class Price:
-    """What a verb costs as if every worker had its own host: messages, and vectors sent by each worker."""
-
-    messages: int
-    sent: np.ndarray  # (m,), or (m + v,) when auxiliary rows are served
-
-
-def logical(W: Any, m: int, served: bool = False) -> Plan:
-    """What mixing by W is in the price list: its plan when every worker has its own host.
-
-    Auxiliary rows live wherever that is cheapest, or each on a host of its own when they are served; it does not depend on
-    where the run put its rows. Nor on how clever the lowering is: sums of several vectors, or sums completed by edges, save
-    bytes on the wire and nothing here.
-    """
-    n = len(W)
-    return lower(W, Layout(n, 0, n) if served else choose_layout([W], m, n - m, m, simple=True), simple=True)
-
-
-def price(W: Any, m: int, served: bool = False) -> Price:
-    """The logical price of mixing by W: an average over g is 2 (g - 1) messages, any other off-diagonal nonzero one."""
-    plan = logical(W, m, served)
-    return Price(plan.messages, plan.sent)
-
-
-def pick_price(hosts: int, at: int, n: int) -> Price:
-    """The logical price of telling row `at` of n to so many other hosts."""
-    sent = np.zeros(n)
-    sent[at] = hosts
-    return Price(hosts, sent)
-
-
-def average_price(m: int) -> Price:
-    """The logical price of one average over m workers, known to all."""
-    return Price(2 * (m - 1), np.full(m, 2 * (m - 1) / m))
 
 
 def _clean(W: np.ndarray) -> np.ndarray:

@@ -17,8 +17,6 @@ from coopsgd.fleet.base import Common, Rows
 from coopsgd.fleet.local import combine
 from coopsgd.fleet.stacked import Lowered, Stacked, nothing
 
-GROUPS = 64  # kept at most: each is a mesh of connections that is never closed; a random schedule would ask for ever more
-
 
 class Processes(Stacked):
     """An equal share of the workers in each process of the default process group."""
@@ -82,11 +80,6 @@ class Processes(Stacked):
 
     def _own(self, x: Rows, q: int) -> Tensor:
         return x[: len(self._owned(q))].contiguous()
-
-    def _admitted(self, plan: plans.Plan) -> plans.Plan:
-        if len(self._groups) + len({item.group for item in plan.sums} - self._groups.keys()) > GROUPS:
-            return plans.lower(plan.W, self.layout, groups=self._groups.keys())
-        return plan
 
     def _lowered(self, plan: plans.Plan) -> Lowered:
         for item in plan.sums:  # every process makes every group, in the same order

@@ -51,12 +51,20 @@ class Stacked(Fleet):
         stay, (out, into) = plan.stay(q), plan.edges(q)
         mine = [item for item in plan.sums if q in item.group]
         arriving = np.hstack([np.zeros((len(rows), 0)), *(item.U[rows] for item in mine), *(e.U[rows] for e in into)])
-        alone = len(rows) == 1 and not stay.any() and len(mine) == 1 and not into and not out
+        alone = len(rows) == 1 and not np.any(stay) and len(mine) == 1 and not into and not out
+
+        def among(a: slice, b: slice) -> np.ndarray:
+            if isinstance(stay, np.ndarray):
+                return stay[a, b]
+            return stay.block(*(np.arange(len(rows))[part] for part in (a, b)))
+
+        inner, outer = slice(core), slice(core, None)
+        inside = stay[inner, inner] if isinstance(stay, np.ndarray) else stay.local(np.arange(core))
         return Lowered(
             core,
             in_place=alone and arriving.tolist() == [[1.0]],
-            core_local=Local(stay[:core, :core], (stay[:core, core:], arriving[:core])),
-            aux_local=Local(stay[core:, core:], (arriving[core:],)) if core < len(rows) else None,
+            core_local=Local(inside, (among(inner, outer), arriving[:core])),
+            aux_local=Local(among(outer, outer), (arriving[core:],)) if core < len(rows) else None,
             sums=[(item.group, item.V[:, rows[:core]]) for item in mine],
             sends=[(e.dst, e.V[:, rows[:core]]) for e in out],
             receives=[(e.src, len(e.V)) for e in into],

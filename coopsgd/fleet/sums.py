@@ -3,20 +3,21 @@
 Candidates, each judged by vectors sent, 2 (g - 1) k for k sums over g processes plus the ranks of the blocks it leaves:
 
 * everything that crosses is u_i v_j: one sum (averages, lazy averages, group averages);
-* it has rank k when the blocks that stay home are completed well: k sums in one all-reduce;
+* W has rank k as it stands: k sums in one all-reduce, never dearer than the all-reduce of a factor of W;
 * most of it is u_i v_j, perhaps among some of the processes only: one sum, and edges for the rest, which is searched again.
 
-Sending everything along edges is the plan to beat.
+Sending everything along edges is the plan to beat. What is chosen is a function of W and of who holds which row. Sums over some
+of the processes need a group of them, a resource that is never given back: they are for matrices that recur.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from coopsgd.fleet.factors import GROWTH, NOISE, even, factor, full_rank, low_rank, majorities, rank_one
+from coopsgd.fleet.factors import GROWTH, NOISE, even, factor, full_rank, majorities, rank_one, spanning, through
 
 
 @dataclass(frozen=True)
@@ -28,38 +29,26 @@ class Sum:
     V: np.ndarray
 
 
-@dataclass(frozen=True)
-class Search:
-    """What sums may be. simple: one, of rank one, for a whole group of connected processes; the price list knows no others."""
-
-    processes: int
-    simple: bool = False
-    groups: Container[tuple[int, ...]] | None = None  # the only ones allowed, beside that of all processes
-
-    def allows(self, hosts: np.ndarray) -> bool:
-        """May a sum be over these?"""
-        return len(hosts) == self.processes or self.groups is None or tuple(hosts.tolist()) in self.groups
-
-
-def choose(W: np.ndarray, home: np.ndarray, search: Search) -> tuple[list[Sum], np.ndarray, np.ndarray]:
+def choose(W: np.ndarray, home: np.ndarray, processes: int, recurring: bool) -> tuple[list[Sum], np.ndarray, np.ndarray]:
     """The sums; the (P, P) vectors left for edges; the (n, n) rest of W, whose blocks between processes are those edges.
 
-    home: (n,) the process of each row, -1 where it has no edges (a replicated row).
+    home: (n,) the process of each row, -1 where it has no edges (a replicated row). recurring: may sums be over some of the
+    processes, not only over all?
     """
     rest, sums = W.copy(), dict[tuple[int, ...], Sum]()
-    counts = np.zeros((search.processes, search.processes), dtype=int)
+    counts = np.zeros((processes, processes), dtype=int)
     scale = float(np.abs(W).max())
-    todo = components(touching(W, home, np.arange(search.processes)))
+    todo = components(touching(W, home, np.arange(processes)))
     row = np.argsort(home)[np.count_nonzero(home < 0) :]
     while todo:
         hosts = todo.pop()
-        if len(hosts) == 2 < search.processes == len(row):  # two rows, two messages: a matching has hundreds of these
+        if len(hosts) == 2 < processes == len(row):  # two rows, two messages: a matching has hundreds of these
             for p, q in (hosts, hosts[::-1]):
                 counts[p, q] = rest[row[p], row[q]] != 0
             continue
         rows = np.flatnonzero(np.isin(home, hosts))
         inside = np.ix_(rows, rows) if len(rows) < len(W) else ...
-        found = _best(rest[inside], home[rows], hosts, scale, search)
+        found = _best(rest[inside], home[rows], hosts, scale, len(hosts) == processes, recurring)
         if isinstance(found, np.ndarray):
             counts[np.ix_(hosts, hosts)] = found
             continue
@@ -78,29 +67,29 @@ def choose(W: np.ndarray, home: np.ndarray, search: Search) -> tuple[list[Sum], 
 Found = tuple[tuple[int, ...], np.ndarray, np.ndarray, np.ndarray]  # group, u (a, k), v (k, a), the (a, a) rest
 
 
-def _best(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, scale: float, search: Search) -> Found | np.ndarray:
+def _best(
+    W: np.ndarray, home: np.ndarray, hosts: np.ndarray, scale: float, everyone: bool, recurring: bool
+) -> Found | np.ndarray:
     """The best next sum for the rows of these connected hosts; the (g, g) vectors of their edges when those are as good."""
     g, hot = len(hosts), touching(W, home, hosts)
-    once, everyone = 2 * (g - 1), g == search.processes
+    once, allowed = 2 * (g - 1), everyone or recurring
     if g == 2 and not everyone:  # two messages do what a sum of two does, and need no group
         return block_ranks(W, home, hosts)
-    if search.allows(hosts) and hot.sum() >= once + (not search.simple and not everyone):
+    if allowed and hot.sum() >= once + (not everyone):
         found = rank_one(W, home)
-        if found is not None and (search.simple or _growth(*_columns(found)) <= GROWTH * scale):
+        if found is not None and _growth(*_columns(found)) <= GROWTH * scale:
             return tuple(hosts.tolist()), *_columns(found), np.zeros_like(W)
     W, own = np.where(home[:, None] == home, 0, W), W
     rows = int(rows_to_send(W, home, hosts).sum())
-    if search.simple or g == 2 or rows <= once:
+    if g == 2 or rows <= once:
         return block_ranks(W, home, hosts)
 
     def whole(most: int) -> list[Partial]:
-        found: list[Partial] = []
-        for u, v in low_rank(own, home, home, most) if search.allows(hosts) else ():
-            if _growth(u, v) <= GROWTH * scale:
-                found.append((np.arange(g), u, v, _left(W, home, hosts, u, v, scale)))
-                if not found[-1][3].any():
-                    break  # of the least rank, and exact
-        return found
+        spans = spanning(own, most) if allowed else None
+        if spans is None:
+            return []
+        u, v = through(own, *spans)
+        return [(np.arange(g), u, v, _left(W, home, hosts, u, v, scale))] if _growth(u, v) <= GROWTH * scale else []
 
     first = min((rows - 1) // once, 32)  # a low rank is seen before all the ranks of edges are known
     found_whole = whole(first)
@@ -113,7 +102,7 @@ def _best(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, scale: float, sear
         found_whole = whole((least - 1) // once)
     for some, u, v, left in (*found_whole, *_partial(W, home, hosts, scale)):
         cost = 2 * (len(some) - 1) * len(v) + int(block_ranks(left, home, hosts).sum())
-        if cost < least and search.allows(hosts[some]):
+        if cost < least and (recurring or (everyone and len(some) == g)):
             mine = np.isin(home, hosts[some])
             least, best = cost, (tuple(hosts[some].tolist()), u * mine[:, None], v * mine, left)
     return ranks if best is None else best

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.fleet.plan import Plan
+from coopsgd.fleet.price import Price
 from coopsgd.predict.clock.network import Network
 
 REMEMBERED = 4096  # prices of all-reduces: a random schedule must not fill the memory
@@ -94,10 +94,12 @@ class Clock:
         counts[host, host] = 0
         return Parts((), self._messages(counts))
 
-    def parts(self, plan: Plan) -> Parts:
-        """A logical plan, of one worker a host."""
-        sums = tuple((np.array(item.group), len(item.V)) for item in plan.sums if len(item.group) > 1)
-        return Parts(sums, self._messages(plan.counts) if plan.counts.any() else None)
+    def parts(self, price: Price) -> Parts:
+        """What is charged, of one worker a host."""
+        sums = tuple((group, k) for group, k in price.sums if len(group) > 1)
+        counts = np.zeros((len(self.t), len(self.t)))
+        counts[price.links.dst, price.links.src] = price.links.vectors
+        return Parts(sums, self._messages(counts))
 
     def _all_reduce(self, group: np.ndarray, nbytes: int) -> float:
         key = group.tobytes(), nbytes
