@@ -49,8 +49,8 @@ class Timing(Protocol):
     def telling(self, i: int) -> Any:
         """Parts of row i, told to all."""
 
-    def parts(self, plan: plans.Plan) -> Any:
-        """Parts of a logical plan, of one worker a host."""
+    def parts(self, price: Price) -> Any:
+        """Parts of what is charged, of one worker a host."""
 
     def ends(self, parts: Any, nbytes: int) -> np.ndarray:
         """(hosts,) when each could go on if a verb on vectors of so many bytes began now."""
