@@ -53,13 +53,17 @@ class Candidate:
     """One member of the space: what it is called on the command line, and what that means."""
 
     words: tuple[str, ...]
-    config: Config
-    strategy: Strategy
+    parts: Parts
 
     @property
-    def parts(self) -> Parts:
-        """What it is made of."""
-        return Parts(self.config, self.strategy)
+    def config(self) -> Config:
+        """Its keys."""
+        return self.parts.config
+
+    @property
+    def strategy(self) -> Strategy:
+        """Its strategy, shared by those that differ in tau and delay alone."""
+        return self.parts.strategy
 
     @property
     def label(self) -> str:
@@ -141,21 +145,23 @@ def _variants(
             mine = replace(base, algo=algo | chosen, topology=graph, tau=tau)
             try:
                 if strategy is None or "tau" in keys:
-                    strategy, _ = build.make_strategy(mine)
+                    strategy = Parts(mine).strategy
                     if strategy.schedule is not None:
                         strategy.schedule.refuse_size(m)
                         strategy.schedule.check(m)
-                    checks.refuse_mixed(mine, strategy)
+                    checks.refuse_mixed(Parts(mine, strategy=strategy))
             except ValueError as error:  # not for so many workers, most likely
                 refused.append(str(error))
                 break
             if strategy.send is None:
-                yield Candidate((*said, *differs), replace(mine, tau=1, **timing.DEFAULTS), strategy)
+                alone = replace(mine, tau=1, **timing.DEFAULTS)
+                yield Candidate((*said, *differs), Parts(alone, strategy=strategy))
                 break
             told = [f"tau={tau}"] if "tau" not in fixed else []
             for delay in _delays(mine, fixed):
                 late = [f"delay={delay}"] if delay != base.delay else []
-                yield Candidate((*said, *told, *late, *differs), replace(mine, delay=delay), strategy)
+                own = Parts(replace(mine, delay=delay), strategy=strategy)
+                yield Candidate((*said, *told, *late, *differs), own)
 
 
 def _delays(config: Config, fixed: set[str]) -> Sequence[Any]:
