@@ -119,9 +119,7 @@ class QuadraticProblem(Problem):
 
         config = given.config
         self._kind = {"dtype": getattr(torch, config.dtype), "device": device}
-        self._a, self._c, self._start = (
-            torch.from_numpy(x).to(**self._kind) for x in task.arrays(config.workers, config.seed)
-        )
+        self._a, self._c, self._start = (torch.from_numpy(x).to(**self._kind) for x in task.arrays(config.workers, config.seed))
         self._rows, self._seed = rows, config.seed
         self._scale = task.sigma / self._a.shape[1] ** 0.5  # a coordinate's share of sigma
 
