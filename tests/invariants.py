@@ -20,7 +20,6 @@ from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing.written import Written
 from coopsgd.setup import build, schema
-from coopsgd.setup.parts import Parts
 
 DIM = 10
 
@@ -56,7 +55,7 @@ class Drawn:
         settings.optim = {**settings.optim, **self.optim} if self.optim["name"] == "sgd" else dict(self.optim)
         W = written(np.stack(self.Ws) if len(self.Ws) > 1 else self.Ws[0]).removeprefix("algo.W=")
         settings.algo |= {"W": W, "v": self.v, "order": self.order, "buffers": self.buffers}
-        Parts(settings).strategy.schedule.check(self.m)
+        build.make_strategy(settings)[0].schedule.check(self.m)
         return settings
 
     def linear(self) -> bool:
@@ -113,7 +112,7 @@ class Stepping(oracle.Problem):
 
 
 def _problem(settings: schema.Config) -> oracle.Problem:
-    task = Parts(settings).task
+    task = build.make(settings, "task")
     a, c, x0 = task.arrays(settings.workers, settings.seed)
     p = oracle.Problem(a, c, x0, task.sigma, settings.seed, settings.optim["lr"], settings.tau, settings.steps)
     return Stepping(p, settings.optim["momentum"])

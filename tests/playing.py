@@ -78,7 +78,7 @@ def run(rank: int, settings: schema.Config, processes: int) -> Any:
     parts = Parts(settings)
     layout = layout_of(parts.strategy.schedule, settings.workers, processes)
     fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
-    problem = parts.problem(fleet.workers, torch.device("cpu"))
+    problem = parts.task.build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()
     fleet.clock = clock_of(parts)
     outcome = train(parts, fleet, problem, report, Monitor.of(settings, parts.strategy, fleet, problem))

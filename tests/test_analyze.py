@@ -14,19 +14,23 @@ from coopsgd.commands import analyze, overlay, show
 from coopsgd.errors import ConfigError
 from coopsgd.predict.probe_file import identity
 from coopsgd.predict.theory import Known, network_factor, terms
-from coopsgd.setup.parts import Parts
+from coopsgd.setup.build import make_strategy
 
 QUADRATIC = ("task=quadratic", "task.heterogeneity=0", "workers=8", "processes=1", "device=cpu")
 
 
 def analyzed(*words, probe=None):
     config = settle(words)
-    return analyze.facts(Parts(config), (), probe)
+    return analyze.facts(config, make_strategy(config)[0], (), probe)
 
 
 def test_analyze_says_what_show_says_and_what_follows():
     found = analyzed(*QUADRATIC, "algo=easgd", "tau=4", "optim.lr=0.02", "steps=500")
-    shown = show.facts(Parts(settle((*QUADRATIC, "algo=easgd", "tau=4", "optim.lr=0.02", "steps=500"))), ())
+    shown = show.facts(
+        settle((*QUADRATIC, "algo=easgd", "tau=4", "optim.lr=0.02", "steps=500")),
+        make_strategy(settle((*QUADRATIC, "algo=easgd", "tau=4", "optim.lr=0.02", "steps=500")))[0],
+        (),
+    )
     same = set(found) & set(shown)
     assert same >= {"algo", "tau", "workers", "aux", "zeta", "cycle", "order"}
     assert {key: found[key] for key in same} == {key: shown[key] for key in same}
@@ -158,7 +162,7 @@ def test_what_a_step_costs_when_tau_moves():
 
 def probe_file(path, words, **changed):
     interval = {"value": 1.0, "low": 0.5, "high": 2.0}
-    content = {"format": 1, **identity(Parts(settle(words)))}
+    content = {"format": 1, **identity(settle(words))}
     content |= dict.fromkeys(("L", "sigma2", "gap", "grad2"), interval) | {"kappa2": interval | {"low": 0.0}}
     content |= {"step_s": {"median": 0.1, "low": 0.1, "high": 0.1, "workers": [0.1] * 8}, "network": None}
     path.write_text(json.dumps(content | {"versions": {}, "command": "coopsgd probe"} | changed))

@@ -17,6 +17,7 @@ from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop import consensus
 from coopsgd.loop.evaluation import train
 from coopsgd.loop.rounds import Rounds
+from coopsgd.setup import build
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.strategies.period import AdaComm, Period, PostLocal
@@ -70,7 +71,7 @@ def test_consensus_is_that_of_the_rows_before_the_latest_mixing(gangs, algo):
 @pytest.mark.parametrize("tau", [1, 5])
 def test_the_other_order(gangs, tau, processes):
     words = preset("dpsgd", f"tau={tau}", "order=cta", "steps=12", *LOOKS)
-    W = arrays.factors(Parts(settle(words)).strategy.schedule, 8, 0)[0].tolist()
+    W = arrays.factors(build.make_strategy(settle(words))[0].schedule, 8, 0)[0].tolist()
     wanted = expected(lambda p: oracle.combine_then_adapt(p, W), problem(words), "cta")
     matches(play(gangs, processes, *words).lines, wanted)
 
@@ -79,7 +80,7 @@ def test_the_other_order(gangs, tau, processes):
 @pytest.mark.parametrize(("tau", "delay"), [(1, 1), (1, "tau"), (5, 0), (5, 1), (5, 2), (5, 5), (5, "tau")])
 def test_with_a_delay_it_is_of_the_rows_when_they_were_sent(gangs, tau, delay, processes):
     words = preset("dpsgd", f"tau={tau}", f"delay={delay}", "steps=12", *LOOKS)
-    W, late = arrays.factors(Parts(settle(words)).strategy.schedule, 8, 0)[0], tau if delay == "tau" else delay
+    W, late = arrays.factors(build.make_strategy(settle(words))[0].schedule, 8, 0)[0], tau if delay == "tau" else delay
     p = problem(words)
     x, wanted = [np.array([p.x0] * p.m)], []  # after 0, 1, ... steps
     over = 0.0, 0.0
@@ -141,7 +142,7 @@ def test_workers_between_communications_are_evaluated_as_they_are(gangs):
     between = play(gangs, 1, *words, "steps=13").lines[-1]
     p = settle((*words, "steps=13"))
     run = play(gangs, 1, *words, "steps=13")
-    problem_ = Parts(p).problem(range(4), torch.device("cpu"))
+    problem_ = build.make(p, "task").build(p, range(4), torch.device("cpu"))
     x = torch.from_numpy(run.x)
     problem_.bind(x, torch.zeros_like(x), None)
     assert sorted(problem_.accuracies(x))[::3] == [between["eval/accuracy_worst"], between["eval/accuracy_best"]]
@@ -156,7 +157,7 @@ def counted(monkeypatch, *words: str) -> list[int]:
     settings = settle((*QUADRATIC, "steps=400", *words))
     parts = Parts(settings)
     fleet = Stacked(Layout(8, parts.strategy.schedule.num_aux, 1))
-    train(parts, fleet, parts.problem(fleet.workers, torch.device("cpu")), Lines())
+    train(parts, fleet, parts.task.build(settings, fleet.workers, torch.device("cpu")), Lines())
     return len(calls)
 
 

@@ -17,7 +17,7 @@ from playing import settle
 import coopsgd
 from coopsgd.data import cache, custom
 from coopsgd.data.custom import Custom
-from coopsgd.setup.parts import Parts
+from coopsgd.setup import build
 
 FORK = multiprocessing.get_context("fork")
 BIG = 4 << 20  # bytes, so that pages can be counted
@@ -250,8 +250,7 @@ def test_show_and_tensorboard_tell_who_holds_what(tmp_path, cli):
     found = json.loads(cli("show", *words, "--json").out)
     counts = np.array(found["partition"]["counts"])
     settings = settle(words)
-    parts = Parts(settings)
-    assert parts.task.sizes(parts) == counts.sum(1).tolist()
+    assert build.make(settings, "task").sizes(settings) == counts.sum(1).tolist()
     assert counts.shape == (4, 10) and counts.sum() == 1433 and found["data"]["samples"] == 1433
     people = cli("show", *words).out.splitlines()
     at = next(i for i, line in enumerate(people) if line.startswith("partition dirichlet"))

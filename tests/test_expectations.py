@@ -158,7 +158,7 @@ def test_stationary_distances_are_those_of_the_law(name, order):
 
 def facts(*words):
     checked = compose.shown([*QUADRATIC, *words])
-    return analyze.facts(checked.parts)
+    return analyze.facts(checked.config, checked.strategy)
 
 
 def test_numbers_that_are_known():
@@ -268,7 +268,7 @@ def test_workers_that_never_agree_have_no_law_to_settle_in():
     checked = compose.shown(
         [*QUADRATIC, "algo=matcha", "workers=4", "algo.alpha=1.5", "algo.allow_disconnected=true", "algo.budget=0.5"]
     )
-    found = Setting(checked.parts)
+    found = Setting(checked.config, checked.strategy)
     assert found.zeta > 1 and found.noise is None and found.slow == ""
 
 

@@ -18,8 +18,7 @@ import coopsgd
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 from coopsgd.run import folders
-from coopsgd.setup import schema
-from coopsgd.setup.parts import Parts
+from coopsgd.setup import build, schema
 from coopsgd.setup.schema import GROUPS
 
 QUADRATIC = ("task=quadratic", "workers=2", "processes=1", "steps=2", "eval_every=0")
@@ -116,20 +115,20 @@ def test_a_part_that_a_stranger_names_is_imported_for_trust_alone(stranger, capf
     # whatever else reads it builds its parts in one room
     read = coopsgd.Run(folder)
     with pytest.raises(ConfigError, match="--trust"):
-        _ = Parts(read.config).strategy
+        build.make_strategy(read.config)
         for group in GROUPS[1:]:
             if getattr(read.config, group):
-                getattr(Parts(read.config), group)
+                build.make(read.config, group)
     assert not marker.exists() and "planted" not in sys.modules and not Path("again").exists()
     if "Python" in part:
         return
     read = coopsgd.Run(folder, trust=True)
     with contextlib.suppress(ValueError, TypeError, AttributeError):  # some are no parts of their kind; they were imported
-        strategy = Parts(read.config).strategy
+        strategy, _ = build.make_strategy(read.config)
         strategy.schedule.factors(2, 0)
         for group in GROUPS[1:]:
             if getattr(read.config, group):
-                made = getattr(Parts(read.config), group)
+                made = build.make(read.config, group)
                 if part == f"{group}.path":
                     made.fetch() if group == "model" else made.read()
     assert marker.exists(), "the test plants nothing"
@@ -195,7 +194,8 @@ def test_trust_without_a_folder_is_refused(cli):
 def test_a_built_in_run_needs_no_trust(stranger, capfd):
     _, marker = stranger(QUADRATIC, {})
     checked = coopsgd.Run("theirs")
-    _ = Parts(checked.config).strategy, Parts(checked.config).task
+    build.make_strategy(checked.config)
+    build.make(checked.config, "task")
     assert not marker.exists()
 
 

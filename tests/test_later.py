@@ -75,7 +75,7 @@ def slowed(rank, settings, processes, network, compute):
     """Seconds of a run in which every exchange takes `network` seconds and every gradient `compute`."""
     parts = Parts(settings)
     fleet = Processes(Layout(settings.workers, parts.strategy.schedule.num_aux, processes), rank)
-    problem = parts.problem(fleet.workers, torch.device("cpu"))
+    problem = parts.task.build(settings, fleet.workers, torch.device("cpu"))
     gradients, events = problem.gradients, []
 
     def slow_gradients(*args):

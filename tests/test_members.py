@@ -24,7 +24,7 @@ from coopsgd.mixing.sampled import Sampled
 from coopsgd.mixing.static import Anchored, Hierarchical
 from coopsgd.mixing.varying import GossipPGA, Matching, OnePeer, Pairwise, TwoLevel, _matching
 from coopsgd.mixing.written import Written
-from coopsgd.setup.parts import Parts
+from coopsgd.setup import build
 
 EIGHT = "15 67 04 23 17 36 10 37 56 12 70 31"  # the example graph of arXiv:1905.09435, its matchings in order
 MATCHINGS = [[(1, 5), (6, 7), (0, 4), (2, 3)], [(1, 7), (3, 6)], [(1, 0), (3, 7), (5, 6)], [(1, 2), (7, 0)], [(3, 1)]]
@@ -61,7 +61,7 @@ FLAT = "[" + ",".join(["[0,0,0]"] * 8) + "]"
 @pytest.mark.parametrize("order", ["cta", "overlap"])
 def test_orders_of_mixing_and_stepping(gangs, order, tau, algo, processes):  # E6, D1
     words = (*QUADRATIC, f"algo={algo}", f"tau={tau}", f"order={order}")
-    strategy = Parts(settle(words)).strategy
+    strategy, _ = build.make_strategy(settle(words))
     W = arrays.factors(strategy.schedule, 8, 0)[0]
     expected = {"cta": oracle.combine_then_adapt, "overlap": oracle.overlap}[order](
         problem(words), W.tolist(), strategy.schedule.num_aux
@@ -335,7 +335,7 @@ def test_clients_drawn_in_proportion_wherever_rows_are(gangs):
     words = (*MLP, "algo=fedavg", "algo.weighting=proportional", "workers=4", "batch_size=20", "partition=quantity", "steps=30")
     run = play(gangs, 2, *words)
     np.testing.assert_allclose(run.x, play(gangs, 1, *words).x, **EXACT)
-    mixing = Parts(settle(words)).strategy.mixing
+    mixing = build.make_strategy(settle(words))[0].mixing
     drawn = [np.count_nonzero(mixing.drawn(4, r)) for r in range(4)]
     assert all(mixing.drawn(4, r).sum() == 2 for r in range(4)) and min(drawn) == 1  # one client drawn twice, once at least
     assert run.logical[:2] == (3, sum(map(sum, pairwise(drawn))))
@@ -361,8 +361,8 @@ def test_unequal_numbers_of_local_steps_have_the_fixed_point_of_theory(gangs):
 def test_clients_with_more_data_take_more_steps_and_weigh_more(gangs):
     words = (*MLP, "algo=fedavg", "algo.epochs=2", "algo.fraction=1", "workers=4", "batch_size=20", "partition=quantity")
     settings = settle(words)
-    task, strategy = Parts(settings).task, Parts(settings).strategy
-    sizes = task.sizes(Parts(settings))
+    task, (strategy, _) = build.make(settings, "task"), build.make_strategy(settings)
+    sizes = task.sizes(settings)
     assert len(set(sizes)) > 1
     assert strategy.schedule.work(4, 0, 1).tolist() == [2 * (n // 20) for n in sizes]  # two whole passes, ragged ends dropped
     up, _ = arrays.factors(strategy.schedule, 4, 0)
@@ -408,7 +408,7 @@ def test_a_run_keeps_the_probabilities_of_matcha():
     words = (*QUADRATIC, "algo=matcha", "topology=torus", "algo.budget=0.3")
     settings = settle(words)
     p = settings.algo["probabilities"]
-    assert sum(p) == pytest.approx(0.3 * len(p)) and Parts(settings).strategy.mixing.design(8)[1].tolist() == p
+    assert sum(p) == pytest.approx(0.3 * len(p)) and build.make_strategy(settings)[0].mixing.design(8)[1].tolist() == p
     with pytest.raises(ValueError, match=r"are of 2 matchings, but 8 workers .* algo.probabilities=auto"):
         settle((*words, "+algo.probabilities=[0.5,0.5]"))
     with pytest.raises(ValueError, match=r"add up to .* algo.budget=0.9"):  # a run's config, repeated with another budget

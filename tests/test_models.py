@@ -16,7 +16,6 @@ from coopsgd.models.foreign import Custom, TorchVision
 from coopsgd.models.resnet import ResNet
 from coopsgd.models.vgg import VGG
 from coopsgd.run.reader import Run
-from coopsgd.setup.parts import Parts
 from coopsgd.tasks.gradients import Bound
 from coopsgd.tasks.networks import bound
 
@@ -135,7 +134,7 @@ def test_torchvision_by_name(gangs):
     words = ("data=digits", "algo=pasgd", "tau=1", "workers=2", "steps=2", "batch_size=4", "eval_every=0", *FOREIGN[0])
     settings = settle(words)
     run = play(gangs, 2, *words)
-    assert run.x.shape == (2, 11_181_642) and bound(Parts(settings), torch.float32).b == 2 * 4800
+    assert run.x.shape == (2, 11_181_642) and bound(settings, torch.float32).b == 2 * 4800
     assert run.logical[2] == 2 * 2 * (11_181_642 + 9600) * 4  # two rounds of 2 (m - 1) messages, statistics in them
     assert TorchVision().parameters((3, 224, 224), 1000) == 11_689_512
 
@@ -152,7 +151,7 @@ def test_what_is_seen_of_a_network_before_a_run():
 
 def test_odd_parameters_and_buffers():
     settings = settle(("data=digits", "algo=pasgd", "model=custom", "model.path=nets:Odd", "dtype=float64"))
-    odd = bound(Parts(settings), torch.float64)
+    odd = bound(settings, torch.float64)
     x, stats = odd.flat().repeat(2, 1), odd.statistics().repeat(2, 1)
     before = odd.module.frozen.weight.clone()
     grad = torch.zeros_like(x)

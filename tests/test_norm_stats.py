@@ -19,7 +19,7 @@ from coopsgd.loop.evaluation import train
 from coopsgd.loop.norm_stats import BATCHES
 from coopsgd.models.cnn import CNN as Network
 from coopsgd.run.reader import Run
-from coopsgd.setup import schema
+from coopsgd.setup import build, schema
 from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
 from coopsgd.tasks.gradients import Bound, recalibrated
@@ -42,7 +42,7 @@ def member(rank: int, settings: schema.Config, processes: int) -> dict[str, Any]
     parts = Parts(settings)
     layout = layout_of(parts.strategy.schedule, settings.workers, processes)
     fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
-    problem = parts.problem(fleet.workers, torch.device("cpu"))
+    problem = parts.task.build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()
     outcome = train(parts, fleet, problem, report)
     found = {"x": fleet.gather(outcome.x), "answer": outcome.answer, "logical": (fleet.ledger.messages, fleet.ledger.bytes)}
@@ -96,7 +96,7 @@ def test_averaged_statistics_are_W_times_the_rows_at_every_mixing(gangs, algo, p
     """Training never reads them, so what a batch adds is the same under `local`; the rest is a loop over W."""
     words, steps = (*SMALL, *ALGOS[algo]), 7
     settings = settle(words)
-    strategy = Parts(settings).strategy
+    strategy, _ = build.make_strategy(settings)
     (W,) = arrays.factors(strategy.schedule, 4, 0) or (np.full((4, 4), 0.25),)
     lone = unmixed(words, steps)
     expected = lone[0].copy()

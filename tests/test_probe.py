@@ -23,7 +23,7 @@ from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing import spectra
 from coopsgd.predict import estimates, probe_file
 from coopsgd.predict.estimates import Moments
-from coopsgd.setup import schema
+from coopsgd.setup import build, schema
 from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
 from coopsgd.tasks.gradients import hessian_product
@@ -44,7 +44,7 @@ def measured(monkeypatch, words, steps=6):
     settings = settle(words)
     settings.steps = steps
     fleet = Stacked(Layout(settings.workers, 0, 1))
-    problem = Parts(settings).problem(fleet.workers, torch.device("cpu"))
+    problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
     told = []
     return measure.measure(Parts(settings), fleet, problem, told.append)[0], told
 
@@ -92,7 +92,9 @@ def test_what_the_intervals_of_a_quadratic_promise(quadratic, monkeypatch):
     for seed in range(40):
         settings.seed = seed
         fleet = Stacked(Layout(M, 0, 1))
-        walk = measure.Walk(Parts(settings), fleet, Parts(settings).problem(fleet.workers, torch.device("cpu")))
+        walk = measure.Walk(
+            Parts(settings), fleet, build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+        )
         points, draw = [walk.moments(p) for p in range(2)], stream(seed, "test")
         for what, true in (("sigma2", 2.25), ("kappa2", kappa2)):
             found = estimates.along(points, what, draw)
@@ -115,7 +117,7 @@ def test_equal_workers_are_found_equal(monkeypatch):
 def logistic(words=LOGISTIC, **more):
     settings = settle((*words, *(f"{k}={v}" for k, v in more.items())))
     fleet = Stacked(Layout(settings.workers, 0, 1))
-    return settings, fleet, Parts(settings).problem(fleet.workers, torch.device("cpu"))
+    return settings, fleet, build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
 
 
 def test_the_largest_curvature_is_the_hessians_own(monkeypatch):
@@ -127,7 +129,7 @@ def test_the_largest_curvature_is_the_hessians_own(monkeypatch):
     walk.x[:] = torch.randn(walk.x.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     top, parts = walk.curvature()
 
-    module, k = bound(Parts(settings), torch.float64), (measure.FAR - 1) * problem.steps_per_epoch
+    module, k = bound(settings, torch.float64), (measure.FAR - 1) * problem.steps_per_epoch
     seen = [problem._fetch(problem._batches.at(np.full(4, k + j)), np.full(4, k + j), 0, 4) for j in range(2)]
     x, y = (torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*seen, strict=True))
     assert x.shape == (2 * 4 * 32, 6)  # 8 batches over 4 workers
@@ -156,7 +158,7 @@ def test_lanczos_on_matrices_that_end_early():
 @pytest.mark.parametrize("more", [("model=cnn", "model.width=8"), ("model=resnet20", "model.norm=batch", "batch_size=4")])
 def test_a_hessian_product_is_the_slope_of_the_gradient(more):
     settings, _, problem = logistic((*LOGISTIC[1:], "workers=1", *more))
-    b, x = bound(Parts(settings), torch.float64), problem.start()
+    b, x = bound(settings, torch.float64), problem.start()
     chosen = problem._batches.at(np.zeros(1, dtype=int))
     inputs, targets = (part[0] for part in problem._fetch(chosen, np.zeros(1, dtype=int), 0, 1))
     v = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -189,8 +191,8 @@ def test_sigma2_and_kappa2_against_brute_force(monkeypatch):
     monkeypatch.setattr(measure, "BATCHES", 60)
     w = np.ones((1, 60))
     moments = walk.moments(0)
-    task = Parts(settings).task
-    shares = task.shares(Parts(settings))
+    task = build.make(settings, "task")
+    shares = task.shares(settings)
     full = []
     for i in range(4):
         x, y = problem._batch(torch.from_numpy(shares[i][None]), [i], [0])
@@ -384,7 +386,7 @@ def content(words=("task=quadratic", "workers=4", "processes=1")):
     fit = {"a": 1e-4, "b": 1e-9, "low": {"a": 0.0, "b": 0.0}, "high": {"a": 1.0, "b": 1.0}}
     return {
         "format": 1,
-        **probe_file.identity(Parts(settle(words))),
+        **probe_file.identity(settle(words)),
         **dict.fromkeys(probe_file.CONSTANTS, one),
         "step_s": {"median": 1.0, "low": 0.5, "high": 2.0, "workers": [1.0] * 4},
         "network": {"processes": 2, "all_reduce": fit, "edge": fit},

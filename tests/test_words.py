@@ -9,7 +9,6 @@ import pytest
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 from coopsgd.setup import words
-from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 
 # what a parser says of itself and no user should have to read
@@ -326,9 +325,10 @@ def test_what_can_only_be_meant_is_taken(train, typed):
 def test_whole_numbers_below_a_group():
     config = compose.shown(["model.hidden=[1e1,20.0]", "algo=hierarchical", "algo.groups=2e0", "partition=shards"]).config
     assert compose.schema.COUNTS
+    from coopsgd.setup.build import make, make_strategy
 
-    assert Parts(config).model.hidden == [10, 20]
-    assert Parts(config).strategy.schedule.num_aux == 3
+    assert make(config, "model").hidden == [10, 20]
+    assert make_strategy(config)[0].schedule.num_aux == 3
     with pytest.raises(ConfigError, match=r"model\.hidden"):
         compose.shown(["model.hidden=[10.5]"])
     assert compose.shown(["partition=shards", "partition.classes=5e0"])

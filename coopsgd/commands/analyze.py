@@ -18,6 +18,8 @@ from coopsgd.predict.theory import linear_speedup
 from coopsgd.predict.theory.bound import CONSTANTS
 from coopsgd.run.console import number
 from coopsgd.setup.parts import Parts
+from coopsgd.setup.schema import Config
+from coopsgd.strategies.base import Strategy
 
 CONDITIONS = {
     **{name: f"{name}, c = {c:g}" for name, c in CONSTANTS.items()},
@@ -29,7 +31,7 @@ CONDITIONS = {
 SHOWN = ("L", "L_F", "sigma2", "gap", "kappa2")  # constants
 
 
-def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -> dict[str, Any]:
+def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe: str | None = None) -> dict[str, Any]:
     """Everything `analyze` prints. What has no meaning here is null, and `assumptions` or `missing` say why.
 
     algo, tau, period, order, workers, aux, processes, about, zeta, cycle: as `show --json` has them.
@@ -56,9 +58,8 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
     cost: {messages, vectors, bytes_per_worker_mean, bytes_per_worker_max} a step, and seconds a step on the configured cluster.
     notes: what the user should be told.
     """
-    config = parts.config
-    known, source, told = constants(parts, probe)
-    setting = Setting(parts, known)
+    known, source, told = constants(config, probe)
+    setting = Setting(config, strategy, known)
     m, v, A, largest = setting.m, setting.v, setting.A, setting.largest_steps
     bound = setting.bound(config.steps)
     (C, C_error), (H, H_error) = setting.consensus
@@ -71,14 +72,14 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
     if A is not None and largest is not None and m > 1 and setting.holds():
         speedup = {name: linear_speedup(m, A, x) for name, x in largest.items()}
     return {
-        **cost.identity(parts),
+        **cost.identity(Parts(config, strategy)),
         "zeta": setting.zeta,
         "cycle": setting.cycle,
         "steps": config.steps,
         "lr": setting.lr,
         "eta_eff": setting.eta_eff,
         "rate": setting.rate,
-        "alpha": _alpha(parts),
+        "alpha": _alpha(config, strategy),
         "constants": {name: x for name, x in asdict(known).items() if name != "L_F"} if known else None,
         "L_F": known.L_F if known else None,
         "source": source if known else None,
@@ -108,19 +109,19 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
             "tau_consensus": per_C * C_error if tied and C_error is not None else None,
         },
         "largest_delayed_lr": delayed / known.L if delayed is not None and known and known.L > 0 else None,
-        "cost": cost.per_step(parts) | {"seconds": cost.seconds(parts)},
+        "cost": cost.per_step(Parts(config, strategy)) | {"seconds": cost.seconds(Parts(config, strategy))},
         "notes": [*dict.fromkeys((*notes, *told)), *filter(None, (setting.few, setting.slow))],
     }
 
 
-def _alpha(parts: Parts) -> dict[str, float] | None:
+def _alpha(config: Config, strategy: Strategy) -> dict[str, float] | None:
     """alpha now, alpha* and its zeta; None when the mixing has no pull to choose."""
-    mixing: Any = parts.strategy.schedule
-    best = mixing.best_alpha(parts.config.workers) if mixing is not None else None
-    if best is None:
+    mixing = getattr(strategy, "mixing", None)
+    best = mixing.best_alpha(config.workers) if mixing is not None else None
+    if mixing is None or best is None:
         return None
     now = best if mixing.alpha == "auto" else float(mixing.alpha)
-    return {"now": now, "best": best, "zeta_best": replace(mixing, alpha=best).zeta(parts.config.workers)}
+    return {"now": now, "best": best, "zeta_best": replace(mixing, alpha=best).zeta(config.workers)}
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:

@@ -23,6 +23,7 @@ from coopsgd.run import checkpoint
 from coopsgd.run.progress import Progress
 from coopsgd.run.reader import Run, summary_of
 from coopsgd.run.schema import by_step
+from coopsgd.setup.build import make, make_strategy
 from coopsgd.setup.identity import identity
 from coopsgd.setup.parts import Parts
 
@@ -151,9 +152,9 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
     why: [reasons]. last: the step of its last line; last_consensus: what was measured last, predicted or not; copy_of: the
     folder that counts in its place, null when it counts itself.
     """
-    parts = Parts(run.config)
-    known, source, told = constants(parts, probe)
-    setting = Setting(parts, known)
+    strategy, _ = make_strategy(run.config)
+    known, source, told = constants(run.config, probe)
+    setting = Setting(run.config, strategy, known)
     why = [*told] if known else [source]
     why += [f"{a.name}: {a.why}" for a in setting.assumptions if not a.holds]
     consensus = gradient = None
@@ -166,7 +167,7 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
     return {
         "folder": str(run.folder),
         "algo": run.config.algo["name"],
-        "tau": None if cost.times_itself(parts) else run.config.tau,
+        "tau": None if cost.times_itself(Parts(run.config, strategy)) else run.config.tau,
         "workers": run.config.workers,
         "seed": run.config.seed,
         "last": lines[-1]["step"],
@@ -218,7 +219,7 @@ def _mean(runs: list[dict[str, Any]], everyone: list[dict[str, Any]]) -> dict[st
 
 def _predicted(setting: Setting, sigma2: float, steps: list[int], why: list[str]) -> dict[int, float]:
     """The exact expectation as logged at these steps, by going through the run's rounds again; empty, and why, if unknown."""
-    forecast, period = setting.forecast(), setting.parts.period
+    forecast, period = setting.forecast(), make(setting.config, "period")
     if forecast is None:
         return {}
     if not setting.steady or not period.foreseen:
@@ -227,7 +228,7 @@ def _predicted(setting: Setting, sigma2: float, steps: list[int], why: list[str]
     from coopsgd.predict.rehearsal import following, stage
 
     found = {0: 0.0}
-    loop = stage(setting.parts, observer=following(forecast))
+    loop = stage(Parts(setting.config, setting.strategy), observer=following(forecast))
     for k in range(max(steps, default=0)):
         loop.advance()
         found[k + 1] = sigma2 * forecast.consensus

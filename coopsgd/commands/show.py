@@ -33,8 +33,8 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
     factors = schedule.factors(m, 0) if schedule and strategy.send is not None else ()
     result: dict[str, Any] = {
         **cost.identity(parts),
-        "parameters": task.dimension(parts),
-        "statistics": task.statistics(parts),
+        "parameters": task.dimension(config),
+        "statistics": task.statistics(config),
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
         "zeta": schedule.zeta(m) if schedule else None,
         "zeta_error": None if law is None else law.zeta_error,
@@ -43,8 +43,8 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
         "schedule": [
             {"round": r, "after_step": after, **cost.of_round(parts, r)} for r, after in enumerate(_ends(parts, cycle))
         ],
-        "data": task.about(parts),
-        "partition": task.spread(parts),
+        "data": task.about(config),
+        "partition": task.spread(config),
         "cluster": None if config.cluster is None else config.cluster | {"about": parts.cluster.describe()},
         "notes": list(notes),
     }

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from coopsgd.predict import probe_file
 from coopsgd.predict.theory import Known
-from coopsgd.setup.parts import Parts
+from coopsgd.setup.build import make
+from coopsgd.setup.schema import Config
 
 MISSING = "L, sigma2 and gap are unknown: measure them with `coopsgd probe` and give its file, --probe probe.json"
 
 
-def constants(parts: Parts, probe: str | None) -> tuple[Known | None, str, tuple[str, ...]]:
+def constants(config: Config, probe: str | None) -> tuple[Known | None, str, tuple[str, ...]]:
     """The constants, where they are from, and what to tell of them; None and how to get them when nobody knows.
 
     A probe whose interval of kappa2 reaches down to 0 cannot tell the workers apart: they count as having one f.
     """
     if probe is None:
-        known = parts.task.known(parts)
-        return known, MISSING if known is None else f"task {parts.config.task['name']}, in closed form", ()
+        known = make(config, "task").known(config)
+        return known, MISSING if known is None else f"task {config.task['name']}, in closed form", ()
     measured = probe_file.load(probe)
-    notes = measured.check(parts)
+    notes = measured.check(config)
     found = measured.constants() | ({} if measured.kappa2.low > 0 else {"kappa2": 0.0})
     if measured.L_workers is None:
         notes = (

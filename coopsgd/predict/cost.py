@@ -46,7 +46,7 @@ def _of_rounds(parts: Parts, rounds: range) -> dict[str, Any]:
     for r in rounds:
         loop.communicate(r)
     ledger, many = loop.state.ledger, len(rounds)
-    width = parts.task.dimension(parts) * SIZES[parts.config.dtype]
+    width = parts.task.dimension(parts.config) * SIZES[parts.config.dtype]
     return {
         "messages": ledger.messages if many == 1 else ledger.messages / many,
         "vectors": float(ledger.sent.sum()) / width / many,

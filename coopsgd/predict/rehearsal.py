@@ -76,7 +76,7 @@ def stage(parts: Parts, clock: Clock | None = None, observer: Observer | None = 
 
     config, schedule = parts.config, parts.strategy.schedule
     m, v, dtype = config.workers, 0 if schedule is None else schedule.num_aux, getattr(torch, config.dtype)
-    d, b = parts.task.dimension(parts), parts.task.statistics(parts)
+    d, b = parts.task.dimension(config), parts.task.statistics(config)
 
     def shape(rows: int, width: int) -> Tensor:
         return torch.empty(rows, width, dtype=dtype, device="meta")

@@ -16,8 +16,8 @@ from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.predict import theory
 from coopsgd.predict.theory import Known
+from coopsgd.setup.build import make
 from coopsgd.setup.external import is_external
-from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 from coopsgd.strategies.base import Strategy
 
@@ -37,9 +37,9 @@ class Assumption:
     why: str = ""
 
 
-def not_plain(parts: Parts) -> str:
+def not_plain(config: Config) -> str:
     """Why a local step is not x - lr * gradient; empty when it is."""
-    config, optim = parts.config, parts.optim
+    optim = make(config, "optim")
     if not hasattr(optim, "plain"):
         return f"optim={config.optim['name']} is not SGD: no guarantee"
     if not optim.plain:
@@ -69,15 +69,14 @@ class Setting:
     largest there will be where that can be told.
     """
 
-    def __init__(self, parts: Parts, known: Known | None = None) -> None:
-        config, strategy = parts.config, parts.strategy
-        self.parts, self.config, self.strategy, self.known = parts, config, strategy, known
+    def __init__(self, config: Config, strategy: Strategy, known: Known | None = None) -> None:
+        self.config, self.strategy, self.known = config, strategy, known
         m = self.m = config.workers
         schedule = self._schedule = strategy.schedule
         self.cycle, self.zeta = (1, None) if schedule is None else (schedule.cycle(m), schedule.zeta(m))
         num_aux = 0 if schedule is None else schedule.num_aux
         self.order = config.order
-        self._period, self._optim = parts.period, parts.optim
+        self._period, self._optim = make(config, "period"), make(config, "optim")
         self.tau = int(self._period.largest or config.tau)
         self.law = schedule.expectation(m) if schedule and self.cycle is None else None  # of one by lot, if it is known
         self.matrices: list[np.ndarray] = []  # of a cycle, or of a stretch of a schedule by lot
@@ -106,7 +105,7 @@ class Setting:
     @property
     def plain(self) -> str:
         """Why a local step is not x - lr * gradient; empty when it is."""
-        return not_plain(self.parts)
+        return not_plain(self.config)
 
     @property
     def steady(self) -> bool:

@@ -22,7 +22,6 @@ from coopsgd.registry import TRUST
 from coopsgd.setup import yamls
 from coopsgd.setup.build import algo_classes, class_of
 from coopsgd.setup.formats import upgraded
-from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config, dumps, found_beside, frozen
 
 INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
@@ -145,8 +144,7 @@ def _freeze_files(config: Config, folder: Path) -> None:
             with newfile.create(folder / copy) as file:
                 file.write(content)
             config.cluster[name] = copy
-    owners = [("algo", part) for part in algo_classes(Parts(config))]
-    owners += [("task", class_of("task", "task", config.task["name"]))]
+    owners = [("algo", part) for part in algo_classes(config)] + [("task", class_of("task", "task", config.task["name"]))]
     for group_name, cls in owners:
         node = getattr(config, group_name)
         for name in getattr(cls, "ARRAYS", ()):

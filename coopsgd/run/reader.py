@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from coopsgd.errors import DamagedFile
 from coopsgd.run import checkpoint
-from coopsgd.setup import schema
+from coopsgd.setup import build, schema
 from coopsgd.setup.formats import format_of
-from coopsgd.setup.parts import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,8 +98,7 @@ class Run:
 
     def model(self) -> Module:
         """The trained network, ready for eval. ConfigError when it takes code that the folder names, and there is no trust."""
-        parts = Parts(self.config)
-        return parts.task.module(parts, self.answer(), self._content().get("answer_stats"))
+        return build.make(self.config, "task").module(self.config, self.answer(), self._content().get("answer_stats"))
 
     def _content(self) -> dict[str, Tensor]:
         return checkpoint.read_final(self.folder, summary_of(self.folder) or {})

@@ -40,7 +40,7 @@ from coopsgd.run.board import Board, Phase
 from coopsgd.run.console import Live
 from coopsgd.run.metrics import Files
 from coopsgd.run.summary import summary
-from coopsgd.setup import external, schema
+from coopsgd.setup import build, external, schema
 from coopsgd.setup.parts import Parts
 
 PATIENCE = 30.0  # seconds to wait for room on a full disk at the end
@@ -103,12 +103,11 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
     trust: import what the frozen config names.
     """
     settings = schema.load(folder / "config.yaml", trust)
-    parts = Parts(settings)
-    strategy = parts.strategy
-    layout = layout_of(strategy.schedule, settings.workers, settings.processes)
+    strategy, _ = build.make_strategy(settings)
+    parts, layout = Parts(settings, strategy), layout_of(strategy.schedule, settings.workers, settings.processes)
     with joined(settings, layout, rank, store) as (fleet, device):
-        problem = parts.problem(fleet.workers, device)
-        report = Report(folder, parts, console) if rank == 0 else Silent()
+        problem = build.make(settings, "task").build(settings, fleet.workers, device)
+        report = Report(folder, settings, console) if rank == 0 else Silent()
         try:
             notes = [*getattr(problem, "notes", ())]
             for note in notes:
@@ -117,7 +116,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
             if rank == 0 and _slot is not None:
                 _slot[0].keep(notes)
             fleet.clock = clock_of(parts)
-            outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem))
+            outcome = train(parts, fleet, problem, report, Monitor.of(settings, strategy, fleet, problem))
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
             for note in late:
                 report.note(note)
@@ -164,10 +163,10 @@ def _waits(begins: bool) -> None:
 class Report:
     """Rank 0's: files and console."""
 
-    def __init__(self, folder: Path, parts: Parts, console: int | None) -> None:
-        self._live = Live(sys.stdout if console is None else stdio.stream(console), parts.config.steps)
+    def __init__(self, folder: Path, settings: schema.Config, console: int | None) -> None:
+        self._live = Live(sys.stdout if console is None else stdio.stream(console), settings.steps)
         self._files = Files(folder, self.note)
-        held = parts.task.spread(parts)
+        held = build.make(settings, "task").spread(settings)
         if held is not None:
             self._files.image("data/partition", *pictures.picture(held))
 
@@ -272,7 +271,7 @@ def _patiently(write: Callable[[], None], settings: schema.Config, report: Repor
 def _found(parts: Parts, outcome: Outcome) -> dict[str, Any]:
     """What a run knows of itself when it has come to its end, for its summary."""
     settings, schedule = parts.config, parts.strategy.schedule
-    data = parts.task.about(parts)
+    data = build.make(settings, "task").about(settings)
     return {
         **({"diverged_at": outcome.diverged_at} if outcome.diverged_at is not None else {}),
         "zeta": schedule.zeta(settings.workers) if schedule else None,

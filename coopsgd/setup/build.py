@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
 from omegaconf.errors import OmegaConfBaseException
@@ -20,13 +20,10 @@ from coopsgd.models.base import Model
 from coopsgd.optim import Constant
 from coopsgd.registry import did_you_mean, guarded, lookup, may_import, may_read, told_of
 from coopsgd.setup import external, values
-from coopsgd.setup.schema import COUNTS, UntrustedConfig, whole
+from coopsgd.setup.schema import COUNTS, Config, UntrustedConfig, whole
 from coopsgd.strategies.base import Strategy
 from coopsgd.strategies.period import Period
 from coopsgd.tasks.base import Task
-
-if TYPE_CHECKING:
-    from coopsgd.setup.parts import Parts
 
 KINDS = {
     "period": "period",
@@ -59,17 +56,17 @@ def _on_guard(build: F) -> F:
     """Of a config that nobody vouches for no part is built that would import what it names."""
 
     @functools.wraps(build)
-    def built(parts: Parts, *arguments: Any) -> Any:
-        with guarded() if isinstance(parts.config, UntrustedConfig) else contextlib.nullcontext():
-            return build(parts, *arguments)
+    def built(config: Config, *arguments: Any) -> Any:
+        with guarded() if isinstance(config, UntrustedConfig) else contextlib.nullcontext():
+            return build(config, *arguments)
 
     return cast(F, built)
 
 
 @_on_guard
-def make(parts: Parts, name: str) -> Any:
-    """The frozen dataclass that group `name` of the config chooses. `Parts` calls it, once for each."""
-    node = dict(getattr(parts.config, name) or {})
+def make(config: Config, name: str) -> Any:
+    """The frozen dataclass that group `name` of the config chooses."""
+    node = dict(getattr(config, name) or {})
     choice = node.pop("name", None)
     if name == "optim":
         refuse_unstackable(choice)
@@ -77,32 +74,31 @@ def make(parts: Parts, name: str) -> Any:
     known = {f.name for f in fields(cls) if f.init}
     filled = set(FILLED) & known if name == "period" else set()
     _refuse_unknown(name, choice, node, known - filled)
-    return external.guard(KINDS[name], _construct(name, cls, node | {key: FILLED[key](parts) for key in filled}))
+    return external.guard(KINDS[name], _construct(name, cls, node | {key: FILLED[key](config) for key in filled}))
 
 
 RESERVED = ("name", "strategy", "mixing", "tau", "order", "delay", "buffers")  # of an algo's yaml, no fields of its classes
 
 
 @_on_guard
-def make_strategy(parts: Parts) -> tuple[Strategy, set[str]]:
-    """The strategy with its mixing, and the names of top-level keys it was given. `Parts` calls it, once."""
-    config = parts.config
+def make_strategy(config: Config) -> tuple[Strategy, set[str]]:
+    """The strategy with its mixing, and the names of top-level keys it was given."""
     node = {k: v for k, v in config.algo.items() if k not in RESERVED}
     cls = class_of("strategy", "algo.strategy", config.algo.get("strategy"))
-    classes = [("strategy", cls)]
+    parts = [("strategy", cls)]
     if any(f.name == "mixing" for f in fields(cls)):
-        classes.append(("mixing", class_of("mixing", "algo.mixing", config.algo.get("mixing"))))
+        parts.append(("mixing", class_of("mixing", "algo.mixing", config.algo.get("mixing"))))
     elif config.algo.get("mixing") is not None:
         raise ConfigError(f"algo.mixing: strategy {config.algo['strategy']} takes none; leave it out")
-    known = {f.name for _, part in classes for f in fields(part) if f.init} - {"mixing"}
+    known = {f.name for _, part in parts for f in fields(part) if f.init} - {"mixing"}
     filled = set(FILLED) & known
     _refuse_unknown("algo", config.algo["name"], node, known - filled)
     made: dict[str, Any] = {}
-    for kind, part in reversed(classes):
+    for kind, part in reversed(parts):
         names = {f.name for f in fields(part) if f.init}
         arguments = {k: v for k, v in node.items() if k in names}
         with blamed(""):
-            arguments |= {name: FILLED[name](parts) for name in filled & names}
+            arguments |= {name: FILLED[name](config) for name in filled & names}
         if kind == "strategy" and "mixing" in made:
             arguments["mixing"] = made["mixing"]
         made[kind] = external.guard(kind, _construct("algo", part, arguments))
@@ -110,28 +106,28 @@ def make_strategy(parts: Parts) -> tuple[Strategy, set[str]]:
 
 
 # what a strategy, mixing or period is given by the run when it has a field of that name
-FILLED: dict[str, Callable[[Parts], Any]] = {
-    "topology": lambda parts: parts.topology,
-    "seed": lambda parts: parts.config.seed,
-    "tau": lambda parts: parts.config.tau,
-    "sizes": lambda parts: _sizes(parts),
-    "batch_size": lambda parts: parts.config.batch_size,
-    "warmup": lambda parts: (parts.config.schedule or {}).get("warmup", 0),
+FILLED: dict[str, Callable[[Config], Any]] = {
+    "topology": lambda config: make(config, "topology"),
+    "seed": lambda config: config.seed,
+    "tau": lambda config: config.tau,
+    "sizes": lambda config: _sizes(config),
+    "batch_size": lambda config: config.batch_size,
+    "warmup": lambda config: (config.schedule or {}).get("warmup", 0),
 }
 
 
-def _sizes(parts: Parts) -> list[int] | None:
+def _sizes(config: Config) -> list[int] | None:
     """Samples of each worker; that there are any is checked first, because counting them reads the data."""
-    parts.task.check(parts)
-    return parts.task.sizes(parts)
+    task = make(config, "task")
+    task.check(config)
+    return task.sizes(config)
 
 
 @_on_guard
-def write_out(parts: Parts) -> None:
+def write_out(config: Config) -> None:
     """Give every key of every group that is used its default, so that a frozen config says them all."""
-    config = parts.config
     chosen = [(name, class_of(KINDS[name], name, node.get("name"))) for name in KINDS if (node := getattr(config, name))]
-    for name, cls in [("algo", part) for part in algo_classes(parts)] + chosen:
+    for name, cls in [("algo", part) for part in algo_classes(config)] + chosen:
         node, filled = getattr(config, name), FILLED if name in ("algo", "period") else {}
         for f in fields(cls):
             default = f.default_factory() if f.default_factory is not MISSING else f.default
@@ -147,9 +143,8 @@ def _plain(value: Any) -> bool:
 
 
 @_on_guard
-def algo_classes(parts: Parts) -> list[Any]:
+def algo_classes(config: Config) -> list[Any]:
     """The strategy and the mixing, if it names one, of an algo."""
-    config = parts.config
     pairs = (("strategy", config.algo.get("strategy")), ("mixing", config.algo.get("mixing")))
     return [class_of(kind, f"algo.{kind}", name) for kind, name in pairs if name is not None]
 

@@ -23,7 +23,7 @@ from coopsgd.optim import SQUARES
 from coopsgd.predict import foresight
 from coopsgd.registry import did_you_mean, guarded
 from coopsgd.setup import timing, values
-from coopsgd.setup.build import blamed, class_of, write_out
+from coopsgd.setup.build import blamed, class_of, make, make_strategy, write_out
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import DTYPES, ENGINES, GROUPS, SAVES, SIZES, STEPS, WHOLE, Config, found_beside, whole
 from coopsgd.strategies.base import Strategy
@@ -36,19 +36,10 @@ MOST_THREADS = 1024  # torch's of one process
 class Checked:
     """A config that can run, and what its user should be told."""
 
-    parts: Parts
+    config: Config
+    strategy: Strategy
     notes: tuple[str, ...]
     folder: str | None = None  # that words name by hydra.run.dir
-
-    @property
-    def config(self) -> Config:
-        """The config that can run."""
-        return self.parts.config
-
-    @property
-    def strategy(self) -> Strategy:
-        """Its algorithm."""
-        return self.parts.strategy
 
 
 # how many copies of a command the launchers of clusters have started, where they say so to each
@@ -88,7 +79,7 @@ def check(
         checked = _check(node, list(overrides), choices, beside, look)
         for name in GROUPS[1:]:  # those too that no check had to make
             if not trust and getattr(checked.config, name) is not None:
-                getattr(checked.parts, name)
+                make(checked.config, name)
         return checked
 
 
@@ -123,43 +114,39 @@ def _check(
     if beside is not None:
         found_beside(config, beside)
     _check_scalars(config)
-    parts = Parts(config)
-    task = parts.task
+    task = make(config, "task")
     _settle_tau(config)
     timing.settle(config)
-    strategy = parts.strategy
+    strategy, filled = make_strategy(config)
     given = [word.split("=", 1)[0].lstrip("+~").split("@")[0] for word in overrides if "=" in word]
-    notes = tuple(_drop_unused(parts, given))
-    write_out(parts)
+    notes = tuple(_drop_unused(config, strategy, filled, task, given))
+    write_out(config)
     with blamed(""):
-        parts.period.check(config)
+        make(config, "period").check(config)
         if (schedule := strategy.schedule) is not None:
             schedule.refuse_size(config.workers)
             schedule.check(config.workers)
             config.algo |= schedule.settled(config.workers)
-        timing.check(config, strategy, parts.period)
+        timing.check(config, strategy, make(config, "period"))
         # data or models that cannot be read or do not fit are refused whoever asks: what comes next relies on them
         with _noted(refused, TooFewSamples) if look else contextlib.nullcontext():
-            task.check(parts)
-        notes += task.notes(parts)
-        for name in getattr(type(parts.data), "FILES", ()) if config.data else ():
-            if config.data.get(name):  # the run is read from other folders, too
-                config.data[name] = str(Path(config.data[name]).resolve())
-        config.steps, config.epochs = _length(parts), None
+            task.check(config)
+        notes += task.notes(config)
+        config.steps, config.epochs = _length(config, task), None
         if config.cluster is not None:
-            notes += tuple(parts.cluster.check(parts))
-        parts.schedule.check(parts.optim.lr, config.steps)
+            notes += tuple(make(config, "cluster").check(config))
+        make(config, "schedule").check(make(config, "optim").lr, config.steps)
         with _noted(refused) if look else contextlib.nullcontext():
-            refuse_mixed(parts)
-    if not task.statistics(parts) and "model" in task.USES:
+            refuse_mixed(config, strategy)
+    if not task.statistics(config) and "model" in task.USES:
         if "norm_stats" in given:
             notes = (*notes, f"norm_stats={config.norm_stats}: the model keeps no running statistics; ignored")
         config.norm_stats = Config.norm_stats
     _check_placement(config)
-    _check_memory(parts)
+    _check_memory(config, strategy, task)
     if refused:  # what lies ahead of a run that would not begin is nobody's question
-        return Checked(parts, (*refused, *notes))
-    return Checked(parts, (*notes, *foresight.notes(parts, given)))
+        return Checked(config, strategy, (*refused, *notes))
+    return Checked(config, strategy, (*notes, *foresight.notes(Parts(config, strategy), given)))
 
 
 def _settle_tau(config: Config) -> None:
@@ -172,9 +159,8 @@ def _settle_tau(config: Config) -> None:
         config.tau = default
 
 
-def _drop_unused(parts: Parts, given: list[str]) -> Iterator[str]:
+def _drop_unused(config: Config, strategy: Strategy, filled: set[str], task: Any, given: list[str]) -> Iterator[str]:
     """Empty the groups that this run has no use for; a line for each key given in vain."""
-    config, strategy, task = parts.config, parts.strategy, parts.task
     algo = config.algo["name"]
     why: dict[str, str] = {}
     if strategy.send is None:
@@ -182,7 +168,7 @@ def _drop_unused(parts: Parts, given: list[str]) -> Iterator[str]:
     elif strategy.schedule is not None and strategy.schedule.times_itself:
         why |= dict.fromkeys(("tau", "algo.tau", "period"), f"{algo} decides by itself how long a round is")
         config.tau = 1
-    if "topology" not in parts.given:
+    if "topology" not in filled:
         why["topology"] = f"{algo} has no free topology"
     unused = [name for name in ("model", "data", "partition", "batch_size") if name not in task.USES]
     unused += ["norm_stats", "amp", "engine", "eval_samples"] if "model" in unused else []
@@ -274,17 +260,16 @@ def _check_placement(config: Config) -> None:
         )
 
 
-def _check_memory(parts: Parts) -> None:
+def _check_memory(config: Config, strategy: Strategy, task: Any) -> None:
     """ConfigError when this machine cannot hold the models, or the processes, of a run that is to start here."""
-    config, strategy, task = parts.config, parts.strategy, parts.task
     if not config.launch:
         return
     if config.processes != "auto":
         needed = sizes.PROCESS * config.processes
         sizes.refuse("processes", needed, f"{config.processes} processes", "lower it; one process can hold many workers")
-    m, d, b = config.workers, task.dimension(parts), task.statistics(parts)
+    m, d, b = config.workers, task.dimension(config), task.statistics(config)
     v = strategy.schedule.num_aux if strategy.schedule else 0
-    each = (2 + len(parts.optim.buffers)) * d + b  # model, gradient, what the optimiser keeps; statistics
+    each = (2 + len(make(config, "optim").buffers)) * d + b  # model, gradient, what the optimiser keeps; statistics
     size = SIZES[config.dtype]
     numbers = [f"model.{k}" for k, v in (config.model or {}).items() if isinstance(v, int | list) and not isinstance(v, bool)]
     where = ", ".join(numbers) or ("model" if config.model else "task")
@@ -298,13 +283,13 @@ def _check_memory(parts: Parts) -> None:
     )
 
 
-def refuse_mixed(parts: Parts) -> None:
+def refuse_mixed(config: Config, strategy: Strategy) -> None:
     """ValueError when what is mixed beside the models, running statistics and optimiser buffers, would not bear this W."""
-    config, schedule, policy = parts.config, parts.strategy.schedule, parts.config.norm_stats
+    schedule, policy = strategy.schedule, config.norm_stats
     if policy not in norm_stats.POLICIES:
         raise ConfigError(f"norm_stats: must be one of {', '.join(norm_stats.POLICIES)}, got {policy!r}")
-    statistics = policy == "average" and parts.task.statistics(parts) > 0
-    squares = config.buffers == "average" and any(name in SQUARES for name in parts.optim.buffers)
+    statistics = policy == "average" and make(config, "task").statistics(config) > 0
+    squares = config.buffers == "average" and any(name in SQUARES for name in make(config, "optim").buffers)
     if schedule is None or not (statistics or squares) or (weight := schedule.negative(config.workers)) is None:
         return
     if statistics:
@@ -318,11 +303,10 @@ def refuse_mixed(parts: Parts) -> None:
     )
 
 
-def _length(parts: Parts) -> int:
-    config = parts.config
+def _length(config: Config, task: Any) -> int:
     if config.epochs is None:
         return STEPS if config.steps is None else config.steps
-    per_epoch = parts.task.steps_per_epoch(parts)
+    per_epoch = task.steps_per_epoch(config)
     if per_epoch is None:
         raise ConfigError(f"epochs={config.epochs}: task {config.task['name']} has no epochs; give steps")
     values.refuse_odd("epochs: its steps", config.epochs * per_epoch)

@@ -19,7 +19,6 @@ from coopsgd.mixing.base import load_array
 from coopsgd.mixing.groups import split
 from coopsgd.run.checkpoint import sha256
 from coopsgd.setup import build
-from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import GROUPS, Config, UntrustedConfig
 
 LARGEST = 1 << 30  # bytes of a file that are read to compare it; a larger one is known by its path
@@ -89,7 +88,7 @@ def _meant(config: Config, kind: str, cls: Any, found: dict[str, Any]) -> dict[s
         if "groups" in found:
             more["groups"] = [list(members) for members in split(found["groups"], config.workers)]
         if found.get("alpha") == "auto" and "seed" not in {f.name for f in fields(cls)}:
-            strategy = Parts(config).strategy
+            strategy, _ = build.make_strategy(config)
             more["alpha"] = strategy.mixing.best_alpha(config.workers)  # type: ignore[attr-defined]
     if kind == "schedule" and not found.get("warmup", 1):
         more["warmup_from"] = None
@@ -101,12 +100,12 @@ def _of_the_seed(config: Config) -> set[str]:
     names = [config.algo.get(name) for name in ("strategy", "mixing")]
     if isinstance(config, UntrustedConfig) and any(":" in str(name) for name in names):
         return set()
-    strategy = Parts(config).strategy
+    strategy, _ = build.make_strategy(config)
     schedule = strategy.schedule
     kept = schedule.settled(config.workers) if schedule else {}
     if not kept:
         return set()
-    anew = Parts(replace(config, algo={**config.algo, **dict.fromkeys(kept, "auto")})).strategy
+    anew, _ = build.make_strategy(replace(config, algo={**config.algo, **dict.fromkeys(kept, "auto")}))
     again = anew.schedule.settled(config.workers) if anew.schedule else {}
     return {key for key, value in again.items() if _near(value, kept[key])}
 

@@ -12,26 +12,6 @@ if TYPE_CHECKING:
     from coopsgd.setup.schema import Config
 
 
-class Given(Protocol):
-    """What a task is given: a checked config, and of the parts it names those that are learned from."""
-
-    @property
-    def config(self) -> Config:
-        """The keys."""
-
-    @property
-    def data(self) -> Any:
-        """The data set; None where the task reads none."""
-
-    @property
-    def model(self) -> Any:
-        """The network."""
-
-    @property
-    def partition(self) -> Any:
-        """Who is dealt what."""
-
-
 class Problem(Protocol):
     """One process's share of a task: the workers in `rows`."""
 
@@ -80,49 +60,49 @@ class Task:
     USES: ClassVar[tuple[str, ...]] = ()  # which of model, data, batch_size it reads
     ARRAYS: ClassVar[tuple[str, ...]] = ()  # fields that may name a .npy file
 
-    def check(self, given: Given) -> None:
+    def check(self, config: Config) -> None:
         """ValueError when it cannot work with this config; before any process starts."""
 
-    def steps_per_epoch(self, given: Given) -> int | None:
+    def steps_per_epoch(self, config: Config) -> int | None:
         """Steps in which every worker passes over its own share once; None when there are no epochs."""
         return None
 
-    def sizes(self, given: Given) -> list[int] | None:
+    def sizes(self, config: Config) -> list[int] | None:
         """How many training samples each worker holds; None when there are none."""
         return None
 
-    def spread(self, given: Given) -> dict[str, Any] | None:
+    def spread(self, config: Config) -> dict[str, Any] | None:
         """Who holds how many of which class: counts (workers, classes) and how many samples nobody holds. None without data."""
         return None
 
-    def about(self, given: Given) -> dict[str, Any]:
+    def about(self, config: Config) -> dict[str, Any]:
         """Facts about the data for `show` and the summary."""
         return {}
 
-    def notes(self, given: Given) -> tuple[str, ...]:
+    def notes(self, config: Config) -> tuple[str, ...]:
         """Lines about the data that a user should read before a run starts. After `check`."""
         return ()
 
-    def known(self, given: Given) -> Known | None:
+    def known(self, config: Config) -> Known | None:
         """L, sigma2, gap and kappa2 in closed form; None when the task does not know them."""
         return None
 
-    def dimension(self, given: Given) -> int:
+    def dimension(self, config: Config) -> int:
         """d, the number of parameters of one model."""
         raise NotImplementedError
 
-    def statistics(self, given: Given) -> int:
+    def statistics(self, config: Config) -> int:
         """b, the number of running statistics (BatchNorm's) beside one model."""
         return 0
 
-    def infimum(self, given: Given) -> float | None:
+    def infimum(self, config: Config) -> float | None:
         """The smallest value of the training loss, the mean over the workers, where it is known. No loss is negative."""
         return None
 
-    def module(self, given: Given, answer: Tensor, statistics: Tensor | None = None) -> Any:
+    def module(self, config: Config, answer: Tensor, statistics: Tensor | None = None) -> Any:
         """The model with the parameters `answer` (1, d) and its (1, b) statistics. LookupError when there is none."""
-        raise LookupError(f"task {given.config.task['name']} trains no module; run.rows() holds its models")
+        raise LookupError(f"task {config.task['name']} trains no module; run.rows() holds its models")
 
-    def build(self, given: Given, rows: range, device: Any) -> Problem:
+    def build(self, config: Config, rows: range, device: Any) -> Problem:
         """The problem of the workers in `rows` (global numbers)."""
         raise NotImplementedError

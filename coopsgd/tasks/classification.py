@@ -16,7 +16,7 @@ from coopsgd.tasks.supervised import Supervised, SupervisedProblem
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from coopsgd.tasks.base import Given
+    from coopsgd.setup.schema import Config
 
 
 @register("classification", "task")
@@ -24,30 +24,36 @@ if TYPE_CHECKING:
 class Classification(Supervised):
     """Cross entropy of a `model` on `data`, dealt to the workers by `partition`."""
 
-    def check(self, given: Given) -> None:
-        super().check(given)
-        data = given.data
-        images = data.load(given.config.seed)
+    def check(self, config: Config) -> None:
+        from coopsgd.setup.build import make
+
+        super().check(config)
+        data = make(config, "data")
+        images = data.load(config.seed)
         for part, y in (("training", images.train_y), ("test", images.test_y)):
             if not 0 <= y.min() <= y.max() < data.CLASSES:
                 raise ValueError(f"data: {part} labels go from {y.min()} to {y.max()}, not from 0 to {data.CLASSES - 1}")
-        if given.config.dtype == "float32" and (lost := too_fine_for_float32(images.train_x, images.mean, images.std)):
+        if config.dtype == "float32" and (lost := too_fine_for_float32(images.train_x, images.mean, images.std)):
             raise ValueError(f"data: {lost}; subtract its offset and scale it in the data set, or use dtype=float64")
 
-    def test_labels(self, given: Given) -> np.ndarray:
-        return given.data.load(given.config.seed).test_y
+    def test_labels(self, config: Config) -> np.ndarray:
+        from coopsgd.setup.build import make
 
-    def build(self, given: Given, rows: range, device: Any) -> ClassificationProblem:
-        return ClassificationProblem(self, given, rows, device)
+        return make(config, "data").load(config.seed).test_y
+
+    def build(self, config: Config, rows: range, device: Any) -> ClassificationProblem:
+        return ClassificationProblem(self, config, rows, device)
 
 
 class ClassificationProblem(SupervisedProblem):
     """Images or vectors, one label each; bytes stay bytes until a batch is made of them."""
 
-    def _load(self, task: Supervised, given: Given) -> int:
+    def _load(self, task: Supervised, config: Config) -> int:
         import torch
 
-        images = given.data.load(given.config.seed)
+        from coopsgd.setup.build import make
+
+        images = make(config, "data").load(config.seed)
         self._train = self._tensor(images.train_x), self._tensor(images.train_y)
         self._held_out = self._tensor(images.test_x), self._tensor(images.test_y)
         self._pad = images.pad

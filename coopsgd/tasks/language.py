@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from coopsgd.tasks.supervised import Supervised, SupervisedProblem
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from coopsgd.tasks.base import Given
+    from coopsgd.setup.schema import Config
 
 
 @register("language", "task")
@@ -35,12 +36,19 @@ class Language(Supervised):
         if self.windows < 1:
             raise ValueError(f"task.windows: must be at least 1, got {self.windows}")
 
+    def check(self, config: Config) -> None:
+        super().check(config)
+        if config.data.get("file"):  # the run is read from other folders, too
+            config.data["file"] = str(Path(config.data["file"]).resolve())
+
     def way_out(self) -> str:
         return "add data=text model=gpt"
 
-    def labels(self, given: Given) -> np.ndarray:
-        data, context = given.data, given.model.context
-        text = data.load(given.config.seed)
+    def labels(self, config: Config) -> np.ndarray:
+        from coopsgd.setup.build import make
+
+        data, context = make(config, "data"), make(config, "model").context
+        text = data.load(config.seed)
         if len(text.test) <= context:
             raise ValueError(
                 f"data: {data.source} has {len(text.train) + len(text.test)} characters, of which a tenth, for testing, must "
@@ -48,8 +56,8 @@ class Language(Supervised):
             )
         return np.broadcast_to(np.int64(0), (len(text.train) - 1) // context)
 
-    def build(self, given: Given, rows: range, device: Any) -> LanguageProblem:
-        return LanguageProblem(self, given, rows, device)
+    def build(self, config: Config, rows: range, device: Any) -> LanguageProblem:
+        return LanguageProblem(self, config, rows, device)
 
 
 class LanguageProblem(SupervisedProblem):
@@ -57,11 +65,13 @@ class LanguageProblem(SupervisedProblem):
 
     PART = 32  # test windows in one forward pass
 
-    def _load(self, task: Supervised, given: Given) -> int:
+    def _load(self, task: Supervised, config: Config) -> int:
         import torch
 
+        from coopsgd.setup.build import make
+
         assert isinstance(task, Language)
-        text, self._context = given.data.load(given.config.seed), given.model.context
+        text, self._context = make(config, "data").load(config.seed), make(config, "model").context
         self._text, self._held_out = self._tensor(text.train), self._tensor(text.test)
         self._window = torch.arange(self._context + 1, device=self._device)
         there = (len(text.test) - 1) // self._context

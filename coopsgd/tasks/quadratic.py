@@ -18,7 +18,7 @@ from coopsgd.tasks.base import Problem, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from coopsgd.tasks.base import Given
+    from coopsgd.setup.schema import Config
 
 
 @register("quadratic", "task")
@@ -77,16 +77,16 @@ class Quadratic(Task):
         c = draw.standard_normal(d) + h * draw.standard_normal((m, d))
         return files.get("curvature", a), files.get("centers", c), files.get("start", np.zeros(d))
 
-    def check(self, given: Given) -> None:
-        arrays = self.arrays(given.config.workers, given.config.seed)
-        for name, array in zip(self.ARRAYS, arrays, strict=True) if given.config.dtype == "float32" else ():
+    def check(self, config: Config) -> None:
+        arrays = self.arrays(config.workers, config.seed)
+        for name, array in zip(self.ARRAYS, arrays, strict=True) if config.dtype == "float32" else ():
             if len(at := np.argwhere(np.abs(array) > np.finfo(np.float32).max)):
                 where = at[0].tolist()
                 raise ValueError(f"task.{name}: holds {array[tuple(where)]:g} at {where}, beyond float32; use dtype=float64")
 
-    def known(self, given: Given) -> Known:
+    def known(self, config: Config) -> Known:
         """L is the largest curvature of any f_i, L_F that of their mean. kappa2, unbounded in x, is the start's."""
-        a, c, start = self.arrays(given.config.workers, given.config.seed)
+        a, c, start = self.arrays(config.workers, config.seed)
         mean = a.mean(0)
         best = np.divide((a * c).mean(0), mean, out=start.astype(float), where=mean > 0)  # flat coordinates: any value will do
         own = a * (start - c)
@@ -95,17 +95,17 @@ class Quadratic(Task):
         apart = 0.0 if off < 1e-24 * (own**2).sum() else float(off)
         return Known(float(a.max()), self.sigma**2, gap, apart, float(mean.max()))
 
-    def dimension(self, given: Given) -> int:
-        return self.arrays(given.config.workers, given.config.seed)[0].shape[1]
+    def dimension(self, config: Config) -> int:
+        return self.arrays(config.workers, config.seed)[0].shape[1]
 
-    def infimum(self, given: Given) -> float:
-        a, c, _ = self.arrays(given.config.workers, given.config.seed)
+    def infimum(self, config: Config) -> float:
+        a, c, _ = self.arrays(config.workers, config.seed)
         weight = a.sum(0)
         best = np.divide((a * c).sum(0), weight, out=np.zeros_like(weight), where=weight > 0)
         return float(0.5 * (a * (best - c) ** 2).sum(1).mean())
 
-    def build(self, given: Given, rows: range, device: Any) -> QuadraticProblem:
-        return QuadraticProblem(self, given, rows, device)
+    def build(self, config: Config, rows: range, device: Any) -> QuadraticProblem:
+        return QuadraticProblem(self, config, rows, device)
 
 
 class QuadraticProblem(Problem):
@@ -114,10 +114,9 @@ class QuadraticProblem(Problem):
     samples = 1
     steps_per_epoch: int | None = None
 
-    def __init__(self, task: Quadratic, given: Given, rows: range, device: Any) -> None:
+    def __init__(self, task: Quadratic, config: Config, rows: range, device: Any) -> None:
         import torch
 
-        config = given.config
         self._kind = {"dtype": getattr(torch, config.dtype), "device": device}
         self._a, self._c, self._start = (torch.from_numpy(x).to(**self._kind) for x in task.arrays(config.workers, config.seed))
         self._rows, self._seed = rows, config.seed

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from coopsgd.tasks.base import Given
+    from coopsgd.setup.schema import Config
     from coopsgd.tasks.engines.base import Engine
 
 EVALUATE = 250  # test samples in one forward pass
@@ -28,72 +28,87 @@ class Supervised(Task):
     USES = ("model", "data", "partition", "batch_size")
     INPUT: ClassVar[str] = "numbers"  # what data and model must be about
 
-    def labels(self, given: Given) -> np.ndarray:
+    def labels(self, config: Config) -> np.ndarray:
         """(n,) the class of every training sample: what is dealt."""
-        return given.data.load(given.config.seed).train_y
+        from coopsgd.setup.build import make
 
-    def test_labels(self, given: Given) -> np.ndarray | None:
+        return make(config, "data").load(config.seed).train_y
+
+    def test_labels(self, config: Config) -> np.ndarray | None:
         """(n,) the class of every test sample; None where samples have none."""
         return None
 
-    def shares(self, given: Given) -> list[np.ndarray]:
+    def shares(self, config: Config) -> list[np.ndarray]:
         """The samples of each worker (in the first epoch, where they are dealt anew)."""
-        return dealt(given.partition, self.labels(given), given.config.workers, given.config.seed)
+        from coopsgd.setup.build import make
 
-    def sizes(self, given: Given) -> list[int] | None:
-        return [len(share) for share in self.shares(given)]
+        return dealt(make(config, "partition"), self.labels(config), config.workers, config.seed)
 
-    def check(self, given: Given) -> None:
-        data, model = given.data, given.model
+    def sizes(self, config: Config) -> list[int] | None:
+        return [len(share) for share in self.shares(config)]
+
+    def check(self, config: Config) -> None:
+        from coopsgd.setup.build import make
+
+        data, model = make(config, "data"), make(config, "model")
         for group, part in (("data", data), ("model", model)):
             if (reads := getattr(part, "INPUT", "numbers")) != self.INPUT:
-                named, choice = given.config.task["name"], getattr(given.config, group)["name"]
+                named, choice = config.task["name"], getattr(config, group)["name"]
                 raise ValueError(f"{group}: {choice} is for {reads}, task {named} learns {self.INPUT}; {self.way_out()}")
+        make(config, "partition")
         data.check()
-        model.check(data.SHAPE, data.CLASSES, given.config.batch_size)
-        if why := model.unfit(data.SHAPE, data.CLASSES, given.config.dtype):
+        model.check(data.SHAPE, data.CLASSES, config.batch_size)
+        if why := model.unfit(data.SHAPE, data.CLASSES, config.dtype):
             raise ValueError(why)
-        refuse_short([len(share) for share in self.shares(given)], given.config.batch_size, given.config.partition["name"])
+        refuse_short([len(share) for share in self.shares(config)], config.batch_size, config.partition["name"])
 
     def way_out(self) -> str:
         """What to choose when data or model are of another kind."""
         return "choose other data and model, or task=language for a text"
 
-    def steps_per_epoch(self, given: Given) -> int | None:
-        return max(len(share) for share in self.shares(given)) // given.config.batch_size
+    def steps_per_epoch(self, config: Config) -> int | None:
+        return max(len(share) for share in self.shares(config)) // config.batch_size
 
-    def spread(self, given: Given) -> dict[str, Any] | None:
-        labels, shares, test = self.labels(given), self.shares(given), self.test_labels(given)
+    def spread(self, config: Config) -> dict[str, Any] | None:
+        labels, shares, test = self.labels(config), self.shares(config), self.test_labels(config)
         classes = max(int(y.max()) for y in (labels, test) if y is not None) + 1
         return {
-            "partition": given.config.partition["name"],
+            "partition": config.partition["name"],
             "counts": [np.bincount(labels[share], minlength=classes).tolist() for share in shares],
             "left_over": len(left_over(len(labels), shares)),
             "test": None if test is None else np.bincount(test, minlength=classes).tolist(),
         }
 
-    def about(self, given: Given) -> dict[str, Any]:
-        data, test = given.data, self.test_labels(given)
-        many = "" if test is None else f"{len(test)} samples, "
-        told = {"name": given.config.data["name"], "samples": len(self.labels(given)), "test": f"{many}{data.TEST}"}
-        return {**told, **data.about(given.config.seed)}
+    def about(self, config: Config) -> dict[str, Any]:
+        from coopsgd.setup.build import make
 
-    def notes(self, given: Given) -> tuple[str, ...]:
-        notes: tuple[str, ...] = given.data.notes()
+        data, test = make(config, "data"), self.test_labels(config)
+        many = "" if test is None else f"{len(test)} samples, "
+        told = {"name": config.data["name"], "samples": len(self.labels(config)), "test": f"{many}{data.TEST}"}
+        return {**told, **data.about(config.seed)}
+
+    def notes(self, config: Config) -> tuple[str, ...]:
+        from coopsgd.setup.build import make
+
+        notes: tuple[str, ...] = make(config, "data").notes()
         return notes
 
-    def dimension(self, given: Given) -> int:
-        data = given.data
-        return given.model.parameters(data.SHAPE, data.CLASSES)
+    def dimension(self, config: Config) -> int:
+        from coopsgd.setup.build import make
 
-    def statistics(self, given: Given) -> int:
-        data = given.data
-        return given.model.statistics(data.SHAPE, data.CLASSES)
+        data = make(config, "data")
+        return make(config, "model").parameters(data.SHAPE, data.CLASSES)
 
-    def module(self, given: Given, answer: Tensor, statistics: Tensor | None = None) -> Module:
+    def statistics(self, config: Config) -> int:
+        from coopsgd.setup.build import make
+
+        data = make(config, "data")
+        return make(config, "model").statistics(data.SHAPE, data.CLASSES)
+
+    def module(self, config: Config, answer: Tensor, statistics: Tensor | None = None) -> Module:
         from coopsgd.tasks.networks import bound
 
-        return bound(given, answer.dtype).elsewhere(answer, statistics).eval()
+        return bound(config, answer.dtype).elsewhere(answer, statistics).eval()
 
 
 def eval_samples(wanted: Any, n: int, workers: int) -> int:
@@ -106,24 +121,24 @@ class SupervisedProblem(Problem):
 
     PART = EVALUATE  # test samples in one forward pass
 
-    def __init__(self, task: Supervised, given: Given, rows: range, device: Any) -> None:
+    def __init__(self, task: Supervised, config: Config, rows: range, device: Any) -> None:
         import torch
 
+        from coopsgd.setup.build import make
         from coopsgd.tasks.engines.choice import choose
         from coopsgd.tasks.engines.crew import Crew
         from coopsgd.tasks.networks import bound
 
-        config = given.config
         self._dtype, self._device = getattr(torch, config.dtype), device
-        self._bound = bound(given, self._dtype, device)
+        self._bound = bound(config, self._dtype, device)
         self._start = self._bound.flat()
         self._rows, self._seed = rows, config.seed
-        self._tests = self._load(task, given)
-        partition, labels, shares = given.partition, task.labels(given), task.shares(given)
+        self._tests = self._load(task, config)
+        partition, labels, shares = make(config, "partition"), task.labels(config), task.shares(config)
         again = (lambda epoch: partition.deal(labels, config.workers, config.seed, epoch)) if partition.moves else None
         self._batches = Batches(shares, rows, config.batch_size, config.seed, again)
         self.samples, self._samples = config.batch_size, len(labels)
-        self.steps_per_epoch = task.steps_per_epoch(given)
+        self.steps_per_epoch = task.steps_per_epoch(config)
         choice = choose(config.engine, self._bound, config.amp)
         threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
         self._crew = Crew(choice, self._bound, len(rows), threads, config.amp)
@@ -132,7 +147,7 @@ class SupervisedProblem(Problem):
         self.facts = {"engine": choice.name, "eval_samples": looked_at}
         self.notes = () if choice.note is None else (choice.note,)
 
-    def _load(self, task: Supervised, given: Given) -> int:
+    def _load(self, task: Supervised, config: Config) -> int:
         """Bring the data into tensors; how many test samples there are."""
         raise NotImplementedError
 

@@ -53,17 +53,13 @@ class Candidate:
     """One member of the space: what it is called on the command line, and what that means."""
 
     words: tuple[str, ...]
-    parts: Parts
+    config: Config
+    strategy: Strategy
 
     @property
-    def config(self) -> Config:
-        """Its keys."""
-        return self.parts.config
-
-    @property
-    def strategy(self) -> Strategy:
-        """Its strategy, shared by those that differ in tau and delay alone."""
-        return self.parts.strategy
+    def parts(self) -> Parts:
+        """What it is made of."""
+        return Parts(self.config, self.strategy)
 
     @property
     def label(self) -> str:
@@ -145,23 +141,21 @@ def _variants(
             mine = replace(base, algo=algo | chosen, topology=graph, tau=tau)
             try:
                 if strategy is None or "tau" in keys:
-                    strategy = Parts(mine).strategy
+                    strategy, _ = build.make_strategy(mine)
                     if strategy.schedule is not None:
                         strategy.schedule.refuse_size(m)
                         strategy.schedule.check(m)
-                    checks.refuse_mixed(Parts(mine, strategy=strategy))
+                    checks.refuse_mixed(mine, strategy)
             except ValueError as error:  # not for so many workers, most likely
                 refused.append(str(error))
                 break
             if strategy.send is None:
-                alone = replace(mine, tau=1, **timing.DEFAULTS)
-                yield Candidate((*said, *differs), Parts(alone, strategy=strategy))
+                yield Candidate((*said, *differs), replace(mine, tau=1, **timing.DEFAULTS), strategy)
                 break
             told = [f"tau={tau}"] if "tau" not in fixed else []
             for delay in _delays(mine, fixed):
                 late = [f"delay={delay}"] if delay != base.delay else []
-                own = Parts(replace(mine, delay=delay), strategy=strategy)
-                yield Candidate((*said, *told, *late, *differs), own)
+                yield Candidate((*said, *told, *late, *differs), replace(mine, delay=delay), strategy)
 
 
 def _delays(config: Config, fixed: set[str]) -> Sequence[Any]:

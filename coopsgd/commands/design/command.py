@@ -50,7 +50,7 @@ def design(
         words = [*words, "cluster=from_probe", f"cluster.file={quoted(probe)}"]
     checked = compose.shown(based(words), config_dir, "design")
     base = checked.config
-    known, _, notes = constants(checked.parts, probe)
+    known, _, notes = constants(base, probe)
     if probe is not None and not theory and (base.cluster or {}).get("name") != "from_probe":
         notes = (
             *notes,

@@ -58,10 +58,10 @@ def _settings(some: Sequence[Candidate]) -> Iterator[tuple[Candidate, Setting]]:
     """Each with its setting; the matrices are made once for those of one strategy."""
     for _, alike in itertools.groupby(some, key=lambda one: id(one.strategy)):
         first, *more = alike
-        setting = Setting(first.parts)
+        setting = Setting(first.config, first.strategy)
         for one in (first, *more):
             own = copy.copy(setting)
-            own.parts, own.config = one.parts, one.config
+            own.config = one.config
             yield one, own
 
 

@@ -19,7 +19,6 @@ from coopsgd.predict.rehearsal import rehearse
 from coopsgd.predict.setting import moves, not_plain
 from coopsgd.predict.theory import Known
 from coopsgd.run.progress import Progress
-from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 
 LEAST = 8  # steps: a pilot of more than one local step a round has two rounds
@@ -154,7 +153,7 @@ def _refuse(base: Config, budget: float | None, target: float | None, known: Kno
         raise ConfigError(f"schedule: design tells of runs of any length from pilots of one, so the rate must stay, got {what}")
     if alone and target is not None:
         raise ConfigError("--target-loss: the bound is about gradients, not losses; leave out --theory, or give a budget")
-    if alone and (why := not_plain(Parts(base))):
+    if alone and (why := not_plain(base)):
         raise ConfigError(f"--theory: {why}; leave it out")
     if alone and known is None:
         raise ConfigError(

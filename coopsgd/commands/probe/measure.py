@@ -92,7 +92,7 @@ def measure(parts: Parts, fleet: Fleet, problem: Problem, tell: Callable[[str], 
         for (k, top, _), found, at in zip(tops, L, points, strict=True)
     ]
     own = _own(*walk.curvatures(steepest), stream(config.seed, "probe own curvature"))
-    infimum = parts.task.infimum(parts)
+    infimum = parts.task.infimum(config)
     tell("the seconds of a local step")
     step = Stepper(parts, fleet, problem, walk.x)
     found = {

@@ -35,7 +35,7 @@ def work(
     parts = Parts(settings)
     layout = Layout(settings.workers, 0, settings.processes)  # a probe has no auxiliary models
     with worker.joined(settings, layout, rank, store) as (fleet, device):
-        problem = parts.problem(fleet.workers, device)
+        problem = parts.task.build(settings, fleet.workers, device)
 
         def tell(text: str) -> None:
             if screen is not None:
@@ -54,7 +54,7 @@ def work(
             row = start.numel() * start.element_size()
             what = {"network": network.measure(fleet, row, start, stream(settings.seed, "probe network"), step)}
         if rank == 0:
-            told = {"format": FORMAT, **identity(parts), **found, **what, "device": str(device)}
+            told = {"format": FORMAT, **identity(settings), **found, **what, "device": str(device)}
             told |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
             checkpoint.write_json(folder / FILE, told)
         fleet.barrier()

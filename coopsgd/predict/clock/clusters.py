@@ -45,7 +45,7 @@ class Cluster:
         if self.ports not in PORTS:
             raise ValueError(f"cluster.ports: must be one of {', '.join(PORTS)}, got {self.ports!r}")
 
-    def check(self, parts: Any) -> tuple[str, ...]:
+    def check(self, config: Any) -> tuple[str, ...]:
         """ValueError when this is no cluster for a run of this config; else what its user should be told."""
         return ()
 
@@ -107,8 +107,8 @@ class Links(Cluster):
         _matrix("latency_s", self.latency_s, _seconds)
         _matrix("bandwidth", self.bandwidth, bits)
 
-    def check(self, parts: Any) -> tuple[str, ...]:
-        m = parts.config.workers
+    def check(self, config: Any) -> tuple[str, ...]:
+        m = config.workers
         if self.speeds is not None and len(self.speeds) != m:
             raise ValueError(f"cluster.speeds: names {len(self.speeds)} workers, but workers={m}; give one speed for each")
         n, what = len(self._sites(m)), "workers" if self.groups is None else "groups"
@@ -172,9 +172,9 @@ class FromProbe(Cluster):
         if not self.file:
             raise ValueError("cluster.file: is missing; name what `coopsgd probe` wrote, as in cluster.file=probe.json")
 
-    def check(self, parts: Any) -> tuple[str, ...]:
-        found, m = measured(self.file), parts.config.workers
-        notes = found.check(parts)
+    def check(self, config: Any) -> tuple[str, ...]:
+        found, m = measured(self.file), config.workers
+        notes = found.check(config)
         if self.own_speeds and len(found.workers_s) != m:
             raise ValueError(
                 f"cluster.file: {self.file} measured {len(found.workers_s)} workers, but workers={m}; probe as many, or set "
