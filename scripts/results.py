@@ -84,10 +84,8 @@ def sweep(*experiments: str) -> Sweep:
 
 
 def _check_picture(output: Path) -> None:
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError:
-        refuse("needs matplotlib: pip install 'coopsgd[figures]'")
+    from matplotlib.backend_bases import FigureCanvasBase
+
     known = FigureCanvasBase.get_supported_filetypes()
     if output.suffix.removeprefix(".") not in known:
         refuse(f"-o {output}: no picture is called that; end it in .png, .svg or .pdf")
@@ -106,7 +104,9 @@ def _declared(experiment: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     }
     node: Any = OmegaConf.to_container(composed, resolve=False)
     common = dict(_leaves({f.name: node[f.name] for f in fields(schema.Config) if f.name not in PLACEMENT}))
-    common |= {group: choice for group, choice in composed.hydra.runtime.choices.items() if group in schema.GROUPS}
+    chosen = {group: choice for group, choice in composed.hydra.runtime.choices.items() if group in schema.GROUPS}
+    settings = [_settings(group, choice) for group, choice in chosen.items() if choice is not None]
+    common = dict(itertools.chain(*settings)) | common | chosen
     return {key: value for key, value in common.items() if not any(_within(key, other) for other in swept)}, swept
 
 
@@ -119,11 +119,11 @@ def _differs(runs: list[coopsgd.Run], common: dict[str, Any], swept: dict[str, l
             if value not in values:
                 return f"{where} has {key}={value}, which sweeps {', '.join(map(str, values))}"
         choices = {key: _value(run, key) for key in schema.GROUPS if key in swept}
-        given = [(f"{group}.{key}", value) for group, name in choices.items() for key, value in _settings(group, name)]
+        given = list(itertools.chain(*(_settings(group, name) for group, name in choices.items())))
         for key, wanted in (*common.items(), *given):
             value = _value(run, key)
             if key == "tau" and wanted == "auto":
-                wanted = dict(_settings("algo", run.config.algo["name"])).get("tau", value)
+                wanted = dict(_settings("algo", run.config.algo["name"])).get("algo.tau", value)
             unused = value is None and _value(run, key.split(".")[0]) is None  # a group that this run has no use for
             if wanted != "auto" and value != wanted and not unused and key != "algo.tau":
                 return f"{where} has {key}={value}, not {wanted}"
@@ -138,8 +138,9 @@ def _differs(runs: list[coopsgd.Run], common: dict[str, Any], swept: dict[str, l
 
 
 def _settings(group: str, name: str) -> list[tuple[str, Any]]:
-    """What the yaml of a choice sets."""
-    return list(_leaves(catalogue.settings(group, name)))
+    """GROUP.KEY of a choice, and what it is unless it is given."""
+    keys = catalogue.settings(group, name) | {option.key: option.value for option in catalogue.options(group, name)}
+    return list(_leaves(keys, f"{group}."))
 
 
 def _within(key: str, other: str) -> bool:

@@ -29,12 +29,11 @@ from coopsgd.setup.parts import Parts
 
 THEORY = {"consensus": "predicted", "gradient": "bound"}  # what is measured -> what it is held against
 SWEEP = "multirun.yaml"  # what Hydra writes beside the runs of a sweep
-SKETCH = "matplotlib is not installed, so nothing is drawn: pip install 'coopsgd[figures]'"
 
 
 def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: bool = False) -> dict[str, Any]:
     """runs: one dict a folder, as `_compared` says; means: one for all runs that differ by their seed alone, as `_mean` says;
-    figure: the picture's file, of the means and of runs by themselves, null when it could not be drawn; notes. Of copies, runs
+    figure: the picture's file, of the means and of runs by themselves, null when there was nothing to draw; notes. Of copies, runs
     of one identity and one seed, the longest counts.
     """
     if not all(folder.strip() for folder in folders):
@@ -65,12 +64,9 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
         for run in found["runs"]
         if run["copy_of"]
     ]
-    try:
-        shown = [means.get(key, some[0]) for key, some in counted.items()]
-        first = folders[0] if Path(folders[0]).is_dir() else runs[0]
-        drawn = _draw(shown, Path(figure) if figure else Path(first) / "theory.png", named=figure is not None)
-    except ImportError:
-        return found | {"figure": None, "notes": [*notes, SKETCH]}
+    shown = [means.get(key, some[0]) for key, some in counted.items()]
+    first = folders[0] if Path(folders[0]).is_dir() else runs[0]
+    drawn = _draw(shown, Path(figure) if figure else Path(first) / "theory.png", named=figure is not None)
     return found | {"figure": drawn, "notes": notes}
 
 
@@ -249,16 +245,14 @@ def _draw(runs: list[dict[str, Any]], path: Path, named: bool) -> str | None:
 
     A file that the user has not named is put where a link may lie that somebody else made: it is replaced, not followed.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     titles = ("distance of the workers to their mean, squared", "mean of ||grad F(u)||² over the steps so far")
     panels = [(*both, title) for both, title in zip(THEORY.items(), titles, strict=True) if any(run[both[0]] for run in runs)]
     if not panels:
         return None
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 4.2), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(6 * len(panels), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (what, theory, title) in zip(axes[0], panels, strict=True):
         for number, run in enumerate(run for run in runs if run[what]):
             curve, colour = run[what], f"C{number % 10}"
@@ -277,8 +271,6 @@ def _draw(runs: list[dict[str, Any]], path: Path, named: bool) -> str | None:
             checkpoint.atomically(path, lambda file: figure.savefig(file, dpi=120, format="png"))
     except OSError as error:
         raise ConfigError(f"--figure: {path} cannot be written ({error.strerror or error}); name another file") from None
-    finally:
-        pyplot.close(figure)
     return str(path)
 
 

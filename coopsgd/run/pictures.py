@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MOST = 20  # workers, or classes, that a table has room for
-MARGIN, LINE = 60, 14  # pixels around the picture's cells, and of a line of text
-DARK, LIGHT = np.array([8, 48, 107]), np.array([247, 251, 255])
+DPI = 100  # pixels of an inch of the picture
 
 
 def show(console: Console, data: dict[str, Any], held: dict[str, Any]) -> None:
@@ -47,33 +50,31 @@ def describe(counts: np.ndarray) -> dict[str, np.ndarray]:
     return {"samples": sizes, "classes": (counts > 0).sum(1), "most frequent class": mix.max(1), "skew": skew}
 
 
-def picture(held: dict[str, Any]) -> tuple[bytes, int, int]:
-    """A PNG of the counts, a worker a row and a class a column, the darker the more; and its width and height in pixels."""
-    from PIL import Image, ImageDraw
+def figure(held: dict[str, Any]) -> Figure:
+    """The counts, a worker a row and a class a column, the darker the more."""
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     counts = np.array(held["counts"])
     workers, classes = counts.shape
-    tall, wide = (max(1, min(most, 800 // n)) for most, n in ((24, workers), (48, classes)))
-    shade = (counts / max(1, counts.max()))[:, :, None]
-    cells = (LIGHT + np.sqrt(shade) * (DARK - LIGHT)).astype(np.uint8)  # by its root: a few samples are still seen
-    cells = cells.repeat(tall, axis=0).repeat(wide, axis=1)
-    height, width = cells.shape[0] + MARGIN + 3 * LINE, max(cells.shape[1] + 2 * MARGIN, 420)
-    image = Image.new("RGB", (width, height), "white")
-    image.paste(Image.fromarray(cells), (MARGIN, MARGIN))
-    draw = ImageDraw.Draw(image)
-    draw.text((8, 8), f"partition {held['partition']}: samples of {workers} workers (rows) by class (columns)", fill="black")
-    fit = f"{counts.min()} (light) to {counts.max()} (dark) a cell; {held['left_over']} left over; totals on the right"
-    draw.text((8, 8 + LINE), fit, fill="black")
-    for row in range(0, workers, -(-LINE // tall)):
-        middle = MARGIN + row * tall + tall // 2
-        draw.text((MARGIN - 6, middle), str(row), fill="black", anchor="rm")
-        draw.text((MARGIN + cells.shape[1] + 6, middle), str(counts[row].sum()), fill="black", anchor="lm")
-    for c in range(0, classes, -(-24 // wide)):
-        draw.text((MARGIN + c * wide + wide // 2, MARGIN - 4), str(c), fill="black", anchor="mb")
-    if wide >= 32 and tall >= LINE:
-        for (row, c), n in np.ndenumerate(counts):
-            ink = "white" if shade[row, c, 0] > 0.3 else "black"
-            draw.text((MARGIN + c * wide + wide // 2, MARGIN + row * tall + tall // 2), str(n), fill=ink, anchor="mm")
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue(), width, height
+    size = max(4.2, min(9, 2 + 0.4 * classes)), max(3, min(8, 1.4 + 0.25 * workers))
+    found = Figure(figsize=size, dpi=DPI, layout="constrained")
+    axes = found.subplots()
+    # by its root: a few samples are still seen
+    shown = axes.imshow(counts, cmap="Blues", aspect="auto", interpolation="nearest", norm=PowerNorm(0.5, vmin=0))
+    left = f", {held['left_over']} left over" if held["left_over"] else ""
+    axes.set(title=f"partition {held['partition']}: samples{left}", xlabel="class", ylabel="worker")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    found.colorbar(shown)
+    return found
+
+
+def picture(held: dict[str, Any]) -> tuple[bytes, int, int]:
+    """The same as a PNG, and its width and height in pixels."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # the first time ever it tells that it looks for fonts
+    drawn, file = figure(held), io.BytesIO()
+    drawn.savefig(file, format="png")
+    width, height = drawn.get_size_inches() * DPI
+    return file.getvalue(), int(width), int(height)

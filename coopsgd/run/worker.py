@@ -129,6 +129,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
                 more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
                 more["notes"] = [*notes, *late]
                 if isinstance(report, Report):
+                    report.draw()
                     _leave(folder, parts, save, outcome, rows, fleet, more, report, came)
                     if _slot is not None:
                         _slot[0].enter(rank, Phase.DONE)
@@ -165,10 +166,7 @@ class Report:
 
     def __init__(self, folder: Path, settings: schema.Config, console: int | None) -> None:
         self._live = Live(sys.stdout if console is None else stdio.stream(console), settings.steps)
-        self._files = Files(folder, self.note)
-        held = build.make(settings, "task").spread(settings)
-        if held is not None:
-            self._files.image("data/partition", *pictures.picture(held))
+        self._files, self._settings = Files(folder, self.note), settings
 
     def log(self, line: dict[str, Any]) -> None:
         """One log point."""
@@ -178,6 +176,12 @@ class Report:
     def note(self, text: str) -> None:
         """Something the user should know."""
         self._live.note(text)
+
+    def draw(self) -> None:
+        """Who held what, for TensorBoard: at the end, for no step shall wait for it."""
+        held = build.make(self._settings, "task").spread(self._settings)
+        if held is not None:
+            self._files.image("data/partition", *pictures.picture(held))
 
     def flush(self) -> None:
         """Try to have everything on disk."""

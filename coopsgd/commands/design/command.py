@@ -93,7 +93,7 @@ def design(
         found = studies.check(found, base, places, folder, run)
     facts = report.facts(found, words, top, config_dir) | {"command": line, "folder": str(folder)}
     checkpoint.write_json(folder / "design.json", facts)
-    drawn = report.picture(found, folder / "pareto.png")
+    report.picture(found, folder / "pareto.png")
     report.show(facts, as_json)
     if not as_json:
-        print(f"\n{folder}" + ("" if drawn else "  (pip install coopsgd[figures] for its picture)"))
+        print(f"\n{folder}")

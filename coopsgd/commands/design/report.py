@@ -156,13 +156,11 @@ def _seconds(value: float) -> str:
     return f"{1e3 * value:.3g} ms" if value < 1 else f"{value:.4g} s"
 
 
-def picture(study: Study, path: Path) -> bool:
-    """Predicted error against seconds with the Pareto front; beside it what runs measured. False without matplotlib."""
-    try:
-        from matplotlib import colormaps
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
+def picture(study: Study, path: Path) -> None:
+    """Predicted error against seconds with the Pareto front; beside it what runs measured."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
     panels = 1 if study.verdict is None else 2
     figure = Figure(figsize=(7.5 * panels, 5), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
@@ -192,4 +190,3 @@ def picture(study: Study, path: Path) -> bool:
         axes[1].set_ylabel("eval/loss")
         axes[1].legend(fontsize="x-small")
     figure.savefig(path, dpi=120)
-    return True
