@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup train test test-all lint bench trust clean
+.PHONY: help setup train test test-all quick lint bench trust figures clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +30,12 @@ test: $(READY) ## the tests
 test-all: $(READY) ## the tests, the slow ones too
 	$(TESTS) -m 'slow or not slow'
 
+# what a small change breaks first: a file or two of each room
+QUICK := package schema formats words exact period stepping plan later local mixing optim models partitions sizes board progress
+
+quick: $(READY) ## the tests that matter for a small change, under a minute
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK:%=tests/test_%.py) -k 'not every_yaml'
+
 lint: $(READY) ## format check, ruff, mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -43,6 +49,9 @@ bench: $(READY) ## step time, start time and many workers in one process, beside
 trust: $(READY) ## docs/trust.md anew: coopsgd beside public implementations, and laws on random configs (half an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
 	$(BIN)/python scripts/trust.py -o docs/trust.md
+
+figures: $(READY) ## every table and picture of docs/results.md anew, with commit and machine (a night)
+	$(BIN)/python scripts/figures.py
 
 clean: ## remove .venv, caches and builds; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
