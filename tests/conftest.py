@@ -1,7 +1,8 @@
 """Warm processes for the suite: one fork server that has imported everything and computes nothing.
 
 `gangs` are process groups of 2, 4 and 8 kept for the whole session; `cli` runs the command line in a fork of the server,
-a tenth of a second instead of the four that a fresh interpreter needs to import torch.
+a tenth of a second instead of the four that a fresh interpreter needs to import torch. All processes die with the test
+that started them (ownership.py). What a test waits for has HANG seconds: so much only a hang takes, on any machine.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import io
 import logging
 import multiprocessing
 import os
+import resource
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from ownership import Owner
 
 torch.set_num_threads(1)
 WARM = multiprocessing.get_context("forkserver")
@@ -29,7 +34,20 @@ os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the server, which
 if "coopsgd-tests" not in os.environ.get("XDG_CACHE_HOME", ""):  # the server, which imports this file too, keeps ours
     CACHE = tempfile.TemporaryDirectory(prefix="coopsgd-tests")  # what tests read is not left in the user's cache
     os.environ["XDG_CACHE_HOME"] = CACHE.name
+HANG = 600.0  # seconds
+PROCESSOR = 1200  # seconds of processor time after which a command that should have been ended ends by itself
+OWNER = Owner()
 CI = os.environ.get("CI") == "true"
+
+
+def processor_time(call: Any, times: int = 3) -> float:
+    """Seconds of processor time that call() takes, the least of several: what others do on this machine does not count."""
+    took = []
+    for _ in range(times):
+        began = time.process_time()
+        call()
+        took.append(time.process_time() - began)
+    return min(took)
 
 
 def needs(there: bool, package: str) -> None:
@@ -55,31 +73,46 @@ class Gang:
     """p processes in one group, waiting for work."""
 
     def __init__(self, processes: int, folder: str) -> None:
-        self._pipes, self._members = [], []
+        self._pipes, self._members, self.closed = [], [], False
         for rank in range(processes):
             ours, theirs = WARM.Pipe()
             member = WARM.Process(target=_serve, args=(theirs, rank, processes, f"{folder}/store"), daemon=True)
             member.start()
+            OWNER.staying.add(member.pid)
             theirs.close()
             self._pipes.append(ours)
             self._members.append(member)
 
     def __call__(self, function: Any, *arguments: Any) -> list[Any]:
-        """function(rank, *arguments) on every process; their answers by rank."""
+        """function(rank, *arguments) on every process; their answers by rank. Where one fails, the gang is at an end."""
         for pipe in self._pipes:
             pipe.send((function, arguments))
-        answers = []
-        for rank, pipe in enumerate(self._pipes):
-            assert pipe.poll(120), f"process {rank} does not answer"
-            answers.append(pipe.recv())
-        failed = [answer for ok, answer in answers if not ok]
-        assert not failed, "\n".join(failed)
-        return [answer for _, answer in answers]
+        answers: dict[int, Any] = {}
+        while len(answers) < len(self._pipes):
+            ready = connection.wait([pipe for rank, pipe in enumerate(self._pipes) if rank not in answers], HANG)
+            if not ready:
+                self._fail(f"no answer of processes {sorted(set(range(len(self._pipes))) - set(answers))}")
+            for pipe in ready:
+                rank = self._pipes.index(pipe)
+                try:
+                    fine, answers[rank] = pipe.recv()
+                except EOFError:
+                    fine, answers[rank] = False, "it has ended"
+                if not fine:
+                    self._fail(f"process {rank}: {answers[rank]}")
+        return [answers[rank] for rank in sorted(answers)]
+
+    def _fail(self, told: str) -> None:
+        """The others may wait for one that is elsewhere: none of them is of use any more."""
+        self.close()
+        raise AssertionError(told)
 
     def close(self) -> None:
+        self.closed = True
         for member in self._members:
             member.kill()
             member.join()
+            OWNER.staying.discard(member.pid)
 
 
 def _serve(pipe: Any, rank: int, processes: int, store: str) -> None:
@@ -89,14 +122,11 @@ def _serve(pipe: Any, rank: int, processes: int, store: str) -> None:
 
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    wait = timedelta(seconds=60)
+    wait = timedelta(seconds=HANG)
     dist.init_process_group("gloo", store=dist.FileStore(store, processes), rank=rank, world_size=processes, timeout=wait)
     while True:
         function, arguments = pipe.recv()
-        try:
-            pipe.send((True, function(rank, *arguments)))
-        except BaseException:
-            pipe.send((False, f"process {rank}:\n{traceback.format_exc()}"))
+        _answer(pipe, function, (rank, *arguments))
 
 
 @contextmanager
@@ -106,9 +136,8 @@ def gangs_of() -> Iterator[Any]:
     with tempfile.TemporaryDirectory() as folder:
 
         def gang(processes: int) -> Gang:
-            if processes not in made:
-                os.makedirs(f"{folder}/{processes}")
-                made[processes] = Gang(processes, f"{folder}/{processes}")
+            if processes not in made or made[processes].closed:
+                made[processes] = Gang(processes, tempfile.mkdtemp(dir=folder))
             return made[processes]
 
         try:
@@ -116,6 +145,39 @@ def gangs_of() -> Iterator[Any]:
         finally:
             for group in made.values():
                 group.close()
+
+
+def elsewhere(function: Any, *arguments: Any) -> Any:
+    """What function(*arguments) returns in a fork of the server."""
+    ours, theirs = WARM.Pipe()
+    WARM.Process(target=_answer, args=(theirs, function, arguments)).start()
+    theirs.close()
+    assert ours.poll(HANG), f"{function} does not end"
+    fine, answer = ours.recv()  # EOFError: its process has ended without one
+    assert fine, answer
+    return answer
+
+
+def _answer(pipe: Any, function: Any, arguments: tuple[Any, ...]) -> None:
+    try:
+        pipe.send((True, function(*arguments)))
+    except BaseException:
+        pipe.send((False, traceback.format_exc()))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def owner() -> Iterator[None]:
+    """What this session starts does not outlive it."""
+    with OWNER.guarded():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_outlives_a_test(owner: None) -> Iterator[None]:
+    """What a test starts does not outlive it."""
+    yield
+    OWNER.staying |= {forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid}  # multiprocessing's own
+    OWNER.end_all()
 
 
 @pytest.fixture(autouse=True)
@@ -138,14 +200,14 @@ def gangs() -> Iterator[Any]:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Any:
-    """cli("train", "tau=3", ...) in tmp_path: exit code, stdout, stderr."""
+    """cli("train", "tau=3", ...) in tmp_path: exit code, stdout, stderr. first: called before, in the command's process."""
     count = iter(range(1000))
 
     def run(*words: str, env: dict[str, str] | None = None, first: Any = None) -> Ended:
         at = tmp_path / f".cli{next(count)}"
         process = WARM.Process(target=_command, args=(words, str(tmp_path), str(at), env or {}, first))
         process.start()
-        process.join(120)
+        process.join(HANG)
         assert process.exitcode is not None, f"coopsgd {' '.join(words)} does not end"
         out, err = (Path(f"{at}.{end}").read_text() for end in ("out", "err"))
         return Ended(process.exitcode, out, err)
@@ -154,6 +216,7 @@ def cli(tmp_path: Path) -> Any:
 
 
 def _command(words: tuple[str, ...], cwd: str, at: str, env: dict[str, str], first: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR, PROCESSOR))
     for number, end in ((1, "out"), (2, "err")):
         opened = os.open(f"{at}.{end}", os.O_CREAT | os.O_WRONLY)
         os.dup2(opened, number)

@@ -1,4 +1,4 @@
-"""Commands that run while a test looks at them, each in a session of its own that dies with the test."""
+"""Commands that run while a test looks at them, each in a session of its own."""
 
 from __future__ import annotations
 
@@ -7,49 +7,45 @@ import functools
 import json
 import os
 import resource
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from conftest import WARM, Ended, _command
+from conftest import HANG, WARM, Ended, _command
+from ownership import alive, children, state  # noqa: F401  for those who look at commands
 
-LONG = ("task=quadratic", "task.sigma=0", "steps=100000000", "log_every=100", "eval_every=0", "tau=1")
+LONG = ("task=quadratic", "task.sigma=0", "steps=100000000", "log_every=100", "eval_every=0", "tau=1")  # an hour at least
 SHORT = ("task=quadratic", "steps=60", "eval_every=10", "log_every=10")
+NEVER = 1e9  # seconds: what must not end by itself before HANG is over
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-def until(true: Callable[[], Any], seconds: float = 60.0, what: str = "it") -> Any:
-    """What `true` gives as soon as it is true."""
-    end = time.monotonic() + seconds
+def until(true: Callable[[], Any], what: str = "it") -> Any:
+    """What `true` gives as soon as it is true. Only a hang takes too long: this shows that it comes, not how soon."""
+    end = time.monotonic() + HANG
     while time.monotonic() < end:
         found = true()
         if found:
             return found
-        time.sleep(0.02)
-    raise AssertionError(f"waited {seconds} s in vain for {what}")
+        time.sleep(0.01)
+    raise AssertionError(f"waited {HANG} s in vain for {what}")
 
 
-def children(pid: int) -> list[int]:
-    with contextlib.suppress(FileNotFoundError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
+def soon(true: Callable[[], Any], seconds: float, what: str = "it") -> Any:
+    """What `true` gives as soon as it is true: before this process, asking without a rest, was given so much processor time.
 
-
-def state(pid: int) -> str:
-    """R, S, T, Z, ...; X when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "X"
-
-
-def alive(pid: int) -> bool:
-    return state(pid) not in "ZX"
+    On an idle machine these are seconds. On a busy one they last longer, as does all else: it is a neighbour's share.
+    """
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        found = true()
+        if found:
+            return found
+    raise AssertionError(f"{what} did not come while this process computed for {seconds} s")
 
 
 def in_turn(*each: Callable[[], Any] | None) -> None:
@@ -64,20 +60,19 @@ def limited(bytes_: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
 
 
-def slow_save(seconds: float) -> None:
-    """Writing the final models takes so long, and `saving` appears when it begins."""
+def held_save() -> None:
+    """Writing the final models, `saving` appears, and it goes on when there is a file `go`."""
     import torch
 
     save = torch.save
 
-    def slowly(content: Any, file: Any) -> None:
+    def held(content: Any, file: Any) -> None:
         Path("saving").touch()
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while not Path("go").exists():
             time.sleep(0.01)
         save(content, file)
 
-    torch.save = slowly
+    torch.save = held
 
 
 class Command:
@@ -85,6 +80,7 @@ class Command:
 
     def __init__(self, tmp_path: Path, at: Path, words: tuple[str, ...], env: dict[str, str], first: Any) -> None:
         self._tmp_path, self._at = tmp_path, at
+        self._shared = set(os.listdir("/dev/shm"))
         (tmp_path / "tmp").mkdir(exist_ok=True)
         env = {"TMPDIR": str(tmp_path / "tmp"), **env}
         begin = functools.partial(in_turn, os.setsid, first)
@@ -105,6 +101,17 @@ class Command:
         self.seen = children(self.pid)
         return self.seen
 
+    def saving(self, processes: int) -> list[int]:
+        """The pids of the workers, once the final save is held (held_save)."""
+        until((self._tmp_path / "saving").exists, "the save to begin")
+        self.seen = until(lambda: len(found := children(self.pid)) == processes and found, "workers")
+        return self.seen
+
+    def save_goes_on(self) -> None:
+        """Not before what it was sent has reached it."""
+        time.sleep(0.2)
+        (self._tmp_path / "go").touch()
+
     def send(self, number: int) -> None:
         os.kill(self.pid, number)
 
@@ -112,8 +119,11 @@ class Command:
         """To the whole foreground group, as Ctrl-C does."""
         os.killpg(self.pid, number)
 
-    def ended(self, seconds: float = 60.0) -> Ended:
-        self.process.join(seconds)
+    def ended(self, within: float | None = None) -> Ended:
+        """How it ended. within: before this process was given so many seconds of processor time (see `soon`)."""
+        if within is not None:
+            soon(lambda: self.process.exitcode is not None, within, "its end")
+        self.process.join(HANG)
         assert self.process.exitcode is not None, "it does not end"
         out, err = (Path(f"{self._at}.{end}").read_text() for end in ("out", "err"))
         return Ended(self.process.exitcode, out, err)
@@ -127,31 +137,49 @@ class Command:
         return json.loads((self._tmp_path / folder / "summary.json").read_text())
 
     def nothing_left(self) -> None:
-        """No process of it lives, and no file lies in the system's temporary folder."""
-        until(lambda: not any(alive(pid) for pid in self.seen), 10, "the workers' end")
+        """No process of it lives, and no file lies in shared memory or the system's temporary folder."""
+        until(lambda: not any(alive(pid) for pid in self.seen), "the workers' end")
+        until(lambda: set(os.listdir("/dev/shm")) <= self._shared, "shared memory's end")  # other tests may come and go
         assert os.listdir(self._tmp_path / "tmp") == []
         halves = [str(path) for path in self._tmp_path.rglob("*.part")]
         assert not halves
 
-    def kill(self) -> None:
-        for pid in (*self.seen, *children(self.pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.join()
+
+class Terminal:
+    """A console for a command. first: to be called in it; ENV: for its environment."""
+
+    ENV: ClassVar[dict[str, str]] = {"TERM": "xterm", "COLUMNS": "100"}
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = os.openpty()
+        os.set_blocking(self._ours, False)
+        self.first = functools.partial(on_terminal, os.ttyname(self._theirs))
+        self._told = b""
+
+    def told(self) -> bytes:
+        """What was written on it so far."""
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self._ours, 1 << 16):
+                self._told += part
+        return self._told
+
+    def __del__(self) -> None:
+        os.close(self._ours)
+        os.close(self._theirs)
+
+
+def on_terminal(name: str) -> None:
+    file = os.open(name, os.O_RDWR | os.O_NOCTTY)
+    for number in (0, 1, 2):
+        os.dup2(file, number)
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Any]:
-    """started("train", "tau=3", ...): a Command; hydra.run.dir=r."""
-    made: list[Command] = []
+def started(tmp_path: Path) -> Any:
+    """started("train", "tau=3", ...): a Command; hydra.run.dir=r. first: called before, in the command's process."""
+    count = iter(range(1000))
 
     def start(*words: str, env: dict[str, str] | None = None, first: Any = None) -> Command:
-        made.append(Command(tmp_path, tmp_path / f".run{len(made)}", words, env or {}, first))
-        return made[-1]
+        return Command(tmp_path, tmp_path / f".run{next(count)}", words, env or {}, first)
 
-    yield start
-    for command in made:
-        command.kill()
+    return start

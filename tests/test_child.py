@@ -6,22 +6,21 @@ import os
 import signal
 import sys
 import time
-import warnings
 
 import pytest
-from conftest import WARM, _command
-from test_ending import alive, until
+from conftest import elsewhere
+from running import NEVER, alive, linux, started, until  # noqa: F401  a fixture
 
 from coopsgd.host.child import ChildFailed, answer_of
 
-SLEEPY = """
+SLEEPY = f"""
 import os, time
 
 def sleep(*args):
     with open("pid.part", "w") as file:
         file.write(str(os.getpid()))
     os.rename("pid.part", "pid")
-    time.sleep(100)
+    time.sleep({NEVER})
 
 class Data:
     def __len__(self):
@@ -69,52 +68,43 @@ def test_what_it_prints_is_not_taken_for_an_answer_of_the_command(capfd):
     assert told.out == "ours\n" and sorted(told.err.splitlines()) == ["a program", "python"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@linux
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("words", [("data=custom", "data.path=sleepy:Data"), ("model=custom", "model.path=sleepy:Net")])
-def test_it_dies_with_the_command(tmp_path, words, number):
+def test_it_dies_with_the_command(started, tmp_path, words, number):  # noqa: F811
     (tmp_path / "sleepy.py").write_text(SLEEPY)
-    process = WARM.Process(target=_command, args=(("show", *words), str(tmp_path), str(tmp_path / "told"), {}, None))
-    process.start()
+    command = started("show", *words)
     until((tmp_path / "pid").exists)
     child = int((tmp_path / "pid").read_text())
-    assert alive(child) and child != process.pid
-    os.kill(process.pid, number)
-    process.join(10)
-    try:
-        until(lambda: not alive(child), 5)
-        assert process.exitcode == (-number if number == signal.SIGKILL else 128 + number)
-    finally:
-        if alive(child):
-            os.kill(child, signal.SIGKILL)
+    assert alive(child) and child != command.pid
+    command.send(number)
+    assert command.ended().code == (-number if number == signal.SIGKILL else 128 + number)
+    until(lambda: not alive(child), "the child's end")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_it_dies_when_its_parent_dies_before_it_has_begun():
+@linux
+def test_it_dies_when_its_parent_dies_before_it_has_begun(tmp_path):
     """The parent is gone between the fork and the child's first line: no signal will come."""
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this process has threads
-        middle = os.fork()
-    if middle == 0:
-        from coopsgd.host import child
+    elsewhere(orphan_a_child, tmp_path / "pid")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    until(lambda: not alive(int((tmp_path / "pid").read_text())), "the child's end")
 
-        def late(parent):
-            os.write(writing, str(os.getpid()).encode())
-            while os.getppid() == parent:
-                time.sleep(0.01)
-            child_dies(parent)
 
-        child_dies, child.die_with = child.die_with, late
-        signal.alarm(1)  # ends it while it waits
-        child.answer_of(lambda: time.sleep(100))
-        os._exit(0)
-    pid = int(os.read(reading, 20))
-    os.waitpid(middle, 0)
-    try:
-        until(lambda: not alive(pid), 5)
-    finally:
-        os.close(reading)
-        os.close(writing)
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
+def orphan_a_child(file):
+    """A grandchild that kills the child before it does anything else."""
+    from coopsgd.host import child
+
+    if middle := os.fork():
+        os.waitpid(middle, 0)
+        return
+
+    def late(parent):
+        file.write_text(str(os.getpid()))
+        os.kill(parent, signal.SIGKILL)
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        child_dies(parent)
+
+    child_dies, child.die_with = child.die_with, late
+    child.answer_of(lambda: time.sleep(NEVER))
+    os._exit(0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import HANG
 from playing import settle
 
 import coopsgd
@@ -73,11 +74,13 @@ def test_processes_that_start_together_read_once_and_share_the_pages(place):
         members.append(FORK.Process(target=_visit, args=(place, theirs)))
         members[-1].start()
         pipes.append(ours)
+    assert all(pipe.poll(HANG) for pipe in pipes)
     totals = [pipe.recv() for pipe in pipes]  # now all have touched all of it
     assert set(totals) == {int(np.arange(BIG, dtype=np.uint8).sum(dtype=np.int64))}
     assert reads(place) == 1
     for pipe in pipes:  # one at a time, so that all are alive while each looks
         pipe.send(None)
+        assert pipe.poll(HANG)
         found = pipe.recv()
         if pipe is pipes[0]:
             # resident: all of it; proportional share: a quarter, as four processes have the same pages

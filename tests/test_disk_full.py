@@ -65,13 +65,13 @@ def test_a_run_goes_on_while_the_disk_is_full(started, disk, processes):  # noqa
     command = started("train", *LONG, f"processes={processes}", "hydra.run.dir=disk/r")
     command.at_work(processes, "disk/r")
     fill(disk)
-    until(lambda: "metrics.jsonl cannot be written (No space left on device)" in command.told(), 20, command.told())
+    until(lambda: "metrics.jsonl cannot be written (No space left on device)" in command.told(), "a note")
     size = (disk / "r" / "metrics.jsonl").stat().st_size
     assert (disk / "r" / "metrics.jsonl").read_bytes().endswith(b"\n")  # no half of a line
     time.sleep(1)
     assert command.process.is_alive() and (disk / "r" / "metrics.jsonl").stat().st_size == size
     (disk / "filler").unlink()
-    until(lambda: (disk / "r" / "metrics.jsonl").stat().st_size > size, 20, "more lines")
+    until(lambda: (disk / "r" / "metrics.jsonl").stat().st_size > size, "more lines")
     command.send(signal.SIGTERM)
     assert command.ended().code == 143
     steps = [line["step"] for line in coopsgd.Run(disk / "r").metrics()]
@@ -134,20 +134,22 @@ class Loud(Strategy):
 
     fails: bool = False
 
-    def step(self, fleet, tick, x, s):
-        if tick.k == 1:
+    def direction(self, fleet, t, grad, x, s):
+        if t.k == 1:
             fill(Path("disk"), f"filler{fleet.rank}")
         print("x" * 5000, flush=True)
-        if self.fails and tick.k == 8 and fleet.rank == fleet.layout.processes - 1:
+        if self.fails and t.k == 8 and fleet.rank == fleet.layout.processes - 1:
             raise RuntimeError("a bug of its author's")
-        fleet.mean(x)
-        return tick.local(x), s
+        return grad, s
+
+    def send(self, fleet, t, x, s):
+        return fleet.later(fleet.mean, x)
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_a_strategy_prints_and_raises_on_a_full_disk(cli, disk, tmp_path, fails):
     (tmp_path / "more" / "algo").mkdir(parents=True)
-    (tmp_path / "more" / "algo" / "loud.yaml").write_text(f"strategy: test_disk_full:Loud\nfails: {fails}\n")
+    (tmp_path / "more" / "algo" / "loud.yaml").write_text(f"strategy: test_disk_full:Loud\nfails: {fails}\ntau: 1\n")
     words = ("task=quadratic", "steps=9", "processes=2", "save=none", "timeout=3", "hydra.run.dir=disk/r")
     ended = cli("train", "--config-dir", "more", "algo=loud", *words)
     assert ended.code == 1

@@ -5,158 +5,75 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import elsewhere
+from faults import faulty
+from running import LONG, NEVER, children, linux, started, until  # noqa: F401  a fixture
 
 from coopsgd.errors import ConfigError
-from coopsgd.strategies.base import Strategy
-
-LONG = ("task=quadratic", "task.sigma=0", "steps=100000000", "log_every=1000", "eval_every=0", "tau=1")
 
 
-def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
-    (tmp_path / "tmp").mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", "coopsgd.cli", "train", *words],
-        cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def children(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in listed]
-
-
-def until(true, seconds: float = 60.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = true()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
-
-
-def running(tmp_path: Path, process: subprocess.Popen[str], processes: int = 4) -> tuple[Path, list[int]]:
-    """Wait until the workers are at work; their folder and pids."""
-
-    def at_work() -> Path | None:
-        assert process.poll() is None, process.communicate()
-        for path in tmp_path.glob("*/*/*/**/metrics.jsonl"):
-            if path.read_text().count("\n") >= 2 and not (path.parent / "summary.json").exists():
-                return path.parent
-        return None
-
-    folder = until(at_work)
-    return folder, until(lambda: len(children(process.pid)) == processes and children(process.pid))
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def nothing_left(tmp_path: Path, pids: list[int], before: set[str]) -> None:
-    until(lambda: not any(alive(pid) for pid in pids), 5)
-    until(lambda: set(os.listdir("/dev/shm")) <= before, 5)  # other tests may come and go
-    assert os.listdir(tmp_path / "tmp") == []
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@linux
 @pytest.mark.parametrize("sweep", [False, True])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_in_five_seconds(tmp_path, number, code, sweep):
-    before = set(os.listdir("/dev/shm"))
-    process = start(tmp_path, *LONG, *(("-m", "seed=0,1,2") if sweep else ()))
-    folder, pids = running(tmp_path, process)
-    asked = time.monotonic()
+def test_a_signal_ends_it_in_five_seconds(started, tmp_path, number, code, sweep):  # noqa: F811
+    folder = "s/seed=0" if sweep else "r"
+    more = ("-m", "seed=0,1,2", "hydra.sweep.dir=s") if sweep else ("hydra.run.dir=r",)
+    command = started("train", *LONG, "processes=4", *more)
+    command.at_work(4, folder)
     # Ctrl-C reaches the whole foreground group, kill -TERM the command alone
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    out, err = process.communicate(timeout=20)
-    assert time.monotonic() - asked < 5
-    assert process.returncode == code, (out, err)
-    assert len(err.strip().splitlines()) == 1 and "Traceback" not in err, err
-    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
-    assert (folder / "metrics.jsonl").read_text()
-    assert len(list(tmp_path.glob("*/*/*/**/config.yaml"))) == 1, "the sweep went on"
-    nothing_left(tmp_path, pids, before)
-    assert os.listdir(folder / "logs") == []
+    (command.send_all if number == signal.SIGINT else command.send)(number)
+    ended = command.ended(within=5)
+    assert ended.code == code, ended
+    assert len(ended.lines) == 1 and "Traceback" not in ended.err, ended
+    assert command.summary(folder)["status"] == "interrupted"
+    assert (tmp_path / folder / "metrics.jsonl").read_text()
+    assert len(list(tmp_path.rglob("config.yaml"))) == 1, "the sweep went on"
+    command.nothing_left()
+    assert os.listdir(tmp_path / folder / "logs") == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_model_being_tried_out_does_not_outlive_the_command(tmp_path):
-    (tmp_path / "slow.py").write_text("import time\n\ndef net():\n    open('begun', 'w').close()\n    time.sleep(60)\n")
-    before = set(os.listdir("/dev/shm"))
-    process = start(tmp_path, "model=custom", "model.path=slow:net")
-    until(lambda: (tmp_path / "begun").exists())
-    pids = children(process.pid)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=20)
-    assert pids and process.returncode == 143, err
-    nothing_left(tmp_path, pids, before)
+@linux
+def test_a_model_being_tried_out_does_not_outlive_the_command(started, tmp_path):  # noqa: F811
+    source = f"import time\n\ndef net():\n    open('begun', 'w').close()\n    time.sleep({NEVER})\n"
+    (tmp_path / "slow.py").write_text(source)
+    command = started("train", "model=custom", "model.path=slow:net")
+    until((tmp_path / "begun").exists)
+    command.seen = children(command.pid)
+    command.send(signal.SIGTERM)
+    ended = command.ended()
+    assert command.seen and ended.code == 143, ended
+    command.nothing_left()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_kill_9_leaves_no_process(tmp_path):
-    before = set(os.listdir("/dev/shm"))
-    process = start(tmp_path, *LONG)
-    _, pids = running(tmp_path, process)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    process.stderr.close()
-    nothing_left(tmp_path, pids, before)
+@linux
+def test_kill_9_leaves_no_process(started):  # noqa: F811
+    command = started("train", *LONG, "processes=4", "hydra.run.dir=r")
+    command.at_work()
+    command.send(signal.SIGKILL)
+    assert command.ended().code == -signal.SIGKILL
+    command.nothing_left()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_killed_worker_fails_the_run(tmp_path):
-    before = set(os.listdir("/dev/shm"))
-    process = start(tmp_path, *LONG)
-    folder, pids = running(tmp_path, process)
-    os.kill(pids[2], signal.SIGKILL)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 1
-    assert "was killed by SIGKILL" in err and "Traceback" not in err, err  # and not what a survivor said of its connection
-    assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
-    nothing_left(tmp_path, pids, before)
-
-
-@dataclass(frozen=True)
-class Broken(Strategy):
-    """Fails on one process in the fourth step."""
-
-    def step(self, fleet, tick, x, s):
-        if tick.k == 3 and fleet.rank == fleet.layout.processes - 1:
-            raise RuntimeError("a bug of its author's")
-        fleet.mean(x)
-        return tick.local(x), s
-
-
-CONF = "strategy: test_ending:Broken\n"
+@linux
+def test_a_killed_worker_fails_the_run(started):  # noqa: F811
+    command = started("train", *LONG, "processes=4", "hydra.run.dir=r")
+    os.kill(command.at_work()[2], signal.SIGKILL)
+    ended = command.ended()
+    assert ended.code == 1
+    assert "was killed by SIGKILL" in ended.err and "Traceback" not in ended.err, ended  # and not what a survivor said of it
+    assert command.summary()["status"] == "failed"
+    command.nothing_left()
 
 
 def test_a_workers_exception_is_shown_once(cli, tmp_path):
-    (tmp_path / "more" / "algo").mkdir(parents=True)
-    (tmp_path / "more" / "algo" / "broken.yaml").write_text(CONF)
-    words = ("algo=broken", "task=quadratic", "steps=9", "tau=3", "processes=4", "hydra.run.dir=run")
-    ended = cli("train", "--config-dir", "more", *words)
+    ended = cli(*faulty(tmp_path, "raises"), "processes=4")
     assert ended.code == 1
     (told,) = ended.lines
-    assert "worker process 3 failed" in told and "test_ending.py:" in told and "a bug of its author's" in told
-    assert "Traceback" in (tmp_path / "run" / "logs" / "rank3.err").read_text()
+    assert "worker process 3 failed" in told and "faults.py:" in told and "a bug of its author's" in told
+    assert "Traceback" in (tmp_path / "r" / "logs" / "rank3.err").read_text()
 
 
 def test_divergence_ends_the_run_and_not_the_sweep(cli, tmp_path):
@@ -171,18 +88,12 @@ def test_divergence_ends_the_run_and_not_the_sweep(cli, tmp_path):
     assert last["train/loss"] is None
 
 
-def test_signal_handlers_are_put_back(gangs, tmp_path):
-    from conftest import WARM
-
-    ours, theirs = WARM.Pipe()
-    process = WARM.Process(target=_train_and_look, args=(theirs, str(tmp_path)))
-    process.start()
-    before, after = ours.recv()
-    process.join()
+def test_signal_handlers_are_put_back(tmp_path):
+    before, after = elsewhere(train_and_look, tmp_path)
     assert before == after
 
 
-def _train_and_look(pipe, folder):
+def train_and_look(folder):
     os.chdir(folder)
     from coopsgd.commands import compose
 
@@ -193,7 +104,7 @@ def _train_and_look(pipe, folder):
 
     before = looked()
     code = compose.train(["task=quadratic", "steps=3"])
-    pipe.send((before, looked() if code == 0 else code))
+    return before, looked() if code == 0 else code
 
 
 def files_are_gone():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import HANG
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "stress_launch.py"
 
@@ -14,7 +15,10 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "stress_launch.py"
 @pytest.mark.parametrize("launches", [5, pytest.param(300, marks=pytest.mark.slow)])
 def test_launches_in_a_row_under_load(launches):
     done = subprocess.run(
-        [sys.executable, SCRIPT, f"--launches={launches}"], capture_output=True, text=True, timeout=60 + 10 * launches
+        [sys.executable, SCRIPT, f"--launches={launches}", f"--limit={HANG}"],
+        capture_output=True,
+        text=True,
+        timeout=launches * HANG,
     )
     assert done.returncode == 0, done
     assert f"{launches} launches of 4 processes under load: 0 hung" in done.stdout

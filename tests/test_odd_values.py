@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import elsewhere
 
 from coopsgd import registry
 from coopsgd.commands import compose
@@ -197,24 +198,19 @@ def as_nobody(function, *arguments):
         with pytest.raises(ValueError) as error:
             function(*arguments)
         return str(error.value)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        told = "nothing was raised"
-        try:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-            function(*arguments)
-        except BaseException as error:
-            told = f"{'' if isinstance(error, ValueError) else type(error).__name__}{error}"
-        os.write(writing, told.encode())
-        os._exit(0)
-    os.close(writing)
-    with open(reading) as pipe:
-        told = pipe.read()
-    os.waitpid(child, 0)
-    return told
+    return elsewhere(refused_to_nobody, function, arguments, {**os.environ})
+
+
+def refused_to_nobody(function, arguments, environ):
+    os.environ.update(environ)  # the fork server's is that of its start
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    try:
+        function(*arguments)
+    except Exception as error:
+        return f"{'' if isinstance(error, ValueError) else type(error).__name__}{error}"
+    return "nothing was raised"
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import HANG
+from running import LONG, Terminal, linux, started, until  # noqa: F401  a fixture
 
 import coopsgd
 from coopsgd.errors import RunFailed
@@ -377,7 +379,7 @@ def test_several_machines(cli, tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": env, "text": True}
     agents = [subprocess.Popen([*line, f"--node-rank={rank}", *rest], **pipes) for rank in (0, 1)]
     for agent in agents:
-        out, _ = agent.communicate(timeout=120)
+        out, _ = agent.communicate(timeout=HANG)
         assert agent.returncode == 0, out
     run = coopsgd.Run(tmp_path / "here")
     assert run.summary["status"] == "completed" and run.summary["processes"] == 4
@@ -395,26 +397,17 @@ def test_square_brackets_in_a_path(cli, tmp_path):
     assert cli("train", *QUICK, "hydra.run.dir='[red]/[x]'").out.rstrip().endswith("[red]/[x]")
 
 
-def test_a_live_line_on_a_terminal(tmp_path):
-    """In a pseudo-terminal: a bar while it runs, and the cursor is there again after Ctrl-C."""
-    import pty
-    import signal
-
-    leader, follower = pty.openpty()
-    words = [sys.executable, "-m", "coopsgd.cli", "train", "task=quadratic", "steps=100000000", "eval_every=0", "processes=2"]
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=follower, stderr=follower, env=env, start_new_session=True)
-    os.close(follower)
-    seen = b""
-    while b"rounds" not in seen:
-        seen += os.read(leader, 4096)
-    os.killpg(process.pid, signal.SIGINT)
-    with contextlib.suppress(OSError):
-        while more := os.read(leader, 4096):
-            seen += more
-    assert process.wait(10) == 130
-    assert b"/100000000" in seen and seen.count(b"\x1b[?25h") >= 1
-    assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")
+@linux
+def test_a_live_line_on_a_terminal(started):  # noqa: F811
+    """A bar while it runs, and the cursor is there again after Ctrl-C."""
+    terminal = Terminal()
+    command = started("train", *LONG, "processes=2", "hydra.run.dir=r", first=terminal.first, env=terminal.ENV)
+    until(lambda: b"rounds" in terminal.told(), "the bar")
+    command.send_all(signal.SIGINT)
+    assert command.ended().code == 130
+    told = terminal.told()
+    assert b"/100000000" in told and told.count(b"\x1b[?25h") >= 1
+    assert told.rindex(b"\x1b[?25h") > told.rindex(b"\x1b[?25l")
 
 
 def test_a_world_of_another_size_is_refused(cli, tmp_path):

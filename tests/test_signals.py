@@ -10,7 +10,7 @@ import signal
 import time
 
 import pytest
-from running import LONG, SHORT, linux, slow_save, started, until  # noqa: F401  a fixture
+from running import LONG, SHORT, Terminal, held_save, linux, started, until  # noqa: F401  a fixture
 
 pytestmark = linux
 
@@ -32,7 +32,7 @@ def test_what_is_ignored_at_the_start_stays_ignored(started, tmp_path, sweep):  
         command.send_all(number)
         os.kill(pids[1], number)
     lines = (tmp_path / folder / "metrics.jsonl").read_bytes().count(b"\n")
-    until(lambda: (tmp_path / folder / "metrics.jsonl").read_bytes().count(b"\n") > lines + 1, 60, "more lines")
+    until(lambda: (tmp_path / folder / "metrics.jsonl").read_bytes().count(b"\n") > lines + 1, "more lines")
     command.send(signal.SIGTERM)
     ended = command.ended()
     assert ended.code == 143 and len(ended.lines) == 1, ended
@@ -99,30 +99,17 @@ def test_a_signal_that_a_library_swallows_is_not_forgotten(cli, words):
     assert ended.lines[0].startswith("coopsgd: ended by SIGTERM"), ended
 
 
-def on_terminal(name: str) -> None:
-    file = os.open(name, os.O_RDWR | os.O_NOCTTY)
-    for number in (0, 1, 2):
-        os.dup2(file, number)
-
-
 def test_interrupts_leave_a_visible_cursor(started):  # noqa: F811
-    ours, theirs = os.openpty()
-    first, env = functools.partial(on_terminal, os.ttyname(theirs)), {"TERM": "xterm", "COLUMNS": "100"}
-    command = started("train", *LONG, "processes=2", "hydra.run.dir=r", first=first, env=env)
+    terminal = Terminal()
+    command = started("train", *LONG, "processes=2", "hydra.run.dir=r", first=terminal.first, env=terminal.ENV)
     command.at_work(2)
     for _ in range(8):
         with_suppressed(command)
         time.sleep(0.008)
-    os.set_blocking(ours, False)
     assert command.ended().code == 130
-    said = b""
-    with contextlib.suppress(BlockingIOError):
-        while part := os.read(ours, 1 << 16):
-            said += part
-    os.close(ours)
-    os.close(theirs)
-    assert b"\x1b[?25l" in said and said.rindex(b"\x1b[?25h") > said.rindex(b"\x1b[?25l")
-    assert b"coopsgd: interrupted" in said and b"Traceback" not in said
+    told = terminal.told()
+    assert b"\x1b[?25l" in told and told.rindex(b"\x1b[?25h") > told.rindex(b"\x1b[?25l")
+    assert b"coopsgd: interrupted" in told and b"Traceback" not in told
     command.nothing_left()
 
 
@@ -135,10 +122,10 @@ def with_suppressed(command) -> None:
 @pytest.mark.parametrize("processes", [1, 4])
 def test_a_signal_during_the_final_save_lets_it_be_finished(started, tmp_path, processes, to):  # noqa: F811
     words = ("train", *SHORT, f"processes={processes}", "save=rows", "hydra.run.dir=r")
-    command = started(*words, first=functools.partial(slow_save, 1.0))
-    until(lambda: (tmp_path / "saving").exists(), what="the save to begin")
-    workers = command.seen = until(lambda: sorted_children(command))
+    command = started(*words, first=held_save)
+    workers = sorted(command.saving(processes))
     {"command": command.send, "group": command.send_all, "worker": functools.partial(os.kill, workers[0])}[to](signal.SIGTERM)
+    command.save_goes_on()
     ended = command.ended()
     assert ended.code == (0 if to == "worker" else 143) and len(ended.lines) <= 1, ended
     assert command.summary()["status"] == "completed" and command.summary()["saved"] == "rows"
@@ -148,22 +135,15 @@ def test_a_signal_during_the_final_save_lets_it_be_finished(started, tmp_path, p
     command.nothing_left()
 
 
-def sorted_children(command):
-    from running import children
-
-    return sorted(children(command.pid))
-
-
-def test_a_second_signal_ends_the_final_save(started, tmp_path):  # noqa: F811
+def test_a_second_signal_ends_the_final_save(started):  # noqa: F811
     words = ("train", *SHORT, "processes=2", "save=rows", "hydra.run.dir=r")
-    command = started(*words, first=functools.partial(slow_save, 60.0))
-    until(lambda: (tmp_path / "saving").exists(), what="the save to begin")
-    command.seen = sorted_children(command)
+    command = started(*words, first=held_save)
+    command.saving(2)
     command.send_all(signal.SIGINT)
     time.sleep(1)
     assert command.process.is_alive(), command.ended()
     command.send_all(signal.SIGINT)
-    ended = command.ended(20)
+    ended = command.ended()
     assert ended.code == 130 and len(ended.lines) == 1 and ended.lines[0].startswith("coopsgd: interrupted at step "), ended
     assert command.summary()["status"] == "interrupted"
     command.nothing_left()
@@ -171,9 +151,10 @@ def test_a_second_signal_ends_the_final_save(started, tmp_path):  # noqa: F811
 
 def test_a_sweep_does_not_go_on_after_a_signal_during_a_save(started, tmp_path):  # noqa: F811
     words = ("train", "-m", *SHORT, "seed=0,1", "processes=1", "hydra.sweep.dir=s")
-    command = started(*words, first=functools.partial(slow_save, 1.0))
-    until(lambda: (tmp_path / "saving").exists(), what="the save to begin")
+    command = started(*words, first=held_save)
+    command.saving(1)
     command.send(signal.SIGINT)
+    command.save_goes_on()
     assert command.ended().code == 130
     assert [path.parent.name for path in (tmp_path / "s").glob("*/config.yaml")] == ["seed=0"]
     assert command.summary("s/seed=0")["status"] == "completed"
@@ -181,12 +162,11 @@ def test_a_sweep_does_not_go_on_after_a_signal_during_a_save(started, tmp_path):
 
 def test_halves_that_a_killed_process_left_are_cleaned_by_the_next(started, tmp_path):  # noqa: F811
     words = ("train", *SHORT, "processes=1", "save=rows", "hydra.run.dir=r")
-    command = started(*words, first=functools.partial(slow_save, 60.0))
-    until(lambda: list((tmp_path / "r" / "checkpoints").glob("*.part")), what="half a file")
-    command.seen = sorted_children(command)
+    command = started(*words, first=held_save)
+    command.saving(1)
     command.send(signal.SIGKILL)
     command.ended()
-    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in command.seen), 10, "the worker's end")
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in command.seen), "the worker's end")
     (tmp_path / "r" / "config.yaml").unlink()
     assert list((tmp_path / "r").rglob("*.part"))
     again = started(*words)

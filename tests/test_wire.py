@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import needs
+from conftest import HANG, needs
 
 STEPS = (1, 5)  # what moves beside mixing (start, last evaluation, barriers) is in both, so the difference is mixing alone
 WIDE = (
@@ -56,7 +56,7 @@ def isolated(command: list[str], folder: Path) -> subprocess.CompletedProcess[st
     for how in (["unshare", "--net"], ["unshare", "--net", "--map-root-user"]):
         tried = subprocess.run([*how, "ip", "link", "set", "lo", "up"], capture_output=True, text=True)
         if tried.returncode == 0:
-            return subprocess.run([*how, *command], cwd=folder, capture_output=True, text=True, timeout=300)
+            return subprocess.run([*how, *command], cwd=folder, capture_output=True, text=True, timeout=HANG)
     pytest.skip(f"network namespaces are refused here: {tried.stderr.strip()}")
 
 
