@@ -34,7 +34,7 @@ os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the server, which
 if "coopsgd-tests" not in os.environ.get("XDG_CACHE_HOME", ""):  # the server, which imports this file too, keeps ours
     CACHE = tempfile.TemporaryDirectory(prefix="coopsgd-tests")  # what tests read is not left in the user's cache
     os.environ["XDG_CACHE_HOME"] = CACHE.name
-HANG = 600.0  # seconds
+HANG = 300.0  # seconds
 PROCESSOR = 1200  # seconds of processor time after which a command that should have been ended ends by itself
 OWNER = Owner()
 CI = os.environ.get("CI") == "true"

@@ -74,7 +74,7 @@ class Owner:
 
     def end_all(self) -> None:
         """Nothing of it is alive any more when this returns."""
-        until, killed = time.monotonic() + 600, set[int]()
+        until, killed = time.monotonic() + 300, set[int]()
         while HERE and ((pids := self.left()) or any(map(alive, killed))):  # one that is ending has no environment any more
             assert time.monotonic() < until, f"cannot be killed: {[*pids, *killed]}"
             end(pids)
@@ -110,8 +110,10 @@ def _forks_die_with(owner: int) -> None:
 
     def after() -> None:
         if by_main[0]:
-            prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
             by_main[0] = False
+            prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            if os.getppid() != owner:  # it ended before
+                os._exit(1)
 
     os.register_at_fork(before=before, after_in_child=after)
 
