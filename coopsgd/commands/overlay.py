@@ -33,8 +33,8 @@ SWEEP = "multirun.yaml"  # what Hydra writes beside the runs of a sweep
 
 def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: bool = False) -> dict[str, Any]:
     """runs: one dict a folder, as `_compared` says; means: one for all runs that differ by their seed alone, as `_mean` says;
-    figure: the picture's file, of the means and of runs by themselves, null when there was nothing to draw; notes. Of copies, runs
-    of one identity and one seed, the longest counts.
+    figure: the picture's file, of the means and of runs by themselves, null when there was nothing to draw; notes. Of copies,
+    runs of one identity and one seed, the longest counts.
     """
     if not all(folder.strip() for folder in folders):
         raise ConfigError("--over: an empty word stands among the run folders; leave it out, or write . for this folder")

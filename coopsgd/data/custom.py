@@ -26,6 +26,17 @@ class Held:
     arrays: Mapping[str, np.ndarray]
     about: dict[str, Any]
     notes: tuple[str, ...]
+    _moments: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
+
+    def moments(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each channel; 1 where it has none, which would blow up whatever else comes."""
+        if channels not in self._moments:
+            flat = self.arrays["train_x"].reshape(len(self.arrays["train_x"]), channels, -1)
+            mean = flat.mean((0, 2), dtype=np.float64)
+            square = np.mean([np.square(part, dtype=np.float64).mean(1) for part in flat], axis=0)
+            spread = square - mean**2
+            self._moments[channels] = mean, np.sqrt(np.where(spread < 1e-9, 1, spread))
+        return self._moments[channels]
 
 
 # the last one read by this process or the one it was forked from, or why it could not be read
@@ -112,7 +123,7 @@ class Custom(DataSet):
         if given == "auto" and x.dtype != np.uint8:
             return (0.0,) if name == "mean" else (1.0,)
         if given == "auto":
-            return tuple(float(v) for v in _moments(self._key(), x, channels)[name == "std"])
+            return tuple(float(v) for v in self._held().moments(channels)[name == "std"])
         values = tuple(float(v) for v in (given if isinstance(given, list) else [given]))
         if len(values) not in (1, channels):
             raise ValueError(f"data.{name}: must hold 1 or {channels} numbers, one a channel, got {len(values)}")
@@ -239,21 +250,6 @@ def _warnings(x: np.ndarray, train: np.ndarray, test: np.ndarray) -> list[str]:
 
 def _fits_float32(x: Any) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= 3e38 and math.isfinite(x)
-
-
-_scales: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-
-
-def _moments(key: str, x: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel; 1 where it has none, which would blow up whatever else comes."""
-    if key not in _scales:
-        flat = x.reshape(len(x), channels, -1)
-        mean = flat.mean((0, 2), dtype=np.float64)
-        square = np.mean([np.square(part, dtype=np.float64).mean(1) for part in flat], axis=0)
-        _scales.clear()
-        spread = square - mean**2
-        _scales[key] = mean, np.sqrt(np.where(spread < 1e-9, 1, spread))
-    return _scales[key]
 
 
 def _read_apart(data: Custom) -> Held:

@@ -7,7 +7,6 @@ refused in a line that names the key and the way out.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shlex
@@ -210,7 +209,6 @@ def brief(text: str, most: int = 80) -> str:
     return plain if len(plain) <= most else f"{plain[: most - 3]}..."
 
 
-@functools.cache
 def nested(config_dir: str | None = None) -> dict[str, list[str]]:
     """Every key below a group, GROUP.KEY, by the name of the key: what its choices have."""
     found: dict[str, list[str]] = {}

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -172,8 +172,15 @@ class FromProbe(Cluster):
         if not self.file:
             raise ValueError("cluster.file: is missing; name what `coopsgd probe` wrote, as in cluster.file=probe.json")
 
+    @cached_property
+    def measured(self) -> Probe:
+        """What the file of the probe holds. ConfigError, in one line, when it is none."""
+        from coopsgd.predict import probe_file
+
+        return probe_file.load(self.file)
+
     def check(self, config: Any) -> tuple[str, ...]:
-        found, m = measured(self.file), config.workers
+        found, m = self.measured, config.workers
         notes = found.check(config)
         if self.own_speeds and len(found.workers_s) != m:
             raise ValueError(
@@ -185,11 +192,11 @@ class FromProbe(Cluster):
         return notes
 
     def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
-        found = measured(self.file)
+        found = self.measured
         return np.array(found.workers_s) if self.own_speeds else np.full(m, found.step_s.value)
 
     def network(self, m: int, hosts: int) -> Network:
-        found = measured(self.file).network
+        found = self.measured.network
         if found is None:
             return Network(np.zeros((hosts, hosts)), np.zeros((hosts, hosts)), self.ports, lambda group, nbytes: 0.0)
         P, whole, edge = found.processes, found.all_reduce, found.edge
@@ -202,17 +209,9 @@ class FromProbe(Cluster):
         return Network(a, b, self.ports, all_reduce)
 
     def describe(self) -> str:
-        found = measured(self.file)
+        found = self.measured
         hosts = found.network.processes if found.network is not None else 1
         return f"as measured in {self.file} ({len(found.workers_s)} workers, {hosts} processes)"
-
-
-@cache
-def measured(path: str) -> Probe:
-    """What the file of a probe holds. ConfigError, in one line, when it is none."""
-    from coopsgd.predict import probe_file
-
-    return probe_file.load(path)
 
 
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
