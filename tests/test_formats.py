@@ -14,7 +14,7 @@ from running import LONG, started  # noqa: F401
 import coopsgd
 from coopsgd.errors import ConfigError
 from coopsgd.run import schema
-from coopsgd.setup import formats, yamls
+from coopsgd.setup import catalogue, formats, yamls
 
 OLD = Path(__file__).parent / "data" / "format0"
 NEWER = formats.FORMAT + 1
@@ -115,6 +115,15 @@ def test_the_summary_of_a_run_that_came_to_its_end(cli, tmp_path):
     assert cli("train", *words, "hydra.run.dir=r").code == 0
     summary = coopsgd.Run(tmp_path / "r").summary
     said(summary, "completed", schema.ENDED, schema.SIMULATED, *NETWORKS)
+    frozen = yamls.keys(tmp_path / "r" / "config.yaml")  # every key, though yamls hold only what they change
+    chosen = {"algo": "pasgd", "model": "mlp", "data": "digits", "optim": "sgd", "schedule": "multistep", "cluster": "wan_100m"}
+    for group, name in {**chosen, "partition": "iid", "period": "constant", "task": "classification"}.items():
+        keys = {option.key: option.value for option in catalogue.options(group, name)}
+        keys = {key: value for key, value in keys.items() if key not in frozen} | {
+            "model": {"hidden": [8]},
+            "schedule": {"milestones": [200000000]},
+        }.get(group, {})
+        assert keys.items() <= frozen[group].items(), group
     assert len(summary["notes"]) == 2 and "schedule.milestones" in summary["notes"][1]
 
 
