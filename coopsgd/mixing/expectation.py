@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from coopsgd.mixing.matrices import of_weighted
-from coopsgd.mixing.matrix import Average, Matrix, identity, recognise
+from coopsgd.mixing.matrix import Average, Matrix, Modes, identity, recognise
 from coopsgd.mixing.spectra import EXACT, WHOLE, ends
 
 CASES = 2e5  # steps through the connected sets of free workers that the exact law of a random matching may take
@@ -148,10 +148,11 @@ def everybody_paired(m: int) -> Expectation:
     return Expectation(whole, second, projects=True)
 
 
-def random_matching(m: int, edges: np.ndarray, draw: Callable[[], np.ndarray]) -> Expectation:
+def random_matching(m: int, edges: np.ndarray, draw: Callable[[], np.ndarray], alike: Modes | None = None) -> Expectation:
     """Of edges tried in random order, each kept if both its ends are still free. draw: the kept ones of one such matching.
 
-    Exact on a complete graph and where `_law` is short; else from a sample.
+    Exact on a complete graph and where `_law` is short; else from a sample. alike: the spectrum of the graph's Laplacian, where
+    all its edges are, so that each is as likely.
     """
     E = len(edges)
     if m > 2 and m * (m - 1) // 2 == E:
@@ -159,11 +160,16 @@ def random_matching(m: int, edges: np.ndarray, draw: Callable[[], np.ndarray]) -
     found = _law(edges, m)
     if found is not None:
         return pair_averages(m, edges, *found)
-    drawn = [draw() for _ in range(SAMPLE)]
+    drawn = [draw() for _ in range(SAMPLE if E <= WIDE else max(4 * PARTS, SAMPLE * WIDE // E))]
 
     def seen(some: Sequence[np.ndarray]) -> Expectation:
         if E > WIDE:
             share = np.bincount(np.concatenate(some), minlength=E) / len(some)
+            if alike is not None:
+                p = float(share.mean())
+                mean = of_weighted(m, edges, np.full(E, p / 2))
+                known = replace(mean, modes=Modes(alike.basis, 1 - p / 2 * alike.values))
+                return Expectation(known, None, projects=True)
             return replace(pair_averages(m, edges, share), second=None)
         kept = np.zeros((len(some), E))
         for row, matching in zip(kept, some, strict=True):

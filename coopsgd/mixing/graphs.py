@@ -25,6 +25,7 @@ class Links:
     """Who takes from whom among m workers: rows[e] takes from columns[e]; sorted, none twice, nobody from itself.
 
     eigenvalues: of the Laplacian, in closed form. labels: workers with one label may change places and nothing changes.
+    alike: is every edge to every other as any is, by a symmetry of the graph?
     """
 
     m: int
@@ -32,6 +33,7 @@ class Links:
     columns: np.ndarray
     eigenvalues: Modes | None = None
     labels: np.ndarray | None = None
+    alike: bool = False
 
     @property
     def count(self) -> int:
@@ -145,7 +147,7 @@ class Ring(Graph):
 
     def _links(self, m: int, seed: int) -> Links:
         i = np.arange(m)
-        return _cyclic(_undirected(m, i, (i + 1) % m))
+        return replace(_cyclic(_undirected(m, i, (i + 1) % m)), alike=True)
 
 
 @register("chain", "graph")
@@ -173,7 +175,7 @@ class Star(Graph):
         values[:1], values[1:][-1:] = 0, m
         others = np.minimum(np.arange(m), 1)
         found = _undirected(m, np.zeros(m, dtype=int), np.arange(m))
-        return replace(found, eigenvalues=Modes(("star", m), values), labels=others)
+        return replace(found, eigenvalues=Modes(("star", m), values), labels=others, alike=True)
 
 
 @register("complete", "graph")
@@ -227,7 +229,7 @@ class Torus(Grid):
         first[found.columns[found.rows == 0]] = -1
         first[0] = -first.sum()
         values = np.fft.fft2(first.reshape(rows, cols)).real.ravel()
-        return replace(found, eigenvalues=Modes(("torus", rows, cols), values))
+        return replace(found, eigenvalues=Modes(("torus", rows, cols), values), alike=rows == cols)
 
 
 @register("hypercube", "graph")
@@ -241,7 +243,7 @@ class Hypercube(Graph):
         i, bits = np.arange(m), m.bit_length() - 1
         found = _undirected(m, np.tile(i, bits), (i ^ (1 << np.arange(bits))[:, None]).ravel())
         ones = sum((i >> b & 1 for b in range(bits)), np.zeros(m))
-        return replace(found, eigenvalues=Modes(("walsh", m), 2 * ones))
+        return replace(found, eigenvalues=Modes(("walsh", m), 2 * ones), alike=True)
 
 
 @register("exponential", "graph")

@@ -20,7 +20,7 @@ TOLERANCE = 1e-9  # on row sums of what we build, and on "below 1"
 EXACT = 1e-9  # who leaves less of the disagreement than this averages exactly: the rest is rounding
 WHOLE = 512  # rows up to which a spectrum is that of the whole (n, n) array
 CLASSES = 512  # classes of interchangeable rows, at most, that stand for all rows
-RESTARTS = 60  # of the sparse eigensolver, before it is asked for what lies next to 1 instead
+RESTARTS = 20  # of the sparse eigensolver, before it is asked for what lies next to 1 instead
 
 
 class Reduced(NamedTuple):
@@ -41,17 +41,17 @@ class Reduced(NamedTuple):
         return np.asarray(np.sqrt(self.sizes / self.sizes.sum()))
 
 
-def reduced(Ws: Sequence[Any]) -> Reduced | None:
-    """Of matrices that have few classes in common, or few rows; None of others."""
+def reduced(Ws: Sequence[Any], apart: np.ndarray | None = None) -> Reduced | None:
+    """Of matrices that have few classes in common, or few rows; None of others. apart: (n,) what classes may not mix."""
     Ws = [recognise(W) for W in Ws]
     n = len(Ws[0])
-    if n <= WHOLE:
+    if n <= WHOLE and apart is None:
         ones = np.ones(n)
         return Reduced([W.dense() for W in Ws], ones, np.zeros((len(Ws), n)), np.arange(n))
     known = {id(W.labels): W.labels for W in Ws}
     if any(labels is None for labels in known.values()):
         return None
-    labels = refined([labels for labels in known.values() if labels is not None])
+    labels = refined([*(labels for labels in known.values() if labels is not None), *([] if apart is None else [apart])])
     if labels.max() >= CLASSES:
         return None
     found = {id(W): W.quotient(labels) for W in Ws}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +15,14 @@ from coopsgd.mixing import spectra
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.predict import theory
-from coopsgd.predict.theory import Known
+from coopsgd.predict.theory import Known, large
 from coopsgd.setup.build import make
 from coopsgd.setup.external import is_external
 from coopsgd.setup.schema import Config
 from coopsgd.strategies.base import Strategy
 
 STRETCH = 512  # communications by lot that stand for a schedule that never repeats; doubled until they do
+WRITTEN_OUT = 1024  # rows up to which theory computes with (n, n) arrays
 ROOM = 1 << 24  # numbers in their matrices, at most
 FORGETS = 0.5  # what a stretch may leave of the disagreement, to stand for its schedule when it is repeated
 LOOKED_AT = 16  # communications by lot that are looked at where their expectation is known
@@ -79,16 +80,23 @@ class Setting:
         self._period, self._optim = make(config, "period"), make(config, "optim")
         self.tau = int(self._period.largest or config.tau)
         self.law = schedule.expectation(m) if schedule and self.cycle is None else None  # of one by lot, if it is known
-        self.matrices: list[np.ndarray] = []  # of a cycle, or of a stretch of a schedule by lot
+        self.matrices: list[Any] = []  # of a cycle, or of a stretch of a schedule by lot; arrays where they are `whole`
+        self.whole = m + num_aux <= WRITTEN_OUT
         self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
         if schedule is not None and told_by_matrices(strategy):
-            self.matrices = list(_stretch(schedule, m, m + num_aux, None if self.law is None else LOOKED_AT))
+            if self.whole:
+                self.matrices = list(_stretch(schedule, m, m + num_aux, None if self.law is None else LOOKED_AT))
+            else:
+                self.matrices = [schedule.at(m, r) for r in range(self.cycle or LOOKED_AT)]
             works = [schedule.work(m, r, self.tau) for r in range(len(self.matrices))]
             if any(work is not None for work in works):
                 self.counts = [np.full(m, self.tau) if work is None else work for work in works]
                 self.tau = max(int(max(count.max() for count in self.counts)), 1)
-        if theory.unread(self.matrices, m):
+        if self.whole and theory.unread(self.matrices, m):
             self.matrices = [W[:m, :m] for W in self.matrices]
+        elif not self.whole and num_aux:
+            alone = [found for W in self.matrices if (found := large.workers_alone(W, m)) is not None]
+            self.matrices = alone if len(alone) == len(self.matrices) else self.matrices
         self.v = len(self.matrices[0]) - m if self.matrices else num_aux
         self.delay = self.tau if config.delay == "tau" else min(config.delay, self.tau)
 
@@ -211,7 +219,10 @@ class Setting:
             return 0.0
         if self.cycle is None or self.cycle == 1:
             return theory.network_factor(self.tau, self.zeta, self.m, self.v)
-        exact = theory.noise_consensus(self.matrices, self.m, self.tau, everyone=True)
+        if self.whole:
+            exact = theory.noise_consensus(self.matrices, self.m, self.tau, everyone=True)
+        else:  # of the workers alone, who are everyone where there is nobody else
+            exact = None if self.v else large.noise(self.matrices, self.m, self.tau, "atc", 0)[0]
         return None if exact is None else (1 + self.v / self.m) ** 2 * 2 * exact
 
     @cached_property
@@ -245,6 +256,10 @@ class Setting:
         """Why the stretch of a schedule by lot does not stand for it; empty when it does, or need not."""
         if self.cycle is not None or self.law is not None or not self.matrices:
             return ""
+        if not self.whole:
+            return (
+                f"{self.m} workers: communications by lot are not followed for so many, so how far they drift apart is not told"
+            )
         if spectra.zeta(spectra.product(self.matrices, self.m + self.v)) < FORGETS:
             return ""
         return f"{len(self.matrices)} communications by lot are too few to tell how far {self.m} workers drift apart"
@@ -258,7 +273,8 @@ class Setting:
     @property
     def slow(self) -> str:
         """Why the stationary consensus is not told although there is one; empty when it is told, or there is none."""
-        if self.law is None or self.plain or self.noise is not None or self.zeta is None or self.zeta >= 1 - spectra.TOLERANCE:
+        told = self.noise is not None or self.few or not self.matrices or (self.whole and self.law is None)
+        if told or self.plain or self.zeta is None or self.zeta >= 1 - spectra.TOLERANCE:
             return ""
         return f"{self.m} workers on this topology: how far they drift apart takes too long to compute"
 
@@ -279,6 +295,8 @@ class Setting:
             return Stationary()
         if law is not None:
             return Stationary(*law.measure(lambda law: theory.expected_noise(law, m, tau, order, delay)))
+        if not self.whole:
+            return Stationary() if self.counts else Stationary(*large.noise(self.matrices, m, tau, order, delay))
         if self.cycle is not None:
             return Stationary(theory.noise_consensus(self.matrices, m, tau, order, delay, self.counts))
         outcomes = self._schedule.outcomes(m, tau) if self._schedule and order == "atc" and not delay else None
@@ -293,6 +311,8 @@ class Setting:
             return Stationary()
         if law is not None:
             return Stationary(*law.measure(lambda law: theory.expected_drift(law, m, tau, order, delay, kept)))
+        if not self.whole:
+            return Stationary(*large.drift(self.matrices, m, tau, order, delay, kept))
         if self.cycle is not None:
             return Stationary(theory.drift_consensus(self.matrices, m, tau, order, delay, kept))
         return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, delay, None, kept))
@@ -307,6 +327,8 @@ class Setting:
         if not self.delay or self.cycle != 1 or self.counts is not None or not self.matrices:
             return None
         values = spectra.eigenvalues(self.matrices[0])
+        if not len(values):
+            return None
         return theory.largest_step(values[1:], self.tau, self.delay)
 
     def _law(self, error: bool) -> Expectation | None:
@@ -317,7 +339,7 @@ class Setting:
 
         most: rows beyond which it is None too, unless W is one symmetric matrix, which costs next to nothing.
         """
-        if not self.matrices or self.plain:
+        if not self.matrices or self.plain or not self.whole:
             return None
         forecast = theory.Forecast(self._schedule, self.m, self.order, equal=self.strategy.send is None)
         return forecast if forecast.light or most is None or self.m + self._schedule.num_aux <= most else None  # type: ignore

@@ -204,9 +204,9 @@ def expected_noise(law: Expectation, m: int, tau: int, order: str = "atc", delay
     S = E[W (S + (tau - delay) P) W'] + delay P: the noise of the last `delay` steps is not mixed; from the mean P is I - J.
     The looks come 0 .. tau - 1 steps after a mixing, 1 .. tau for cta.
     """
-    away, late = np.eye(m) - 1 / m, min(delay, tau)
     if law.second is None:
         return None
+    away, late = np.eye(m) - 1 / m, min(delay, tau)
     S = stationary(law.second, (tau - late) * law.second(away) + late * away)
     return None if S is None else float(np.trace(S)) / m + float(np.mean(_logged(tau, order))) * (m - 1) / m
 
@@ -216,9 +216,10 @@ def expected_drift(law: Expectation, m: int, tau: int, order: str = "atc", delay
 
     x = -eta Y g with g white and Y -> W (kept^tau Y + s B), B B' the covariance of the h_i: E[Y Y'] is driven by E[Y] too.
     """
-    away, late, second = np.eye(m) - 1 / m, min(delay, tau), law.second
+    late, second = min(delay, tau), law.second
     if second is None:
         return None
+    away = np.eye(m) - 1 / m
     B, mean = away * math.sqrt(m / max(1, m - 1)), law.mean.dense() - 1 / m  # both see from the mean, and so does their product
     share, s, last = kept ** (tau - late), float(summed(kept, tau - late)), float(summed(kept, late))
     pull = 1 - kept**late  # what the last steps take from rows as they were before they were mixed

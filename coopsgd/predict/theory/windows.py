@@ -13,17 +13,19 @@ PASGD alone. A cycle is not one W of so many steps: a window may lie across its 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from coopsgd.mixing import spectra
+from coopsgd.mixing.matrix import Matrix
 
 SETTLED = 1e-12  # what windows of a whole number of cycles may leave, to be the longest that are looked at
 WORK = 3e9  # multiplications spent on products and norms of windows; longer windows are then bounded by what these leave
 COMMUTE = 1e-10  # what may be left off the diagonal in a basis that is said to be common
 
 
-def window_constant(Ws: Sequence[np.ndarray], m: int, tau: int, zeta: float) -> float:
+def window_constant(Ws: Sequence[Any], m: int, tau: int, zeta: float) -> float:
     """c', no unit, of a cycle of (m + v, m + v) doubly stochastic matrices, none of norm above 1, tau steps before each.
 
     zeta < 1: the norm of the cycle's product less J. To rounding where the work allows, else from above: windows are then
@@ -48,13 +50,16 @@ def window_constant(Ws: Sequence[np.ndarray], m: int, tau: int, zeta: float) -> 
     return float(2 * (n / m) ** 2 * (own + after).max())
 
 
-def _norms(Ws: Sequence[np.ndarray]) -> np.ndarray | None:
+def _norms(Ws: Sequence[Any]) -> np.ndarray | None:
     """(T, length) ||W_{a + l} ... W_a - J||_2 of the windows that begin with communication a and hold l + 1 of them.
 
     Until windows leave SETTLED of a disagreement, or, in whole cycles, until the work is done; None if that is too early.
     """
     T, n = len(Ws), len(Ws[0])
-    modes = _modes(Ws)
+    known = spectra.common_modes(Ws)
+    if known is None and isinstance(Ws[0], Matrix):
+        return None  # too large to be written out
+    modes = _modes(Ws) if known is None else np.unique(np.round(known[:, 1:], 13), axis=1)
     follow = _commuting(modes) if modes is not None else _dense(Ws)
     each = float(T * modes.shape[1]) if modes is not None else float(T) * 20 * n**3
     found: list[np.ndarray] = []
@@ -81,7 +86,7 @@ def _commuting(modes: np.ndarray) -> Callable[[], np.ndarray]:
     return more
 
 
-def _dense(Ws: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+def _dense(Ws: Sequence[Any]) -> Callable[[], np.ndarray]:
     n = len(Ws[0])
     each = np.stack(Ws)
     windows, after = np.broadcast_to(np.eye(n) - 1 / n, each.shape), 0
@@ -95,7 +100,7 @@ def _dense(Ws: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
     return more
 
 
-def _modes(Ws: Sequence[np.ndarray]) -> np.ndarray | None:
+def _modes(Ws: Sequence[Any]) -> np.ndarray | None:
     """(T, number) eigenvalues beside that of the mean, mode by mode, if the matrices are normal and commute; else None.
 
     Circulants do, and gossip with an average now and then, pairs along the axes of a hypercube, groups and everybody: their
