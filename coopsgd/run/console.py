@@ -88,7 +88,7 @@ def table(summary: dict[str, Any], folder: Path) -> None:
         ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {metric('bytes').text(ledger['bytes'])}"),
         ("kept", KEPT[summary["saved"]]),
         ("time", f"{_seconds(summary, 'train_s')} training, of which {_seconds(ledger, 'comm_s')} in communication"),
-        *((("cluster", f"{summary['sim_s']:.4g} s on {summary['cluster']['about']}"),) if "sim_s" in summary else ()),
+        *((("cluster", f"{summary['sim_s']:.4g} s ({summary['cluster']['about']})"),) if "sim_s" in summary else ()),
     ]
     shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:

@@ -149,7 +149,7 @@ class Links(Cluster):
 
     def describe(self) -> str:
         steps = f"steps of {self.step_s:g} s, {self.step}" + ("" if self.speeds is None else ", some workers slower")
-        return f"{_told(self.bandwidth)}, {_told(self.latency_s)} s a message, all-reduce by {self.all_reduce}; {steps}"
+        return f"{_told(self.bandwidth, bits)}, {_told(self.latency_s, _seconds)} s a message, all-reduce by {self.all_reduce}; {steps}"
 
 
 @register("from_probe", "cluster")
@@ -251,5 +251,9 @@ def _matrix(name: str, value: Any, read: Callable[[Any], float]) -> np.ndarray:
         raise ValueError(f"cluster.{name}: {error}") from None
 
 
-def _told(value: Any) -> str:
-    return "by group" if isinstance(value, list) else str(value) if isinstance(value, str) else f"{value:g}"
+def _told(value: Any, read: Callable[[Any], float]) -> str:
+    """A number, or the least and the most of a matrix."""
+    if isinstance(value, list):
+        ends = [pick((one for row in value for one in row), key=read) for pick in (min, max)]
+        return " to ".join(dict.fromkeys(_told(end, read) for end in ends))
+    return str(value) if isinstance(value, str) else f"{value:g}"
