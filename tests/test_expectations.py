@@ -53,7 +53,7 @@ def every_matching(graph, m):
 
 def every_subset(mixing, m):
     """All matchings on or off."""
-    L, p, alpha = mixing.design(m)
+    L, p, alpha = mixing._design(m)
     each = [L.laplacian(row) for row in np.eye(L.count)]
     found = []
     for on in itertools.product((0, 1), repeat=L.count):

@@ -336,8 +336,8 @@ def test_clients_drawn_in_proportion_wherever_rows_are(gangs):
     run = play(gangs, 2, *words)
     np.testing.assert_allclose(run.x, play(gangs, 1, *words).x, **EXACT)
     mixing = build.make_strategy(settle(words))[0].mixing
-    drawn = [np.count_nonzero(mixing.drawn(4, r)) for r in range(4)]
-    assert all(mixing.drawn(4, r).sum() == 2 for r in range(4)) and min(drawn) == 1  # one client drawn twice, once at least
+    drawn = [np.count_nonzero(mixing._drawn(4, r)) for r in range(4)]
+    assert all(mixing._drawn(4, r).sum() == 2 for r in range(4)) and min(drawn) == 1  # one client drawn twice, once at least
     assert run.logical[:2] == (3, sum(map(sum, pairwise(drawn))))
 
 
@@ -408,7 +408,7 @@ def test_a_run_keeps_the_probabilities_of_matcha():
     words = (*QUADRATIC, "algo=matcha", "topology=torus", "algo.budget=0.3")
     settings = settle(words)
     p = settings.algo["probabilities"]
-    assert sum(p) == pytest.approx(0.3 * len(p)) and build.make_strategy(settings)[0].mixing.design(8)[1].tolist() == p
+    assert sum(p) == pytest.approx(0.3 * len(p)) and build.make_strategy(settings)[0].mixing._design(8)[1].tolist() == p
     with pytest.raises(ValueError, match=r"are of 2 matchings, but 8 workers .* algo.probabilities=auto"):
         settle((*words, "+algo.probabilities=[0.5,0.5]"))
     with pytest.raises(ValueError, match=r"add up to .* algo.budget=0.9"):  # a run's config, repeated with another budget

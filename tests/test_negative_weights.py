@@ -74,7 +74,7 @@ def test_matchas_worst_case_is_reached_and_not_passed():
     for seed, budget in ((0, 0.3), (1, 0.6), (2, 1.0)):
         mixing = Matcha(budget=budget, seed=seed, topology=compose.shown(["topology=erdos_renyi", "algo=matcha", "workers=7",
                         f"seed={seed}", "task=quadratic"]).strategy.mixing.topology)  # fmt: skip
-        L, p, alpha = mixing.design(7)
+        L, p, alpha = mixing._design(7)
         drawable, sure = np.flatnonzero(p > 0), p >= 1
         found = []
         for bits in range(1 << len(drawable)):

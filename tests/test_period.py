@@ -96,7 +96,7 @@ def test_adacomm_by_the_clock():
     # step 8: F_0 = F = 0.25, so tau stays 8; step 24: 0.01 / 0.25 is a twenty-fifth: ceil(8 / 5) = 2
     assert found == [8, 16, 24, *range(26, 47, 2)]
     for words, seconds in (("60s", 60.0), ("1.5 s", 1.5), (".5s", 0.5)):
-        assert AdaComm(8, interval=words).seconds == seconds
+        assert AdaComm(8, interval=words)._seconds == seconds
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -279,7 +279,7 @@ class Matcha(Mixing):
     def cycle(self, m: int) -> None:
         return None
 
-    def design(self, m: int) -> tuple[Matchings, np.ndarray, float]:
+    def _design(self, m: int) -> tuple[Matchings, np.ndarray, float]:
         """The matchings, their probabilities (M,), and alpha."""
         return self.once(("design", m), lambda: self._designed(m))
 
@@ -299,25 +299,25 @@ class Matcha(Mixing):
         return L, p, float(self.alpha) if self.alpha != "auto" else best_alpha(L, p) if L.count else 0.0
 
     def settled(self, m: int) -> dict[str, Any]:
-        return {"probabilities": self.design(m)[1].tolist()}
+        return {"probabilities": self._design(m)[1].tolist()}
 
     def best_alpha(self, m: int) -> float | None:
-        L, p, _ = self.design(m)
+        L, p, _ = self._design(m)
         return best_alpha(L, p) if L.count else None
 
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
-        L, p, alpha = self.design(m)
+        L, p, alpha = self._design(m)
         return (L.mixed(stream(self.seed, "matcha", r).random(len(p)) < p, alpha),)
 
     def negative(self, m: int) -> str | None:
         """In the worst case: all matchings that can be drawn, together. alpha times as many as a worker is in leave its row."""
-        L, p, alpha = self.design(m)
+        L, p, alpha = self._design(m)
         i, j, weight = L.mixed(p > 0, alpha).least
         return negative_weight(i, j, weight) if weight < -ROUNDING else None
 
     def expectation(self, m: int) -> Expectation:
-        return bernoulli(*self.design(m))
+        return bernoulli(*self._design(m))
 
     def zeta(self, m: int) -> float:
-        L, p, alpha = self.design(m)
+        L, p, alpha = self._design(m)
         return rho(L, p, alpha) ** 0.5 if L.count else 0.0

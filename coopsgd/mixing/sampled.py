@@ -69,9 +69,9 @@ class Sampled(Mixing):
         return self.epochs is not None
 
     def cycle(self, m: int) -> int | None:
-        return 1 if self.weighting != "proportional" and self.clients(m, 0).all() else None
+        return 1 if self.weighting != "proportional" and self._clients(m, 0).all() else None
 
-    def drawn(self, m: int, r: int) -> np.ndarray:
+    def _drawn(self, m: int, r: int) -> np.ndarray:
         """(m,) how often each worker is drawn for round r."""
         count, draw = self._count(m), stream(self.seed, "clients", r)
         if self.weighting == "proportional":
@@ -97,15 +97,15 @@ class Sampled(Mixing):
             np.stack([matrices.upload(self._weights(row)).dense() for row in drawn]),
         )
 
-    def clients(self, m: int, r: int) -> np.ndarray:
+    def _clients(self, m: int, r: int) -> np.ndarray:
         """(m,) bool, who takes part in round r."""
-        return self.drawn(m, r) > 0
+        return self._drawn(m, r) > 0
 
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
-        return matrices.upload(self._weights(self.drawn(m, r))), matrices.download(self.clients(m, r + 1))
+        return matrices.upload(self._weights(self._drawn(m, r))), matrices.download(self._clients(m, r + 1))
 
     def work(self, m: int, r: int, tau: int) -> np.ndarray | None:
-        clients = self.clients(m, r)
+        clients = self._clients(m, r)
         return None if self.epochs is None and clients.all() else self._steps(clients, tau)
 
     def _count(self, m: int) -> int:

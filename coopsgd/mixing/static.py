@@ -53,12 +53,12 @@ class Gossip(Mixing):
         if self.weights not in matrices.WEIGHTS:
             raise ValueError(f"gossip: no weights named {self.weights!r}; known: {', '.join(matrices.WEIGHTS)}")
 
-    def worker_matrix(self, m: int) -> Matrix:
+    def _worker_matrix(self, m: int) -> Matrix:
         """(m, m) W of the workers among themselves."""
         return self.once(("gossip", m), lambda: matrices.WEIGHTS[self.weights](self.topology.links(m, self.seed)))
 
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
-        return (self.worker_matrix(m),)
+        return (self._worker_matrix(m),)
 
 
 @register("elastic", "mixing")
@@ -112,12 +112,12 @@ class Anchored(Gossip):
         return 1
 
     def best_alpha(self, m: int) -> float:
-        zeta = spectra.zeta(self.worker_matrix(m))
+        zeta = spectra.zeta(self._worker_matrix(m))
         return (1 + zeta) / (m + 1 + zeta)
 
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         alpha = self.best_alpha(m) if self.alpha == "auto" else float(self.alpha)
-        return (matrices.anchored(self.worker_matrix(m), alpha),)
+        return (matrices.anchored(self._worker_matrix(m), alpha),)
 
 
 @register("hierarchical", "mixing")

@@ -170,7 +170,7 @@ class GossipPGA(Gossip):
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         if r == self.every - 1:
             return (self.once(("average", m), lambda: matrices.average(m)),)
-        return (self.worker_matrix(m),)
+        return (self._worker_matrix(m),)
 
 
 @register("two_level", "mixing")

@@ -102,7 +102,21 @@ def make_strategy(config: Config) -> tuple[Strategy, set[str]]:
         if kind == "strategy" and "mixing" in made:
             arguments["mixing"] = made["mixing"]
         made[kind] = external.guard(kind, _construct("algo", part, arguments))
+    refuse_schedule(made["strategy"])
     return made["strategy"], filled
+
+
+def refuse_schedule(strategy: Strategy) -> None:
+    """ConfigError unless what a strategy mixes by can be read from its schedule."""
+    cls, schedule = type(strategy).__name__, strategy.schedule
+    if schedule is None and isinstance(getattr(strategy, "mixing", None), Mixing):
+        raise ConfigError(
+            f"algo.strategy: {cls} has a mixing that nobody reads, for its schedule is None; derive it from Cooperative, or "
+            "write schedule = property(lambda self: self.mixing)"
+        )
+    if schedule is not None and not isinstance(schedule, Mixing):
+        found = "a method, not a property" if callable(schedule) else external.told(schedule)
+        raise ConfigError(f"algo.strategy: {cls}.schedule is {found}; it must be a Mixing or None, as in schedule = Average()")
 
 
 # what a strategy, mixing or period is given by the run when it has a field of that name

@@ -84,8 +84,8 @@ def _users(filename: str) -> bool:
 def conforms(where: str, kind: str, cls: Any, base: type | None) -> None:
     """ConfigError unless the class has what its kind needs, and every method of `base` it overrides can be called alike.
 
-    Where the base is a contract whose every member has a default, a public name that it does not know is refused too: a
-    misspelt override would be silent.
+    A public name that the base does not know is refused too: nearly every member has a default, so that a misspelt override
+    would be silent.
     """
     needed = NEEDED.get(kind, ())
     if not is_external(cls):
@@ -97,12 +97,16 @@ def conforms(where: str, kind: str, cls: Any, base: type | None) -> None:
     for name in needed:
         if getattr(cls, name) is getattr(base, name):
             raise ConfigError(f"{where}: {cls.__module__}:{cls.__name__} has no `{name}`; write {_called(base, name)}")
-    if kind in CLOSED and (more := _unknown(cls)) is not None:
+    if (more := _unknown(cls)) is not None:
         known = sorted(one for one in dir(base) if not one.startswith("_") and one != more)
+        instead = f"; {FORMER[kind][more]}" if more in FORMER.get(kind, {}) else did_you_mean(more, known)
         raise ConfigError(
-            f"{where}: {cls.__name__}.{more} is no member of a {base.__name__}{did_you_mean(more, known)}; "
+            f"{where}: {cls.__name__}.{more} is no member of a {base.__name__}{instead}; "
             f"it has {', '.join(known)}; begin a name of your own with _"
         )
+    for f in getattr(cls, "__dataclass_fields__", {}):
+        if f in RUN_KEYS and kind in ("strategy", "mixing"):
+            raise ConfigError(f"{where}: {cls.__name__}.{f}: is a key of the run, for every algorithm; leave the field out")
     for name, method in inspect.getmembers(base, inspect.isfunction):
         own = inspect.getattr_static(cls, name, None)
         if name.startswith("_") or own is inspect.getattr_static(base, name) or (own is None and name in MAY_BE_NONE):
@@ -462,7 +466,32 @@ PROPERTIES: dict[str, dict[str, Callable[..., Any]]] = {
     "partition": {"moves": _flag},
     "data": {"CLASSES": _count(1)},
 }
-CLOSED = ("strategy", "mixing", "period")  # nothing is asked of their classes but the members of their base
+RUN_KEYS = ("order", "delay", "buffers")
+_WORK = "who takes how many steps is said by `work` of the mixing that its `schedule` is"
+_SCHEDULE = "is read from its `schedule`, a Mixing"
+_RUN = "is a key of the run, for every algorithm"
+# members that classes of a kind once had -> where that is said now
+FORMER: dict[str, dict[str, str]] = {
+    "strategy": {
+        "step": "step is send and receive now: `send` starts the verbs, `receive` makes the rows of their answers",
+        "before": "before is the run's order=cta now, or its delay=1",
+        "active": _WORK,
+        "work": _WORK,
+        "plain": "steps are fused wherever `direction` is not overridden",
+        "answer_lags": "it is found out by asking `answer`",
+        **{name: f"{name} {_SCHEDULE}" for name in ("factors", "matrices", "num_aux", "zeta", "cycle", "negative", "check")},
+        **{name: f"{name} {_SCHEDULE}" for name in ("served", "times_itself", "settled", "as_matrices", "mixing")},
+        **{name: f"{name} {_RUN}" for name in RUN_KEYS},
+        "averages": f"buffers {_RUN}",
+        "mixes_first": f"order {_RUN}",
+        "fixed_tau": "write `send = None` where `direction` communicates in every step",
+        "local": "local steps are taken by the loop",
+    },
+    "mixing": {
+        "active": "active is `work` now, (m,) local steps of each worker",
+        **{name: f"{name} {_RUN}" for name in RUN_KEYS},
+    },
+}
 MAY_BE_NONE = ("send",)  # methods that a class may say it does without
 READ = ("IMPORTS", "ARRAYS", "FILES")  # of every class whose fields name something: setup/build.py
 NEEDED = {

@@ -38,6 +38,11 @@ def check(config: Config, strategy: Strategy, period: Period) -> None:
         raise ConfigError(
             f"algo.strategy: {type(strategy).__name__} has no `schedule` to mix by and no `send`; write one of them"
         )
+    if strategy.send is None and type(strategy).direction is Strategy.direction:
+        raise ConfigError(
+            f"algo.strategy: {type(strategy).__name__} has send = None and no `direction` of its own, so nothing would ever be "
+            "communicated; write one of them"
+        )
     if strategy.send is None:
         for name, default in DEFAULTS.items():
             if getattr(config, name) != default:

@@ -227,7 +227,7 @@ class AdaComm(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (
-            (isinstance(self.interval, int) and is_number(self.interval) and self.interval >= 1) or (self.seconds or 0) > 0
+            (isinstance(self.interval, int) and is_number(self.interval) and self.interval >= 1) or (self._seconds or 0) > 0
         ):
             raise ValueError(
                 f"period.interval: must be a whole number of steps, at least 1, or seconds as in 60s, got {self.interval!r}"
@@ -236,13 +236,13 @@ class AdaComm(Rule):
             raise ValueError(f"period.gamma: must lie in (0, 1], got {self.gamma}")
 
     @property
-    def seconds(self) -> float | None:
+    def _seconds(self) -> float | None:
         """The interval on the cluster's clock; None when it counts steps."""
         found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*s\s*", self.interval) if isinstance(self.interval, str) else None
         return float(found[1]) if found else None
 
     def check(self, config: Config) -> None:
-        if self.seconds is not None and config.cluster is None:
+        if self._seconds is not None and config.cluster is None:
             raise ValueError(
                 f"period.interval: {self.interval} is time on the clock of a cluster, and there is none; name one, as in "
                 "cluster=ethernet_1g, or give a number of steps"
@@ -255,12 +255,12 @@ class AdaComm(Rule):
     def at_most(self, s: Any, k: int) -> int | None:
         if k < self.warmup or s is None:
             return self.tau
-        return s.tau if self.seconds is None and k - s.at < self.interval else None
+        return s.tau if self._seconds is None and k - s.at < self.interval else None
 
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
         if k < self.warmup:
             return self.tau, s
-        at, interval = (k, self.interval) if self.seconds is None else (now(), self.seconds)
+        at, interval = (k, self.interval) if self._seconds is None else (now(), self._seconds)
         if s is None:
             if k:
                 loss()  # what was seen in the warm-up is no F_0
