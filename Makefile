@@ -31,7 +31,7 @@ test-all: $(READY) ## the tests, the slow ones too
 	$(TESTS) -m 'slow or not slow'
 
 # what a small change breaks first: a file or two of each room
-QUICK := package schema formats words exact period stepping plan later local mixing optim models partitions sizes board progress
+QUICK := package schema formats exact period plan later mixing optim sizes board docs
 
 quick: $(READY) ## the tests that matter for a small change, under a minute
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK:%=tests/test_%.py) -k 'not every_yaml'

@@ -149,7 +149,8 @@ class Links(Cluster):
 
     def describe(self) -> str:
         steps = f"steps of {self.step_s:g} s, {self.step}" + ("" if self.speeds is None else ", some workers slower")
-        return f"{_told(self.bandwidth, bits)}, {_told(self.latency_s, _seconds)} s a message, all-reduce by {self.all_reduce}; {steps}"
+        links = f"{_told(self.bandwidth, bits)}, {_told(self.latency_s, _seconds)} s a message"
+        return f"{links}, all-reduce by {self.all_reduce}; {steps}"
 
 
 @register("from_probe", "cluster")
