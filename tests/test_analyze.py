@@ -32,7 +32,7 @@ def test_analyze_says_what_show_says_and_what_follows():
         (),
     )
     same = set(found) & set(shown)
-    assert same >= {"algo", "tau", "workers", "aux", "zeta", "cycle", "order"}
+    assert same >= {"algo", "tau", "workers", "aux", "zeta", "cycle", "order", "delay"}
     assert {key: found[key] for key in same} == {key: shown[key] for key in same}
     # one communication every 4 steps
     each = shown["schedule"][0]
@@ -80,7 +80,7 @@ NOTHING = {
     "sampling": (["algo=fedavg"], "everyone works", "sit out"),
     "two functions": (["algo=pasgd", "task.heterogeneity=1"], "one f", "kappa2"),
     "adaptive": (["algo=pasgd", "period=adacomm"], "tau", "only the run"),
-    "overlap": (["algo=easgd", "delay=1"], "order", "not mixed"),
+    "a delay": (["algo=easgd", "delay=1"], "order", "not mixed"),
 }
 
 

@@ -53,7 +53,7 @@ def test_every_candidate_is_another_algorithm_that_agrees(m):
     for one in found:
         matrices = [arrays.factors(one.strategy.schedule, m, r) for r in range(one.strategy.schedule.cycle(m) or 6)]
         key = str(
-            [one.config.tau, one.strategy.schedule.served, one.strategy.averages, getattr(one.strategy, "order", "")]
+            [one.config.tau, one.config.delay, one.strategy.schedule.served, one.strategy.send is None]
             + [[np.round(W, 9).tolist() for W in factors] for factors in matrices]
         )
         assert seen.setdefault(key, one.label) == one.label
@@ -86,9 +86,9 @@ def test_words_about_keys_and_topology_hold_for_whoever_has_them():
     assert not any("topology=" in one.label for one in found)
     words = (*NOISY, "delay=1")
     found = candidates(base(*NOISY), words)
-    assert {one.strategy.order for one in found} == {"overlap"}
+    assert {one.config.delay for one in found} == {1}
     assert {"pasgd", "easgd", "dpsgd"} <= {one.config.algo["name"] for one in found}
-    assert "fullsync" not in {one.config.algo["name"] for one in found}  # which has no order
+    assert "fullsync" not in {one.config.algo["name"] for one in found}  # which mixes no models
     found = candidates(base(*NOISY), ("algo=easgd", "++algo.alpha=0.05"))
     assert {one.config.algo["alpha"] for one in found if one.config.algo["name"] == "easgd"} == {0.05}
     with pytest.raises(ConfigError, match="did you mean alpha"):
