@@ -35,6 +35,7 @@ class Drawn:
     Ws: list[np.ndarray]  # the cycle
     doubly: bool
     order: str
+    delay: Any
     optim: dict[str, Any]
     buffers: str
     processes: int
@@ -44,8 +45,9 @@ class Drawn:
     def __str__(self) -> str:
         kind = "doubly stochastic" if self.doubly else "row-stochastic"
         return (
-            f"number {self.number}: m={self.m} v={self.v} tau={self.tau} {len(self.Ws)} {kind} W, {self.order}, {self.optim}, "
-            f"buffers={self.buffers}, {self.steps} steps, seed={self.seed}, {self.processes} processes"
+            f"number {self.number}: m={self.m} v={self.v} tau={self.tau} {len(self.Ws)} {kind} W, {self.order}, "
+            f"delay={self.delay}, {self.optim}, buffers={self.buffers}, {self.steps} steps, seed={self.seed}, "
+            f"{self.processes} processes"
         )
 
     def settings(self, base: tuple[str, ...] = (*QUADRATIC, "task.heterogeneity=1.0")) -> schema.Config:
@@ -54,7 +56,8 @@ class Drawn:
         settings.workers, settings.tau, settings.steps, settings.seed = self.m, self.tau, self.steps, self.seed
         settings.optim = {**settings.optim, **self.optim} if self.optim["name"] == "sgd" else dict(self.optim)
         W = written(np.stack(self.Ws) if len(self.Ws) > 1 else self.Ws[0]).removeprefix("algo.W=")
-        settings.algo |= {"W": W, "v": self.v, "order": self.order, "buffers": self.buffers}
+        settings.algo |= {"W": W, "v": self.v}
+        settings.order, settings.delay, settings.buffers = self.order, self.delay, self.buffers
         build.make_strategy(settings)[0].schedule.check(self.m)
         return settings
 
@@ -69,7 +72,8 @@ def draw(number: int) -> Drawn:
     processes = int(rng.choice([2, 4]))
     m = processes * int(rng.integers(1, 4 if processes == 2 else 3))
     v = int(rng.choice([0, 0, 1, 2]))
-    doubly, order = bool(rng.random() < 0.6), str(rng.choice(["atc", "atc", "cta", "overlap"]))
+    doubly, order = bool(rng.random() < 0.6), str(rng.choice(["atc", "atc", "cta", "late"]))
+    delay: Any = [1, 2, "tau"][number % 3] if order == "late" else 0
     Ws = [(_doubly if doubly else _stochastic)(rng, m + v) for _ in range(int(rng.choice([1, 1, 2, 3])))]
     tau: Any = int(rng.integers(1, 7))
     if rng.random() < 0.3:
@@ -83,7 +87,7 @@ def draw(number: int) -> Drawn:
         optim = {"name": "adam", "lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
     buffers = str(rng.choice(["keep", "keep", "reset"] if v else ["keep", "keep", "reset", "average"]))
     steps, seed = int(rng.integers(10, 31)), int(rng.integers(1000))
-    return Drawn(number, m, v, tau, Ws, doubly, order, optim, buffers, processes, steps, seed)
+    return Drawn(number, m, v, tau, Ws, doubly, order.replace("late", "atc"), delay, optim, buffers, processes, steps, seed)
 
 
 def _doubly(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -123,15 +127,14 @@ def _off(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def formulas(gangs: Any, drawn: Drawn) -> float | None:
-    if not drawn.linear() or (len(drawn.Ws) > 1 and drawn.order != "atc"):
+    if not drawn.linear() or (len(drawn.Ws) > 1 and (drawn.order != "atc" or drawn.delay)):
         return None
     settings = drawn.settings()
     p, W = _problem(settings), drawn.Ws[0].tolist()
     expected = {
-        "atc": lambda: oracle.periodic(p, lambda x, r: oracle.product(drawn.Ws[r % len(drawn.Ws)].tolist(), x), drawn.v),
-        "cta": lambda: oracle.combine_then_adapt(p, W, drawn.v),
-        "overlap": lambda: oracle.overlap(p, W, drawn.v),
-    }[drawn.order]()
+        ("atc", 0): lambda: oracle.periodic(p, lambda x, r: oracle.product(drawn.Ws[r % len(drawn.Ws)].tolist(), x), drawn.v),
+        ("cta", 0): lambda: oracle.combine_then_adapt(p, W, drawn.v),
+    }.get((drawn.order, drawn.delay), lambda: oracle.delayed(p, W, drawn.delay, drawn.v))()
     return _off(play_settled(gangs, 1, settings).x, expected)
 
 
@@ -180,6 +183,8 @@ def messages(gangs: Any, drawn: Drawn) -> float | None:
     settings = drawn.settings()
     if drawn.v or any(len(np.unique(W.round(12), axis=0)) < len(W) for W in drawn.Ws):
         return None  # an auxiliary model has a host among the workers; equal rows are a sum, charged as a ring all-reduce
+    if drawn.delay and _problem_rounds(settings)[-1] < 0:
+        return None  # a message may be under way when the run ends
     due = [r for r in _problem_rounds(settings) if r >= 0]
     if drawn.order == "cta" and _problem_rounds(settings)[-1] >= 0:
         due = due[:-1]  # the last one waits for a step that does not come
@@ -225,7 +230,7 @@ def agreement(gangs: Any, drawn: Drawn) -> float:
 
 def fused(gangs: Any, drawn: Drawn) -> float | None:
     """Plain SGD steps of an mlp, several at once and without a stored gradient, against one by one."""
-    if drawn.optim != {**drawn.optim, "name": "sgd", "momentum": 0.0} or drawn.order == "overlap":
+    if drawn.optim != {**drawn.optim, "name": "sgd", "momentum": 0.0}:
         return None
     settings = drawn.settings((*MLP, "workers=8", "batch_size=8", "steps=10"))
     settings.steps = min(settings.steps, 20)
@@ -243,7 +248,7 @@ class Law(NamedTuple):
 
 
 LAWS = (
-    Law("the models are those of the papers' formulas (SGD, momentum; every order)", 1e-12, formulas),
+    Law("the models are those of the papers' formulas (SGD, momentum; every order and delay)", 1e-12, formulas),
     Law("placement does not matter: one process or several, the same models and the same ledger", 1e-12, placement),
     Law("doubly stochastic W: the mean of all models takes the steps of the mean gradient, whatever is mixed", 1e-12, mean),
     Law("a run repeated is the same run, bit for bit", 0.0, repeat),
@@ -258,4 +263,5 @@ LAWS = (
 class Unfused(build.class_of("strategy", "algo.strategy", "cooperative")):  # type: ignore
     """Every gradient stored and used one step at a time."""
 
-    plain = False
+    def direction(self, fleet: Any, t: Any, grad: Any, x: Any, s: Any) -> Any:
+        return grad, s

@@ -104,17 +104,23 @@ def combine_then_adapt(p: Problem, W: list[list[float]], v: int = 0) -> np.ndarr
     return np.array(x)
 
 
-def overlap(p: Problem, W: list[list[float]], v: int = 0) -> np.ndarray:
-    """X <- W X - eta G(X) when a communication is due."""
+def delayed(p: Problem, W: list[list[float]], delay: int | str, v: int = 0) -> np.ndarray:
+    """X <- W X_then + (X - X_then) when a communication is due, X_then what the models were `delay` steps before.
+
+    "tau": when the round began, as it is where a round is shorter than the delay.
+    """
     x = [p.x0.copy() for _ in range(p.m + v)]
+    began: list[list[np.ndarray]] = []  # the models before each step of this round
     for k, r in enumerate(p.rounds()):
+        began.append(x)
         g = [p.gradient(i, x[i], k) for i in range(p.m)] + [np.zeros_like(p.x0)] * v
-        before = x
-        if r >= 0:
-            x = product(W, x)
         x = [x[i] - p.eta * g[i] for i in range(p.m + v)]
         if r >= 0:
-            p.communicates(k, before, x)
+            then = [*began, x][len(began) - (len(began) if delay == "tau" else min(int(delay), len(began)))]
+            mixed = product(W, then)
+            x = [mixed[i] + (x[i] - then[i]) for i in range(p.m + v)]
+            p.communicates(k, then, x)
+            began = []
     return np.array(x)
 
 

@@ -15,6 +15,7 @@ from coopsgd.errors import ConfigError
 from coopsgd.predict.probe_file import identity
 from coopsgd.predict.theory import Known, network_factor, terms
 from coopsgd.setup.build import make_strategy
+from coopsgd.setup.parts import Parts
 
 QUADRATIC = ("task=quadratic", "task.heterogeneity=0", "workers=8", "processes=1", "device=cpu")
 
@@ -26,11 +27,7 @@ def analyzed(*words, probe=None):
 
 def test_analyze_says_what_show_says_and_what_follows():
     found = analyzed(*QUADRATIC, "algo=easgd", "tau=4", "optim.lr=0.02", "steps=500")
-    shown = show.facts(
-        settle((*QUADRATIC, "algo=easgd", "tau=4", "optim.lr=0.02", "steps=500")),
-        make_strategy(settle((*QUADRATIC, "algo=easgd", "tau=4", "optim.lr=0.02", "steps=500")))[0],
-        (),
-    )
+    shown = show.facts(Parts(settle((*QUADRATIC, "algo=easgd", "tau=4", "optim.lr=0.02", "steps=500"))), ())
     same = set(found) & set(shown)
     assert same >= {"algo", "tau", "workers", "aux", "zeta", "cycle", "order", "delay"}
     assert {key: found[key] for key in same} == {key: shown[key] for key in same}

@@ -91,7 +91,8 @@ def test_the_readme_strategy_runs_and_is_shown(cli, tmp_path):
     slow = cli("train", "--config-dir", "mine", "algo=slowmo", "tau=4", "algo.beta=0.5", "hydra.run.dir=slow", *QUICK)
     assert slow.code == 0, slow.err
     assert coopsgd.Run(tmp_path / "slow").summary["ledger"]["messages"] == 5 * 6  # five rounds of one average
-    assert "its ledger tells" in cli("show", "--config-dir", "mine", "algo=slowmo").out
+    (shown,) = json.loads(cli("show", "--config-dir", "mine", "algo=slowmo", "--json").out)["schedule"][:1]
+    assert shown["messages"] == 6  # rehearsed
     # beta 0 and alpha 1 are plain periodic averaging
     more = ("dtype=float64", "tau=4", *QUICK)
     cli("train", "--config-dir", "mine", "algo=slowmo", "algo.beta=0", "hydra.run.dir=limit", *more)

@@ -80,20 +80,12 @@ def test_the_other_order(gangs, tau, processes):
 @pytest.mark.parametrize(("tau", "delay"), [(1, 1), (1, "tau"), (5, 0), (5, 1), (5, 2), (5, 5), (5, "tau")])
 def test_with_a_delay_it_is_of_the_rows_when_they_were_sent(gangs, tau, delay, processes):
     words = preset("dpsgd", f"tau={tau}", f"delay={delay}", "steps=12", *LOOKS)
-    W, late = arrays.factors(build.make_strategy(settle(words))[0].schedule, 8, 0)[0], tau if delay == "tau" else delay
+    W, late = arrays.factors(Parts(settle(words)).strategy.schedule, 8, 0)[0].tolist(), tau if delay == "tau" else delay
     p = problem(words)
-    x, wanted = [np.array([p.x0] * p.m)], []  # after 0, 1, ... steps
-    over = 0.0, 0.0
-    for k in range(p.K + 1):
-        wanted.append((apart(x[-1]), None, k) if k < tau else (*over, k - k // tau * tau + late))
-        moved = np.array([x[-1][i] - p.eta * p.gradient(i, x[-1][i], k) for i in range(p.m)])
-        if (k + 1) % tau == 0:
-            sent = moved if late == 0 else x[k + 1 - late]
-            moved = W @ sent + (moved - sent)
-            over = apart(sent), apart(moved)
-        x.append(moved)
+    wanted = expected(lambda p: oracle.delayed(p, W, delay), p)
+    wanted = [(before, after, phase + (late if after is not None else 0)) for before, after, phase in wanted]
     run = play(gangs, processes, *words)
-    np.testing.assert_allclose(run.x, x[p.K], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(run.x, oracle.delayed(p, W, delay), rtol=0, atol=1e-12)
     matches(run.lines, wanted)
     for every in (2, 3, 4):  # how often one looks changes no number
         rare = play(gangs, processes, *words, f"eval_every={every}", f"log_every={every}").lines

@@ -85,7 +85,7 @@ def test_words_about_keys_and_topology_hold_for_whoever_has_them():
     assert graphs["dpsgd"] == {"name": "torus", "rows": 2} and graphs["gea"]["name"] == "torus" and graphs["easgd"] is None
     assert not any("topology=" in one.label for one in found)
     words = (*NOISY, "delay=1")
-    found = candidates(base(*NOISY), words)
+    found = candidates(base(*words), words)
     assert {one.config.delay for one in found} == {1}
     assert {"pasgd", "easgd", "dpsgd"} <= {one.config.algo["name"] for one in found}
     assert "fullsync" not in {one.config.algo["name"] for one in found}  # which mixes no models
@@ -321,7 +321,7 @@ BAD = {
     ("schedule.warmup=5",): "with a warm-up",
     ("--theory", "optim.momentum=0.9"): "--theory: optim.momentum=0.9",
     ("--theory", "optim.lr=99"): "above 1 / L",
-    ("algo.oder=atc",): "did you mean order",
+    ("algo.allow_disconected=true",): "did you mean allow_disconnected",
     ("algo.mixing=foo",): "algo.mixing: no mixing named 'foo'",
     ("algo.tau=3",): "tau=4",
     ("optim.lr=90",): "diverged",

@@ -32,6 +32,9 @@ VALUES = {
     "schedule": ("schedule=constant", "schedule=cosine"),
     "cluster": ("cluster=wan_20m", "cluster=wan_100m"),
     "tau": ("tau=2", "tau=3"),
+    "order": ("order=atc", "order=cta"),
+    "delay": ("delay=0", "delay=1"),
+    "buffers": ("buffers=keep", "buffers=reset"),
     "workers": ("workers=2", "workers=4"),
     "processes": ("processes=1", "processes=2"),
     "threads": ("threads=1", "threads=2"),
@@ -81,6 +84,7 @@ def test_every_key_says_whether_it_is_part_of_what_is_trained():
 def test_a_key_makes_another_run_or_the_same_one_elsewhere(name):
     small = ("data=digits", "model=cnn", "model.width=8", "model.norm=batch")
     small = small if name == "norm_stats" else ("data=gaussian", "model.hidden=[4]")
+    small += ("optim.momentum=0.9",) if name == "buffers" else ()
     one, other = VALUES[name]
     base = ("algo=dpsgd", *small, "workers=4", "processes=1", *(["steps=4"] if name != "epochs" else []))
     base = tuple(word for word in base if word.split("=")[0] != one.split("=")[0])
@@ -123,6 +127,8 @@ SAME = {
     "alpha by its number": (("algo=easgd", "workers=2"), ("algo=easgd", "workers=2", "algo.alpha=0.5")),
     "groups by their members": (("algo=two_level", "algo.groups=2"), ("algo=two_level", "algo.groups=[[0,1],[2,3]]")),
     "buffers that are not there": (("algo=pasgd", "buffers=reset"), ("algo=pasgd", "buffers=keep")),
+    "a delay of a round": (("algo=pasgd", "tau=4", "delay=tau"), ("algo=pasgd", "tau=4", "delay=4")),
+    "an order by default": (("order=auto", "delay=auto"), ("order=atc", "delay=0")),
     "where a warm-up that is not there begins": (("schedule.warmup_from=0.5",), ()),
     "a class by its path": (("optim.name=coopsgd.optim:SGD",), ()),
     "a matrix in whole numbers": (

@@ -21,5 +21,6 @@ def test_a_law_is_kept_by_random_configs(gangs, law):
 def test_configs_are_drawn_by_their_number():
     assert str(draw(7)) == str(draw(7)) != str(draw(8))
     drawn = [draw(number) for number in range(60)]
-    assert {d.order for d in drawn} == {"atc", "cta", "overlap"} and {d.v for d in drawn} == {0, 1, 2}
+    assert {d.order for d in drawn} == {"atc", "cta"} and {d.v for d in drawn} == {0, 1, 2}
+    assert {d.delay for d in drawn} == {0, 1, 2, "tau"}
     assert {d.buffers for d in drawn} == {"keep", "average", "reset"} and {d.optim["name"] for d in drawn} == {"sgd", "adam"}

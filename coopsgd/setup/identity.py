@@ -43,6 +43,11 @@ def trained(config: Config, seed: bool = True) -> dict[str, Any]:
         unused = [name for name in ("batch_size",) if name not in task.USES]
         unused += ["norm_stats", "amp"] if "model" not in task.USES else []
         found |= dict.fromkeys(unused)
+    optim = _class("optim", "optim", config.optim.get("name"), config)
+    if optim is not None and not build.make(config, "optim").buffers:
+        found["buffers"] = None  # there are none to treat in this way or that
+    if config.delay == "tau" and (config.period or {}).get("name", "constant") == "constant" and isinstance(config.tau, int):
+        found["delay"] = config.tau
     return {name: _plain(value) for name, value in found.items()}
 
 
