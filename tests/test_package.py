@@ -157,6 +157,11 @@ def test_what_refuses_a_config_imports_no_torch():
         assert not {i for i in at_start(ROOT / "coopsgd" / name) if i.split(".")[0] in heavy}, name
 
 
+def test_matplotlib_is_imported_when_something_is_drawn():
+    for path in (ROOT / "coopsgd").rglob("*.py"):
+        assert not {i for i in at_start(path) if i.split(".")[0] == "matplotlib"}, path
+
+
 YAMLS = [(group, choice.name) for group in GROUPS for choice in catalogue.choices(group)]
 
 
