@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playing import settle
 from running import LONG, started  # noqa: F401
 
 import coopsgd
 from coopsgd.errors import ConfigError
 from coopsgd.run import schema
 from coopsgd.setup import catalogue, formats, yamls
+from coopsgd.setup.identity import identity
 
 OLD = Path(__file__).parent / "data" / "format0"
 NEWER = formats.FORMAT + 1
@@ -150,3 +152,15 @@ def test_the_summary_of_a_run_that_did_not_come_to_its_end(started, tmp_path, ho
     assert summary["steps"] == last["step"] > 0 and summary["ledger"]["bytes"] == last["bytes"] > 0
     assert summary["eval"]["eval/loss"] > 0 and summary["saved"] == "none"
     command.nothing_left()
+
+
+SAID_TODAY = {
+    "overlap": "algo=dpsgd delay=1 optim.momentum=0.9 task=quadratic optim.lr=0.02 tau=4 workers=4 steps=40 seed=3",
+    "cta": "algo=easgd order=cta buffers=reset optim.momentum=0.9 task=quadratic optim.lr=0.02 tau=4 workers=4 steps=40 seed=3",
+    "grouped": "algo=pasgd model=cnn model.width=8 cluster=wan_100m workers=2 steps=6 tau=3 optim.lr=0.05",
+}
+
+
+@pytest.mark.parametrize("name", SAID_TODAY)
+def test_a_run_without_a_format_is_the_run_that_todays_words_say(name):
+    assert identity(coopsgd.Run(OLD / name).config) == identity(settle(SAID_TODAY[name].split()))
