@@ -75,10 +75,12 @@ def modules(settings: schema.Config, warm: int, rounds: int) -> tuple[float, flo
 
 def stacked(settings: schema.Config, warm: int, rounds: int, stored: bool) -> tuple[float, float]:
     """The same of the parts that `coopsgd train` is made of."""
-    from coopsgd.optim import SGD, Constant, Inner
+    from coopsgd.loop.inner import Inner
+    from coopsgd.optim import SGD, Constant
+    from coopsgd.setup.parts import Parts
 
-    strategy, _ = build.make_strategy(settings)
-    m = settings.workers
+    schedule, m = Parts(settings).strategy.schedule, settings.workers
+    assert schedule is not None
     fleet = Stacked(Layout(m, 0, 1))
     problem = build.make(settings, "task").build(settings, range(m), torch.device("cpu"))
     x = fleet.rows(problem.start())
@@ -89,10 +91,12 @@ def stacked(settings: schema.Config, warm: int, rounds: int, stored: bool) -> tu
         if r == warm:
             clock = Clock()
         for k in range(r * TAU, (r + 1) * TAU):
-            steps.begin(k, None, np.full(len(x), k))
-            steps.local(x)
-        for W in strategy.schedule.factors(m, r):
-            fleet.mix(W, x)
+            own = np.full(len(x), k)
+            if steps.fused:
+                steps.descend(k, None, own)
+            else:
+                steps.step(steps.gradients(k, None, own)[1], None)
+        fleet.mix(schedule.at(m, r), x)
     return clock.read()
 
 

@@ -114,11 +114,10 @@ def freeze(folder: Path, words: list[str]) -> Path:
 def predicted(words: list[str]) -> float:
     """Seconds a step on the clock."""
     from coopsgd.commands import compose
-    from coopsgd.predict import clock
-    from coopsgd.setup import build
+    from coopsgd.predict.rehearsal import rehearse
+    from coopsgd.setup.parts import Parts
 
-    settings = compose.shown([*COMMON, *words]).config
-    times = clock.rehearse(settings, build.make_strategy(settings)[0], 176)
+    times = rehearse(Parts(compose.shown([*COMMON, *words]).config), 176)
     return float(times[-1] - times[15]) / 160
 
 

@@ -26,8 +26,8 @@ from coopsgd.commands import compose
 from coopsgd.commands.design import command
 from coopsgd.commands.design import study as studies
 from coopsgd.commands.design.pilots import in_one_process, pilot
-from coopsgd.predict import clock
-from coopsgd.setup import build
+from coopsgd.predict.rehearsal import rehearse
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 
 NETWORKS = {"fast": "cluster=datacenter", "slow": "cluster=wan_100m"}
@@ -56,7 +56,7 @@ class Once:
         lines = [line for line in lines if line is lines[-1] or not line["step"] % every]  # the last also where it diverged
         if settings.cluster is None:
             return lines
-        times = [0.0, *clock.rehearse(settings, build.make_strategy(settings)[0], n)]  # what a run logs, bit for bit
+        times = [0.0, *rehearse(Parts(settings), n)]  # what a run logs, bit for bit
         return [line | {"sim_s": float(times[line["step"]])} for line in lines]
 
     def __len__(self) -> int:
