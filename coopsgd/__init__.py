@@ -1,27 +1,36 @@
 """coopsgd: write a cooperative SGD algorithm as (tau, W, v), get its theory, simulate it, run it for real.
 
 After Wang & Joshi, "Cooperative SGD", arXiv:1808.07576. From Python: `coopsgd.Run(folder)` reads a finished run;
-`coopsgd.register` adds an algorithm, a graph, a model, ... Both are imported when first asked for, so that the
-command line answers `--help` at once.
+`coopsgd.register` adds an algorithm, a graph, a model, ...; `coopsgd.Strategy` and what goes with it is what a new algorithm
+is written with. All are imported when first asked for, so that the command line answers `--help` at once.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coopsgd.fleet.base import Common, Fleet, Pending, Rows
+    from coopsgd.mixing.base import Mixing
+    from coopsgd.mixing.graphs import Graph
     from coopsgd.registry import register
     from coopsgd.run.reader import Run
+    from coopsgd.strategies.base import Strategy, Tick
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "register"]
+__all__ = ["Common", "Fleet", "Graph", "Mixing", "Pending", "Rows", "Run", "Strategy", "Tick", "__version__", "register"]
+
+HOMES = {
+    "coopsgd.fleet.base": ("Common", "Fleet", "Pending", "Rows"),
+    "coopsgd.mixing.base": ("Mixing",),
+    "coopsgd.mixing.graphs": ("Graph",),
+    "coopsgd.registry": ("register",),
+    "coopsgd.run.reader": ("Run",),
+    "coopsgd.strategies.base": ("Strategy", "Tick"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Run":
-        from coopsgd.run.reader import Run
-
-        return Run
-    if name == "register":
-        from coopsgd.registry import register
-
-        return register
+    for home, names in HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module 'coopsgd' has no attribute {name!r}")

@@ -1,0 +1,77 @@
+"""Every algorithm, built in or written as the README tells, keeps the promises of `coopsgd.testing`; breakers are named."""
+
+from __future__ import annotations
+
+import breakers
+import pytest
+import written
+
+from coopsgd.loop.loop import Loop
+from coopsgd.loop.rounds import Rounds
+from coopsgd.setup import catalogue
+from coopsgd.testing import check_strategy
+
+ALGOS = [choice.name for choice in catalogue.choices("algo")]
+WORDS = {"cooperative": ("algo.W=[[0.5,0.5,0,0],[0,0.5,0.5,0],[0,0,0.5,0.5],[0.5,0,0,0.5]]",)}
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_algorithm_keeps_its_promises(gangs, algo):
+    check_strategy(algo, *WORDS.get(algo, ()), *(() if algo == "fullsync" else ("tau=3",)), gangs=gangs)
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (written.SlowMo, ("tau=3",)),
+        (written.StreamingDiLoCo, ("tau=2",)),
+        (written.PushSum, ("tau=1",)),
+        (written.GradientTracking, ("tau=1", "algo.mixing=gossip", "topology=ring")),
+    ],
+)
+def test_an_algorithm_written_as_the_readme_tells_keeps_them_too(gangs, cls, words):
+    check_strategy(cls, *words, gangs=gangs)
+
+
+BREAKERS = {
+    breakers.Receives: ["Receives.receive", "row 0", "`x`", "fleet.mix, mean or pick"],
+    breakers.Hears: ["Hears.receive", "`heard`"],
+    breakers.Directs: ["Directs.direction", "`grad`"],
+    breakers.Sends: ["Sends.send", "`x`"],
+    breakers.Answers: ["Answers.answer", "`x`"],
+    breakers.Remembers: ["Remembers.receive", "`s.rows`"],
+    breakers.Hides: ["Hides", "_rounds", "belongs into the state"],
+    breakers.Global: ["Global", "outside of the state"],
+    breakers.Places: ["Places", "on 2 processes"],
+}
+
+
+@pytest.mark.parametrize("cls", BREAKERS, ids=lambda cls: cls.__name__)
+def test_who_breaks_a_promise_is_named(gangs, cls):
+    with pytest.raises(AssertionError) as error:
+        check_strategy(cls, "tau=2", gangs=gangs, processes=(1, 2))
+    assert all(part in str(error.value) for part in BREAKERS[cls]), error.value
+
+
+@pytest.mark.parametrize("algo", ["pasgd", "easgd"])
+def test_it_fails_when_idling_is_taken_out(monkeypatch, algo):
+    monkeypatch.setattr(Rounds, "active", property(lambda self: None))
+    with pytest.raises(AssertionError, match=rf"{algo}: worker 1 moved in step 0"):
+        check_strategy(algo, "tau=2", processes=())
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "told"),
+    [
+        (Loop, "_companions", lambda self, t: [], "running statistics"),
+        (Loop, "_late", property(lambda self: 0), "delay=1: after step 2 off by"),
+    ],
+)
+def test_it_fails_when_the_loop_does(monkeypatch, owner, name, value, told):
+    monkeypatch.setattr(owner, name, value)
+    with pytest.raises(AssertionError, match=told):
+        check_strategy("dpsgd", "tau=2", processes=())
+
+
+def test_it_starts_processes_of_its_own():
+    check_strategy(written.SlowMo, "tau=2", processes=(1, 2))
