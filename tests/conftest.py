@@ -11,6 +11,7 @@ import io
 import logging
 import multiprocessing
 import os
+import pkgutil
 import resource
 import sys
 import tempfile
@@ -18,6 +19,9 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from itertools import count
 from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,10 +30,12 @@ import pytest
 import torch
 from ownership import Owner
 
+import coopsgd
+
 torch.set_num_threads(1)
 WARM = multiprocessing.get_context("forkserver")
-PRELOADED = ("commands.compose", "run.launch", "commands.show", "commands.probe.worker")
-WARM.set_forkserver_preload(["pytest", *(f"coopsgd.{name}" for name in PRELOADED), "conftest", "playing"])
+MODULES = [m.name for m in pkgutil.walk_packages(coopsgd.__path__, "coopsgd.") if not m.name.endswith("__main__")]
+WARM.set_forkserver_preload(["pytest", *MODULES, "scipy.sparse.csgraph", "conftest", "playing"])
 os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the server, which takes no sys.path from us, finds `playing`
 if "coopsgd-tests" not in os.environ.get("XDG_CACHE_HOME", ""):  # the server, which imports this file too, keeps ours
     CACHE = tempfile.TemporaryDirectory(prefix="coopsgd-tests")  # what tests read is not left in the user's cache
@@ -200,22 +206,25 @@ def gangs() -> Iterator[Any]:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Any:
-    """cli("train", "tau=3", ...) in tmp_path: exit code, stdout, stderr. first: called before, in the command's process."""
-    count = iter(range(1000))
-
-    def run(*words: str, env: dict[str, str] | None = None, first: Any = None) -> Ended:
-        at = tmp_path / f".cli{next(count)}"
-        process = WARM.Process(target=_command, args=(words, str(tmp_path), str(at), env or {}, first))
-        process.start()
-        process.join(HANG)
-        assert process.exitcode is not None, f"coopsgd {' '.join(words)} does not end"
-        out, err = (Path(f"{at}.{end}").read_text() for end in ("out", "err"))
-        return Ended(process.exitcode, out, err)
-
-    return run
+    """cli("train", "tau=3", ...) is `command` in tmp_path."""
+    return partial(command, tmp_path)
 
 
-def _command(words: tuple[str, ...], cwd: str, at: str, env: dict[str, str], first: Any) -> None:
+def command(cwd: Path, *words: str, env: dict[str, str] | None = None, first: Any = None, module: str = "coopsgd.cli") -> Ended:
+    """Run `python -m module WORDS` in a fork of the server. first: called before, in that process."""
+    at = cwd / f".cli{next(_commands)}"
+    process = WARM.Process(target=_command, args=(words, str(cwd), str(at), env or {}, first, module))
+    process.start()
+    process.join(HANG)
+    assert process.exitcode is not None, f"{module} {' '.join(words)} does not end"
+    out, err = (Path(f"{at}.{end}").read_text() for end in ("out", "err"))
+    return Ended(process.exitcode, out, err)
+
+
+_commands = count()
+
+
+def _command(words: tuple[str, ...], cwd: str, at: str, env: dict[str, str], first: Any, module: str = "coopsgd.cli") -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR, PROCESSOR))
     for number, end in ((1, "out"), (2, "err")):
         opened = os.open(f"{at}.{end}", os.O_CREAT | os.O_WRONLY)
@@ -226,6 +235,4 @@ def _command(words: tuple[str, ...], cwd: str, at: str, env: dict[str, str], fir
     sys.argv = ["coopsgd", *words]
     if first is not None:
         first()
-    from coopsgd.cli import main
-
-    main()
+    import_module(module).main()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import elsewhere
+from conftest import command, elsewhere
 
 from coopsgd import registry
 from coopsgd.commands import compose
@@ -145,9 +144,7 @@ def test_what_a_user_pressed_is_no_mistake_of_the_file(tmp_path, monkeypatch):
 def folder(tmp_path_factory):
     """Frozen for two processes."""
     at = tmp_path_factory.mktemp("frozen")
-    words = ["coopsgd", "train", "task=quadratic", "processes=2", "launch=false", f"hydra.run.dir={at / 'run'}"]
-    code = f"import sys; sys.argv = {words!r}; from coopsgd.cli import main; main()"
-    subprocess.run([sys.executable, "-c", code], cwd=at, check=True, capture_output=True)
+    assert command(at, "train", "task=quadratic", "processes=2", "launch=false", "hydra.run.dir=run").code == 0
     return at / "run"
 
 

@@ -387,10 +387,10 @@ def test_several_machines(cli, tmp_path):
     np.testing.assert_allclose(run.rows(), coopsgd.Run(tmp_path / "one").rows(), rtol=0, atol=1e-5)
 
 
-def test_a_folder_is_not_trained_twice(cli, tmp_path):
+def test_a_folder_is_not_trained_twice(cli):
     assert cli("train", *QUICK, "workers=1", "hydra.run.dir=here").code == 0
-    done = subprocess.run([sys.executable, "-m", "coopsgd.run.worker", str(tmp_path / "here")], capture_output=True, text=True)
-    assert done.returncode != 0 and "already holds a run" in done.stderr
+    ended = cli("here", module="coopsgd.run.worker")
+    assert ended.code != 0 and "already holds a run" in ended.err
 
 
 def test_square_brackets_in_a_path(cli, tmp_path):
@@ -410,12 +410,7 @@ def test_a_live_line_on_a_terminal(started):  # noqa: F811
     assert told.rindex(b"\x1b[?25h") > told.rindex(b"\x1b[?25l")
 
 
-def test_a_world_of_another_size_is_refused(cli, tmp_path):
+def test_a_world_of_another_size_is_refused(cli):
     cli("train", *QUICK, "processes=4", "launch=false", "hydra.run.dir=here")
-    done = subprocess.run(
-        [sys.executable, "-m", "coopsgd.run.worker", str(tmp_path / "here")],
-        env={**os.environ, "WORLD_SIZE": "3", "RANK": "0"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0 and "WORLD_SIZE is 3" in done.stderr and "processes=4" in done.stderr
+    ended = cli("here", module="coopsgd.run.worker", env={"WORLD_SIZE": "3", "RANK": "0"})
+    assert ended.code != 0 and "WORLD_SIZE is 3" in ended.err and "processes=4" in ended.err
