@@ -125,10 +125,9 @@ def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
     """What an algorithm is: W, its spectrum, its schedule, its cost. Starts no worker."""
     from coopsgd.commands import compose
     from coopsgd.commands import show as report
-    from coopsgd.setup.parts import Parts
 
     checked = compose.shown(words, config_dir, look=True)
-    report.show(report.facts(Parts(checked.config, checked.strategy), checked.notes), as_json)
+    report.show(report.facts(checked.parts, checked.notes), as_json)
 
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
@@ -165,7 +164,7 @@ def analyze(
     from coopsgd.commands import compose
 
     checked = compose.shown(words, config_dir, "analyze")
-    report.show(report.facts(checked.config, checked.strategy, checked.notes, probe), as_json)
+    report.show(report.facts(checked.parts, checked.notes, probe), as_json)
 
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})

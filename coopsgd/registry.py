@@ -19,7 +19,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import field
+from dataclasses import MISSING, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -63,6 +63,21 @@ def register(name: str, kind: str = "strategy") -> Callable[[T], T]:
         return thing
 
     return keep
+
+
+# what a part may ask of the run: keys of the config, other parts, and `sizes`, the training samples of each worker
+OF_RUN = ("seed", "tau", "batch_size", "warmup", "sizes", "topology", "task", "model", "data", "partition")
+
+
+def of_run(name: str, default: Any = MISSING, **more: Any) -> Any:
+    """A dataclass field that the run fills, with what it has under `name` (one of OF_RUN); it is no key of the config.
+
+    `seed: int = of_run("seed", 0)`. A field without this mark belongs to its class, whatever it is called. ValueError for a
+    name that the run does not have. more: arguments of dataclasses.field.
+    """
+    if name not in OF_RUN:
+        raise ValueError(f"of_run: the run has no {name!r}{did_you_mean(name, list(OF_RUN))}; it has {', '.join(OF_RUN)}")
+    return field(default=default, metadata={"of_run": name}, **more)
 
 
 def lookup(kind: str, name: str, key: str = "") -> Any:

@@ -29,7 +29,8 @@ from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop.stepping import Steps
 from coopsgd.run.worker import _keep_freed_memory
-from coopsgd.setup import build, schema
+from coopsgd.setup import schema
+from coopsgd.setup.parts import Parts
 from coopsgd.tasks.networks import network
 
 TAU, BATCH = 10, 32
@@ -49,8 +50,8 @@ class Clock:
 
 def modules(settings: schema.Config, warm: int, rounds: int) -> tuple[float, float]:
     """Time of so many rounds of the plain loop over models, written out."""
-    problem = build.make(settings, "task").build(settings, range(settings.workers), torch.device("cpu"))
-    models = [network(settings) for _ in range(settings.workers)]
+    problem = Parts(settings).task.build(settings, range(settings.workers), torch.device("cpu"))
+    models = [network(Parts(settings).task, settings.seed) for _ in range(settings.workers)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
     lists = [list(model.parameters()) for model in models]
     clock = Clock()
@@ -77,12 +78,11 @@ def stacked(settings: schema.Config, warm: int, rounds: int, stored: bool) -> tu
     """The same of the parts that `coopsgd train` is made of."""
     from coopsgd.loop.inner import Inner
     from coopsgd.optim import SGD, Constant
-    from coopsgd.setup.parts import Parts
 
     schedule, m = Parts(settings).strategy.schedule, settings.workers
     assert schedule is not None
     fleet = Stacked(Layout(m, 0, 1))
-    problem = build.make(settings, "task").build(settings, range(m), torch.device("cpu"))
+    problem = Parts(settings).task.build(settings, range(m), torch.device("cpu"))
     x = fleet.rows(problem.start())
     inner = Inner(SGD(lr=0.1), Constant(), x, m, TAU * (warm + rounds))
     steps = Steps(problem, inner, x, None, None, not stored, lambda k: TAU - k % TAU)

@@ -21,11 +21,8 @@ from coopsgd.commands import compose
 from coopsgd.data.partitions import IID
 from coopsgd.run import launch  # noqa: F401  what the forks share
 from coopsgd.run.reader import log_points
-from coopsgd.setup import (
-    build,
-    checks,
-    schema,  # noqa: F401  what the forks share
-)
+from coopsgd.setup.parts import Parts
+from coopsgd.setup.resolve import resolve
 from coopsgd.tasks.networks import network
 
 FORK = multiprocessing.get_context("fork")
@@ -79,9 +76,9 @@ def peer_step(way: str, model: str, steps: int, warm: int, world: int) -> float:
 
 def _peer(rank: int, world: int, way: str, model: str, steps: int, warm: int, folder: str, answers: Any) -> None:
     torch.set_num_threads(1)
-    settings = checks.check({"algo": {"name": "fullsync", "strategy": "fullsync"}, **_groups(model), "workers": world}).config
-    images = build.make(settings, "data").load()
-    module = network(settings)
+    settings = resolve({"algo": {"name": "fullsync", "strategy": "fullsync"}, **_groups(model), "workers": world}).config
+    images = Parts(settings).data.load()
+    module = network(Parts(settings).task, settings.seed)
     net: Any = module
     averager = None
     if world > 1:

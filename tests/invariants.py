@@ -20,6 +20,7 @@ from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing.written import Written
 from coopsgd.setup import build, schema
+from coopsgd.setup.parts import Parts
 
 DIM = 10
 
@@ -58,7 +59,7 @@ class Drawn:
         W = written(np.stack(self.Ws) if len(self.Ws) > 1 else self.Ws[0]).removeprefix("algo.W=")
         settings.algo |= {"W": W, "v": self.v}
         settings.order, settings.delay, settings.buffers = self.order, self.delay, self.buffers
-        build.make_strategy(settings)[0].schedule.check(self.m)
+        Parts(settings).strategy.schedule.check(self.m)
         return settings
 
     def linear(self) -> bool:
@@ -116,7 +117,7 @@ class Stepping(oracle.Problem):
 
 
 def _problem(settings: schema.Config) -> oracle.Problem:
-    task = build.make(settings, "task")
+    task = Parts(settings).task
     a, c, x0 = task.arrays(settings.workers, settings.seed)
     p = oracle.Problem(a, c, x0, task.sigma, settings.seed, settings.optim["lr"], settings.tau, settings.steps)
     return Stepping(p, settings.optim["momentum"])

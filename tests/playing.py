@@ -81,7 +81,7 @@ def run(rank: int, settings: schema.Config, processes: int) -> Any:
     problem = parts.task.build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()
     fleet.clock = clock_of(parts)
-    outcome = train(parts, fleet, problem, report, Monitor.of(settings, parts.strategy, fleet, problem))
+    outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem))
     everything = fleet.gather(outcome.x)
     ledger = fleet.ledger
     return (

@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from coopsgd.data.base import Batches
-from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 from coopsgd.streams import stream
 from coopsgd.tasks.networks import bound
@@ -48,10 +48,10 @@ class Worker:
 
     def __init__(self, rank: int, settings: Config) -> None:
         self.settings, dtype = settings, getattr(torch, settings.dtype)
-        self._bound = bound(settings, dtype)
+        self._bound = bound(Parts(settings).task, settings.seed, dtype)
         self.module = self._bound.module
-        images = build.make(settings, "data").load(settings.seed)
-        shares = build.make(settings, "task").shares(settings)
+        images = Parts(settings).data.load(settings.seed)
+        shares = Parts(settings).task.shares(settings)
         self.samples = len(shares[rank])
         self._batches = Batches(shares, range(rank, rank + 1), settings.batch_size, settings.seed)
         channels = (-1, *[1] * (images.train_x.ndim - 2))
@@ -554,7 +554,7 @@ class Rule:
     def furthest(self) -> float:
         """The largest difference between an entry of theirs and one of ours, over a cycle and all sizes."""
         algo, *more = self.ours.split()
-        strategy, _ = build.make_strategy(settle((*CASE, "task=quadratic", f"workers={self.sizes[0]}", f"algo={algo}", *more)))
+        strategy = Parts(settle((*CASE, "task=quadratic", f"workers={self.sizes[0]}", f"algo={algo}", *more))).strategy
         found = []
         for n in self.sizes:
             theirs = self.matrices(n)

@@ -13,16 +13,16 @@ from playing import settle
 from coopsgd.commands import analyze, overlay, show
 from coopsgd.errors import ConfigError
 from coopsgd.predict.probe_file import identity
-from coopsgd.predict.theory import Known, network_factor, terms
-from coopsgd.setup.build import make_strategy
+from coopsgd.predict.theory import network_factor, terms
 from coopsgd.setup.parts import Parts
+from coopsgd.tasks.known import Known
 
 QUADRATIC = ("task=quadratic", "task.heterogeneity=0", "workers=8", "processes=1", "device=cpu")
 
 
 def analyzed(*words, probe=None):
     config = settle(words)
-    return analyze.facts(config, make_strategy(config)[0], (), probe)
+    return analyze.facts(Parts(config), (), probe)
 
 
 def test_analyze_says_what_show_says_and_what_follows():
@@ -159,7 +159,7 @@ def test_what_a_step_costs_when_tau_moves():
 
 def probe_file(path, words, **changed):
     interval = {"value": 1.0, "low": 0.5, "high": 2.0}
-    content = {"format": 1, **identity(settle(words))}
+    content = {"format": 1, **identity(settle(words), Parts(settle(words)).task)}
     content |= dict.fromkeys(("L", "sigma2", "gap", "grad2"), interval) | {"kappa2": interval | {"low": 0.0}}
     content |= {"step_s": {"median": 0.1, "low": 0.1, "high": 0.1, "workers": [0.1] * 8}, "network": None}
     path.write_text(json.dumps(content | {"versions": {}, "command": "coopsgd probe"} | changed))

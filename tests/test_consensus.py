@@ -17,7 +17,6 @@ from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop import consensus
 from coopsgd.loop.evaluation import train
 from coopsgd.loop.rounds import Rounds
-from coopsgd.setup import build
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.strategies.period import AdaComm, Period, PostLocal
@@ -71,7 +70,7 @@ def test_consensus_is_that_of_the_rows_before_the_latest_mixing(gangs, algo):
 @pytest.mark.parametrize("tau", [1, 5])
 def test_the_other_order(gangs, tau, processes):
     words = preset("dpsgd", f"tau={tau}", "order=cta", "steps=12", *LOOKS)
-    W = arrays.factors(build.make_strategy(settle(words))[0].schedule, 8, 0)[0].tolist()
+    W = arrays.factors(Parts(settle(words)).strategy.schedule, 8, 0)[0].tolist()
     wanted = expected(lambda p: oracle.combine_then_adapt(p, W), problem(words), "cta")
     matches(play(gangs, processes, *words).lines, wanted)
 
@@ -134,7 +133,7 @@ def test_workers_between_communications_are_evaluated_as_they_are(gangs):
     between = play(gangs, 1, *words, "steps=13").lines[-1]
     p = settle((*words, "steps=13"))
     run = play(gangs, 1, *words, "steps=13")
-    problem_ = build.make(p, "task").build(p, range(4), torch.device("cpu"))
+    problem_ = Parts(p).task.build(p, range(4), torch.device("cpu"))
     x = torch.from_numpy(run.x)
     problem_.bind(x, torch.zeros_like(x), None)
     assert sorted(problem_.accuracies(x))[::3] == [between["eval/accuracy_worst"], between["eval/accuracy_best"]]

@@ -13,7 +13,6 @@ from test_probe import LOGISTIC, logistic, measured, quick
 from coopsgd.commands import analyze, compose
 from coopsgd.commands.probe import measure
 from coopsgd.predict import probe_file
-from coopsgd.setup import build
 from coopsgd.setup.parts import Parts
 from coopsgd.tasks.networks import bound
 
@@ -22,14 +21,14 @@ WORDS = ("task=quadratic", "workers=6", "processes=1", "device=cpu")
 
 def facts(*words, probe=None):
     checked = compose.shown(words)
-    return analyze.facts(checked.config, checked.strategy, (), probe)
+    return analyze.facts(checked.parts, (), probe)
 
 
 def test_a_quadratic_knows_both():
     """f_i has the curvatures a_i, F their mean; the largest entry of a is above the largest mean of a column."""
     settings = settle(WORDS)
-    a, _, _ = build.make(settings, "task").arrays(6, settings.seed)
-    known = build.make(settings, "task").known(settings)
+    a, _, _ = Parts(settings).task.arrays(6, settings.seed)
+    known = Parts(settings).task.known(settings)
     both = [known.L, known.L_F]
     assert both == pytest.approx([a.max(), a.mean(0).max()]) and both[1] < 0.9 * both[0]
     found = facts(*WORDS, "algo=easgd", "optim.lr=0.01")
@@ -42,7 +41,7 @@ def test_a_quadratic_knows_both():
 def test_a_probe_measures_both(monkeypatch, workers):
     words = (*WORDS, f"workers={workers}", "dtype=float64")
     settings = settle(words)
-    a, _, _ = build.make(settings, "task").arrays(workers, settings.seed)
+    a, _, _ = Parts(settings).task.arrays(workers, settings.seed)
     found, _ = measured(monkeypatch, words, 3)
     assert found["L_workers"]["value"] == pytest.approx(a.max(), rel=1e-9)
     assert found["L_workers"]["worker"] == a.max(1).argmax() and found["L_workers"]["asked"] == workers
@@ -94,7 +93,7 @@ def test_each_workers_curvature_is_its_own_hessians(monkeypatch):
     walk.x[:] = torch.randn(walk.x.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     asked, values, slacks, parts = walk.curvatures(walk.x[:1])
     assert asked.tolist() == [0, 1, 2, 3] and parts.shape == (4, measure.OWN)
-    module, k = bound(settings, torch.float64), (measure.FAR - 1) * problem.steps_per_epoch
+    module, k = bound(Parts(settings).task, settings.seed, torch.float64), (measure.FAR - 1) * problem.steps_per_epoch
     for i in range(4):
         seen = [problem._fetch(problem._batches.at(np.full(4, k + j)), np.full(4, k + j), i, i + 1) for j in range(measure.OWN)]
         x, y = (torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*seen, strict=True))

@@ -25,7 +25,7 @@ from coopsgd.data.mnist import BEGIN, FILES, MNIST
 from coopsgd.models.base import Model
 from coopsgd.models.cnn import CNN
 from coopsgd.models.dense import MLP, Logistic
-from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 from coopsgd.streams import seed_of, stream
 
 
@@ -246,7 +246,7 @@ def test_augmented_training_is_the_same_wherever_rows_are_and_evaluates_plain_im
 
     def problem(rows, *more):
         settings = settle((*words, *more))
-        made = build.make(settings, "task").build(settings, rows, torch.device("cpu"))
+        made = Parts(settings).task.build(settings, rows, torch.device("cpu"))
         x = made.start().expand(len(rows), -1).contiguous()
         grad = torch.zeros_like(x)
         made.bind(x, grad)

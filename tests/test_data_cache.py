@@ -19,7 +19,7 @@ import coopsgd
 from coopsgd.data import cache, custom
 from coopsgd.data.custom import Custom
 from coopsgd.run import pictures
-from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 
 FORK = multiprocessing.get_context("fork")
 BIG = 4 << 20  # bytes, so that pages can be counted
@@ -254,7 +254,7 @@ def test_show_and_tensorboard_tell_who_holds_what(tmp_path, cli):
     found = json.loads(cli("show", *words, "--json").out)
     counts = np.array(found["partition"]["counts"])
     settings = settle(words)
-    assert build.make(settings, "task").sizes(settings) == counts.sum(1).tolist()
+    assert Parts(settings).task.sizes(settings) == counts.sum(1).tolist()
     assert counts.shape == (4, 10) and counts.sum() == 1433 and found["data"]["samples"] == 1433
     people = cli("show", *words).out.splitlines()
     at = next(i for i, line in enumerate(people) if line.startswith("partition dirichlet"))
@@ -278,5 +278,5 @@ def test_show_and_tensorboard_tell_who_holds_what(tmp_path, cli):
     picture = np.asarray(Image.open(BytesIO(shown.encoded_image_string)).convert("L")).astype(int)
     assert picture.shape == (shown.height, shown.width)
     assert np.ptp(picture) > 150
-    held = build.make(settings, "task").spread(settings)
+    held = Parts(settings).task.spread(settings)
     np.testing.assert_array_equal(pictures.figure(held).axes[0].images[0].get_array(), counts)

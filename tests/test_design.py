@@ -21,6 +21,7 @@ from coopsgd.commands.design.ranking import Drift, Goal
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.graphs import Ring
 from coopsgd.predict import theory
+from coopsgd.setup.parts import Parts
 
 NOISY = ("task=quadratic", "task.heterogeneity=0", "task.dim=20", "optim.lr=0.1")
 SLOW = ("cluster=custom", "cluster.latency_s=0.05", "cluster.bandwidth=1 Gbit/s", "cluster.step_s=0.01")
@@ -33,7 +34,7 @@ def base(*words, workers=8, steps=200):
 @cache
 def everyone(m=8):
     """The candidates for m workers on the noisy quadratic."""
-    return candidates(base(*NOISY, workers=m), ())
+    return candidates(Parts(base(*NOISY, workers=m)), ())
 
 
 def average(m):
@@ -67,14 +68,14 @@ def test_every_candidate_is_another_algorithm_that_agrees(m):
 
 def test_words_that_are_given_are_not_searched():
     words = ("algo=dpsgd", "topology=ring", "tau=3")
-    found = candidates(base(*NOISY, *words), words)
+    found = candidates(Parts(base(*NOISY, *words)), words)
     assert {one.config.tau for one in found} == {3}
     assert {one.config.topology["name"] for one in found} == {"ring"}
     assert {one.config.algo["weights"] for one in found} == {"metropolis", "fdla"}
     assert all(
         one.words[0] == "algo=dpsgd" and not any(word.startswith(("tau", "topology")) for word in one.words) for one in found
     )
-    found = candidates(base(*NOISY, "algo=easgd", "algo.alpha=0.05"), ("algo=easgd", "algo.alpha=0.05"))
+    found = candidates(Parts(base(*NOISY, "algo=easgd", "algo.alpha=0.05")), ("algo=easgd", "algo.alpha=0.05"))
     assert {one.config.algo["alpha"] for one in found} == {0.05} and len({one.config.tau for one in found}) > 3
 
 
@@ -85,19 +86,19 @@ def test_words_about_keys_and_topology_hold_for_whoever_has_them():
     assert graphs["dpsgd"] == {"name": "torus", "rows": 2} and graphs["gea"]["name"] == "torus" and graphs["easgd"] is None
     assert not any("topology=" in one.label for one in found)
     words = (*NOISY, "delay=1")
-    found = candidates(base(*words), words)
+    found = candidates(Parts(base(*words)), words)
     assert {one.config.delay for one in found} == {1}
     assert {"pasgd", "easgd", "dpsgd"} <= {one.config.algo["name"] for one in found}
     assert "fullsync" not in {one.config.algo["name"] for one in found}  # which mixes no models
-    found = candidates(base(*NOISY), ("algo=easgd", "++algo.alpha=0.05"))
+    found = candidates(Parts(base(*NOISY)), ("algo=easgd", "++algo.alpha=0.05"))
     assert {one.config.algo["alpha"] for one in found if one.config.algo["name"] == "easgd"} == {0.05}
     with pytest.raises(ConfigError, match="did you mean alpha"):
-        candidates(base(*NOISY), ("algo.alhpa=0.1",))
+        candidates(Parts(base(*NOISY)), ("algo.alhpa=0.1",))
 
 
 def test_what_cannot_be_mixed_is_no_candidate():
     words = ("model=cnn", "model.norm=batch", "model.width=8")
-    found = {one.config.algo["name"] for one in candidates(base(*words, "algo=pasgd"), ())}
+    found = {one.config.algo["name"] for one in candidates(Parts(base(*words, "algo=pasgd")), ())}
     assert "pasgd" in found and "gea" not in found  # its anchor's negative weight could make a variance negative
 
 

@@ -12,7 +12,7 @@ from playing import CNN, MLP, play, settle
 from torch import nn
 
 from coopsgd.errors import ConfigError
-from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.tasks.engines.bmm import Bmm
 from coopsgd.tasks.engines.choice import CHUNK, Choice, choose
@@ -249,7 +249,7 @@ def test_dropout_is_the_same_on_one_process_and_on_many_and_says_why_it_loops(ga
 def test_single_workers_are_measured_on_all_samples_or_on_the_same_few():
     def problem(*more):
         settings = settle((*MLP, "workers=5", "algo=pasgd", *more))
-        return build.make(settings, "task").build(settings, range(5), torch.device("cpu"))
+        return Parts(settings).task.build(settings, range(5), torch.device("cpu"))
 
     whole, part = problem(), problem("eval_samples=90", "engine=loop")
     x = whole.start() + 0.5 * torch.randn(5, whole.start().shape[1], dtype=torch.float64)

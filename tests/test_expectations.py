@@ -161,7 +161,7 @@ def test_stationary_distances_are_those_of_the_law(name, order, delay):
 
 def facts(*words):
     checked = compose.shown([*QUADRATIC, *words])
-    return analyze.facts(checked.config, checked.strategy)
+    return analyze.facts(checked.parts)
 
 
 def test_numbers_that_are_known():
@@ -271,7 +271,7 @@ def test_workers_that_never_agree_have_no_law_to_settle_in():
     checked = compose.shown(
         [*QUADRATIC, "algo=matcha", "workers=4", "algo.alpha=1.5", "algo.allow_disconnected=true", "algo.budget=0.5"]
     )
-    found = Setting(checked.config, checked.strategy)
+    found = Setting(checked.parts)
     assert found.zeta > 1 and found.noise is None and found.slow == ""
 
 

@@ -18,7 +18,8 @@ import coopsgd
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 from coopsgd.run import folders
-from coopsgd.setup import build, schema
+from coopsgd.setup import schema
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import GROUPS
 
 QUADRATIC = ("task=quadratic", "workers=2", "processes=1", "steps=2", "eval_every=0")
@@ -115,20 +116,20 @@ def test_a_part_that_a_stranger_names_is_imported_for_trust_alone(stranger, capf
     # whatever else reads it builds its parts in one room
     read = coopsgd.Run(folder)
     with pytest.raises(ConfigError, match="--trust"):
-        build.make_strategy(read.config)
+        Parts(read.config).strategy  # noqa: B018
         for group in GROUPS[1:]:
             if getattr(read.config, group):
-                build.make(read.config, group)
+                getattr(Parts(read.config), group)
     assert not marker.exists() and "planted" not in sys.modules and not Path("again").exists()
     if "Python" in part:
         return
     read = coopsgd.Run(folder, trust=True)
     with contextlib.suppress(ValueError, TypeError, AttributeError):  # some are no parts of their kind; they were imported
-        strategy, _ = build.make_strategy(read.config)
+        strategy = Parts(read.config).strategy
         strategy.schedule.factors(2, 0)
         for group in GROUPS[1:]:
             if getattr(read.config, group):
-                made = build.make(read.config, group)
+                made = getattr(Parts(read.config), group)
                 if part == f"{group}.path":
                     made.fetch() if group == "model" else made.read()
     assert marker.exists(), "the test plants nothing"
@@ -194,8 +195,7 @@ def test_trust_without_a_folder_is_refused(cli):
 def test_a_built_in_run_needs_no_trust(stranger, capfd):
     _, marker = stranger(QUADRATIC, {})
     checked = coopsgd.Run("theirs")
-    build.make_strategy(checked.config)
-    build.make(checked.config, "task")
+    assert checked.parts.strategy is not None and checked.parts.task is not None
     assert not marker.exists()
 
 
@@ -424,13 +424,13 @@ def test_a_link_in_place_of_what_a_run_makes_first_is_refused(tmp_path, name):
 
 def test_halves_and_locks_are_files_of_our_own(tmp_path):
     from coopsgd.data import cache
-    from coopsgd.run import checkpoint
+    from coopsgd.host import files
 
     mine = tmp_path / "mine"
     mine.write_text("mine")
     (tmp_path / f"x.json.{os.getpid()}.part").symlink_to(mine)
     (tmp_path / "x.json").symlink_to(mine)
-    checkpoint.write_json(tmp_path / "x.json", {"a": 1})
+    files.write_json(tmp_path / "x.json", {"a": 1})
     assert mine.read_text() == "mine" and json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
     assert not (tmp_path / "x.json").is_symlink()
     (tmp_path / "lock").symlink_to(tmp_path / "made by the lock")

@@ -18,7 +18,7 @@ from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 from coopsgd.host import sizes
 from coopsgd.setup import build, catalogue
-from coopsgd.setup.checks import Checked
+from coopsgd.setup.resolve import Checked
 from coopsgd.setup.schema import GROUPS, Config
 
 VALUES = [

@@ -17,7 +17,7 @@ import coopsgd
 from coopsgd.data import cache
 from coopsgd.data.text import Text, docstrings, modules
 from coopsgd.modules.transformer import GPT
-from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 
 TINY = ("task=language", "model.layers=1", "model.width=16", "model.heads=2", "model.context=16", "batch_size=4", "device=cpu")
 QUIET = ("log_every=1000", "eval_every=0", "task.windows=8")
@@ -81,7 +81,7 @@ def test_windows_are_dealt_once_each(alone):
     (alone / "a.txt").write_text("".join(map(chr, range(0x3400, 0x3400 + 4000))), encoding="utf-8")
     for partition in ("iid", "shards"):
         settings = settle((*TINY, f"data.file={alone}/a.txt", f"partition={partition}", "workers=3"))
-        task = build.make(settings, "task")
+        task = Parts(settings).task
         problem = task.build(settings, range(3), torch.device("cpu"))
         sizes = task.sizes(settings)
         assert sum(sizes) == ((3600 - 1) // 16) // 3 * 3 if partition == "iid" else (3600 - 1) // 16

@@ -24,7 +24,7 @@ from coopsgd.mixing.sampled import Sampled
 from coopsgd.mixing.static import Anchored, Hierarchical
 from coopsgd.mixing.varying import GossipPGA, Matching, OnePeer, Pairwise, TwoLevel, _matching
 from coopsgd.mixing.written import Written
-from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 
 EIGHT = "15 67 04 23 17 36 10 37 56 12 70 31"  # the example graph of arXiv:1905.09435, its matchings in order
 MATCHINGS = [[(1, 5), (6, 7), (0, 4), (2, 3)], [(1, 7), (3, 6)], [(1, 0), (3, 7), (5, 6)], [(1, 2), (7, 0)], [(3, 1)]]
@@ -63,7 +63,7 @@ def test_when_a_communication_acts_and_on_what(gangs, when, tau, algo, processes
     if when == "delay=2" and tau == 1:
         pytest.skip("refused: longer than a round")
     words = (*QUADRATIC, f"algo={algo}", f"tau={tau}", when)
-    strategy, _ = build.make_strategy(settle(words))
+    strategy = Parts(settle(words)).strategy
     W = arrays.factors(strategy.schedule, 8, 0)[0]
     p, v, name = problem(words), strategy.schedule.num_aux, when.removeprefix("delay=")
     if when == "order=cta":
@@ -339,7 +339,7 @@ def test_clients_drawn_in_proportion_wherever_rows_are(gangs):
     words = (*MLP, "algo=fedavg", "algo.weighting=proportional", "workers=4", "batch_size=20", "partition=quantity", "steps=30")
     run = play(gangs, 2, *words)
     np.testing.assert_allclose(run.x, play(gangs, 1, *words).x, **EXACT)
-    mixing = build.make_strategy(settle(words))[0].mixing
+    mixing = Parts(settle(words)).strategy.mixing
     drawn = [np.count_nonzero(mixing._drawn(4, r)) for r in range(4)]
     assert all(mixing._drawn(4, r).sum() == 2 for r in range(4)) and min(drawn) == 1  # one client drawn twice, once at least
     assert run.logical[:2] == (3, sum(map(sum, pairwise(drawn))))
@@ -365,7 +365,8 @@ def test_unequal_numbers_of_local_steps_have_the_fixed_point_of_theory(gangs):
 def test_clients_with_more_data_take_more_steps_and_weigh_more(gangs):
     words = (*MLP, "algo=fedavg", "algo.epochs=2", "algo.fraction=1", "workers=4", "batch_size=20", "partition=quantity")
     settings = settle(words)
-    task, (strategy, _) = build.make(settings, "task"), build.make_strategy(settings)
+    parts = Parts(settings)
+    task, strategy = parts.task, parts.strategy
     sizes = task.sizes(settings)
     assert len(set(sizes)) > 1
     assert strategy.schedule.work(4, 0, 1).tolist() == [2 * (n // 20) for n in sizes]  # two whole passes, ragged ends dropped
@@ -412,7 +413,7 @@ def test_a_run_keeps_the_probabilities_of_matcha():
     words = (*QUADRATIC, "algo=matcha", "topology=torus", "algo.budget=0.3")
     settings = settle(words)
     p = settings.algo["probabilities"]
-    assert sum(p) == pytest.approx(0.3 * len(p)) and build.make_strategy(settings)[0].mixing._design(8)[1].tolist() == p
+    assert sum(p) == pytest.approx(0.3 * len(p)) and Parts(settings).strategy.mixing._design(8)[1].tolist() == p
     with pytest.raises(ValueError, match=r"are of 2 matchings, but 8 workers .* algo.probabilities=auto"):
         settle((*words, "+algo.probabilities=[0.5,0.5]"))
     with pytest.raises(ValueError, match=r"add up to .* algo.budget=0.9"):  # a run's config, repeated with another budget

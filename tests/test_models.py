@@ -16,6 +16,7 @@ from coopsgd.models.foreign import Custom, TorchVision
 from coopsgd.models.resnet import ResNet
 from coopsgd.models.vgg import VGG
 from coopsgd.run.reader import Run
+from coopsgd.setup.parts import Parts
 from coopsgd.tasks.gradients import Bound
 from coopsgd.tasks.networks import bound
 
@@ -134,7 +135,7 @@ def test_torchvision_by_name(gangs):
     words = ("data=digits", "algo=pasgd", "tau=1", "workers=2", "steps=2", "batch_size=4", "eval_every=0", *FOREIGN[0])
     settings = settle(words)
     run = play(gangs, 2, *words)
-    assert run.x.shape == (2, 11_181_642) and bound(settings, torch.float32).b == 2 * 4800
+    assert run.x.shape == (2, 11_181_642) and bound(Parts(settings).task, settings.seed, torch.float32).b == 2 * 4800
     assert run.logical[2] == 2 * 2 * (11_181_642 + 9600) * 4  # two rounds of 2 (m - 1) messages, statistics in them
     assert TorchVision().parameters((3, 224, 224), 1000) == 11_689_512
 
@@ -151,7 +152,7 @@ def test_what_is_seen_of_a_network_before_a_run():
 
 def test_odd_parameters_and_buffers():
     settings = settle(("data=digits", "algo=pasgd", "model=custom", "model.path=nets:Odd", "dtype=float64"))
-    odd = bound(settings, torch.float64)
+    odd = bound(Parts(settings).task, settings.seed, torch.float64)
     x, stats = odd.flat().repeat(2, 1), odd.statistics().repeat(2, 1)
     before = odd.module.frozen.weight.clone()
     grad = torch.zeros_like(x)
@@ -180,7 +181,7 @@ def test_a_frozen_layer_is_neither_sent_nor_decayed(cli, tmp_path):
     ended = cli("train", *words)
     assert ended.code == 0, ended.err
     kept = Run(tmp_path / "run", trust=True)
-    fresh = bound(kept.config, torch.float32)
+    fresh = bound(kept.parts.task, kept.config.seed, torch.float32)
     assert kept.summary["parameters"] == fresh.d == 299
     torch.testing.assert_close(kept.model().frozen.weight, fresh.module.frozen.weight, rtol=0, atol=0)
     torch.testing.assert_close(kept.model().constant, fresh.module.constant)

@@ -19,7 +19,7 @@ from coopsgd.loop.evaluation import train
 from coopsgd.loop.norm_stats import BATCHES
 from coopsgd.models.cnn import CNN as Network
 from coopsgd.run.reader import Run
-from coopsgd.setup import build, schema
+from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
 from coopsgd.tasks.gradients import Bound, recalibrated
@@ -96,7 +96,7 @@ def test_averaged_statistics_are_W_times_the_rows_at_every_mixing(gangs, algo, p
     """Training never reads them, so what a batch adds is the same under `local`; the rest is a loop over W."""
     words, steps = (*SMALL, *ALGOS[algo]), 7
     settings = settle(words)
-    strategy, _ = build.make_strategy(settings)
+    strategy = Parts(settings).strategy
     (W,) = arrays.factors(strategy.schedule, 4, 0) or (np.full((4, 4), 0.25),)
     lone = unmixed(words, steps)
     expected = lone[0].copy()
@@ -125,7 +125,7 @@ def test_only_average_is_charged_and_in_the_same_messages(gangs, algo):
 
 def by_hand(words: tuple[str, ...], row: np.ndarray, statistics: np.ndarray) -> torch.nn.Module:
     """A plain module with those parameters and running statistics, put in one by one."""
-    module = network(settle(words)).double()
+    module = network(Parts(settle(words)).task, 0).double()
     at = 0
     with torch.no_grad():
         for p in module.parameters():

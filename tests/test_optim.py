@@ -18,7 +18,6 @@ from coopsgd.loop.evaluation import train
 from coopsgd.loop.inner import Inner
 from coopsgd.loop.stepping import clip_
 from coopsgd.optim import SGD, Constant, Cosine, MultiStep, StepDecay
-from coopsgd.setup import build
 from coopsgd.setup.parts import Parts
 from coopsgd.tasks.networks import network
 
@@ -157,7 +156,7 @@ def test_each_worker_is_clipped_by_itself_before_anything_is_averaged(gangs, alg
     words = (*QUADRATIC, f"algo={algo}", "tau=1", "clip=0.7", "optim.momentum=0.9")
     runs = [play(gangs, p, *words) for p in (1, 2, 8)]
     settings = settle(words)
-    task = build.make(settings, "task")
+    task = Parts(settings).task
     a, c, x0 = (torch.from_numpy(part) for part in task.arrays(8, 0))
     from coopsgd.streams import stream
 
@@ -184,7 +183,7 @@ def test_clipping_a_network_is_clipping_its_parameters(gangs):
         np.testing.assert_allclose(other.x, one.x, rtol=0, atol=1e-12)
     assert np.abs(one.x - play(gangs, 1, *words[:-1]).x).max() > 1e-3
     lone = play(gangs, 1, *words, "workers=1", "steps=1")  # a step of 0.1 along a gradient of norm 0.3 at most
-    start = torch.cat([p.detach().reshape(-1) for p in network(settle(words)).double().parameters()])
+    start = torch.cat([p.detach().reshape(-1) for p in network(Parts(settle(words)).task, 0).double().parameters()])
     assert np.linalg.norm(lone.x[0] - start.numpy()) == pytest.approx(0.03, rel=1e-4)
 
 
@@ -217,7 +216,7 @@ def test_bf16_computes_in_halves_and_keeps_whole_numbers(more):
 
 def test_bf16_gradients_are_what_torchs_autocast_gives_a_plain_module():
     settings = settle((*CNN, "dtype=float32", "workers=2", "amp=bf16", "algo=pasgd"))
-    problem = build.make(settings, "task").build(settings, range(2), torch.device("cpu"))
+    problem = Parts(settings).task.build(settings, range(2), torch.device("cpu"))
     x = problem.start().repeat(2, 1)
     grad = torch.zeros_like(x)
     problem.bind(x, grad)
@@ -226,7 +225,7 @@ def test_bf16_gradients_are_what_torchs_autocast_gives_a_plain_module():
     batches = Batches(IID().deal(images.train_y, 2, 0), range(2), 32, 0).at(np.zeros(2, dtype=int))
     errors = []
     for row in range(2):
-        module = network(settings).to(memory_format=torch.channels_last)
+        module = network(Parts(settings).task, settings.seed).to(memory_format=torch.channels_last)
         inputs = torch.from_numpy(images.train_x[batches[row]]).float() / 16 - 0.5
         with torch.autocast("cpu", dtype=torch.bfloat16):
             own = torch.nn.functional.cross_entropy(module(inputs), torch.from_numpy(images.train_y[batches[row]]))
@@ -236,7 +235,7 @@ def test_bf16_gradients_are_what_torchs_autocast_gives_a_plain_module():
         assert float(loss[row]) == pytest.approx(float(own.detach()), rel=1e-6)
     assert max(errors) < 1e-5
     whole = settle((*CNN, "dtype=float32", "workers=2", "algo=pasgd"))
-    problem = build.make(whole, "task").build(whole, range(2), torch.device("cpu"))
+    problem = Parts(whole).task.build(whole, range(2), torch.device("cpu"))
     halved = grad.clone()
     problem.bind(x, grad)
     problem.gradients(0, None, np.zeros(2, dtype=int))

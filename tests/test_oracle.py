@@ -8,7 +8,8 @@ import oracle
 import pytest
 from playing import QUADRATIC, play, settle, written
 
-from coopsgd.setup import build, catalogue
+from coopsgd.setup import catalogue
+from coopsgd.setup.parts import Parts
 
 ALGOS = [choice.name for choice in catalogue.choices("algo")]
 EXACT = {"rtol": 0, "atol": 1e-12}  # float64, sums taken in another order: a few ulps, nothing more
@@ -16,7 +17,7 @@ EXACT = {"rtol": 0, "atol": 1e-12}  # float64, sums taken in another order: a fe
 
 def problem(words: tuple[str, ...]) -> oracle.Problem:
     settings = settle(words)
-    task = build.make(settings, "task")
+    task = Parts(settings).task
     a, c, x0 = task.arrays(settings.workers, settings.seed)
     eta = settings.optim["lr"]
     return oracle.Problem(a, c, x0, task.sigma, settings.seed, eta, settings.tau, settings.steps)
@@ -75,7 +76,7 @@ PAIRS = [(t, w) for t in TOPOLOGIES for w in WEIGHTS if t != "exponential" or w 
 def test_every_topology_is_its_matrix(gangs, topology, weights):
     words = (*QUADRATIC, "algo=dpsgd", "tau=2", f"topology={topology}", f"algo.weights={weights}")
     settings = settle(words)
-    W = arrays.factors(build.make_strategy(settings)[0].schedule, 8, 0)[0]
+    W = arrays.factors(Parts(settings).strategy.schedule, 8, 0)[0]
     expected = oracle.cooperative(problem(words), W.tolist())
     for processes in (1, 2, 8):
         np.testing.assert_allclose(play(gangs, processes, *words).x, expected, **EXACT)

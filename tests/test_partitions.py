@@ -12,7 +12,7 @@ from playing import MLP, play, settle
 from coopsgd.data import partitions
 from coopsgd.data.base import Batches, refuse_short
 from coopsgd.data.partitions import IID, Dirichlet, Quantity, Shards, left_over
-from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), [100, 200, 150, 50, 300, 100, 100, 400, 500, 600]))
@@ -254,7 +254,7 @@ def test_a_partition_is_the_same_wherever_rows_are(gangs, words):
 
 def test_an_epoch_is_the_longest_pass():
     settings = settle((*MLP, "partition=quantity", "workers=4", "batch_size=16", "epochs=2"))
-    task = build.make(settings, "task")
+    task = Parts(settings).task
     sizes = task.sizes(settings)
     assert sum(sizes) == 1433 and len(set(sizes)) > 1
     assert settings.steps == 2 * (max(sizes) // 16)
@@ -262,4 +262,4 @@ def test_an_epoch_is_the_longest_pass():
     assert problem.steps_per_epoch == max(sizes) // 16
     counts = np.array(task.spread(settings)["counts"])
     assert counts.sum(1).tolist() == sizes and counts.shape == (4, 10)
-    assert build.make(settle(("task=quadratic",)), "task").sizes(settings) is None
+    assert Parts(settle(("task=quadratic",))).task.sizes(settings) is None

@@ -23,7 +23,7 @@ from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing import spectra
 from coopsgd.predict import estimates, probe_file
 from coopsgd.predict.estimates import Moments
-from coopsgd.setup import build, schema
+from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
 from coopsgd.tasks.gradients import hessian_product
@@ -31,6 +31,12 @@ from coopsgd.tasks.networks import bound
 
 M, D = 4, 12
 LOGISTIC = ("model=logistic", "dtype=float64", "device=cpu", "processes=1", "threads=1")
+
+
+def fits(probe, words):
+    """What is told when a run of these words is foretold by the probe."""
+    parts = Parts(settle(words))
+    return probe.check(parts.config, parts.task)
 
 
 def quick() -> None:
@@ -44,7 +50,7 @@ def measured(monkeypatch, words, steps=6):
     settings = settle(words)
     settings.steps = steps
     fleet = Stacked(Layout(settings.workers, 0, 1))
-    problem = build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+    problem = Parts(settings).task.build(settings, fleet.workers, torch.device("cpu"))
     told = []
     return measure.measure(Parts(settings), fleet, problem, told.append)[0], told
 
@@ -92,9 +98,7 @@ def test_what_the_intervals_of_a_quadratic_promise(quadratic, monkeypatch):
     for seed in range(40):
         settings.seed = seed
         fleet = Stacked(Layout(M, 0, 1))
-        walk = measure.Walk(
-            Parts(settings), fleet, build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
-        )
+        walk = measure.Walk(Parts(settings), fleet, Parts(settings).task.build(settings, fleet.workers, torch.device("cpu")))
         points, draw = [walk.moments(p) for p in range(2)], stream(seed, "test")
         for what, true in (("sigma2", 2.25), ("kappa2", kappa2)):
             found = estimates.along(points, what, draw)
@@ -117,7 +121,7 @@ def test_equal_workers_are_found_equal(monkeypatch):
 def logistic(words=LOGISTIC, **more):
     settings = settle((*words, *(f"{k}={v}" for k, v in more.items())))
     fleet = Stacked(Layout(settings.workers, 0, 1))
-    return settings, fleet, build.make(settings, "task").build(settings, fleet.workers, torch.device("cpu"))
+    return settings, fleet, Parts(settings).task.build(settings, fleet.workers, torch.device("cpu"))
 
 
 def test_the_largest_curvature_is_the_hessians_own(monkeypatch):
@@ -129,7 +133,7 @@ def test_the_largest_curvature_is_the_hessians_own(monkeypatch):
     walk.x[:] = torch.randn(walk.x.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     top, parts = walk.curvature()
 
-    module, k = bound(settings, torch.float64), (measure.FAR - 1) * problem.steps_per_epoch
+    module, k = bound(Parts(settings).task, settings.seed, torch.float64), (measure.FAR - 1) * problem.steps_per_epoch
     seen = [problem._fetch(problem._batches.at(np.full(4, k + j)), np.full(4, k + j), 0, 4) for j in range(2)]
     x, y = (torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*seen, strict=True))
     assert x.shape == (2 * 4 * 32, 6)  # 8 batches over 4 workers
@@ -158,7 +162,7 @@ def test_lanczos_on_matrices_that_end_early():
 @pytest.mark.parametrize("more", [("model=cnn", "model.width=8"), ("model=resnet20", "model.norm=batch", "batch_size=4")])
 def test_a_hessian_product_is_the_slope_of_the_gradient(more):
     settings, _, problem = logistic((*LOGISTIC[1:], "workers=1", *more))
-    b, x = bound(settings, torch.float64), problem.start()
+    b, x = bound(Parts(settings).task, settings.seed, torch.float64), problem.start()
     chosen = problem._batches.at(np.zeros(1, dtype=int))
     inputs, targets = (part[0] for part in problem._fetch(chosen, np.zeros(1, dtype=int), 0, 1))
     v = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -191,7 +195,7 @@ def test_sigma2_and_kappa2_against_brute_force(monkeypatch):
     monkeypatch.setattr(measure, "BATCHES", 60)
     w = np.ones((1, 60))
     moments = walk.moments(0)
-    task = build.make(settings, "task")
+    task = Parts(settings).task
     shares = task.shares(settings)
     full = []
     for i in range(4):
@@ -283,7 +287,7 @@ def test_the_command_leaves_a_file_that_reads_back(cli, tmp_path, processes):
     assert re.search(r"coopsgd analyze --probe probe.json task=quadratic workers=4", ended.out)
     content = json.loads((tmp_path / "probe.json").read_text())
     assert content["command"] == f"coopsgd probe {shlex.join(words)} --steps 5" and content["versions"]["torch"]
-    assert probe.check(settle(words)) == ()
+    assert fits(probe, words) == ()
 
 
 def test_the_constants_do_not_depend_on_placement(cli, tmp_path):
@@ -386,7 +390,7 @@ def content(words=("task=quadratic", "workers=4", "processes=1")):
     fit = {"a": 1e-4, "b": 1e-9, "low": {"a": 0.0, "b": 0.0}, "high": {"a": 1.0, "b": 1.0}}
     return {
         "format": 1,
-        **probe_file.identity(settle(words)),
+        **probe_file.identity(settle(words), Parts(settle(words)).task),
         **dict.fromkeys(probe_file.CONSTANTS, one),
         "step_s": {"median": 1.0, "low": 0.5, "high": 2.0, "workers": [1.0] * 4},
         "network": {"processes": 2, "all_reduce": fit, "edge": fit},
@@ -440,10 +444,10 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
 def test_a_probe_of_something_else_is_refused(tmp_path, mine, theirs, told):
     (tmp_path / "probe.json").write_text(json.dumps(content(mine)))
     probe = probe_file.load(tmp_path / "probe.json")
-    assert probe.check(settle(mine)) == () == probe.check(settle((*mine, "seed=7", "algo=pasgd", "optim.lr=0.3")))
+    assert fits(probe, mine) == () == fits(probe, (*mine, "seed=7", "algo=pasgd", "optim.lr=0.3"))
     with pytest.raises(ConfigError, match=re.escape(told)):
-        probe.check(settle(theirs))
-    (note,) = probe.check(settle((*mine, "workers=8")))
+        fits(probe, theirs)
+    (note,) = fits(probe, (*mine, "workers=8"))
     assert "measured with workers=4, used for workers=8" in note
 
 
@@ -453,9 +457,9 @@ def test_arrays_are_known_by_what_is_in_them(quadratic, tmp_path):
     probe = probe_file.load(tmp_path / "probe.json")
     np.save(tmp_path / "same.npy", np.tile(a, (M, 1)))
     np.save(tmp_path / "other.npy", np.tile(a, (M, 1)) + 1e-6)
-    assert probe.check(settle((*words, f"task.curvature={tmp_path}/same.npy"))) == ()
+    assert fits(probe, (*words, f"task.curvature={tmp_path}/same.npy")) == ()
     with pytest.raises(ConfigError, match=r"task\.curvature="):
-        probe.check(settle((*words, f"task.curvature={tmp_path}/other.npy")))
+        fits(probe, (*words, f"task.curvature={tmp_path}/other.npy"))
 
 
 def test_reading_a_probe_imports_no_torch():

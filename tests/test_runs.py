@@ -17,7 +17,7 @@ from running import LONG, Terminal, linux, started, until  # noqa: F401  a fixtu
 
 import coopsgd
 from coopsgd.errors import RunFailed
-from coopsgd.run import checkpoint
+from coopsgd.host import files
 from coopsgd.run.naming import folder_name
 
 QUICK = ("task=quadratic", "steps=20", "log_every=10", "eval_every=10")
@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_finished_leaves_nothing(tmp_path):
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        checkpoint.atomically(tmp_path / "big", full)
+        files.atomically(tmp_path / "big", full)
     assert not list(tmp_path.iterdir())
 
 

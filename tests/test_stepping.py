@@ -19,7 +19,7 @@ from coopsgd.loop.stepping import Steps, reserved
 from coopsgd.mixing.static import Average
 from coopsgd.optim import SGD, Adam, Constant
 from coopsgd.registry import lookup
-from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.tasks.supervised import SupervisedProblem
 
@@ -128,7 +128,7 @@ def test_what_is_mixed_is_what_was_there_before_the_step(gangs, words):
     """delay=1 at tau=1, D-PSGD as its paper writes it: the gradient is the one where the step began."""
     settings = settle((*words, "algo=pasgd"))
     run = play(gangs, 2, *words, "steps=5", "algo=pasgd", "tau=1", "delay=1")
-    problem = build.make(settings, "task").build(settings, range(6), torch.device("cpu"))
+    problem = Parts(settings).task.build(settings, range(6), torch.device("cpu"))
     x = problem.start().expand(6, -1).clone()
     grad = torch.zeros_like(x)
     problem.bind(x, grad)

@@ -27,7 +27,6 @@ from coopsgd.predict.theory import (
     noise_consensus,
     terms,
 )
-from coopsgd.setup.build import make, make_strategy
 from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
 
@@ -117,7 +116,7 @@ def test_random_gossip_drifts_as_its_second_moment_says(m, tau):
     """S = E[W (S + tau I) W'] over all single pairs of a ring, solved exactly, as a matrix over pairs of workers."""
     words = [f"workers={m}", "algo=pairwise", f"tau={tau}", "task=quadratic"]
     checked = compose.shown(words)
-    found = Setting(checked.config, checked.strategy).noise
+    found = Setting(checked.parts).noise
     pairs = [(i, (i + 1) % m) for i in range(m)]
     Ws = [matrices.pairs(m, [pair]) for pair in pairs]
     whole = sum(np.kron(W, W) for W in Ws) / m
@@ -132,11 +131,11 @@ def test_random_gossip_drifts_as_its_second_moment_says(m, tau):
 def test_a_stretch_too_short_to_stand_for_its_schedule_tells_nothing(monkeypatch):
     words = ["workers=64", "algo=fedavg", "algo.fraction=0.02", "task=quadratic"]  # too many sets of clients to go through all
     checked = compose.shown(words)
-    assert Setting(checked.config, checked.strategy).noise > 0  # as long as it takes, see ROOM
+    assert Setting(checked.parts).noise > 0  # as long as it takes, see ROOM
     monkeypatch.setattr(setting, "ROOM", 65**2 * 64)
-    short = Setting(checked.config, checked.strategy)
+    short = Setting(checked.parts)
     assert len(short.matrices) == 64 and short.noise is None and "64 communications by lot are too few" in short.few
-    assert short.few in analyze.facts(checked.config, checked.strategy)["notes"]
+    assert short.few in analyze.facts(checked.parts)["notes"]
 
 
 def test_a_schedule_that_never_agrees_has_no_stationary_distance():
@@ -440,7 +439,7 @@ def test_runs_stay_below_the_bound_that_they_log(tmp_path, words):
     assert bounds[0] == bounds[-1]
     # gap = 1/2 sum a = 2.75 from 0 to 1 in every coordinate; the optimisation term after 200 steps: 2 * 2.75 / (eta_eff * 200)
     config = settle((*ONE, *files, *words, "workers=8", "steps=200", "log_every=1", "eval_every=0"))
-    setting = Setting(config, make_strategy(config)[0])
+    setting = Setting(Parts(config))
     bound = terms(Known(1.0, 1.0, 2.75), setting.eta_eff, 200, 8, setting.A)
     assert bounds[0][-1] == pytest.approx(bound.total)
 
@@ -454,7 +453,7 @@ def test_the_mean_of_all_rows_takes_plain_steps(words):
     """u_{k+1} = u_k - eta_eff (1/m) sum_i g_i(x_i), whatever W is and whether it mixes or not."""
     base = ("task=quadratic", "dtype=float64", "device=cpu", "processes=1", "workers=6", "optim.lr=0.1", *words)
     config = settle(base)
-    a, c, _ = make(config, "task").arrays(6, config.seed)
+    a, c, _ = Parts(config).task.arrays(6, config.seed)
     rows = [played(base, steps=k)[0] for k in range(5)]
     for k in range(4):
         g = a * (rows[k][:6] - c) + stream(config.seed, "noise", k).standard_normal(a.shape) / math.sqrt(10)
@@ -473,12 +472,12 @@ def test_known_constants_of_a_quadratic(tmp_path):
         "task.sigma=2",
     ]
     config = settle(words)
-    known = make(config, "task").known(config)
+    known = Parts(config).task.known(config)
     # F = (1/2)((x - 1)^2 / 2 + 3 x^2 / 2): curvature 2, minimum at 1/4, from 0: 1/2 * 2 / 16; the flat coordinate costs nothing
     # gradients at 0: -1 and 0, mean -1/2, so kappa2 = 1/4
     assert known == Known(L=3.0, sigma2=4.0, gap=pytest.approx(1 / 16), kappa2=pytest.approx(1 / 4))
     shared = settle(["task=quadratic", "workers=8", "task.heterogeneity=0"])
-    assert make(shared, "task").known(shared).kappa2 == 0
+    assert Parts(shared).task.known(shared).kappa2 == 0
 
 
 def test_what_is_logged_is_the_same_on_any_placement(gangs):

@@ -15,7 +15,7 @@ from coopsgd.loop.evaluation import train
 from coopsgd.loop.inner import Inner
 from coopsgd.mixing.static import Average
 from coopsgd.optim import SGD, Adam, AdamW, Constant
-from coopsgd.setup import build, schema
+from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 
 SPREAD = [1, 2, 4, 8]
@@ -58,7 +58,7 @@ def _large_batch(settings: schema.Config) -> np.ndarray:
     from coopsgd.tasks.networks import network
 
     images = Digits().load()
-    module = network(settings).double()
+    module = network(Parts(settings).task, settings.seed).double()
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
     node = {k: v for k, v in settings.optim.items() if k not in ("name", "beta1", "beta2")}
     optimizer = kinds[settings.optim["name"]](module.parameters(), **node)
@@ -163,7 +163,7 @@ def test_a_last_round_that_is_not_full_is_not_mixed(gangs):
 
 
 def test_gossip_contracts_disagreement_by_zeta_squared():  # eta = 0
-    W = build.make_strategy(settle((*QUADRATIC, "algo=dpsgd")))[0].schedule.factors(8, 0)[0]
+    W = Parts(settle((*QUADRATIC, "algo=dpsgd"))).strategy.schedule.factors(8, 0)[0]
     fleet = Stacked(Layout(8, 0, 1))
     wave = torch.tensor([[np.cos(2 * np.pi * i / 8)] for i in range(8)])  # the slowest mode of the ring
     zeta = 1 / 3 + 2 / 3 * np.cos(2 * np.pi / 8)

@@ -24,7 +24,8 @@ from coopsgd.mixing.graphs import Graph
 from coopsgd.mixing.static import Average
 from coopsgd.models.base import Model
 from coopsgd.predict.clock.clusters import Links
-from coopsgd.setup import build, external
+from coopsgd.setup import external
+from coopsgd.setup.parts import Parts
 from coopsgd.strategies.base import Strategy
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.strategies.period import Period
@@ -499,7 +500,7 @@ def test_the_readme_s_strategy_runs(gangs):
 
 def test_checking_costs_no_copy():
     settings = settle((*QUADRATIC, "algo=pasgd", f"algo.strategy={HERE}:SlowMo", "~algo.mixing"))
-    strategy, _ = build.make_strategy(settings)
+    strategy = Parts(settings).strategy
     x = torch.zeros(8, 3)
     assert external._stepped(None, (x, ()), None, None, x, None, ())[0] is x
     assert {"send", "receive"} == set(vars(strategy)) & set(external.CHECKS["strategy"]) and "init" not in vars(strategy)

@@ -18,8 +18,6 @@ from coopsgd.predict.theory import linear_speedup
 from coopsgd.predict.theory.bound import CONSTANTS
 from coopsgd.run.console import number
 from coopsgd.setup.parts import Parts
-from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy
 
 CONDITIONS = {
     **{name: f"{name}, c = {c:g}" for name, c in CONSTANTS.items()},
@@ -31,7 +29,7 @@ CONDITIONS = {
 SHOWN = ("L", "L_F", "sigma2", "gap", "kappa2")  # constants
 
 
-def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe: str | None = None) -> dict[str, Any]:
+def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -> dict[str, Any]:
     """Everything `analyze` prints. What has no meaning here is null, and `assumptions` or `missing` say why.
 
     algo, tau, period, order, workers, aux, processes, about, zeta, cycle: as `show --json` has them.
@@ -58,8 +56,9 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
     cost: {messages, vectors, bytes_per_worker_mean, bytes_per_worker_max} a step, and seconds a step on the configured cluster.
     notes: what the user should be told.
     """
-    known, source, told = constants(config, probe)
-    setting = Setting(config, strategy, known)
+    config = parts.config
+    known, source, told = constants(parts, probe)
+    setting = Setting(parts, known)
     m, v, A, largest = setting.m, setting.v, setting.A, setting.largest_steps
     bound = setting.bound(config.steps)
     (C, C_error), (H, H_error) = setting.consensus
@@ -72,14 +71,14 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
     if A is not None and largest is not None and m > 1 and setting.holds():
         speedup = {name: linear_speedup(m, A, x) for name, x in largest.items()}
     return {
-        **cost.identity(Parts(config, strategy)),
+        **cost.identity(parts),
         "zeta": setting.zeta,
         "cycle": setting.cycle,
         "steps": config.steps,
         "lr": setting.lr,
         "eta_eff": setting.eta_eff,
         "rate": setting.rate,
-        "alpha": _alpha(config, strategy),
+        "alpha": _alpha(parts.strategy.schedule, config.workers),
         "constants": {name: x for name, x in asdict(known).items() if name != "L_F"} if known else None,
         "L_F": known.L_F if known else None,
         "source": source if known else None,
@@ -109,19 +108,18 @@ def facts(config: Config, strategy: Strategy, notes: tuple[str, ...] = (), probe
             "tau_consensus": per_C * C_error if tied and C_error is not None else None,
         },
         "largest_delayed_lr": delayed / known.L if delayed is not None and known and known.L > 0 else None,
-        "cost": cost.per_step(Parts(config, strategy)) | {"seconds": cost.seconds(Parts(config, strategy))},
+        "cost": cost.per_step(parts) | {"seconds": cost.seconds(parts)},
         "notes": [*dict.fromkeys((*notes, *told)), *filter(None, (setting.few, setting.slow))],
     }
 
 
-def _alpha(config: Config, strategy: Strategy) -> dict[str, float] | None:
+def _alpha(schedule: Any, m: int) -> dict[str, float] | None:
     """alpha now, alpha* and its zeta; None when the mixing has no pull to choose."""
-    mixing = getattr(strategy, "mixing", None)
-    best = mixing.best_alpha(config.workers) if mixing is not None else None
-    if mixing is None or best is None:
+    best = None if schedule is None else schedule.best_alpha(m)
+    if best is None:
         return None
-    now = best if mixing.alpha == "auto" else float(mixing.alpha)
-    return {"now": now, "best": best, "zeta_best": replace(mixing, alpha=best).zeta(config.workers)}
+    now = best if schedule.alpha == "auto" else float(schedule.alpha)
+    return {"now": now, "best": best, "zeta_best": replace(schedule, alpha=best).zeta(m)}
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:

@@ -33,9 +33,8 @@ from omegaconf import OmegaConf
 
 from coopsgd import __version__
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
-from coopsgd.host import child, signals, sizes
+from coopsgd.host import child, files, signals, sizes
 from coopsgd.predict import foresight
-from coopsgd.run import checkpoint
 from coopsgd.run.folders import Made, folder_key, freeze, fresh, refuse_nowhere, rehydrated, torchrun, unhydrated
 from coopsgd.run.naming import folder_name
 from coopsgd.run.progress import say
@@ -44,10 +43,10 @@ from coopsgd.run.summary import of_what_there_is
 from coopsgd.run.sweep import readable_summary
 from coopsgd.run.sweep import table as sweep_table
 from coopsgd.setup import catalogue, checks, external, schema, sources, sweeps
-from coopsgd.setup.checks import Checked
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.setup.parts import Parts
+from coopsgd.setup.resolve import Checked, given, placed, resolve
 from coopsgd.setup.schema import Config
 from coopsgd.setup.words import Line, mended, quoted, refuse_flags, sort
 
@@ -197,7 +196,7 @@ class Session:
         if settings.launch:
             checks.only_copy()
         # one that is asked to run elsewhere, or to keep something else, is wanted for that
-        key = identity(settings) + json.dumps(placement(settings), sort_keys=True)
+        key = identity(checked.parts) + json.dumps(placement(settings), sort_keys=True)
         if (first := self.trained.get(key)) is not None:
             self.made.tidy()
             print(f"the same run as {first.label} ({first.folder}), so it is not run again", flush=True)
@@ -209,7 +208,7 @@ class Session:
             self.trained[key] = Trained(label, folder, None)
             return None
         rows = settings.workers // settings.processes
-        with _summed_up(folder, settings):
+        with _summed_up(folder, checked.parts):
             print(
                 f"{settings.algo['name']} tau={settings.tau}: {settings.workers} workers in {settings.processes} "
                 f"process{'es' * (settings.processes > 1)} ({rows} each), {settings.threads} "
@@ -217,7 +216,7 @@ class Session:
                 flush=True,
             )
             try:
-                objective = start(folder, settings)
+                objective = start(folder, checked.parts)
             except Diverged:  # as it would again; other failures may have been the machine's
                 self.trained[key] = Trained(label, folder, float("nan"))
                 raise
@@ -239,34 +238,24 @@ def check(
     trust: bool = False,
     look: bool = False,
 ) -> Checked:
-    """Refuse what cannot work, resolve what depends on this machine. Arguments as in checks.check."""
+    """Refuse what cannot work, resolve what depends on this machine. Arguments as in resolve.resolve."""
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
         checked = _read(cfg, overrides, choices, beside, trust=trust or beside is None, look=look)
     notes = (*checked.notes, *(f"warning: {w.message}" for w in raised if issubclass(w.category, UserWarning)))
-    settings = checked.config
-    gpus = gpu_count() if settings.device in ("auto", "cuda") else 0
-    if settings.device == "cuda" and not gpus and look:
-        notes, settings.device = (*notes, f"{checks.REFUSED}device: cuda was asked for, but torch sees no GPU here"), "cpu"
-    if settings.device == "cuda" and not gpus:
-        raise ConfigError("device: cuda was asked for, but torch sees no GPU here; use device=cpu")
-    if settings.device == "auto":
-        settings.device = "cuda" if gpus else "cpu"
-    if settings.processes == "auto":
-        settings.processes = schema.place(settings.workers, gpus)
-    elif settings.device == "cuda" and settings.processes > gpus and settings.launch:
-        raise ConfigError(
-            f"processes: nccl takes one process a GPU, got {settings.processes} for {gpus}; use processes={gpus} or device=cpu"
-        )
-    if settings.threads == "auto":
-        settings.threads = max(1, schema.cores() // settings.processes)
-    return replace(checked, notes=notes)
+    gpus = gpu_count() if checked.config.device in ("auto", "cuda") else 0
+    return placed(replace(checked, notes=notes), gpus, look)
 
 
-def _read(*arguments: Any, **more: Any) -> Checked:
-    """checks.check; an exception in a user's code is a ConfigError that names the file and line."""
+def _read(cfg: Any, overrides: Sequence[str], *arguments: Any, **more: Any) -> Checked:
+    """What they resolve to, and what such a run will not reach; an exception in a user's code is a ConfigError that names the
+    file and line.
+    """
     try:
-        return checks.check(*arguments, **more)
+        checked = resolve(cfg, overrides, *arguments, **more)
+        if checked.refused:  # what lies ahead of a run that would not begin is nobody's question
+            return checked
+        return replace(checked, notes=(*checked.notes, *foresight.notes(checked.parts, given(overrides))))
     except Exception as error:
         told = None if isinstance(error, ConfigError | RunFailed) else external.told_of(error)
         if told is None:
@@ -285,12 +274,12 @@ def gpu_count() -> int:
     return 0
 
 
-def start(folder: Path, settings: Config) -> float | None:
+def start(folder: Path, parts: Parts) -> float | None:
     """Fork the workers, wait for them, tell how they ended; the final eval/loss. RunFailed unless they completed."""
-    with _summed_up(folder, settings):
+    with _summed_up(folder, parts):
         from coopsgd.run.console import table
 
-        _launched(folder, settings)
+        _launched(folder, parts.config)
         summary = Run(folder).summary
         table(summary, folder)
         if summary["status"] == "diverged":
@@ -301,13 +290,13 @@ def start(folder: Path, settings: Config) -> float | None:
 def quietly(settings: Config, folder: Path, command: str) -> list[dict[str, Any]]:
     """Train a checked config in `folder` without a word; its metrics. RunFailed when a process failed."""
     freeze(settings, folder, command)
-    with _summed_up(folder, settings):
+    with _summed_up(folder, Parts(settings)):
         _launched(folder, settings, silent=True)
     return log_points(folder / "metrics.jsonl")
 
 
 @contextlib.contextmanager
-def _summed_up(folder: Path, settings: Config) -> Iterator[None]:
+def _summed_up(folder: Path, parts: Parts) -> Iterator[None]:
     """However the run that was frozen in this folder ends, there is a summary."""
     try:
         yield
@@ -315,7 +304,7 @@ def _summed_up(folder: Path, settings: Config) -> Iterator[None]:
         if not error.summed_up:  # blocks lie in one another
             error.summed_up = True
             with signals.noted():
-                _brief(folder, settings, error)
+                _brief(folder, parts, error)
         raise
 
 
@@ -329,16 +318,16 @@ def _launched(folder: Path, settings: Config, silent: bool = False) -> None:
         raise Interrupted(asked.first, f"; the run was complete and is saved in {folder}")
 
 
-def _brief(folder: Path, settings: Config, error: RunFailed | Interrupted) -> None:
+def _brief(folder: Path, parts: Parts, error: RunFailed | Interrupted) -> None:
     """The summary of a run that did not come to its own."""
     if sys.stdout is not None and sys.stdout.isatty():
         print("\x1b[?25h", end="", flush=True)  # the worker that drew the live line had no time to show the cursor again
     if (folder / "summary.json").exists():
         return
-    parts, status = Parts(settings), "failed" if isinstance(error, RunFailed) else "interrupted"
+    status = "failed" if isinstance(error, RunFailed) else "interrupted"
     notes = foresight.notes(parts) if error.notes is None else error.notes
     try:
-        checkpoint.write_json(folder / "summary.json", of_what_there_is(folder, parts, status, notes))
+        files.write_json(folder / "summary.json", of_what_there_is(folder, parts, status, notes))
     except OSError as full:
         print(f"{full.filename} cannot be written ({full.strerror})", file=sys.stderr, flush=True)
 

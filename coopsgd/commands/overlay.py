@@ -15,17 +15,15 @@ from rich.table import Table
 from yaml import YAMLError
 
 from coopsgd.errors import ConfigError, DamagedFile
+from coopsgd.host import files
 from coopsgd.predict import cost
 from coopsgd.predict.constants import constants
 from coopsgd.predict.setting import Setting
 from coopsgd.registry import TRUST
-from coopsgd.run import checkpoint
 from coopsgd.run.progress import Progress
 from coopsgd.run.reader import Run, summary_of
 from coopsgd.run.schema import by_step
-from coopsgd.setup.build import make, make_strategy
 from coopsgd.setup.identity import identity
-from coopsgd.setup.parts import Parts
 
 THEORY = {"consensus": "predicted", "gradient": "bound"}  # what is measured -> what it is held against
 SWEEP = "multirun.yaml"  # what Hydra writes beside the runs of a sweep
@@ -97,8 +95,8 @@ def expanded(folders: Sequence[str]) -> tuple[list[str], list[str]]:
 def _below(folder: Path) -> list[Path]:
     """Run folders below one that is none, by name; what is in a run folder is its own."""
     found = []
-    for at, below, files in os.walk(folder):
-        if "config.yaml" in files:
+    for at, below, names in os.walk(folder):
+        if "config.yaml" in names:
             found.append(Path(at))
             below.clear()
         else:
@@ -148,9 +146,9 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
     why: [reasons]. last: the step of its last line; last_consensus: what was measured last, predicted or not; copy_of: the
     folder that counts in its place, null when it counts itself.
     """
-    strategy, _ = make_strategy(run.config)
-    known, source, told = constants(run.config, probe)
-    setting = Setting(run.config, strategy, known)
+    parts = run.parts
+    known, source, told = constants(parts, probe)
+    setting = Setting(parts, known)
     why = [*told] if known else [source]
     why += [f"{a.name}: {a.why}" for a in setting.assumptions if not a.holds]
     consensus = gradient = None
@@ -163,7 +161,7 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
     return {
         "folder": str(run.folder),
         "algo": run.config.algo["name"],
-        "tau": None if cost.times_itself(Parts(run.config, strategy)) else run.config.tau,
+        "tau": None if cost.times_itself(parts) else run.config.tau,
         "workers": run.config.workers,
         "seed": run.config.seed,
         "last": lines[-1]["step"],
@@ -215,16 +213,16 @@ def _mean(runs: list[dict[str, Any]], everyone: list[dict[str, Any]]) -> dict[st
 
 def _predicted(setting: Setting, sigma2: float, steps: list[int], why: list[str]) -> dict[int, float]:
     """The exact expectation as logged at these steps, by going through the run's rounds again; empty, and why, if unknown."""
-    forecast, period = setting.forecast(), make(setting.config, "period")
+    forecast = setting.forecast()
     if forecast is None:
         return {}
-    if not setting.steady or not period.foreseen:
+    if not setting.steady or not setting.parts.period.foreseen:
         why.append("the run did not log theory/consensus, and its rate or its period cannot be told without running")
         return {}
     from coopsgd.predict.rehearsal import following, stage
 
     found = {0: 0.0}
-    loop = stage(Parts(setting.config, setting.strategy), observer=following(forecast))
+    loop = stage(setting.parts, observer=following(forecast))
     for k in range(max(steps, default=0)):
         loop.advance()
         found[k + 1] = sigma2 * forecast.consensus
@@ -268,7 +266,7 @@ def _draw(runs: list[dict[str, Any]], path: Path, named: bool) -> str | None:
         if named:
             figure.savefig(path, dpi=120, format="png")
         else:
-            checkpoint.atomically(path, lambda file: figure.savefig(file, dpi=120, format="png"))
+            files.atomically(path, lambda file: figure.savefig(file, dpi=120, format="png"))
     except OSError as error:
         raise ConfigError(f"--figure: {path} cannot be written ({error.strerror or error}); name another file") from None
     return str(path)

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from coopsgd.run.checkpoint import atomically
+from coopsgd.host.files import atomically
 
 Arrays = Mapping[str, np.ndarray]
 ALIGN = 4096  # an array starts on a page

@@ -1,8 +1,8 @@
 """Which matrix the r-th communication applies. A mixing is a frozen dataclass; its fields are keys of an algo's yaml.
 
 A communication may be a product of *factors*, applied in order, so that its price stays honest: federated averaging is "up"
-then "down", not the dense product of the two. A field named like something the run knows (`topology`, `seed`, `tau`,
-`sizes`, `batch_size`: build.FILLED) is filled from there.
+then "down", not the dense product of the two. What a mixing wants of the run it asks for: by a field of the type Graph for
+the topology, by `of_run` for the rest.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from coopsgd.mixing.expectation import Expectation
 from coopsgd.mixing.graphs import Graph, Links, Ring, links_of
 from coopsgd.mixing.matrices import of_laplacian
 from coopsgd.mixing.matrix import ROUNDING, Matrix, recognise
-from coopsgd.registry import option, register
+from coopsgd.registry import of_run, option, register
 from coopsgd.streams import stream
 
 GAP = 1e-8  # of lambda_2 of the expected graph to its optimum, at most
@@ -266,7 +266,7 @@ class Matcha(Mixing):
     alpha: Any = option("auto", "the weight of a link; auto: that of the least mean square contraction")
     probabilities: Any = "auto"
     topology: Graph = field(default_factory=Ring)
-    seed: int = 0
+    seed: int = of_run("seed", 0)
 
     def __post_init__(self) -> None:
         if not 0 < self.budget <= 1:

@@ -13,7 +13,7 @@ from coopsgd.mixing import matrices
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Outcomes
 from coopsgd.mixing.matrix import Matrix
-from coopsgd.registry import option, register
+from coopsgd.registry import of_run, option, register
 from coopsgd.setup import values
 from coopsgd.streams import stream
 
@@ -39,9 +39,9 @@ class Sampled(Mixing):
     fraction: float = option(0.5, "of the clients, in every round")
     weighting: str = option("samples", "samples; uniform; or proportional: drawn in proportion to their samples")
     epochs: Any = option(None, "local passes over a client's own share instead of tau steps")
-    seed: int = 0
-    sizes: Any = None  # samples of each worker; None where there are none to count
-    batch_size: int = 1
+    seed: int = of_run("seed", 0)
+    sizes: Any = of_run("sizes", None)  # samples of each worker; None where there are none to count
+    batch_size: int = of_run("batch_size", 1)
 
     served: ClassVar[bool] = True
 

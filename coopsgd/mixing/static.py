@@ -13,7 +13,7 @@ from coopsgd.mixing.base import Mixing, auto_or_number
 from coopsgd.mixing.graphs import Graph, Ring, links_of_pairs
 from coopsgd.mixing.groups import GROUPS_HELP, split
 from coopsgd.mixing.matrix import Matrix, identity
-from coopsgd.registry import option, register
+from coopsgd.registry import of_run, option, register
 
 
 @register("average", "mixing")
@@ -47,7 +47,7 @@ class Gossip(Mixing):
 
     weights: str = option("metropolis", "metropolis, uniform, best_constant or fdla")
     topology: Graph = field(default_factory=Ring)
-    seed: int = 0
+    seed: int = of_run("seed", 0)
 
     def __post_init__(self) -> None:
         if self.weights not in matrices.WEIGHTS:

@@ -18,7 +18,7 @@ from coopsgd.mixing.graphs import Graph, Ring, links_of_pairs
 from coopsgd.mixing.groups import GROUPS_HELP, split
 from coopsgd.mixing.matrix import Edges, Groups, Matrix, Modes, circulant, identity
 from coopsgd.mixing.static import Gossip
-from coopsgd.registry import option, register
+from coopsgd.registry import of_run, option, register
 from coopsgd.streams import stream
 
 
@@ -65,7 +65,7 @@ class Matching(Mixing):
     """
 
     topology: Graph = field(default_factory=Ring)
-    seed: int = 0
+    seed: int = of_run("seed", 0)
 
     def cycle(self, m: int) -> None:
         return None
@@ -184,7 +184,7 @@ class TwoLevel(Mixing):
 
     groups: Any = option(2, "how many; or their sizes; or lists of workers")
     tau_2: Any = option("auto", "steps between averages of everyone, a multiple of tau; auto: 4 tau")
-    tau: Any = 10  # from the key at the top
+    tau: Any = of_run("tau", 10)
 
     CYCLE = "algo.tau_2"
 

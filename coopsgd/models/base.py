@@ -11,6 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
 NORMS = ("group", "batch", "none")
@@ -87,3 +88,8 @@ def groups(channels: int) -> int:
 def convolved(norm: str, before: int, after: int) -> int:
     """Parameters of a 3 x 3 convolution and its norm; a norm brings the bias, without one the convolution has its own."""
     return 9 * before * after + after * (1 if norm == "none" else 2)
+
+
+def is_statistic(buffer: Tensor) -> bool:
+    """Is a module's buffer a running statistic, which may be mixed? Numbers are; what is not finite is a mask."""
+    return buffer.is_floating_point() and bool(buffer.isfinite().all())

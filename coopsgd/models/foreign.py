@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coopsgd.host.child import ChildFailed, answer_of
-from coopsgd.models.base import Model
+from coopsgd.models.base import Model, is_statistic
 from coopsgd.registry import did_you_mean, imported, is_function, option, register
 from coopsgd.setup.schema import DTYPES
 
@@ -171,8 +171,6 @@ class _Unfit(ValueError):
 
 def _tried(model: Foreign, shape: tuple[int, ...], classes: int, batch: int, channels_last: bool) -> Seen:
     import torch
-
-    from coopsgd.tasks.gradients import is_statistic
 
     torch.manual_seed(0)
     module = model.build(shape, classes)

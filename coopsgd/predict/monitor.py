@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coopsgd.predict.setting import Setting
-from coopsgd.setup.build import make
-from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy
+from coopsgd.setup.parts import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +26,10 @@ class Monitor:
     """
 
     @classmethod
-    def of(cls, config: Config, strategy: Strategy, fleet: Fleet, problem: Any) -> Monitor | None:
+    def of(cls, parts: Parts, fleet: Fleet, problem: Any) -> Monitor | None:
         """None when the task does not know its constants."""
-        known = make(config, "task").known(config)
-        return None if known is None else cls(Setting(config, strategy, known), fleet, problem)
+        known = parts.task.known(parts.config)
+        return None if known is None else cls(Setting(parts, known), fleet, problem)
 
     def __init__(self, setting: Setting, fleet: Fleet, problem: Any) -> None:
         self._setting, self._fleet, self._problem = setting, fleet, problem

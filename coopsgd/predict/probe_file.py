@@ -13,8 +13,8 @@ from coopsgd.errors import ConfigError
 from coopsgd.host import reading
 from coopsgd.mixing.base import load_array
 from coopsgd.predict.estimates import Estimate, Line
-from coopsgd.setup import build
 from coopsgd.setup.schema import Config
+from coopsgd.tasks.base import Task
 
 FORMAT = 1
 CONSTANTS = ("L", "sigma2", "kappa2", "gap", "grad2")
@@ -68,13 +68,13 @@ class Probe:
         found = {name: getattr(self, name).value for name in ("L", "sigma2", "gap", "kappa2")}
         return found if self.L_workers is None else found | {"L": max(self.L.value, self.L_workers.value)}
 
-    def check(self, config: Config) -> tuple[str, ...]:
+    def check(self, config: Config, task: Task) -> tuple[str, ...]:
         """ConfigError when this probe says nothing about a run of `config`; else what its user should be told.
 
         Another batch size is refused too: sigma2 would shrink in proportion only for samples drawn with replacement, and the
         seconds of a step do not. Other numbers of workers are told about, and seeds may differ.
         """
-        mine, theirs = {name: getattr(self, name) for name in ABOUT}, identity(config)
+        mine, theirs = {name: getattr(self, name) for name in ABOUT}, identity(config, task)
         for name in ("task", "model", "data", "parameters", "batch_size", "partition", "settings"):
             if mine[name] != theirs[name]:
                 what, (was, now) = _difference(name, mine[name], theirs[name])
@@ -95,9 +95,8 @@ class Probe:
         return tuple(notes)
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """What a probe of this config is a probe of: the head of its file."""
-    task = build.make(config, "task")
+def identity(config: Config, task: Task) -> dict[str, Any]:
+    """What a probe of this config and its task is a probe of: the head of its file."""
     named = {name: (getattr(config, name) or {}).get("name") for name in ("task", "model", "data")}
     used = {name: value if name == "task" or name in task.USES else None for name, value in named.items()}
     reads = "data" in task.USES
@@ -109,14 +108,14 @@ def identity(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "dtype": config.dtype,
         "parameters": task.dimension(config),
-        "settings": {name: _settings(config, name) for name, choice in used.items() if choice is not None}
+        "settings": {name: _settings(config, name, task) for name, choice in used.items() if choice is not None}
         | ({"facts": task.about(config)} if reads else {}),
     }
 
 
-def _settings(config: Config, group: str) -> dict[str, Any]:
+def _settings(config: Config, group: str, task: Task) -> dict[str, Any]:
     """The keys of a group, arrays by what is in them, places left out."""
-    part, node = build.make(config, group), dict(getattr(config, group))
+    part, node = task if group == "task" else getattr(task, group, None), dict(getattr(config, group))
     for name in getattr(part, "ARRAYS", ()):
         if node.get(name) is not None:
             array = load_array(f"{group}.{name}", node[name])

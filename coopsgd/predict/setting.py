@@ -15,11 +15,12 @@ from coopsgd.mixing import spectra
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.predict import theory
-from coopsgd.predict.theory import Known, large
-from coopsgd.setup.build import make
+from coopsgd.predict.theory import large
 from coopsgd.setup.external import is_external
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 from coopsgd.strategies.base import Strategy
+from coopsgd.tasks.known import Known
 
 STRETCH = 512  # communications by lot that stand for a schedule that never repeats; doubled until they do
 WRITTEN_OUT = 1024  # rows up to which theory computes with (n, n) arrays
@@ -38,9 +39,9 @@ class Assumption:
     why: str = ""
 
 
-def not_plain(config: Config) -> str:
+def not_plain(parts: Parts) -> str:
     """Why a local step is not x - lr * gradient; empty when it is."""
-    optim = make(config, "optim")
+    config, optim = parts.config, parts.optim
     if not hasattr(optim, "plain"):
         return f"optim={config.optim['name']} is not SGD: no guarantee"
     if not optim.plain:
@@ -70,15 +71,15 @@ class Setting:
     largest there will be where that can be told.
     """
 
-    def __init__(self, config: Config, strategy: Strategy, known: Known | None = None) -> None:
-        self.config, self.strategy, self.known = config, strategy, known
+    def __init__(self, parts: Parts, known: Known | None = None) -> None:
+        config, strategy = parts.config, parts.strategy
+        self.parts, self.known = parts, known
         m = self.m = config.workers
         schedule = self._schedule = strategy.schedule
         self.cycle, self.zeta = (1, None) if schedule is None else (schedule.cycle(m), schedule.zeta(m))
         num_aux = 0 if schedule is None else schedule.num_aux
         self.order = config.order
-        self._period, self._optim = make(config, "period"), make(config, "optim")
-        self.tau = int(self._period.largest or config.tau)
+        self.tau = int(parts.period.largest or config.tau)
         self.law = schedule.expectation(m) if schedule and self.cycle is None else None  # of one by lot, if it is known
         self.matrices: list[Any] = []  # of a cycle, or of a stretch of a schedule by lot; arrays where they are `whole`
         self.whole = m + num_aux <= WRITTEN_OUT
@@ -101,9 +102,14 @@ class Setting:
         self.delay = self.tau if config.delay == "tau" else min(config.delay, self.tau)
 
     @property
+    def config(self) -> Config:
+        """Of its parts."""
+        return self.parts.config
+
+    @property
     def lr(self) -> float:
         """Of the optimiser: the rate, or its peak when it moves."""
-        return float(self._optim.lr)
+        return float(self.parts.optim.lr)
 
     @property
     def eta_eff(self) -> float:
@@ -113,7 +119,7 @@ class Setting:
     @property
     def plain(self) -> str:
         """Why a local step is not x - lr * gradient; empty when it is."""
-        return not_plain(self.config)
+        return not_plain(self.parts)
 
     @property
     def steady(self) -> bool:
@@ -163,7 +169,7 @@ class Setting:
 
     def _about_tau(self) -> Assumption:
         name = (self.config.period or {}).get("name", "constant")
-        if self._period.largest is None:
+        if self.parts.period.largest is None:
             return Assumption("tau", False, f"period={name}: only the run can tell tau; shown for tau = {self.tau}")
         if name != "constant" or isinstance(self.config.tau, list):
             return Assumption("tau", True, f"tau moves: shown for its largest, {self.tau}")
@@ -341,7 +347,7 @@ class Setting:
         """
         if not self.matrices or self.plain or not self.whole:
             return None
-        forecast = theory.Forecast(self._schedule, self.m, self.order, equal=self.strategy.send is None)
+        forecast = theory.Forecast(self._schedule, self.m, self.order, equal=self.parts.strategy.send is None)
         return forecast if forecast.light or most is None or self.m + self._schedule.num_aux <= most else None  # type: ignore
 
 

@@ -8,6 +8,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from coopsgd.registry import TRUST
 from coopsgd.setup import yamls
 from coopsgd.setup.build import algo_classes, class_of
 from coopsgd.setup.formats import upgraded
-from coopsgd.setup.schema import Config, dumps, found_beside, frozen
+from coopsgd.setup.schema import GROUPS, Config, dumps, frozen
 
 INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
 
@@ -120,13 +121,12 @@ def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
     try:
-        _freeze_files(settings, folder)
+        whole = _with_files(settings, folder)
         with target.open("a") as file:
             file.write(f"# {' '.join(command.split())}\n")
-            file.write(dumps(settings))
+            file.write(dumps(whole))
             file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
             file.write(OmegaConf.to_yaml(OmegaConf.create({"defaults": DEFAULTS})) + _own_hydra())
-        found_beside(settings, folder)
     except BaseException as error:
         for half in set(folder.iterdir()) - before:
             half.unlink()  # nothing was frozen: the folder is free again
@@ -135,18 +135,18 @@ def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False)
         raise
 
 
-def _freeze_files(config: Config, folder: Path) -> None:
-    """Bring what a file holds into the run: small arrays into the config, large ones into `folder` as .npy, others copied."""
+def _with_files(config: Config, folder: Path) -> Config:
+    """The config with what its files hold: small arrays in itself, large ones in `folder` as .npy, others as copies there."""
+    nodes: dict[str, Any] = {name: dict(node) for name in GROUPS if (node := getattr(config, name)) is not None}
     if config.cluster is not None:
         for name in class_of("cluster", "cluster", config.cluster["name"]).FILES:
-            copy = frozen("cluster", name, ".json")
             content = Path(config.cluster[name]).read_bytes()
-            with newfile.create(folder / copy) as file:
+            nodes["cluster"][name] = frozen("cluster", name, ".json")
+            with newfile.create(folder / nodes["cluster"][name]) as file:
                 file.write(content)
-            config.cluster[name] = copy
     owners = [("algo", part) for part in algo_classes(config)] + [("task", class_of("task", "task", config.task["name"]))]
     for group_name, cls in owners:
-        node = getattr(config, group_name)
+        node = nodes[group_name]
         for name in getattr(cls, "ARRAYS", ()):
             value = node.get(name)
             if not isinstance(value, str) or not Path(value).is_file():  # numbers, or the name of a function
@@ -158,6 +158,7 @@ def _freeze_files(config: Config, folder: Path) -> None:
                 node[name] = frozen(group_name, name, ".npy")
                 with newfile.create(folder / node[name]) as file:
                     np.save(file, array)
+    return replace(config, **nodes)
 
 
 # what stands behind a frozen config, so that Hydra can run it again

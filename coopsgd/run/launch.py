@@ -27,7 +27,7 @@ from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from coopsgd.errors import Interrupted, RunFailed
-from coopsgd.host import signals
+from coopsgd.host import files, signals
 from coopsgd.host.signals import Noted
 from coopsgd.run import checkpoint, worker
 from coopsgd.run.board import Board, Phase
@@ -279,7 +279,7 @@ def _prepare(folder: Path, logs: Path) -> None:
     except OSError as error:
         raise RunFailed(f"{error.filename or logs} cannot be written ({error.strerror})") from None
     for place in (folder, folder / checkpoint.FILE.parent):
-        checkpoint.clear_halves(place)
+        files.clear_halves(place)
 
 
 def _tidy(folder: Path, logs: Path) -> None:
@@ -289,7 +289,7 @@ def _tidy(folder: Path, logs: Path) -> None:
             if left.stat().st_size == 0:
                 left.unlink()
     for place in (folder, folder / checkpoint.FILE.parent):
-        checkpoint.clear_halves(place)
+        files.clear_halves(place)
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG, creat
 from tensorboard.summary.writer.record_writer import RecordWriter  # 0.3 s; through torch it takes 3
 
 from coopsgd.host import newfile
+from coopsgd.host.files import finite
 from coopsgd.run import schema
-from coopsgd.run.checkpoint import finite
 
 # names that are measured and predicted, in one chart of TensorBoard's tab of custom scalars
 CHARTS = {

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from coopsgd.errors import DamagedFile
 from coopsgd.run import checkpoint
-from coopsgd.setup import build, schema
+from coopsgd.setup import schema
 from coopsgd.setup.formats import format_of
+from coopsgd.setup.parts import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +72,11 @@ class Run:
         return schema.load(self.folder / "config.yaml", self.trust)
 
     @cached_property
+    def parts(self) -> Parts:
+        """What it names, made when first asked for; of a folder without trust nothing that takes code of its own."""
+        return Parts(self.config)
+
+    @cached_property
     def summary(self) -> dict[str, Any]:
         """summary.json: status, final numbers, ledger, timings. FileNotFoundError while the run is under way."""
         found = summary_of(self.folder)
@@ -98,7 +104,7 @@ class Run:
 
     def model(self) -> Module:
         """The trained network, ready for eval. ConfigError when it takes code that the folder names, and there is no trust."""
-        return build.make(self.config, "task").module(self.config, self.answer(), self._content().get("answer_stats"))
+        return self.parts.task.module(self.config, self.answer(), self._content().get("answer_stats"))
 
     def _content(self) -> dict[str, Tensor]:
         return checkpoint.read_final(self.folder, summary_of(self.folder) or {})

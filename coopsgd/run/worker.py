@@ -28,7 +28,7 @@ from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet.plan import Layout, layout_of
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.host import signals, stdio
+from coopsgd.host import files, signals, stdio
 from coopsgd.host.child import die_with
 from coopsgd.loop.evaluation import Outcome, train
 from coopsgd.predict import foresight
@@ -40,7 +40,7 @@ from coopsgd.run.board import Board, Phase
 from coopsgd.run.console import Live
 from coopsgd.run.metrics import Files
 from coopsgd.run.summary import summary
-from coopsgd.setup import build, external, schema
+from coopsgd.setup import external, schema
 from coopsgd.setup.parts import Parts
 
 PATIENCE = 30.0  # seconds to wait for room on a full disk at the end
@@ -103,11 +103,11 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
     trust: import what the frozen config names.
     """
     settings = schema.load(folder / "config.yaml", trust)
-    strategy, _ = build.make_strategy(settings)
-    parts, layout = Parts(settings, strategy), layout_of(strategy.schedule, settings.workers, settings.processes)
+    parts = Parts(settings)
+    layout = layout_of(parts.strategy.schedule, settings.workers, settings.processes)
     with joined(settings, layout, rank, store) as (fleet, device):
-        problem = build.make(settings, "task").build(settings, fleet.workers, device)
-        report = Report(folder, settings, console) if rank == 0 else Silent()
+        problem = parts.task.build(settings, fleet.workers, device)
+        report = Report(folder, parts, console) if rank == 0 else Silent()
         try:
             notes = [*getattr(problem, "notes", ())]
             for note in notes:
@@ -116,7 +116,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
             if rank == 0 and _slot is not None:
                 _slot[0].keep(notes)
             fleet.clock = clock_of(parts)
-            outcome = train(parts, fleet, problem, report, Monitor.of(settings, strategy, fleet, problem))
+            outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem))
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
             for note in late:
                 report.note(note)
@@ -164,9 +164,9 @@ def _waits(begins: bool) -> None:
 class Report:
     """Rank 0's: files and console."""
 
-    def __init__(self, folder: Path, settings: schema.Config, console: int | None) -> None:
-        self._live = Live(sys.stdout if console is None else stdio.stream(console), settings.steps)
-        self._files, self._settings = Files(folder, self.note), settings
+    def __init__(self, folder: Path, parts: Parts, console: int | None) -> None:
+        self._live = Live(sys.stdout if console is None else stdio.stream(console), parts.config.steps)
+        self._files, self._parts = Files(folder, self.note), parts
 
     def log(self, line: dict[str, Any]) -> None:
         """One log point."""
@@ -179,7 +179,7 @@ class Report:
 
     def draw(self) -> None:
         """Who held what, for TensorBoard: at the end, for no step shall wait for it."""
-        held = build.make(self._settings, "task").spread(self._settings)
+        held = self._parts.task.spread(self._parts.config)
         if held is not None:
             self._files.image("data/partition", *pictures.picture(held))
 
@@ -226,7 +226,7 @@ def _leave(
     path, kept, settings = folder / checkpoint.FILE, None, parts.config
 
     def final(content: dict[str, Any]) -> contextlib.AbstractContextManager[Path]:
-        return checkpoint.staged(path, lambda file: torch.save(content, file))
+        return files.staged(path, lambda file: torch.save(content, file))
 
     def keep_answer() -> None:
         with final(answer):
@@ -237,7 +237,7 @@ def _leave(
             ended = {**more, **_found(parts, outcome), "saved": saved, **more_of_it}
             ended |= {"ledger": fleet.ledger.summary(), "checksums": checkpoint.checksums(half)}
             content = summary(folder, parts, outcome.status, [outcome.last], **ended)
-            last.enter_context(checkpoint.staged_json(folder / "summary.json", content))  # appears after the models
+            last.enter_context(files.staged_json(folder / "summary.json", content))  # appears after the models
             report.flush()
 
     try:
@@ -275,7 +275,7 @@ def _patiently(write: Callable[[], None], settings: schema.Config, report: Repor
 def _found(parts: Parts, outcome: Outcome) -> dict[str, Any]:
     """What a run knows of itself when it has come to its end, for its summary."""
     settings, schedule = parts.config, parts.strategy.schedule
-    data = build.make(settings, "task").about(settings)
+    data = parts.task.about(settings)
     return {
         **({"diverged_at": outcome.diverged_at} if outcome.diverged_at is not None else {}),
         "zeta": schedule.zeta(settings.workers) if schedule else None,

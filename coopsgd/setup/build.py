@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, TypeVar, cast, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from types import NoneType
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
 from omegaconf.errors import OmegaConfBaseException
@@ -18,13 +19,15 @@ from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.graphs import Graph
 from coopsgd.models.base import Model
 from coopsgd.optim import Constant
-from coopsgd.registry import did_you_mean, guarded, lookup, may_import, may_read, told_of
+from coopsgd.predict.clock.cluster import Cluster
+from coopsgd.registry import OF_RUN, did_you_mean, guarded, lookup, may_import, may_read, told_of
 from coopsgd.setup import external, values
 from coopsgd.setup.schema import COUNTS, Config, UntrustedConfig, whole
 from coopsgd.strategies.base import Strategy
 from coopsgd.strategies.period import Period
 from coopsgd.tasks.base import Task
 
+# group of the config -> kind of what it chooses
 KINDS = {
     "period": "period",
     "topology": "graph",
@@ -37,6 +40,7 @@ KINDS = {
     "cluster": "cluster",
 }
 F = TypeVar("F", bound=Callable[..., Any])
+OfRun = Callable[[str], Any]  # from a name in OF_RUN to what the run has under it: Parts.of_run
 
 # whose methods the product calls: a class of one's own derives from it
 BASES: dict[str, type] = {
@@ -49,7 +53,38 @@ BASES: dict[str, type] = {
     "data": DataSet,
     "partition": Partition,
     "schedule": Constant,
+    "cluster": Cluster,
 }
+# fields of these types are filled by the run, unasked: no yaml can write such a value
+BY_TYPE: dict[Any, str] = {Graph: "topology", Model: "model", DataSet: "data", Partition: "partition"}
+BY_TYPE |= {Task: "task", Mixing: "mixing"}
+# what each kind may ask of the run: nothing that is made after it
+NUMBERS = ("seed", "tau", "batch_size", "warmup")
+MAY_ASK = {
+    "task": (*NUMBERS, "topology", "model", "data", "partition"),
+    "strategy": (*OF_RUN, "mixing"),
+    **dict.fromkeys(("mixing", "period", "cluster"), OF_RUN),
+}
+
+
+def asked(cls: Any) -> dict[str, str]:
+    """What each field that the run fills is given: by its mark (registry.of_run), or by its type."""
+    try:
+        hints = get_type_hints(cls)
+    except Exception:  # which `typed` tells
+        hints = {}
+    found = {f.name: f.metadata.get("of_run") or _by_type(hints.get(f.name)) for f in fields(cls) if f.init}
+    return {name: what for name, what in found.items() if what is not None}
+
+
+def _by_type(hint: Any) -> str | None:
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]  # a Graph | None is a Graph
+    return BY_TYPE.get(kinds[0]) if len(kinds) == 1 and isinstance(kinds[0], type) else None
+
+
+def own(cls: Any) -> list[Field[Any]]:
+    """The fields that are keys of the config."""
+    return [f for f in fields(cls) if f.init and f.name not in asked(cls)]
 
 
 def _on_guard(build: F) -> F:
@@ -64,46 +99,43 @@ def _on_guard(build: F) -> F:
 
 
 @_on_guard
-def make(config: Config, name: str) -> Any:
-    """The frozen dataclass that group `name` of the config chooses."""
-    node = dict(getattr(config, name) or {})
+def make_part(config: Config, group: str, of_run: OfRun) -> Any:
+    """The frozen dataclass that a group of the config chooses."""
+    node = dict(getattr(config, group) or {})
     choice = node.pop("name", None)
-    if name == "optim":
+    if group == "optim":
         refuse_unstackable(choice)
-    cls = class_of(KINDS[name], name, choice)
-    known = {f.name for f in fields(cls) if f.init}
-    filled = set(FILLED) & known if name == "period" else set()
-    _refuse_unknown(name, choice, node, known - filled)
-    return external.guard(KINDS[name], _construct(name, cls, node | {key: FILLED[key](config) for key in filled}))
+    cls = class_of(KINDS[group], group, choice)
+    _refuse_unknown(group, choice, node, {f.name for f in own(cls)})
+    return _construct(KINDS[group], group, cls, node, of_run)
 
 
-RESERVED = ("name", "strategy", "mixing", "tau", "order", "delay", "buffers")  # of an algo's yaml, no fields of its classes
+CHOOSE = ("name", "strategy", "mixing")  # keys of an algo that name what it is made of
+RUNS = ("tau", "order", "delay", "buffers")  # keys of the run that an algo's yaml may give a default
 
 
 @_on_guard
-def make_strategy(config: Config) -> tuple[Strategy, set[str]]:
-    """The strategy with its mixing, and the names of top-level keys it was given."""
-    node = {k: v for k, v in config.algo.items() if k not in RESERVED}
-    cls = class_of("strategy", "algo.strategy", config.algo.get("strategy"))
-    parts = [("strategy", cls)]
-    if any(f.name == "mixing" for f in fields(cls)):
-        parts.append(("mixing", class_of("mixing", "algo.mixing", config.algo.get("mixing"))))
-    elif config.algo.get("mixing") is not None:
+def make_strategy(config: Config, of_run: OfRun) -> Strategy:
+    """The strategy, with the mixing that its algo names."""
+    classes = algo_classes(config)
+    strategy, *mixing = classes
+    takes = [name for name, what in asked(strategy).items() if what == "mixing"]
+    if mixing and not takes:
         raise ConfigError(f"algo.mixing: strategy {config.algo['strategy']} takes none; leave it out")
-    known = {f.name for _, part in parts for f in fields(part) if f.init} - {"mixing"}
-    filled = set(FILLED) & known
-    _refuse_unknown("algo", config.algo["name"], node, known - filled)
-    made: dict[str, Any] = {}
-    for kind, part in reversed(parts):
-        names = {f.name for f in fields(part) if f.init}
-        arguments = {k: v for k, v in node.items() if k in names}
-        with blamed(""):
-            arguments |= {name: FILLED[name](config) for name in filled & names}
-        if kind == "strategy" and "mixing" in made:
-            arguments["mixing"] = made["mixing"]
-        made[kind] = external.guard(kind, _construct("algo", part, arguments))
-    refuse_schedule(made["strategy"])
-    return made["strategy"], filled
+    if takes and not mixing:
+        class_of("mixing", "algo.mixing", None)
+    known = {f.name for cls in classes for f in own(cls)}
+    node = {k: v for k, v in config.algo.items() if k not in CHOOSE and (k in known or k not in RUNS)}
+    _refuse_unknown("algo", config.algo["name"], node, known)
+
+    def made(kind: str, cls: Any, mix: Any = None) -> Any:
+        names = {f.name for f in own(cls)}
+        given = {k: v for k, v in node.items() if k in names}
+        return _construct(kind, "algo", cls, given, lambda name: mix if name == "mixing" else of_run(name))
+
+    found = made("strategy", strategy, made("mixing", mixing[0]) if mixing else None)
+    refuse_schedule(found)
+    return cast(Strategy, found)
 
 
 def refuse_schedule(strategy: Strategy) -> None:
@@ -119,34 +151,21 @@ def refuse_schedule(strategy: Strategy) -> None:
         raise ConfigError(f"algo.strategy: {cls}.schedule is {found}; it must be a Mixing or None, as in schedule = Average()")
 
 
-# what a strategy, mixing or period is given by the run when it has a field of that name
-FILLED: dict[str, Callable[[Config], Any]] = {
-    "topology": lambda config: make(config, "topology"),
-    "seed": lambda config: config.seed,
-    "tau": lambda config: config.tau,
-    "sizes": lambda config: _sizes(config),
-    "batch_size": lambda config: config.batch_size,
-    "warmup": lambda config: (config.schedule or {}).get("warmup", 0),
-}
-
-
-def _sizes(config: Config) -> list[int] | None:
-    """Samples of each worker; that there are any is checked first, because counting them reads the data."""
-    task = make(config, "task")
-    task.check(config)
-    return task.sizes(config)
-
-
 @_on_guard
-def write_out(config: Config) -> None:
-    """Give every key of every group that is used its default, so that a frozen config says them all."""
-    chosen = [(name, class_of(KINDS[name], name, node.get("name"))) for name in KINDS if (node := getattr(config, name))]
-    for name, cls in [("algo", part) for part in algo_classes(config)] + chosen:
-        node, filled = getattr(config, name), FILLED if name in ("algo", "period") else {}
-        for f in fields(cls):
-            default = f.default_factory() if f.default_factory is not MISSING else f.default
-            if f.init and f.name != "mixing" and f.name not in filled and _plain(default):
-                node.setdefault(f.name, default)
+def written_out(config: Config) -> Config:
+    """The config with every key of every group that is used, by its default where it was not given."""
+    classes = {name: [class_of(KINDS[name], name, node.get("name"))] for name in KINDS if (node := getattr(config, name))}
+    nodes: dict[str, Any] = {}
+    for name, parts in ({"algo": algo_classes(config)} | classes).items():
+        defaults = {f.name: default_of(f) for cls in parts for f in own(cls)}
+        node = getattr(config, name)
+        nodes[name] = {**node, **{key: value for key, value in defaults.items() if key not in node and _plain(value)}}
+    return replace(config, **nodes)
+
+
+def default_of(f: Field[Any]) -> Any:
+    """What a field is when it is not given; MISSING when it must be."""
+    return f.default_factory() if f.default_factory is not MISSING else f.default
 
 
 def _plain(value: Any) -> bool:
@@ -159,8 +178,15 @@ def _plain(value: Any) -> bool:
 @_on_guard
 def algo_classes(config: Config) -> list[Any]:
     """The strategy and the mixing, if it names one, of an algo."""
-    pairs = (("strategy", config.algo.get("strategy")), ("mixing", config.algo.get("mixing")))
-    return [class_of(kind, f"algo.{kind}", name) for kind, name in pairs if name is not None]
+    pairs = [("strategy", config.algo.get("strategy"))]
+    pairs += [("mixing", name)] if (name := config.algo.get("mixing")) is not None else []
+    return [class_of(kind, f"algo.{kind}", name) for kind, name in pairs]
+
+
+def defaults(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """What the algo's yaml says of these keys of the run, where they are not fields of its own classes."""
+    mine = {f.name for cls in algo_classes(config) for f in own(cls)}
+    return {name: config.algo[name] for name in names if name in config.algo and name not in mine}
 
 
 def class_of(kind: str, where: str, name: Any) -> Any:
@@ -173,20 +199,17 @@ def class_of(kind: str, where: str, name: Any) -> Any:
         raise ConfigError(f"{where}: {error.args[0]}") from None
     if not (isinstance(found, type) and is_dataclass(found)):
         raise ConfigError(f"{where}: {name} is no dataclass, so it has no settings; name a frozen dataclass")
-    base = BASES.get(kind) or _cluster(kind)
+    base = BASES.get(kind)
     if base is not None and not issubclass(found, base):
         raise ConfigError(f"{where}: {name} is no {base.__name__}; derive it from {base.__module__}.{base.__name__}")
     external.conforms(where, kind, found, base)
+    for field, what in asked(found).items():
+        if what not in (may := MAY_ASK.get(kind, NUMBERS)):
+            raise ConfigError(
+                f"{where}: {found.__name__}.{field} asks the run for its {what}, which a {kind} cannot have; it can have "
+                f"{', '.join(may)}"
+            )
     return found
-
-
-def _cluster(kind: str) -> type | None:
-    """The base of clusters, whose package imports this module."""
-    if kind != "cluster":
-        return None
-    from coopsgd.predict.clock.clusters import Cluster
-
-    return Cluster
 
 
 def _refuse_unknown(where: str, choice: Any, node: Mapping[str, Any], known: set[str]) -> None:
@@ -225,19 +248,22 @@ def typed(where: str, cls: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: _typed(f"{where}.{name}", hints.get(name), value, known.get(name)) for name, value in arguments.items()}
 
 
-def _construct(where: str, cls: Any, arguments: dict[str, Any]) -> Any:
-    for f in fields(cls):
-        if f.init and f.name not in arguments and f.default is MISSING and f.default_factory is MISSING:
+def _construct(kind: str, where: str, cls: Any, given: Mapping[str, Any], of_run: OfRun) -> Any:
+    """The one place where a part is made: of the keys that are given, and what it asks of the run."""
+    for f in own(cls):
+        if f.name not in given and default_of(f) is MISSING:
             raise ConfigError(
                 f"{where}.{f.name}: is missing, {cls.__name__} has no default for it; give it, as in {where}.{f.name}=VALUE"
             )
-    found = typed(where, cls, arguments)
+    with blamed(""):
+        filled = {name: of_run(what) for name, what in asked(cls).items()}
+    found = typed(where, cls, {**given, **filled})
     for names, may in (("IMPORTS", may_import), ("ARRAYS", may_read), ("FILES", may_read)):
         for name in set(getattr(cls, names, ())) & found.keys():
             may(f"{where}.{name}", found[name])
     with blamed(where):
         try:
-            return cls(**found)
+            return external.guard(kind, cls(**found))
         except ValueError:
             raise
         except Exception as error:

@@ -6,7 +6,7 @@ The first comment line says what it is; a second one, `# paper: ...`, where it c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ KINDS = {"topology": ("graph",), "algo": ("strategy", "mixing")}  # what a group
 
 def options(group: str, name: str, config_dir: str | None = None) -> list[Option]:
     """The keys of a choice: the yaml's own, and fields of the built-in classes it names. A user's class is not imported."""
-    from coopsgd.setup.build import FILLED
+    from coopsgd.setup.build import default_of, own
 
     said = settings(group, name, config_dir)
     found = {key: Option(key, value, "") for key, value in said.items() if key not in ("name", "strategy", "mixing")}
@@ -62,10 +62,8 @@ def options(group: str, name: str, config_dir: str | None = None) -> list[Option
         named = said.get(kind if group == "algo" else "name")
         if not isinstance(named, str) or ":" in named:
             continue
-        for f in fields(registry.lookup(kind, named)):
-            if f.init and f.name != "mixing" and not (f.name in FILLED and group in ("algo", "period")):
-                default = f.default_factory() if f.default_factory is not MISSING else f.default
-                found[f.name] = Option(f.name, said.get(f.name, default), f.metadata.get("help", ""))
+        for f in own(registry.lookup(kind, named)):
+            found[f.name] = Option(f.name, said.get(f.name, default_of(f)), f.metadata.get("help", ""))
     return list(found.values())
 
 

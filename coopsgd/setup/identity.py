@@ -15,28 +15,31 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd.host.files import sha256
 from coopsgd.mixing.base import load_array
 from coopsgd.mixing.groups import split
-from coopsgd.run.checkpoint import sha256
 from coopsgd.setup import build
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import GROUPS, Config, UntrustedConfig
 
 LARGEST = 1 << 30  # bytes of a file that are read to compare it; a larger one is known by its path
 NEAR = 1e-2  # computed settings of a seed, found anew by another version or machine, lie as close together
 
 
-def identity(config: Config, seed: bool = True) -> str:
-    """The same for all checked configs that train the same models. seed=False: whatever their seed is."""
-    return hashlib.sha256(json.dumps(trained(config, seed), sort_keys=True).encode()).hexdigest()
+def identity(of: Config | Parts, seed: bool = True) -> str:
+    """The same for all checked configs, or their parts, that train the same models. seed=False: whatever their seed is."""
+    return hashlib.sha256(json.dumps(trained(of, seed), sort_keys=True).encode()).hexdigest()
 
 
-def trained(config: Config, seed: bool = True) -> dict[str, Any]:
+def trained(of: Config | Parts, seed: bool = True) -> dict[str, Any]:
     """What `identity` is of, by key, in numbers and words."""
+    parts = of if isinstance(of, Parts) else Parts(of)
+    config = parts.config
     found = {f.name: getattr(config, f.name) for f in fields(Config) if f.metadata["identity"]}
-    found |= {name: _group(config, name) for name in GROUPS}
+    found |= {name: _group(parts, name) for name in GROUPS}
     if not seed:
         del found["seed"]
-        found["algo"] = found["algo"] and {k: v for k, v in found["algo"].items() if k not in _of_the_seed(config)}
+        found["algo"] = found["algo"] and {k: v for k, v in found["algo"].items() if k not in _of_the_seed(parts)}
     found["tau"] = _period(config.tau)
     task = _class("task", "task", config.task.get("name"), config)
     if task is not None:  # what it makes no use of, whatever it says
@@ -44,7 +47,7 @@ def trained(config: Config, seed: bool = True) -> dict[str, Any]:
         unused += ["norm_stats", "amp"] if "model" not in task.USES else []
         found |= dict.fromkeys(unused)
     optim = _class("optim", "optim", config.optim.get("name"), config)
-    if optim is not None and not build.make(config, "optim").buffers:
+    if optim is not None and not parts.optim.buffers:
         found["buffers"] = None  # there are none to treat in this way or that
     if config.delay == "tau" and (config.period or {}).get("name", "constant") == "constant" and isinstance(config.tau, int):
         found["delay"] = config.tau
@@ -63,55 +66,54 @@ def _class(kind: str, where: str, name: Any, config: Config) -> Any:
     return build.class_of(kind, where, name)
 
 
-def _group(config: Config, name: str) -> dict[str, Any] | None:
+def _group(parts: Parts, name: str) -> dict[str, Any] | None:
+    config = parts.config
     node = getattr(config, name)
     if not isinstance(node, dict):
         return node
-    parts = {"strategy": "strategy", "mixing": "mixing"} if name == "algo" else {"name": build.KINDS[name]}
-    found = {key: value for key, value in node.items() if key not in ("name", "tau", *parts)}
-    for key, kind in parts.items():
+    chosen = {"strategy": "strategy", "mixing": "mixing"} if name == "algo" else {"name": build.KINDS[name]}
+    found = {key: value for key, value in node.items() if key not in ("name", *chosen)}
+    for key, kind in chosen.items():
         cls = _class(kind, name, node.get(key), config)
         if cls is None:
             found[key] = node.get(key)
             continue
-        own = [f for f in fields(cls) if f.init and f.name not in build.FILLED and f.name not in parts]
-        for f in own:
-            if f.name not in found and (f.default is not MISSING or f.default_factory is not MISSING):
-                found[f.name] = f.default_factory() if f.default_factory is not MISSING else f.default
+        own = build.own(cls)
+        found = {f.name: value for f in own if (value := build.default_of(f)) is not MISSING} | found
         names = {f.name for f in own} & found.keys()
         found |= build.typed(name, cls, {k: found[k] for k in names})
         found |= {k: _held(f"{name}.{k}", found[k]) for k in names & {*getattr(cls, "ARRAYS", ()), *getattr(cls, "FILES", ())}}
         found[key] = f"{cls.__module__}:{cls.__qualname__}"
-        found |= _meant(config, kind, cls, found)
+        found |= _meant(parts, kind, cls, found)
     return found
 
 
-def _meant(config: Config, kind: str, cls: Any, found: dict[str, Any]) -> dict[str, Any]:
+def _meant(parts: Parts, kind: str, cls: Any, found: dict[str, Any]) -> dict[str, Any]:
     """Keys whose values have several spellings."""
     more: dict[str, Any] = {}
     if kind == "mixing" and cls.__module__.startswith("coopsgd."):
         if "groups" in found:
-            more["groups"] = [list(members) for members in split(found["groups"], config.workers)]
-        if found.get("alpha") == "auto" and "seed" not in {f.name for f in fields(cls)}:
-            strategy, _ = build.make_strategy(config)
-            more["alpha"] = strategy.mixing.best_alpha(config.workers)  # type: ignore[attr-defined]
+            more["groups"] = [list(members) for members in split(found["groups"], parts.config.workers)]
+        if found.get("alpha") == "auto" and "seed" not in build.asked(cls).values():
+            schedule = parts.strategy.schedule
+            more["alpha"] = None if schedule is None else schedule.best_alpha(parts.config.workers)
     if kind == "schedule" and not found.get("warmup", 1):
         more["warmup_from"] = None
     return more
 
 
-def _of_the_seed(config: Config) -> set[str]:
+def _of_the_seed(parts: Parts) -> set[str]:
     """Keys of the algo that hold what follows from the seed, and were not given by hand."""
+    config = parts.config
     names = [config.algo.get(name) for name in ("strategy", "mixing")]
     if isinstance(config, UntrustedConfig) and any(":" in str(name) for name in names):
         return set()
-    strategy, _ = build.make_strategy(config)
-    schedule = strategy.schedule
+    schedule = parts.strategy.schedule
     kept = schedule.settled(config.workers) if schedule else {}
     if not kept:
         return set()
-    anew, _ = build.make_strategy(replace(config, algo={**config.algo, **dict.fromkeys(kept, "auto")}))
-    again = anew.schedule.settled(config.workers) if anew.schedule else {}
+    anew = Parts(replace(config, algo={**config.algo, **dict.fromkeys(kept, "auto")})).strategy.schedule
+    again = anew.settled(config.workers) if anew else {}
     return {key for key, value in again.items() if _near(value, kept[key])}
 
 

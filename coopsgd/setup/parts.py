@@ -1,36 +1,101 @@
-"""The parts that a config names, each made once."""
+"""The parts that a config names, each made once and handed down to whoever needs one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from coopsgd.setup import build
 from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from coopsgd.data.base import DataSet
+    from coopsgd.data.partitions import Partition
+    from coopsgd.mixing.graphs import Graph
+    from coopsgd.models.base import Model
+    from coopsgd.optim import Constant
+    from coopsgd.predict.clock.cluster import Cluster
+    from coopsgd.strategies.base import Strategy
+    from coopsgd.strategies.period import Period
+    from coopsgd.tasks.base import Task
 
 
+@dataclass(frozen=True, eq=False)
 class Parts:
-    """Frozen parts of one checked config; made when first asked for."""
+    """The parts of one config, made when they are first asked for and then kept: nobody makes one a second time.
 
-    def __init__(self, config: Config, strategy: Strategy | None = None) -> None:
-        self.config = config
-        if strategy is not None:
-            self.strategy = strategy
+    A part is given others as its fields (registry.of_run): a task its data, model and partition, a mixing the topology.
+    ConfigError, ValueError where the config names what cannot be made; a checked config's parts can.
+    """
+
+    config: Config
 
     @cached_property
     def strategy(self) -> Strategy:
-        return build.make_strategy(self.config)[0]
+        """With its mixing, which is `strategy.schedule` where there is one."""
+        return build.make_strategy(self.config, self.of_run)
 
-    def but(self, config: Config, **parts: Any) -> Parts:
-        """The same parts, some of them others, for another config."""
+    @cached_property
+    def period(self) -> Period:
+        """How many local steps a round has."""
+        return cast("Period", self._make("period"))
+
+    @cached_property
+    def topology(self) -> Graph:
+        """Who is linked with whom."""
+        return cast("Graph", self._make("topology"))
+
+    @cached_property
+    def task(self) -> Task:
+        """What is learned, with its data, model and partition."""
+        return cast("Task", self._make("task"))
+
+    @cached_property
+    def model(self) -> Model:
+        """The family of networks; the task's own."""
+        return cast("Model", self._make("model"))
+
+    @cached_property
+    def data(self) -> DataSet:
+        """The data set; the task's own."""
+        return cast("DataSet", self._make("data"))
+
+    @cached_property
+    def partition(self) -> Partition:
+        """Who holds what of it; the task's own."""
+        return cast("Partition", self._make("partition"))
+
+    @cached_property
+    def optim(self) -> Any:
+        """The settings of the inner optimiser."""
+        return self._make("optim")
+
+    @cached_property
+    def schedule(self) -> Constant:
+        """How the learning rate moves."""
+        return cast("Constant", self._make("schedule"))
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """Whose seconds are simulated; ConfigError when the config names none."""
+        return cast("Cluster", self._make("cluster"))
+
+    def _make(self, group: str) -> Any:
+        return build.make_part(self.config, group, self.of_run)
+
+    def of_run(self, name: str) -> Any:
+        """What a part is given that asks for `name`, one of registry.OF_RUN."""
+        if name == "sizes":  # that there are samples is checked first: counting them reads the data
+            self.task.check(self.config)
+            return self.task.sizes(self.config)
+        if name == "warmup":
+            return (self.config.schedule or {}).get("warmup", 0)
+        return getattr(self.config if name in build.NUMBERS else self, name)
+
+    def but(self, config: Config, without: Sequence[str] = (), **parts: Any) -> Parts:
+        """The same parts for another config, which names no others, but those given; it makes those named by `without` anew."""
         new = Parts(config)
-        new.__dict__ |= {**self.__dict__, "config": config, **parts}
+        vars(new).update({name: part for name, part in vars(self).items() if name not in without} | {"config": config} | parts)
         return new
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in build.KINDS:
-            raise AttributeError(name)
-        made = build.make(self.config, name)
-        self.__dict__[name] = made
-        return made

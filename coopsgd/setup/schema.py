@@ -1,12 +1,12 @@
 """What a run is made of: `Config` is the schema Hydra composes into, and what config.yaml, frozen, holds.
 
-`build.py` makes what its names stand for, `checks.py` refuses one that cannot work. No torch in any of them.
+`resolve.py` resolves each `auto`, `parts.py` makes what its names stand for, `checks.py` refuses what cannot work. No torch.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "o
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 DTYPES = tuple(SIZES)
 ENGINES = ("auto", "loop", "vmap", "bmm")
+NORM_STATS = ("average", "local", "recalibrate")
 SAVES = ("auto", "rows", "answer", "none")
 STEPS = 1000  # of a run that names neither steps nor epochs
 
@@ -139,8 +140,7 @@ def load(path: Path, trust: bool = False) -> Config:
     known, keys = {f.name for f in fields(Config)}, upgraded(path, yamls.keys(path))
     found = (Config if trust else UntrustedConfig)(**{k: v for k, v in keys.items() if k in known})
     _refuse_unfrozen(path, found)
-    found_beside(found, path.parent)
-    return found
+    return beside_it(found, path.parent)
 
 
 def _refuse_unfrozen(path: Path, found: Config) -> None:
@@ -156,13 +156,16 @@ def _refuse_unfrozen(path: Path, found: Config) -> None:
             raise ConfigError(f"{path} is no config of a run: {name}.name is missing; restore it")
 
 
-def found_beside(config: Config, folder: Path) -> None:
-    """Files that were frozen into a run's folder lie beside its config.yaml, wherever that is now: name them there."""
-    for group in GROUPS:
-        node = getattr(config, group)
-        for name, value in node.items() if isinstance(node, dict) else ():
-            if isinstance(value, str) and value == frozen(group, name, Path(value).suffix) and (folder / value).is_file():
-                node[name] = str((folder / value).resolve())
+def beside_it(config: Config, folder: Path) -> Config:
+    """Files that were frozen into a run's folder lie beside its config.yaml, wherever that is now: they are named there."""
+
+    def there(group: str, name: str, value: Any) -> Any:
+        lies = isinstance(value, str) and value == frozen(group, name, Path(value).suffix) and (folder / value).is_file()
+        return str((folder / value).resolve()) if lies else value
+
+    nodes = {group: node for group in GROUPS if isinstance(node := getattr(config, group), dict)}
+    found: dict[str, Any] = {g: {name: there(g, name, value) for name, value in node.items()} for g, node in nodes.items()}
+    return replace(config, **found)
 
 
 def frozen(group: str, name: str, suffix: str) -> str:

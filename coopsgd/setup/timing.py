@@ -13,12 +13,8 @@ DEFAULTS: dict[str, Any] = {"order": "atc", "delay": 0, "buffers": "keep"}
 CHOICES = {"order": ("atc", "cta"), "buffers": ("keep", "average", "reset")}
 
 
-def settle(config: Config) -> None:
-    """auto is what the algorithm's yaml says, which says it nowhere else."""
-    for name, default in DEFAULTS.items():
-        said = config.algo.pop(name, default)
-        if getattr(config, name) == "auto":
-            setattr(config, name, said)
+def refuse(config: Config) -> None:
+    """ConfigError when one of them is no value that there is."""
     for name, known in CHOICES.items():
         value = getattr(config, name)
         if name == "order" and value == "overlap":

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from coopsgd.mixing.base import is_number
-from coopsgd.registry import option, register
+from coopsgd.registry import of_run, option, register
 
 if TYPE_CHECKING:
     from coopsgd.setup.schema import Config
@@ -27,7 +27,7 @@ class Period:
     tau: iterations; ValueError unless it is a whole number of at least 1, or such a list that begins at step 0.
     """
 
-    tau: Any = 1
+    tau: Any = of_run("tau", 1)
 
     WATCHES: ClassVar[bool] = False  # does it ask for the loss?
 
@@ -172,7 +172,7 @@ class QSR(Rule):
 
     alpha: float = 0.1
     power: float = 2.0
-    warmup: int = 0  # steps; from the schedule
+    warmup: int = of_run("warmup", 0)  # steps
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -220,7 +220,7 @@ class AdaComm(Rule):
     interval: Any = option(100, "steps between two decisions; or 60s: seconds on the cluster's clock")
     gamma: float = option(0.5, "what tau is multiplied by when the rule would not lower it; 1: never")
     floor: float = option(0.0, "the least loss there is, if known")
-    warmup: int = 0  # steps; from the schedule
+    warmup: int = of_run("warmup", 0)  # steps
 
     WATCHES: ClassVar[bool] = True
 

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from coopsgd.predict.theory import Known
     from coopsgd.setup.schema import Config
+    from coopsgd.tasks.known import Known
 
 
 class Problem(Protocol):

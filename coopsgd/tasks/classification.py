@@ -25,21 +25,16 @@ class Classification(Supervised):
     """Cross entropy of a `model` on `data`, dealt to the workers by `partition`."""
 
     def check(self, config: Config) -> None:
-        from coopsgd.setup.build import make
-
         super().check(config)
-        data = make(config, "data")
-        images = data.load(config.seed)
+        images = self.data.load(config.seed)
         for part, y in (("training", images.train_y), ("test", images.test_y)):
-            if not 0 <= y.min() <= y.max() < data.CLASSES:
-                raise ValueError(f"data: {part} labels go from {y.min()} to {y.max()}, not from 0 to {data.CLASSES - 1}")
+            if not 0 <= y.min() <= y.max() < self.data.CLASSES:
+                raise ValueError(f"data: {part} labels go from {y.min()} to {y.max()}, not from 0 to {self.data.CLASSES - 1}")
         if config.dtype == "float32" and (lost := too_fine_for_float32(images.train_x, images.mean, images.std)):
             raise ValueError(f"data: {lost}; subtract its offset and scale it in the data set, or use dtype=float64")
 
     def test_labels(self, config: Config) -> np.ndarray:
-        from coopsgd.setup.build import make
-
-        return make(config, "data").load(config.seed).test_y
+        return self.data.load(config.seed).test_y
 
     def build(self, config: Config, rows: range, device: Any) -> ClassificationProblem:
         return ClassificationProblem(self, config, rows, device)
@@ -51,9 +46,7 @@ class ClassificationProblem(SupervisedProblem):
     def _load(self, task: Supervised, config: Config) -> int:
         import torch
 
-        from coopsgd.setup.build import make
-
-        images = make(config, "data").load(config.seed)
+        images = task.data.load(config.seed)
         self._train = self._tensor(images.train_x), self._tensor(images.train_y)
         self._held_out = self._tensor(images.test_x), self._tensor(images.test_y)
         self._pad = images.pad

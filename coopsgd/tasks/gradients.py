@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from coopsgd.models.base import is_statistic
 from coopsgd.tasks.engines.base import cross_entropy
 
 DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
@@ -174,11 +175,6 @@ def hessian_product(bound: Bound, model: Tensor, direction: Tensor, inputs: Tens
 def _norms(module: nn.Module) -> list[Any]:
     """The BatchNorm layers that keep running statistics."""
     return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats]
-
-
-def is_statistic(buffer: Tensor) -> bool:
-    """Is it a running statistic, which may be mixed? Numbers are; what is not finite is a mask."""
-    return buffer.is_floating_point() and bool(torch.isfinite(buffer).all())
 
 
 def autocast(amp: str | None, device: torch.device) -> AbstractContextManager[Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coopsgd.registry import option, register
+from coopsgd.registry import of_run, option, register
 from coopsgd.tasks.supervised import Supervised, SupervisedProblem
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ class Language(Supervised):
     class). Evaluated on `windows` windows at even distances in the test part, the same ones each time.
     """
 
+    model: Any = of_run("model", kw_only=True)  # that reads `context` characters
+    data: Any = of_run("data", kw_only=True)  # that loads Characters
     windows: int = option(64, "of the test part, in an evaluation")
 
     INPUT = "tokens"
@@ -36,18 +37,11 @@ class Language(Supervised):
         if self.windows < 1:
             raise ValueError(f"task.windows: must be at least 1, got {self.windows}")
 
-    def check(self, config: Config) -> None:
-        super().check(config)
-        if config.data.get("file"):  # the run is read from other folders, too
-            config.data["file"] = str(Path(config.data["file"]).resolve())
-
     def way_out(self) -> str:
         return "add data=text model=gpt"
 
     def labels(self, config: Config) -> np.ndarray:
-        from coopsgd.setup.build import make
-
-        data, context = make(config, "data"), make(config, "model").context
+        data, context = self.data, self.model.context
         text = data.load(config.seed)
         if len(text.test) <= context:
             raise ValueError(
@@ -68,10 +62,8 @@ class LanguageProblem(SupervisedProblem):
     def _load(self, task: Supervised, config: Config) -> int:
         import torch
 
-        from coopsgd.setup.build import make
-
         assert isinstance(task, Language)
-        text, self._context = make(config, "data").load(config.seed), make(config, "model").context
+        text, self._context = task.data.load(config.seed), task.model.context
         self._text, self._held_out = self._tensor(text.train), self._tensor(text.test)
         self._window = torch.arange(self._context + 1, device=self._device)
         there = (len(text.test) - 1) // self._context

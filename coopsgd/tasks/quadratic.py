@@ -10,10 +10,10 @@ import numpy as np
 
 from coopsgd.host import sizes
 from coopsgd.mixing.base import load_array
-from coopsgd.predict.theory import Known
 from coopsgd.registry import option, register
 from coopsgd.streams import stream
 from coopsgd.tasks.base import Problem, Task
+from coopsgd.tasks.known import Known
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from coopsgd.data.base import Batches, refuse_short
-from coopsgd.data.partitions import dealt, left_over
+from coopsgd.data.base import Batches, DataSet, refuse_short
+from coopsgd.data.partitions import Partition, dealt, left_over
+from coopsgd.models.base import Model
+from coopsgd.registry import of_run
 from coopsgd.streams import seed_of, stream
 from coopsgd.tasks.base import Problem, Task
 
@@ -22,17 +25,20 @@ if TYPE_CHECKING:
 EVALUATE = 250  # test samples in one forward pass
 
 
+@dataclass(frozen=True)
 class Supervised(Task):
     """A `model` learns `data`, dealt to the workers by `partition`."""
+
+    model: Model = of_run("model", kw_only=True)
+    data: DataSet = of_run("data", kw_only=True)
+    partition: Partition = of_run("partition", kw_only=True)
 
     USES = ("model", "data", "partition", "batch_size")
     INPUT: ClassVar[str] = "numbers"  # what data and model must be about
 
     def labels(self, config: Config) -> np.ndarray:
         """(n,) the class of every training sample: what is dealt."""
-        from coopsgd.setup.build import make
-
-        return make(config, "data").load(config.seed).train_y
+        return self.data.load(config.seed).train_y
 
     def test_labels(self, config: Config) -> np.ndarray | None:
         """(n,) the class of every test sample; None where samples have none."""
@@ -40,22 +46,17 @@ class Supervised(Task):
 
     def shares(self, config: Config) -> list[np.ndarray]:
         """The samples of each worker (in the first epoch, where they are dealt anew)."""
-        from coopsgd.setup.build import make
-
-        return dealt(make(config, "partition"), self.labels(config), config.workers, config.seed)
+        return dealt(self.partition, self.labels(config), config.workers, config.seed)
 
     def sizes(self, config: Config) -> list[int] | None:
         return [len(share) for share in self.shares(config)]
 
     def check(self, config: Config) -> None:
-        from coopsgd.setup.build import make
-
-        data, model = make(config, "data"), make(config, "model")
+        data, model = self.data, self.model
         for group, part in (("data", data), ("model", model)):
             if (reads := getattr(part, "INPUT", "numbers")) != self.INPUT:
                 named, choice = config.task["name"], getattr(config, group)["name"]
                 raise ValueError(f"{group}: {choice} is for {reads}, task {named} learns {self.INPUT}; {self.way_out()}")
-        make(config, "partition")
         data.check()
         model.check(data.SHAPE, data.CLASSES, config.batch_size)
         if why := model.unfit(data.SHAPE, data.CLASSES, config.dtype):
@@ -80,35 +81,24 @@ class Supervised(Task):
         }
 
     def about(self, config: Config) -> dict[str, Any]:
-        from coopsgd.setup.build import make
-
-        data, test = make(config, "data"), self.test_labels(config)
+        test = self.test_labels(config)
         many = "" if test is None else f"{len(test)} samples, "
-        told = {"name": config.data["name"], "samples": len(self.labels(config)), "test": f"{many}{data.TEST}"}
-        return {**told, **data.about(config.seed)}
+        told = {"name": config.data["name"], "samples": len(self.labels(config)), "test": f"{many}{self.data.TEST}"}
+        return {**told, **self.data.about(config.seed)}
 
     def notes(self, config: Config) -> tuple[str, ...]:
-        from coopsgd.setup.build import make
-
-        notes: tuple[str, ...] = make(config, "data").notes()
-        return notes
+        return self.data.notes()
 
     def dimension(self, config: Config) -> int:
-        from coopsgd.setup.build import make
-
-        data = make(config, "data")
-        return make(config, "model").parameters(data.SHAPE, data.CLASSES)
+        return self.model.parameters(self.data.SHAPE, self.data.CLASSES)
 
     def statistics(self, config: Config) -> int:
-        from coopsgd.setup.build import make
-
-        data = make(config, "data")
-        return make(config, "model").statistics(data.SHAPE, data.CLASSES)
+        return self.model.statistics(self.data.SHAPE, self.data.CLASSES)
 
     def module(self, config: Config, answer: Tensor, statistics: Tensor | None = None) -> Module:
         from coopsgd.tasks.networks import bound
 
-        return bound(config, answer.dtype).elsewhere(answer, statistics).eval()
+        return bound(self, config.seed, answer.dtype).elsewhere(answer, statistics).eval()
 
 
 def eval_samples(wanted: Any, n: int, workers: int) -> int:
@@ -124,17 +114,16 @@ class SupervisedProblem(Problem):
     def __init__(self, task: Supervised, config: Config, rows: range, device: Any) -> None:
         import torch
 
-        from coopsgd.setup.build import make
         from coopsgd.tasks.engines.choice import choose
         from coopsgd.tasks.engines.crew import Crew
         from coopsgd.tasks.networks import bound
 
         self._dtype, self._device = getattr(torch, config.dtype), device
-        self._bound = bound(config, self._dtype, device)
+        self._bound = bound(task, config.seed, self._dtype, device)
         self._start = self._bound.flat()
         self._rows, self._seed = rows, config.seed
         self._tests = self._load(task, config)
-        partition, labels, shares = make(config, "partition"), task.labels(config), task.shares(config)
+        partition, labels, shares = task.partition, task.labels(config), task.shares(config)
         again = (lambda epoch: partition.deal(labels, config.workers, config.seed, epoch)) if partition.moves else None
         self._batches = Batches(shares, rows, config.batch_size, config.seed, again)
         self.samples, self._samples = config.batch_size, len(labels)

@@ -53,13 +53,17 @@ class Candidate:
     """One member of the space: what it is called on the command line, and what that means."""
 
     words: tuple[str, ...]
-    config: Config
-    strategy: Strategy
+    parts: Parts
 
     @property
-    def parts(self) -> Parts:
-        """What it is made of."""
-        return Parts(self.config, self.strategy)
+    def config(self) -> Config:
+        """What it is a run of."""
+        return self.parts.config
+
+    @property
+    def strategy(self) -> Strategy:
+        """What it communicates by; those that differ by tau or delay alone share it where they can."""
+        return self.parts.strategy
 
     @property
     def label(self) -> str:
@@ -67,19 +71,19 @@ class Candidate:
         return " ".join(self.words)
 
 
-def candidates(base: Config, words: Sequence[str], config_dir: str | None = None) -> list[Candidate]:
-    """Every different algorithm for base.workers workers, plain names first.
+def candidates(base: Parts, words: Sequence[str], config_dir: str | None = None) -> list[Candidate]:
+    """Every different algorithm for base.config.workers workers, plain names first.
 
-    base: a checked config, of an algorithm with a topology if one is fixed. words: of the command line; what they fix (algo,
-    tau, topology, a key of the algo) is not varied, and algorithms without such a key are left out. ConfigError when none has
-    it.
+    base: the parts of a checked config, of an algorithm with a topology if one is fixed. words: of the command line; what they
+    fix (algo, tau, topology, a key of the algo) is not varied, and algorithms without such a key are left out. ConfigError when
+    none has it.
     """
     fixed = {word.partition("=")[0].lstrip("+") for word in words if "=" in word}
     names = [choice.name for choice in catalogue.choices("algo", config_dir)]
     names.sort(key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name))
     algos = [{"name": name, **catalogue.settings("algo", name, config_dir)} for name in names]
     if "algo" in fixed:
-        algos = [algo for algo in algos if algo["name"] == base.algo["name"]]
+        algos = [algo for algo in algos if algo["name"] == base.config.algo["name"]]
     else:
         algos = [algo for algo in algos if algo.get("mixing") not in LEFT_OUT]
     if "algo.tau" in fixed:
@@ -98,7 +102,7 @@ def candidates(base: Config, words: Sequence[str], config_dir: str | None = None
     for algo in algos:
         for variant in _variants(base, algo, fixed, config_dir, refused):
             if variant.strategy is not last:  # those of one strategy come together
-                last, identity = variant.strategy, _identity(variant.strategy, base.workers)
+                last, identity = variant.strategy, _identity(variant.strategy, base.config.workers)
             if identity is not None:
                 config = variant.config
                 found.setdefault((str(config.tau), config.order, str(config.delay), identity), variant)
@@ -117,15 +121,16 @@ def _given(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _variants(
-    base: Config, algo: dict[str, Any], fixed: set[str], config_dir: str | None, refused: list[str]
+    base: Parts, algo: dict[str, Any], fixed: set[str], config_dir: str | None, refused: list[str]
 ) -> Iterator[Candidate]:
     """Every choice of the keys of one algo; all those of one strategy one after the other. Why others cannot be: `refused`."""
-    m, keys = base.workers, _keys(algo)
-    algo = {key: value for key, value in algo.items() if key not in ("tau", *timing.DEFAULTS)}
+    config, keys = base.config, _keys(algo)
+    m, asked = config.workers, _asked(algo)
+    algo = {key: value for key, value in algo.items() if key not in build.RUNS or key in keys}
     axes: dict[str, Sequence[Any]] = {}
     for key, (owner, _) in keys.items():
         tried = AXES.get(f"{owner}.{key}") or AXES.get(key)
-        if key in fixed or f"algo.{key}" in fixed or tried is None:
+        if key in fixed or f"algo.{key}" in fixed or tried is None or (key == "topology" and key not in asked):
             continue
         axes[key] = tried(m)
         if key == "topology":
@@ -136,26 +141,28 @@ def _variants(
         differs = [f"algo.{key}={value}" for key, value in chosen.items() if algo.get(key, keys[key][1]) != value]
         said = [f"algo={algo['name']}"] + ([] if topology is None else [f"topology={topology['name']}"])
         strategy: Strategy | None = None
-        for tau in [base.tau] if "tau" in fixed else [tau for tau in TAUS if tau <= max(1, base.steps // 2)]:
-            graph = (topology or base.topology) if "topology" in keys else None
-            mine = replace(base, algo=algo | chosen, topology=graph, tau=tau)
+        for tau in [config.tau] if "tau" in fixed else [tau for tau in TAUS if tau <= max(1, config.steps // 2)]:
+            graph = (topology or config.topology) if "topology" in asked else None
+            mine = replace(config, algo=algo | chosen, topology=graph, tau=tau)
+            parts = base.but(mine, without=("strategy", "topology", "period"))
             try:
-                if strategy is None or "tau" in keys:
-                    strategy, _ = build.make_strategy(mine)
+                if strategy is None or "tau" in asked:
+                    strategy = parts.strategy
                     if strategy.schedule is not None:
                         strategy.schedule.refuse_size(m)
                         strategy.schedule.check(m)
-                    checks.refuse_mixed(mine, strategy)
+                    checks.mixed(parts)
+                parts = parts.but(mine, strategy=strategy)
             except ValueError as error:  # not for so many workers, most likely
                 refused.append(str(error))
                 break
             if strategy.send is None:
-                yield Candidate((*said, *differs), replace(mine, tau=1, **timing.DEFAULTS), strategy)
+                yield Candidate((*said, *differs), parts.but(replace(mine, tau=1, **timing.DEFAULTS)))
                 break
             told = [f"tau={tau}"] if "tau" not in fixed else []
             for delay in _delays(mine, fixed):
-                late = [f"delay={delay}"] if delay != base.delay else []
-                yield Candidate((*said, *told, *late, *differs), replace(mine, delay=delay), strategy)
+                late = [f"delay={delay}"] if delay != config.delay else []
+                yield Candidate((*said, *told, *late, *differs), parts.but(replace(mine, delay=delay)))
 
 
 def _delays(config: Config, fixed: set[str]) -> Sequence[Any]:
@@ -180,12 +187,20 @@ def _identity(strategy: Strategy, m: int) -> Any:
     return schedule.served, matrices
 
 
+def _classes(algo: dict[str, Any]) -> list[Any]:
+    return [build.class_of(kind, f"algo.{kind}", algo[kind]) for kind in PARTS if algo.get(kind) is not None]
+
+
 def _keys(algo: dict[str, Any]) -> dict[str, tuple[str, Any]]:
-    """The keys of an algo's strategy and mixing: the mixing's name, and the default."""
-    found: dict[str, tuple[str, Any]] = {}
-    for kind in PARTS:
-        if algo.get(kind) is not None:
-            owner = str(algo.get("mixing", ""))
-            part = build.class_of(kind, f"algo.{kind}", algo[kind])
-            found |= {f.name: (owner, f.default) for f in fields(part) if f.init}
+    """The keys of an algo's strategy and mixing, and the topology if they ask for it: the mixing's name, and the default."""
+    owner, found = str(algo.get("mixing", "")), dict[str, tuple[str, Any]]()
+    for cls in _classes(algo):
+        asked = build.asked(cls)
+        names = {f.name: asked.get(f.name, f.name) for f in fields(cls) if f.init and asked.get(f.name) in (None, "topology")}
+        found |= {names[f.name]: (owner, f.default) for f in fields(cls) if f.name in names}
     return found
+
+
+def _asked(algo: dict[str, Any]) -> set[str]:
+    """What they ask of the run: the topology, tau."""
+    return {what for cls in _classes(algo) for what in build.asked(cls).values()}

@@ -13,8 +13,9 @@ from coopsgd.commands.design import pilots
 from coopsgd.commands.design import report as report
 from coopsgd.commands.design import study as studies
 from coopsgd.errors import Interrupted
+from coopsgd.host import files
 from coopsgd.predict.constants import constants
-from coopsgd.run import checkpoint, folders
+from coopsgd.run import folders
 from coopsgd.run.progress import say
 from coopsgd.setup import checks
 from coopsgd.setup.schema import Config
@@ -50,7 +51,7 @@ def design(
         words = [*words, "cluster=from_probe", f"cluster.file={quoted(probe)}"]
     checked = compose.shown(based(words), config_dir, "design")
     base = checked.config
-    known, _, notes = constants(base, probe)
+    known, _, notes = constants(checked.parts, probe)
     if probe is not None and not theory and (base.cluster or {}).get("name") != "from_probe":
         notes = (
             *notes,
@@ -71,7 +72,7 @@ def design(
         say(note)
     try:
         found = studies.study(
-            base,
+            checked.parts,
             words,
             folder,
             run,
@@ -92,7 +93,7 @@ def design(
         say(f"{len(places)} of them are run to check the ranking")
         found = studies.check(found, base, places, folder, run)
     facts = report.facts(found, words, top, config_dir) | {"command": line, "folder": str(folder)}
-    checkpoint.write_json(folder / "design.json", facts)
+    files.write_json(folder / "design.json", facts)
     report.picture(found, folder / "pareto.png")
     report.show(facts, as_json)
     if not as_json:

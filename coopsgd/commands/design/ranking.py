@@ -16,7 +16,7 @@ from coopsgd.commands.design.pilots import Pilots
 from coopsgd.mixing import spectra
 from coopsgd.predict import cost
 from coopsgd.predict.setting import Setting
-from coopsgd.predict.theory import Known
+from coopsgd.tasks.known import Known
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def _settings(some: Sequence[Candidate]) -> Iterator[tuple[Candidate, Setting]]:
     """Each with its setting; the matrices are made once for those of one strategy."""
     for _, alike in itertools.groupby(some, key=lambda one: id(one.strategy)):
         first, *more = alike
-        setting = Setting(first.config, first.strategy)
+        setting = Setting(first.parts)
         for one in (first, *more):
             own = copy.copy(setting)
-            own.config = one.config
+            own.parts = one.parts
             yield one, own
 
 

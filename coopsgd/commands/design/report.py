@@ -14,8 +14,8 @@ from rich.table import Table
 
 from coopsgd.commands.design.ranking import Entry, pareto
 from coopsgd.commands.design.study import Study
+from coopsgd.host.files import finite
 from coopsgd.host.sizes import human_bytes
-from coopsgd.run.checkpoint import finite
 
 WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
 

@@ -17,9 +17,10 @@ from coopsgd.commands.design.ranking import Drift, Entry, Goal
 from coopsgd.errors import ConfigError
 from coopsgd.predict.rehearsal import rehearse
 from coopsgd.predict.setting import moves, not_plain
-from coopsgd.predict.theory import Known
 from coopsgd.run.progress import Progress
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
+from coopsgd.tasks.known import Known
 
 LEAST = 8  # steps: a pilot of more than one local step a round has two rounds
 Run = Callable[[Config, Path], list[dict[str, Any]]]  # trains a config in a folder; its metrics
@@ -60,7 +61,7 @@ class Study:
 
 
 def study(
-    base: Config,
+    parts: Parts,
     words: Sequence[str],
     folder: Path,
     run: Run,
@@ -72,14 +73,15 @@ def study(
     config_dir: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Study:
-    """Rank the candidates for base's task, workers and cluster within base.steps steps.
+    """Rank the candidates for a base's task, workers and cluster within its steps; `parts` are the base's.
 
     alone: by theory alone, from `known`; no pilots. Without budget and target the budget is what the quickest candidate takes
     for all its steps. ConfigError when there is nothing to rank or nobody can do what is asked.
     """
-    _refuse(base, budget, target, known, alone)
+    base = parts.config
+    _refuse(parts, budget, target, known, alone)
     say(f"searching for {base.workers} workers, task {base.task['name']}, {base.steps} steps; what is run goes to {folder}")
-    found = candidates(base, words, config_dir)
+    found = candidates(parts, words, config_dir)
     told = [(c, drift) for c, drift in zip(found, Drift.of(found), strict=True) if drift is not None]
     progress, timed = Progress("on the cluster's clock", len(told)), []
     for number, (c, drift) in enumerate(told):
@@ -132,7 +134,8 @@ def _nobody(searched: int, pilots: Pilots | None) -> str:
     )
 
 
-def _refuse(base: Config, budget: float | None, target: float | None, known: Known | None, alone: bool) -> None:
+def _refuse(parts: Parts, budget: float | None, target: float | None, known: Known | None, alone: bool) -> None:
+    base = parts.config
     if base.workers < 2:
         raise ConfigError("workers: one has nobody to communicate with; design chooses for two or more")
     if base.cluster is None:
@@ -153,7 +156,7 @@ def _refuse(base: Config, budget: float | None, target: float | None, known: Kno
         raise ConfigError(f"schedule: design tells of runs of any length from pilots of one, so the rate must stay, got {what}")
     if alone and target is not None:
         raise ConfigError("--target-loss: the bound is about gradients, not losses; leave out --theory, or give a budget")
-    if alone and (why := not_plain(base)):
+    if alone and (why := not_plain(parts)):
         raise ConfigError(f"--theory: {why}; leave it out")
     if alone and known is None:
         raise ConfigError(

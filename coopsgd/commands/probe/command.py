@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from rich.table import Table
 
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.host import files
 from coopsgd.host.sizes import human_bytes
-from coopsgd.run import checkpoint, folders
+from coopsgd.run import folders
 from coopsgd.run.progress import say
 from coopsgd.setup import checks
 
@@ -37,12 +39,11 @@ NAMES = {"L": "L of F", "L_workers": "L of each f_i"}
 def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, config_dir: str | None) -> None:
     """Measure, write the file and show it. ConfigError before anything starts, RunFailed after."""
     checked = compose.shown(words, config_dir, "probe")
-    settings, target = checked.config, Path(output or FILE).resolve()
+    settings, target = replace(checked.config, steps=steps), Path(output or FILE).resolve()
     if settings.launch:
         checks.only_copy()
     for note in checked.notes:
         print(note, file=sys.stderr, flush=True)
-    settings.steps = steps
     command = "coopsgd probe " + shlex.join([*words, "--steps", str(steps)])
     if not settings.launch:
         if output is not None:
@@ -55,18 +56,18 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
         why = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
         raise ConfigError(f"-o {output or FILE}: {why}; name a file, as in -o probe.json")
     try:
-        checkpoint.clear_halves(target.parent, f".{target.name}")
+        files.clear_halves(target.parent, f".{target.name}")
         folder = Path(tempfile.mkdtemp(f".{os.getpid()}.part", f".{target.name}.", target.parent))
     except OSError as error:
         raise ConfigError(f"-o {output or FILE}: {target.parent} cannot be written ({error.strerror}); name another") from None
     try:
         folders.freeze(settings, folder, command)
         found = _measured(folder, settings, as_json)
-        checkpoint.write_json(target, found)
+        files.write_json(target, found)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if as_json:
-        print(json.dumps(checkpoint.finite(found), indent=2))
+        print(json.dumps(files.finite(found), indent=2))
     else:
         show(found, target, words)
 

@@ -13,7 +13,7 @@ from typing import Any
 from coopsgd.commands.probe import network
 from coopsgd.commands.probe.measure import Unmeasurable, measure
 from coopsgd.fleet.plan import Layout
-from coopsgd.host import stdio
+from coopsgd.host import files, stdio
 from coopsgd.predict.probe_file import FORMAT, identity
 from coopsgd.run import checkpoint, worker
 from coopsgd.setup import schema
@@ -45,7 +45,7 @@ def work(
             found, step = measure(parts, fleet, problem, tell)
         except Unmeasurable as error:
             if rank == 0:
-                checkpoint.write_json(folder / FILE, {"failed": str(error)})
+                files.write_json(folder / FILE, {"failed": str(error)})
             return str(error)
         what: dict[str, Any] = {"network": None, "no_network": "one process holds every worker: nothing is sent"}
         if settings.processes > 1:
@@ -54,9 +54,9 @@ def work(
             row = start.numel() * start.element_size()
             what = {"network": network.measure(fleet, row, start, stream(settings.seed, "probe network"), step)}
         if rank == 0:
-            told = {"format": FORMAT, **identity(settings), **found, **what, "device": str(device)}
+            told = {"format": FORMAT, **identity(settings, parts.task), **found, **what, "device": str(device)}
             told |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
-            checkpoint.write_json(folder / FILE, told)
+            files.write_json(folder / FILE, told)
         fleet.barrier()
     return None
 

@@ -17,49 +17,16 @@ import numpy as np
 
 from coopsgd.mixing.base import is_number
 from coopsgd.mixing.groups import split
+from coopsgd.predict.clock.cluster import Cluster
 from coopsgd.predict.clock.network import ALL_REDUCES, Network, all_reduce_s
-from coopsgd.registry import option, register
+from coopsgd.registry import of_run, option, register
 from coopsgd.setup.values import HUGE, TINY
 from coopsgd.streams import stream
 
 if TYPE_CHECKING:
     from coopsgd.predict.probe_file import Probe
 
-PORTS = ("nic", "one", "parallel")
 STEPS = ("constant", "exponential", "pareto")
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What every cluster has.
-
-    ports: how the messages of one host share its link. nic: the latency once, the bytes after one another, in each direction on
-    its own; one: one message after another, latency and all; parallel: each as if it were alone.
-    """
-
-    ports: str = option("nic", "how messages share a host's link: nic, one, parallel")
-
-    FILES: ClassVar[tuple[str, ...]] = ()  # fields that name a file the run must keep
-
-    def __post_init__(self) -> None:
-        if self.ports not in PORTS:
-            raise ValueError(f"cluster.ports: must be one of {', '.join(PORTS)}, got {self.ports!r}")
-
-    def check(self, config: Any) -> tuple[str, ...]:
-        """ValueError when this is no cluster for a run of this config; else what its user should be told."""
-        return ()
-
-    def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
-        """(m,) seconds of local step k on each worker."""
-        raise NotImplementedError
-
-    def network(self, m: int, hosts: int) -> Network:
-        """The links between so many hosts, workers first, then servers."""
-        raise NotImplementedError
-
-    def describe(self) -> str:
-        """One line for `show`."""
-        raise NotImplementedError
 
 
 @register("custom", "cluster")
@@ -164,6 +131,7 @@ class FromProbe(Cluster):
     """
 
     file: str = option("", "what `coopsgd probe` wrote")
+    task: Any = of_run("task", None, kw_only=True, repr=False)
     own_speeds: bool = option(True, "false: every worker takes the median of all")
 
     FILES: ClassVar[tuple[str, ...]] = ("file",)
@@ -182,7 +150,7 @@ class FromProbe(Cluster):
 
     def check(self, config: Any) -> tuple[str, ...]:
         found, m = self.measured, config.workers
-        notes = found.check(config)
+        notes = found.check(config, self.task)
         if self.own_speeds and len(found.workers_s) != m:
             raise ValueError(
                 f"cluster.file: {self.file} measured {len(found.workers_s)} workers, but workers={m}; probe as many, or set "

@@ -5,7 +5,7 @@
 by the second-moment recursion. numpy and small matrices only.
 """
 
-from coopsgd.predict.theory.bound import Bound, Known, largest_steps, linear_speedup, network_factor, terms
+from coopsgd.predict.theory.bound import Bound, largest_steps, linear_speedup, network_factor, terms
 from coopsgd.predict.theory.delay import contraction, largest_step
 from coopsgd.predict.theory.moments import (
     Forecast,
@@ -23,7 +23,6 @@ from coopsgd.predict.theory.windows import window_constant
 __all__ = [
     "Bound",
     "Forecast",
-    "Known",
     "contraction",
     "drift_consensus",
     "expected_drift",

@@ -16,22 +16,12 @@ carries what its windows carry (windows.py): a condition that asks less than tha
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from coopsgd.mixing.spectra import EXACT
+from coopsgd.tasks.known import Known
 
 CONSTANTS = {"published": 5.0, "derived": 2.0}  # c of the condition on the step
-
-
-@dataclass(frozen=True)
-class Known:
-    """What theory needs to know of a task."""
-
-    L: float  # smoothness of every worker's f_i: the proof asks it of each, in the term of workers that differ
-    sigma2: float  # E||g - grad f_i||^2 of one worker's minibatch gradient, over all coordinates
-    gap: float  # F(u_1) - inf F
-    kappa2: float = 0.0  # (1/m) sum_i ||grad f_i - grad F||^2; 0: one f for all workers
-    L_F: float | None = field(default=None, compare=False)  # smoothness of their mean F alone, at most L; only told
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,253 @@
+"""From a composed config to one that can run: every `auto` resolved, what has no use dropped, each part made once.
+
+One function resolves; what it hands back is a config of its own, and notes for its user. Others check (checks.py, timing.py,
+the parts themselves): they raise, and change nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from coopsgd.errors import ConfigError, TooFewSamples
+from coopsgd.registry import did_you_mean, guarded
+from coopsgd.setup import build, checks, schema, timing, values
+from coopsgd.setup.build import blamed
+from coopsgd.setup.parts import Parts
+from coopsgd.setup.schema import GROUPS, STEPS, WHOLE, Config, beside_it, whole
+from coopsgd.strategies.base import Strategy
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The parts of a config that can run, and what its user should be told."""
+
+    parts: Parts
+    notes: tuple[str, ...]
+    folder: str | None = None  # that words name by hydra.run.dir
+    refused: bool = False  # looked at, and told in a note that it could not run
+
+    @property
+    def config(self) -> Config:
+        """What workers read."""
+        return self.parts.config
+
+    @property
+    def strategy(self) -> Strategy:
+        """The algorithm."""
+        return self.parts.strategy
+
+
+def resolve(
+    node: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    choices: Mapping[str, str] | None = None,
+    beside: Path | None = None,
+    trust: bool = True,
+    look: bool = False,
+) -> Checked:
+    """Resolve and refuse. `overrides` are the words of the command line, `choices` what Hydra's groups were set to, `beside` a
+    run's folder whose config this is; without `trust` it imports nothing and reads no other file, unless a word asks for it;
+    `look`: nothing will be run, so what only a run needs (data that fill a batch, weights that a variance bears) is a note.
+
+    ConfigError names what is wrong; every `auto` that needs neither torch nor this machine is resolved in the config of the
+    parts that come back.
+    """
+    words = frozenset(re.sub("['\"]", "", word.lstrip("+")) for word in overrides)
+    with contextlib.nullcontext() if trust else guarded(words, beside):
+        checked = _resolved(node, list(overrides), choices or {}, beside, look)
+        for name in GROUPS[1:]:  # those too that no check had to make
+            if not trust and getattr(checked.config, name) is not None:
+                getattr(checked.parts, name)
+        return checked
+
+
+def given(overrides: Iterable[str]) -> list[str]:
+    """The keys that the words of the command line name."""
+    return [word.split("=", 1)[0].lstrip("+~").split("@")[0] for word in overrides if "=" in word]
+
+
+REFUSED = "coopsgd train would refuse this: "
+
+
+@contextlib.contextmanager
+def _noted(look: bool, notes: list[str], kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """While only looking, what is refused within, and is of this kind, becomes a note."""
+    try:
+        yield
+    except kind as error:
+        if not look:
+            raise
+        notes.append(f"{REFUSED}{error}")
+
+
+def _resolved(
+    node: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str], beside: Path | None, look: bool
+) -> Checked:
+    config = _read(node, choices)
+    if beside is not None:
+        config = beside_it(config, beside)
+    checks.scalars(config)
+    config = _defaults(config)
+    timing.refuse(config)
+    parts, refused = Parts(config), list[str]()
+    said = given(overrides)
+    config, notes = _without_unused(parts, said)
+    config = build.written_out(config)
+    parts = parts.but(config)
+    task, schedule, m = parts.task, parts.strategy.schedule, config.workers
+    with blamed(""):
+        parts.period.check(config)
+        if schedule is not None:
+            schedule.refuse_size(m)
+            schedule.check(m)
+            config = replace(config, algo={**config.algo, **schedule.settled(m)})
+        timing.check(config, parts.strategy, parts.period)
+        # data or models that cannot be read or do not fit are refused whoever asks: what comes next relies on them
+        with _noted(look, refused, TooFewSamples):
+            task.check(config)
+        notes += task.notes(config)
+        config = _files(replace(config, steps=_length(config, task), epochs=None), parts)
+        if config.cluster is not None:
+            notes += tuple(parts.cluster.check(config))
+        parts.schedule.check(parts.optim.lr, config.steps)
+        with _noted(look, refused):
+            checks.mixed(parts.but(config))
+    if not task.statistics(config) and "model" in task.USES:
+        if "norm_stats" in said:
+            notes += (f"norm_stats={config.norm_stats}: the model keeps no running statistics; ignored",)
+        config = replace(config, norm_stats=Config.norm_stats)
+    parts = parts.but(config)
+    checks.placement(config)
+    checks.memory(parts)
+    return Checked(parts, (*refused, *notes), refused=bool(refused))
+
+
+def _read(node: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
+    """The config that the words make, its interpolations resolved. ConfigError for a key that there is not."""
+    known = [f.name for f in fields(Config)]
+    for name in node:
+        if name not in (*known, "hydra"):
+            raise ConfigError(f"no key named {str(name)!r}{did_you_mean(str(name), known)}; `coopsgd train --help` lists them")
+    config = Config(**{name: value for name in known if (value := _value(node, name)) is not None})
+    found = {name: whole(getattr(config, name)) for name in WHOLE}
+    found |= {name: _as_group(name, getattr(config, name), choices.get(name)) for name in GROUPS}
+    if found["cluster"] == {"name": None}:
+        found["cluster"] = None
+    return replace(config, **found)
+
+
+def _defaults(config: Config) -> Config:
+    """tau, order, delay and buffers by what the algo's yaml says of them, which says it nowhere else."""
+    said = build.defaults(config, build.RUNS)
+    found = {name: value for name, value in ({"tau": 10} | timing.DEFAULTS | said).items() if getattr(config, name) == "auto"}
+    if build.algo_classes(config)[0].send is None:
+        found["tau"] = 1
+    return replace(config, algo={k: v for k, v in config.algo.items() if k not in said}, **found)
+
+
+def _without_unused(parts: Parts, said: Sequence[str]) -> tuple[Config, tuple[str, ...]]:
+    """The config without the groups that this run has no use for, and a line for each key given in vain."""
+    config, strategy, task, algo = parts.config, parts.strategy, parts.task, parts.config.algo["name"]
+    why: dict[str, str] = {}
+    changes: dict[str, Any] = {}
+    if strategy.send is None:
+        why |= dict.fromkeys(("tau", "algo.tau", "period"), f"{algo} communicates every step by itself")
+    elif strategy.schedule is not None and strategy.schedule.times_itself:
+        why |= dict.fromkeys(("tau", "algo.tau", "period"), f"{algo} decides by itself how long a round is")
+        changes["tau"] = 1
+    wanted = {what for cls in build.algo_classes(config) for what in build.asked(cls).values()}
+    if "topology" not in wanted:
+        why["topology"] = f"{algo} has no free topology"
+    unused = [name for name in ("model", "data", "partition", "batch_size") if name not in task.USES]
+    unused += ["norm_stats", "amp", "engine", "eval_samples"] if "model" in unused else []
+    why |= dict.fromkeys(unused, f"task {config.task['name']} has none")
+    changes |= {name: {"name": "constant"} if name == "period" else None for name in why if name in GROUPS}
+    own = {f"algo.{f.name}" for cls in build.algo_classes(config) for f in build.own(cls)}
+    vain = [(word, name) for name in why for word in said if word == name or word.startswith(name + ".")]
+    return replace(config, **changes), tuple(f"{word}: {why[name]}; ignored" for word, name in vain if word not in own)
+
+
+def _files(config: Config, parts: Parts) -> Config:
+    """Files of the data by their full names: the run is read from other folders, too."""
+    names = getattr(parts.data, "FILES", ()) if config.data else ()
+    found = {name: str(Path(config.data[name]).resolve()) for name in names if config.data.get(name)}
+    return replace(config, data={**config.data, **found}) if found else config
+
+
+def placed(checked: Checked, gpus: int, look: bool = False) -> Checked:
+    """The same, with the device, the processes and the threads of this machine, on which torch sees so many GPUs.
+
+    ConfigError when it has not what was asked for; a note where somebody only looks.
+    """
+    config, notes = checked.config, checked.notes
+    device, processes, threads = config.device, config.processes, config.threads
+    if device == "cuda" and not gpus:
+        if not look:
+            raise ConfigError("device: cuda was asked for, but torch sees no GPU here; use device=cpu")
+        notes, device = (*notes, f"{REFUSED}device: cuda was asked for, but torch sees no GPU here"), "cpu"
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    if processes == "auto":
+        processes = schema.place(config.workers, gpus)
+    elif device == "cuda" and processes > gpus and config.launch:
+        raise ConfigError(
+            f"processes: nccl takes one process a GPU, got {processes} for {gpus}; use processes={gpus} or device=cpu"
+        )
+    if threads == "auto":
+        threads = max(1, schema.cores() // processes)
+    found = replace(config, device=device, processes=processes, threads=threads)
+    return replace(checked, parts=checked.parts.but(found), notes=notes)
+
+
+def _value(node: Mapping[str, Any], name: str) -> Any:
+    """A key's value, its interpolations resolved. ConfigError, naming the key, when they lead nowhere."""
+    if OmegaConf.is_config(node) and OmegaConf.is_missing(node, name):
+        values.refuse_odd(name, "???")
+    try:
+        return _plain(node.get(name))
+    except InterpolationResolutionError as error:
+        told = str(error.msg or error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2].strip('".')
+        raise ConfigError(
+            f"{error.full_key or name}: {told[:1].lower() + told[1:]}; ${{KEY}} takes the value of a key, as in ${{tau}}"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _as_group(name: str, node: Any, choice: str | None) -> dict[str, Any]:
+    """What a group says, with the name of its choice."""
+    if node is None and name in ("topology", "model", "data", "partition", "period", "cluster"):
+        node = {}
+    if isinstance(node, str):  # a run's config.yaml has no groups to choose from
+        raise ConfigError(
+            f"{name}: this config is a run's, with no choice of {name}; set its keys, as in {name}.KEY=VALUE, or start from "
+            f"the defaults, without --config-path; got {node!r}"
+        )
+    if not isinstance(node, dict):
+        raise ConfigError(f"{name}: must be a name or keys below it, as in {name}={choice or 'NAME'}, got {node!r}")
+    node = dict(node)
+    values.refuse_keys(name, node)
+    if name == "algo" and choice:
+        node["name"] = choice
+    node.setdefault("name", choice)
+    return node
+
+
+def _length(config: Config, task: Any) -> int:
+    if config.epochs is None:
+        return STEPS if config.steps is None else config.steps
+    per_epoch = task.steps_per_epoch(config)
+    if per_epoch is None:
+        raise ConfigError(f"epochs={config.epochs}: task {config.task['name']} has no epochs; give steps")
+    values.refuse_odd("epochs: its steps", config.epochs * per_epoch)
+    return config.epochs * per_epoch
