@@ -14,6 +14,7 @@ from pathlib import Path
 from coopsgd.errors import ConfigError
 
 LONGEST_CYCLE = 100_000  # communications of a schedule that repeats: each is looked at before a run starts
+MEMBERS = 1_000_000  # rows of a sparse matrix: its spectrum takes minutes
 OPERATIONS = 1e13  # of its products, at most: some twenty minutes of one core
 PROCESS = 30e6  # bytes that a forked worker takes for itself, whatever it holds
 OBJECT = 300  # bytes of a small Python object that holds others, an edge of a graph for instance
@@ -36,6 +37,14 @@ def refuse_square(n: int, m: int, key: str = "algo.v", copies: int = 4) -> None:
     what = f"{copies} matrices over workers + v = {n} members" if n > m else f"{copies} matrices over {n} workers"
     where = "workers" if m >= n - m else key
     refuse(where, 8.0 * copies * n * n, what, f"lower {where}")
+
+
+def refuse_members(n: int, m: int, key: str = "algo.v") -> None:
+    """ConfigError for more members than sparse matrices are made for. Auxiliary models count as if they were written out."""
+    where = "workers" if m >= n - m else key
+    if n >= MEMBERS:
+        raise ConfigError(f"{where}: matrices over {n} members; fewer than {MEMBERS} are taken, lower {where}")
+    refuse_square(n - m, 0, key)
 
 
 def refuse_cycle(cycle: int, n: int, where: str) -> None:

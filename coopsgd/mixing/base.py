@@ -22,6 +22,7 @@ from coopsgd.setup.exact import as_float64
 
 LOOKED_AT = 1000  # communications of a schedule without a cycle whose weights are looked at before a run
 LOTS = 2  # communications whose matrices are kept when they never come again
+WRITTEN_OUT = 1024  # rows up to which all of a matrix is looked at, with structure or without
 LONGEST = 64  # communications of a cycle up to which its matrices count as recurring
 
 
@@ -33,6 +34,7 @@ class Mixing:
     _cache: dict[tuple[int, int], Matrix] = field(default_factory=dict, init=False, repr=False, compare=False)
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    structured: ClassVar[bool] = False  # are its matrices made without an (m, m) array?
     served: ClassVar[bool] = False  # the auxiliary models live on a server of their own, never as copies beside the workers
     AUX: ClassVar[str] = "algo.v"  # the key that says how many auxiliary models there are
     CYCLE: ClassVar[str] = "algo"  # the one that says how long a cycle is
@@ -122,7 +124,11 @@ class Mixing:
     def refuse_size(self, m: int) -> None:
         """ConfigError when its matrices or its cycle would take more memory or time than there is; makes none of them."""
         n = m + self.num_aux
-        sizes.refuse_square(n, m, self.AUX)
+        if self.structured:
+            sizes.refuse_members(n, m, self.AUX)
+            n = min(n, WRITTEN_OUT)
+        else:
+            sizes.refuse_square(n, m, self.AUX)
         sizes.refuse_cycle(self.cycle(m) or 1, n, self.CYCLE)
 
     def check(self, m: int) -> None:

@@ -36,6 +36,8 @@ class Sampled(Mixing):
     more steps. 2 s messages a round for s different clients; who is not drawn computes nothing and keeps what it had.
     """
 
+    structured: ClassVar[bool] = True
+
     fraction: float = option(0.5, "of the clients, in every round")
     weighting: str = option("samples", "samples; uniform; or proportional: drawn in proportion to their samples")
     epochs: Any = option(None, "local passes over a client's own share instead of tau steps")

@@ -21,6 +21,8 @@ from coopsgd.registry import of_run, option, register
 class Average(Mixing):
     """J: everyone takes the mean of everyone. Periodic averaging (PASGD), local SGD."""
 
+    structured: ClassVar[bool] = True
+
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         return (matrices.average(m),)
 
@@ -29,6 +31,8 @@ class Average(Mixing):
 @dataclass(frozen=True)
 class Identity(Mixing):
     """W = I: nobody talks to anybody. It allows itself to reach no consensus."""
+
+    structured: ClassVar[bool] = True
 
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         return (identity(m),)
@@ -53,6 +57,10 @@ class Gossip(Mixing):
         if self.weights not in matrices.WEIGHTS:
             raise ValueError(f"gossip: no weights named {self.weights!r}; known: {', '.join(matrices.WEIGHTS)}")
 
+    @property
+    def structured(self) -> bool:  # type: ignore[override]
+        return self.weights != "fdla"
+
     def _worker_matrix(self, m: int) -> Matrix:
         """(m, m) W of the workers among themselves."""
         return self.once(("gossip", m), lambda: matrices.WEIGHTS[self.weights](self.topology.links(m, self.seed)))
@@ -65,6 +73,8 @@ class Gossip(Mixing):
 @dataclass(frozen=True)
 class Elastic(Mixing):
     """W_alpha: workers and one centre pull at each other (EASGD). alpha: auto = 2 / (m + 2), the smallest zeta."""
+
+    structured: ClassVar[bool] = True
 
     alpha: Any = option("auto", "the pull; auto: 2 / (m + 2), which minimises zeta")
     allow_unstable: bool = False  # accept an alpha outside the range in which the workers agree
@@ -129,6 +139,8 @@ class Hierarchical(Mixing):
     lambda_max), the smallest zeta. Groups may be uneven. Named by arXiv:1808.07576, whose own matrix was not seen.
     """
 
+    structured: ClassVar[bool] = True
+
     groups: Any = option(2, "how many; or their sizes; or lists of workers")
     root: bool = option(
         True, "false: the group models talk to each other"
@@ -171,6 +183,8 @@ Hierarchical.__doc__ = f"{Hierarchical.__doc__}\n    groups: {GROUPS_HELP}\n    
 @dataclass(frozen=True)
 class ParameterServer(Mixing):
     """A server takes the mean of the workers, then every worker takes the server's model: J by way of a star, 2 m messages."""
+
+    structured: ClassVar[bool] = True
 
     served: ClassVar[bool] = True
 

@@ -6,7 +6,7 @@ Lots are drawn from the run's seed and the number of the communication, so the w
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class OnePeer(Mixing):
     form: exponential, worker i takes half of i - 2^t (any m, not symmetric); or hypercube, i and i XOR 2^t average (a power
     of two, symmetric). arXiv:2110.13363.
     """
+
+    structured: ClassVar[bool] = True
 
     form: str = option("exponential", "exponential; or hypercube: pairs, for a power of two workers")
 
@@ -63,6 +65,8 @@ class Matching(Mixing):
     Edges are tried in random order and kept when both ends are free: a maximal matching. On topology=complete of even m
     everyone has a partner. The synchronous form of Boyd et al. 2006.
     """
+
+    structured: ClassVar[bool] = True
 
     topology: Graph = field(default_factory=Ring)
     seed: int = of_run("seed", 0)
@@ -181,6 +185,8 @@ class TwoLevel(Mixing):
     A global average makes the group average of the same moment redundant, so it replaces it. tau_2: auto = 4 tau, or a
     multiple of tau. When the period moves, it is every (tau_2 / tau)-th communication that is global.
     """
+
+    structured: ClassVar[bool] = True
 
     groups: Any = option(2, "how many; or their sizes; or lists of workers")
     tau_2: Any = option("auto", "steps between averages of everyone, a multiple of tau; auto: 4 tau")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coopsgd.mixing import spectra
-from coopsgd.mixing.base import Mixing
+from coopsgd.mixing.base import WRITTEN_OUT, Mixing
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.predict import theory
 from coopsgd.predict.theory import large
@@ -23,7 +23,6 @@ from coopsgd.strategies.base import Strategy
 from coopsgd.tasks.known import Known
 
 STRETCH = 512  # communications by lot that stand for a schedule that never repeats; doubled until they do
-WRITTEN_OUT = 1024  # rows up to which theory computes with (n, n) arrays
 ROOM = 1 << 24  # numbers in their matrices, at most
 FORGETS = 0.5  # what a stretch may leave of the disagreement, to stand for its schedule when it is repeated
 LOOKED_AT = 16  # communications by lot that are looked at where their expectation is known

@@ -61,8 +61,11 @@ def split(Ws: Sequence[Matrix], m: int) -> Split | None:
 
 def workers_alone(W: Matrix, m: int) -> Matrix | None:
     """(m, m) what W does to workers who are all alike, where no auxiliary row is read; None where that is not so."""
-    aux = np.eye(len(W))[:, m:] if len(W) - m <= 8 else None
-    if aux is None or np.abs(W @ aux).max(initial=0) > 0 or W.labels is None or np.ptp(W.labels[:m]):
+    v = len(W) - m
+    if v > 8:
+        return None
+    aux = np.vstack([np.zeros((m, v)), np.eye(v)])
+    if np.abs(W @ aux).max(initial=0) > 0 or W.labels is None or np.ptp(W.labels[:m]):
         return None
     labels = spectra.refined([W.labels, np.arange(len(W)) >= m])
     Q, within = W.quotient(labels)
