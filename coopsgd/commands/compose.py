@@ -562,6 +562,7 @@ def _jobs(sweeper: Any, words: Sequence[str]) -> int | None:
     if type(sweeper).__name__ != "BasicSweeper":  # Hydra loads its plugins as modules of their own: not the class we can import
         return None
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    sweeps.refuse([*params, *words])  # before they are written out, one by one
     try:
         parsed = OverridesParser.create().parse_overrides([*params, *words])
         return sum(len(batch) for batch in sweeper.split_arguments(parsed, None))

@@ -1,0 +1,17 @@
+"""A sweep that nobody waits for is refused by arithmetic, whoever asks for it."""
+
+import pytest
+
+from coopsgd.commands import compose
+
+YAML = "# @package _global_\n# Long\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: {values}\n"
+
+
+@pytest.mark.parametrize("values", ["range(1000000000)", "range(0,1e12,1)"])
+def test_a_yaml_s_endless_sweep_is_refused(tmp_path, monkeypatch, capfd, values):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "long.yaml").write_text(YAML.format(values=values))
+    monkeypatch.chdir(tmp_path)
+    assert compose.train(["--config-dir", "mine", "+experiment=long", "task=quadratic", "steps=2"]) == 2
+    told = capfd.readouterr().err
+    assert "coopsgd: seed: the sweep has 1" in told and "more than 100000" in told and not (tmp_path / "multirun").exists()
