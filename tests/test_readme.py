@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,21 @@ def test_a_partition_of_ones_own_as_in_the_readme(cli, tmp_path):
     assert done.code == 0 and re.search(r"\n +0 .* 350\n", done.out), done.out + done.err
     refused = cli("train", *folder, "partition.step=1")
     assert refused.code == 2 and "partition.step: " in refused.err and "skip" in refused.err
+
+
+def test_a_strategy_of_ones_own_as_in_the_readme(cli, tmp_path):
+    (tmp_path / "slowmo.py").write_text(README.partition("```python\n# slowmo.py")[2].partition("```")[0])
+    (tmp_path / "mine" / "algo").mkdir(parents=True)
+    yaml = README.partition("# mine/algo/slowmo.yaml")[2].partition("```")[0]
+    (tmp_path / "mine" / "algo" / "slowmo.yaml").write_text("#" + yaml)
+    words = ("train", "--config-dir", "mine", "algo=slowmo", "task=quadratic", "processes=1", "workers=4", "steps=24")
+    done = cli(*words, "algo.beta=0.5", "hydra.run.dir=run")
+    assert done.code == 0 and '"rounds": 2,' in (tmp_path / "run" / "metrics.jsonl").read_text(), done.err
+    refused = cli(*words, "algo.bet=0.5")
+    assert refused.code == 2 and "algo.bet: " in refused.err and "beta" in refused.err
+
+
+def test_what_an_author_imports_is_imported_when_it_is_asked_for():
+    code = "import sys, coopsgd; assert 'torch' not in sys.modules; from coopsgd import Strategy, Mixing, Graph, Tick; "
+    code += "assert 'torch' not in sys.modules; from coopsgd import Common, Fleet, Pending, Rows"
+    subprocess.run([sys.executable, "-c", code], check=True)

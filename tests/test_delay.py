@@ -1,0 +1,104 @@
+"""What is mixed is what the models were `delay` local steps ago: against loops by hand, closed forms, the edge of stability."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+from playing import QUADRATIC, play, written
+from test_oracle import problem
+
+from coopsgd.commands import compose
+from coopsgd.errors import ConfigError
+from coopsgd.predict.theory.delay import contraction, largest_step
+from coopsgd.predict.theory.moments import noise_consensus
+
+TAU, M = 3, 8
+RING = (np.eye(M) + np.roll(np.eye(M), 1, 0) + np.roll(np.eye(M), -1, 0)) / 3
+MEAN = np.full((M, M), 1 / M)
+ELASTIC = np.eye(M + 1) - 0.15 * np.diag([1] * M + [M])
+ELASTIC[:M, M] = ELASTIC[M, :M] = 0.15
+WS = {"ring": (RING, 0), "mean": (MEAN, 0), "elastic": (ELASTIC, 1), "raw": (oracle.raw_matrix(M, 2), 2)}
+
+
+CURVED = (written(np.ones((M, 4))).replace("algo.W", "task.curvature"), "task.dim=4")  # every worker alike, but for its centre
+
+
+def words(W: np.ndarray, v: int, *more: str) -> tuple[str, ...]:
+    return (*QUADRATIC, "algo=cooperative", f"algo.v={v}", written(W), f"tau={TAU}", *more)
+
+
+@pytest.mark.parametrize("kind", WS)
+@pytest.mark.parametrize("delay", [0, 1, 2, "tau"])
+def test_a_run_is_what_loops_over_workers_make_of_it(gangs, kind, delay):
+    W, v = WS[kind]
+    given = words(W, v, f"delay={delay}")
+    expected = oracle.delayed(problem(given), W.tolist(), delay, v)
+    runs = [play(gangs, p, *given) for p in (1, 2)]
+    for run in runs:
+        np.testing.assert_allclose(run.x, expected, rtol=0, atol=1e-12)
+        assert run.logical == runs[0].logical
+    if delay:
+        assert np.abs(expected - oracle.delayed(problem(given), W.tolist(), 0, v)).max() > 1e-3
+
+
+@pytest.mark.parametrize("delay", [0, 1, 2, "tau"])
+def test_the_mean_of_models_follows_the_mean_of_their_steps_whatever_the_delay(gangs, delay):
+    """Of workers of one curvature the mean gradient is that of the mean model, so the mean is that of no delay."""
+    runs = [play(gangs, 1, *words(RING, 0, f"delay={d}", *CURVED)).x for d in (0, delay)]
+    np.testing.assert_allclose(runs[1].mean(0), runs[0].mean(0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("delay", range(5))
+@pytest.mark.parametrize("W", [RING, MEAN], ids=["ring", "mean"])
+def test_stationary_consensus_has_a_closed_form(W, delay):
+    tau = 4
+    modes = np.sort(np.linalg.eigvalsh(W))[:-1]  # all but consensus
+    after = (((tau - delay) * modes**2 + delay) / (1 - modes**2)).sum() / M  # just after a communication
+    since = (tau - 1) / 2 * (M - 1) / M  # steps taken since, on average over a round
+    assert noise_consensus([W], M, tau, delay=delay) == pytest.approx(after + since, rel=1e-9)
+
+
+EDGE = -0.8 * (np.eye(M) - MEAN) + MEAN  # every mode but consensus at -0.8
+
+
+@pytest.mark.parametrize("delay", [1, 3])
+@pytest.mark.parametrize("factor", [0.97, 1.03])
+def test_it_contracts_just_below_the_largest_step_and_diverges_just_above(gangs, delay, factor):
+    """Without noise what a round adds to the disagreement shrinks, or grows, by the factor of theory from round to round."""
+    most = largest_step(np.array([-0.8]), TAU, delay)
+    assert most < 1.7  # without a delay it would be 2: that of gradient descent
+    lr = most * factor
+
+    def apart(rounds: int) -> np.ndarray:
+        more = (*CURVED, "task.sigma=0", f"steps={rounds * TAU}", f"optim.lr={lr}", f"delay={delay}")
+        x = play(gangs, 1, *words(EDGE, 0, *more)).x
+        return x - x.mean(0)
+
+    early, late = (np.linalg.norm(apart(r + 1) - apart(r)) for r in (8, 16))
+    assert (late > early) == (factor > 1)
+    assert (late / early) ** (1 / 8) == pytest.approx(contraction(np.array([-0.8]), lr, TAU, delay), rel=1e-6)
+
+
+REFUSED = {
+    "the old word": (("algo=dpsgd", "order=overlap"), ["order=overlap", "delay=1"]),
+    "longer than a round": (("algo=pasgd", "tau=3", "delay=4"), ["delay=4", "at most delay=3", "delay=tau"]),
+    "longer than the shortest": (("algo=pasgd", "tau=[[0,2],[8,5]]", "delay=3"), ["delay=3", "at most delay=2"]),
+    "cta": (("algo=pasgd", "order=cta", "delay=1"), ["order=cta delay=1", "order=atc"]),
+    "cta, all the round": (("algo=pasgd", "order=cta", "delay=tau"), ["order=cta delay=tau"]),
+    "fullsync": (("algo=fullsync", "delay=1"), ["delay=1", "fullsync"]),
+    "fullsync before the gradient": (("algo=fullsync", "order=cta"), ["order=cta", "fullsync"]),
+    "fedavg": (("algo=fedavg", "delay=1"), ["delay=1", "fedavg", "delay=0"]),
+    "fedavg before the gradient": (("algo=fedavg", "order=cta"), ["order=cta", "fedavg"]),
+    "less than none": (("algo=pasgd", "delay=-1"), ["delay", "-1"]),
+    "half a step": (("algo=pasgd", "delay=0.5"), ["delay", "0.5"]),
+    "another word": (("algo=pasgd", "delay=all"), ["delay", "'all'", "tau"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_delayed_is_refused(case):
+    given, parts = REFUSED[case]
+    with pytest.raises(ConfigError) as error:
+        compose.shown([*QUADRATIC, *given])
+    assert "\n" not in str(error.value) and all(part in str(error.value) for part in parts), error.value
