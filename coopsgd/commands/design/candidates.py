@@ -157,7 +157,8 @@ def _variants(
                 refused.append(str(error))
                 break
             if strategy.send is None:
-                yield Candidate((*said, *differs), parts.but(replace(mine, tau=1, **timing.DEFAULTS)))
+                if all(getattr(config, name) == default for name, default in timing.DEFAULTS.items() if name in fixed):
+                    yield Candidate((*said, *differs), parts.but(replace(mine, tau=1, **timing.DEFAULTS)))
                 break
             told = [f"tau={tau}"] if "tau" not in fixed else []
             for delay in _delays(mine, fixed):
