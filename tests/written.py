@@ -67,7 +67,7 @@ class PushSum(Strategy):
     """Stochastic gradient push on a directed graph: models and their weights are mixed by columns. arXiv:1811.10792."""
 
     def _push(self, m):
-        sends = np.eye(m) + np.eye(m, k=-1) + np.eye(m, k=1 - m)  # j to itself and to j + 1,
+        sends = np.eye(m) + np.eye(m, k=-1) + np.eye(m, k=m - 1)  # j to itself and to j + 1,
         sends[m // 2, 0] = 1  # the first to one more: no weights make rows and columns of this graph sum to one
         return sends / sends.sum(0)
 
