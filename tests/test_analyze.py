@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -298,10 +297,3 @@ def tags(folder):
 
     (file,) = folder.glob("events.*")
     return {value.tag for event in EventFileLoader(str(file)).Load() for value in event.summary.value}
-
-
-def test_without_matplotlib_it_says_so(monkeypatch, tmp_path, cli):
-    assert cli("train", *QUADRATIC, "steps=4", "eval_every=2", f"hydra.run.dir={tmp_path}/r").code == 0
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    found = overlay.facts([str(tmp_path / "r")], None, None)
-    assert found["figure"] is None and "figures" in found["notes"][0]

@@ -72,7 +72,8 @@ class Loop:
         self._delay: float = math.inf if config.delay == "tau" else config.delay
         self._averages = config.norm_stats == "average"
         cls = type(strategy)
-        self._mixes = cls.send is Strategy.send and cls.receive is Strategy.receive  # W x and nothing more: in place
+        # W x and nothing more: in place
+        self._mixes = strategy.schedule is not None and cls.send is Strategy.send and cls.receive is Strategy.receive
         x, start = fleet.rows(problem.start()), problem.statistics()
         stats = None if start is None else fleet.rows(start)
         optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps)
@@ -159,9 +160,10 @@ class Loop:
             self._communicate(t, t.k + 1)
         else:
             flight, st.flight = st.flight, None
-            y, st.s = self.strategy.receive(self.fleet, t, flight.sent, waited(flight.pending), st.s)
-            st.x.add_(torch.sub(y, flight.sent, out=flight.sent))
+            heard = waited(flight.pending)
             self._unload(flight.carried, flight.apart)
+            y, st.s = self.strategy.receive(self.fleet, t, flight.sent, heard, st.s)
+            st.x.add_(torch.sub(y, flight.sent, out=flight.sent))
             self._received(self._late)
 
     def _communicate(self, t: Tick, done: int) -> None:
@@ -170,16 +172,14 @@ class Loop:
         self.observer.sends(self, done)
         W = self._matrix(t)
         with fleet.carrying(*self._companions(t), by=W) as carried:
-            if self._mixes and W is not None:
-                y: Any = fleet.mix(W, st.x)
-            else:
-                pending = self.strategy.send(fleet, t, st.x, st.s)
+            heard: Any = fleet.mix(W, st.x) if self._mixes else self.strategy.send(fleet, t, st.x, st.s)
         apart = self._sent_apart(carried)
         if not self._mixes:
-            y, st.s = self.strategy.receive(fleet, t, st.x, waited(pending), st.s)
+            heard = waited(heard)
+        self._unload(carried, apart)  # verbs are waited for in the order in which they were started
+        y, st.s = self.strategy.receive(fleet, t, st.x, heard, st.s)
         if y is not st.x:
             st.x.copy_(y)
-        self._unload(carried, apart)
         if self._buffers == "reset":
             st.inner.reset()
         self._received(0)

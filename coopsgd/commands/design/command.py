@@ -1,4 +1,4 @@
-"""`coopsgd design` from words to a folder: design.json, pareto.png where matplotlib is, and the runs behind them."""
+"""`coopsgd design` from words to a folder: design.json, pareto.png and the runs behind them."""
 
 from __future__ import annotations
 
