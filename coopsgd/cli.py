@@ -126,7 +126,7 @@ def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
     from coopsgd.commands import compose
     from coopsgd.commands import show as report
 
-    checked = compose.shown(words, config_dir, look=True)
+    checked = compose.compose_config(words, config_dir, look=True)
     report.show(report.facts(checked.parts, checked.notes), as_json)
 
 
@@ -163,7 +163,7 @@ def analyze(
     from coopsgd.commands import analyze as report
     from coopsgd.commands import compose
 
-    checked = compose.shown(words, config_dir, "analyze")
+    checked = compose.compose_config(words, config_dir, "analyze")
     report.show(report.facts(checked.parts, checked.notes, probe), as_json)
 
 

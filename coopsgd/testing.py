@@ -60,7 +60,7 @@ def check_strategy(cls: type[Strategy] | str, *words: str, gangs: Any = None, pr
     algo = _words(cls)
 
     def config(*more: str) -> Config:
-        return compose.shown([*COMMON, *algo, *words, *more]).config
+        return compose.compose_config([*COMMON, *algo, *words, *more]).config
 
     base = config(*QUADRATIC, "steps=13")  # composing takes longer than running: what differs little is made of this one
     _nothing_remembered(name, base)

@@ -110,7 +110,7 @@ def measured(model: str, m: int, way: str) -> tuple[float, float]:
         engine = "loop" if way.startswith("modules") else way.split()[0]
         words = (f"model={model}", "data=fashion_mnist", f"workers={m}", "processes=1", "algo=pasgd", f"engine={engine}")
         with silence():
-            settings = compose.shown((*words, "device=cpu", f"batch_size={BATCH}")).config
+            settings = compose.compose_config((*words, "device=cpu", f"batch_size={BATCH}")).config
             plain = way.startswith("modules")
             warm, rounds = ROUNDS[model]
             took = modules(settings, warm, rounds) if plain else stacked(settings, warm, rounds, way.endswith("stored"))

@@ -69,11 +69,11 @@ def link(netlab: Path, root: Path, rate: str, delay: str, bandwidth: float, late
     made: list[dict[str, Path]] = []
     for repeat in range(repeats):
         (at := root / str(repeat)).mkdir()
-        made.append({"probe": freeze(at / "probe", ["steps=20"])})
+        made.append({"probe": write_config(at / "probe", ["steps=20"])})
         for number, (name, words) in enumerate(ALGOS.items()):
             about = predicted([*words, *nominal(0.003, bandwidth, latency)])
             steps = 16 + 16 * max(2, min(40, round(SECONDS / about / 16)))
-            made[-1][name] = freeze(at / str(number), [*words, f"steps={steps}"])
+            made[-1][name] = write_config(at / str(number), [*words, f"steps={steps}"])
     (root / "todo.json").write_text(json.dumps([[str(folder) for folder in runs.values()] for runs in made]))
     command = [sys.executable, str(netlab), "--hosts", str(HOSTS), "--rate", rate, "--delay", delay, "--timeout", "900", "--"]
     subprocess.run([*command, sys.executable, __file__, "--inside", str(root)], check=True, stdout=subprocess.DEVNULL)
@@ -100,13 +100,13 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3g} ({min(values):.3g}, {max(values):.3g})"
 
 
-def freeze(folder: Path, words: list[str]) -> Path:
+def write_config(folder: Path, words: list[str]) -> Path:
     """A run that waits for its workers, as launch=false leaves it."""
     from coopsgd.commands import compose
     from coopsgd.run import folders
 
-    settings = compose.shown([*COMMON, *words, "launch=false"]).config
-    folders.freeze(settings, folder, "scripts/check_clock.py")
+    settings = compose.compose_config([*COMMON, *words, "launch=false"]).config
+    folders.write_config(settings, folder, "scripts/check_clock.py")
     (folder / "logs").mkdir()
     return folder
 
@@ -117,7 +117,7 @@ def predicted(words: list[str]) -> float:
     from coopsgd.predict.rehearsal import rehearse
     from coopsgd.setup.parts import Parts
 
-    times = rehearse(Parts(compose.shown([*COMMON, *words]).config), 176)
+    times = rehearse(Parts(compose.compose_config([*COMMON, *words]).config), 176)
     return float(times[-1] - times[15]) / 160
 
 

@@ -50,7 +50,7 @@ class Once:
             self._found[key] = coopsgd.Run(self._folder / key).metrics()
         if key not in self._found:
             shutil.rmtree(self._folder / key, ignore_errors=True)  # of a run that was broken off
-            self._found[key] = compose.quietly(whole, self._folder / key, "scripts/check_design.py")
+            self._found[key] = compose.train_silently(whole, self._folder / key, "scripts/check_design.py")
         n, every = settings.steps, settings.eval_every
         lines = [line for line in self._found[key] if line["step"] <= n]
         lines = [line for line in lines if line is lines[-1] or not line["step"] % every]  # the last also where it diverged
@@ -65,13 +65,13 @@ class Once:
 
 def halfway(words: list[str], once: Once) -> float:
     """A target: the eval/loss of averaging at every step after half of the steps."""
-    lines = once(in_one_process(pilot(compose.shown([*words, "algo=pasgd"]).config, 1), 1), Path())
+    lines = once(in_one_process(pilot(compose.compose_config([*words, "algo=pasgd"]).config, 1), 1), Path())
     return float(f"{lines[STEPS // 2]['eval/loss']:.3g}")
 
 
 def judged(words: list[str], target: float | None, once: Once, folder: Path) -> list[Any]:
     """A row of the table: ranked, every candidate run, compared."""
-    base = compose.shown(command.based(words)).config
+    base = compose.compose_config(command.based(words)).config
     found = studies.study(base, words, folder, once, target=target)
     found = studies.check(found, base, range(len(found.entries)), folder, once)
     verdict = found.verdict

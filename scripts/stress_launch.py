@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     p = arguments.processes
     words = ("task=quadratic", "steps=6", f"workers={p}", f"processes={p}", f"timeout={arguments.limit}", "save=rows")
-    plans = [compose.shown([*words, *algo]).config for algo in ALGOS]
+    plans = [compose.compose_config([*words, *algo]).config for algo in ALGOS]
     load = [multiprocessing.get_context("fork").Process(target=busy, daemon=True) for _ in range(2 * schema.cores())]
     for process in load:
         process.start()
@@ -47,7 +47,7 @@ def main() -> None:
         for i in range(arguments.launches):
             folder = Path(name) / str(i)
             plan = plans[i % len(plans)]
-            folders.freeze(plan, folder, "coopsgd train")
+            folders.write_config(plan, folder, "coopsgd train")
             began = time.perf_counter()
             launch.run(folder, plan)
             times.append(time.perf_counter() - began)

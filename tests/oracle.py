@@ -254,7 +254,7 @@ def matching(p: Problem) -> np.ndarray:
 
 
 def pairwise(p: Problem) -> np.ndarray:
-    """A worker by lot and one of its two neighbours by lot take their mean."""
+    """A worker at random and one of its two neighbours at random take their mean."""
 
     def mix(x: Models, r: int) -> Models:
         draw = stream(p.seed, "gossip", r)
@@ -292,7 +292,7 @@ def matcha(p: Problem) -> np.ndarray:
 
 
 def fedavg(p: Problem, fraction: float = 0.5) -> np.ndarray:
-    """Clients drawn by lot start from the server's model, train, and the server takes their mean."""
+    """Clients drawn at random start from the server's model, train, and the server takes their mean."""
     x, z = [p.x0.copy() for _ in range(p.m)], p.x0.copy()
 
     def clients(r: int) -> list[int]:

@@ -60,7 +60,7 @@ def settle(words: Any) -> schema.Config:
 
 @cache
 def _settled(words: tuple[str, ...]) -> schema.Config:
-    return compose.shown(words).config
+    return compose.compose_config(words).config
 
 
 FOLDER = tempfile.TemporaryDirectory()

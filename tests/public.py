@@ -322,7 +322,7 @@ def torchft_diloco(rank: int, settings: Config) -> np.ndarray:
 
 
 def federated(aggregate: Callable[[list[np.ndarray], list[int]], np.ndarray], rank: int, settings: Config) -> np.ndarray:
-    """Clients drawn by lot train from the server's model with a new optimiser; somebody else's code averages them."""
+    """Clients drawn at random train from the server's model with a new optimiser; somebody else's code averages them."""
     clients = [Worker(i, settings) for i in range(settings.workers)]
     server, own = clients[0].row(), [0] * settings.workers
     drawn = math.ceil(settings.algo["fraction"] * settings.workers)
@@ -497,7 +497,7 @@ PEERS = (
     ),
     Peer(
         "matching",
-        "DecentralizedDataParallel, pairs by lot",
+        "DecentralizedDataParallel, pairs at random",
         partial(decent, "matching"),
         ("delay=1", "tau=1"),
         "decent-dp",

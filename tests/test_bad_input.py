@@ -167,7 +167,7 @@ def test_one_line_and_exit_2(cli, tmp_path, monkeypatch, case):
     # what every other verb asks, in this process; how they then end is one piece of code, see test_the_other_verbs_end_alike
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
-        compose.shown([word for word in words if not word.startswith("--")] or ["tau=0"])
+        compose.compose_config([word for word in words if not word.startswith("--")] or ["tau=0"])
     assert len(str(error.value).splitlines()) == 1 and "Traceback" not in str(error.value)
     if not any(word.startswith("--") for word in words):
         assert all(word in str(error.value) for word in told), error.value
@@ -230,7 +230,7 @@ def test_no_consensus_runs_when_allowed(cli):
 
 def test_rows_that_nearly_sum_to_one_are_made_to():
     W = "[[0.3333333,0.3333333,0.3333333],[0,1,0],[0,0.5,0.5]]"
-    found = arrays.factors(compose.shown(["algo=cooperative", "workers=3", f"algo.W={W}"]).strategy.schedule, 3, 0)[0]
+    found = arrays.factors(compose.compose_config(["algo=cooperative", "workers=3", f"algo.W={W}"]).strategy.schedule, 3, 0)[0]
     np.testing.assert_allclose(found.sum(1), 1, rtol=0, atol=1e-15)
     np.testing.assert_allclose(found[0], 1 / 3, rtol=0, atol=1e-15)
 

@@ -30,11 +30,11 @@ def links(**more):
     return Links(**{"latency_s": A, "bandwidth": 8 * B} | more)
 
 
-def spent(Ws, m, v=0, served=False, **cluster):
+def spent(Ws, m, v=0, server_owns_aux=False, **cluster):
     """Seconds of mixings one after another, all workers having begun together."""
-    clock = Clock(links(**cluster), m, v, served, seed=0)
+    clock = Clock(links(**cluster), m, v, server_owns_aux, seed=0)
     for W in Ws:
-        clock.reach(clock.ends(clock.parts(price(W, m, served)), N))
+        clock.reach(clock.ends(clock.parts(price(W, m, server_owns_aux)), N))
     return clock.now
 
 

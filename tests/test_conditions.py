@@ -96,7 +96,7 @@ def test_long_cycles_and_long_periods():
 
 
 def setting(*words):
-    checked = compose.shown([*QUADRATIC, *words])
+    checked = compose.compose_config([*QUADRATIC, *words])
     return Setting(checked.parts)
 
 
@@ -139,10 +139,10 @@ def test_no_condition_of_one_w_is_taken_for_one_of_a_cycle():
 
 def test_a_rate_between_the_two_has_no_bound(capsys):
     """eta L = 0.32 is below 1/3, what a cycle of 3 would be allowed as J of 3 steps, and above what its windows carry."""
-    checked = compose.shown([*QUADRATIC, "algo=one_peer", "workers=8"])
+    checked = compose.compose_config([*QUADRATIC, "algo=one_peer", "workers=8"])
     L = analyze.facts(checked.parts)["constants"]["L"]
     for x, holds in ((0.32, False), (0.30, True)):
-        checked = compose.shown([*QUADRATIC, "algo=one_peer", "workers=8", f"optim.lr={x / L}"])
+        checked = compose.compose_config([*QUADRATIC, "algo=one_peer", "workers=8", f"optim.lr={x / L}"])
         found = analyze.facts(checked.parts)
         assert (found["bound"] is not None) == holds and found["condition"] == ("computed" if holds else None)
         analyze.show(found, False)
@@ -208,7 +208,7 @@ BOUND = ("network_factor", "largest_eta_eff_L", "largest_eta_eff", "largest_lr",
 
 
 def told(*words):
-    checked = compose.shown(["task=quadratic", "processes=1", "device=cpu", "optim.lr=0.001", *words])
+    checked = compose.compose_config(["task=quadratic", "processes=1", "device=cpu", "optim.lr=0.001", *words])
     return analyze.facts(checked.parts)
 
 

@@ -178,5 +178,5 @@ BEFORE = {
 def test_before_the_run(case):
     name, mixing, parts = BEFORE[case]
     with pytest.raises(ConfigError) as error:
-        compose.shown(["algo=pasgd", "task=quadratic", "workers=4", f"algo.strategy={HERE}:{name}", mixing])
+        compose.compose_config(["algo=pasgd", "task=quadratic", "workers=4", f"algo.strategy={HERE}:{name}", mixing])
     assert "\n" not in str(error.value) and all(part in str(error.value) for part in parts), error.value

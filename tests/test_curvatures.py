@@ -20,7 +20,7 @@ WORDS = ("task=quadratic", "workers=6", "processes=1", "device=cpu")
 
 
 def facts(*words, probe=None):
-    checked = compose.shown(words)
+    checked = compose.compose_config(words)
     return analyze.facts(checked.parts, (), probe)
 
 

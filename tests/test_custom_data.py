@@ -376,7 +376,7 @@ def test_classes_of_few(own):
 def test_show_console_and_summary_say_what_is_held_out(own, cli):
     words = ("data=custom", "data.path=mine:Ordered", "model=logistic", "batch_size=4", "workers=2", "steps=2", "processes=1")
     each = "training + test of each class: 0: 18 + 2, 1: 18 + 2"
-    says = "180 of 200 samples; test: 20 of 200 samples, a tenth of each class by lot (data.split_seed=0), held out"
+    says = "180 of 200 samples; test: 20 of 200 samples, a tenth of each class at random (data.split_seed=0), held out"
     found = json.loads(cli("show", *words, "--json").out)
     assert any(says in note for note in found["notes"]) and any(each in note for note in found["notes"])
     assert found["data"]["test_of_each_class"] == found["partition"]["test"] == [2] * 10

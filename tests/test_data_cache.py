@@ -278,5 +278,5 @@ def test_show_and_tensorboard_tell_who_holds_what(tmp_path, cli):
     picture = np.asarray(Image.open(BytesIO(shown.encoded_image_string)).convert("L")).astype(int)
     assert picture.shape == (shown.height, shown.width)
     assert np.ptp(picture) > 150
-    held = Parts(settings).task.spread(settings)
+    held = Parts(settings).task.class_counts(settings)
     np.testing.assert_array_equal(pictures.figure(held).axes[0].images[0].get_array(), counts)

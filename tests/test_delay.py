@@ -100,5 +100,5 @@ REFUSED = {
 def test_what_cannot_be_delayed_is_refused(case):
     given, parts = REFUSED[case]
     with pytest.raises(ConfigError) as error:
-        compose.shown([*QUADRATIC, *given])
+        compose.compose_config([*QUADRATIC, *given])
     assert "\n" not in str(error.value) and all(part in str(error.value) for part in parts), error.value

@@ -28,7 +28,7 @@ SLOW = ("cluster=custom", "cluster.latency_s=0.05", "cluster.bandwidth=1 Gbit/s"
 
 
 def base(*words, workers=8, steps=200):
-    return compose.shown([*words, f"workers={workers}", f"steps={steps}"]).config
+    return compose.compose_config([*words, f"workers={workers}", f"steps={steps}"]).config
 
 
 @cache
@@ -54,7 +54,7 @@ def test_every_candidate_is_another_algorithm_that_agrees(m):
     for one in found:
         matrices = [arrays.factors(one.strategy.schedule, m, r) for r in range(one.strategy.schedule.cycle(m) or 6)]
         key = str(
-            [one.config.tau, one.config.delay, one.strategy.schedule.served, one.strategy.send is None]
+            [one.config.tau, one.config.delay, one.strategy.schedule.server_owns_aux, one.strategy.send is None]
             + [[np.round(W, 9).tolist() for W in factors] for factors in matrices]
         )
         assert seen.setdefault(key, one.label) == one.label
@@ -130,7 +130,7 @@ def test_the_words_of_a_candidate_make_it_again():
     """What is printed is what was ranked."""
     words, found = (*NOISY, *SLOW), everyone()
     for one in [found[0], found[len(found) // 2], found[-1]]:
-        again = compose.shown([*words, *one.words, "workers=8", "steps=200"])
+        again = compose.compose_config([*words, *one.words, "workers=8", "steps=200"])
         assert again.config.tau == one.config.tau
         for r in range(3):
             for A, B in zip(
@@ -215,7 +215,7 @@ def test_pilots_see_noise_and_drift(tmp_path):
 
         def run(config, folder):
             assert config.algo["name"] == "pasgd" and config.processes == 1 and config.cluster is None
-            return compose.quietly(config, folder, "test")
+            return compose.train_silently(config, folder, "test")
 
         found[name] = study.fly(settings, tmp_path / name, run)
     C = theory.noise_consensus(average(8), 8, 16)
@@ -232,7 +232,7 @@ def test_pilots_see_how_curvature_holds_workers_back(tmp_path):
     np.save(tmp_path / "c.npy", centers)
     files = (f"task.curvature={tmp_path}/a.npy", f"task.centers={tmp_path}/c.npy", "task.sigma=0")
     settings = base("task=quadratic", "task.dim=400", *files, "optim.lr=0.2", steps=400)
-    found = study.fly(settings, tmp_path / "pilots", lambda config, folder: compose.quietly(config, folder, "test"))
+    found = study.fly(settings, tmp_path / "pilots", lambda config, folder: compose.train_silently(config, folder, "test"))
     assert found.kept == 0.8
     assert found.drift == pytest.approx(0.2**2 * ((centers - centers.mean(0)) ** 2).sum() / 8, rel=0.05)
     ring = [matrices.metropolis(Ring().adjacency(8))]

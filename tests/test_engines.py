@@ -16,7 +16,7 @@ from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.tasks.engines.bmm import Bmm
 from coopsgd.tasks.engines.choice import CHUNK, Choice, choose
-from coopsgd.tasks.engines.crew import Crew
+from coopsgd.tasks.engines.row_pool import RowPool
 from coopsgd.tasks.engines.vmap import Vmap
 from coopsgd.tasks.gradients import Bound
 from coopsgd.tasks.supervised import eval_samples
@@ -86,7 +86,7 @@ class Stage:
         self.inputs = torch.randn(ROWS, 5, 1, 8, 8, dtype=dtype)
         self.targets = torch.randint(10, (ROWS, 5))
         bound = Bound(make().to(dtype))
-        self.crew = Crew(Choice(name, min(3, CHUNK[name])), bound, ROWS, threads)
+        self.crew = RowPool(Choice(name, min(3, CHUNK[name])), bound, ROWS, threads)
         self.crew.bind(self.x, self.grad)
         self.losses = torch.full((ROWS,), torch.nan, dtype=dtype)
 

@@ -74,7 +74,7 @@ def test_lists_alike(value):
 
 def test_on_the_command_line():
     with pytest.raises(ConfigError, match=r"^task\.centers: .*words"):
-        compose.shown(["workers=2", "task=quadratic", "task.centers=[['1','2'],['3','4']]"])
+        compose.compose_config(["workers=2", "task=quadratic", "task.centers=[['1','2'],['3','4']]"])
 
 
 @pytest.mark.parametrize(

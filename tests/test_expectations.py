@@ -1,4 +1,4 @@
-"""Schedules by lot: what is expected of them against every lot there is, gone through one by one.
+"""Schedules at random: what is expected of them against every lot there is, gone through one by one.
 
 E[W (x) W] is built here as a matrix over pairs of workers, from all matrices a communication can be; the package never does.
 """
@@ -160,7 +160,7 @@ def test_stationary_distances_are_those_of_the_law(name, order, delay):
 
 
 def facts(*words):
-    checked = compose.shown([*QUADRATIC, *words])
+    checked = compose.compose_config([*QUADRATIC, *words])
     return analyze.facts(checked.parts)
 
 
@@ -268,7 +268,7 @@ def test_too_many_sets_of_clients_are_sampled_and_said_to_be():
 
 
 def test_workers_that_never_agree_have_no_law_to_settle_in():
-    checked = compose.shown(
+    checked = compose.compose_config(
         [*QUADRATIC, "algo=matcha", "workers=4", "algo.alpha=1.5", "algo.allow_disconnected=true", "algo.budget=0.5"]
     )
     found = Setting(checked.parts)

@@ -70,7 +70,7 @@ def _written(words: tuple[str, ...]) -> str:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        folders.freeze(compose.shown(words).config, Path(folder), "coopsgd train")
+        folders.write_config(compose.compose_config(words).config, Path(folder), "coopsgd train")
         return (Path(folder) / "config.yaml").read_text()
 
 
@@ -314,7 +314,7 @@ KINDS = {
 @pytest.mark.parametrize(("group", "path"), [(group, path) for group, paths in KINDS.items() for path in paths])
 def test_not_even_your_own_word_makes_a_model_of_python_itself(group, path):
     with pytest.raises(ConfigError, match=path) as error:
-        compose.shown([f"{group}=custom", f"{group}.path={path}"])
+        compose.compose_config([f"{group}=custom", f"{group}.path={path}"])
     assert len(str(error.value).splitlines()) == 1 and f"{group}.path" in str(error.value)
 
 
@@ -340,7 +340,7 @@ def test_models_are_classes_and_functions_of_the_right_kind(tmp_path, monkeypatc
     (tmp_path / "mine_kinds.py").write_text(MINE)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     monkeypatch.chdir(tmp_path)
-    from coopsgd.models.foreign import Custom
+    from coopsgd.models.external import Custom
 
     for name in ("Net", "make", "partly", "kept", "maker"):
         assert isinstance(Custom(path=f"mine_kinds:{name}").build((1, 8, 8), 10), torch.nn.Module), name
@@ -418,7 +418,7 @@ def test_a_link_in_place_of_what_a_run_makes_first_is_refused(tmp_path, name):
         elsewhere.mkdir()
     (tmp_path / "shared" / name).symlink_to(elsewhere)
     with pytest.raises(ConfigError, match=r"choose another hydra\.run\.dir"):
-        folders.freeze(compose.shown(QUADRATIC).config, tmp_path / "shared", "coopsgd train")
+        folders.write_config(compose.compose_config(QUADRATIC).config, tmp_path / "shared", "coopsgd train")
     assert not elsewhere.exists() or not list(elsewhere.iterdir())
 
 
@@ -441,5 +441,5 @@ def test_halves_and_locks_are_files_of_our_own(tmp_path):
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "algo.W.npy").symlink_to(mine)
     words = ("task=quadratic", "algo=cooperative", f"algo.W={tmp_path}/w.npy", "workers=70", "processes=1")
-    folders.freeze(compose.shown(words).config, tmp_path / "shared", "coopsgd train")
+    folders.write_config(compose.compose_config(words).config, tmp_path / "shared", "coopsgd train")
     assert mine.read_text() == "mine" and np.array_equal(np.load(tmp_path / "shared" / "algo.W.npy"), W)

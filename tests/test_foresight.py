@@ -16,7 +16,7 @@ SMALL = ("task=quadratic", "workers=4", "processes=1")
 
 
 def told(*words: str) -> list[str]:
-    checked = compose.shown((*SMALL, *words))
+    checked = compose.compose_config((*SMALL, *words))
     return [note for note in checked.notes if "ignored" not in note and "given twice" not in note]
 
 

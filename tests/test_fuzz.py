@@ -124,7 +124,7 @@ def test_any_key_with_any_value(little_memory, drawn):
     words += [f"{'++' if '.' in key else ''}{key}={value}" for (_, key), value in drawn]
     began, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        assert isinstance(compose.shown(words), Checked)
+        assert isinstance(compose.compose_config(words), Checked)
     except ConfigError as error:
         told = str(error)
         assert len(told.splitlines()) == 1 and len(told) < 2000, told

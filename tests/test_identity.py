@@ -170,11 +170,11 @@ def at(tmp_path, monkeypatch):
 def test_what_means_the_same_is_the_same(at, case):
     one, other = ((SAME | OTHER)[case][i] for i in (0, 1))
     base = () if any("language" in w or "classification" in w for w in one) else ("task=quadratic",)
-    found = [compose.shown([*base, *words]).config for words in (one, other)]
+    found = [compose.compose_config([*base, *words]).config for words in (one, other)]
     assert (identity(found[0]) == identity(found[1])) == (case in SAME)
     for n, settings in enumerate(found):  # and what a folder holds of it is the same again
         before = identity(settings)
-        folders.freeze(settings, Path(f"run{n}"), "coopsgd train")
+        folders.write_config(settings, Path(f"run{n}"), "coopsgd train")
         assert before == identity(coopsgd.Run(f"run{n}", trust=True).config)
         assert ":" in str(settings.optim["name"]) or before == identity(coopsgd.Run(f"run{n}").config)
 

@@ -31,7 +31,7 @@ def ordered(values: object) -> np.ndarray:
 
 
 class Kind:
-    """`made` is a matrix over n members, by lot."""
+    """`made` is a matrix over n members, at random."""
 
     def made(self, n: int, rng: np.random.Generator) -> Matrix:
         raise NotImplementedError

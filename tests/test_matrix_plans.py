@@ -22,7 +22,7 @@ from coopsgd.mixing.varying import Matching, OnePeer, TwoLevel
 
 
 def drawn(m: int, r: int) -> np.ndarray:
-    """Averages within groups of 4 and more by lot: never the same groups twice."""
+    """Averages within groups of 4 and more at random: never the same groups twice."""
     order = np.random.default_rng(r).permutation(m)
     W = np.zeros((m, m))
     for group in (order[:4], order[4:9], order[9:]):
@@ -31,7 +31,7 @@ def drawn(m: int, r: int) -> np.ndarray:
 
 
 class Regrouped(Mixing):
-    """Groups by lot."""
+    """Groups at random."""
 
     def cycle(self, m: int) -> None:
         return None
@@ -94,7 +94,7 @@ def test_structure_plans_and_mixes_what_the_array_says(name):
         fleet.mix(W, rows)
         np.testing.assert_allclose(rows.numpy(), dense @ x, rtol=0, atol=1e-12)
         vars(W).pop("_dense", None)
-        assert price(W, m, mixing.served).messages == price(dense, m, mixing.served).messages
+        assert price(W, m, mixing.server_owns_aux).messages == price(dense, m, mixing.server_owns_aux).messages
 
 
 def as_arrays(plan: plans.Plan) -> np.ndarray:
@@ -113,7 +113,7 @@ def test_a_run_of_thousands_makes_nothing_of_its_square(monkeypatch):
         if isinstance(mixing, TwoLevel):
             continue
         v = mixing.num_aux if isinstance(mixing, Mixing) else 0
-        fleet = Stacked(Layout(m, v, 1, served=bool(v)))
+        fleet = Stacked(Layout(m, v, 1, server_owns_aux=bool(v)))
         x = torch.ones(m + v, 3, dtype=torch.float64)
         mixing = Hierarchical() if isinstance(mixing, Hierarchical) else mixing
         for r in range(2):

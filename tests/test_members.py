@@ -135,9 +135,9 @@ def test_two_levels(gangs):  # X5: a global average absorbs the group average of
 
 def test_a_server_is_periodic_averaging_at_two_messages_a_worker(gangs):
     words = (*QUADRATIC, "tau=4")
-    served, alone = play(gangs, 2, *words, "algo=parameter_server"), play(gangs, 1, *words, "algo=pasgd")
-    np.testing.assert_allclose(served.x[:8], alone.x, **EXACT)
-    assert served.logical[:2] == (6, 6 * 16) and alone.logical[:2] == (6, 6 * 14)
+    server_owns_aux, alone = play(gangs, 2, *words, "algo=parameter_server"), play(gangs, 1, *words, "algo=pasgd")
+    np.testing.assert_allclose(server_owns_aux.x[:8], alone.x, **EXACT)
+    assert server_owns_aux.logical[:2] == (6, 6 * 16) and alone.logical[:2] == (6, 6 * 14)
 
 
 @pytest.mark.parametrize("form", ["exponential", "hypercube"])

@@ -12,7 +12,7 @@ import torch
 from playing import play, settle
 
 from coopsgd.models.cnn import CNN, LeNet
-from coopsgd.models.foreign import Custom, TorchVision
+from coopsgd.models.external import Custom, TorchVision
 from coopsgd.models.resnet import ResNet
 from coopsgd.models.vgg import VGG
 from coopsgd.run.reader import Run

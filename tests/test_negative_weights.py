@@ -26,7 +26,7 @@ SOUND = [
 @pytest.mark.parametrize("words", SOUND)
 def test_a_weight_of_zero_is_zero(words):
     """1 - 1/2 - 1/2 is 0, whatever rounding made of the halves."""
-    strategy = compose.shown([*words.split(), "task=quadratic"]).strategy
+    strategy = compose.compose_config([*words.split(), "task=quadratic"]).strategy
     m = int(words.split("workers=")[1].split()[0])
     (W,) = arrays.factors(strategy.schedule, m, 0)
     assert W.min() == 0 and not np.signbit(W).any(), W.min()
@@ -36,7 +36,7 @@ def test_a_weight_of_zero_is_zero(words):
 
 def test_makers_give_the_exact_half():
     words = ["algo=dpsgd", "topology=chain", "algo.weights=best_constant", "task=quadratic"]
-    (W,) = arrays.factors(compose.shown(words).strategy.schedule, 4, 0)
+    (W,) = arrays.factors(compose.compose_config(words).strategy.schedule, 4, 0)
     np.testing.assert_array_equal(W, [[0.5, 0.5, 0, 0], [0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5], [0, 0, 0.5, 0.5]])
 
 
@@ -66,14 +66,15 @@ def test_matcha_knows_its_worst_case(seed, extra):
     """Half of these seeds draw their first negative weight only after dozens of communications."""
     words = ("algo=matcha", "workers=8", "algo.budget=0.2", f"seed={seed}", "device=cpu", *extra)
     with pytest.raises(ConfigError, match=r"negative weight \(W\[\d+, \d+\] = -"):
-        compose.shown(words)
+        compose.compose_config(words)
 
 
 def test_matchas_worst_case_is_reached_and_not_passed():
     """Over all subsets of matchings that can be drawn, the smallest diagonal entry is the one that is told."""
     for seed, budget in ((0, 0.3), (1, 0.6), (2, 1.0)):
-        mixing = Matcha(budget=budget, seed=seed, topology=compose.shown(["topology=erdos_renyi", "algo=matcha", "workers=7",
-                        f"seed={seed}", "task=quadratic"]).strategy.mixing.topology)  # fmt: skip
+        words = ["topology=erdos_renyi", "algo=matcha", "workers=7", f"seed={seed}", "task=quadratic"]
+        topology = compose.compose_config(words).strategy.mixing.topology
+        mixing = Matcha(budget=budget, seed=seed, topology=topology)
         L, p, alpha = mixing._design(7)
         drawable, sure = np.flatnonzero(p > 0), p >= 1
         found = []
@@ -90,7 +91,7 @@ def test_matchas_worst_case_is_reached_and_not_passed():
 
 @pytest.mark.parametrize("algo", ["matching", "pairwise", "fedavg", "one_peer", "two_level"])
 def test_schedules_that_never_hold_one(algo):
-    strategy = compose.shown([f"algo={algo}", "workers=6", "data=digits"]).strategy
+    strategy = compose.compose_config([f"algo={algo}", "workers=6", "data=digits"]).strategy
     assert strategy.schedule.negative(6) is None
     assert min(W.min() for r in range(200) for W in arrays.factors(strategy.schedule, 6, r)) >= 0
 
@@ -99,7 +100,7 @@ def test_a_list_is_looked_at_to_its_end():
     good, bad = [[0.5, 0.5], [0.5, 0.5]], [[1.5, -0.5], [-0.5, 1.5]]
     assert "-0.5" in Written(W=[good] * 40 + [bad]).negative(2)
     with pytest.raises(ConfigError, match="norm_stats=average: this W has a negative weight"):
-        compose.shown(
+        compose.compose_config(
             [
                 "algo=cooperative",
                 "workers=2",

@@ -64,13 +64,13 @@ REFUSED = {
 def test_one_line_that_names_the_key(case):
     words, told = REFUSED[case]
     with pytest.raises(ConfigError) as error:
-        compose.shown(words)
+        compose.compose_config(words)
     assert told in str(error.value) and len(str(error.value).splitlines()) == 1, error.value
 
 
 def test_a_long_value_is_not_told_whole():
     with pytest.raises(ConfigError) as error:
-        compose.shown(["algo=cooperative", f"algo.W=[{','.join(['[1,2]'] * 3000)}]", *HERE])
+        compose.compose_config(["algo=cooperative", f"algo.W=[{','.join(['[1,2]'] * 3000)}]", *HERE])
     assert "algo.W" in str(error.value) and len(str(error.value)) < 2000
 
 
@@ -123,7 +123,7 @@ def test_own_code_that_breaks_is_named_with_its_file_and_line(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(ConfigError) as error:
-        compose.shown(["algo=pasgd", f"algo.strategy={module}:Thing", "algo.mixing=null", *HERE])
+        compose.compose_config(["algo=pasgd", f"algo.strategy={module}:Thing", "algo.mixing=null", *HERE])
     assert told.replace("{file}", str(tmp_path / f"{module}.py")) in str(error.value), error.value
     assert len(str(error.value).splitlines()) == 1
     sys.modules.pop(module, None)
@@ -261,4 +261,4 @@ def test_a_user_without_a_home_and_a_name_has_no_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(Path, "home", nameless)
     assert cache.root().parent == Path(os.devnull)
     (tmp_path / "text").write_text("ab" * 50000)
-    compose.shown(["task=language", f"data.file={tmp_path / 'text'}"])
+    compose.compose_config(["task=language", f"data.file={tmp_path / 'text'}"])

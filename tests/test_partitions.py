@@ -260,6 +260,6 @@ def test_an_epoch_is_the_longest_pass():
     assert settings.steps == 2 * (max(sizes) // 16)
     problem = task.build(settings, range(4), torch.device("cpu"))
     assert problem.steps_per_epoch == max(sizes) // 16
-    counts = np.array(task.spread(settings)["counts"])
+    counts = np.array(task.class_counts(settings)["counts"])
     assert counts.sum(1).tolist() == sizes and counts.shape == (4, 10)
     assert Parts(settle(("task=quadratic",))).task.sizes(settings) is None

@@ -44,7 +44,7 @@ KINDS = {"strategy", "mixing", "period", "task", "optim", "schedule"}
 
 @pytest.mark.parametrize("words", WORDS.values(), ids=WORDS)
 def test_checking_and_showing_a_config_makes_each_part_once(made, words):
-    checked = compose.shown((*words, "workers=4", "device=cpu"))
+    checked = compose.compose_config((*words, "workers=4", "device=cpu"))
     show.facts(checked.parts, checked.notes)
     analyze.facts(checked.parts)
     assert set(made.values()) == {1} and made.keys() >= KINDS, made
@@ -131,7 +131,7 @@ def own_of(part: Any, names: tuple[str, ...] = NAMES) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_strategys_own_field_is_its_own(name):
     words = (*RUN, "~algo.tau", "algo.strategy=test_parts:Own", "algo.mixing=average", f"++algo.{name}=7")
-    checked = compose.shown(words)
+    checked = compose.compose_config(words)
     assert own_of(checked.strategy) == dict.fromkeys(NAMES, 1) | {name: 7}, checked.notes
     assert (checked.config.tau, checked.config.seed, checked.config.order) == (3, 5, "atc")
     assert not [note for note in checked.notes if "ignored" in note]
@@ -140,7 +140,7 @@ def test_a_strategys_own_field_is_its_own(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mixings_own_field_is_its_own(name):
-    mixing = compose.shown(
+    mixing = compose.compose_config(
         (*RUN, "~algo.tau", "algo.strategy=cooperative", "algo.mixing=test_parts:OwnMixing", f"++algo.{name}=7")
     ).strategy.schedule
     assert own_of(mixing) == dict.fromkeys(NAMES, 1) | {name: 7}
@@ -148,18 +148,18 @@ def test_a_mixings_own_field_is_its_own(name):
 
 @pytest.mark.parametrize("name", NAMES[:5])
 def test_a_periods_own_field_is_its_own(name):
-    period = compose.shown((*RUN, "period.name=test_parts:OwnPeriod", f"++period.{name}=7")).parts.period
+    period = compose.compose_config((*RUN, "period.name=test_parts:OwnPeriod", f"++period.{name}=7")).parts.period
     assert own_of(period, NAMES[:5]) == dict.fromkeys(NAMES[:5], 1) | {name: 7}
     assert period.steps == 3
 
 
 def test_what_is_asked_for_is_the_runs():
     words = ("data=digits", "model=mlp", "batch_size=16", "schedule.warmup=2", "topology=torus", *RUN[1:])
-    mixing = compose.shown((*words, "algo.strategy=cooperative", "algo.mixing=test_parts:Asks")).strategy.schedule
+    mixing = compose.compose_config((*words, "algo.strategy=cooperative", "algo.mixing=test_parts:Asks")).strategy.schedule
     assert isinstance(mixing.links, Torus)
     assert (mixing.lot, mixing.local, mixing.batch, mixing.ramp) == (5, 3, 16, 2) and len(mixing.many) == 4
     with pytest.raises(ConfigError, match=r"algo\.lot: .* has no such key"):
-        compose.shown((*RUN, "algo.strategy=cooperative", "algo.mixing=test_parts:Asks", "++algo.lot=7"))
+        compose.compose_config((*RUN, "algo.strategy=cooperative", "algo.mixing=test_parts:Asks", "++algo.lot=7"))
 
 
 def test_asking_for_what_there_is_not_is_refused(tmp_path, monkeypatch):
@@ -171,7 +171,7 @@ def test_asking_for_what_there_is_not_is_refused(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=r"^algo\.mixing.*the run has no 'sed'; did you mean seed"):
-        compose.shown((*RUN, "algo.strategy=cooperative", "algo.mixing=asks_wrong:Wrong"))
+        compose.compose_config((*RUN, "algo.strategy=cooperative", "algo.mixing=asks_wrong:Wrong"))
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Circular(Graph):
 
 def test_what_is_made_later_cannot_be_asked_for():
     with pytest.raises(ConfigError, match=r"topology: Circular\.why asks the run for its task, which a graph cannot have"):
-        compose.shown((*RUN, "algo=dpsgd", "topology.name=test_parts:Circular"))
+        compose.compose_config((*RUN, "algo=dpsgd", "topology.name=test_parts:Circular"))
 
 
 def test_a_task_is_given_its_data_model_and_partition():

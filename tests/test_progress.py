@@ -71,7 +71,7 @@ def summary(folder, **values):
 def test_a_sweep_counts_and_ends_with_a_table(monkeypatch, here, capsys):
     def run(session, cfg, folder, hydra_config, label):
         settings = compose.check(cfg, [], dict(hydra_config.runtime.choices)).config
-        compose.freeze(settings, folder, "test", True)
+        compose.write_config(settings, folder, "test", True)
         session.frozen += 1
         summary(folder, **({"status": "diverged", "eval": {"eval/loss": None}} if settings.tau == 3 else {}))
 

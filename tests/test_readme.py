@@ -26,7 +26,7 @@ def test_a_command_of_the_readme_is_accepted(command, tmp_path, monkeypatch):
     """The first job of a sweep stands for all."""
     monkeypatch.chdir(tmp_path)
     words = [re.sub(r"=([^,]*),.*", r"=\1", word) if "-m" in command else word for word in command[2:] if word != "-m"]
-    compose.shown([re.sub(r"=range\(.*\)$", "=0", word) for word in words], look=command[1] == "show")
+    compose.compose_config([re.sub(r"=range\(.*\)$", "=0", word) for word in words], look=command[1] == "show")
 
 
 def test_a_partition_of_ones_own_as_in_the_readme(cli, tmp_path):

@@ -173,8 +173,8 @@ def test_a_half_written_line_does_not_hide_what_went_wrong(cli, tmp_path, monkey
         raise RunFailed("no such luck")
 
     monkeypatch.setattr(launch, "run", torn)
-    settings = compose.shown(QUICK).config
-    compose.freeze(settings, tmp_path / "here", "coopsgd train")
+    settings = compose.compose_config(QUICK).config
+    compose.write_config(settings, tmp_path / "here", "coopsgd train")
     with pytest.raises(RunFailed, match="no such luck"):
         compose.start(tmp_path / "here", settings)
     assert coopsgd.Run(tmp_path / "here").summary["steps"] == 10
@@ -210,10 +210,10 @@ def test_a_folder_that_was_not_frozen_is_free_again(cli, tmp_path, monkeypatch):
 
     monkeypatch.setattr(folders, "_freeze_files", full)
     with pytest.raises(OSError, match="No space"):
-        folders.freeze(compose.shown(QUICK).config, tmp_path / "here", "coopsgd train")
+        folders.write_config(compose.compose_config(QUICK).config, tmp_path / "here", "coopsgd train")
     monkeypatch.undo()
     assert not list((tmp_path / "here").iterdir())
-    folders.freeze(compose.shown(QUICK).config, tmp_path / "here", "coopsgd train")
+    folders.write_config(compose.compose_config(QUICK).config, tmp_path / "here", "coopsgd train")
 
 
 def test_a_model_that_leaves_the_numbers_at_the_last_step_has_diverged(cli, tmp_path):

@@ -52,7 +52,7 @@ def test_a_size_is_refused_by_arithmetic(case, monkeypatch):
     monkeypatch.setattr(sizes, "available", lambda: 64e9)  # the same on every machine
     began = time.process_time()
     with pytest.raises(ConfigError) as error:
-        compose.shown(words)
+        compose.compose_config(words)
     assert key in str(error.value) and len(str(error.value).splitlines()) == 1, error.value
     assert "allocate" not in str(error.value)
     assert time.process_time() - began < 10
@@ -61,7 +61,7 @@ def test_a_size_is_refused_by_arithmetic(case, monkeypatch):
 def test_the_estimate_the_limit_and_the_way_out_are_told(monkeypatch):
     monkeypatch.setattr(sizes, "available", lambda: 1e9)
     with pytest.raises(ConfigError) as error:
-        compose.shown(["model.hidden=[20000,20000]"])
+        compose.compose_config(["model.hidden=[20000,20000]"])
     # 64 inputs, two layers of 20000, 10 classes: 401.5 M numbers, with a gradient 3.21 GB in float32
     assert str(error.value) == (
         "model.hidden: a model of 401520010 numbers and its gradient take about 3.21 GB, more than the 1 GB of memory to be "
@@ -79,7 +79,7 @@ def test_what_fits_is_not_refused(monkeypatch):
         ("task=quadratic", "task.dim=1000000"),
         ("model=resnet", "model.depth=110"),
     ):
-        compose.shown(words)
+        compose.compose_config(words)
     sizes.refuse_square(4097, 4096)
 
 
@@ -87,8 +87,8 @@ def test_on_several_machines_only_what_this_one_builds_counts(monkeypatch):
     monkeypatch.setattr(sizes, "available", lambda: 1.5e8)
     words = ["model.hidden=[5000,5000]", "processes=4"]
     with pytest.raises(ConfigError, match=r"model\.hidden"):
-        compose.shown(words)
-    compose.shown([*words, "launch=false"])
+        compose.compose_config(words)
+    compose.compose_config([*words, "launch=false"])
 
 
 def test_the_limit_is_of_this_machine_and_its_container(tmp_path):
@@ -102,9 +102,9 @@ def test_the_limit_is_of_this_machine_and_its_container(tmp_path):
 
 def test_a_size_that_is_refused_is_not_announced(capsys):
     with pytest.raises(ConfigError):
-        compose.shown(["workers=1e6", "task=quadratic"])
+        compose.compose_config(["workers=1e6", "task=quadratic"])
     assert capsys.readouterr().err == ""
-    compose.shown(["workers=1001", "task=quadratic"])
+    compose.compose_config(["workers=1001", "task=quadratic"])
     assert "the matrices of 1001 workers" in capsys.readouterr().err
 
 
@@ -148,7 +148,7 @@ def test_every_reader_of_a_users_file_asks_for_a_regular_one(odd_files, monkeypa
             (("task=language", f"data.file={path}"), "data.file"),
         ):
             with pytest.raises(ConfigError) as error:
-                compose.shown(words)
+                compose.compose_config(words)
             assert key in str(error.value) and f"is {what}, not a file" in str(error.value), error.value
         for read in (probe_file.load, schema.load, yamls.text):
             with pytest.raises(ConfigError, match="not a file"):
@@ -167,7 +167,7 @@ def test_an_array_is_refused_by_its_head(tmp_path, monkeypatch):
         (("task=quadratic", f"task.curvature={path}"), "(25000, 25000)"),
     ):
         with pytest.raises(ConfigError, match="must") as error:
-            compose.shown(words)
+            compose.compose_config(words)
         assert told in str(error.value)
     monkeypatch.setattr(sizes, "available", lambda: 1e9)
     with pytest.raises(ConfigError, match="10 GB, more than the 1 GB"):
@@ -222,7 +222,7 @@ def test_a_yaml_that_stands_for_too_much_or_for_nothing(tmp_path, name):
     at.parent.mkdir()
     at.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError) as error:
-        compose.shown([f"algo={name}", *HERE], str(tmp_path))
+        compose.compose_config([f"algo={name}", *HERE], str(tmp_path))
     assert told in str(error.value) and len(str(error.value).splitlines()) == 1, error.value
     assert str(at) in str(error.value) or name in ("whole", "missing"), error.value
 
@@ -232,5 +232,5 @@ def test_a_yaml_with_a_mark_of_utf_8_and_with_aliases_is_read(tmp_path):
     (tmp_path / "algo" / "own.yaml").write_bytes(
         b"\xef\xbb\xbfstrategy: cooperative\nmixing: matrix\nW: [&r [0.25, 0.25, 0.25, 0.25], *r, *r, *r]\n"
     )
-    checked = compose.shown(["algo=own", *HERE], str(tmp_path))
+    checked = compose.compose_config(["algo=own", *HERE], str(tmp_path))
     np.testing.assert_array_equal(arrays.factors(checked.strategy.schedule, 4, 0)[0], np.full((4, 4), 0.25))

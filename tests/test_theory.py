@@ -115,7 +115,7 @@ def test_linear_speedup():
 def test_random_gossip_drifts_as_its_second_moment_says(m, tau):
     """S = E[W (S + tau I) W'] over all single pairs of a ring, solved exactly, as a matrix over pairs of workers."""
     words = [f"workers={m}", "algo=pairwise", f"tau={tau}", "task=quadratic"]
-    checked = compose.shown(words)
+    checked = compose.compose_config(words)
     found = Setting(checked.parts).noise
     pairs = [(i, (i + 1) % m) for i in range(m)]
     Ws = [matrices.pairs(m, [pair]) for pair in pairs]
@@ -130,11 +130,11 @@ def test_random_gossip_drifts_as_its_second_moment_says(m, tau):
 
 def test_a_stretch_too_short_to_stand_for_its_schedule_tells_nothing(monkeypatch):
     words = ["workers=64", "algo=fedavg", "algo.fraction=0.02", "task=quadratic"]  # too many sets of clients to go through all
-    checked = compose.shown(words)
+    checked = compose.compose_config(words)
     assert Setting(checked.parts).noise > 0  # as long as it takes, see ROOM
     monkeypatch.setattr(setting, "ROOM", 65**2 * 64)
     short = Setting(checked.parts)
-    assert len(short.matrices) == 64 and short.noise is None and "64 communications by lot are too few" in short.few
+    assert len(short.matrices) == 64 and short.noise is None and "64 communications at random are too few" in short.few
     assert short.few in analyze.facts(checked.parts)["notes"]
 
 
@@ -184,18 +184,18 @@ def slowly(Ws, m, tau, order, delay, source, noisy, kept=1.0, rounds=200):
         pull[:m] = (1 - kept) * (S[:m] - S[:m].mean(0))
         return source - pull
 
-    owed, late = None, min(delay, tau)
+    postponed, late = None, min(delay, tau)
     for r in range(rounds):
         W = Ws[r % len(Ws)]
         for t in range(tau):
-            if owed is not None:
-                S, owed = mixed(S, owed), None
+            if postponed is not None:
+                S, postponed = mixed(S, postponed), None
             due = t == tau - 1
             if t == tau - late:
                 sent = S
             S = S + step(S)
             if due and order == "cta":
-                owed = W
+                postponed = W
             elif due:
                 S = mixed(sent, W) + (S - sent) if late else mixed(S, W)
             found.append(np.trace(see @ S @ see.T) / m if noisy else float(((see @ S) ** 2).sum()) / m)
@@ -278,7 +278,7 @@ def test_a_forecast_is_the_recursion_of_the_run(words):
     m, n, lr = 8, 8 + schedule.num_aux, 0.1
     rounds, forecast = Rounds(parts.period, schedule, m), Forecast(schedule, m, config.order)
     x = np.zeros((n, 0))  # one column a noise: x is a linear function of them all
-    owed = None
+    postponed = None
 
     def mixed(x, r):
         for W in arrays.factors(schedule, m, r):
@@ -288,9 +288,9 @@ def test_a_forecast_is_the_recursion_of_the_run(words):
     for k in range(30):
         rounds.begin(k, lr)
         active = np.ones(m, dtype=bool) if rounds.active is None else rounds.active
-        if owed is not None:
+        if postponed is not None:
             forecast.sends()
-            x, owed = mixed(x, owed), None
+            x, postponed = mixed(x, postponed), None
             forecast.received(rounds.r - (rounds.left == rounds.tau))
         late = rounds.tau if config.delay == "tau" else min(config.delay, rounds.tau)
         if late and rounds.left == late:
@@ -300,7 +300,7 @@ def test_a_forecast_is_the_recursion_of_the_run(words):
         x = np.hstack([x, own])
         forecast.moved(lr, rounds.active, rounds.due)
         if rounds.due and cta:
-            owed = rounds.r
+            postponed = rounds.r
         elif rounds.due and late:
             before = np.pad(sent, ((0, 0), (0, x.shape[1] - sent.shape[1])))
             x = mixed(before, rounds.r) + (x - before)

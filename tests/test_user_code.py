@@ -366,7 +366,7 @@ def test_before_a_run(case):
     words = [re.sub(r"=([A-Z]\w+)$", rf"={HERE}:\1", word) for word in words]
     algo = [] if any(word.startswith("algo=") for word in words) else ["algo=pasgd"]
     with pytest.raises(ConfigError) as error:
-        compose.shown([*algo, "workers=4", "data=digits", *words])
+        compose.compose_config([*algo, "workers=4", "data=digits", *words])
     told = str(error.value)
     assert "\n" not in told and all(part in told for part in parts), told
 

@@ -91,12 +91,12 @@ def test_show_notes_what_only_a_run_would_refuse():
         (("partition=quantity", "partition.alpha=0.1", "partition.min_size=5"), "batch_size: 32 is more than"),
     ):
         with pytest.raises(ConfigError):
-            compose.shown(words, look=False)
-        found = compose.shown(words, look=True)
+            compose.compose_config(words, look=False)
+        found = compose.compose_config(words, look=True)
         assert any(note.startswith("coopsgd train would refuse this: ") and part in note for note in found.notes), found.notes
     for words in (("tau=0",), ("algo=dpsgd", "topology=torus", "workers=7"), ("optim.lr=-1",)):
         with pytest.raises(ConfigError):
-            compose.shown(words, look=True)
+            compose.compose_config(words, look=True)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def sweep(tmp_path_factory):
     for name, status in (("tau=1", "completed"), ("tau=2", "diverged"), ("tau=4", None), ("tau=8", "failed")):
         folder = root / name
         folder.mkdir()
-        settings = compose.shown([name, "task=quadratic", "steps=2", "processes=1"]).config
+        settings = compose.compose_config([name, "task=quadratic", "steps=2", "processes=1"]).config
         (folder / "config.yaml").write_text(compose.schema.dumps(settings))
         (folder / "metrics.jsonl").write_text('{"step": 0, "consensus": 0.0}\n{"step": 2, "consensus": 0.5}\n')
         if status:

@@ -323,15 +323,17 @@ def test_what_can_only_be_meant_is_taken(train, typed):
 
 
 def test_whole_numbers_below_a_group():
-    config = compose.shown(["model.hidden=[1e1,20.0]", "algo=hierarchical", "algo.groups=2e0", "partition=shards"]).config
+    config = compose.compose_config(
+        ["model.hidden=[1e1,20.0]", "algo=hierarchical", "algo.groups=2e0", "partition=shards"]
+    ).config
     assert compose.schema.COUNTS
     from coopsgd.setup.parts import Parts
 
     assert Parts(config).model.hidden == [10, 20]
     assert Parts(config).strategy.schedule.num_aux == 3
     with pytest.raises(ConfigError, match=r"model\.hidden"):
-        compose.shown(["model.hidden=[10.5]"])
-    assert compose.shown(["partition=shards", "partition.classes=5e0"])
+        compose.compose_config(["model.hidden=[10.5]"])
+    assert compose.compose_config(["partition=shards", "partition.classes=5e0"])
 
 
 def test_a_sweep_of_whole_numbers(train):

@@ -35,7 +35,7 @@ from coopsgd import __version__
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
 from coopsgd.host import child, files, signals, sizes
 from coopsgd.predict import foresight
-from coopsgd.run.folders import Made, folder_key, freeze, fresh, refuse_nowhere, rehydrated, torchrun, unhydrated
+from coopsgd.run.folders import Made, folder_key, fresh, refuse_nowhere, rehydrated, torchrun, without_hydra, write_config
 from coopsgd.run.naming import folder_name
 from coopsgd.run.progress import say
 from coopsgd.run.reader import Run, log_points
@@ -201,7 +201,7 @@ class Session:
             self.made.tidy()
             print(f"the same run as {first.label} ({first.folder}), so it is not run again", flush=True)
             return first.objective
-        freeze(settings, folder, self.command, self.sweeping)
+        write_config(settings, folder, self.command, self.sweeping)
         self.frozen, self.steps = self.frozen + 1, settings.steps
         if not settings.launch:
             print(torchrun(settings, folder, "coopsgd.run.worker"))
@@ -287,9 +287,9 @@ def start(folder: Path, parts: Parts) -> float | None:
         return summary["eval"].get("eval/loss")
 
 
-def quietly(settings: Config, folder: Path, command: str) -> list[dict[str, Any]]:
+def train_silently(settings: Config, folder: Path, command: str) -> list[dict[str, Any]]:
     """Train a checked config in `folder` without a word; its metrics. RunFailed when a process failed."""
-    freeze(settings, folder, command)
+    write_config(settings, folder, command)
     with _summed_up(folder, Parts(settings)):
         _launched(folder, settings, silent=True)
     return log_points(folder / "metrics.jsonl")
@@ -368,7 +368,7 @@ def _train(words: Sequence[str]) -> int:
     return code
 
 
-def shown(words: Sequence[str], config_dir: str | None = None, verb: str = "show", look: bool = False) -> Checked:
+def compose_config(words: Sequence[str], config_dir: str | None = None, verb: str = "show", look: bool = False) -> Checked:
     """The checked config of these overrides, without a run folder, for `verb`. ConfigError when it cannot work.
 
     look: it will not be run, so what only a run needs is a note.
@@ -509,7 +509,7 @@ def _from_a_folder(session: Session, flags: dict[str, str]) -> dict[str, str]:
         if not session.beside.is_dir():
             raise ConfigError(f"--config-path {path}: is no folder; name one that holds config.yaml")
         file = session.beside / f"{name.removesuffix('.yaml')}.yaml"
-        node = rehydrated(file) if session.trust else unhydrated(file)
+        node = rehydrated(file) if session.trust else without_hydra(file)
         if node is None:
             return flags | {"--config-path": str(session.beside)}  # Hydra would look for it inside this package
         ConfigStore.instance().store(name=AGAIN, node=node)

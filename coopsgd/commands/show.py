@@ -44,7 +44,7 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
             {"round": r, "after_step": after, **cost.of_round(parts, r)} for r, after in enumerate(_ends(parts, cycle))
         ],
         "data": task.about(config),
-        "partition": task.spread(config),
+        "partition": task.class_counts(config),
         "cluster": None if config.cluster is None else config.cluster | {"about": parts.cluster.describe()},
         "notes": list(notes),
     }

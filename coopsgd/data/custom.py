@@ -192,7 +192,7 @@ class Custom(DataSet):
         n, k = len(train_y), len(test_y)
         if alone := len(found.parts) == 1:
             train = f"{n} of {n + k} samples"
-            test = f"{k} of {n + k} samples, a tenth of each class by lot (data.split_seed={self.split_seed}), held out"
+            test = f"{k} of {n + k} samples, a tenth of each class at random (data.split_seed={self.split_seed}), held out"
         else:
             train, test = (
                 f"its own {many} samples{f' ({part.own})' if part.own else ''}"

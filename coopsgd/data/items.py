@@ -170,7 +170,7 @@ def check_labels(train: np.ndarray, test: np.ndarray, path: str) -> None:
 
 
 def held_out(y: np.ndarray, seed: int) -> np.ndarray:
-    """(n,) which samples are for testing: by lot a tenth of each class, rounded, at least one; none of a class of one."""
+    """(n,) which samples are for testing: at random a tenth of each class, rounded, at least one; none of a class of one."""
     from coopsgd.streams import stream
 
     chosen = np.zeros(len(y), dtype=bool)

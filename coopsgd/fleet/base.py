@@ -113,7 +113,7 @@ class Fleet(ABC):
         return self.layout.workers(self.rank)
 
     @cached_property
-    def held(self) -> int:
+    def local_rows(self) -> int:
         """r, the number of rows held here."""
         return len(self.layout.rows(self.rank))
 
@@ -217,7 +217,7 @@ class Fleet(ABC):
         every = (x, *more)
         n = self.m + self.v
         wire = pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes)
-        hosts = self.m if i >= self.m and self.layout.served else self.m - 1
+        hosts = self.m if i >= self.m and self.layout.server_owns_aux else self.m - 1
         parts = self.clock.telling(i) if self.clock else None
         ends = self._charge(pick_price(hosts, i, n), sum(map(_width, every)), wire.sent, wire.messages, parts)
 
@@ -239,9 +239,11 @@ class Fleet(ABC):
     def _begins(self, verb: str, *xs: Rows) -> None:
         """Rows are what a verb takes."""
         for x in xs:
-            if not isinstance(x, Tensor) or x.ndim != 2 or len(x) != self.held or not x.is_floating_point():
+            if not isinstance(x, Tensor) or x.ndim != 2 or len(x) != self.local_rows or not x.is_floating_point():
                 got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-                raise ValueError(f"fleet.{verb}: takes Rows, real numbers of shape ({self.held}, n) in this process, got {got}")
+                raise ValueError(
+                    f"fleet.{verb}: takes Rows, real numbers of shape ({self.local_rows}, n) in this process, got {got}"
+                )
 
     def _charge(self, price: Price, width: int, sent: np.ndarray, messages: int, parts: Any) -> np.ndarray | None:
         """Into the ledger; when it ends on the clock, if there is one. Neither while measuring."""
@@ -313,7 +315,7 @@ class Fleet(ABC):
             if len(self._plans) >= max(PLANS[0], min(PLANS[1], ROOM // n**2)):
                 self._plans.popitem()
             again = W.recurring if isinstance(W, Matrix) else known  # an array that may change is not taken to come again
-            plan, logical = plans.lower(matrix, self.layout, again), price(matrix, self.m, self.layout.served)
+            plan, logical = plans.lower(matrix, self.layout, again), price(matrix, self.m, self.layout.server_owns_aux)
             self._plans[key] = _Planned(
                 W,
                 self._lowered(plan),

@@ -43,7 +43,7 @@ class Layout:
     v: int
     processes: int
     replicated: bool = True
-    served: bool = False  # in the price list auxiliary rows are hosts of their own: a server's, not copies
+    server_owns_aux: bool = False  # in the price list auxiliary rows are hosts of their own: a server's, not copies
 
     def __post_init__(self) -> None:
         if self.m % self.processes:
@@ -284,17 +284,17 @@ def _block_diagonal(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, 
     return np.block([[np.eye(k), np.zeros((k, len(v)))], [np.zeros((len(second), k)), u]]), np.vstack([first, v])
 
 
-def choose_layout(factors: Iterable[Any] | None, m: int, v: int, processes: int, served: bool = False) -> Layout:
+def choose_layout(factors: Iterable[Any] | None, m: int, v: int, processes: int, server_owns_aux: bool = False) -> Layout:
     """Replicated auxiliary rows if no matrix of the schedule costs more on them, else each with its owner.
 
     With owners no plan is dearer than all-reduce, all-gather or edge by edge; with replicas one can be. factors: those of all
     communications, or None when they never repeat. served: auxiliary rows have one owner each, whatever it costs.
     """
-    replicated = Layout(m, v, processes, served=served)
+    replicated = Layout(m, v, processes, server_owns_aux=server_owns_aux)
     if v == 0 or processes == 1:
         return replicated
-    owned = Layout(m, v, processes, replicated=False, served=served)
-    if served or factors is None:
+    owned = Layout(m, v, processes, replicated=False, server_owns_aux=server_owns_aux)
+    if server_owns_aux or factors is None:
         return owned
     seen: dict[int, Any] = {}
     for W in factors:
@@ -312,7 +312,7 @@ def layout_of(schedule: Any, m: int, processes: int) -> Layout:
         return Layout(m, 0, processes)
     cycle = schedule.cycle(m)
     factors = None if cycle is None else (W for r in range(cycle) for W in schedule.factors(m, r))
-    return choose_layout(factors, m, schedule.num_aux, processes, schedule.served)
+    return choose_layout(factors, m, schedule.num_aux, processes, schedule.server_owns_aux)
 
 
 def _clean(W: np.ndarray) -> np.ndarray:

@@ -65,11 +65,11 @@ def average_price(m: int) -> Price:
     return Price(2 * (m - 1), np.full(m, 2 * (m - 1) / m))
 
 
-def price(W: Any, m: int, served: bool = False) -> Price:
+def price(W: Any, m: int, server_owns_aux: bool = False) -> Price:
     """Of mixing by one factor W (m + v, m + v)."""
     W = recognise(W)
     n = len(W)
-    if served or n == m:
+    if server_owns_aux or n == m:
         return priced(*_told(W, np.arange(n), n)[:2], n)
     v = n - m
     replicated = _replicated(W, m)

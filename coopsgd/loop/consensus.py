@@ -48,7 +48,7 @@ class Communications:
         It is measured if an evaluation will be one of it and not of the communication that ends the next round, or if only
         that moment can tell how long the next round is.
         """
-        mixes_first = loop.state.owed is not None
+        mixes_first = loop.state.postponed is not None
         at = self._next_evaluation(done + mixes_first)  # of cta one at `done` is over then
         evaluated = at == done
         self._sent = False, None, None
@@ -73,7 +73,7 @@ class Communications:
 
     def values(self, loop: Loop) -> dict[str, float | None]:
         """consensus and consensus_after, for an evaluation; before the first communication as it is. While measuring."""
-        if loop.state.owed is not None:
+        if loop.state.postponed is not None:
             return {"consensus": spread(loop.fleet, loop.state.x), "consensus_after": None}
         if not self._any:
             self._before = spread(loop.fleet, loop.state.x)

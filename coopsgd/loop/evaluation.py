@@ -105,7 +105,7 @@ class Evaluator(Observer):
 
     def stepped(self, loop: Loop, t: Tick, loss: Tensor, active: np.ndarray | None, due: bool) -> None:
         count = loop.fleet.m if active is None else int(active.sum())
-        if not due or loop.state.owed is not None:
+        if not due or loop.state.postponed is not None:
             self.communications.phase += 1
         self._taken += count
         self._losses.append((loss, count))

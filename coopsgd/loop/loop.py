@@ -89,9 +89,9 @@ class Loop:
     def advance(self) -> None:
         """One iteration."""
         st, fleet, clock = self.state, self.fleet, self.fleet.clock
-        if st.owed is not None:
-            self._communicate(st.owed, st.k)
-            st.owed = None
+        if st.postponed is not None:
+            self._communicate(st.postponed, st.k)
+            st.postponed = None
         k, rounds, lr = st.k, st.rounds, st.inner.lr
         rounds.begin(k, lr)
         t, active, due = Tick(k, rounds.r, lr), rounds.active, rounds.due
@@ -155,7 +155,7 @@ class Loop:
             self.observer.sends(self, t.k + 1)
             self._received(0)
         elif self._cta:
-            st.owed = t
+            st.postponed = t
         elif st.flight is None:
             self._communicate(t, t.k + 1)
         else:

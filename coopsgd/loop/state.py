@@ -42,7 +42,7 @@ class State:
     clock: Any  # C seconds of each host; None without a cluster
     k: int = 0  # C iterations done
     flight: Flight | None = None  # R the message under way
-    owed: Tick | None = None  # C the communication that waits for the next step to begin (order=cta)
+    postponed: Tick | None = None  # C the communication that waits for the next step to begin (order=cta)
 
 
 class Losses:

@@ -21,7 +21,7 @@ from coopsgd.mixing.matrix import ROUNDING, Matrix, Product, recognise
 from coopsgd.setup.exact import as_float64
 
 LOOKED_AT = 1000  # communications of a schedule without a cycle whose weights are looked at before a run
-LOTS = 2  # communications whose matrices are kept when they never come again
+RANDOM_KEPT = 2  # communications whose matrices are kept when they never come again
 WRITTEN_OUT = 1024  # rows up to which all of a matrix is looked at, with structure or without
 LONGEST = 64  # communications of a cycle up to which its matrices count as recurring
 
@@ -35,7 +35,9 @@ class Mixing:
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     structured: ClassVar[bool] = False  # are its matrices made without an (m, m) array?
-    served: ClassVar[bool] = False  # the auxiliary models live on a server of their own, never as copies beside the workers
+    server_owns_aux: ClassVar[bool] = (
+        False  # the auxiliary models live on a server of their own, never as copies beside the workers
+    )
     AUX: ClassVar[str] = "algo.v"  # the key that says how many auxiliary models there are
     CYCLE: ClassVar[str] = "algo"  # the one that says how long a cycle is
 
@@ -62,7 +64,7 @@ class Mixing:
         cycle = self.cycle(m)
         key = (m, r if cycle is None else r % cycle)
         if key not in self._cache:
-            if len(self._cache) >= (cycle or LOTS):
+            if len(self._cache) >= (cycle or RANDOM_KEPT):
                 self._cache.pop(next(iter(self._cache)))
             made = tuple(recognise(_cleaned(W)) for W in self.matrices(*key))
             for W in made:
@@ -94,11 +96,11 @@ class Mixing:
         return math.exp(min(spectra.log_zeta(self._communications(m)), 700.0))
 
     def expectation(self, m: int) -> Expectation | None:
-        """What one communication does in expectation, if it is by lot and the lots of different ones are independent."""
+        """What one communication does in expectation, if it is at random and the lots of different ones are independent."""
         return None
 
     def outcomes(self, m: int, tau: int) -> Outcomes | None:
-        """All that one round by lot can be, where it is the rounds that are independent and not the communications, and few."""
+        """All that one random round can be, where the rounds are independent and not the communications, and few."""
         return None
 
     def _communications(self, m: int) -> list[Matrix]:
@@ -117,7 +119,7 @@ class Mixing:
         """alpha*, the pull with the smallest zeta; None when the mixing has no such weight."""
         return None
 
-    def settled(self, m: int) -> dict[str, Any]:
+    def computed_settings(self, m: int) -> dict[str, Any]:
         """Fields that a run's config must hold as they were found here, because other machines could find them otherwise."""
         return {}
 

@@ -3,7 +3,7 @@
 E[W] moves the mean of what rows hold, and S -> E[W S W'] their second moment: with both, stationary distances are exact and no
 lot of any seed is asked. E[W (x) W] is that operator as an m^2 x m^2 matrix; here it acts on m x m matrices and is never built.
 
-All schedules by lot here have symmetric, doubly stochastic W and no auxiliary rows, so the operator is its own adjoint.
+All schedules at random here have symmetric, doubly stochastic W and no auxiliary rows, so the operator is its own adjoint.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """All that a round by lot can be, each independent of the rounds before: matrices, local steps, matrices.
+    """All that a round at random can be, each independent of the rounds before: matrices, local steps, matrices.
 
     chance: (N,). before: (N, n, n) what is mixed before its steps. work: (N, m) local steps of each worker. after: (N, n, n).
     """

@@ -1,6 +1,6 @@
 """MATCHA: spend a communication budget on the matchings that connect the graph best. Wang et al., arXiv:1905.09435.
 
-The graph is decomposed into matchings; matching j takes part in a communication with probability p_j, all by lot. The
+The graph is decomposed into matchings; matching j takes part in a communication with probability p_j, all at random. The
 probabilities make the expected graph as well connected as the budget allows, the weight alpha makes the mean square contraction
 rho = ||E[W'W] - J|| least. Both problems are convex and small: a semidefinite program, whose interior point method is written
 out here, and a function of one number.
@@ -255,7 +255,7 @@ def best_alpha(L: Matchings, p: np.ndarray) -> float:
 @register("matcha", "mixing")
 @dataclass(frozen=True)
 class Matcha(Mixing):
-    """W_r = I - alpha sum_j B_j L_j with B_j ~ Bernoulli(p_j): matchings by lot, within a budget. arXiv:1905.09435.
+    """W_r = I - alpha sum_j B_j L_j with B_j ~ Bernoulli(p_j): matchings at random, within a budget. arXiv:1905.09435.
 
     budget: the expected share of matchings in a communication, in (0, 1]; 1 is the whole graph every time. alpha: auto has the
     least mean square contraction. probabilities: auto connects the expected graph best; a run keeps them in its config, because
@@ -298,7 +298,7 @@ class Matcha(Mixing):
         p = probabilities(L, self.budget) if self.probabilities == "auto" else np.array(self.probabilities, dtype=float)
         return L, p, float(self.alpha) if self.alpha != "auto" else best_alpha(L, p) if L.count else 0.0
 
-    def settled(self, m: int) -> dict[str, Any]:
+    def computed_settings(self, m: int) -> dict[str, Any]:
         return {"probabilities": self._design(m)[1].tolist()}
 
     def best_alpha(self, m: int) -> float | None:

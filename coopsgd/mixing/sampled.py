@@ -1,4 +1,4 @@
-"""Federated averaging: a server, and clients drawn by lot. McMahan et al., arXiv:1602.05629."""
+"""Federated averaging: a server, and clients drawn at random. McMahan et al., arXiv:1602.05629."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Sampled(Mixing):
     sizes: Any = of_run("sizes", None)  # samples of each worker; None where there are none to count
     batch_size: int = of_run("batch_size", 1)
 
-    served: ClassVar[bool] = True
+    server_owns_aux: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:

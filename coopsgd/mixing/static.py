@@ -186,7 +186,7 @@ class ParameterServer(Mixing):
 
     structured: ClassVar[bool] = True
 
-    served: ClassVar[bool] = True
+    server_owns_aux: ClassVar[bool] = True
 
     @property
     def num_aux(self) -> int:

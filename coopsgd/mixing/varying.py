@@ -1,4 +1,4 @@
-"""Schedules whose matrix changes from one communication to the next, by rule or by lot.
+"""Schedules whose matrix changes from one communication to the next, by rule or at random.
 
 Lots are drawn from the run's seed and the number of the communication, so the whole fleet draws alike without a message.
 """
@@ -116,7 +116,7 @@ def _matching(edges: np.ndarray, m: int, draw: np.random.Generator) -> np.ndarra
 @register("pairwise", "mixing")
 @dataclass(frozen=True)
 class Pairwise(Matching):
-    """Randomised gossip: a worker drawn by lot averages with a neighbour drawn by lot, `events` times a communication.
+    """Randomised gossip: a worker drawn at random averages with a neighbour drawn at random, `events` times a communication.
 
     Boyd, Ghosh, Prabhakar & Shah 2006. On a complete graph an event leaves 1 - 1 / (m - 1) of the mean square.
     """

@@ -13,7 +13,7 @@ from coopsgd.setup.schema import SIZES
 
 REHEARSED = 1000  # steps whose mean stands for a step of a longer run, if all its rounds are alike: whole cycles of them
 LONGEST = 20_000  # steps that are rehearsed at most
-STRETCH = 256  # communications whose mean stands for a schedule that never repeats
+WINDOW = 256  # communications whose mean stands for a schedule that never repeats
 COSTS = ("messages", "vectors", "bytes_per_worker_mean", "bytes_per_worker_max")
 
 
@@ -56,12 +56,12 @@ def _of_rounds(parts: Parts, rounds: range) -> dict[str, Any]:
 
 
 def per_step(parts: Parts) -> dict[str, float | None]:
-    """The same a step, from the mean over a cycle, or over a stretch of a schedule by lot; None when only the run can tell."""
+    """The same a step, from the mean over a cycle, or over a window of a random schedule; None when only the run can tell."""
     often = _communications(parts)
     if often is None:
         return dict.fromkeys(COSTS)
     schedule = parts.strategy.schedule
-    found = _of_rounds(parts, range((1 if schedule is None else schedule.cycle(parts.config.workers)) or STRETCH))
+    found = _of_rounds(parts, range((1 if schedule is None else schedule.cycle(parts.config.workers)) or WINDOW))
     return {key: None if value is None else value * often for key, value in found.items()}
 
 

@@ -25,8 +25,8 @@ def clock_of(parts: Parts) -> Clock | None:
     if parts.config.cluster is None:
         return None
     schedule = parts.strategy.schedule
-    v, served = (0, False) if schedule is None else (schedule.num_aux, schedule.served)
-    return Clock(parts.cluster, parts.config.workers, v, served, parts.config.seed)
+    v, server_owns_aux = (0, False) if schedule is None else (schedule.num_aux, schedule.server_owns_aux)
+    return Clock(parts.cluster, parts.config.workers, v, server_owns_aux, parts.config.seed)
 
 
 def rehearse(parts: Parts, steps: int) -> np.ndarray:
@@ -141,6 +141,6 @@ def stage(parts: Parts, clock: Clock | None = None, observer: Observer | None = 
         def gradients(self, *_: Any) -> Tensor:
             return shape(m + v, 1)
 
-    fleet = Stage(Layout(m, v, 1, served=schedule is not None and schedule.served))
+    fleet = Stage(Layout(m, v, 1, server_owns_aux=schedule is not None and schedule.server_owns_aux))
     fleet.clock = clock
     return Loop(parts, fleet, Idle(), inner=Outside, observer=observer)  # type: ignore[arg-type]

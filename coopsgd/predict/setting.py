@@ -22,10 +22,10 @@ from coopsgd.setup.schema import Config
 from coopsgd.strategies.base import Strategy
 from coopsgd.tasks.known import Known
 
-STRETCH = 512  # communications by lot that stand for a schedule that never repeats; doubled until they do
+WINDOW = 512  # communications at random that stand for a schedule that never repeats; doubled until they do
 ROOM = 1 << 24  # numbers in their matrices, at most
 FORGETS = 0.5  # what a stretch may leave of the disagreement, to stand for its schedule when it is repeated
-LOOKED_AT = 16  # communications by lot that are looked at where their expectation is known
+LOOKED_AT = 16  # communications at random that are looked at where their expectation is known
 SMALL = 1e-6  # what a matrix read from a file may be off
 
 
@@ -79,13 +79,13 @@ class Setting:
         num_aux = 0 if schedule is None else schedule.num_aux
         self.order = config.order
         self.tau = int(parts.period.largest or config.tau)
-        self.law = schedule.expectation(m) if schedule and self.cycle is None else None  # of one by lot, if it is known
-        self.matrices: list[Any] = []  # of a cycle, or of a stretch of a schedule by lot; arrays where they are `whole`
+        self.law = schedule.expectation(m) if schedule and self.cycle is None else None  # of one at random, if it is known
+        self.matrices: list[Any] = []  # of a cycle, or of a window of a random schedule; arrays where they are `whole`
         self.whole = m + num_aux <= WRITTEN_OUT
         self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
         if schedule is not None and told_by_matrices(strategy):
             if self.whole:
-                self.matrices = list(_stretch(schedule, m, m + num_aux, None if self.law is None else LOOKED_AT))
+                self.matrices = list(_window(schedule, m, m + num_aux, None if self.law is None else LOOKED_AT))
             else:
                 self.matrices = [schedule.at(m, r) for r in range(self.cycle or LOOKED_AT)]
             works = [schedule.work(m, r, self.tau) for r in range(len(self.matrices))]
@@ -140,7 +140,7 @@ class Setting:
             symmetric = not doubly or all(spectra.is_symmetric(W, SMALL) for W in Ws)
             yield Assumption("symmetric", True, "" if symmetric else "not symmetric: zeta is ||W - J||_2 instead (derived)")
             if self.cycle is None and self.zeta is not None:
-                yield Assumption("one W", True, "drawn by lot: zeta^2 is ||E[W'W] - J|| (derived)")
+                yield Assumption("one W", True, "drawn at random: zeta^2 is ||E[W'W] - J|| (derived)")
             elif self.cycle is not None and self.cycle > 1:
                 shrinks = all(spectra.zeta(W) <= 1 + SMALL for W in Ws)
                 told = (
@@ -258,16 +258,14 @@ class Setting:
 
     @cached_property
     def few(self) -> str:
-        """Why the stretch of a schedule by lot does not stand for it; empty when it does, or need not."""
+        """Why the window of a random schedule does not stand for it; empty when it does, or need not."""
         if self.cycle is not None or self.law is not None or not self.matrices:
             return ""
         if not self.whole:
-            return (
-                f"{self.m} workers: communications by lot are not followed for so many, so how far they drift apart is not told"
-            )
+            return f"{self.m} workers: random communications are not followed for so many; how far they drift is not told"
         if spectra.zeta(spectra.product(self.matrices, self.m + self.v)) < FORGETS:
             return ""
-        return f"{len(self.matrices)} communications by lot are too few to tell how far {self.m} workers drift apart"
+        return f"{len(self.matrices)} communications at random are too few to tell how far {self.m} workers drift apart"
 
     @cached_property
     def consensus(self) -> tuple[Stationary, Stationary]:
@@ -358,10 +356,10 @@ def told_by_matrices(strategy: Strategy) -> bool:
     )
 
 
-def _stretch(schedule: Mixing, m: int, rows: int, some: int | None = None) -> Iterator[np.ndarray]:
+def _window(schedule: Mixing, m: int, rows: int, some: int | None = None) -> Iterator[np.ndarray]:
     """The product of each communication of a cycle; without one of `some`, or of as many as it takes to forget the first."""
     cycle, most = schedule.cycle(m) or some, max(16, ROOM // rows**2)
-    whole, length = np.eye(rows), cycle or min(STRETCH, most)
+    whole, length = np.eye(rows), cycle or min(WINDOW, most)
     for r in itertools.count():
         if r == length:
             if cycle or length == most or spectra.zeta(whole) < FORGETS:

@@ -83,7 +83,7 @@ class Made:
                 path.rmdir()
 
 
-def claimed(named: str | None, root: str, made: Made | None = None) -> Path:
+def make_run_dir(named: str | None, root: str, made: Made | None = None) -> Path:
     """The folder that words name, else a fresh one of this second below `root`; made here, as `made` will know.
 
     ConfigError when it cannot be.
@@ -106,7 +106,7 @@ def folder_key(sweeping: bool) -> str:
     return "hydra.sweep.dir" if sweeping else "hydra.run.dir"
 
 
-def freeze(settings: Config, folder: Path, command: str, sweeping: bool = False) -> None:
+def write_config(settings: Config, folder: Path, command: str, sweeping: bool = False) -> None:
     """Claim the folder and write config.yaml. ConfigError when it holds a run already or cannot be written."""
     target, key = folder / "config.yaml", folder_key(sweeping)
     try:
@@ -165,7 +165,7 @@ def _with_files(config: Config, folder: Path) -> Config:
 DEFAULTS = ["schema", "_self_", {"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
 
 
-def unhydrated(file: Path) -> dict[str, Any]:
+def without_hydra(file: Path) -> dict[str, Any]:
     """A frozen config whose writer is not trusted, for Hydra: its keys, and nothing else that would be acted on or looked up.
 
     Hydra's own sections can import, log anywhere and read other folders, and ${...} can read the environment. ConfigError when

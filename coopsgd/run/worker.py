@@ -179,7 +179,7 @@ class Report:
 
     def draw(self) -> None:
         """Who held what, for TensorBoard: at the end, for no step shall wait for it."""
-        held = self._parts.task.spread(self._parts.config)
+        held = self._parts.task.class_counts(self._parts.config)
         if held is not None:
             self._files.image("data/partition", *pictures.picture(held))
 

@@ -109,11 +109,11 @@ def _of_the_seed(parts: Parts) -> set[str]:
     if isinstance(config, UntrustedConfig) and any(":" in str(name) for name in names):
         return set()
     schedule = parts.strategy.schedule
-    kept = schedule.settled(config.workers) if schedule else {}
+    kept = schedule.computed_settings(config.workers) if schedule else {}
     if not kept:
         return set()
     anew = Parts(replace(config, algo={**config.algo, **dict.fromkeys(kept, "auto")})).strategy.schedule
-    again = anew.settled(config.workers) if anew else {}
+    again = anew.computed_settings(config.workers) if anew else {}
     return {key for key, value in again.items() if _near(value, kept[key])}
 
 

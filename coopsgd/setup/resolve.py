@@ -108,7 +108,7 @@ def _resolved(
         if schedule is not None:
             schedule.refuse_size(m)
             schedule.check(m)
-            config = replace(config, algo={**config.algo, **schedule.settled(m)})
+            config = replace(config, algo={**config.algo, **schedule.computed_settings(m)})
         timing.check(config, parts.strategy, parts.period)
         # data or models that cannot be read or do not fit are refused whoever asks: what comes next relies on them
         with _noted(look, refused, TooFewSamples):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @register("fedavg")
 @dataclass(frozen=True)
 class FedAvg(Cooperative):
-    """Clients drawn by lot train, a server averages, and the server's model is what is evaluated. arXiv:1602.05629."""
+    """Clients drawn at random train, a server averages, and the server's model is what is evaluated. arXiv:1602.05629."""
 
     def answer(self, fleet: Fleet, x: Rows, s: Any) -> Common:
         return fleet.pick(x, fleet.m)

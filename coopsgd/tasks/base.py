@@ -71,7 +71,7 @@ class Task:
         """How many training samples each worker holds; None when there are none."""
         return None
 
-    def spread(self, config: Config) -> dict[str, Any] | None:
+    def class_counts(self, config: Config) -> dict[str, Any] | None:
         """Who holds how many of which class: counts (workers, classes) and how many samples nobody holds. None without data."""
         return None
 

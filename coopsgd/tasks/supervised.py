@@ -70,7 +70,7 @@ class Supervised(Task):
     def steps_per_epoch(self, config: Config) -> int | None:
         return max(len(share) for share in self.shares(config)) // config.batch_size
 
-    def spread(self, config: Config) -> dict[str, Any] | None:
+    def class_counts(self, config: Config) -> dict[str, Any] | None:
         labels, shares, test = self.labels(config), self.shares(config), self.test_labels(config)
         classes = max(int(y.max()) for y in (labels, test) if y is not None) + 1
         return {
@@ -115,7 +115,7 @@ class SupervisedProblem(Problem):
         import torch
 
         from coopsgd.tasks.engines.choice import choose
-        from coopsgd.tasks.engines.crew import Crew
+        from coopsgd.tasks.engines.row_pool import RowPool
         from coopsgd.tasks.networks import bound
 
         self._dtype, self._device = getattr(torch, config.dtype), device
@@ -130,7 +130,7 @@ class SupervisedProblem(Problem):
         self.steps_per_epoch = task.steps_per_epoch(config)
         choice = choose(config.engine, self._bound, config.amp)
         threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
-        self._crew = Crew(choice, self._bound, len(rows), threads, config.amp)
+        self._crew = RowPool(choice, self._bound, len(rows), threads, config.amp)
         looked_at = eval_samples(config.eval_samples, self._tests, config.workers)
         self._looked_at = torch.from_numpy(stream(config.seed, "eval").permutation(self._tests)[:looked_at]).to(device)
         self.facts = {"engine": choice.name, "eval_samples": looked_at}

@@ -44,7 +44,7 @@ def _best(m: int) -> str:
 
 PARTS = ("strategy", "mixing")
 PLAIN = ("fullsync", "pasgd", "dpsgd", "easgd")  # of two names for one thing, the first of these is told
-DRAWN = 16  # communications by lot in which two schedules must differ to be two
+DRAWN = 16  # communications at random in which two schedules must differ to be two
 LEFT_OUT = ("matrix", "identity", "pairwise")  # mixings: W is the user's; never agree; one pair of all workers
 
 
@@ -185,7 +185,7 @@ def _identity(strategy: Strategy, m: int) -> Any:
         return "averages gradients"
     rounds = range(schedule.cycle(m) or DRAWN)
     matrices = tuple(W.content for r in rounds for W in schedule.factors(m, r))
-    return schedule.served, matrices
+    return schedule.server_owns_aux, matrices
 
 
 def _classes(algo: dict[str, Any]) -> list[Any]:

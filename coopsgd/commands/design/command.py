@@ -49,7 +49,7 @@ def design(
     words, _ = mended(words, "design")  # what they repeat is told when the config is composed
     if probe is not None and not any(word.startswith("cluster=") for word in words):
         words = [*words, "cluster=from_probe", f"cluster.file={quoted(probe)}"]
-    checked = compose.shown(based(words), config_dir, "design")
+    checked = compose.compose_config(based(words), config_dir, "design")
     base = checked.config
     known, _, notes = constants(checked.parts, probe)
     if probe is not None and not theory and (base.cluster or {}).get("name") != "from_probe":
@@ -58,7 +58,7 @@ def design(
             f"--probe {probe}: is not used: the cluster is one you name, and pilots are run; or add --theory",
         )
     made = folders.Made()
-    folder = folders.claimed(checked.folder, "designs", made)
+    folder = folders.make_run_dir(checked.folder, "designs", made)
 
     places: list[int] = []  # that are run to check the ranking
     runs = itertools.count(1)
@@ -66,7 +66,7 @@ def design(
     def run(settings: Config, at: Path) -> list[dict[str, Any]]:
         number, of = next(runs), len(places) or len(pilots.periods(base))
         say(f"running {settings.name or settings.algo['name']} ({number} of {of})")
-        return compose.quietly(settings, at, line)
+        return compose.train_silently(settings, at, line)
 
     for note in dict.fromkeys((*checked.notes, *notes)):
         say(note)

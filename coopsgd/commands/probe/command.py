@@ -38,7 +38,7 @@ NAMES = {"L": "L of F", "L_workers": "L of each f_i"}
 
 def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, config_dir: str | None) -> None:
     """Measure, write the file and show it. ConfigError before anything starts, RunFailed after."""
-    checked = compose.shown(words, config_dir, "probe")
+    checked = compose.compose_config(words, config_dir, "probe")
     settings, target = replace(checked.config, steps=steps), Path(output or FILE).resolve()
     if settings.launch:
         checks.only_copy()
@@ -48,8 +48,8 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
     if not settings.launch:
         if output is not None:
             raise ConfigError(f"-o {output}: with launch=false the file is {FILE} in the folder that is printed; leave out -o")
-        folder = folders.claimed(checked.folder, "outputs").resolve()
-        folders.freeze(settings, folder, command)
+        folder = folders.make_run_dir(checked.folder, "outputs").resolve()
+        folders.write_config(settings, folder, command)
         print(folders.torchrun(settings, folder, "coopsgd.commands.probe"))
         return
     if target.is_dir() or not target.parent.is_dir():
@@ -61,7 +61,7 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
     except OSError as error:
         raise ConfigError(f"-o {output or FILE}: {target.parent} cannot be written ({error.strerror}); name another") from None
     try:
-        folders.freeze(settings, folder, command)
+        folders.write_config(settings, folder, command)
         found = _measured(folder, settings, as_json)
         files.write_json(target, found)
     finally:

@@ -46,7 +46,7 @@ def measure(fleet: Fleet, row: int, kind: Tensor, draw: np.random.Generator, ste
     calls: list[list[tuple[Call, int]]] = []  # by size: the all-reduce, the exchange, and how often in a round
     with fleet.measuring():
         for length in lengths:
-            x = kind.new_zeros(fleet.held, length)
+            x = kind.new_zeros(fleet.local_rows, length)
             asked: tuple[Call, ...] = (partial(fleet.mean, x), partial(_each, fleet, Ws, x))
             once = [float(clock(call, 1)[0]) for call in asked]
             calls.append(

@@ -45,9 +45,9 @@ class Parts:
 class Clock:
     """The times t (hosts,) of m workers and, behind them, of v servers if the auxiliary models have hosts of their own."""
 
-    def __init__(self, cluster: Any, m: int, v: int, served: bool, seed: int) -> None:
+    def __init__(self, cluster: Any, m: int, v: int, server_owns_aux: bool, seed: int) -> None:
         self.m, self.seed, self._cluster = m, seed, cluster
-        self._servers, self._v = v if served else 0, v
+        self._servers, self._v = v if server_owns_aux else 0, v
         self.t = np.zeros(m + self._servers)
         self._network: Network = cluster.network(m, len(self.t))
         self._prices: dict[Any, float] = {}

@@ -33,7 +33,7 @@ from coopsgd.mixing.expectation import Expectation, Outcomes, stationary
 
 DOUBLINGS = 60  # of the number of cycles summed; whoever has not converged then never will
 CONVERGED = 1e-13
-BATCHES = 16  # stretches of a schedule by lot, whose means tell the error of their mean
+BATCHES = 16  # stretches of a schedule at random, whose means tell the error of their mean
 
 
 def unread(Ws: Sequence[np.ndarray], m: int) -> bool:
@@ -126,7 +126,7 @@ class _Rounds:
 
     @property
     def error(self) -> float:
-        """The standard error of the last walk's mean over looks, for rounds by lot: from means of stretches of them."""
+        """The standard error of the last walk's mean over looks, for rounds at random: from means of stretches of them."""
         sums = np.array([[sum(some.tolist()) for some in np.array_split(x, BATCHES)] for x in (self.parts, self.taus)])
         return float(np.std(sums[0] / sums[1], ddof=1) / BATCHES**0.5)
 
@@ -147,7 +147,7 @@ def noise_consensus(
 ) -> float | None:
     """C with stationary E (1/m) sum_i ||x_i - mean||^2 = eta^2 sigma2 C, averaged over the steps of a cycle.
 
-    Ws: the (m + v, m + v) product of each communication of a cycle, workers first, or of a stretch of a schedule by lot, which
+    Ws: the (m + v, m + v) product of each communication of a cycle, workers first, or of a window of a random schedule, which
     is taken to repeat: it should leave little of a disagreement, or it stands for nothing but itself. counts: (m,) local steps
     of each worker towards each (None: tau). everyone: the distance to the mean of all m + v rows, which the bound is about.
     None: there is no stationary state, the distance grows without end.
@@ -192,14 +192,14 @@ def sampled_consensus(
     counts: Sequence[np.ndarray] | None,
     kept: float | None = None,
 ) -> tuple[float | None, float | None]:
-    """noise_consensus, or drift_consensus if `kept` is given, of communications by lot, and the standard error of it."""
+    """noise_consensus, or drift_consensus if `kept` is given, of communications at random, and the standard error of it."""
     rounds = _Rounds(Ws, m, tau, order, delay, counts)
     found = _noise(rounds, _spread(m, rounds.n)) if kept is None else _drift(rounds, kept)
     return found, None if found is None or len(Ws) < 2 * BATCHES else rounds.error
 
 
 def expected_noise(law: Expectation, m: int, tau: int, order: str = "atc", delay: int = 0) -> float | None:
-    """noise_consensus when every communication is by lot: E of it over all lots. W is doubly stochastic, v = 0.
+    """noise_consensus when every communication is at random: E of it over all lots. W is doubly stochastic, v = 0.
 
     S = E[W (S + (tau - delay) P) W'] + delay P: the noise of the last `delay` steps is not mixed; from the mean P is I - J.
     The looks come 0 .. tau - 1 steps after a mixing, 1 .. tau for cta.
@@ -212,7 +212,7 @@ def expected_noise(law: Expectation, m: int, tau: int, order: str = "atc", delay
 
 
 def expected_drift(law: Expectation, m: int, tau: int, order: str = "atc", delay: int = 0, kept: float = 1.0) -> float | None:
-    """drift_consensus when every communication is by lot: E of it over all lots.
+    """drift_consensus when every communication is at random: E of it over all lots.
 
     x = -eta Y g with g white and Y -> W (kept^tau Y + s B), B B' the covariance of the h_i: E[Y Y'] is driven by E[Y] too.
     """
@@ -341,7 +341,7 @@ class Forecast:
     """Follows a run from equal models and says how far apart the workers are in expectation: now, and as a run logs it.
 
     schedule: anything that answers factors(m, r), cycle(m), work(m, r, tau) and num_aux. equal: the models are so after every
-    step. Follows whatever happens: a rate or a period that moves, workers that sit out, matrices by lot.
+    step. Follows whatever happens: a rate or a period that moves, workers that sit out, matrices at random.
     """
 
     def __init__(self, schedule: Any, m: int, order: str = "atc", equal: bool = False) -> None:

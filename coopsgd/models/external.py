@@ -32,7 +32,7 @@ _seen: dict[str, Seen] = {}
 
 
 @dataclass(frozen=True)
-class Foreign(Model):
+class External(Model):
     """A network this package knows nothing of. Processes forked after the look inherit what was seen and imported."""
 
     def fetch(self) -> Any:
@@ -66,7 +66,7 @@ class Foreign(Model):
 
 @register("torchvision", "model")
 @dataclass(frozen=True)
-class TorchVision(Foreign):
+class TorchVision(External):
     """Any of torchvision's classification networks by name, untrained; its BatchNorm stays BatchNorm. See `norm_stats`.
 
     arguments: more of its keyword arguments. Grey images are shown to it as three equal colours.
@@ -99,7 +99,7 @@ class TorchVision(Foreign):
 
 @register("custom", "model")
 @dataclass(frozen=True)
-class Custom(Foreign):
+class Custom(External):
     """Your network: `path` is module:Class (or module:function) and `arguments` its keyword arguments; any torch module.
 
     It takes (batch, channels, height, width) and gives (batch, classes) logits. A file beside you is importable.
@@ -139,7 +139,7 @@ def _few(known: list[str]) -> str:
     return f"{', '.join(known[:8])} and {len(known) - 8} more"
 
 
-def _seen_apart(model: Foreign, shape: tuple[int, ...], classes: int, batch: int) -> Seen:
+def _seen_apart(model: External, shape: tuple[int, ...], classes: int, batch: int) -> Seen:
     """Look at it in a child: one that has computed anything should not fork workers, and this process will. ValueError."""
     try:
         return Seen(**answer_of(lambda: _told(model, shape, classes, batch)))
@@ -147,7 +147,7 @@ def _seen_apart(model: Foreign, shape: tuple[int, ...], classes: int, batch: int
         raise ValueError(f"{_name(model)}: {error}") from None
 
 
-def _told(model: Foreign, shape: tuple[int, ...], classes: int, batch: int) -> dict[str, Any]:
+def _told(model: External, shape: tuple[int, ...], classes: int, batch: int) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
@@ -169,7 +169,7 @@ class _Unfit(ValueError):
     """It works, but cannot be trained here; said in our own words."""
 
 
-def _tried(model: Foreign, shape: tuple[int, ...], classes: int, batch: int, channels_last: bool) -> Seen:
+def _tried(model: External, shape: tuple[int, ...], classes: int, batch: int, channels_last: bool) -> Seen:
     import torch
 
     torch.manual_seed(0)
@@ -219,5 +219,5 @@ def _step(module: Module, inputs: Tensor, classes: int) -> None:
     logits.sum().backward()
 
 
-def _name(model: Foreign) -> str:
+def _name(model: External) -> str:
     return f"model {getattr(model, 'arch', None) or getattr(model, 'path', None)}"

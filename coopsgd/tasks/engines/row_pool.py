@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Job = Callable[[Engine, int, int], None]
 
 
-class Crew:
+class RowPool:
     """One engine a thread. `each` calls a job for every chunk of rows; whichever thread is free takes the next one.
 
     Threads over rows, each computing with one torch thread, beat torch's own threads inside one small product; with
