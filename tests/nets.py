@@ -118,7 +118,6 @@ def number() -> int:
 class Large(Digits):
     """64 digits, and 32 to test on, of 32 x 32: every pixel four by four times."""
 
-    TRAIN = 64
     SHAPE = (1, 32, 32)
 
     def load(self, *arguments: Any) -> Any:

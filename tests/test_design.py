@@ -107,7 +107,7 @@ def test_a_checked_run_that_diverged_is_no_best(monkeypatch, tmp_path):
     settings = base(*NOISY, *SLOW, "algo=pasgd", steps=8)
     entries = []
     for tau in (1, 2):
-        (one,) = [c for c in candidates(settings, ("algo=pasgd",)) if c.label == f"algo=pasgd tau={tau}"]
+        (one,) = [c for c in candidates(Parts(settings), ("algo=pasgd",)) if c.label == f"algo=pasgd tau={tau}"]
         entries.append(ranking.predicted(one, *Drift.of([one]), np.arange(1.0, 9.0), Goal(budget=3600.0), pilots(), None))
     ends = {"rank-1": [2.0, 1.0, 0.5], "rank-2": [2.0, 0.3, None]}
 

@@ -244,8 +244,8 @@ def test_a_file_beside_you_is_found_and_its_mistakes_are_told(cli, tmp_path):
 
 def test_torchvision_is_imported_by_nobody_else(tmp_path):
     code = (
-        "import sys; from coopsgd.commands.compose import shown; from coopsgd.setup.build import make\n"
-        "settings = shown(['model=resnet20', 'model.norm=batch', 'norm_stats=local']).config\n"
+        "import sys; from coopsgd.commands.compose import compose_config; from coopsgd.setup.parts import Parts\n"
+        "settings = compose_config(['model=resnet20', 'model.norm=batch', 'norm_stats=local']).config\n"
         "sys.exit(bool({'torch', 'torchvision'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent).returncode == 0

@@ -173,10 +173,10 @@ def test_a_half_written_line_does_not_hide_what_went_wrong(cli, tmp_path, monkey
         raise RunFailed("no such luck")
 
     monkeypatch.setattr(launch, "run", torn)
-    settings = compose.compose_config(QUICK).config
-    compose.write_config(settings, tmp_path / "here", "coopsgd train")
+    parts = compose.compose_config(QUICK).parts
+    compose.write_config(parts.config, tmp_path / "here", "coopsgd train")
     with pytest.raises(RunFailed, match="no such luck"):
-        compose.start(tmp_path / "here", settings)
+        compose.start(tmp_path / "here", parts)
     assert coopsgd.Run(tmp_path / "here").summary["steps"] == 10
 
 
@@ -201,14 +201,14 @@ def test_a_function_of_the_round_is_trained_and_repeated(cli, tmp_path):
 def test_a_folder_that_was_not_frozen_is_free_again(cli, tmp_path, monkeypatch):
     np.save(tmp_path / "w.npy", np.full((2, 2), 0.5))
 
-    def full(settings, folder):
+    def full(config, folder):
         (folder / "algo.W.npy").write_text("half of it")
         raise OSError("No space left on device")
 
     from coopsgd.commands import compose
     from coopsgd.run import folders
 
-    monkeypatch.setattr(folders, "_freeze_files", full)
+    monkeypatch.setattr(folders, "_with_files", full)
     with pytest.raises(OSError, match="No space"):
         folders.write_config(compose.compose_config(QUICK).config, tmp_path / "here", "coopsgd train")
     monkeypatch.undo()

@@ -40,8 +40,8 @@ def test_show_refuses(cli, tmp_path, case, told):
     ("typed", "told"),
     [
         (("launch=maybe",), "launch: must be true or false, got maybe"),
-        (("data=custom", "data.arguments=[1]"), "data.arguments: must be keys and values, as in {a: 1}, not a list"),
-        (("model.hidden={a:1}",), "model.hidden: must be a list, as in [1, 2], not keys and values"),
+        (("data=custom", "data.path=torchvision.datasets:MNIST", "data.arguments=[1]"), "data.arguments: must be keys"),
+        (("model.hidden={a:1}",), "model.hidden: must be a list of whole numbers, as in model.hidden=[20]"),
         (("schedule=multistep", "schedule.milestones={a:1}"), "schedule.milestones: must be a list"),
         (("--config-dir", "mine", "algo=rows"), "algo/rows.yaml: has a list"),
         (("--config-dir", "mine", "experiment=bare"), "experiment: its yaml must begin with the line `# @package _global_`"),

@@ -19,7 +19,6 @@ from coopsgd.predict import setting
 from coopsgd.predict.setting import Setting
 from coopsgd.predict.theory import (
     Forecast,
-    Known,
     drift_consensus,
     largest_steps,
     linear_speedup,
@@ -29,6 +28,7 @@ from coopsgd.predict.theory import (
 )
 from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
+from coopsgd.tasks.known import Known
 
 ONE = ("task=quadratic", "task.heterogeneity=0", "dtype=float64", "device=cpu", "processes=1")
 

@@ -49,7 +49,7 @@ def told(*words: str) -> str:
         (("probe", "-cd", "/", "--config-dir", "/tmp"), "given 2 times"),
         (("design", "--budget-seconds"), "--budget-seconds"),
         (("analyze", "outputs/2026-01-01/00-00-00"), "coopsgd analyze --over outputs/2026-01-01/00-00-00"),
-        (("list", "algo"), "algo"),
+        (("list", "algos"), "algo"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
