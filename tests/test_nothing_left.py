@@ -109,7 +109,7 @@ def test_a_command_that_ends_before_it_starts(monkeypatch, tmp_path, capsys, rai
         assert list(tmp_path.glob("*run*/**/")) or list(tmp_path.glob("outputs/*/*"))
         raise raised
 
-    monkeypatch.setattr(compose, "freeze", ends)
+    monkeypatch.setattr(compose, "write_config", ends)
     for typed in ((*QUICK, "tau=2"), (*QUICK, "-m", "tau=2,3"), (*QUICK, "hydra.run.dir=run/a/b")):
         try:
             assert compose.train(typed) == 2
