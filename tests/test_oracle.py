@@ -103,7 +103,7 @@ def test_copies_of_auxiliary_rows_are_equal_bit_by_bit(gangs, processes, v):
     words = (*QUADRATIC, "algo=cooperative", "tau=2", f"algo.v={v}", written(W))
     played = play(gangs, processes, *words)
     assert played.layout.replicated
-    copies = [rows[m // processes :] for rows in played.local_rows]
+    copies = [rows[m // processes :] for rows in played.held]
     assert all(np.array_equal(copies[0], other) for other in copies)
     np.testing.assert_array_equal(copies[0], played.x[m:])
     assert np.ptp(played.x[m:], axis=1).max() > 0
