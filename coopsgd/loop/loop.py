@@ -59,8 +59,9 @@ class Loop:
     buffers: what a communication does to the inner optimiser's. keep leaves them, average mixes them by the same W in the same
     message, reset empties them when the message leaves.
 
-    Running statistics (norm_stats=average) and averaged buffers ride along with the first verb of a communication. They are
-    mixed by what mixes the models, and nothing else happens to them: with a delay they take the mixed value.
+    Running statistics (norm_stats=average) and averaged buffers ride along in the message that mixes by the schedule's matrix,
+    or in one of their own where a strategy mixes by another; without a schedule with the first verb. Nothing else happens to
+    them: with a delay they take the mixed value.
     """
 
     def __init__(

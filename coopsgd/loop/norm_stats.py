@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from coopsgd.loop.loop import Loop
     from coopsgd.tasks.base import Problem
 
-POLICIES = ("average", "local", "recalibrate")
 BATCHES = 32  # training batches of batch_size that recalibrate looks at, drawn from all training data, the same every time
 
 

@@ -27,7 +27,9 @@ class Flight:
 
 @dataclass
 class State:
-    """Everything that the next iterations depend on, beside config and seed. By row (R), or the same in every process (C).
+    """What the next iterations depend on, beside config and seed. By row (R), or the same in every process (C).
+
+    Other buffers of a module than running statistics (num_batches_tracked, masks) are kept by the problem, and are not in it.
 
     Batches, clients drawn and dropout are functions of an address (seed, row, step) and are not in it.
     """
