@@ -113,9 +113,14 @@ def test_imports_point_one_way():
     assert importers("click") == {"cli.py", "completion.py"}
     grammar = {"setup/words.py", "setup/sweeps.py"}  # they parse words; nothing is composed there
     assert importers("hydra") == {"commands/compose.py", "completion.py", "setup/messages.py", "setup/sources.py"} | grammar
-    assert importers("torch.distributed") == {"run/launch.py", "run/worker.py", "fleet/processes.py", "testing.py"}
-    assert importers("coopsgd.fleet.stacked") <= {"run/worker.py", "fleet/processes.py", "testing.py"}
-    assert importers("coopsgd.fleet.processes") == {"run/worker.py", "testing.py"}
+    assert importers("torch.distributed") == {"run/launch.py", "run/worker.py", "fleet/processes.py", "testing/processes.py"}
+    assert importers("coopsgd.fleet.stacked") <= {
+        "run/worker.py",
+        "fleet/processes.py",
+        "testing/by_hand.py",
+        "testing/runs.py",
+    }
+    assert importers("coopsgd.fleet.processes") == {"run/worker.py", "testing/runs.py"}
     upwards: dict[str, set[str]] = {}
     for name, found in files.items():
         own = name.removesuffix(".py").removesuffix("__init__").replace("/", ".").strip(".")
