@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from coopsgd import __version__
+from coopsgd.blame import blame
 from coopsgd.errors import ConfigError, Interrupted, RunFailed
 from coopsgd.host import signals, stdio
 
@@ -277,9 +278,7 @@ def _code() -> int:
     except Exception as error:
         if full_errors:
             raise
-        from coopsgd.setup import external
-
-        if (line := external.told_of(error)) is not None:
+        if (line := blame(error)) is not None:
             click.echo(f"coopsgd: {line}", err=True)
             return 2
         if not isinstance(error, OSError) or error.filename is None:

@@ -15,8 +15,6 @@ import os
 import pkgutil
 import re
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import MISSING, field
@@ -24,6 +22,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from coopsgd.blame import outside, with_location
 from coopsgd.errors import ConfigError, Interrupted
 
 # kind -> the package (or module) whose import registers every built-in name of that kind
@@ -224,32 +223,9 @@ def _why(error: BaseException, module: str) -> str:
     top = module.partition(".")[0]
     absent = isinstance(error, ModuleNotFoundError) and error.name and top == error.name.partition(".")[0]
     lacks = isinstance(error, AttributeError) and module in sys.modules  # it was imported, and may have a __getattr__
-    if absent or lacks or (isinstance(error, TypeError | ValueError) and not _frames(error)):
+    if absent or lacks or (isinstance(error, TypeError | ValueError) and not outside(error)):
         beside, taken = Path(f"{top}.py").resolve(), getattr(sys.modules.get(top), "__file__", None)
         if taken and beside.is_file() and Path(taken) != beside:
             return f"{error}; {top} is {taken}, rename the file beside you"
         return f"{error}; write module:Class, importable from here"
-    return f"importing it gives {told_of(error)}"
-
-
-def told_of(error: BaseException, thing: Any = None) -> str:
-    """What went wrong in a user's code, in one line: the error, and where; else the file that `thing` is from."""
-    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{told} ({error.filename}:{error.lineno})"
-    file, frames = getattr(sys.modules.get(getattr(thing, "__module__", "")), "__file__", None), _frames(error)
-    if frames and file in (None, *(f.filename for f in frames)):
-        return f"{told} ({frames[-1].filename}:{frames[-1].lineno})"
-    return f"{told} ({file})" if file else told
-
-
-def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Where the error came by outside of this package, the innermost last; without libraries, where others are there too."""
-    ours = os.path.dirname(__file__) + os.sep
-    frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if os.path.isfile(f.filename) and not f.filename.startswith(ours)
-    ]
-    frames = [f for f in frames if f.filename != importlib.__file__]
-    library = re.compile(rf"{re.escape(sysconfig.get_path('stdlib') + os.sep)}|.*\b(site|dist)-packages\b")
-    return [f for f in frames if not library.match(f.filename)] or frames
+    return f"importing it gives {with_location(error)}"

@@ -68,7 +68,7 @@ def imported_of(node: ast.Import | ast.ImportFrom) -> set[str]:
 
 # from the ground up; a module may import what is on its own floor or below. The longest name counts
 FLOORS = (
-    ("errors", "streams", "host"),
+    ("errors", "blame", "streams", "host"),
     (
         "registry",
         "setup.__init__",
@@ -77,6 +77,7 @@ FLOORS = (
         "setup.yamls",
         "setup.formats",
         "setup.external",
+        "setup.returned",
         "setup.schema",
     ),
     ("mixing",),

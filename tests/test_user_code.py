@@ -24,7 +24,7 @@ from coopsgd.mixing.graphs import Graph
 from coopsgd.mixing.static import Average
 from coopsgd.models.base import Model
 from coopsgd.predict.clock.clusters import Links
-from coopsgd.setup import external
+from coopsgd.setup import external, returned
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.base import Strategy
 from coopsgd.strategies.cooperative import Cooperative
@@ -52,7 +52,7 @@ def made(kind: str, found):
     }[kind]
     registered = "strategy" if base is Strategy else "mixing" if base is Mixing else kind
     cls = dataclass(frozen=True)(type("Mine", (base,), {name: lambda self, *a, **k: found(*a, **k), "__module__": "mine"}))
-    return external.guard(registered, cls()), name
+    return returned.guard(registered, cls()), name
 
 
 def refused(kind: str, found, arguments, *parts: str) -> None:
@@ -114,7 +114,7 @@ def test_what_is_right_passes():
     thing, _ = made("period", lambda s, *_: (np.int64(3), s))
     assert thing.next(None, 0, 0.1, None, None) == (3, None)
     for kind in (Cooperative(), Period()):
-        assert external.guard("strategy", kind) is kind and not external.is_external(kind)
+        assert returned.guard("strategy", kind) is kind and not external.is_external(kind)
 
 
 E = np.eye(4)
@@ -208,7 +208,7 @@ def test_data(more, part):
         )
     )
     with pytest.raises(external.ExternalError, match=r"^Mine\.load: returned ") as error:
-        external.guard("data", cls()).load()
+        returned.guard("data", cls()).load()
     assert part in str(error.value)
 
 
@@ -372,11 +372,11 @@ def test_before_a_run(case):
 
 
 def test_a_task_without_a_problem():
-    thing = external.guard("task", NoTask())
+    thing = returned.guard("task", NoTask())
     with pytest.raises(external.ExternalError, match=r"NoTask\.build: returned None without start"):
         thing.build(None, range(4), "cpu")
     with pytest.raises(external.ExternalError, match=r"NoBuild\.build: returned a function"):
-        external.guard("model", NoBuild()).build((3,), 2)
+        returned.guard("model", NoBuild()).build((3,), 2)
 
 
 def test_a_task_of_ones_own_that_is_right_runs(gangs):
@@ -502,8 +502,8 @@ def test_checking_costs_no_copy():
     settings = settle((*QUADRATIC, "algo=pasgd", f"algo.strategy={HERE}:SlowMo", "~algo.mixing"))
     strategy = Parts(settings).strategy
     x = torch.zeros(8, 3)
-    assert external._stepped(None, (x, ()), None, None, x, None, ())[0] is x
-    assert {"send", "receive"} == set(vars(strategy)) & set(external.CHECKS["strategy"]) and "init" not in vars(strategy)
+    assert returned._stepped(None, (x, ()), None, None, x, None, ())[0] is x
+    assert {"send", "receive"} == set(vars(strategy)) & set(returned.CHECKS["strategy"]) and "init" not in vars(strategy)
 
 
 CODE = """

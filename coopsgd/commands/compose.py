@@ -32,6 +32,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from coopsgd import __version__
+from coopsgd.blame import blame
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
 from coopsgd.host import child, files, signals, sizes
 from coopsgd.predict import foresight
@@ -42,7 +43,7 @@ from coopsgd.run.reader import Run, log_points
 from coopsgd.run.summary import of_what_there_is
 from coopsgd.run.sweep import readable_summary
 from coopsgd.run.sweep import table as sweep_table
-from coopsgd.setup import catalogue, checks, external, schema, sources, sweeps
+from coopsgd.setup import catalogue, checks, schema, sources, sweeps
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.setup.parts import Parts
@@ -257,10 +258,10 @@ def _read(cfg: Any, overrides: Sequence[str], *arguments: Any, **more: Any) -> C
             return checked
         return replace(checked, notes=(*checked.notes, *foresight.notes(checked.parts, given(overrides))))
     except Exception as error:
-        told = None if isinstance(error, ConfigError | RunFailed) else external.told_of(error)
-        if told is None:
+        line = None if isinstance(error, ConfigError | RunFailed) else blame(error)
+        if line is None:
             raise
-        raise ConfigError(told) from error
+        raise ConfigError(line) from error
 
 
 def gpu_count() -> int:

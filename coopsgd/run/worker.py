@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from coopsgd.blame import blame
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet.plan import Layout, layout_of
 from coopsgd.fleet.processes import Processes
@@ -40,7 +41,8 @@ from coopsgd.run.board import Board, Phase
 from coopsgd.run.console import Live
 from coopsgd.run.metrics import Files
 from coopsgd.run.summary import summary
-from coopsgd.setup import external, schema
+from coopsgd.setup import schema
+from coopsgd.setup.external import ExternalError
 from coopsgd.setup.parts import Parts
 
 PATIENCE = 30.0  # seconds to wait for room on a full disk at the end
@@ -73,7 +75,7 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
     except RunFailed as error:
         board.tell(rank, time.time(), "line", str(error))
     except BaseException as error:
-        if (line := external.told_of(error)) is None:
+        if (line := str(error) if isinstance(error, ExternalError) else blame(error)) is None:
             refused = isinstance(error, ConfigError)  # of what was there when the command looked; it says all there is to say
             told = ("line", str(error)) if refused else ("traceback", traceback.format_exc())
             board.tell(rank, time.time(), *told)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
+from coopsgd.blame import location, with_location
 from coopsgd.data.base import DataSet
 from coopsgd.data.partitions import Partition
 from coopsgd.errors import ConfigError
@@ -20,8 +21,8 @@ from coopsgd.mixing.graphs import Graph
 from coopsgd.models.base import Model
 from coopsgd.optim import Constant
 from coopsgd.predict.clock.cluster import Cluster
-from coopsgd.registry import OF_RUN, did_you_mean, guarded, lookup, may_import, may_read, told_of
-from coopsgd.setup import external, values
+from coopsgd.registry import OF_RUN, did_you_mean, guarded, lookup, may_import, may_read
+from coopsgd.setup import external, returned, values
 from coopsgd.setup.schema import COUNTS, Config, UntrustedConfig, whole
 from coopsgd.strategies.base import Strategy
 from coopsgd.strategies.period import Period
@@ -147,7 +148,7 @@ def refuse_schedule(strategy: Strategy) -> None:
             "write schedule = property(lambda self: self.mixing)"
         )
     if schedule is not None and not isinstance(schedule, Mixing):
-        found = "a method, not a property" if callable(schedule) else external.told(schedule)
+        found = "a method, not a property" if callable(schedule) else returned.described(schedule)
         raise ConfigError(f"algo.strategy: {cls}.schedule is {found}; it must be a Mixing or None, as in schedule = Average()")
 
 
@@ -244,7 +245,7 @@ def typed(where: str, cls: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     try:
         hints = get_type_hints(cls)
     except Exception as error:  # an annotation names what its module does not have
-        raise ConfigError(f"{where}: {cls.__name__} has annotations that cannot be read: {told_of(error, cls)}") from None
+        raise ConfigError(f"{where}: {cls.__name__} has annotations that cannot be read: {with_location(error, cls)}") from None
     return {name: _typed(f"{where}.{name}", hints.get(name), value, known.get(name)) for name, value in arguments.items()}
 
 
@@ -263,11 +264,11 @@ def _construct(kind: str, where: str, cls: Any, given: Mapping[str, Any], of_run
             may(f"{where}.{name}", found[name])
     with blamed(where):
         try:
-            return external.guard(kind, cls(**found))
+            return returned.guard(kind, cls(**found))
         except ValueError:
             raise
         except Exception as error:
-            raise ConfigError(f"{where}: {cls.__name__} cannot be made: {told_of(error, cls)}") from None
+            raise ConfigError(f"{where}: {cls.__name__} cannot be made: {with_location(error, cls)}") from None
 
 
 def _typed(key: str, kind: Any, value: Any, f: Field[Any] | None) -> Any:
@@ -298,5 +299,5 @@ class blamed:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ValueError) and not isinstance(error, ConfigError):
-            told = str(error) + external.location(error)
+            told = str(error) + location(error)
             raise ConfigError(told if not self.where or self.where in told else f"{self.where}: {told}") from None
