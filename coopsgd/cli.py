@@ -43,7 +43,7 @@ class Verbs(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing and args and args[0].startswith("-") and args[0] not in ("-h", "--help", "--version"):
-            from coopsgd.setup.words import no_verb, verb_at
+            from coopsgd.setup.flags import no_verb, verb_at
 
             at = verb_at(args, self.commands)
             if at is None:
@@ -53,7 +53,7 @@ class Verbs(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and not ctx.resilient_parsing:
-            from coopsgd.setup.words import no_verb
+            from coopsgd.setup.flags import no_verb
 
             raise click.UsageError(no_verb(args, list(self.commands)))
         return super().resolve_command(ctx, args)
@@ -68,7 +68,7 @@ class Verb(click.Command):
             return rest
         words = ctx.params.get("words") or ()
         if any(word.startswith("-") for word in words):
-            from coopsgd.setup.words import refuse_flags
+            from coopsgd.setup.flags import refuse_flags
 
             refuse_flags(words, str(self.name), [name for parameter in self.params for name in parameter.opts])
         *_, order = self.make_parser(ctx).parse_args(list(args))

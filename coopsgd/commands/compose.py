@@ -44,12 +44,13 @@ from coopsgd.run.summary import of_what_there_is
 from coopsgd.run.sweep import readable_summary
 from coopsgd.run.sweep import table as sweep_table
 from coopsgd.setup import catalogue, checks, schema, sources, sweeps
+from coopsgd.setup.flags import Line, refuse_flags, sort
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.resolve import Checked, given, placed, resolve
 from coopsgd.setup.schema import Config
-from coopsgd.setup.words import Line, mended, quoted, refuse_flags, sort
+from coopsgd.setup.words import mended, quoted
 
 CONF = "pkg://coopsgd.conf"
 NO_CHOICES = "pkg://coopsgd.run"  # a package without yamls: the config of a run has no groups to choose from

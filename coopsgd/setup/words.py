@@ -11,8 +11,8 @@ import os
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import fields
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -21,246 +21,20 @@ from omegaconf import grammar_parser
 from omegaconf.errors import OmegaConfBaseException
 
 from coopsgd.errors import ConfigError
-from coopsgd.registry import did_you_mean, like
+from coopsgd.registry import like
 from coopsgd.setup import catalogue
+from coopsgd.setup.flags import long_name
 from coopsgd.setup.schema import GROUPS, Config
+from coopsgd.setup.suggestions import KEYS, brief, choices_named, example, nearest, unknown_key
 
-# The flags of train by their long name: short name, and how many values follow (None: one of INFOS, or none)
-FLAGS: dict[str, tuple[str, int | None]] = {
-    "--help": ("-h", 0),
-    "--hydra-help": ("", 0),
-    "--version": ("", 0),
-    "--cfg": ("-c", 1),
-    "--resolve": ("", 0),
-    "--package": ("-p", 1),
-    "--run": ("-r", 0),
-    "--multirun": ("-m", 0),
-    "--shell-completion": ("-sc", 0),
-    "--config-path": ("-cp", 1),
-    "--config-name": ("-cn", 1),
-    "--config-dir": ("-cd", 1),
-    "--info": ("-i", None),
-    "--trust": ("", 0),  # ours: the config of --config-path is one's own
-}
-INFOS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-VALUES = {"--cfg": ("job", "hydra", "all"), "--info": INFOS}
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d"  # what editors and web pages make of a hyphen
 LOOKALIKES = str.maketrans(
     {"，": ",", "、": ",", "＝": "=", "：": ":", "［": "[", "］": "]", "．": ".", "＋": "+"} | dict.fromkeys(DASHES, "-")
 )
-KEYS = [f.name for f in fields(Config)]
 NULLABLE = {f.name for f in fields(Config) if f.default is None}
 WHOLE = {f.name for f in fields(Config) if str(f.type) == "int"}
 # keys whose value is text, whatever is in it
 TEXT = ("name", "data.file", "data.path", "model.path", "model.arch", "cluster.file", "hydra.run.dir", "hydra.sweep.dir")
-# what other programs call it
-ALIASES = {
-    "learning_rate": ("optim.lr",),
-    "eta": ("optim.lr",),
-    "optimizer": ("optim",),
-    "optimiser": ("optim",),
-    "algorithm": ("algo",),
-    "strategy": ("algo",),
-    "method": ("algo",),
-    "dataset": ("data",),
-    "network": ("model", "cluster"),
-    "arch": ("model",),
-    "graph": ("topology",),
-    "scheduler": ("schedule",),
-    "m": ("workers",),
-    "n": ("workers",),
-    "nodes": ("workers",),
-    "clients": ("workers",),
-    "num_workers": ("workers",),
-    "bs": ("batch_size",),
-    "iterations": ("steps",),
-    "iters": ("steps",),
-    "max_steps": ("steps",),
-    "local_steps": ("tau",),
-    "output": ("hydra.run.dir",),
-    "output_dir": ("hydra.run.dir",),
-    "out": ("hydra.run.dir",),
-    "gpus": ("device",),
-    "precision": ("dtype", "amp"),
-}
-
-
-@dataclass
-class Line:
-    """A command line, sorted."""
-
-    flags: dict[str, str] = field(default_factory=dict)  # by long name; '' for one that takes no value
-    words: list[str] = field(default_factory=list)
-
-    @property
-    def argv(self) -> list[str]:
-        """For argparse, which loses words on the far side of a flag: flags first."""
-        return [part for flag, value in self.flags.items() for part in ([flag, value] if value else [flag])] + self.words
-
-
-def sort(words: Sequence[str]) -> Line:
-    """Hydra's flags, wherever they stand, and the words between them. ConfigError for one that Hydra does not have."""
-    line, rest = Line(), list(words)
-    while rest:
-        word = rest.pop(0)
-        if word == "--":
-            continue
-        if not word.startswith("-"):
-            line.words.append(word)
-            continue
-        given, joined, value = word.partition("=")
-        flag = _flag(given)
-        if flag is None:
-            raise ConfigError(_no_flag(word, rest))
-        takes = FLAGS[flag][1]
-        if takes == 0 and joined:
-            raise ConfigError(f"{brief(word)}: {given} takes no value; write {given}")
-        follows = bool(rest) and not rest[0].startswith("-") and (takes == 1 or (takes is None and "=" not in rest[0]))
-        if follows and not joined:
-            value = rest.pop(0)
-        if takes == 1 and not value:
-            raise ConfigError(f"{given}: needs a value behind it, as in {given} {VALUES.get(flag, (_example(flag),))[0]}")
-        if value and flag in VALUES and value not in VALUES[flag]:
-            raise ConfigError(f"{given}: must be one of {', '.join(VALUES[flag])}, got {brief(value)!r}")
-        if value != line.flags.setdefault(flag, value):
-            raise ConfigError(f"{given}: given twice, as {brief(line.flags[flag])!r} and {brief(value)!r}; give one")
-    return line
-
-
-def _example(flag: str) -> str:
-    return {"--config-dir": "FOLDER", "--config-path": "FOLDER", "--config-name": "config"}.get(flag, "NAME")
-
-
-def _flag(given: str) -> str | None:
-    """The long name of a flag that is written long, short, or long and cut short."""
-    for flag, (short, _) in FLAGS.items():
-        if given and given in (flag, short):
-            return flag
-    found = [flag for flag in FLAGS if len(given) > 3 and flag.startswith(given)]
-    return found[0] if len(found) == 1 else None
-
-
-def _no_flag(word: str, rest: Sequence[str], known: Sequence[str] = tuple(FLAGS)) -> str:
-    """Of a flag that is none: keys have no dashes."""
-    given, joined, value = word.partition("=")
-    name = given.lstrip("-").replace("-", "_")
-    if not joined and rest and "=" not in rest[0] and not rest[0].startswith("-"):
-        word, value = f"{word} {rest[0]}", rest[0]
-    if keys := nearest(name):
-        ways = " or ".join(f"{key}={value or 'VALUE'}" for key in keys)
-        return f"{brief(word)}: keys are written without dashes; write {brief(ways)}"
-    close = did_you_mean(given, list(known))
-    return f"{brief(word)}: is no option here{close or '; words are KEY=VALUE, as in tau=4, `coopsgd train --help` lists them'}"
-
-
-def refuse_flags(words: Sequence[str], verb: str, options: Sequence[str] = ()) -> None:
-    """ConfigError when words of a verb that has `options` and not Hydra's flags begin with a dash."""
-    for at, word in enumerate(words):
-        if not word.startswith("-"):
-            continue
-        given = word.partition("=")[0]
-        if _flag(given) in ("--multirun", "--config-path", "--config-name", "--cfg", "--info", "--resolve", "--package"):
-            raise ConfigError(f"{given}: is no option here, `coopsgd {verb}` has none of train's; leave it out")
-        raise ConfigError(_no_flag(word, words[at + 1 :], options))
-
-
-# what other programs call our verbs
-VERBS = {
-    **dict.fromkeys(("run", "start", "fit", "sweep", "launch", "go", "resume"), "train"),
-    **dict.fromkeys(("theory", "predict", "bound", "plot", "overlay"), "analyze"),
-    **dict.fromkeys(("info", "describe", "print", "spectrum"), "show"),
-    **dict.fromkeys(("measure", "benchmark"), "probe"),
-    **dict.fromkeys(("choose", "recommend", "search"), "design"),
-    **dict.fromkeys(("ls", "choices", "algorithms"), "list"),
-    "help": "--help",
-    "version": "--version",
-}
-
-
-def verb_at(args: Sequence[str], verbs: Iterable[str]) -> int | None:
-    """Where the verb stands behind flags and their values; None when there is none."""
-    takes = {name for flag, (short, many) in FLAGS.items() if many == 1 for name in (flag, short)}
-    at = 0
-    while at < len(args):
-        if args[at] in verbs:
-            return at
-        at += 2 if args[at] in takes else 1
-    return None
-
-
-def no_verb(args: Sequence[str], verbs: Sequence[str]) -> str:
-    """What to say of a command line that does not begin with a verb."""
-    word = args[0]
-    shown = brief(word)
-    if word.startswith("-") or "=" in word:
-        return f"{shown}: the verb comes first, as in coopsgd train {brief(shlex.join(args))}"
-    verb = VERBS.get(word.lower()) or next((verb for verb in verbs if like(verb) == like(word)), None)
-    if verb is None and not (close := did_you_mean(word, list(verbs))):
-        if meant := choices_named(word):
-            return f"{shown}: is no verb; did you mean coopsgd train {meant[0]}?"
-        return f"{shown}: is no verb; there are {', '.join(verbs)}, `coopsgd --help` says what they do"
-    return f"{shown}: is no verb" + (f"; did you mean coopsgd {verb}?" if verb else close.replace("mean ", "mean coopsgd "))
-
-
-def brief(text: str, most: int = 80) -> str:
-    """Text as a message can hold it: on one line, printable, cut when long."""
-    plain = text.encode("utf-8", "backslashreplace").decode()
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in plain)
-    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
-
-
-def nested(config_dir: str | None = None) -> dict[str, list[str]]:
-    """Every key below a group, GROUP.KEY, by the name of the key: what its choices have."""
-    found: dict[str, list[str]] = {}
-    for group in GROUPS:
-        choices = catalogue.choices(group, config_dir)
-        names = {option.key for choice in choices for option in catalogue.options(group, choice.name, config_dir)}
-        for name in names - set(KEYS):
-            found.setdefault(name, []).append(f"{group}.{name}")
-    return found
-
-
-def nearest(name: str) -> list[str]:
-    """Keys that may be meant by one that is none, whatever its case: of the same name below a group, else the most alike."""
-    plain = like(name.rpartition(".")[2])
-    below = nested()
-    for key in (*KEYS, "experiment"):
-        if like(key) == plain:
-            return [key]
-    for alias, keys in ALIASES.items():
-        if like(alias) == plain:
-            return list(keys)
-    for key, where in below.items():
-        if like(key) == plain:
-            return where
-    from difflib import get_close_matches
-
-    by_plain = {like(key): where for key, where in below.items()} | {like(key): [key] for key in KEYS}
-    close = get_close_matches(plain, list(by_plain), n=1, cutoff=0.78)
-    return by_plain[close[0]] if close else []
-
-
-def unknown_key(key: str) -> str:
-    """What to say of a key that is none."""
-    group, _, rest = key.partition(".")
-    keys = [f"{close}.{rest}" for close in nearest(group) if close in GROUPS] if rest else []
-    keys = keys or nearest(key)
-    meant = f"; did you mean {' or '.join(keys)}?" if keys else ""
-    return f"no key named {brief(key)!r}{meant}; `coopsgd train --help` lists them"
-
-
-def choices_named(name: str) -> list[str]:
-    """GROUP=NAME of every choice of that name, whatever its case; else of the one most alike."""
-    from difflib import get_close_matches
-
-    table: dict[str, list[str]] = {}
-    for group in catalogue.ABOUT:
-        for choice in catalogue.choices(group):
-            table.setdefault(like(choice.name), []).append(f"{group}={choice.name}")
-    if like(name) in table:
-        return table[like(name)]
-    close = get_close_matches(like(name), list(table), n=1, cutoff=0.75)
-    return table[close[0]] if close else []
 
 
 def mended(words: Sequence[str], verb: str = "train", sweeping: bool = False) -> tuple[list[str], list[str]]:
@@ -288,7 +62,7 @@ def _mended(words: Sequence[str], at: int, verb: str, sweeping: bool) -> tuple[s
         )
     if word[0] in DASHES:
         rest = word.lstrip(DASHES + "-")
-        meant = next((dash + rest for dash in ("-", "--") if _flag((dash + rest).partition("=")[0])), rest)
+        meant = next((dash + rest for dash in ("-", "--") if long_name((dash + rest).partition("=")[0])), rest)
         raise ConfigError(f"{brief(word)}: begins with {word[0]!r}, which is no hyphen; write {brief(meant)}")
     sign, plain = re.fullmatch(r"(\+\+|\+|~)?(.*)", word.lstrip(), re.DOTALL).groups()  # type: ignore[union-attr]
     if "=" not in plain:
@@ -322,7 +96,7 @@ def _mended(words: Sequence[str], at: int, verb: str, sweeping: bool) -> tuple[s
     _refuse_group_name(where, value)
     if where in catalogue.ABOUT and value.lower() == "null":
         if where not in ("cluster", catalogue.EXPERIMENTS) or any("experiment=" in other for other in words if other != word):
-            raise ConfigError(f"{where}: null is no choice; name one, as in {where}={_usual(where)}, or leave the word out")
+            raise ConfigError(f"{where}: null is no choice; name one, as in {where}={example(where)}, or leave the word out")
         return key, ""  # there is none unless one is named
     if value == "???" or (value.lower() == "null" and where in KEYS and where not in (*NULLABLE, *GROUPS, *TEXT)):
         default = Config.__dataclass_fields__[where].default if where in KEYS and where not in GROUPS else None
@@ -384,24 +158,12 @@ def _no_equal(words: Sequence[str], at: int, verb: str) -> str:
         keys = [word] if word in KEYS or word.partition(".")[0] in GROUPS else nearest(word) or [word]
         if after and "=" not in after and not after.startswith("-"):
             return f"{shown} {brief(after)}: a key and its value are joined by '='; write {keys[0]}={brief(after)}"
-        ways = " or ".join(f"{key}={_usual(key)}" for key in keys)
+        ways = " or ".join(f"{key}={example(key)}" for key in keys)
         return f"{shown}: has no value; write KEY=VALUE, as in {ways}"
     if meant := choices_named(word):
         return f"{shown}: words are KEY=VALUE; did you mean {' or '.join(meant)}?"
     keys = nearest(word)
-    return f"{shown}: words are KEY=VALUE, as in tau=4" + (f"; did you mean {keys[0]}={_usual(keys[0])}?" if keys else "")
-
-
-def _usual(key: str) -> str:
-    known = {
-        "algo": "easgd",
-        "experiment": "alpha",
-        "cluster": "ethernet_1g",
-        "tau": "10",
-        "steps": "1000",
-        "hydra.run.dir": "FOLDER",
-    }
-    return known.get(key, catalogue.choices(key)[0].name if key in GROUPS else "VALUE")
+    return f"{shown}: words are KEY=VALUE, as in tau=4" + (f"; did you mean {keys[0]}={example(keys[0])}?" if keys else "")
 
 
 def _path(word: str, verb: str) -> str:
@@ -458,7 +220,7 @@ def _readable(where: str, key: str, value: str, words: Sequence[str], at: int, s
     if "${" in value:
         _refuse_interpolation(where, value)
         if where in catalogue.ABOUT:
-            raise ConfigError(f"{where}: is chosen by one name, as in {where}={_usual(where)}, got {brief(value)!r}")
+            raise ConfigError(f"{where}: is chosen by one name, as in {where}={example(where)}, got {brief(value)!r}")
     quotes = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
     if read is not None and read.is_sweep_override():
         if sweeping:
@@ -478,7 +240,7 @@ def _readable(where: str, key: str, value: str, words: Sequence[str], at: int, s
     if text:
         return value if value.lower() == "null" and where not in KEYS else quoted(value)
     if where in catalogue.ABOUT and (read is None or not isinstance(read.value(), str | type(None))):
-        raise ConfigError(f"{where}: is chosen by one name, as in {where}={_usual(where)}, got {brief(value)!r}")
+        raise ConfigError(f"{where}: is chosen by one name, as in {where}={example(where)}, got {brief(value)!r}")
     if read is not None:
         return value
     opened = {"[": "]", "{": "}", "'": "'", '"': '"'}.get(value[0])

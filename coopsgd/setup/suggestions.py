@@ -1,0 +1,114 @@
+"""What may have been meant by a key or a choice that there is not."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from coopsgd.registry import like
+from coopsgd.setup import catalogue
+from coopsgd.setup.schema import GROUPS, Config
+
+KEYS = [f.name for f in fields(Config)]
+# what other programs call it
+ALIASES = {
+    "learning_rate": ("optim.lr",),
+    "eta": ("optim.lr",),
+    "optimizer": ("optim",),
+    "optimiser": ("optim",),
+    "algorithm": ("algo",),
+    "strategy": ("algo",),
+    "method": ("algo",),
+    "dataset": ("data",),
+    "network": ("model", "cluster"),
+    "arch": ("model",),
+    "graph": ("topology",),
+    "scheduler": ("schedule",),
+    "m": ("workers",),
+    "n": ("workers",),
+    "nodes": ("workers",),
+    "clients": ("workers",),
+    "num_workers": ("workers",),
+    "bs": ("batch_size",),
+    "iterations": ("steps",),
+    "iters": ("steps",),
+    "max_steps": ("steps",),
+    "local_steps": ("tau",),
+    "output": ("hydra.run.dir",),
+    "output_dir": ("hydra.run.dir",),
+    "out": ("hydra.run.dir",),
+    "gpus": ("device",),
+    "precision": ("dtype", "amp"),
+}
+
+
+def brief(text: str, most: int = 80) -> str:
+    """Text as a message can hold it: on one line, printable, cut when long."""
+    plain = text.encode("utf-8", "backslashreplace").decode()
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in plain)
+    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
+
+
+def nested(config_dir: str | None = None) -> dict[str, list[str]]:
+    """Every key below a group, GROUP.KEY, by the name of the key: what its choices have."""
+    found: dict[str, list[str]] = {}
+    for group in GROUPS:
+        choices = catalogue.choices(group, config_dir)
+        names = {option.key for choice in choices for option in catalogue.options(group, choice.name, config_dir)}
+        for name in names - set(KEYS):
+            found.setdefault(name, []).append(f"{group}.{name}")
+    return found
+
+
+def nearest(name: str) -> list[str]:
+    """Keys that may be meant by one that is none, whatever its case: of the same name below a group, else the most alike."""
+    plain = like(name.rpartition(".")[2])
+    below = nested()
+    for key in (*KEYS, "experiment"):
+        if like(key) == plain:
+            return [key]
+    for alias, keys in ALIASES.items():
+        if like(alias) == plain:
+            return list(keys)
+    for key, where in below.items():
+        if like(key) == plain:
+            return where
+    from difflib import get_close_matches
+
+    by_plain = {like(key): where for key, where in below.items()} | {like(key): [key] for key in KEYS}
+    close = get_close_matches(plain, list(by_plain), n=1, cutoff=0.78)
+    return by_plain[close[0]] if close else []
+
+
+def unknown_key(key: str) -> str:
+    """What to say of a key that is none."""
+    group, _, rest = key.partition(".")
+    keys = [f"{close}.{rest}" for close in nearest(group) if close in GROUPS] if rest else []
+    keys = keys or nearest(key)
+    meant = f"; did you mean {' or '.join(keys)}?" if keys else ""
+    return f"no key named {brief(key)!r}{meant}; `coopsgd train --help` lists them"
+
+
+def choices_named(name: str) -> list[str]:
+    """GROUP=NAME of every choice of that name, whatever its case; else of the one most alike."""
+    from difflib import get_close_matches
+
+    table: dict[str, list[str]] = {}
+    for group in catalogue.ABOUT:
+        for choice in catalogue.choices(group):
+            table.setdefault(like(choice.name), []).append(f"{group}={choice.name}")
+    if like(name) in table:
+        return table[like(name)]
+    close = get_close_matches(like(name), list(table), n=1, cutoff=0.75)
+    return table[close[0]] if close else []
+
+
+def example(key: str) -> str:
+    known = {
+        "algo": "easgd",
+        "experiment": "alpha",
+        "cluster": "ethernet_1g",
+        "tau": "10",
+        "steps": "1000",
+        "hydra.run.dir": "FOLDER",
+    }
+    return known.get(key, catalogue.choices(key)[0].name if key in GROUPS else "VALUE")
