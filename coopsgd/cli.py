@@ -14,7 +14,7 @@ import click
 
 from coopsgd import __version__
 from coopsgd.blame import blame
-from coopsgd.errors import ConfigError, Interrupted, RunFailed
+from coopsgd.errors import ConfigError, Interrupted, RunFailed, full_errors
 from coopsgd.host import signals, stdio
 
 # Small matrices gain nothing from threads, and a process that has none forks safely. Workers set their own.
@@ -112,9 +112,9 @@ def cli(ctx: click.Context) -> None:
 @words_argument
 def train(words: tuple[str, ...]) -> None:
     """Run an algorithm, or sweep with -m. Words are Hydra overrides; `coopsgd train --help` lists them."""
-    from coopsgd.commands import compose
+    from coopsgd.commands.train import command
 
-    sys.exit(compose.train(words))
+    sys.exit(command.train(words))
 
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
@@ -250,7 +250,6 @@ def main() -> None:
 
 def _code() -> int:
     """Run the command line; its exit code, once the user knows why it is not 0."""
-    full_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         if os.environ.get("_COOPSGD_COMPLETE"):
             from coopsgd import completion as shells
@@ -268,7 +267,7 @@ def _code() -> int:
         click.echo(f"coopsgd: {error.format_message()}", err=True)
         return 2
     except ConfigError as error:
-        if full_errors:
+        if full_errors():
             raise
         click.echo(f"coopsgd: {error}", err=True)
         return 2
@@ -276,7 +275,7 @@ def _code() -> int:
         click.echo(f"coopsgd: {error}", err=True)
         return 1
     except Exception as error:
-        if full_errors:
+        if full_errors():
             raise
         if (line := blame(error)) is not None:
             click.echo(f"coopsgd: {line}", err=True)

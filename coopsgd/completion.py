@@ -69,7 +69,7 @@ def overrides(words: list[str]) -> list[CompletionItem]:
 
     from coopsgd.commands import compose
 
-    compose.prepare([])
+    compose.register_schema()
     flags = [at for at, word in enumerate(words) if word in ("--config-dir", "-cd")]
     own = [words[at + 1] for at in flags if at + 2 < len(words) and Path(words[at + 1]).is_dir()]
     if flags and flags[-1] + 1 == len(words) - 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class ConfigError(ValueError):
     """A user's mistake, told in one line: the thing, the value, the way out. Exit code 2."""
@@ -14,7 +16,6 @@ class TooFewSamples(ConfigError):
 class RunFailed(Exception):
     """A run started and did not end well; the message says how. Exit code 1."""
 
-    summed_up = False  # was the summary of the run tried?
     notes: list[str] | None = None  # what the run had to say of itself, where it came so far
 
 
@@ -25,11 +26,15 @@ class Diverged(RunFailed):
 class Interrupted(BaseException):
     """A signal asked the command to end. Not an Exception: Hydra would take it for one failed job and go on."""
 
-    summed_up = False
     notes: list[str] | None = None
 
     def __init__(self, number: int, note: str = "") -> None:
         self.number, self.note = number, note
+
+
+def full_errors() -> bool:
+    """Does the user ask for tracebacks, by HYDRA_FULL_ERROR=1?"""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 class DamagedFile(ValueError):

@@ -27,6 +27,7 @@ from coopsgd.commands.design import command
 from coopsgd.commands.design import study as studies
 from coopsgd.commands.design.pilots import in_one_process, pilot
 from coopsgd.predict.rehearsal import rehearse
+from coopsgd.run import start
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 
@@ -50,7 +51,7 @@ class Once:
             self._found[key] = coopsgd.Run(self._folder / key).metrics()
         if key not in self._found:
             shutil.rmtree(self._folder / key, ignore_errors=True)  # of a run that was broken off
-            self._found[key] = compose.train_silently(whole, self._folder / key, "scripts/check_design.py")
+            self._found[key] = start.train_silently(whole, self._folder / key, "scripts/check_design.py")
         n, every = settings.steps, settings.eval_every
         lines = [line for line in self._found[key] if line["step"] <= n]
         lines = [line for line in lines if line is lines[-1] or not line["step"] % every]  # the last also where it diverged

@@ -17,7 +17,7 @@ import torch
 import torch._dynamo  # every optimiser imports it at its first step: here once, not inside what is timed
 import torch.distributed as dist
 
-from coopsgd.commands import compose
+from coopsgd.commands.train import command
 from coopsgd.data.partitions import IID
 from coopsgd.run import launch  # noqa: F401  what the forks share
 from coopsgd.run.reader import log_points
@@ -51,7 +51,7 @@ def coopsgd_step(model: str, steps: int, warm: int, *words: str) -> float:
             "save=none",
             f"hydra.run.dir={folder}/run",
         ]
-        code = compose.train([f"model={model}", "data=fashion_mnist", "threads=1", *more, *words])
+        code = command.train([f"model={model}", "data=fashion_mnist", "threads=1", *more, *words])
         assert code == 0, f"coopsgd train {words} ended with {code}"
         lines = log_points(Path(folder, "run", "metrics.jsonl"))
     first = next(line for line in lines if line["step"] == warm)

@@ -95,7 +95,7 @@ def _check_picture(output: Path) -> None:
 
 def _declared(experiment: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """What every run of an experiment has in common, key -> value, and what it sweeps over, key -> values."""
-    compose.prepare([])
+    compose.register_schema()
     with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
         composed = hydra.compose("config", [f"experiment={experiment}"], return_hydra_config=True)
     swept = {

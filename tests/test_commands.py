@@ -132,8 +132,8 @@ def test_help_is_quick_and_light():
 
 def test_a_refusal_does_not_import_torch(tmp_path):
     refused = [["algo=nope"], ["tau=0"], ["wrokers=1"], ["algo=dpsgd", "topology=torus", "workers=7"]]
-    asked = f"print(*(compose.train(words) for words in {refused}), 'torch' in sys.modules)"
-    code = f"import sys; from coopsgd.commands import compose; {asked}"
+    asked = f"print(*(command.train(words) for words in {refused}), 'torch' in sys.modules)"
+    code = f"import sys; from coopsgd.commands.train import command; {asked}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.split() == ["2", "2", "2", "2", "False"], done
 

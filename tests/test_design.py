@@ -21,6 +21,7 @@ from coopsgd.commands.design.ranking import Drift, Goal
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.graphs import Ring
 from coopsgd.predict import theory
+from coopsgd.run import start
 from coopsgd.setup.parts import Parts
 
 NOISY = ("task=quadratic", "task.heterogeneity=0", "task.dim=20", "optim.lr=0.1")
@@ -215,7 +216,7 @@ def test_pilots_see_noise_and_drift(tmp_path):
 
         def run(config, folder):
             assert config.algo["name"] == "pasgd" and config.processes == 1 and config.cluster is None
-            return compose.train_silently(config, folder, "test")
+            return start.train_silently(config, folder, "test")
 
         found[name] = study.fly(settings, tmp_path / name, run)
     C = theory.noise_consensus(average(8), 8, 16)
@@ -232,7 +233,7 @@ def test_pilots_see_how_curvature_holds_workers_back(tmp_path):
     np.save(tmp_path / "c.npy", centers)
     files = (f"task.curvature={tmp_path}/a.npy", f"task.centers={tmp_path}/c.npy", "task.sigma=0")
     settings = base("task=quadratic", "task.dim=400", *files, "optim.lr=0.2", steps=400)
-    found = study.fly(settings, tmp_path / "pilots", lambda config, folder: compose.train_silently(config, folder, "test"))
+    found = study.fly(settings, tmp_path / "pilots", lambda config, folder: start.train_silently(config, folder, "test"))
     assert found.kept == 0.8
     assert found.drift == pytest.approx(0.2**2 * ((centers - centers.mean(0)) ** 2).sum() / 8, rel=0.05)
     ring = [matrices.metropolis(Ring().adjacency(8))]

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 import coopsgd
 from coopsgd.commands import compose
+from coopsgd.commands.train import command
 from coopsgd.errors import ConfigError
 from coopsgd.run import folders
 from coopsgd.setup import schema
@@ -110,7 +111,7 @@ def test_a_part_that_a_stranger_names_is_imported_for_trust_alone(stranger, capf
     folder, marker = stranger(words, {key: value})
     named = value if isinstance(value, str) else value["path"]
     # train --config-path
-    assert compose.train(["--config-path", "theirs", "--config-name", "config", "hydra.run.dir=again"]) == 2
+    assert command.train(["--config-path", "theirs", "--config-name", "config", "hydra.run.dir=again"]) == 2
     line = refused(capfd.readouterr().err)
     assert named in line and key.removesuffix(".name") in line
     # whatever else reads it builds its parts in one room
@@ -170,9 +171,9 @@ def test_over_and_train_say_it_in_one_line(stranger, cli, capfd):
     assert cli("analyze", "--over", "theirs", "--trust").code == 0 and marker.exists()
     marker.unlink()
     for flags in (["--config-path=theirs"], ["-cp", "theirs"], ["-cp=theirs"], ["--config-pa=theirs"], ["-cp=file://theirs"]):
-        assert compose.train([*flags, "hydra.run.dir=again"]) == 2
+        assert command.train([*flags, "hydra.run.dir=again"]) == 2
         assert not marker.exists() and "planted:W" in refused(capfd.readouterr().err), flags
-    assert compose.train(["-m", "--config-path", "theirs", "seed=1,2", "hydra.sweep.dir=again"]) == 2
+    assert command.train(["-m", "--config-path", "theirs", "seed=1,2", "hydra.sweep.dir=again"]) == 2
     assert not marker.exists() and "--trust" in capfd.readouterr().err
     ended = cli("train", "--config-path", "theirs", "--trust", "hydra.run.dir=again")
     assert ended.code == 0 and marker.exists(), ended.err
@@ -238,7 +239,7 @@ def test_what_hydra_would_act_on_is_refused(stranger, capfd, monkeypatch, route)
     folder, marker = stranger(QUADRATIC, HYDRA[route])
     monkeypatch.setattr(sys, "path", [str(folder.parent), *sys.path])
     for flags in ([], ["-m"]):
-        assert compose.train([*flags, "--config-path", "theirs", "hydra.run.dir=again", "hydra.sweep.dir=again"]) == 2
+        assert command.train([*flags, "--config-path", "theirs", "hydra.run.dir=again", "hydra.sweep.dir=again"]) == 2
         told = capfd.readouterr()
         line = refused(told.err)
         assert next(iter(HYDRA[route])) in line and os.environ["HOME"] not in line + told.out
@@ -300,7 +301,7 @@ def test_files_outside_the_folder_are_not_read(stranger, tmp_path, capfd, kind, 
     folder, _ = stranger(words, {key: {"name": "from_probe", "file": at} if key == "cluster" else at})
     if way == "link":
         (folder / "cluster.file.json").symlink_to(tmp_path / "secret")
-    assert compose.train(["--config-path", "theirs", "hydra.run.dir=again"]) == 2
+    assert command.train(["--config-path", "theirs", "hydra.run.dir=again"]) == 2
     assert at in refused(capfd.readouterr().err)
     assert not Path("again").exists()
 
@@ -384,7 +385,7 @@ def test_arrays_in_a_folder_are_no_pickles(stranger, capfd):
             return os.system, (f"touch {marker}",)
 
     np.save(folder / "algo.W.npy", np.array([Touch()], dtype=object), allow_pickle=True)
-    assert compose.train(["--config-path", "theirs", "hydra.run.dir=again"]) == 2
+    assert command.train(["--config-path", "theirs", "hydra.run.dir=again"]) == 2
     assert "algo.W" in capfd.readouterr().err and not marker.exists()
 
 

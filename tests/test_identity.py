@@ -12,6 +12,7 @@ from playing import settle
 
 import coopsgd
 from coopsgd.commands import compose
+from coopsgd.commands.train import command, session
 from coopsgd.run import folders
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.schema import GROUPS, Config
@@ -244,15 +245,15 @@ def test_a_copy_has_the_objective_of_the_first(tmp_path, monkeypatch, capfd):
             raise end
         return end
 
-    job = compose.Session.job
+    job = session.Session.job
 
     def noted(self, cfg):
         told.append(job(self, cfg))
         return told[-1]
 
-    monkeypatch.setattr(compose, "start", start)
-    monkeypatch.setattr(compose.Session, "job", noted)
-    assert compose.train(["-m", *FAST, "seed=0,0,1,1,2,2", "hydra.sweep.dir=s"]) == 1
+    monkeypatch.setattr(session, "start", start)
+    monkeypatch.setattr(session.Session, "job", noted)
+    assert command.train(["-m", *FAST, "seed=0,0,1,1,2,2", "hydra.sweep.dir=s"]) == 1
     np.testing.assert_array_equal(told, [0.25, 0.25, np.nan, np.nan, np.nan, 0.5])
     ended = capfd.readouterr()
     assert ended.out.count("the same run as") == 2 and "2 of the sweep's jobs failed" in ended.err

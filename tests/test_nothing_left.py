@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coopsgd.commands import compose
+from coopsgd.commands.train import command, session
 from coopsgd.errors import Interrupted
 from coopsgd.run import folders
 
@@ -50,7 +50,7 @@ def test_a_refusal(monkeypatch, capsys, tmp_path, case):
     (tmp_path / "mine" / "algo" / "own.yaml").write_text("strategy: a: b")
     before = files(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert compose.train(REFUSED[case]) == 2
+    assert command.train(REFUSED[case]) == 2
     assert files(tmp_path) == before
     assert "Traceback" not in capsys.readouterr().err
 
@@ -58,7 +58,7 @@ def test_a_refusal(monkeypatch, capsys, tmp_path, case):
 @pytest.mark.parametrize("typed", [("--cfg", "job"), ("--info", "config"), ("--help",), ("--version",), ("--info", "defaults")])
 def test_a_look(monkeypatch, capsys, tmp_path, typed):
     monkeypatch.chdir(tmp_path)
-    assert compose.train(("tau=3", *typed)) == 0
+    assert command.train(("tau=3", *typed)) == 0
     assert not files(tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_what_was_there_stays(monkeypatch, tmp_path, capsys):
         (tmp_path / folder).mkdir(parents=True)
     before = files(tmp_path)
     for typed in (("tau=0",), ("tau=0", "hydra.run.dir=mine/empty"), ("-m", "tau=0,-1", "hydra.sweep.dir=sweep")):
-        assert compose.train(typed) == 2
+        assert command.train(typed) == 2
     assert files(tmp_path) == before, "an empty folder that the user made is the user's"
 
 
@@ -109,10 +109,10 @@ def test_a_command_that_ends_before_it_starts(monkeypatch, tmp_path, capsys, rai
         assert list(tmp_path.glob("*run*/**/")) or list(tmp_path.glob("outputs/*/*"))
         raise raised
 
-    monkeypatch.setattr(compose, "write_config", ends)
+    monkeypatch.setattr(session, "write_config", ends)
     for typed in ((*QUICK, "tau=2"), (*QUICK, "-m", "tau=2,3"), (*QUICK, "hydra.run.dir=run/a/b")):
         try:
-            assert compose.train(typed) == 2
+            assert command.train(typed) == 2
         except BaseException as error:
             assert error is raised
         assert not files(tmp_path)
@@ -120,7 +120,7 @@ def test_a_command_that_ends_before_it_starts(monkeypatch, tmp_path, capsys, rai
 
 def test_two_in_one_second_do_not_take_each_others_folder_away(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    one, other = compose.Session([]), compose.Session([])
+    one, other = session.Session([]), session.Session([])
     mine, theirs = one.fresh("outputs/d/t"), other.fresh("outputs/d/t")
     assert (mine, theirs) == ("outputs/d/t", "outputs/d/t-2")
     one.tidy()

@@ -12,6 +12,7 @@ import pytest
 
 import coopsgd
 from coopsgd.commands import compose, overlay
+from coopsgd.commands.train import command
 from coopsgd.errors import ConfigError, DamagedFile
 from coopsgd.run import checkpoint, folders
 
@@ -51,7 +52,7 @@ def test_a_config(monkeypatch, capsys, tmp_path, case):
     at = tmp_path / "theirs" / "config.yaml"
     os.mkfifo(at) if content is None else at.write_bytes(content)
     try:
-        code = compose.train(("--config-path", "theirs", "--config-name", "config", "hydra.run.dir=again"))
+        code = command.train(("--config-path", "theirs", "--config-name", "config", "hydra.run.dir=again"))
         line = capsys.readouterr().err
     except ConfigError as error:
         code, line = 2, f"{error}\n"
@@ -64,7 +65,7 @@ def test_a_config(monkeypatch, capsys, tmp_path, case):
 def finished(tmp_path_factory):
     """A run, as its folder."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    assert compose.train((*QUICK, f"hydra.run.dir={folder}")) == 0
+    assert command.train((*QUICK, f"hydra.run.dir={folder}")) == 0
     return folder
 
 
@@ -103,10 +104,10 @@ def test_a_mistake_in_a_users_class_is_a_line_for_each_job_of_a_sweep(monkeypatc
     yaml = "strategy: cooperative\nmixing: broken_mixing:Broken\ntau: 1\n"
     (tmp_path / "mine" / "algo" / "broken.yaml").write_text(yaml)
     words = ("--config-dir", "mine", "algo=broken", *QUICK)
-    assert compose.train(("-m", *words, "tau=1,2")) == 2
+    assert command.train(("-m", *words, "tau=1,2")) == 2
     told = capsys.readouterr().err
     assert "Traceback" not in told and told.count("broken_mixing.py:7, in matrices: KeyError: 'no such key'") == 4, told
-    assert compose.train(words) == 2
+    assert command.train(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

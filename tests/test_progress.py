@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from coopsgd.commands import compose
+from coopsgd.commands.train import command, session
 from coopsgd.errors import Interrupted
-from coopsgd.run import progress
+from coopsgd.run import folders, progress
 from coopsgd.run import sweep as sweeps
 
 QUICK = ("task=quadratic", "steps=2", "processes=1", "log_every=2", "eval_every=0")
@@ -71,12 +72,12 @@ def summary(folder, **values):
 def test_a_sweep_counts_and_ends_with_a_table(monkeypatch, here, capsys):
     def run(session, cfg, folder, hydra_config, label):
         settings = compose.check(cfg, [], dict(hydra_config.runtime.choices)).config
-        compose.write_config(settings, folder, "test", True)
+        folders.write_config(settings, folder, "test", True)
         session.frozen += 1
         summary(folder, **({"status": "diverged", "eval": {"eval/loss": None}} if settings.tau == 3 else {}))
 
-    monkeypatch.setattr(compose.Session, "_run", run)
-    assert compose.train(("-m", *QUICK, "tau=0,2,3", "hydra.sweep.dir=s")) == 2
+    monkeypatch.setattr(session.Session, "_run", run)
+    assert command.train(("-m", *QUICK, "tau=0,2,3", "hydra.sweep.dir=s")) == 2
     out = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in out if line.startswith("job ") and ":" in line] == [
         "job 1 of 3",
@@ -92,8 +93,8 @@ def test_a_sweep_counts_and_ends_with_a_table(monkeypatch, here, capsys):
 
 
 def test_a_long_sweep_says_so_before_its_configs_are_read(monkeypatch, here, capsys):
-    monkeypatch.setattr(compose.Session, "_run", lambda *args: None)
-    assert compose.train(("-m", *QUICK, "seed=range(12)")) == 0
+    monkeypatch.setattr(session.Session, "_run", lambda *args: None)
+    assert command.train(("-m", *QUICK, "seed=range(12)")) == 0
     told = capsys.readouterr()
     assert told.err.splitlines()[0] == "a sweep of 12 jobs: their configs are read first"
     assert "job 12 of 12: " in told.out
@@ -105,9 +106,9 @@ def test_a_signal_is_answered_by_step_and_folder(monkeypatch, here, capsys, swee
         summary(folder, status="interrupted", steps=120)
         raise Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr(compose, "start", start)
+    monkeypatch.setattr(session, "start", start)
     words = ("-m", "tau=2,3", "hydra.sweep.dir=s") if sweep else ("tau=2", "hydra.run.dir=s")
     with pytest.raises(Interrupted) as stopped:
-        compose.train((*QUICK, "steps=1000", *words))
+        command.train((*QUICK, "steps=1000", *words))
     where = ("job 1 of 2, ", here / "s" / "tau=2") if sweep else ("", here / "s")
     assert stopped.value.note == f" at {where[0]}step 120 of 1000; what there is lies in {where[1]}"

@@ -166,7 +166,7 @@ def test_a_folder_that_was_moved_is_whole(cli, tmp_path):
 
 def test_a_half_written_line_does_not_hide_what_went_wrong(cli, tmp_path, monkeypatch):
     from coopsgd.commands import compose
-    from coopsgd.run import launch
+    from coopsgd.run import folders, launch, start
 
     def torn(folder, *_, **__):
         (folder / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20, "ep')
@@ -174,9 +174,9 @@ def test_a_half_written_line_does_not_hide_what_went_wrong(cli, tmp_path, monkey
 
     monkeypatch.setattr(launch, "run", torn)
     parts = compose.compose_config(QUICK).parts
-    compose.write_config(parts.config, tmp_path / "here", "coopsgd train")
-    with pytest.raises(RunFailed, match="no such luck"):
-        compose.start(tmp_path / "here", parts)
+    folders.write_config(parts.config, tmp_path / "here", "coopsgd train")
+    with pytest.raises(RunFailed, match="no such luck"), start.summed_up(tmp_path / "here", parts):
+        start.start(tmp_path / "here", parts)
     assert coopsgd.Run(tmp_path / "here").summary["steps"] == 10
 
 
@@ -321,7 +321,7 @@ def test_folder_names_are_safe_short_and_different():
 
 
 def test_two_runs_in_one_second_have_two_folders(cli, tmp_path):
-    from coopsgd.commands.compose import fresh
+    from coopsgd.run.folders import fresh
 
     assert [Path(fresh(str(tmp_path / "day" / "a"))).name for _ in range(3)] == ["a", "a-2", "a-3"]
     from concurrent.futures import ThreadPoolExecutor

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coopsgd.commands import compose
+from coopsgd.commands.train import command
 
 YAML = "# @package _global_\n# Long\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: {values}\n"
 
@@ -12,6 +12,6 @@ def test_a_yaml_s_endless_sweep_is_refused(tmp_path, monkeypatch, capfd, values)
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "long.yaml").write_text(YAML.format(values=values))
     monkeypatch.chdir(tmp_path)
-    assert compose.train(["--config-dir", "mine", "+experiment=long", "task=quadratic", "steps=2"]) == 2
+    assert command.train(["--config-dir", "mine", "+experiment=long", "task=quadratic", "steps=2"]) == 2
     told = capfd.readouterr().err
     assert "coopsgd: seed: the sweep has 1" in told and "more than 100000" in told and not (tmp_path / "multirun").exists()

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from coopsgd.cli import cli as commands
 from coopsgd.commands import compose, overlay
 from coopsgd.errors import ConfigError
+from coopsgd.setup import schema
 
 
 def told(*words: str) -> str:
@@ -109,7 +110,7 @@ def sweep(tmp_path_factory):
         folder = root / name
         folder.mkdir()
         settings = compose.compose_config([name, "task=quadratic", "steps=2", "processes=1"]).config
-        (folder / "config.yaml").write_text(compose.schema.dumps(settings))
+        (folder / "config.yaml").write_text(schema.dumps(settings))
         (folder / "metrics.jsonl").write_text('{"step": 0, "consensus": 0.0}\n{"step": 2, "consensus": 0.5}\n')
         if status:
             (folder / "summary.json").write_text(json.dumps({"status": status}))

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from coopsgd.commands import compose
+from coopsgd.commands.train import command, session
 from coopsgd.errors import ConfigError
-from coopsgd.setup import words
+from coopsgd.setup import schema, words
 from coopsgd.setup.schema import Config
 
 # what a parser says of itself and no user should have to read
@@ -29,11 +30,11 @@ def train(monkeypatch, capsys, tmp_path):
         checked = session.checked or compose.check(cfg, [], dict(hydra_config.runtime.choices), session.beside)
         found.append(checked.config)
 
-    monkeypatch.setattr(compose.Session, "_run", run)
+    monkeypatch.setattr(session.Session, "_run", run)
 
     def call(*typed: str):
         found.clear()
-        code = compose.train(typed)
+        code = command.train(typed)
         told = capsys.readouterr()
         return code, list(found), told.err.splitlines(), told.out
 
@@ -326,7 +327,7 @@ def test_whole_numbers_below_a_group():
     config = compose.compose_config(
         ["model.hidden=[1e1,20.0]", "algo=hierarchical", "algo.groups=2e0", "partition=shards"]
     ).config
-    assert compose.schema.COUNTS
+    assert schema.COUNTS
     from coopsgd.setup.parts import Parts
 
     assert Parts(config).model.hidden == [10, 20]

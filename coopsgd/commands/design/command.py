@@ -17,6 +17,7 @@ from coopsgd.host import files
 from coopsgd.predict.constants import constants
 from coopsgd.run import folders
 from coopsgd.run.progress import say
+from coopsgd.run.start import train_silently
 from coopsgd.setup import checks
 from coopsgd.setup.schema import Config
 from coopsgd.setup.words import mended, quoted
@@ -66,7 +67,7 @@ def design(
     def run(settings: Config, at: Path) -> list[dict[str, Any]]:
         number, of = next(runs), len(places) or len(pilots.periods(base))
         say(f"running {settings.name or settings.algo['name']} ({number} of {of})")
-        return compose.train_silently(settings, at, line)
+        return train_silently(settings, at, line)
 
     for note in dict.fromkeys((*checked.notes, *notes)):
         say(note)

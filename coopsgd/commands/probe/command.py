@@ -22,6 +22,7 @@ from coopsgd.host import files
 from coopsgd.host.sizes import human_bytes
 from coopsgd.run import folders
 from coopsgd.run.progress import say
+from coopsgd.run.start import placement_line
 from coopsgd.setup import checks
 
 FILE = "probe.json"
@@ -73,13 +74,8 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
 
 
 def _measured(folder: Path, settings: Any, silent: bool) -> dict[str, Any]:
-    rows = settings.workers // settings.processes
     tell = say if silent else print
-    tell(
-        f"probing {settings.workers} workers in {settings.processes} process{'es' * (settings.processes > 1)} "
-        f"({rows} each), {settings.threads} thread{'s' * (settings.threads > 1)} a process, {settings.device}: "
-        f"a path of {settings.steps} steps, the seconds of a step, the network"
-    )
+    tell(f"probing {placement_line(settings)}: a path of {settings.steps} steps, the seconds of a step, the network")
     sys.stdout.flush()
     from coopsgd.commands.probe import worker
     from coopsgd.run import launch  # imports torch

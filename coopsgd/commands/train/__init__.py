@@ -1,0 +1,1 @@
+"""`coopsgd train`: one run, or the runs of a sweep."""

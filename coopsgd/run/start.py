@@ -1,0 +1,84 @@
+"""Start the run whose config a folder holds, in processes of this machine, and see that it leaves a summary."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coopsgd.errors import Diverged, Interrupted, RunFailed
+from coopsgd.host import files, signals
+from coopsgd.predict import foresight
+from coopsgd.run.folders import write_config
+from coopsgd.run.reader import Run, log_points
+from coopsgd.run.summary import of_what_there_is
+from coopsgd.setup.parts import Parts
+from coopsgd.setup.schema import Config
+
+
+def start(folder: Path, parts: Parts) -> float | None:
+    """Fork the workers, wait for them, print how they ended; the final eval/loss. RunFailed unless they completed."""
+    from coopsgd.run.console import table
+
+    settings = parts.config
+    print(f"{settings.algo['name']} tau={settings.tau}: {placement_line(settings)}", flush=True)
+    _launched(folder, settings)
+    summary = Run(folder).summary
+    table(summary, folder)
+    if summary["status"] == "diverged":
+        raise Diverged(f"diverged: the loss of step {summary['diverged_at']} is not finite; lower optim.lr or tau")
+    return summary["eval"].get("eval/loss")
+
+
+def placement_line(config: Config) -> str:
+    """Where the workers of a run are, for a person."""
+    processes, threads = config.processes, config.threads
+    return (
+        f"{config.workers} workers in {processes} process{'es' * (processes > 1)} ({config.workers // processes} each), "
+        f"{threads} thread{'s' * (threads > 1)} a process, {config.device}"
+    )
+
+
+def train_silently(settings: Config, folder: Path, command: str) -> list[dict[str, Any]]:
+    """Train a checked config in `folder`, printing nothing; its metrics. RunFailed when a process failed."""
+    write_config(settings, folder, command)
+    with summed_up(folder, Parts(settings)):
+        _launched(folder, settings, silent=True)
+    return log_points(folder / "metrics.jsonl")
+
+
+@contextlib.contextmanager
+def summed_up(folder: Path, parts: Parts) -> Iterator[None]:
+    """However the run whose config is in this folder ends within the block, there is a summary."""
+    try:
+        yield
+    except (RunFailed, Interrupted) as error:
+        with signals.noted():
+            _summarise(folder, parts, error)
+        raise
+
+
+def _launched(folder: Path, settings: Config, silent: bool = False) -> None:
+    """Fork the workers and wait for them. RunFailed or Interrupted unless they completed."""
+    from coopsgd.run import launch  # imports torch, once for all runs of a sweep
+
+    with signals.noted() as asked:
+        launch.run(folder, settings, silent=silent)
+    if asked.first is not None:
+        raise Interrupted(asked.first, f"; the run was complete and is saved in {folder}")
+
+
+def _summarise(folder: Path, parts: Parts, error: RunFailed | Interrupted) -> None:
+    """Write the summary of a run that ended before it wrote one."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        print("\x1b[?25h", end="", flush=True)  # the worker that drew the live line had no time to show the cursor again
+    if (folder / "summary.json").exists():
+        return
+    status = "failed" if isinstance(error, RunFailed) else "interrupted"
+    notes = foresight.notes(parts) if error.notes is None else error.notes
+    try:
+        files.write_json(folder / "summary.json", of_what_there_is(folder, parts, status, notes))
+    except OSError as full:
+        print(f"{full.filename} cannot be written ({full.strerror})", file=sys.stderr, flush=True)
