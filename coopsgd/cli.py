@@ -126,9 +126,10 @@ def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
     """What an algorithm is: W, its spectrum, its schedule, its cost. Starts no worker."""
     from coopsgd.commands import compose
     from coopsgd.commands import show as report
+    from coopsgd.run.console import tell
 
     checked = compose.compose_config(words, config_dir, look=True)
-    report.show(report.facts(checked.parts, checked.notes), as_json)
+    tell(report.facts(checked.parts, checked.notes), as_json, report.show)
 
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
@@ -150,12 +151,14 @@ def analyze(
     trust: bool,
 ) -> None:
     """What theory predicts of an algorithm: step sizes, error bound, consensus, cost. Starts no worker."""
+    from coopsgd.run.console import tell
+
     if over:
         if config_dir is not None:
             raise ConfigError(f"--config-dir {config_dir}: is not for --over, whose runs bring their own config")
         from coopsgd.commands import overlay as overlaid
 
-        overlaid.show(overlaid.facts(words, probe, figure, trust), as_json)
+        tell(overlaid.facts(words, probe, figure, trust), as_json, overlaid.show)
         return
     if figure is not None:
         raise ConfigError(f"--figure {figure}: is for --over RUN..., which has something to draw")
@@ -165,7 +168,7 @@ def analyze(
     from coopsgd.commands import compose
 
     checked = compose.compose_config(words, config_dir, "analyze")
-    report.show(report.facts(checked.parts, checked.notes, probe), as_json)
+    tell(report.facts(checked.parts, checked.notes, probe), as_json, report.show)
 
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})

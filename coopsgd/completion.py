@@ -78,7 +78,7 @@ def overrides(words: list[str]) -> list[CompletionItem]:
     with initialize_config_module("coopsgd.conf", version_base="1.3"), contextlib.redirect_stderr(io.StringIO()):
         hydra: Any = GlobalHydra.instance().hydra
         if own:  # what is in a folder of the user's can be chosen, too
-            before.insert(0, f"hydra.searchpath=[file://{Path(own[-1]).resolve()}]")
+            before.insert(0, compose.search_in(own[-1]))
         try:
             found = BashCompletion(hydra.config_loader)._query("config", " ".join(before))
         except SystemExit:  # argparse: a flag that is not there

@@ -15,7 +15,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import MISSING, field
 from importlib.metadata import entry_points
@@ -109,11 +109,16 @@ def names(kind: str) -> list[str]:
     return sorted({*_known[kind], *(point.name for point in entry_points(group=f"coopsgd.{kind}"))})
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """'; did you mean ring?' when something close is known, whatever its case, else nothing."""
     table = {like(one): one for one in known}
-    close = difflib.get_close_matches(like(name), list(table), n=1, cutoff=0.6)
-    return f"; did you mean {table[close[0]]}?" if close else ""
+    close = closest(like(name), table)
+    return f"; did you mean {table[close]}?" if close else ""
+
+
+def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most alike, if one is at least `cutoff` so (1: the same)."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
 def like(name: str) -> str:

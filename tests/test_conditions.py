@@ -145,7 +145,7 @@ def test_a_rate_between_the_two_has_no_bound(capsys):
         checked = compose.compose_config([*QUADRATIC, "algo=one_peer", "workers=8", f"optim.lr={x / L}"])
         found = analyze.facts(checked.parts)
         assert (found["bound"] is not None) == holds and found["condition"] == ("computed" if holds else None)
-        analyze.show(found, False)
+        analyze.show(found)
         told = capsys.readouterr().out
         assert "computed from the matrices, c = 7.307" in told and "of PASGD" not in told
         assert ("no bound" in told) != holds
@@ -219,7 +219,7 @@ def test_nothing_that_follows_from_the_bound_is_told_where_it_does_not_hold(asid
     found = told(*words)
     assert {name: found[name] for name in BOUND} == dict.fromkeys(BOUND)
     assert found["pasgd"]["tau_bound"] is None
-    analyze.show(found, False)
+    analyze.show(found)
     printed = capsys.readouterr().out
     assert "no bound" in printed and "same bound" not in printed and "largest step" not in printed
     # what stays is about matrices and, if a step is plain, about its noise

@@ -64,7 +64,7 @@ def test_the_largest_steps_are_the_same_with_a_probe_and_without(cli, tmp_path, 
         assert with_it["L_F"] == pytest.approx(without["L_F"], rel=1e-5) and with_it["notes"] == []
         told.append(json.loads((tmp_path / f"{processes}.json").read_text())["L_workers"])
     assert told[0]["value"] == pytest.approx(told[1]["value"], rel=1e-6) and told[0]["worker"] == told[1]["worker"]
-    analyze.show(with_it, False)
+    analyze.show(with_it)
     printed = capsys.readouterr().out
     assert f"L of each f_i {with_it['constants']['L']:.4g}, L of F {with_it['L_F']:.4g}" in printed
 

@@ -219,7 +219,7 @@ def test_what_comes_of_a_sample_says_so(capsys, monkeypatch):
     assert max(map(abs, off)) < 5 and np.sqrt(np.mean(np.square(off))) > 0.2  # neither too small nor for show
     found = facts("algo=matching", "workers=9", "topology=torus", "tau=2")
     assert found["errors"]["zeta"] > 0 and found["errors"]["tau_consensus"] > 0
-    analyze.show(found, False)
+    analyze.show(found)
     lines = capsys.readouterr().out.splitlines()
     (zeta,) = [line for line in lines if line.startswith("zeta")]
     (tie,) = [line for line in lines if "stationary consensus at equal lr" in line]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, replace
 from typing import Any
@@ -122,11 +121,8 @@ def _alpha(schedule: Any, m: int) -> dict[str, float] | None:
     return {"now": now, "best": best, "zeta_best": replace(schedule, alpha=best).zeta(m)}
 
 
-def show(found: dict[str, Any], as_json: bool) -> None:
-    """Print it."""
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
+def show(found: dict[str, Any]) -> None:
+    """Print it for a person."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for note in found["notes"]:
         console.print(note)

@@ -44,29 +44,24 @@ def check(
     trust: bool = False,
     look: bool = False,
 ) -> Checked:
-    """Refuse what cannot work, resolve what depends on this machine. Arguments as in resolve.resolve."""
+    """Refuse what cannot work, resolve what depends on this machine. Arguments as in resolve.resolve.
+
+    An exception in a user's code is a ConfigError that names the file and line.
+    """
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
-        checked = _read(cfg, overrides, choices, beside, trust=trust or beside is None, look=look)
-    notes = (*checked.notes, *(f"warning: {w.message}" for w in raised if issubclass(w.category, UserWarning)))
+        try:
+            checked = resolve(cfg, overrides, choices, beside, trust=trust or beside is None, look=look)
+            # what lies ahead of a run that would not begin is nobody's question
+            ahead = () if checked.refused else foresight.notes(checked.parts, given(overrides))
+        except Exception as error:
+            line = None if isinstance(error, ConfigError | RunFailed) else blame(error)
+            if line is None:
+                raise
+            raise ConfigError(line) from error
+    notes = (*checked.notes, *ahead, *(f"warning: {w.message}" for w in raised if issubclass(w.category, UserWarning)))
     gpus = gpu_count() if checked.config.device in ("auto", "cuda") else 0
     return placed(replace(checked, notes=notes), gpus, look)
-
-
-def _read(cfg: Any, overrides: Sequence[str], *arguments: Any, **more: Any) -> Checked:
-    """What they resolve to, and what such a run will not reach; an exception in a user's code is a ConfigError that names the
-    file and line.
-    """
-    try:
-        checked = resolve(cfg, overrides, *arguments, **more)
-        if checked.refused:  # what lies ahead of a run that would not begin is nobody's question
-            return checked
-        return replace(checked, notes=(*checked.notes, *foresight.notes(checked.parts, given(overrides))))
-    except Exception as error:
-        line = None if isinstance(error, ConfigError | RunFailed) else blame(error)
-        if line is None:
-            raise
-        raise ConfigError(line) from error
 
 
 def gpu_count() -> int:
@@ -92,7 +87,7 @@ def compose_config(words: Sequence[str], config_dir: str | None = None, verb: st
     try:
         try:
             with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
-                more = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
+                more = [search_in(config_dir)] if config_dir else []
                 cfg = hydra.compose("config", [*words, *more], return_hydra_config=True)
         except BUGS as error:
             raise ConfigError(uncomposed(words, error)) from None
@@ -107,6 +102,11 @@ def compose_config(words: Sequence[str], config_dir: str | None = None, verb: st
         if full_errors():
             raise
         raise ConfigError(one_line(error)) from None
+
+
+def search_in(folder: str) -> str:
+    """The override by which Hydra finds yamls in a user's folder, too."""
+    return f"hydra.searchpath=[{quoted(f'file://{Path(folder).resolve()}')}]"
 
 
 def register_schema() -> None:

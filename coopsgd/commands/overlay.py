@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -276,11 +275,8 @@ def _left_out(copies: list[str]) -> str:
     return f" ({len(copies)} {'copy' if len(copies) == 1 else 'copies'} left out)" if copies else ""
 
 
-def show(found: dict[str, Any], as_json: bool) -> None:
-    """Print it."""
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
+def show(found: dict[str, Any]) -> None:
+    """Print it for a person."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     table = Table("run", "consensus", "noise alone", "ratio", "mean grad²", "bound", "ratio", box=None, padding=(0, 2, 0, 0))
     for run in [*found["runs"], *found["means"]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import islice
 from typing import Any
 
@@ -79,11 +78,8 @@ def _ends(parts: Parts, cycle: int | None) -> list[int | None]:
     return list(islice(ends(period, parts.strategy.schedule, parts.config.workers), many)) if period.foreseen else [None] * many
 
 
-def show(found: dict[str, Any], as_json: bool) -> None:
-    """Print it."""
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
+def show(found: dict[str, Any]) -> None:
+    """Print it for a person."""
     console = Console(highlight=False, soft_wrap=True)
     for note in found["notes"]:
         console.print(note)

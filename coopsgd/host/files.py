@@ -56,15 +56,20 @@ def clear_halves(folder: Path, name: str = "*") -> None:
                 shutil.rmtree(half) if half.is_dir() and not half.is_symlink() else half.unlink()
 
 
+def json_text(content: Any) -> str:
+    """Indented JSON, not-a-number as null."""
+    return json.dumps(finite(content), indent=2)
+
+
 def write_json(path: Path, content: Any) -> None:
-    """JSON, atomically, not-a-number as null."""
+    """JSON, atomically."""
     with staged_json(path, content):
         pass
 
 
 def staged_json(path: Path, content: Any) -> contextlib.AbstractContextManager[Path]:
     """The same, staged."""
-    text = json.dumps(finite(content), indent=2) + "\n"
+    text = json_text(content) + "\n"
     return staged(path, lambda file: file.write(text.encode()))
 
 

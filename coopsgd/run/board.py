@@ -54,31 +54,29 @@ class Board:
     def tell(self, rank: int, time: float, what: str, text: str) -> None:
         """Leave a text, such as why this worker fails. A long one loses its beginning.
 
-        `told` gives it back as {"time": time, what: text}.
+        `message` gives it back as {"time": time, what: text}.
         """
-        text = text[-(SLOT // 16) :]  # a character may take twelve bytes of JSON
-        data = json.dumps({"time": time, what: text}).encode()
-        at = rank * SLOT
-        self._memory[at + 8 : at + 8 + len(data)] = data
-        self._memory[at + 4 : at + 8] = len(data).to_bytes(4, "little")  # last: now it counts
+        self._put(rank * SLOT + 4, {"time": time, what: text[-(SLOT // 16) :]})  # a character may take twelve bytes of JSON
+
+    def message(self, rank: int) -> dict[str, Any] | None:
+        """What it left; None when it left nothing."""
+        return self._get(rank * SLOT + 4)
 
     def keep(self, notes: list[str]) -> None:
         """Say what the user is told of this run, should it not come to write a summary. One process calls it, once."""
-        data = json.dumps(notes).encode()
-        if len(data) <= NOTES - 4:
-            at = len(self._memory) - NOTES
-            self._memory[at + 4 : at + 4 + len(data)] = data
-            self._memory[at : at + 4] = len(data).to_bytes(4, "little")
+        if len(json.dumps(notes)) <= NOTES - 4:
+            self._put(len(self._memory) - NOTES, notes)
 
     @property
     def notes(self) -> list[str] | None:
         """What was kept; None when nobody came so far."""
-        at = len(self._memory) - NOTES
+        return self._get(len(self._memory) - NOTES)
+
+    def _put(self, at: int, content: Any) -> None:
+        data = json.dumps(content).encode()
+        self._memory[at + 4 : at + 4 + len(data)] = data
+        self._memory[at : at + 4] = len(data).to_bytes(4, "little")  # last: now it counts
+
+    def _get(self, at: int) -> Any:
         length = int.from_bytes(self._memory[at : at + 4], "little")
         return json.loads(self._memory[at + 4 : at + 4 + length]) if length else None
-
-    def told(self, rank: int) -> dict[str, Any] | None:
-        """What it left; None when it left nothing."""
-        at = rank * SLOT
-        length = int.from_bytes(self._memory[at + 4 : at + 8], "little")
-        return json.loads(self._memory[at + 8 : at + 8 + length]) if length else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from coopsgd.host.files import json_text
 from coopsgd.run.schema import evaluated, metric
 
 EVALS = (("loss", "eval/loss"), ("accuracy", "eval/accuracy"))  # as the console calls them
@@ -57,6 +59,14 @@ class Live:
         """Leave the terminal as it was."""
         if self._progress is not None:
             self._progress.stop()
+
+
+def tell(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """What a command found: JSON for a program, else as `show` prints it for a person."""
+    if as_json:
+        print(json_text(found))
+    else:
+        show(found)
 
 
 def describe(line: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 
 from coopsgd.errors import Interrupted, RunFailed
 from coopsgd.host import files, signals
+from coopsgd.host.environment import environment
 from coopsgd.host.signals import Noted
 from coopsgd.run import checkpoint, worker
 from coopsgd.run.board import Board, Phase
@@ -155,9 +156,9 @@ class Agent(LocalElasticAgent):
                     os.kill(process.pid, signal.SIGCONT)
                 self._stopped[rank] = seconds = before + passed
                 if seconds >= 3 * GLANCE > before:
-                    told = f"{self._name(rank)} is stopped, and the others wait for it" if len(self._processes) > 1 else ""
+                    others = ", and the others wait for it" if len(self._processes) > 1 else ""
                     self._say(
-                        f"{told or f'{self._name(rank)} is stopped'}: kill -CONT {process.pid} lets it go on; "
+                        f"{self._name(rank)} is stopped{others}: kill -CONT {process.pid} lets it go on; "
                         f"after {self._timeout:g} s the run ends"
                     )
             elif self._stopped.pop(rank, 0.0) >= 3 * GLANCE:
@@ -199,10 +200,9 @@ class Agent(LocalElasticAgent):
                 return f"worker process {rank} left with exit code 0 before the run was over{self._output()}"
         if self._stopped and max(self._stopped.values()) > self._timeout / 2:  # whom a collective waited for in vain
             return self._too_long()
-        told = {rank: said for rank in wrong if (said := self._board.told(rank)) is not None}
-        if told:
-            rank = min(told, key=lambda rank: told[rank]["time"])
-            said = told[rank]
+        left = [(said["time"], rank, said) for rank in wrong if (said := self._board.message(rank)) is not None]
+        if left:
+            _, rank, said = min(left, key=lambda one: one[:2])
             return said.get("line") or f"worker process {rank} failed:\n{said['traceback'].rstrip()}"
         return f"worker process {wrong[0]} ended with exit code {codes[wrong[0]]}{self._output()}"
 
@@ -260,7 +260,8 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
         sys.stderr.flush()
         if asked.first is not None:
             raise Interrupted(asked.first)
-        with _no_handlers(), _quiet():
+        # torchelastic would install handlers of its own, also for signals that shall stay ignored
+        with environment(TORCHELASTIC_SIGNALS_TO_HANDLE=""), _without_logging():
             agent = Agent(body, logs, board, asked, settings.timeout, silent)
             try:
                 agent.run()
@@ -311,22 +312,7 @@ def _store(logs: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _no_handlers() -> Iterator[None]:
-    """torchelastic would install handlers of its own, also for signals that shall stay ignored."""
-    name = "TORCHELASTIC_SIGNALS_TO_HANDLE"
-    before = os.environ.get(name)
-    os.environ[name] = ""
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _without_logging() -> Iterator[None]:
     """torchelastic logs what we report, at length, through loggers that set their own levels."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # a worker enables it again

@@ -72,17 +72,18 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
         work(folder, rank, store=store, console=console, trust=True)  # its words are the user's own, or were checked
         board.enter(rank, Phase.DONE)
         code = 0
-    except RunFailed as error:
-        board.tell(rank, time.time(), "line", str(error))
     except BaseException as error:
-        if (line := str(error) if isinstance(error, ExternalError) else blame(error)) is None:
-            refused = isinstance(error, ConfigError)  # of what was there when the command looked; it says all there is to say
-            told = ("line", str(error)) if refused else ("traceback", traceback.format_exc())
-            board.tell(rank, time.time(), *told)
-        else:
+        users = str(error) if isinstance(error, ExternalError) else None if isinstance(error, RunFailed) else blame(error)
+        if users is not None:
             traceback.print_exc()  # into logs/rank{rank}.err
-            line = f"worker process {rank} failed: {line}; the traceback is in {folder / 'logs' / f'rank{rank}.err'}"
+            line = f"worker process {rank} failed: {users}; the traceback is in {folder / 'logs' / f'rank{rank}.err'}"
             board.tell(rank, time.time(), "line", line)
+        elif isinstance(
+            error, RunFailed | ConfigError
+        ):  # of what was there when the command looked: it says all there is to say
+            board.tell(rank, time.time(), "line", str(error))
+        else:
+            board.tell(rank, time.time(), "traceback", traceback.format_exc())
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

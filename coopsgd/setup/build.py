@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
@@ -288,16 +288,13 @@ def _typed(key: str, kind: Any, value: Any, f: Field[Any] | None) -> Any:
     return found
 
 
-class blamed:
+@contextlib.contextmanager
+def blamed(where: str) -> Iterator[None]:
     """Turn a ValueError of a part into a ConfigError; the part's own words already name thing, value and way out."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ValueError) and not isinstance(error, ConfigError):
-            told = str(error) + location(error)
-            raise ConfigError(told if not self.where or self.where in told else f"{self.where}: {told}") from None
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        line = str(error) + location(error)
+        raise ConfigError(line if not where or where in line else f"{where}: {line}") from None

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from coopsgd import registry
 from coopsgd.errors import ConfigError
 from coopsgd.host import reading
-from coopsgd.setup.schema import GROUPS, Config
+from coopsgd.setup.schema import GROUPS, KEYS, Config
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,6 @@ def _head(text: str) -> tuple[str, str]:
 
 
 EXPERIMENTS = "experiment"
-KEYS = {f.name for f in fields(Config)}
 ABOUT = {f.name: f.metadata["help"] for f in fields(Config) if f.name in GROUPS}
 ABOUT[EXPERIMENTS] = "ready-made sweeps: coopsgd train -m experiment=NAME"
 
@@ -123,10 +122,6 @@ def _help_lines() -> Iterator[str]:
     yield "The run folder is outputs/DATE/TIME (set hydra.run.dir), or multirun/DATE/TIME/SWEPT-KEYS (hydra.sweep.dir)."
 
 
-def _options(choice: Choice, config_dir: str | None) -> list[Option]:
-    return [] if choice.group == EXPERIMENTS else options(choice.group, choice.name, config_dir)
-
-
 def show(as_json: bool, config_dir: str | None = None, wanted: str | None = None) -> None:
     """Print every choice of every group; of one group with the keys of each."""
     import json
@@ -134,27 +129,27 @@ def show(as_json: bool, config_dir: str | None = None, wanted: str | None = None
 
     groups = [group for group in ABOUT if wanted in (None, group)]
     if not groups:
-        raise ConfigError(f"{wanted}: is no group{registry.did_you_mean(wanted or '', list(ABOUT))}; known: {', '.join(ABOUT)}")
+        raise ConfigError(f"{wanted}: is no group{registry.did_you_mean(wanted or '', ABOUT)}; known: {', '.join(ABOUT)}")
+
+    def keys(choice: Choice) -> list[Option]:
+        return [] if not wanted or wanted == EXPERIMENTS else options(wanted, choice.name, config_dir)
+
+    found = {group: [(choice, keys(choice)) for choice in choices(group, config_dir)] for group in groups}
     if as_json:
-
-        def told(choice: Choice) -> dict[str, Any]:
-            return asdict(choice) | ({"keys": [one._asdict() for one in _options(choice, config_dir)]} if wanted else {})
-
-        print(
-            json.dumps(
-                {group: [told(choice) for choice in choices(group, config_dir)] for group in groups}, indent=2, default=str
-            )
-        )
+        listed = {
+            group: [asdict(c) | ({"keys": [one._asdict() for one in own]} if wanted else {}) for c, own in some]
+            for group, some in found.items()
+        }
+        print(json.dumps(listed, indent=2, default=str))
         return
-    for group in groups:
-        found = choices(group, config_dir)
-        width = max(len(choice.name) for choice in found)
+    for group, some in found.items():
+        width = max(len(choice.name) for choice, _ in some)
         print(f"{group}: {ABOUT[group]}")
-        for choice in found:
+        for choice, own in some:
             print(f"  {choice.name:{width}}  {choice.about}")
             if choice.paper:
                 print(f"  {'':{width}}    {choice.paper}")
-            for option in _options(choice, config_dir) if wanted else ():
+            for option in own:
                 value = json.dumps(option.value, default=str).replace('"', "")
                 key = option.key if option.key in KEYS else f"{group}.{option.key}"  # of the run: what auto means
                 print(f"  {'':{width}}  {key}={value}{'  ' + option.help if option.help else ''}")

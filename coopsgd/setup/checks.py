@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
-from typing import Any
 
 from coopsgd.errors import ConfigError
 from coopsgd.host import sizes
@@ -23,16 +22,24 @@ COPIES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE",
 
 def only_copy() -> None:
     """ConfigError when a launcher such as torchrun or srun has started this very command several times over."""
-    told = [
-        f"{name}={os.environ[name]}" for name in COPIES if os.environ.get(name, "").isdecimal() and int(os.environ[name]) > 1
-    ]
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        told.insert(0, f"TORCHELASTIC_RUN_ID={os.environ['TORCHELASTIC_RUN_ID']}")
-    if told:
+    found = [name for name in ("TORCHELASTIC_RUN_ID",) if name in os.environ]
+    found += [name for name in COPIES if (count := os.environ.get(name, "")).isdecimal() and int(count) > 1]
+    if found:
         raise ConfigError(
-            f"{told[0]}: a launcher starts copies of this command, each of which would be the whole of it; start it once, by "
-            "itself, or prepare a run with launch=false and let the launcher start the coopsgd.run.worker that it prints"
+            f"{found[0]}={os.environ[found[0]]}: a launcher starts copies of this command, each of which would be the whole of "
+            "it; start it once, by itself, or prepare a run with launch=false and let the launcher start the "
+            "coopsgd.run.worker that it prints"
         )
+
+
+# keys that count something: the least they may be, and what they may be instead
+NEVER = object()
+WHOLE = {
+    **dict.fromkeys(("workers", "batch_size", "log_every"), (1, NEVER)),
+    **dict.fromkeys(("eval_every", "seed"), (0, NEVER)),
+    **{"steps": (0, None), "epochs": (1, None)},
+    **dict.fromkeys(("processes", "threads", "eval_samples"), (1, "auto")),
+}
 
 
 def scalars(config: Config) -> None:
@@ -40,20 +47,15 @@ def scalars(config: Config) -> None:
     for f in fields(Config):
         if f.name not in GROUPS:
             values.refuse_odd(f.name, getattr(config, f.name))
-    whole = {"workers": 1, "batch_size": 1, "log_every": 1, "eval_every": 0, "seed": 0}
-    for name, least in whole.items():
-        _whole(name, getattr(config, name), least)
-    for name in ("steps", "epochs"):
-        if getattr(config, name) is not None:
-            _whole(name, getattr(config, name), 0 if name == "steps" else 1)
-    for name in ("processes", "threads", "eval_samples"):
-        if getattr(config, name) != "auto":
-            _whole(name, getattr(config, name), 1, " or auto")
-    for name, known in (("dtype", DTYPES), ("save", SAVES), ("engine", ENGINES)):
+    for name, (least, other) in WHOLE.items():
+        value = getattr(config, name)
+        if value != other and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            way = " or auto" if other == "auto" else ""
+            raise ConfigError(f"{name}: must be a whole number of at least {least}{way}, got {value!r}")
+    devices = ("auto", "cpu", "cuda")
+    for name, known in (("dtype", DTYPES), ("save", SAVES), ("engine", ENGINES), ("device", devices)):
         if getattr(config, name) not in known:
             raise ConfigError(f"{name}: must be one of {', '.join(known)}, got {getattr(config, name)!r}")
-    if config.device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device: must be one of auto, cpu, cuda, got {config.device!r}")
     if not 0 < config.timeout <= LONGEST:
         raise ConfigError(f"timeout: must be a positive number of seconds, at most {LONGEST:g}, got {config.timeout:g}")
     if config.threads != "auto" and config.threads > MOST_THREADS:
@@ -122,8 +124,3 @@ def mixed(parts: Parts) -> None:
         f"buffers=average: {weight}, which can make the mean square that optim={config.optim['name']} keeps negative; "
         "use buffers=keep or reset, or weights that are not negative"
     )
-
-
-def _whole(name: str, value: Any, least: int, other: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name}: must be a whole number of at least {least}{other}, got {value!r}")

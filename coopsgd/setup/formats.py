@@ -59,18 +59,34 @@ assert len(UPGRADES) == FORMAT
 
 
 def upgrade(config: Mapping[str, Any], format: int) -> dict[str, Any]:
-    """The keys of a config of that format, as they are written today; those beside them stay."""
+    """The keys of a config of that format, as they are written today; those beside them stay.
+
+    A key of a group that the config does not have is needed by nobody, and not added.
+    """
     found = copy.deepcopy(dict(config))
+
+    def node_of(key: str) -> tuple[dict[str, Any], str]:
+        """The mapping that holds a key, and the key in it."""
+        group, dot, name = key.partition(".")
+        node = found.get(group)
+        return (node if isinstance(node, dict) else {}, name) if dot else (found, group)
+
+    def default(key: str, value: Any) -> None:
+        node, name = node_of(key)
+        node.setdefault(name, copy.deepcopy(value))
+
     for step in UPGRADES[format:]:
-        for old, (new, default) in step.moved.items():
-            _default(found, new, _taken(found, old, default))
+        for old, (new, value) in step.moved.items():
+            node, name = node_of(old)
+            default(new, node.pop(name, value))
         for (key, value), now in step.values.items():
-            if _at(found, key) == value:
-                _set(found, key, now[key])
+            node, name = node_of(key)
+            if node.get(name) == value:
+                node[name] = now[key]
                 for other in now.keys() - {key}:
-                    _default(found, other, now[other])
+                    default(other, now[other])
         for key, value in step.added.items():
-            _default(found, key, value)
+            default(key, value)
     return found
 
 
@@ -87,33 +103,3 @@ def format_of(path: Path, found: Mapping[str, Any]) -> int:
     if number > FORMAT:
         raise ConfigError(f"{path} is of format {number}, written by a newer coopsgd; this one reads up to {FORMAT}: update it")
     return number
-
-
-def _parent(config: dict[str, Any], key: str) -> tuple[Any, str]:
-    *groups, name = key.split(".")
-    node: Any = config
-    for group in groups:
-        node = node.get(group) if isinstance(node, dict) else None
-    return node, name
-
-
-def _at(config: dict[str, Any], key: str) -> Any:
-    node, name = _parent(config, key)
-    return node.get(name) if isinstance(node, dict) else None
-
-
-def _set(config: dict[str, Any], key: str, value: Any) -> None:
-    node, name = _parent(config, key)
-    if isinstance(node, dict):  # else the group is not there, and needs no key
-        node[name] = copy.deepcopy(value)
-
-
-def _default(config: dict[str, Any], key: str, value: Any) -> None:
-    node, name = _parent(config, key)
-    if isinstance(node, dict):
-        node.setdefault(name, copy.deepcopy(value))
-
-
-def _taken(config: dict[str, Any], key: str, default: Any) -> Any:
-    node, name = _parent(config, key)
-    return node.pop(name, default) if isinstance(node, dict) else default

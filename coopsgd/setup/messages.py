@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import fields
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
@@ -14,7 +13,7 @@ from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.registry import did_you_mean
 from coopsgd.setup import sources
 from coopsgd.setup.build import refuse_unstackable
-from coopsgd.setup.schema import GROUPS, Config
+from coopsgd.setup.schema import GROUPS, KEYS
 
 # what is raised for a user's mistake; a yaml that holds itself ends in RecursionError
 MISTAKES = (ValueError, HydraException, OmegaConfBaseException, YAMLError, RecursionError, MemoryError)
@@ -43,8 +42,7 @@ def _told(error: BaseException) -> str:
     text = str(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        known = [f.name for f in fields(Config)]
-        return f"no key named {unknown[1]!r}{did_you_mean(unknown[1], known)}; `coopsgd train --help` lists them"
+        return f"no key named {unknown[1]!r}{did_you_mean(unknown[1], KEYS)}; `coopsgd train --help` lists them"
     if "Key 'experiment' not in 'Config'" in text:
         return "experiment: its yaml must begin with the line `# @package _global_`, as conf/experiment's do"
     if alien := re.search(r"Key '([^']+)' not in 'Config'", text):

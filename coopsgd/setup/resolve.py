@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from coopsgd.registry import did_you_mean, guarded
 from coopsgd.setup import build, checks, schema, timing, values
 from coopsgd.setup.build import blamed
 from coopsgd.setup.parts import Parts
-from coopsgd.setup.schema import GROUPS, STEPS, WHOLE, Config, beside_it, whole
+from coopsgd.setup.schema import GROUPS, KEYS, STEPS, WHOLE, Config, beside_it, whole
 from coopsgd.strategies.base import Strategy
 
 
@@ -132,11 +132,10 @@ def _resolved(
 
 def _read(node: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     """The config that the words make, its interpolations resolved. ConfigError for a key that there is not."""
-    known = [f.name for f in fields(Config)]
     for name in node:
-        if name not in (*known, "hydra"):
-            raise ConfigError(f"no key named {str(name)!r}{did_you_mean(str(name), known)}; `coopsgd train --help` lists them")
-    config = Config(**{name: value for name in known if (value := _value(node, name)) is not None})
+        if name not in (*KEYS, "hydra"):
+            raise ConfigError(f"no key named {str(name)!r}{did_you_mean(str(name), KEYS)}; `coopsgd train --help` lists them")
+    config = Config(**{name: value for name in KEYS if (value := _value(node, name)) is not None})
     found = {name: whole(getattr(config, name)) for name in WHOLE}
     found |= {name: _as_group(name, getattr(config, name), choices.get(name)) for name in GROUPS}
     if found["cluster"] == {"name": None}:

@@ -119,6 +119,9 @@ class Config:
     launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines", identity=False)
 
 
+KEYS = tuple(f.name for f in fields(Config))
+
+
 class UntrustedConfig(Config):
     """A config read from a folder that nobody has vouched for: parts built of it import nothing that it names."""
 
@@ -137,8 +140,8 @@ def dumps(config: Config) -> str:
 
 def load(path: Path, trust: bool = False) -> Config:
     """Read a frozen config back, of this format or an older one. trust: it may name code to import, as the user's words may."""
-    known, keys = {f.name for f in fields(Config)}, upgraded(path, yamls.keys(path))
-    found = (Config if trust else UntrustedConfig)(**{k: v for k, v in keys.items() if k in known})
+    keys = upgraded(path, yamls.keys(path))
+    found = (Config if trust else UntrustedConfig)(**{k: v for k, v in keys.items() if k in KEYS})
     _refuse_unfrozen(path, found)
     return beside_it(found, path.parent)
 
@@ -146,7 +149,7 @@ def load(path: Path, trust: bool = False) -> Config:
 def _refuse_unfrozen(path: Path, found: Config) -> None:
     """ConfigError unless this is a config as runs leave them: every number a number, every group a mapping."""
     whole = ("workers", "processes", "threads", "steps", "batch_size", "seed")
-    for name, value in ((f.name, getattr(found, f.name)) for f in fields(Config)):
+    for name, value in ((name, getattr(found, name)) for name in KEYS):
         if name in whole and (isinstance(value, bool) or not isinstance(value, int)):
             raise ConfigError(f"{path} is no config of a run: {name} is {value!r}, not a whole number; restore it")
         if name in GROUPS and not (value is None or isinstance(value, dict)):

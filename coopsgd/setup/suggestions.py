@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
-from coopsgd.registry import like
+from coopsgd.registry import closest, like
 from coopsgd.setup import catalogue
-from coopsgd.setup.schema import GROUPS, Config
+from coopsgd.setup.schema import GROUPS, KEYS
 
-KEYS = [f.name for f in fields(Config)]
 # what other programs call it
 ALIASES = {
     "learning_rate": ("optim.lr",),
@@ -72,11 +69,9 @@ def nearest(name: str) -> list[str]:
     for key, where in below.items():
         if like(key) == plain:
             return where
-    from difflib import get_close_matches
-
     by_plain = {like(key): where for key, where in below.items()} | {like(key): [key] for key in KEYS}
-    close = get_close_matches(plain, list(by_plain), n=1, cutoff=0.78)
-    return by_plain[close[0]] if close else []
+    close = closest(plain, by_plain, 0.78)
+    return by_plain[close] if close else []
 
 
 def unknown_key(key: str) -> str:
@@ -90,16 +85,12 @@ def unknown_key(key: str) -> str:
 
 def choices_named(name: str) -> list[str]:
     """GROUP=NAME of every choice of that name, whatever its case; else of the one most alike."""
-    from difflib import get_close_matches
-
     table: dict[str, list[str]] = {}
     for group in catalogue.ABOUT:
         for choice in catalogue.choices(group):
             table.setdefault(like(choice.name), []).append(f"{group}={choice.name}")
-    if like(name) in table:
-        return table[like(name)]
-    close = get_close_matches(like(name), list(table), n=1, cutoff=0.75)
-    return table[close[0]] if close else []
+    close = closest(like(name), table, 0.75)
+    return table[close] if close else []
 
 
 def example(key: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from coopsgd.errors import ConfigError
@@ -15,21 +15,30 @@ from coopsgd.errors import ConfigError
 MOST = 100_000  # jobs: of a third of a second each they take nine hours
 
 
+def parsed(words: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra reads them; none when it cannot, which it tells when it comes to it."""
+    try:
+        return OverridesParser.create().parse_overrides([word for word in words if "=" in word and not word.startswith("-")])
+    except (HydraException, ValueError, RecursionError):
+        return []
+
+
+def swept(words: Sequence[str]) -> dict[str, Override]:
+    """The overrides that sweep, by their key."""
+    return {override.get_key_element(): override for override in parsed(words) if override.is_sweep_override()}
+
+
 def refuse(words: Sequence[str]) -> None:
     """ConfigError when the words of a sweep make no job, or more than anyone waits for; names the key."""
-    try:
-        parsed = OverridesParser.create().parse_overrides([w for w in words if "=" in w and not w.startswith("-")])
-    except (HydraException, ValueError, RecursionError):
-        return  # which Hydra tells when it comes to it
     jobs, longest = 1, ("", 0)
-    for override in {o.get_key_element(): o for o in parsed if o.is_sweep_override()}.values():
-        key, many = override.get_key_element(), _many(override.value())
+    for key, override in swept(words).items():
+        many = _many(override.value())
         if not many:
             raise ConfigError(f"{key}: sweeps over nothing, so there is no job, got {override.input_line}; give it values")
         jobs, longest = jobs * many, max(longest, (key, many), key=lambda pair: pair[1])
     if jobs > MOST:
-        told = f"{jobs}" if jobs < 10**12 else f"{jobs:.3g}" if jobs < 10**300 else "endless"
-        raise ConfigError(f"{longest[0]}: the sweep has {told} jobs, more than {MOST}; sweep over fewer values")
+        count = f"{jobs}" if jobs < 10**12 else f"{jobs:.3g}" if jobs < 10**300 else "endless"
+        raise ConfigError(f"{longest[0]}: the sweep has {count} jobs, more than {MOST}; sweep over fewer values")
 
 
 def _many(values: Any) -> int:

@@ -24,8 +24,8 @@ from coopsgd.errors import ConfigError
 from coopsgd.registry import like
 from coopsgd.setup import catalogue
 from coopsgd.setup.flags import long_name
-from coopsgd.setup.schema import GROUPS, Config
-from coopsgd.setup.suggestions import KEYS, brief, choices_named, example, nearest, unknown_key
+from coopsgd.setup.schema import GROUPS, KEYS, Config
+from coopsgd.setup.suggestions import brief, choices_named, example, nearest, unknown_key
 
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d"  # what editors and web pages make of a hyphen
 LOOKALIKES = str.maketrans(

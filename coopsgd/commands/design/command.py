@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from coopsgd.commands import compose
-from coopsgd.commands.design import pilots
-from coopsgd.commands.design import report as report
+from coopsgd.commands.design import pilots, report
 from coopsgd.commands.design import study as studies
 from coopsgd.errors import Interrupted
 from coopsgd.host import files
 from coopsgd.predict.constants import constants
 from coopsgd.run import folders
+from coopsgd.run.console import tell
 from coopsgd.run.progress import say
 from coopsgd.run.start import train_silently
 from coopsgd.setup import checks
@@ -96,6 +96,4 @@ def design(
     facts = report.facts(found, words, top, config_dir) | {"command": line, "folder": str(folder)}
     files.write_json(folder / "design.json", facts)
     report.picture(found, folder / "pareto.png")
-    report.show(facts, as_json)
-    if not as_json:
-        print(f"\n{folder}")
+    tell(facts, as_json, report.show)

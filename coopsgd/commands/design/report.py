@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from rich.table import Table
 
 from coopsgd.commands.design.ranking import Entry, pareto
 from coopsgd.commands.design.study import Study
-from coopsgd.host.files import finite
 from coopsgd.host.sizes import human_bytes
 
 WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
@@ -84,11 +82,8 @@ def command(entry: Entry, words: Sequence[str], config_dir: str | None = None) -
     return shlex.join(["coopsgd", "train", *where, *entry.candidate.words, *kept, steps])
 
 
-def show(found: dict[str, Any], as_json: bool) -> None:
-    """Print it."""
-    if as_json:
-        print(json.dumps(finite(found), indent=2))
-        return
+def show(found: dict[str, Any]) -> None:
+    """Print it for a person."""
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, WIDTH)
     wanted = f"loss {found['target_loss']:g}" if found["budget_seconds"] is None else f"{found['budget_seconds']:.4g} s"
@@ -108,6 +103,7 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         console.print(f"  {entry['rank']}. {entry['command']}", markup=False)
     if "check" in found:
         _check(console, found)
+    print(f"\n{found['folder']}")
 
 
 def _ranking(console: Console, found: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.host import files
 from coopsgd.host.sizes import human_bytes
 from coopsgd.run import folders
+from coopsgd.run.console import tell
 from coopsgd.run.progress import say
 from coopsgd.run.start import placement_line
 from coopsgd.setup import checks
@@ -67,10 +68,7 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
         files.write_json(target, found)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if as_json:
-        print(json.dumps(files.finite(found), indent=2))
-    else:
-        show(found, target, words)
+    tell(found, as_json, lambda found: show(found, target, words))
 
 
 def _measured(folder: Path, settings: Any, silent: bool) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def _train(words: Sequence[str]) -> int:
         print(note, file=sys.stderr, flush=True)
     code = through_hydra(session, line.flags)
     if session.frozen and len(session.jobs) > 1:
-        sweep_table(session.jobs, {failure.folder: failure.told for failure in session.failures})
+        sweep_table(session.jobs, {failure.folder: failure.message for failure in session.failures})
     if code == 0 and session.failures:
         _print_failures(session)
         code = 1 if any(failure.code == 1 for failure in session.failures) else 2
@@ -56,8 +56,8 @@ def _train(words: Sequence[str]) -> int:
 def _print_failures(session: Session) -> None:
     """Name every failure; a single run's is one line."""
     if not session.sweeping:
-        print(f"coopsgd: {session.failures[0].told}", file=sys.stderr)
+        print(f"coopsgd: {session.failures[0].message}", file=sys.stderr)
         return
     print(f"\ncoopsgd: {len(session.failures)} of the sweep's jobs failed:", file=sys.stderr)
     for failure in session.failures:
-        print(f"  {failure.label} ({failure.folder}): {failure.told.splitlines()[-1]}", file=sys.stderr)
+        print(f"  {failure.label} ({failure.folder}): {failure.message.splitlines()[-1]}", file=sys.stderr)

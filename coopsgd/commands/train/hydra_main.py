@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
 from hydra.errors import HydraException
@@ -25,30 +23,16 @@ from omegaconf import OmegaConf
 from coopsgd.commands import compose
 from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError
+from coopsgd.host.environment import environment
 from coopsgd.run.folders import folder_key, rehydrated, without_hydra
 from coopsgd.run.progress import say
 from coopsgd.setup import sweeps
 from coopsgd.setup.flags import Line
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
-from coopsgd.setup.words import quoted
 
 CONF = "pkg://coopsgd.conf"
 NO_CHOICES = "pkg://coopsgd.run"  # a package without yamls: the config of a run has no groups to choose from
 AGAIN = "again"  # the name by which Hydra finds the config of a run's folder
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 MANY = 10  # jobs of a sweep whose configs take a while to read
@@ -66,10 +50,10 @@ def through_hydra(session: Session, flags: dict[str, str]) -> int:
     compose.register_schema()
     OmegaConf.register_new_resolver("coopsgd.subdir", session.subdir, replace=True)
     OmegaConf.register_new_resolver("coopsgd.fresh", session.fresh, replace=True, use_cache=True)
-    complaint = io.StringIO()
+    usage = io.StringIO()
     try:
         # Hydra then raises what it would print; argparse prints a page, of which the last line says it all
-        with _environment(HYDRA_FULL_ERROR="1"), contextlib.redirect_stderr(_Kept(complaint)):
+        with environment(HYDRA_FULL_ERROR="1"), contextlib.redirect_stderr(_WithoutUsage(usage)):
             if set(ASIDE) & set(flags):
                 _look(session, flags)
             else:
@@ -78,17 +62,17 @@ def through_hydra(session: Session, flags: dict[str, str]) -> int:
                     raise ConfigError("the sweep has no job: a key of its yaml sweeps over nothing; give it values")
         return 0
     except SystemExit as error:
-        if error.code == 2 and complaint.getvalue():
-            print(f"coopsgd: {complaint.getvalue().strip().splitlines()[-1]}", file=sys.stderr)
+        if error.code == 2 and usage.getvalue():
+            print(f"coopsgd: {usage.getvalue().strip().splitlines()[-1]}", file=sys.stderr)
         return error.code if isinstance(error.code, int) else 1 if error.code else 0
     except (OSError, *MISTAKES) as error:
         if session.full_errors:
             raise
-        told = one_line(error)
+        line = one_line(error)
         if isinstance(error, OSError) and error.filename:
-            told = f"{error.filename} cannot be written ({error.strerror}); choose another {folder_key(session.sweeping)}"
+            line = f"{error.filename} cannot be written ({error.strerror}); choose another {folder_key(session.sweeping)}"
         none = "" if session.started or not session.sweeping else "; no job of the sweep was started"
-        print(f"coopsgd: {told}{none}", file=sys.stderr)
+        print(f"coopsgd: {line}{none}", file=sys.stderr)
         return 2
     finally:
         session.tidy()
@@ -106,32 +90,32 @@ def _look(session: Session, flags: dict[str, str]) -> None:
 def _from_a_folder(session: Session, flags: dict[str, str]) -> dict[str, str]:
     """The flags as Hydra may have them when they name a config outside this package. ConfigError when it may not be used.
 
-    Of a run's folder Hydra sees what `folders.rehydrated` makes of it; of one that is not trusted, what `unhydrated` leaves.
+    Of a run's folder Hydra sees what `folders.rehydrated` makes of it; of one that is not trusted, what `without_hydra` leaves.
     """
     session.trust = "--trust" in flags
     flags = {flag: value for flag, value in flags.items() if flag != "--trust"}
     at = flags.get("--config-path", CONF)
-    if not at.startswith("pkg://"):
-        path, name = at.removeprefix("file://"), flags.get("--config-name", "config")
-        session.beside = Path(path).resolve()
-        if not session.beside.is_dir():
-            raise ConfigError(f"--config-path {path}: is no folder; name one that holds config.yaml")
-        file = session.beside / f"{name.removesuffix('.yaml')}.yaml"
-        node = rehydrated(file) if session.trust else without_hydra(file)
-        if node is None:
-            return flags | {"--config-path": str(session.beside)}  # Hydra would look for it inside this package
-        ConfigStore.instance().store(name=AGAIN, node=node)
-        return flags | {"--config-path": NO_CHOICES, "--config-name": AGAIN}
-    if session.trust:
-        raise ConfigError("--trust: is for --config-path FOLDER, whose config somebody else may have written; leave it out")
-    return flags
+    if at.startswith("pkg://"):
+        if session.trust:
+            raise ConfigError("--trust: is for --config-path FOLDER, whose config somebody else may have written; leave it out")
+        return flags
+    path, name = at.removeprefix("file://"), flags.get("--config-name", "config")
+    session.beside = Path(path).resolve()
+    if not session.beside.is_dir():
+        raise ConfigError(f"--config-path {path}: is no folder; name one that holds config.yaml")
+    file = session.beside / f"{name.removesuffix('.yaml')}.yaml"
+    node = rehydrated(file) if session.trust else without_hydra(file)
+    if node is None:
+        return flags | {"--config-path": str(session.beside)}  # Hydra would look for it inside this package
+    ConfigStore.instance().store(name=AGAIN, node=node)
+    return flags | {"--config-path": NO_CHOICES, "--config-name": AGAIN}
 
 
 def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
     """What Hydra's main does with words to run; but a single run is checked before a folder is made for it."""
     words, name = list(session.words), flags.get("--config-name", "config")
     if "--config-dir" in flags:
-        words.append(f"hydra.searchpath=[{quoted('file://' + str(Path(flags['--config-dir']).resolve()))}]")
+        words.append(compose.search_in(flags["--config-dir"]))
     at = flags.get("--config-path", CONF)
     module = at.startswith("pkg://")
     found: Any = hydra.initialize_config_module if module else hydra.initialize_config_dir
@@ -172,13 +156,12 @@ def _jobs(sweeper: Any, words: Sequence[str]) -> int | None:
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     sweeps.refuse([*params, *words])  # before they are written out, one by one
     try:
-        parsed = OverridesParser.create().parse_overrides([*params, *words])
-        return sum(len(batch) for batch in sweeper.split_arguments(parsed, None))
+        return sum(len(batch) for batch in sweeper.split_arguments(sweeps.parsed([*params, *words]), None))
     except (HydraException, ValueError):
         return None
 
 
-class _Kept(io.TextIOBase):
+class _WithoutUsage(io.TextIOBase):
     """stderr, but argparse's usage page goes to a buffer."""
 
     def __init__(self, buffer: io.StringIO) -> None:

@@ -8,13 +8,10 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.types import RunMode
 
 from coopsgd.commands import compose
@@ -23,19 +20,18 @@ from coopsgd.run.folders import Made, fresh, torchrun, write_config
 from coopsgd.run.naming import folder_name
 from coopsgd.run.start import start, summed_up
 from coopsgd.run.sweep import readable_summary
-from coopsgd.setup import checks
+from coopsgd.setup import checks, sweeps
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.messages import MISTAKES, one_line
 from coopsgd.setup.resolve import Checked
 
 
-@dataclass
-class Failure:
+class Failure(NamedTuple):
     """One failed job of a sweep (or the only run)."""
 
     label: str
     folder: str
-    told: str
+    message: str
     code: int  # 2 for a user's mistake, 1 for what went wrong while running
 
 
@@ -93,13 +89,12 @@ class Session:
             self.made.tidy()
             if self.full_errors:
                 raise
-            failure = Failure(label, str(folder), one_line(error), 1 if isinstance(error, RunFailed) else 2)
-            if not isinstance(error, (RunFailed, OSError, *MISTAKES)):
+            mistake = isinstance(error, (OSError, *MISTAKES))
+            if not mistake and not isinstance(error, RunFailed):
                 traceback.print_exc()
-                failure.code = 1
-            self.failures.append(failure)
+            self.failures.append(Failure(label, str(folder), one_line(error), 2 if mistake else 1))
             if self.sweeping:
-                print(failure.told, file=sys.stderr, flush=True)
+                print(self.failures[-1].message, file=sys.stderr, flush=True)
             return float("nan")
 
     def _where(self, folder: Path) -> str:
@@ -112,16 +107,18 @@ class Session:
 
     def check(self, cfg: Any) -> None:
         """Refuse a single run that cannot work, before anything is written."""
-        hydra_config = cfg.hydra
         try:
-            words, choices = compose.task_words(hydra_config), dict(hydra_config.runtime.choices)
-            self.checked = compose.check(cfg, words, choices, self.beside, self.trust)
+            self.checked = self._check(cfg, cfg.hydra)
         except OSError as error:  # of a file that words name, not of a folder to write to
             raise ConfigError(one_line(error)) from error
 
+    def _check(self, cfg: Any, hydra_config: Any) -> Checked:
+        words, choices = compose.task_words(hydra_config), dict(hydra_config.runtime.choices)
+        return compose.check(cfg, words, choices, self.beside, self.trust)
+
     def subdir(self, number: int, overrides: Any, root: str) -> str:
         """The folder of a sweep's job below `root`, named by the swept keys; if it cannot be made, that job alone fails."""
-        given, swept = {word.split("=", 1)[0] for word in self.words}, _swept(self.words)
+        given, swept = {word.split("=", 1)[0] for word in self.words}, sweeps.swept(self.words)
         # a key that the command line does not name is swept over by an experiment's yaml
         keys = ((word, word.split("=", 1)[0]) for word in overrides)
         name = folder_name([word for word, key in keys if key in swept or key not in given], number)
@@ -162,8 +159,7 @@ class Session:
         self.made.tidy()
 
     def _run(self, cfg: Any, folder: Path, hydra_config: Any, label: str) -> float | None:
-        words, choices = compose.task_words(hydra_config), dict(hydra_config.runtime.choices)
-        checked = self.checked or compose.check(cfg, words, choices, self.beside, self.trust)
+        checked = self.checked or self._check(cfg, hydra_config)
         for note in checked.notes:
             print(note, file=sys.stderr, flush=True)
         settings = checked.config
@@ -189,13 +185,3 @@ class Session:
                 raise
             self.trained[key] = Trained(label, folder, objective)
             return objective
-
-
-def _swept(words: Sequence[str]) -> set[str]:
-    """The keys that the command line sweeps over."""
-    plain = [word for word in words if "=" in word and not word.startswith("-")]
-    try:
-        parsed = OverridesParser.create().parse_overrides(plain)
-    except HydraException:
-        return set()
-    return {override.get_key_element() for override in parsed if override.is_sweep_override()}
