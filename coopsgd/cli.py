@@ -39,7 +39,7 @@ class Place(click.Path):
 
 
 class Verbs(click.Group):
-    """The verbs. One that is none is told with what may have been meant; flags before the verb go behind it."""
+    """The verbs. An unknown one is refused with what may have been meant; flags before the verb go behind it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing and args and args[0].startswith("-") and args[0] not in ("-h", "--help", "--version"):
@@ -291,8 +291,8 @@ def _code() -> int:
         click.echo("coopsgd: interrupted", err=True)
         return 128 + signal.SIGINT
     except Interrupted as stopped:
-        told = "interrupted" if stopped.number == signal.SIGINT else f"ended by {signals.name_of(stopped.number)}"
-        click.echo(f"coopsgd: {told}{stopped.note}", err=True)
+        how = "interrupted" if stopped.number == signal.SIGINT else f"ended by {signals.name_of(stopped.number)}"
+        click.echo(f"coopsgd: {how}{stopped.note}", err=True)
         return 128 + stopped.number
 
 

@@ -6,7 +6,7 @@ import os
 
 
 class ConfigError(ValueError):
-    """A user's mistake, told in one line: the thing, the value, the way out. Exit code 2."""
+    """A user's mistake, in one line: the thing, the value, the way out. Exit code 2."""
 
 
 class TooFewSamples(ConfigError):

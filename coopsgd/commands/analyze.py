@@ -25,7 +25,7 @@ CONDITIONS = {
     "sgd": "of SGD (one worker)",
     "computed": "computed from the matrices, c = {c:.4g}",
 }
-SHOWN = ("L", "L_F", "sigma2", "gap", "kappa2")  # constants
+CONSTANT_NAMES = ("L", "L_F", "sigma2", "gap", "kappa2")  # constants
 
 
 def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -> dict[str, Any]:
@@ -43,20 +43,20 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
     derived (c = 2), pasgd, dpsgd, computed (of a cycle, from its matrices) or sgd. condition: the first of them that lr meets.
     bound: {optimisation, noise, network, total} on the mean of ||grad F(u)||^2 over the planned steps.
     linear_speedup: {condition: K} from which, with eta_eff = sqrt(m / K) / L, m workers need m times fewer steps.
-    All of these are null where the bound says nothing; where only "one f" fails, the factor and the steps are told: different
+    All of these are null where the bound says nothing; where only "one f" fails, the factor and the steps are given: different
     f_i add a term to the bound and ask for the same steps.
     consensus: stationary E (1/m) sum ||x_i - mean||^2, mean over a cycle's steps: noise_coefficient C, drift_coefficient H,
     noise = lr^2 sigma2 C, drift = lr^2 kappa2 H. Without curvature; drift for gradients that differ every way alike.
     pasgd: {tau_bound, tau_consensus}: the period at which periodic averaging has the same bound at equal eta_eff, and the same
     stationary consensus at equal lr.
     largest_delayed_lr: below which a delay lets the workers agree, on quadratics of curvature L; null without delay.
-    errors: {zeta, noise_coefficient, drift_coefficient, tau_consensus}: standard errors of what comes of a sample of lots; null
-    where it is exact. What is expected of lots does not depend on the seed, only what is sampled from the run's own does.
+    errors: {zeta, noise_coefficient, drift_coefficient, tau_consensus}: standard errors of expectations that are
+    estimated from a sample; null where they are exact. Exact ones do not depend on the seed.
     cost: {messages, vectors, bytes_per_worker_mean, bytes_per_worker_max} a step, and seconds a step on the configured cluster.
-    notes: what the user should be told.
+    notes: lines for the user.
     """
     config = parts.config
-    known, source, told = constants(parts, probe)
+    known, source, more = constants(parts, probe)
     setting = Setting(parts, known)
     m, v, A, largest = setting.m, setting.v, setting.A, setting.largest_steps
     bound = setting.bound(config.steps)
@@ -108,7 +108,7 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
         },
         "largest_delayed_lr": delayed / known.L if delayed is not None and known and known.L > 0 else None,
         "cost": cost.per_step(parts) | {"seconds": cost.seconds(parts)},
-        "notes": [*dict.fromkeys((*notes, *told)), *filter(None, (setting.few, setting.slow))],
+        "notes": [*dict.fromkeys((*notes, *more)), *filter(None, (setting.few, setting.slow))],
     }
 
 
@@ -136,8 +136,8 @@ def show(found: dict[str, Any]) -> None:
     if known:
         words = {"L": "L of each f_i", "L_F": "L of F"}
         all_of = known | {"L_F": found["L_F"]}
-        told = [f"{words.get(name, name)} {_n(all_of[name])}" for name in SHOWN if all_of[name] is not None]
-        console.print(f"constants: {', '.join(told)}  ({found['source']})")
+        values = [f"{words.get(name, name)} {_n(all_of[name])}" for name in CONSTANT_NAMES if all_of[name] is not None]
+        console.print(f"constants: {', '.join(values)}  ({found['source']})")
     else:
         console.print(found["missing"])
     _mixing(console, found)
@@ -220,8 +220,8 @@ def _bound(console: Console, found: dict[str, Any], failed: bool) -> None:
 
 
 def _consensus(console: Console, found: dict[str, Any]) -> None:
-    told, pasgd, errors = found["consensus"], found["pasgd"], found["errors"]
-    C, H = told["noise_coefficient"], told["drift_coefficient"]
+    consensus, pasgd, errors = found["consensus"], found["pasgd"], found["errors"]
+    C, H = consensus["noise_coefficient"], consensus["drift_coefficient"]
     if C is None:
         console.print("\nstationary consensus: none to tell, see the assumptions")
     else:
@@ -230,11 +230,11 @@ def _consensus(console: Console, found: dict[str, Any]) -> None:
             f"{_n(C, errors['noise_coefficient'])}{',' * bool(errors['noise_coefficient'])} lr^2 sigma2",
             end="",
         )
-        console.print(f" = {_n(told['noise'])}" if told["noise"] is not None else "")
+        console.print(f" = {_n(consensus['noise'])}" if consensus["noise"] is not None else "")
         if H is not None:
             error = errors["drift_coefficient"]
             console.print(f"  and {_n(H, error)}{',' * bool(error)} lr^2 kappa2 of gradients that differ", end="")
-            console.print(f" = {_n(told['drift'])}" if told["drift"] is not None else "")
+            console.print(f" = {_n(consensus['drift'])}" if consensus["drift"] is not None else "")
     ties = [
         (pasgd["tau_bound"], None, "bound at equal eta_eff"),
         (pasgd["tau_consensus"], errors["tau_consensus"], "stationary consensus at equal lr"),

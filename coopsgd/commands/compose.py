@@ -111,7 +111,7 @@ def search_in(folder: str) -> str:
 
 def register_schema() -> None:
     """Tell Hydra the keys of a config and their help, and have it read a user's yamls through `sources`."""
-    sources.watch()
+    sources.install()
     node = OmegaConf.structured(Config)
     for name in schema.GROUPS:  # open: a group's keys are checked against the class it chooses
         node[name] = OmegaConf.create({}, flags={"struct": False})

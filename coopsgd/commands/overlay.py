@@ -48,10 +48,10 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
         except (OSError, ValueError, YAMLError, TypeError, KeyError, AttributeError) as error:  # of whatever a file may hold
             if isinstance(error, ConfigError) and str(error).startswith("--"):  # an option's fault, not the run's
                 raise
-            told = " ".join((str(error) or type(error).__name__).split())
-            if TRUST in told:
-                raise ConfigError(f"{folder}: {told}") from error
-            raise ConfigError(f"--over: {folder} holds no run to read ({told}); name a run folder") from error
+            why = " ".join((str(error) or type(error).__name__).split())
+            if TRUST in why:
+                raise ConfigError(f"{folder}: {why}") from error
+            raise ConfigError(f"--over: {folder} holds no run to read ({why}); name a run folder") from error
     progress.close()
     counted = {key: _by_seed(some) for key, some in alike.items()}
     means = {key: _mean(some, alike[key]) for key, some in counted.items() if len(some) > 1}
@@ -61,10 +61,10 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
         for run in found["runs"]
         if run["copy_of"]
     ]
-    shown = [means.get(key, some[0]) for key, some in counted.items()]
+    curves = [means.get(key, some[0]) for key, some in counted.items()]
     first = folders[0] if Path(folders[0]).is_dir() else runs[0]
-    drawn = _draw(shown, Path(figure) if figure else Path(first) / "theory.png", named=figure is not None)
-    return found | {"figure": drawn, "notes": notes}
+    picture = _draw(curves, Path(figure) if figure else Path(first) / "theory.png", named=figure is not None)
+    return found | {"figure": picture, "notes": notes}
 
 
 def expanded(folders: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -120,7 +120,7 @@ def _unfinished(folder: Path) -> str | None:
 
 
 def _by_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The longest run of each seed; the others are told of which they are copies."""
+    """The longest run of each seed; the others say of which they are copies."""
     longest: dict[int, dict[str, Any]] = {}
     for run in sorted(runs, key=lambda run: -run["last"]):  # stable: of two as long the first
         first = longest.setdefault(run["seed"], run)
@@ -146,9 +146,9 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
     folder that counts in its place, null when it counts itself.
     """
     parts = run.parts
-    known, source, told = constants(parts, probe)
+    known, source, more = constants(parts, probe)
     setting = Setting(parts, known)
-    why = [*told] if known else [source]
+    why = [*more] if known else [source]
     why += [f"{a.name}: {a.why}" for a in setting.assumptions if not a.holds]
     consensus = gradient = None
     if known:
@@ -172,17 +172,17 @@ def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[
     }
 
 
-def _curve(theory: str, measured: dict[int, float], told: dict[int, float]) -> dict[str, Any] | None:
+def _curve(theory: str, measured: dict[int, float], predicted: dict[int, float]) -> dict[str, Any] | None:
     """Both at the steps they share, and their ratio; None when they share none."""
-    steps = [step for step in sorted(measured) if step in told]
+    steps = [step for step in sorted(measured) if step in predicted]
     late = steps[len(steps) // 2 :] if theory == "predicted" else steps[-1:]  # a bound is on all steps so far
-    whole = sum(told[step] for step in late)
+    whole = sum(predicted[step] for step in late)
     if not steps:
         return None
     return {
         "step": steps,
         "measured": [measured[step] for step in steps],
-        theory: [told[step] for step in steps],
+        theory: [predicted[step] for step in steps],
         "ratio": sum(measured[step] for step in late) / whole if whole > 0 else None,
     }
 
@@ -190,7 +190,7 @@ def _curve(theory: str, measured: dict[int, float], told: dict[int, float]) -> d
 def _mean(runs: list[dict[str, Any]], everyone: list[dict[str, Any]]) -> dict[str, Any]:
     """Runs that differ by their seed, as one: theory is about expectations. folders, seeds; else as `_compared` says.
 
-    everyone: those and their copies, whose folders are told as copies.
+    everyone: those and their copies, whose folders are listed as copies.
     """
     found = {name: runs[0][name] for name in ("algo", "tau", "workers", "constants")}
     found |= {"folders": [run["folder"] for run in runs], "seeds": [run["seed"] for run in runs]}
@@ -295,11 +295,11 @@ def show(found: dict[str, Any]) -> None:
     console.print(
         "noise alone: what gradient noise does; differences between workers come on top of it, curvature takes from it"
     )
-    told, runs = dict[str, list[str]](), found["runs"]
+    reasons, runs = dict[str, list[str]](), found["runs"]
     for run in runs:
         for reason in run["why"]:
-            told.setdefault(reason, []).append(run["folder"])
-    for reason, of in told.items():
+            reasons.setdefault(reason, []).append(run["folder"])
+    for reason, of in reasons.items():
         console.print(f"{of[0] if len(of) == 1 else f'{len(of)} of {len(runs)} runs'}: {reason}")
     for note in found["notes"]:
         console.print(note)

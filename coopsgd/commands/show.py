@@ -126,8 +126,8 @@ def _show_schedule(console: Console, found: dict[str, Any]) -> None:
     for entry in found["schedule"]:
         sent = [entry[key] for key in ("bytes_per_worker_mean", "bytes_per_worker_max")]
         known = entry["messages"] is not None
-        told = [str(entry["messages"]), *map(human_bytes, sent)] if known else ["its ledger tells"] * 3
-        schedule.add_row(str(entry["round"]), str(entry["after_step"] or "the run tells"), *told)
+        cells = [str(entry["messages"]), *map(human_bytes, sent)] if known else ["its ledger tells"] * 3
+        schedule.add_row(str(entry["round"]), str(entry["after_step"] or "the run tells"), *cells)
     console.print(schedule)
 
 

@@ -45,9 +45,9 @@ class CIFAR(Filed):
 
     def _batch(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         try:
-            held = Numbers(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-            x = np.asarray(held["data"])
-            y = np.asarray(held[self.LABELS])
+            content = Numbers(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+            x = np.asarray(content["data"])
+            y = np.asarray(content[self.LABELS])
             if (
                 x.dtype != np.uint8
                 or x.shape[1:] != (math.prod(self.SHAPE),)

@@ -20,7 +20,7 @@ MOST = 20  # classes whose counts are told one by one
 
 
 @dataclass(frozen=True)
-class Held:
+class Loaded:
     """What reading has found: train_x, train_y, test_x, test_y; facts for the summary; lines for the user."""
 
     arrays: Mapping[str, np.ndarray]
@@ -34,13 +34,13 @@ class Held:
             flat = self.arrays["train_x"].reshape(len(self.arrays["train_x"]), channels, -1)
             mean = flat.mean((0, 2), dtype=np.float64)
             square = np.mean([np.square(part, dtype=np.float64).mean(1) for part in flat], axis=0)
-            spread = square - mean**2
-            self._moments[channels] = mean, np.sqrt(np.where(spread < 1e-9, 1, spread))
+            variance = square - mean**2
+            self._moments[channels] = mean, np.sqrt(np.where(variance < 1e-9, 1, variance))
         return self._moments[channels]
 
 
 # the last one read by this process or the one it was forked from, or why it could not be read
-_read: tuple[str, Held | ValueError] | None = None
+_read: tuple[str, Loaded | ValueError] | None = None
 
 
 @register("custom", "data")
@@ -99,31 +99,31 @@ class Custom(DataSet):
 
     @property
     def CLASSES(self) -> int:
-        held = self._held().arrays
-        return int(max(held["train_y"].max(), held["test_y"].max())) + 1
+        arrays = self._loaded().arrays
+        return int(max(arrays["train_y"].max(), arrays["test_y"].max())) + 1
 
     def check(self) -> None:
-        self._held(apart=True)
+        self._loaded(apart=True)
         self.load()
 
     def load(self, seed: int = 0) -> Images:
-        held = self._held().arrays
-        x = held["train_x"]
+        arrays = self._loaded().arrays
+        x = arrays["train_x"]
         mean, std = (self._scale(name, x) for name in ("mean", "std"))
-        return Images(x, held["train_y"], held["test_x"], held["test_y"], mean=mean, std=std)
+        return Images(x, arrays["train_y"], arrays["test_x"], arrays["test_y"], mean=mean, std=std)
 
     def about(self, seed: int = 0) -> dict[str, Any]:
-        return self._held().about
+        return self._loaded().about
 
     def notes(self) -> tuple[str, ...]:
-        return self._held().notes
+        return self._loaded().notes
 
     def _scale(self, name: str, x: np.ndarray) -> tuple[float, ...]:
         given, channels = getattr(self, name), x.shape[1] if x.ndim > 2 else 1
         if given == "auto" and x.dtype != np.uint8:
             return (0.0,) if name == "mean" else (1.0,)
         if given == "auto":
-            return tuple(float(v) for v in self._held().moments(channels)[name == "std"])
+            return tuple(float(v) for v in self._loaded().moments(channels)[name == "std"])
         values = tuple(float(v) for v in (given if isinstance(given, list) else [given]))
         if len(values) not in (1, channels):
             raise ValueError(f"data.{name}: must hold 1 or {channels} numbers, one a channel, got {len(values)}")
@@ -132,7 +132,7 @@ class Custom(DataSet):
     def _key(self) -> str:
         return json.dumps([self.path, self.arguments, self.train, self.test, self.split_seed], sort_keys=True, default=str)
 
-    def _held(self, apart: bool = False) -> Held:
+    def _loaded(self, apart: bool = False) -> Loaded:
         """What there is. apart: read in a process of its own, to keep what it imports out of this one.
 
         What could not be read is not tried again: the next time that might be in this process, which the user's code can end.
@@ -148,7 +148,7 @@ class Custom(DataSet):
             raise ValueError(str(found))
         return found
 
-    def read(self) -> Held:
+    def read(self) -> Loaded:
         """Make the data set and go through all items. ValueError that names what is wrong with which."""
         found = parts.find(self.path, self.arguments, self.train, self.test)
         read = [items.read(part.data, self.path) for part in found.parts]
@@ -184,7 +184,7 @@ class Custom(DataSet):
                 f"data: item {changed} of {self.path} is another each time it is asked for (random transforms?); items are "
                 "read once, before the run, and stay what they were then",
             )
-        return Held(arrays, about, notes)
+        return Loaded(arrays, about, notes)
 
     def _told(self, found: parts.Found, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """What was taken for what: for the summary, and for the user."""
@@ -252,15 +252,15 @@ def _fits_float32(x: Any) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= 3e38 and math.isfinite(x)
 
 
-def _read_apart(data: Custom) -> Held:
+def _read_apart(data: Custom) -> Loaded:
     """data.read() of a child, its arrays mapped: this process imports nothing and shares the pages with those it forks."""
     with tempfile.TemporaryFile() as file:
 
         def read() -> list[Any]:
-            held = data.read()
-            cache.write(file, "", held.arrays)
+            loaded = data.read()
+            cache.write(file, "", loaded.arrays)
             file.flush()
-            return [held.about, held.notes]
+            return [loaded.about, loaded.notes]
 
         try:
             about, notes = answer_of(read)
@@ -268,4 +268,4 @@ def _read_apart(data: Custom) -> Held:
             raise ValueError(f"data.path: {data.path} could not be read: {error}") from None
         file.seek(0)
         head = json.loads(file.readline())
-        return Held(cache.mapped(file, head["arrays"]), about, tuple(notes))
+        return Loaded(cache.mapped(file, head["arrays"]), about, tuple(notes))

@@ -46,12 +46,12 @@ class Filed(DataSet):
         """train_x, train_y, test_x, test_y. ValueError when a file is broken."""
         raise NotImplementedError
 
-    def fits(self, held: Mapping[str, np.ndarray]) -> bool:
+    def fits(self, arrays: Mapping[str, np.ndarray]) -> bool:
         """Are these arrays such as `read` may answer with?"""
         return all(
-            (x := held[f"{part}_x"]).dtype == np.uint8
+            (x := arrays[f"{part}_x"]).dtype == np.uint8
             and x.shape[1:] == self.SHAPE
-            and (y := held[f"{part}_y"]).dtype == np.int64
+            and (y := arrays[f"{part}_y"]).dtype == np.int64
             and y.shape == x.shape[:1]
             and 0 <= y.min() <= y.max() < self.CLASSES
             for part in ("train", "test")
@@ -96,10 +96,10 @@ class Filed(DataSet):
             with cache.locked(cache.root() / "download.lock"), quiet[0], quiet[1]:
                 getattr(torchvision.datasets, self.SOURCE)(str(cache.root()), download=True)
         except Exception as error:
-            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             files = f"{', '.join(self.FILES[:-1])} and {self.FILES[-1]}"
             raise ValueError(
-                f"data: {self.NAME} was not found and could not be downloaded ({told}); put {files} into FOLDER/"
+                f"data: {self.NAME} was not found and could not be downloaded ({why}); put {files} into FOLDER/"
                 f"{self.BELOW[0]} and set COOPSGD_DATA=FOLDER{self.HOW}"
             ) from None
 
@@ -108,5 +108,5 @@ class Filed(DataSet):
         if folder is None:
             raise ValueError(f"data: {self.NAME} is gone since the run was checked; set COOPSGD_DATA to its folder")
         sources: Any = [self.file(folder, name) for name in self.FILES]
-        held = cache.shared(self.NAME, sources, lambda: self.read(folder), self.fits)
-        return Images(held["train_x"], held["train_y"], held["test_x"], held["test_y"], **self.scaling())
+        arrays = cache.shared(self.NAME, sources, lambda: self.read(folder), self.fits)
+        return Images(arrays["train_x"], arrays["train_y"], arrays["test_x"], arrays["test_y"], **self.scaling())

@@ -50,9 +50,9 @@ class Gaussian(DataSet):
         means = 3 * drawn * self.classes * self.dim  # directions, their orthogonal ones and the means themselves
         sizes.refuse("data.dim", means, f"means of {self.classes} classes in {self.dim} dimensions", "lower it or data.classes")
         largest = max(self.samples, self.test_samples)
-        held = kept * self.dim * (self.samples + self.test_samples) + 2 * drawn * self.dim * largest
+        needed = kept * self.dim * (self.samples + self.test_samples) + 2 * drawn * self.dim * largest
         key = "data.samples" if self.samples >= self.test_samples else "data.test_samples"
-        sizes.refuse(key, held, f"{self.samples} + {self.test_samples} samples of {self.dim} numbers", "lower it or data.dim")
+        sizes.refuse(key, needed, f"{self.samples} + {self.test_samples} samples of {self.dim} numbers", "lower it or data.dim")
 
     @property
     def SHAPE(self) -> tuple[int, ...]:

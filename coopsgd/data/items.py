@@ -195,10 +195,10 @@ def listed(numbers: Any, most: int = 10) -> str:
 
 def _told(error: Exception) -> str:
     """A refusal of our own in its own words; of somebody else's error its kind, too."""
-    told = " ".join(str(error).split())
-    return told if isinstance(error, Odd) else f"{type(error).__name__}: {told}"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, Odd) else f"{type(error).__name__}: {text}"
 
 
 def _few(value: Any) -> str:
-    told = " ".join(repr(value).split())
-    return told if len(told) <= 60 else f"{told[:57]}..."
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

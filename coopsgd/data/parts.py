@@ -129,17 +129,17 @@ def _convention(
 
 def _is_flag(parameter: inspect.Parameter) -> bool:
     """Is it a yes or no?"""
-    default, told = parameter.default, str(parameter.annotation)
+    default, annotation = parameter.default, str(parameter.annotation)
     if default is parameter.empty or default is None:
-        return parameter.annotation is parameter.empty or "bool" in told
+        return parameter.annotation is parameter.empty or "bool" in annotation
     return isinstance(default, bool)
 
 
 def _is_word(parameter: inspect.Parameter) -> bool:
     """Is it a name?"""
-    default, told = parameter.default, str(parameter.annotation)
+    default, annotation = parameter.default, str(parameter.annotation)
     if default is parameter.empty or default is None:
-        return parameter.annotation is parameter.empty or "str" in told or "Literal" in told
+        return parameter.annotation is parameter.empty or "str" in annotation or "Literal" in annotation
     return isinstance(default, str)
 
 
@@ -161,14 +161,14 @@ def _made(maker: Any, path: str, given: Mapping[str, Any], own: Mapping[str, Any
         with cache.locked(cache.root() / "download.lock"):  # which it may do first, and many processes may come at once
             return maker(**{**given, **own})
     except Exception as error:
-        told = (str(error).strip().splitlines() or [""])[0]
+        why = (str(error).strip().splitlines() or [""])[0]
         group = {"": "data.arguments", "training": "data.train", "testing": "data.test"}[name if own and not filled else ""]
         out = ""
         if filled:
             pair = _words({key: own[key] for key in filled})
             out = f"; {pair} was filled in for {name}, other parts are named by {NAMED.format(filled[0] + ': NAME')}"
         words = _words({**given, **own})
-        raise ValueError(f"{group}: {path} cannot be made with {words}: {type(error).__name__}: {told}{out}") from None
+        raise ValueError(f"{group}: {path} cannot be made with {words}: {type(error).__name__}: {why}{out}") from None
 
 
 def _refuse_folder_of_parts(part: Part, path: str) -> None:
@@ -218,6 +218,6 @@ def _root(arguments: Mapping[str, Any]) -> str | None:
 
 def _words(arguments: Mapping[str, Any]) -> str:
     """As they would be written on the command line."""
-    told = {True: "true", False: "false", None: "null"}
-    words = [f"{k}={told[v] if v is None or isinstance(v, bool) else v}" for k, v in arguments.items()]
+    spelt = {True: "true", False: "false", None: "null"}
+    words = [f"{k}={spelt[v] if v is None or isinstance(v, bool) else v}" for k, v in arguments.items()]
     return ", ".join(word if len(word) <= 80 else f"{word[:77]}..." for word in words) or "no arguments"

@@ -70,14 +70,14 @@ class Text(DataSet):
         if not sources:
             raise ValueError("data: this Python came without the sources of its standard library; name a text by data.file")
         try:
-            held = cache.shared("text", sources, lambda: _encoded(self._read(sources)), _is_encoded)
+            arrays = cache.shared("text", sources, lambda: _encoded(self._read(sources)), _is_encoded)
         except OSError as error:
             raise ValueError(f"data.file: {self.source} cannot be read ({error.strerror})") from None
-        tokens, vocabulary = held["tokens"], "".join(map(chr, held["vocabulary"]))
+        tokens, vocabulary = arrays["tokens"], "".join(map(chr, arrays["vocabulary"]))
         if len(vocabulary) < 2:
             raise ValueError(f"data.file: {self.source} holds one character alone, {vocabulary!r}; there is nothing to learn")
         end = len(tokens) - len(tokens) // 10
-        return Characters(tokens[:end], tokens[end:], vocabulary, bytes(held["sha256"]).hex())
+        return Characters(tokens[:end], tokens[end:], vocabulary, bytes(arrays["sha256"]).hex())
 
     def _read(self, sources: Sequence[Path]) -> str:
         if not self.file:
@@ -127,9 +127,9 @@ def _encoded(text: str) -> Mapping[str, np.ndarray]:
     return {"tokens": tokens.astype(small), "vocabulary": vocabulary.astype(np.int64), "sha256": digest}
 
 
-def _is_encoded(held: Mapping[str, np.ndarray]) -> bool:
+def _is_encoded(arrays: Mapping[str, np.ndarray]) -> bool:
     """Are these arrays such as `_encoded` may answer with?"""
-    tokens, vocabulary, digest = held["tokens"], held["vocabulary"], held["sha256"]
+    tokens, vocabulary, digest = arrays["tokens"], arrays["vocabulary"], arrays["sha256"]
     return bool(
         tokens.dtype in (np.uint8, np.int32)
         and vocabulary.dtype == np.int64

@@ -288,7 +288,7 @@ def choose_layout(factors: Iterable[Any] | None, m: int, v: int, processes: int,
     """Replicated auxiliary rows if no matrix of the schedule costs more on them, else each with its owner.
 
     With owners no plan is dearer than all-reduce, all-gather or edge by edge; with replicas one can be. factors: those of all
-    communications, or None when they never repeat. served: auxiliary rows have one owner each, whatever it costs.
+    communications, or None when they never repeat. server_owns_aux: auxiliary rows have one owner each, whatever it costs.
     """
     replicated = Layout(m, v, processes, server_owns_aux=server_owns_aux)
     if v == 0 or processes == 1:

@@ -2,7 +2,7 @@
 
 An average, or another weighted sum, over g hosts counts 2 (g - 1) messages of one vector, as a ring all-reduce sends; any other
 nonzero weight between two hosts one; s clients of a server 2 s. Auxiliary models live wherever that is cheapest, or each on a
-host of its own when they are served. It is read off the structure of W, in time linear in what W holds. Pure numpy.
+host of its own when a server owns them. It is read off the structure of W, in time linear in what W holds. Pure numpy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Links(NamedTuple):
 class Price:
     """What a verb costs: messages, and vectors sent by each host; and, for the clock, what they are.
 
-    sums: (hosts, k), k vectors each. sent: (m,), or (m + v,) when auxiliary rows are served.
+    sums: (hosts, k), k vectors each. sent: (m,), or (m + v,) when a server owns auxiliary rows.
     """
 
     messages: int

@@ -31,19 +31,19 @@ class Processes(Stacked):
 
     def rows(self, start: Tensor) -> Rows:
         start = start.clone()
-        with self._held_up():
+        with self._waiting():
             dist.broadcast(start, 0)  # equal by the seed already; equal bit by bit now, on unlike hosts too
         return super().rows(start)
 
     def total(self, values: Tensor) -> Tensor:
         # nccl moves nothing that is not on a GPU
         summed = values.to("cuda") if dist.get_backend() == "nccl" else values.clone()
-        with self._held_up():
+        with self._waiting():
             dist.all_reduce(summed)
         return summed.to(values.device)
 
     def gather(self, x: Rows) -> Tensor | None:
-        with self._held_up():
+        with self._waiting():
             if self.rank:
                 dist.send(self._own(x, self.rank), 0)
                 return None
@@ -57,11 +57,11 @@ class Processes(Stacked):
             return everything
 
     def barrier(self) -> None:
-        with self._held_up():
+        with self._waiting():
             dist.barrier()
 
     @contextmanager
-    def _held_up(self) -> Iterator[None]:
+    def _waiting(self) -> Iterator[None]:
         """Inside, this process may have to wait for another."""
         self._waits(True)
         try:
@@ -71,7 +71,7 @@ class Processes(Stacked):
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        with self._held_up(), super()._waiting():
+        with self._waiting(), super()._waiting():
             yield
 
     def _owned(self, q: int) -> list[int]:
@@ -84,7 +84,7 @@ class Processes(Stacked):
     def _lowered(self, plan: plans.Plan) -> Lowered:
         for item in plan.sums:  # every process makes every group, in the same order
             if item.group not in self._groups:
-                with self._held_up():
+                with self._waiting():
                     self._groups[item.group] = dist.new_group(list(item.group), timeout=timedelta(seconds=self._timeout))
         return super()._lowered(plan)
 
@@ -138,13 +138,13 @@ class Processes(Stacked):
     def _pick(self, x: Rows, i: int) -> Callable[[], Common]:
         owner = self._owner(i)
         at = self.layout.rows(owner).index(i)
-        told = x[at : at + 1].clone() if owner == self.rank else x.new_empty(1, x.shape[1])
+        row = x[at : at + 1].clone() if owner == self.rank else x.new_empty(1, x.shape[1])
         with self._waiting():
-            work = dist.broadcast(told, owner, async_op=True)
+            work = dist.broadcast(row, owner, async_op=True)
 
         def finish() -> Common:
             self._wait([work])
-            return told
+            return row
 
         return finish
 

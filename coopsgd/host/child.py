@@ -48,12 +48,12 @@ def answer_of(work: Callable[[], Any]) -> Any:
                 os.waitpid(child, 0)
             raise
         file.seek(0)
-        told = file.read()
+        data = file.read()
     if ended < 0:
         raise ChildFailed(f"its process was killed by {signals.name_of(-ended)}")
-    if ended or not told:
+    if ended or not data:
         raise ChildFailed(f"its process ended with exit code {ended}")
-    answer = json.loads(told)
+    answer = json.loads(data)
     if "answer" in answer:
         return answer["answer"]
     raise (ValueError if answer["ours"] else ChildFailed)(answer["error"])
@@ -77,13 +77,13 @@ def _serve(work: Callable[[], Any], file: BinaryIO, parent: int) -> NoReturn:
         with contextlib.suppress(OSError):
             os.dup2(2, 1)  # and of what is started by it
         try:
-            told = json.dumps({"answer": work()})
+            data = json.dumps({"answer": work()})
         except ValueError as error:
-            told = json.dumps({"error": _line(str(error)), "ours": True})
+            data = json.dumps({"error": _line(str(error)), "ours": True})
         except BaseException as error:  # sys.exit of the user's module, too
-            told = json.dumps({"error": _line(f"{type(error).__name__}: {error}"), "ours": False})
+            data = json.dumps({"error": _line(f"{type(error).__name__}: {error}"), "ours": False})
         file.seek(0)
-        file.write(told.encode())
+        file.write(data.encode())
         file.flush()
         code = 0
         _flush()

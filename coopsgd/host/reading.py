@@ -43,8 +43,8 @@ def opened(where: str, path: str | Path, out: str, most: float = math.inf) -> It
             raise ConfigError(f"{where}: {str(path)!r} is {what}, not a file; {out}")
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             if (size := os.fstat(file.fileno()).st_size) > most:
-                told = f"has {sizes.human_bytes(size)}, more than the {sizes.human_bytes(most)} that are read"
-                raise ConfigError(f"{where}: {str(path)!r} {told}; {out}")
+                why = f"has {sizes.human_bytes(size)}, more than the {sizes.human_bytes(most)} that are read"
+                raise ConfigError(f"{where}: {str(path)!r} {why}; {out}")
             yield file
     except OSError as error:
         raise ConfigError(f"{where}: cannot read {str(path)!r} ({unreadable(error)}); {out}") from None

@@ -35,7 +35,7 @@ def name_of(number: int) -> str:
         return f"signal {number}"
 
 
-def heeded() -> list[int]:
+def to_act_on() -> list[int]:
     """Those that are neither ignored, since this process began, nor handled by somebody else."""
 
     def ours(handler: Any) -> bool:
@@ -49,17 +49,17 @@ def raising() -> None:
     """From here on they raise Interrupted, for a command."""
     global asked
     asked = None
-    _install(heeded(), _raise)
+    _install(to_act_on(), _raise)
 
 
 def default() -> None:
     """From here on they end the process without a word, for a worker and for a command that has ended."""
-    _install(heeded(), signal.SIG_DFL)
+    _install(to_act_on(), signal.SIG_DFL)
 
 
 def ignore() -> None:
     """From here on they do nothing, for a command that one of them has ended."""
-    _install(heeded(), signal.SIG_IGN)
+    _install(to_act_on(), signal.SIG_IGN)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
@@ -106,7 +106,7 @@ def noted() -> Iterator[Noted]:
     if _noted is not None:
         yield _noted
         return
-    handlers, came = [(number, signal.getsignal(number)) for number in heeded()], Noted()
+    handlers, came = [(number, signal.getsignal(number)) for number in to_act_on()], Noted()
     try:
         _noted = came
         _install([number for number, _ in handlers], came.add)
@@ -133,7 +133,7 @@ def finishing() -> Iterator[Noted]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    before = _install(heeded(), handler)
+    before = _install(to_act_on(), handler)
     try:
         yield came
     finally:

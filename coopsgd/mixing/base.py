@@ -96,7 +96,7 @@ class Mixing:
         return math.exp(min(spectra.log_zeta(self._communications(m)), 700.0))
 
     def expectation(self, m: int) -> Expectation | None:
-        """What one communication does in expectation, if it is at random and the lots of different ones are independent."""
+        """What one communication does in expectation, if it is at random and independent of the others."""
         return None
 
     def outcomes(self, m: int, tau: int) -> Outcomes | None:
@@ -174,7 +174,7 @@ def first_negative(communications: Iterable[Any]) -> str | None:
 
 
 def negative_weight(i: Any, j: Any, weight: float) -> str:
-    """How a negative weight is told."""
+    """A negative weight in a message."""
     return f"this W has a negative weight (W[{i}, {j}] = {weight:.3g})"
 
 

@@ -1,7 +1,7 @@
-"""What a random communication does in expectation, when the lots of different communications are independent.
+"""What a random communication does in expectation, when different communications are independent.
 
-E[W] moves the mean of what rows hold, and S -> E[W S W'] their second moment: with both, stationary distances are exact and no
-lot of any seed is asked. E[W (x) W] is that operator as an m^2 x m^2 matrix; here it acts on m x m matrices and is never built.
+E[W] moves the mean of what rows hold, and S -> E[W S W'] their second moment: with both, stationary distances are exact and
+depend on no seed. E[W (x) W] is that operator as an m^2 x m^2 matrix; here it acts on m x m matrices and is never built.
 
 All schedules at random here have symmetric, doubly stochastic W and no auxiliary rows, so the operator is its own adjoint.
 """

@@ -232,10 +232,10 @@ def second_moment(L: Matchings, p: np.ndarray, alpha: float) -> np.ndarray:
 def bernoulli(L: Matchings, p: np.ndarray, alpha: float) -> Expectation:
     """Of W = I - alpha sum_j B_j L_j: E[W S W'] = E[W] S E[W]' + alpha^2 sum_j p_j (1 - p_j) L_j S L_j."""
     mean = np.eye(L.m) - alpha * L.laplacian(p)
-    spread = alpha**2 * p * (1 - p)
+    variance = alpha**2 * p * (1 - p)
 
     def second(S: np.ndarray) -> np.ndarray:
-        return np.asarray(mean @ S @ mean + L.conjugated(S, spread))
+        return np.asarray(mean @ S @ mean + L.conjugated(S, variance))
 
     return Expectation(recognise(mean), second)
 

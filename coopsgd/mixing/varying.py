@@ -1,6 +1,7 @@
 """Schedules whose matrix changes from one communication to the next, by rule or at random.
 
-Lots are drawn from the run's seed and the number of the communication, so the whole fleet draws alike without a message.
+Random choices are functions of the run's seed and the number of the communication, so that all
+processes make the same ones without a message.
 """
 
 from __future__ import annotations

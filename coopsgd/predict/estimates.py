@@ -115,9 +115,9 @@ def curvature(value: float, slack: float, parts: np.ndarray, draw: np.random.Gen
     Parts are drawn again within each worker: the workers are given, their samples are not.
     """
     workers, n = parts.shape
-    spread = math.sqrt(n / (n - 1)) if n > 1 else 1.0
+    widening = math.sqrt(n / (n - 1)) if n > 1 else 1.0
     offs = [weights(draw, n) @ (row - row.mean()) / n for row in parts]
-    found = interval(value, value + spread * np.mean(offs, axis=0), workers * n, least=0.0)
+    found = interval(value, value + widening * np.mean(offs, axis=0), workers * n, least=0.0)
     return found._replace(high=found.high + slack)
 
 

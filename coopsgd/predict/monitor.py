@@ -1,4 +1,4 @@
-"""A run watched beside its predictions."""
+"""Predictions that are logged beside what a run measures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from coopsgd.fleet.base import Fleet
 
-FOLLOWED = 256  # rows whose matrices may be multiplied at every communication of a run, just to watch it
+FOLLOWED = 256  # rows whose matrices may be multiplied at every communication of a run, just to log predictions
 
 
 class Monitor:

@@ -155,8 +155,8 @@ def load(path: str | Path) -> Probe:
             L_workers=_estimate("L_workers", found["L_workers"]) if found.get("L_workers") is not None else None,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        told = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error
-        raise ConfigError(f"{path}: is no whole probe file ({told}); probe again") from None
+        why = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error
+        raise ConfigError(f"{path}: is no whole probe file ({why}); probe again") from None
 
 
 def _network(found: dict[str, Any]) -> Network:

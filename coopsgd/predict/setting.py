@@ -24,7 +24,7 @@ from coopsgd.tasks.known import Known
 
 WINDOW = 512  # communications at random that stand for a schedule that never repeats; doubled until they do
 ROOM = 1 << 24  # numbers in their matrices, at most
-FORGETS = 0.5  # what a stretch may leave of the disagreement, to stand for its schedule when it is repeated
+FORGETS = 0.5  # share of the disagreement that a window may leave, to stand for its schedule when it is repeated
 LOOKED_AT = 16  # communications at random that are looked at where their expectation is known
 SMALL = 1e-6  # what a matrix read from a file may be off
 
@@ -143,22 +143,20 @@ class Setting:
                 yield Assumption("one W", True, "drawn at random: zeta^2 is ||E[W'W] - J|| (derived)")
             elif self.cycle is not None and self.cycle > 1:
                 shrinks = all(spectra.zeta(W) <= 1 + SMALL for W in Ws)
-                told = (
-                    f"a cycle of {self.cycle}: the network term and a step condition are computed from its matrices (derived)"
-                )
-                yield Assumption("one W", shrinks, told if shrinks else "one of the matrices enlarges disagreement")
+                why = f"a cycle of {self.cycle}: the network term and a step condition are computed from its matrices (derived)"
+                yield Assumption("one W", shrinks, why if shrinks else "one of the matrices enlarges disagreement")
         fine = self.zeta is not None and self.zeta < 1 - spectra.TOLERANCE
-        told = "zeta is unknown: no formula for this schedule" if self.zeta is None else f"zeta = {self.zeta:.6g}: no bound"
-        yield Assumption("zeta < 1", fine, "" if fine else told)
+        why = "zeta is unknown: no formula for this schedule" if self.zeta is None else f"zeta = {self.zeta:.6g}: no bound"
+        yield Assumption("zeta < 1", fine, "" if fine else why)
         yield Assumption("plain SGD", not self.plain, self.plain)
         schedule = moves(self.config)
         yield Assumption("constant rate", self.steady, f"{schedule} moves the rate" if schedule else "")
         everyone = self.counts is None
         yield Assumption("everyone works", everyone, "" if everyone else f"{algo}: some workers sit out or take fewer steps")
         yield self._about_tau()
-        told = "cta has the models of atc, logged before their mixing" if self.order == "cta" else ""
+        note = "cta has the models of atc, logged before their mixing" if self.order == "cta" else ""
         late = f"delay={self.config.delay}: the last gradients of a round are not mixed; the theorem is about delay=0"
-        yield Assumption("order", not self.delay, late if self.delay else told)
+        yield Assumption("order", not self.delay, late if self.delay else note)
         if self.known is not None:
             one = self.known.kappa2 == 0
             why = (
@@ -276,8 +274,8 @@ class Setting:
     @property
     def slow(self) -> str:
         """Why the stationary consensus is not told although there is one; empty when it is told, or there is none."""
-        told = self.noise is not None or self.few or not self.matrices or (self.whole and self.law is None)
-        if told or self.plain or self.zeta is None or self.zeta >= 1 - spectra.TOLERANCE:
+        known = self.noise is not None or self.few or not self.matrices or (self.whole and self.law is None)
+        if known or self.plain or self.zeta is None or self.zeta >= 1 - spectra.TOLERANCE:
             return ""
         return f"{self.m} workers on this topology: how far they drift apart takes too long to compute"
 

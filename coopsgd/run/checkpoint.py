@@ -51,8 +51,8 @@ def read_final(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     except (DamagedFile, OSError):
         raise
     except Exception as error:  # a broken zip or pickle can raise almost anything
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DamagedFile(f"{path} is damaged: it holds no models ({told[:200]}); run it anew") from None
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DamagedFile(f"{path} is damaged: it holds no models ({why[:200]}); run it anew") from None
     if not isinstance(content, dict) or not all(isinstance(x, torch.Tensor) for x in content.values()):
         raise DamagedFile(f"{path} is damaged: it holds no models; run it anew")
     return content

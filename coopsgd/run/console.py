@@ -100,11 +100,11 @@ def table(summary: dict[str, Any], folder: Path) -> None:
         ("time", f"{_seconds(summary, 'train_s')} training, of which {_seconds(ledger, 'comm_s')} in communication"),
         *((("cluster", f"{summary['sim_s']:.4g} s ({summary['cluster']['about']})"),) if "sim_s" in summary else ()),
     ]
-    shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    grid = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:
-        shown.add_row(name, value)
+        grid.add_row(name, value)
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    console.print(shown)
+    console.print(grid)
     console.print(str(folder), style="bold", markup=False, emoji=False)
 
 

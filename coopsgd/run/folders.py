@@ -1,4 +1,4 @@
-"""Folders of runs: named by the clock, claimed, and frozen with all that a worker reads."""
+"""Folders of runs: named by the time, made, and filled with all that a worker reads."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def folder_key(sweeping: bool) -> str:
 
 
 def write_config(settings: Config, folder: Path, command: str, sweeping: bool = False) -> None:
-    """Claim the folder and write config.yaml. ConfigError when it holds a run already or cannot be written."""
+    """Make the folder and write config.yaml. ConfigError when it holds a run already or cannot be written."""
     target, key = folder / "config.yaml", folder_key(sweeping)
     try:
         folder.mkdir(parents=True, exist_ok=True)

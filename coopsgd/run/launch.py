@@ -212,17 +212,17 @@ class Agent(LocalElasticAgent):
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         """End the workers: at once, but those past the last step may finish, if not stopped, unless a second signal comes."""
-        begun, told = time.monotonic(), False
+        begun, signalled = time.monotonic(), False
         while running := [rank for rank, process in enumerate(self._processes) if process.exitcode is None]:
             spent = time.monotonic() - begun
             for rank in running:
                 working = self._board.phase(rank) == Phase.WORKING
                 if self._asked.twice or spent > (GRACE if working or rank in self._stopped else self._timeout):
                     self._processes[rank].kill()
-                elif not told and working:
+                elif not signalled and working:
                     self._processes[rank].terminate()
                     os.kill(self._processes[rank].pid, signal.SIGCONT)  # a stopped one hears of it then
-            told = True
+            signalled = True
             time.sleep(INTERVAL / 4)
         super()._shutdown(death_sig, timeout)
 

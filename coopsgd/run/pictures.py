@@ -16,19 +16,19 @@ MOST = 20  # workers, or classes, that a table has room for
 DPI = 100  # pixels of an inch of the picture
 
 
-def show(console: Console, data: dict[str, Any], held: dict[str, Any]) -> None:
+def show(console: Console, data: dict[str, Any], dealt: dict[str, Any]) -> None:
     """What is dealt, and to whom: all counts while they fit, else how workers differ."""
-    counts = np.array(held["counts"])
-    told = {key: value for key, value in data.items() if not isinstance(value, list | bool)}
-    console.print(f"\ndata: {', '.join(f'{value}' if key == 'name' else f'{key} {value}' for key, value in told.items())}")
-    left = f", {held['left_over']} left over" if held["left_over"] else ""
-    console.print(f"partition {held['partition']}: samples of {len(counts)} workers by class{left}")
+    counts = np.array(dealt["counts"])
+    facts = {key: value for key, value in data.items() if not isinstance(value, list | bool)}
+    console.print(f"\ndata: {', '.join(f'{value}' if key == 'name' else f'{key} {value}' for key, value in facts.items())}")
+    left = f", {dealt['left_over']} left over" if dealt["left_over"] else ""
+    console.print(f"partition {dealt['partition']}: samples of {len(counts)} workers by class{left}")
     if len(counts) <= MOST and counts.shape[1] <= MOST:
         head = ["worker", *map(str, range(counts.shape[1])), "total"]
         lines = [[str(i), *("." if n == 0 else str(n) for n in row), str(row.sum())] for i, row in enumerate(counts)]
         lines.append(["all", *map(str, counts.sum(0)), str(counts.sum())])
-        if held["test"] is not None:
-            lines.append(["test", *map(str, held["test"]), str(sum(held["test"]))])
+        if dealt["test"] is not None:
+            lines.append(["test", *map(str, dealt["test"]), str(sum(dealt["test"]))])
     else:
         head = ["of a worker", "smallest", "quarter", "median", "3 quarters", "largest"]
         spreads = {name: np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) for name, values in describe(counts).items()}
@@ -50,31 +50,31 @@ def describe(counts: np.ndarray) -> dict[str, np.ndarray]:
     return {"samples": sizes, "classes": (counts > 0).sum(1), "most frequent class": mix.max(1), "skew": skew}
 
 
-def figure(held: dict[str, Any]) -> Figure:
+def figure(dealt: dict[str, Any]) -> Figure:
     """The counts, a worker a row and a class a column, the darker the more."""
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    counts = np.array(held["counts"])
+    counts = np.array(dealt["counts"])
     workers, classes = counts.shape
     size = max(4.2, min(9, 2 + 0.4 * classes)), max(3, min(8, 1.4 + 0.25 * workers))
     found = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = found.subplots()
     # by its root: a few samples are still seen
-    shown = axes.imshow(counts, cmap="Blues", aspect="auto", interpolation="nearest", norm=PowerNorm(0.5, vmin=0))
-    left = f", {held['left_over']} left over" if held["left_over"] else ""
-    axes.set(title=f"partition {held['partition']}: samples{left}", xlabel="class", ylabel="worker")
+    cells = axes.imshow(counts, cmap="Blues", aspect="auto", interpolation="nearest", norm=PowerNorm(0.5, vmin=0))
+    left = f", {dealt['left_over']} left over" if dealt["left_over"] else ""
+    axes.set(title=f"partition {dealt['partition']}: samples{left}", xlabel="class", ylabel="worker")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
-    found.colorbar(shown)
+    found.colorbar(cells)
     return found
 
 
-def picture(held: dict[str, Any]) -> tuple[bytes, int, int]:
+def picture(dealt: dict[str, Any]) -> tuple[bytes, int, int]:
     """The same as a PNG, and its width and height in pixels."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # the first time ever it tells that it looks for fonts
-    drawn, file = figure(held), io.BytesIO()
-    drawn.savefig(file, format="png")
-    width, height = drawn.get_size_inches() * DPI
+    image, file = figure(dealt), io.BytesIO()
+    image.savefig(file, format="png")
+    width, height = image.get_size_inches() * DPI
     return file.getvalue(), int(width), int(height)

@@ -55,14 +55,14 @@ def table(jobs: Sequence[tuple[str, str]], refused: Mapping[str, str]) -> None:
     """Print them, with the folder that all share once. A console that cannot be written is no reason to end."""
     found = rows(jobs, refused)
     root = str(Path(jobs[0][1]).parent)
-    shown = Table(*COLUMNS, box=None, padding=(0, 2, 0, 0))
+    grid = Table(*COLUMNS, box=None, padding=(0, 2, 0, 0))
     for row in found:
-        shown.add_row(*row[:-1], row[-1].removeprefix(root + "/"))
+        grid.add_row(*row[:-1], row[-1].removeprefix(root + "/"))
     try:
         width = sum(max(len(row[column]) for row in [*found, COLUMNS]) + 2 for column in range(len(COLUMNS)))
         console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)  # no cell is cut
         console.print()
-        console.print(shown)
+        console.print(grid)
         console.print(root, style="bold")
     except (OSError, ValueError):
         return

@@ -182,9 +182,9 @@ class Report:
 
     def draw(self) -> None:
         """Who held what, for TensorBoard: at the end, for no step shall wait for it."""
-        held = self._parts.task.class_counts(self._parts.config)
-        if held is not None:
-            self._files.image("data/partition", *pictures.picture(held))
+        counts = self._parts.task.class_counts(self._parts.config)
+        if counts is not None:
+            self._files.image("data/partition", *pictures.picture(counts))
 
     def flush(self) -> None:
         """Try to have everything on disk."""
@@ -262,16 +262,16 @@ def _leave(
 def _patiently(write: Callable[[], None], settings: schema.Config, report: Report, came: signals.Noted) -> None:
     """Write; while the disk does not take it, try again, for some time or until a signal comes. OSError when in vain."""
     patience = min(PATIENCE, settings.timeout / 2)  # the others wait
-    end, told = time.monotonic() + patience, False
+    end, announced = time.monotonic() + patience, False
     while True:
         try:
             return write()
         except OSError as error:
             if time.monotonic() > end or came.first is not None:
                 raise
-            if not told:
+            if not announced:
                 report.note(f"{error.filename} cannot be written ({error.strerror}): trying again for {patience:.0f} s")
-                told = True
+                announced = True
         time.sleep(0.2)
 
 

@@ -68,7 +68,7 @@ MAY_ASK = {
 }
 
 
-def asked(cls: Any) -> dict[str, str]:
+def filled_by_run(cls: Any) -> dict[str, str]:
     """What each field that the run fills is given: by its mark (registry.of_run), or by its type."""
     try:
         hints = get_type_hints(cls)
@@ -85,7 +85,7 @@ def _by_type(hint: Any) -> str | None:
 
 def own(cls: Any) -> list[Field[Any]]:
     """The fields that are keys of the config."""
-    return [f for f in fields(cls) if f.init and f.name not in asked(cls)]
+    return [f for f in fields(cls) if f.init and f.name not in filled_by_run(cls)]
 
 
 def _on_guard(build: F) -> F:
@@ -120,7 +120,7 @@ def make_strategy(config: Config, of_run: OfRun) -> Strategy:
     """The strategy, with the mixing that its algo names."""
     classes = algo_classes(config)
     strategy, *mixing = classes
-    takes = [name for name, what in asked(strategy).items() if what == "mixing"]
+    takes = [name for name, what in filled_by_run(strategy).items() if what == "mixing"]
     if mixing and not takes:
         raise ConfigError(f"algo.mixing: strategy {config.algo['strategy']} takes none; leave it out")
     if takes and not mixing:
@@ -204,7 +204,7 @@ def class_of(kind: str, where: str, name: Any) -> Any:
     if base is not None and not issubclass(found, base):
         raise ConfigError(f"{where}: {name} is no {base.__name__}; derive it from {base.__module__}.{base.__name__}")
     external.conforms(where, kind, found, base)
-    for field, what in asked(found).items():
+    for field, what in filled_by_run(found).items():
         if what not in (may := MAY_ASK.get(kind, NUMBERS)):
             raise ConfigError(
                 f"{where}: {found.__name__}.{field} asks the run for its {what}, which a {kind} cannot have; it can have "
@@ -257,7 +257,7 @@ def _construct(kind: str, where: str, cls: Any, given: Mapping[str, Any], of_run
                 f"{where}.{f.name}: is missing, {cls.__name__} has no default for it; give it, as in {where}.{f.name}=VALUE"
             )
     with blamed(""):
-        filled = {name: of_run(what) for name, what in asked(cls).items()}
+        filled = {name: of_run(what) for name, what in filled_by_run(cls).items()}
     found = typed(where, cls, {**given, **filled})
     for names, may in (("IMPORTS", may_import), ("ARRAYS", may_read), ("FILES", may_read)):
         for name in set(getattr(cls, names, ())) & found.keys():

@@ -82,7 +82,9 @@ def _group(parts: Parts, name: str) -> dict[str, Any] | None:
         found = {f.name: value for f in own if (value := build.default_of(f)) is not MISSING} | found
         names = {f.name for f in own} & found.keys()
         found |= build.typed(name, cls, {k: found[k] for k in names})
-        found |= {k: _held(f"{name}.{k}", found[k]) for k in names & {*getattr(cls, "ARRAYS", ()), *getattr(cls, "FILES", ())}}
+        found |= {
+            k: _content(f"{name}.{k}", found[k]) for k in names & {*getattr(cls, "ARRAYS", ()), *getattr(cls, "FILES", ())}
+        }
         found[key] = f"{cls.__module__}:{cls.__qualname__}"
         found |= _meant(parts, kind, cls, found)
     return found
@@ -94,7 +96,7 @@ def _meant(parts: Parts, kind: str, cls: Any, found: dict[str, Any]) -> dict[str
     if kind == "mixing" and cls.__module__.startswith("coopsgd."):
         if "groups" in found:
             more["groups"] = [list(members) for members in split(found["groups"], parts.config.workers)]
-        if found.get("alpha") == "auto" and "seed" not in build.asked(cls).values():
+        if found.get("alpha") == "auto" and "seed" not in build.filled_by_run(cls).values():
             schedule = parts.strategy.schedule
             more["alpha"] = None if schedule is None else schedule.best_alpha(parts.config.workers)
     if kind == "schedule" and not found.get("warmup", 1):
@@ -124,7 +126,7 @@ def _near(a: Any, b: Any) -> bool:
         return bool(a == b)
 
 
-def _held(where: str, value: Any) -> Any:
+def _content(where: str, value: Any) -> Any:
     """What a file or an array holds; the value itself when it names a function, or a file that is not there."""
     if value is None or (isinstance(value, str) and not Path(value).is_file()):
         return value

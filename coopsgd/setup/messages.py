@@ -24,11 +24,11 @@ LONGEST = 1500  # characters of a line: a value that is quoted may be as long as
 
 def one_line(error: BaseException) -> str:
     """What an error says, for a user: the thing, the value, the way out."""
-    told = " ".join(_told(error).splitlines())
-    return told if len(told) <= LONGEST else f"{told[: LONGEST // 2]} ... {told[-LONGEST // 2 :]}"
+    said = " ".join(_message(error).splitlines())
+    return said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
 
 
-def _told(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         file = sources.FileConfigSource.last
         blame = f"the defaults of {file!r}, the last file read, or of one that named it" if file else "a value"
@@ -59,19 +59,19 @@ def _told(error: BaseException) -> str:
         "provider=",
         "To append",
     )
-    told = [line for line in lines if line and not line.startswith(skip) and not line.startswith("Error merging override")]
-    if isinstance(error.__cause__, OmegaConfBaseException) and not told:
-        told = [str(error.__cause__).splitlines()[0]]
-    typed = re.match(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float|Boolean)", " ".join(told))
+    said = [line for line in lines if line and not line.startswith(skip) and not line.startswith("Error merging override")]
+    if isinstance(error.__cause__, OmegaConfBaseException) and not said:
+        said = [str(error.__cause__).splitlines()[0]]
+    typed = re.match(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float|Boolean)", " ".join(said))
     if key and typed:
         wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}[typed[2]]
         return f"{key[1]}: must be {wanted}, got {typed[1]}"
-    if key and (truth := re.match(r"Value '(.*)' is not a valid bool", " ".join(told))):
+    if key and (truth := re.match(r"Value '(.*)' is not a valid bool", " ".join(said))):
         return f"{key[1]}: must be true or false, got {truth[1]}"
-    if re.search(r"Cannot merge (Dict|List)Config with (Dict|List)Config", " ".join(told)):
+    if re.search(r"Cannot merge (Dict|List)Config with (Dict|List)Config", " ".join(said)):
         return _mixed_up(text, key[1] if key else None)
-    where = f"{key[1]}: " if key and told and not told[0].startswith(key[1]) else ""
-    return where + "; ".join(told or [type(error).__name__])
+    where = f"{key[1]}: " if key and said and not said[0].startswith(key[1]) else ""
+    return where + "; ".join(said or [type(error).__name__])
 
 
 def _mixed_up(text: str, key: str | None) -> str:
@@ -103,5 +103,5 @@ def _no_choice(error: MissingConfigException) -> str:
 def uncomposed(words: Sequence[str], error: BaseException) -> str:
     """Hydra stumbled over words: most likely over those that set a group."""
     groups = [word for word in words if word.lstrip("+~").split("=")[0].split("@")[0] in (*GROUPS, "experiment")]
-    told = f"{type(error).__name__}: {error}"
-    return f"{' '.join(groups or words)}: cannot be composed ({told}); set a group to a name, and keys below it one by one"
+    said = f"{type(error).__name__}: {error}"
+    return f"{' '.join(groups or words)}: cannot be composed ({said}); set a group to a name, and keys below it one by one"

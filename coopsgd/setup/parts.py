@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The parts of one config, made when they are first asked for and then kept: nobody makes one a second time.
+    """The parts of one config, made when they are first asked for and then kept: none is made twice.
 
     A part is given others as its fields (registry.of_run): a task its data, model and partition, a mixing the topology.
     ConfigError, ValueError where the config names what cannot be made; a checked config's parts can.

@@ -27,12 +27,12 @@ from coopsgd.strategies.base import Strategy
 
 @dataclass(frozen=True)
 class Checked:
-    """The parts of a config that can run, and what its user should be told."""
+    """The parts of a config that can run, and notes for its user."""
 
     parts: Parts
     notes: tuple[str, ...]
     folder: str | None = None  # that words name by hydra.run.dir
-    refused: bool = False  # looked at, and told in a note that it could not run
+    refused: bool = False  # only looked at: a note says why it could not run
 
     @property
     def config(self) -> Config:
@@ -162,7 +162,7 @@ def _without_unused(parts: Parts, said: Sequence[str]) -> tuple[Config, tuple[st
     elif strategy.schedule is not None and strategy.schedule.times_itself:
         why |= dict.fromkeys(("tau", "algo.tau", "period"), f"{algo} decides by itself how long a round is")
         changes["tau"] = 1
-    wanted = {what for cls in build.algo_classes(config) for what in build.asked(cls).values()}
+    wanted = {what for cls in build.algo_classes(config) for what in build.filled_by_run(cls).values()}
     if "topology" not in wanted:
         why["topology"] = f"{algo} has no free topology"
     unused = [name for name in ("model", "data", "partition", "batch_size") if name not in task.USES]
@@ -213,9 +213,9 @@ def _value(node: Mapping[str, Any], name: str) -> Any:
     try:
         return _plain(node.get(name))
     except InterpolationResolutionError as error:
-        told = str(error.msg or error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2].strip('".')
+        why = str(error.msg or error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2].strip('".')
         raise ConfigError(
-            f"{error.full_key or name}: {told[:1].lower() + told[1:]}; ${{KEY}} takes the value of a key, as in ${{tau}}"
+            f"{error.full_key or name}: {why[:1].lower() + why[1:]}; ${{KEY}} takes the value of a key, as in ${{tau}}"
         ) from None
 
 

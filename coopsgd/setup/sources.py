@@ -33,7 +33,7 @@ class FileConfigSource(HydrasSource):
             raise ConfigError(yamls.blamed(path, error)) from None
 
 
-def watch() -> None:
+def install() -> None:
     """Have Hydra read a user's files through here."""
     Plugins.instance()  # registers its own
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource

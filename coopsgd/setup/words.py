@@ -45,11 +45,11 @@ def mended(words: Sequence[str], verb: str = "train", sweeping: bool = False) ->
     found: dict[str, str] = {}
     notes = []
     for at, word in enumerate(words):
-        key, told = _mended(words, at, verb, sweeping)
-        if key in found and found[key] != told:
+        key, read = _mended(words, at, verb, sweeping)
+        if key in found and found[key] != read:
             notes.append(f"{key}: given twice; the last one, {brief(word)}, is used")
         found.pop(key, None)
-        found[key] = told
+        found[key] = read
     return [word for word in found.values() if word], notes
 
 
@@ -194,8 +194,10 @@ def _comma(words: Sequence[str], at: int, sweeping: bool) -> str:
         plain = re.fullmatch(r"[a-zA-Z0-9_.=,+:-]+", joined)
         return f"{key}: a space ends a word; write {brief(joined if plain else shlex.quote(joined))}"
     follow = words[at + 1] if at + 1 < len(words) else ""
-    told = parts[0].rstrip(", ")
-    return f"{key}: {brief(parts[0])} ends in a comma; words are separated by spaces alone: {brief(f'{told} {follow}'.strip())}"
+    before = parts[0].rstrip(", ")
+    return (
+        f"{key}: {brief(parts[0])} ends in a comma; words are separated by spaces alone: {brief(f'{before} {follow}'.strip())}"
+    )
 
 
 def _parsed(word: str) -> Override | None:
@@ -290,9 +292,9 @@ def _unread(key: str, value: str, words: Sequence[str], at: int, closing: str) -
         return f"{key}: the {kind} {brief(value)} is not closed; end it by {closing}, in quotes for the shell"
     if kind == "quoted text":
         return f"{key}: {brief(value)} cannot be read: quotes within it; write {_for_the_shell(key, value)}"
-    told = f"write it as in {key}={'[1,2]' if closing == ']' else '{a: 1}'}"
+    way = f"write it as in {key}={'[1,2]' if closing == ']' else '{a: 1}'}"
     quotes = "text within it in double quotes, all of it in single quotes for the shell"
-    return f"{key}: the {kind} {brief(value)} cannot be read; {told}, {quotes}"
+    return f"{key}: the {kind} {brief(value)} cannot be read; {way}, {quotes}"
 
 
 NUMBER = re.compile(r"(?<![\w.+-])[+]?(\d[\d_]*(?:\.\d*)?(?:[eE]\+?\d{1,2})?)(?![\w.])")

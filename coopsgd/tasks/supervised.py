@@ -83,8 +83,8 @@ class Supervised(Task):
     def about(self, config: Config) -> dict[str, Any]:
         test = self.test_labels(config)
         many = "" if test is None else f"{len(test)} samples, "
-        told = {"name": config.data["name"], "samples": len(self.labels(config)), "test": f"{many}{self.data.TEST}"}
-        return {**told, **self.data.about(config.seed)}
+        facts = {"name": config.data["name"], "samples": len(self.labels(config)), "test": f"{many}{self.data.TEST}"}
+        return {**facts, **self.data.about(config.seed)}
 
     def notes(self, config: Config) -> tuple[str, ...]:
         return self.data.notes()

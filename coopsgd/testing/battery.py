@@ -85,10 +85,10 @@ def _placed_anywhere(name: str, config: Config, gangs: Any, processes: Sequence[
 def _nothing_remembered(name: str, config: Config) -> None:
     """A run leaves no trace in the strategy; one rebuilt after every step, handed a copy of the state, goes on as before."""
     strategy, steps = Parts(config).strategy, config.steps or 0
-    held = {key: copy.deepcopy(value) for key, value in vars(strategy).items() if not _is_cache(value)}
+    before = {key: copy.deepcopy(value) for key, value in vars(strategy).items() if not _is_cache(value)}
     first = rows_of_steps(make_loop(config, strategy, Recorder()), steps)
     for key, value in vars(strategy).items():
-        known = key in held and _same(held[key], value)
+        known = key in before and _same(before[key], value)
         assert known or _is_cache(value), f"{name}: its attribute {key} changed in a run; what changes belongs into the state"
     second = rows_of_steps(make_loop(config, strategy, Recorder()), steps)
     differs = next((k for k, (a, b) in enumerate(zip(first, second, strict=True)) if not torch.equal(a, b)), None)

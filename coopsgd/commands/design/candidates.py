@@ -43,8 +43,8 @@ def _best(m: int) -> str:
 
 
 PARTS = ("strategy", "mixing")
-PLAIN = ("fullsync", "pasgd", "dpsgd", "easgd")  # of two names for one thing, the first of these is told
-DRAWN = 16  # communications at random in which two schedules must differ to be two
+PLAIN = ("fullsync", "pasgd", "dpsgd", "easgd")  # of two names for one thing, the first of these is listed
+SAMPLED = 16  # communications at random in which two schedules must differ to be two
 LEFT_OUT = ("matrix", "identity", "pairwise")  # mixings: W is the user's; never agree; one pair of all workers
 
 
@@ -114,8 +114,8 @@ def candidates(base: Parts, words: Sequence[str], config_dir: str | None = None)
 def _given(words: Sequence[str]) -> dict[str, Any]:
     """The keys of an algo that words set, and to what."""
     plain = (word.lstrip("+") for word in words if "=" in word)
-    told = [word.removeprefix("algo.") for word in plain if word.startswith("algo.")]
-    found = OmegaConf.to_container(OmegaConf.from_dotlist(told))
+    dotlist = [word.removeprefix("algo.") for word in plain if word.startswith("algo.")]
+    found = OmegaConf.to_container(OmegaConf.from_dotlist(dotlist))
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
 
@@ -125,12 +125,12 @@ def _variants(
 ) -> Iterator[Candidate]:
     """Every choice of the keys of one algo; all those of one strategy one after the other. Why others cannot be: `refused`."""
     config, keys = base.config, _keys(algo)
-    m, asked = config.workers, _asked(algo)
+    m, filled = config.workers, _filled(algo)
     algo = {key: value for key, value in algo.items() if key not in build.RUNS or key in keys}
     axes: dict[str, Sequence[Any]] = {}
     for key, (owner, _) in keys.items():
         tried = AXES.get(f"{owner}.{key}") or AXES.get(key)
-        if key in fixed or f"algo.{key}" in fixed or tried is None or (key == "topology" and key not in asked):
+        if key in fixed or f"algo.{key}" in fixed or tried is None or (key == "topology" and key not in filled):
             continue
         axes[key] = tried(m)
         if key == "topology":
@@ -142,11 +142,11 @@ def _variants(
         said = [f"algo={algo['name']}"] + ([] if topology is None else [f"topology={topology['name']}"])
         strategy: Strategy | None = None
         for tau in [config.tau] if "tau" in fixed else [tau for tau in TAUS if tau <= max(1, config.steps // 2)]:
-            graph = (topology or config.topology) if "topology" in asked else None
+            graph = (topology or config.topology) if "topology" in filled else None
             mine = replace(config, algo=algo | chosen, topology=graph, tau=tau)
             parts = base.but(mine, without=("strategy", "topology", "period"))
             try:
-                if strategy is None or "tau" in asked:
+                if strategy is None or "tau" in filled:
                     strategy = parts.strategy
                     if strategy.schedule is not None:
                         strategy.schedule.refuse_size(m)
@@ -160,10 +160,10 @@ def _variants(
                 if all(getattr(config, name) == default for name, default in timing.DEFAULTS.items() if name in fixed):
                     yield Candidate((*said, *differs), parts.but(replace(mine, tau=1, **timing.DEFAULTS)))
                 break
-            told = [f"tau={tau}"] if "tau" not in fixed else []
+            period = [f"tau={tau}"] if "tau" not in fixed else []
             for delay in _delays(mine, fixed):
                 late = [f"delay={delay}"] if delay != config.delay else []
-                yield Candidate((*said, *told, *late, *differs), parts.but(replace(mine, delay=delay)))
+                yield Candidate((*said, *period, *late, *differs), parts.but(replace(mine, delay=delay)))
 
 
 def _delays(config: Config, fixed: set[str]) -> Sequence[Any]:
@@ -183,7 +183,7 @@ def _identity(strategy: Strategy, m: int) -> Any:
         return None  # no matrix tells, or the workers never agree
     if strategy.send is None:
         return "averages gradients"
-    rounds = range(schedule.cycle(m) or DRAWN)
+    rounds = range(schedule.cycle(m) or SAMPLED)
     matrices = tuple(W.content for r in rounds for W in schedule.factors(m, r))
     return schedule.server_owns_aux, matrices
 
@@ -196,12 +196,12 @@ def _keys(algo: dict[str, Any]) -> dict[str, tuple[str, Any]]:
     """The keys of an algo's strategy and mixing, and the topology if they ask for it: the mixing's name, and the default."""
     owner, found = str(algo.get("mixing", "")), dict[str, tuple[str, Any]]()
     for cls in _classes(algo):
-        asked = build.asked(cls)
-        names = {f.name: asked.get(f.name, f.name) for f in fields(cls) if f.init and asked.get(f.name) in (None, "topology")}
+        filled = build.filled_by_run(cls)
+        names = {f.name: filled.get(f.name, f.name) for f in fields(cls) if f.init and filled.get(f.name) in (None, "topology")}
         found |= {names[f.name]: (owner, f.default) for f in fields(cls) if f.name in names}
     return found
 
 
-def _asked(algo: dict[str, Any]) -> set[str]:
+def _filled(algo: dict[str, Any]) -> set[str]:
     """What they ask of the run: the topology, tau."""
-    return {what for cls in _classes(algo) for what in build.asked(cls).values()}
+    return {what for cls in _classes(algo) for what in build.filled_by_run(cls).values()}

@@ -42,12 +42,12 @@ def design(
     check: int,
     theory: bool,
 ) -> None:
-    """Search, predict, rank, check, tell. ConfigError when what is asked makes no sense or cannot be met."""
+    """Search, predict, rank, check, print. ConfigError when the goal makes no sense or cannot be met."""
     checks.only_copy()
     options = {"--probe": probe, "--config-dir": config_dir, "--budget-seconds": budget_seconds, "--target-loss": target_loss}
-    asked = [str(word) for name, value in (options | {"--check": check}).items() if value for word in (name, value)]
-    line = "coopsgd design " + shlex.join([*words, *asked, *(["--theory"] if theory else [])])
-    words, _ = mended(words, "design")  # what they repeat is told when the config is composed
+    given = [str(word) for name, value in (options | {"--check": check}).items() if value for word in (name, value)]
+    line = "coopsgd design " + shlex.join([*words, *given, *(["--theory"] if theory else [])])
+    words, _ = mended(words, "design")  # what they repeat is noted when the config is composed
     if probe is not None and not any(word.startswith("cluster=") for word in words):
         words = [*words, "cluster=from_probe", f"cluster.file={quoted(probe)}"]
     checked = compose.compose_config(based(words), config_dir, "design")

@@ -1,4 +1,4 @@
-"""`coopsgd design`, told: the ranking with its reasons, the Pareto front, how the ranking did, and the picture."""
+"""What `coopsgd design` prints: the ranking with its reasons, the Pareto front, how the ranking did, and the picture."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def show(found: dict[str, Any]) -> None:
     console.print(f"{found['searched']} algorithms ranked for {wanted}; predicted is the {found['predicts']}", style="bold")
     pilots = found["pilots"]
     if pilots is not None:
-        told = ", ".join(f"{loss:.4g} at tau {tau}" for tau, loss in zip(pilots["tau"], pilots["loss"], strict=True))
-        console.print(f"pilots of periodic averaging ended at a loss of {told}")
+        losses = ", ".join(f"{loss:.4g} at tau {tau}" for tau, loss in zip(pilots["tau"], pilots["loss"], strict=True))
+        console.print(f"pilots of periodic averaging ended at a loss of {losses}")
         if found["beyond_pilots"]:
             console.print(f"{found['beyond_pilots']} drift further apart than under tau = {pilots['tau'][-1]} and are left out")
     _ranking(console, found)

@@ -76,15 +76,15 @@ def study(
     """Rank the candidates for a base's task, workers and cluster within its steps; `parts` are the base's.
 
     alone: by theory alone, from `known`; no pilots. Without budget and target the budget is what the quickest candidate takes
-    for all its steps. ConfigError when there is nothing to rank or nobody can do what is asked.
+    for all its steps. ConfigError when there is nothing to rank or no candidate reaches the goal.
     """
     base = parts.config
     _refuse(parts, budget, target, known, alone)
     say(f"searching for {base.workers} workers, task {base.task['name']}, {base.steps} steps; what is run goes to {folder}")
     found = candidates(parts, words, config_dir)
-    told = [(c, drift) for c, drift in zip(found, Drift.of(found), strict=True) if drift is not None]
-    progress, timed = Progress("on the cluster's clock", len(told)), []
-    for number, (c, drift) in enumerate(told):
+    drifting = [(c, drift) for c, drift in zip(found, Drift.of(found), strict=True) if drift is not None]
+    progress, timed = Progress("on the cluster's clock", len(drifting)), []
+    for number, (c, drift) in enumerate(drifting):
         progress.at(number, c.label)
         timed.append((c, drift, rehearse(c.parts, base.steps)))
     progress.close()

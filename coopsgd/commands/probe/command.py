@@ -104,8 +104,8 @@ def show(found: dict[str, Any], at: Path, words: Sequence[str]) -> None:
     console.print(table)
     if found["network"] is None:
         console.print(f"no network: {found['no_network']}")
-    told = ", ".join(f"{point['L']:.3g} at step {point['step']}" for point in found["path"])
-    console.print(f"curvature on the path: {told}")
+    curvatures = ", ".join(f"{point['L']:.3g} at step {point['step']}" for point in found["path"])
+    console.print(f"curvature on the path: {curvatures}")
     same = " ".join(["coopsgd analyze --probe", shlex.quote(_near(at)), *map(shlex.quote, words)])
     console.print(f"next: {same}   (bounds and times of this run; `coopsgd design` looks for a better one)")
 

@@ -4,7 +4,7 @@ The path is plain SGD at the rate `optim.lr` by the mean of all workers' gradien
 long as its workers agree. At points of it: minibatch gradients exactly as a run would take them (augmented, with dropout, not
 clipped), from passes over the data that no run gets to; and the curvature of F on one fixed sample, the first batches of such
 a pass (augmented once, without dropout, BatchNorm by the batch, never in bfloat16). Where F is curved most, each worker's own
-f_i is asked the same.
+f_i is measured the same way.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 POINTS = 4  # of the path, first and last included
 BATCHES = 16  # of each worker, at each point
 PRODUCTS = 8  # with the Hessian, at each point; on a cnn 8 left 0.1 %, 10 nothing
-CURVED = 8  # batches the curvature of F is of, if each worker has at least two; more workers than these are not asked
-OWN = 4  # batches the curvature of one worker's f_i is of; two, where more than 16 workers are asked
-ASKED = 64  # workers whose f_i are looked at, at most
+CURVED = 8  # batches the curvature of F is of, if each worker has at least two; of no more workers than these
+OWN = 4  # batches the curvature of one worker's f_i is of; two, where more than 16 workers are looked at
+CHOSEN = 64  # workers whose f_i are looked at, at most
 MEMORY = 1 << 28  # bytes of gradients or directions kept at a time
 FAR = 1 << 20  # passes over the data that no run gets to
 SECONDS, LEAST, MOST = 2.0, 5, 200  # spent on timing local steps; blocks of them
@@ -151,10 +151,10 @@ class Walk:
         return Moments(*(part.numpy() for part in (self._fleet.total(each) / m, mean, self._fleet.total(losses) / m)))
 
     def curvature(self) -> tuple[curvature.Top, np.ndarray]:
-        """The largest curvature of F here, and v' H v of its vector on each batch (workers asked, batches each)."""
-        asked = np.unique(np.linspace(0, self._fleet.m - 1, min(self._fleet.m, CURVED)).round().astype(int))
-        batches = max(2, CURVED // len(asked))
-        mine = [(n, int(i) - self._fleet.workers.start) for n, i in enumerate(asked) if i in self._fleet.workers]
+        """The largest curvature of F here, and v' H v of its vector on each batch (workers looked at, batches each)."""
+        chosen = np.unique(np.linspace(0, self._fleet.m - 1, min(self._fleet.m, CURVED)).round().astype(int))
+        batches = max(2, CURVED // len(chosen))
+        mine = [(n, int(i) - self._fleet.workers.start) for n, i in enumerate(chosen) if i in self._fleet.workers]
         model = self.x[:1].clone()
 
         def parts(v: Tensor) -> Any:
@@ -166,32 +166,32 @@ class Walk:
             summed = torch.zeros_like(v)
             for _, _, image in parts(v):
                 summed += image
-            return self._fleet.total(summed) / (len(asked) * batches)
+            return self._fleet.total(summed) / (len(chosen) * batches)
 
         start = torch.from_numpy(stream(self._seed, "probe curvature").standard_normal(model.shape)).to(model)
         if self._top is not None:  # the direction has not turned far since the last point
             start = self._top + start / torch.linalg.vector_norm(start)
         top = curvature.top(product, start, _affordable(_products(model), 6, model))
         self._top = top.vector
-        quotients = torch.zeros(len(asked), batches, dtype=torch.float64)
+        quotients = torch.zeros(len(chosen), batches, dtype=torch.float64)
         for n, c, image in parts(top.vector):
             quotients[n, c] = (top.vector.double() * image.double()).sum()
         return top, self._fleet.total(quotients).numpy()
 
     def curvatures(self, model: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The largest curvature of f_i at `model` (1, d) for each worker asked, evenly over all: which they are (asked,), the
-        curvatures, what they may be more, and v' H v of each one's vector on each of its batches, (asked, batches).
+        """The largest curvature of f_i at `model` (1, d) for some workers, evenly over all: which they are (n,), the
+        curvatures, what they may be more, and v' H v of each one's vector on each of its batches, (n, batches).
 
-        Every process asks its own: nothing is sent but the answers.
+        Every process looks at its own workers: nothing is sent but the results.
         """
         fleet = self._fleet
-        asked = np.unique(np.linspace(0, fleet.m - 1, min(fleet.m, ASKED)).round().astype(int))
-        batches = OWN if len(asked) <= 16 else 2
+        chosen = np.unique(np.linspace(0, fleet.m - 1, min(fleet.m, CHOSEN)).round().astype(int))
+        batches = OWN if len(chosen) <= 16 else 2
         start = torch.from_numpy(stream(self._seed, "probe own curvature").standard_normal(model.shape)).to(model)
         if self._top is not None:
             start = self._top + start / torch.linalg.vector_norm(start)
-        found = torch.zeros(len(asked), 2 + batches, dtype=torch.float64)
-        for n, i in enumerate(asked):
+        found = torch.zeros(len(chosen), 2 + batches, dtype=torch.float64)
+        for n, i in enumerate(chosen):
             if i not in fleet.workers:
                 continue
 
@@ -204,19 +204,19 @@ class Walk:
             top = curvature.top(product, start, _affordable(_products(model), 6, model))
             quotients = [float((top.vector.double() * image.double()).sum()) for image in parts(top.vector)]
             found[n] = torch.tensor([top.value, top.slack, *quotients], dtype=torch.float64)
-        told = fleet.total(found).numpy()
-        return asked, told[:, 0], told[:, 1], told[:, 2:]
+        totals = fleet.total(found).numpy()
+        return chosen, totals[:, 0], totals[:, 1], totals[:, 2:]
 
 
-def _own(asked: np.ndarray, values: np.ndarray, slacks: np.ndarray, parts: np.ndarray, draw: np.random.Generator) -> Any:
+def _own(chosen: np.ndarray, values: np.ndarray, slacks: np.ndarray, parts: np.ndarray, draw: np.random.Generator) -> Any:
     """The largest of the workers' own curvatures, as the file has it."""
     n = int(np.abs(values).argmax())
     found = estimates.curvature(abs(float(values[n])), float(slacks[n]), np.sign(values[n]) * parts[n : n + 1], draw)
-    return found._asdict() | {"worker": int(asked[n]), "asked": len(asked)}
+    return found._asdict() | {"worker": int(chosen[n]), "asked": len(chosen)}
 
 
 def _products(model: Tensor) -> int:
-    """How often a Hessian is asked: as often as it takes to know a small one exactly."""
+    """Products with a Hessian: as many as it takes to know a small one exactly."""
     d = model.shape[1]
     return d if d <= 2 * PRODUCTS else PRODUCTS
 

@@ -47,14 +47,14 @@ def measure(fleet: Fleet, row: int, kind: Tensor, draw: np.random.Generator, ste
     with fleet.measuring():
         for length in lengths:
             x = kind.new_zeros(fleet.local_rows, length)
-            asked: tuple[Call, ...] = (partial(fleet.mean, x), partial(_each, fleet, Ws, x))
-            once = [float(clock(call, 1)[0]) for call in asked]
+            verbs: tuple[Call, ...] = (partial(fleet.mean, x), partial(_each, fleet, Ws, x))
+            once = [float(clock(call, 1)[0]) for call in verbs]
             calls.append(
-                [(call, int(np.clip(SECONDS / ROUNDS / s, 1, MOST // ROUNDS))) for call, s in zip(asked, once, strict=True)]
+                [(call, int(np.clip(SECONDS / ROUNDS / s, 1, MOST // ROUNDS))) for call, s in zip(verbs, once, strict=True)]
             )
             if max(once) > SLOW + clock.step:
                 break
-        rounds = [[[clock(*asked) for asked in of] for of in calls] for _ in range(ROUNDS)]
+        rounds = [[[clock(*verbs) for verbs in of] for of in calls] for _ in range(ROUNDS)]
     slowest = clock.step
     reduced, sent = (
         [np.maximum(np.stack([taken[at][which] for taken in rounds]) - slowest, LEAST) / times for at in range(len(calls))]
@@ -62,8 +62,8 @@ def measure(fleet: Fleet, row: int, kind: Tensor, draw: np.random.Generator, ste
     )
     return {
         "processes": P,
-        "all_reduce": _told(lengths * size, reduced, draw),
-        "edge": _told(carried * lengths * size, sent, draw),
+        "all_reduce": _line_of(lengths * size, reduced, draw),
+        "edge": _line_of(carried * lengths * size, sent, draw),
     }
 
 
@@ -117,7 +117,7 @@ class _Stopwatch:
         return float(self._fleet.total(medians).max())
 
 
-def _told(sizes: np.ndarray, times: list[np.ndarray], draw: np.random.Generator) -> dict[str, Any]:
+def _line_of(sizes: np.ndarray, times: list[np.ndarray], draw: np.random.Generator) -> dict[str, Any]:
     tried = sizes[: len(times)]
     if len(tried) == 1:  # half a second and more for the smallest message: all of it latency, as far as anybody waited
         found = Line(median(times[0].T, draw), Estimate(0.0, 0.0, 0.0))

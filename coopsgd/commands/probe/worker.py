@@ -54,9 +54,9 @@ def work(
             row = start.numel() * start.element_size()
             what = {"network": network.measure(fleet, row, start, stream(settings.seed, "probe network"), step)}
         if rank == 0:
-            told = {"format": FORMAT, **identity(settings, parts.task), **found, **what, "device": str(device)}
-            told |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
-            files.write_json(folder / FILE, told)
+            content = {"format": FORMAT, **identity(settings, parts.task), **found, **what, "device": str(device)}
+            content |= {"versions": checkpoint.versions(), "command": checkpoint.command(folder)}
+            files.write_json(folder / FILE, content)
         fleet.barrier()
     return None
 

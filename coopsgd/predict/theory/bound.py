@@ -71,14 +71,14 @@ def largest_steps(tau: int, zeta: float, m: int, v: int = 0, windows: float | No
     if zeta >= 1:
         return dict.fromkeys(CONSTANTS, 0.0)
     reach = (1 + v / m) * tau / (1 - zeta)
-    asked = {name: c * reach**2 for name, c in CONSTANTS.items()}
+    required = {name: c * reach**2 for name, c in CONSTANTS.items()}
     if v == 0 and zeta < EXACT:
-        asked["pasgd"] = float(tau * (tau - 1))
+        required["pasgd"] = float(tau * (tau - 1))
     if v == 0 and tau == 1:
-        asked["dpsgd"] = 2 * (zeta / (1 - zeta)) ** 2
+        required["dpsgd"] = 2 * (zeta / (1 - zeta)) ** 2
     if windows is not None:
-        asked = {name: q for name, q in asked.items() if q >= windows * (1 - 1e-9)} | {"computed": windows}
-    return {name: _root(q) for name, q in asked.items()}
+        required = {name: q for name, q in required.items() if q >= windows * (1 - 1e-9)} | {"computed": windows}
+    return {name: _root(q) for name, q in required.items()}
 
 
 def linear_speedup(m: int, A: float, largest: float) -> int:

@@ -199,7 +199,7 @@ def sampled_consensus(
 
 
 def expected_noise(law: Expectation, m: int, tau: int, order: str = "atc", delay: int = 0) -> float | None:
-    """noise_consensus when every communication is at random: E of it over all lots. W is doubly stochastic, v = 0.
+    """noise_consensus when every communication is at random: its expectation. W is doubly stochastic, v = 0.
 
     S = E[W (S + (tau - delay) P) W'] + delay P: the noise of the last `delay` steps is not mixed; from the mean P is I - J.
     The looks come 0 .. tau - 1 steps after a mixing, 1 .. tau for cta.
@@ -212,7 +212,7 @@ def expected_noise(law: Expectation, m: int, tau: int, order: str = "atc", delay
 
 
 def expected_drift(law: Expectation, m: int, tau: int, order: str = "atc", delay: int = 0, kept: float = 1.0) -> float | None:
-    """drift_consensus when every communication is at random: E of it over all lots.
+    """drift_consensus when every communication is at random: its expectation.
 
     x = -eta Y g with g white and Y -> W (kept^tau Y + s B), B B' the covariance of the h_i: E[Y Y'] is driven by E[Y] too.
     """
@@ -253,7 +253,7 @@ def _logged(tau: int, order: str) -> np.ndarray:
 
 
 def outcome_noise(some: Outcomes, m: int) -> float | None:
-    """noise_consensus of order=atc when every round is one of `some`: E of it over all lots. None: no stationary state.
+    """noise_consensus of order=atc when every round is one of `some`: its expectation. None: no stationary state.
 
     Between the mixing after the steps of one round and the one before the steps of the next, S = E[U (D S D' + P) U'], with D
     what is mixed before, U after, P the noise of the steps between.

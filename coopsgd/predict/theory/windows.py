@@ -20,7 +20,7 @@ import numpy as np
 from coopsgd.mixing import spectra
 from coopsgd.mixing.matrix import Matrix
 
-SETTLED = 1e-12  # what windows of a whole number of cycles may leave, to be the longest that are looked at
+NEGLIGIBLE = 1e-12  # what windows of a whole number of cycles may leave, to be the longest that are looked at
 WORK = 3e9  # multiplications spent on products and norms of windows; longer windows are then bounded by what these leave
 COMMUTE = 1e-10  # what may be left off the diagonal in a basis that is said to be common
 
@@ -65,7 +65,7 @@ def _norms(Ws: Sequence[Any]) -> np.ndarray | None:
     found: list[np.ndarray] = []
     while True:
         found.append(follow())
-        if found[-1].max() <= SETTLED:
+        if found[-1].max() <= NEGLIGIBLE:
             return np.stack(found, 1)
         if (len(found) + T) * each > WORK and len(found) % T == 0:
             return np.stack(found, 1) if found[-1].max() < 1 - spectra.TOLERANCE else None
