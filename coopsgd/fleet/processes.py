@@ -24,26 +24,26 @@ class Processes(Stacked):
     def __init__(
         self, layout: plans.Layout, rank: int, timeout: float = 600.0, waits: Callable[[bool], None] = lambda begins: None
     ) -> None:
-        """timeout: seconds after which torch stops waiting for a process; waits: told when such a wait begins and ends."""
+        """timeout: seconds after which torch stops waiting for a process; waits: called when such a wait begins (True) and ends."""
         super().__init__(layout, rank)
         self._timeout, self._waits = timeout, waits
         self._groups: dict[tuple[int, ...], Any] = {tuple(range(layout.processes)): None}
 
     def rows(self, start: Tensor) -> Rows:
         start = start.clone()
-        with self._waiting():
+        with self._may_wait():
             dist.broadcast(start, 0)  # equal by the seed already; equal bit by bit now, on unlike hosts too
         return super().rows(start)
 
     def total(self, values: Tensor) -> Tensor:
         # nccl moves nothing that is not on a GPU
         summed = values.to("cuda") if dist.get_backend() == "nccl" else values.clone()
-        with self._waiting():
+        with self._may_wait():
             dist.all_reduce(summed)
         return summed.to(values.device)
 
     def gather(self, x: Rows) -> Tensor | None:
-        with self._waiting():
+        with self._may_wait():
             if self.rank:
                 dist.send(self._own(x, self.rank), 0)
                 return None
@@ -57,11 +57,11 @@ class Processes(Stacked):
             return everything
 
     def barrier(self) -> None:
-        with self._waiting():
+        with self._may_wait():
             dist.barrier()
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
+    def _may_wait(self) -> Iterator[None]:
         """Inside, this process may have to wait for another."""
         self._waits(True)
         try:
@@ -71,7 +71,7 @@ class Processes(Stacked):
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        with self._waiting(), super()._waiting():
+        with self._may_wait(), super()._waiting():
             yield
 
     def _owned(self, q: int) -> list[int]:
@@ -84,7 +84,7 @@ class Processes(Stacked):
     def _lowered(self, plan: plans.Plan) -> Lowered:
         for item in plan.sums:  # every process makes every group, in the same order
             if item.group not in self._groups:
-                with self._waiting():
+                with self._may_wait():
                     self._groups[item.group] = dist.new_group(list(item.group), timeout=timedelta(seconds=self._timeout))
         return super()._lowered(plan)
 
