@@ -24,7 +24,7 @@ class Processes(Stacked):
     def __init__(
         self, layout: plans.Layout, rank: int, timeout: float = 600.0, waits: Callable[[bool], None] = lambda begins: None
     ) -> None:
-        """timeout: seconds after which torch stops waiting for a process; waits: called at the begin (True) and end of a wait."""
+        """timeout: seconds after which torch stops waiting for a process; waits: called as a wait begins (True) and ends."""
         super().__init__(layout, rank)
         self._timeout, self._waits = timeout, waits
         self._groups: dict[tuple[int, ...], Any] = {tuple(range(layout.processes)): None}
