@@ -72,9 +72,9 @@ def halfway(words: list[str], once: Once) -> float:
 
 def judged(words: list[str], target: float | None, once: Once, folder: Path) -> list[Any]:
     """A row of the table: ranked, every candidate run, compared."""
-    base = compose.compose_config(command.based(words)).config
+    base = compose.compose_config(command.based(words)).parts
     found = studies.study(base, words, folder, once, target=target)
-    found = studies.check(found, base, range(len(found.entries)), folder, once)
+    found = studies.check(found, base.config, range(len(found.entries)), folder, once)
     verdict = found.verdict
     assert verdict is not None
     entries = found.entries[0], verdict.best.entry
