@@ -43,7 +43,9 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
     for number, folder in enumerate(runs):
         progress.at(number, folder)
         try:
-            run, lines = _read(folder, trust)
+            run = Run(folder, trust)
+            if not (lines := run.metrics()):
+                raise ValueError("metrics.jsonl has no log points")
             alike.setdefault(identity(run.config, seed=False), []).append(_compared(run, lines, probe))
         except (OSError, ValueError, YAMLError, TypeError, KeyError, AttributeError) as error:  # of whatever a file may hold
             if isinstance(error, ConfigError) and str(error).startswith("--"):  # an option's fault, not the run's
@@ -126,14 +128,6 @@ def _by_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         first = longest.setdefault(run["seed"], run)
         run["copy_of"] = None if first is run else first["folder"]
     return [run for run in runs if longest[run["seed"]] is run]
-
-
-def _read(folder: str, trust: bool) -> tuple[Run, list[dict[str, Any]]]:
-    run = Run(folder, trust)
-    lines = run.metrics()
-    if not lines:
-        raise ValueError("metrics.jsonl has no log points")
-    return run, lines
 
 
 def _compared(run: Run, lines: list[dict[str, Any]], probe: str | None) -> dict[str, Any]:

@@ -28,11 +28,6 @@ from coopsgd.setup.schema import GROUPS, Config, dumps, frozen
 INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
 
 
-def dated(root: str) -> str:
-    """A folder's name by the second, as Hydra names those of runs."""
-    return str(Path(root) / time.strftime("%Y-%m-%d") / time.strftime("%H-%M-%S"))
-
-
 PLACES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
 
@@ -88,7 +83,7 @@ def make_run_dir(named: str | None, root: str, made: Made | None = None) -> Path
 
     ConfigError when it cannot be.
     """
-    at = named or dated(root)
+    at = named or str(Path(root) / time.strftime("%Y-%m-%d") / time.strftime("%H-%M-%S"))  # as Hydra names folders of runs
     if made is not None:
         made.will(Path(at))
     folder = Path(named or fresh(at))

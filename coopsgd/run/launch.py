@@ -41,10 +41,7 @@ GRACE = 2.0  # seconds that a worker gets to end by the signal it was sent
 
 
 class OneMachine(RendezvousHandler):
-    """The rendezvous of a single agent: it is there already."""
-
-    def __init__(self) -> None:
-        self._closed = False
+    """The rendezvous of a single agent: it is there already, and nobody else will come."""
 
     def get_backend(self) -> str:
         return "coopsgd"
@@ -57,10 +54,10 @@ class OneMachine(RendezvousHandler):
         return RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo("localhost", 0))
 
     def is_closed(self) -> bool:
-        return self._closed
+        return False
 
     def set_closed(self) -> None:
-        self._closed = True
+        pass
 
     def num_nodes_waiting(self) -> int:
         return 0
@@ -69,7 +66,6 @@ class OneMachine(RendezvousHandler):
         return "coopsgd"
 
     def shutdown(self) -> bool:
-        self._closed = True
         return True
 
 
