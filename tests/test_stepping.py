@@ -144,7 +144,7 @@ class Counting:
     def __init__(self):
         self.asked = []
 
-    def bind(self, x, grad, statistics):
+    def bind(self, x, grad, statistics, module_buffers):
         self.x, self.grad = x, grad
 
     def gradients(self, k, active, own):
@@ -164,7 +164,7 @@ class Counting:
 def test_steps_up_to_the_next_look_are_asked_for_at_once():
     x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
     inner = Inner(SGD(lr=0.5), Constant(), x, workers=2, steps=6)
-    steps = Steps(problem, inner, x, None, None, fusing=True, unwatched=lambda k: 4 - k % 4)
+    steps = Steps(problem, inner, x, None, [], None, fusing=True, unwatched=lambda k: 4 - k % 4)
     losses = [float(steps.descend(k, None, np.full(2, k))[0]) for k in range(6)]
     assert problem.asked == [("descend", 0, 4), ("descend", 4, 4)]
     assert losses == [1.5 * 0.25**k for k in range(6)]
@@ -183,7 +183,7 @@ def test_steps_up_to_the_next_look_are_asked_for_at_once():
 def test_a_gradient_is_stored_and_a_direction_stepped_along(settings, clip, fusing, fused):
     x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
     inner = Inner(settings, Constant(), x, workers=2, steps=1)
-    steps = Steps(problem, inner, x, None, clip, fusing, lambda k: 1)
+    steps = Steps(problem, inner, x, None, [], clip, fusing, lambda k: 1)
     assert steps.fused == fused and problem.asked == []
     loss, grad = steps.gradients(0, None, np.zeros(2, dtype=int))
     assert problem.asked == [("gradients", 0)]

@@ -71,7 +71,7 @@ class PushSum(Strategy):
         sends[m // 2, 0] = 1  # the first to one more: no weights make rows and columns of this graph sum to one
         return sends / sends.sum(0)
 
-    def init(self, fleet, x):
+    def init(self, fleet, x) -> Rows:
         return torch.ones_like(x[:, :1])
 
     def direction(self, fleet, t, grad, x, s):

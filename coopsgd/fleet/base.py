@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ from coopsgd.mixing.matrix import Matrix, recognise
 PLANS = 16, 64  # matrices whose plans are kept: at least, at most
 ROOM = 1 << 24  # numbers in them: a schedule that never repeats must not fill the memory
 
-Rows: TypeAlias = Tensor
-Common: TypeAlias = Tensor
+Rows: TypeAlias = Annotated[Tensor, "Rows"]
+Common: TypeAlias = Annotated[Tensor, "Common"]
 
 
 class Timing(Protocol):
@@ -51,6 +51,12 @@ class Timing(Protocol):
 
     def parts(self, price: Price) -> Any:
         """Parts of what is charged, of one worker a host."""
+
+    def saved(self) -> Any:
+        """The times, to go on from with `restore`."""
+
+    def restore(self, saved: Any) -> None:
+        """Go on from there."""
 
     def ends(self, parts: Any, nbytes: int) -> np.ndarray:
         """(hosts,) when each could go on if a verb on vectors of so many bytes began now."""

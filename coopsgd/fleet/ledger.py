@@ -40,6 +40,18 @@ class Ledger:
         self.wire += wire_vectors * width
         self.wire_messages += wire_messages
 
+    def saved(self) -> dict[str, Any]:
+        """What is the same in every process: all but comm_s."""
+        return {name: getattr(self, name) for name in ("rounds", "messages", "sent", "wire_messages", "wire")}
+
+    def restore(self, tree: dict[str, Any]) -> None:
+        """Go on from it, and comm_s. On another number of processes nobody knows who moved what: each gets an equal share."""
+        for name, value in tree.items():
+            setattr(self, name, value)
+        self.comm_s = float(tree["comm_s"])
+        if len(self.wire) != self.processes:
+            self.wire = np.full(self.processes, self.wire.sum() / self.processes)
+
     @property
     def bytes(self) -> int:
         """Logical bytes sent by all workers and servers."""

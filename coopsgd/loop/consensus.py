@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from coopsgd.loop.saved import ByRow
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Fleet
@@ -41,6 +43,22 @@ class Communications:
         self._accuracies: list[float] | None = None
         # of the one that began: is it looked at? what was found when it was sent
         self._sent: tuple[bool, float | None, list[float] | None] = False, None, None
+
+    def saved(self) -> dict[str, Any]:
+        """What the lines to come depend on (loop/saved.py)."""
+        looked, before, accuracies = self._sent
+        return {
+            "phase": self.phase,
+            "any": self._any,
+            "before": self._before,
+            "after": self._after,
+            "sent": (looked, before, None if accuracies is None else ByRow([torch.tensor(accuracies, dtype=torch.float64)])),
+        }
+
+    def restore(self, tree: dict[str, Any]) -> None:
+        self.phase, self._any, self._before, self._after = (tree[name] for name in ("phase", "any", "before", "after"))
+        looked, before, accuracies = tree["sent"]
+        self._sent = looked, before, None if accuracies is None else accuracies.tolist()
 
     def sends(self, loop: Loop, done: int) -> None:
         """One begins; when it is over, `done` steps will have been taken.

@@ -15,6 +15,7 @@ from torch import Tensor
 from coopsgd.loop import norm_stats
 from coopsgd.loop.consensus import Communications, finite
 from coopsgd.loop.loop import Loop, Observer
+from coopsgd.loop.saved import ByProcess, Shared
 from coopsgd.setup.external import ExternalError, is_external
 from coopsgd.strategies.base import Strategy, Tick
 
@@ -82,6 +83,30 @@ class Evaluator(Observer):
         self._folded: list[tuple[Tensor, Tensor]] = []  # the same, summed over rows, a thousand steps at a time
         self.line: dict[str, Any] = {}
         self.diverged_at: int | None = None
+
+    def saved(self) -> dict[str, Any]:
+        """What the lines to come depend on (loop/saved.py). While measuring."""
+        self._fold()
+        losses = [torch.cat(parts) for parts in zip(*self._folded, strict=True)]
+        return {
+            "taken": self._taken,
+            "train_s": self._train_s,
+            "wall_s": time.perf_counter() - self._began,
+            "losses": (ByProcess(losses[0]), Shared(losses[1])) if losses else None,
+            "communications": self.communications.saved(),
+            "monitor": None if self._monitor is None else self._monitor.saved(),
+            "line": self.line,
+        }
+
+    def restore(self, tree: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._taken, self._train_s, self.line = tree["taken"], tree["train_s"], tree["line"]
+        self._began = time.perf_counter() - tree["wall_s"]
+        self._folded = [] if tree["losses"] is None else [tree["losses"]]
+        self.communications.restore(tree["communications"])
+        if self._monitor is not None:
+            self._monitor.restore(tree["monitor"])
+        self._resumed = time.perf_counter()
 
     # what the loop tells
 

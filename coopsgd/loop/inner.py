@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from coopsgd.loop.saved import ByRow
 from coopsgd.optim import SQUARES
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Inner:
         self._step = inspect.unwrap(type(self._optimizer).step)
         self._no_grad = torch.no_grad
         self._schedule = schedule.torch(self._optimizer, steps)
+        self._length = json.dumps(schedule.arguments(steps))  # what the schedule makes of how long the run is
         if self._schedule is not None:
             self._optimizer._opt_called = True  # it would warn that the wrapped step was never called
 
@@ -96,6 +99,45 @@ class Inner:
         """Forget all buffers and step counts."""
         self._optimizer.state.clear()
 
+    def saved(self) -> dict[str, Any]:
+        """Buffers (w, d) and step counts (w, 1) by row, -1 steps where a row has no buffers; the rate and how far it is."""
+        states = [self._optimizer.state.get(part, {}) for part in self._parts]
+        none = torch.zeros((), dtype=self._x.dtype, device=self._x.device)
+        buffers = {
+            name: ByRow([s[name] if s else none.expand_as(p) for s, p in zip(states, self._parts, strict=True)])
+            for name in self._buffers
+        }
+        steps = [float(s.get("step", 0)) if s else -1.0 for s in states]
+        counts = torch.tensor([n for n, (a, b) in zip(steps, self._bounds, strict=True) for _ in range(a, b)])
+        return {
+            "buffers": buffers,
+            "steps": ByRow([counts.double()[:, None]]),
+            "lr": self.lr,
+            "schedule": None if self._schedule is None else _moved(self._schedule),
+            "length": self._length,
+        }
+
+    def restore(self, tree: dict[str, Any], k: int) -> None:
+        """Go on after k iterations. A schedule that depends on how long the run is, of another length, is played anew."""
+        counts = tree["steps"][:, 0].tolist()
+        if any(len(set(counts[a:b])) > 1 for a, b in self._bounds):
+            self._take_apart()
+        self._optimizer.state.clear()
+        for part, (a, b) in zip(self._parts, self._bounds, strict=True):
+            if counts[a] >= 0:
+                state = self._optimizer.state[part]
+                state |= {name: rows[a:b].clone() for name, rows in tree["buffers"].items()}
+                if self._counts:
+                    state["step"] = torch.tensor(counts[a])
+        if self._schedule is None:
+            return
+        if tree["length"] == self._length:
+            _put_back(self._schedule, tree["schedule"])
+            self._optimizer.param_groups[0]["lr"] = tree["lr"]
+        else:
+            for _ in range(k):
+                self._schedule.step()
+
     def _divide(self, rows: int) -> None:
         """Make every so many rows a parameter."""
         self._bounds = [(a, min(a + rows, self._workers)) for a in range(0, self._workers, rows)]
@@ -122,6 +164,26 @@ def _without_compiler(kind: Any, parts: list[Any], arguments: dict[str, Any]) ->
     if not hasattr(adding, "__dynamo_disable"):
         setattr(adding, "__dynamo_disable", adding)
     return kind(parts, foreach=False, **arguments)  # one tensor, or rows whose shapes repeat: nothing to batch
+
+
+MOVED = ("last_epoch", "_step_count", "_last_lr")  # of a torch scheduler; all else comes from the config
+
+
+def _moved(schedule: Any) -> dict[str, Any]:
+    """How far a torch scheduler is, and those it is made of."""
+    own = {name: getattr(schedule, name) for name in MOVED if hasattr(schedule, name)}
+    return {"own": own, "parts": [_moved(one) for one in _made_of(schedule)]}
+
+
+def _put_back(schedule: Any, tree: dict[str, Any]) -> None:
+    for name, value in tree["own"].items():
+        setattr(schedule, name, value)
+    for one, part in zip(_made_of(schedule), tree["parts"], strict=True):
+        _put_back(one, part)
+
+
+def _made_of(schedule: Any) -> list[Any]:
+    return getattr(schedule, "_schedulers", [])
 
 
 def _is_rows(value: Any, part: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,9 +15,11 @@ from torch import Tensor
 from coopsgd.errors import RunFailed
 from coopsgd.loop.inner import Inner
 from coopsgd.loop.rounds import Rounds
+from coopsgd.loop.saved import NotSaved, flatten, homes, inflate, marked
 from coopsgd.loop.state import Flight, Losses, State
 from coopsgd.loop.stepping import AHEAD, Steps
 from coopsgd.mixing.base import first_negative
+from coopsgd.setup.external import ExternalError
 from coopsgd.strategies.base import Strategy, Tick
 
 if TYPE_CHECKING:
@@ -59,16 +63,24 @@ class Loop:
     buffers: what a communication does to the inner optimiser's. keep leaves them, average mixes them by the same W in the same
     message, reset empties them when the message leaves.
 
+    saved: what `saved()` has told of a loop of this config, inflated for the rows held here: the state to go on from.
+
     Running statistics (norm_stats=average) and averaged buffers ride along in the message that mixes by the schedule's matrix,
     or in one of their own where a strategy mixes by another; without a schedule with the first verb. Nothing else happens to
     them: with a delay they take the mixed value.
     """
 
     def __init__(
-        self, parts: Parts, fleet: Fleet, problem: Problem, inner: type[Inner] = Inner, observer: Observer | None = None
+        self,
+        parts: Parts,
+        fleet: Fleet,
+        problem: Problem,
+        inner: type[Inner] = Inner,
+        observer: Observer | None = None,
+        saved: Any = None,
     ) -> None:
         config, strategy = parts.config, parts.strategy
-        self.fleet, self.strategy, self.observer = fleet, strategy, observer or Observer()
+        self.parts, self.fleet, self.strategy, self.observer = parts, fleet, strategy, observer or Observer()
         self._cta, self._buffers = config.order == "cta", config.buffers
         self._delay: float = math.inf if config.delay == "tau" else config.delay
         self._averages = config.norm_stats == "average"
@@ -81,10 +93,15 @@ class Loop:
         losses = Losses(fleet, parts.period.WATCHES)
         rounds = Rounds(parts.period, strategy.schedule, fleet.m, losses, lambda: fleet.clock.now if fleet.clock else math.nan)
         simple = cls.direction is Strategy.direction
-        self.steps = Steps(problem, optimiser, x, stats, config.clip, simple, self._unwatched)
+        beside = [b.expand(len(fleet.workers), *b.shape[1:]).clone() for b in problem.module_buffers()]
+        self.steps = Steps(problem, optimiser, x, stats, beside, config.clip, simple, self._unwatched)
+        self.state = State(x, stats, beside, (), optimiser, rounds, losses, fleet.ledger, fleet.clock)
+        if saved is not None:
+            self._restore(saved)
+            return
         with fleet.measuring():  # all rows are equal: nothing that an algorithm starts from needs a message
-            s = strategy.init(fleet, x)
-        self.state = State(x, stats, s, optimiser, rounds, losses, fleet.ledger, fleet.clock)
+            self.state.s = strategy.init(fleet, x)
+        self._can_be_saved()
         rounds.begin(0, optimiser.lr)
 
     def advance(self) -> None:
@@ -101,7 +118,10 @@ class Loop:
         if clock:
             clock.begin(k, active)
         if rounds.left == self._late:
-            st.flight = self._sent(t)
+            self.observer.sends(self, k + rounds.left)
+            st.flight = self._sent(t, st.x.clone(), self._frozen(st.s), [x.clone() for x in self._companions(t)])
+            if self._buffers == "reset":
+                st.inner.reset()
         if clock:
             clock.compute()
         if self.steps.fused:
@@ -117,6 +137,48 @@ class Loop:
         st.losses.add(loss, active)
         st.k += 1
         self.observer.stepped(self, t, loss, active, due)
+
+    def saved(self) -> dict[str, Any]:
+        """The state as a tree (loop/saved.py); nothing is copied.
+
+        Only where no fused step is ahead (`steps.ahead`), as after a step that the observer was `due` for.
+        """
+        if self.steps.ahead:
+            raise RuntimeError(f"saved: the models are {self.steps.ahead} steps ahead of step {self.state.k}")
+        return self.state.saved(self._marked)
+
+    def _restore(self, tree: dict[str, Any]) -> None:
+        st, clock = self.state, self.fleet.clock
+        st.x.copy_(tree["x"])
+        if st.stats is not None:
+            st.stats.copy_(tree["stats"])
+        for mine, rows in zip(st.module_buffers, tree["module_buffers"], strict=True):
+            mine.copy_(rows)
+        st.s, st.k, st.postponed = tree["s"], tree["k"], tree["postponed"]
+        st.inner.restore(tree["inner"], st.k)
+        st.rounds.restore(tree["rounds"])
+        st.losses.restore(tree["losses"])
+        if tree["flight"] is not None:  # charged a second time, to what is replaced below
+            flight = tree["flight"]
+            if clock:
+                clock.restore(flight["clock"])
+            st.flight = self._sent(flight["t"], flight["sent"], flight["s"], flight["companions"])
+        st.ledger.restore(tree["ledger"])
+        if clock:
+            clock.restore(tree["clock"])
+
+    def _marked(self, s: Any) -> Any:
+        """A state of the strategy with its tensors marked."""
+        cls = type(self.strategy)
+        return marked(s, inspect.get_annotations(cls.init).get("return", ""), f"{cls.__name__}: its state")
+
+    def _can_be_saved(self) -> None:
+        """ExternalError unless a checkpoint can hold the strategy's state and give it back."""
+        try:
+            skeleton, tensors = flatten(self._marked(self.state.s))
+            inflate(skeleton, lambda at, kind: tensors[at], homes(self.strategy))  # type: ignore[arg-type, return-value]
+        except NotSaved as error:
+            raise ExternalError(str(error)) from None
 
     def communicate(self, round: int) -> None:
         """Communication `round` alone, as of models in which nobody has taken a step: for what it costs."""
@@ -185,16 +247,16 @@ class Loop:
             st.inner.reset()
         self._received(0)
 
-    def _sent(self, t: Tick) -> Flight:
-        """What leaves now and is due some steps later."""
-        st, fleet = self.state, self.fleet
-        self.observer.sends(self, t.k + st.rounds.left)
-        with fleet.carrying(*self._companions(t), by=self._matrix(t)) as carried:
-            pending = self.strategy.send(fleet, t, st.x, st.s)
-        apart = self._sent_apart(carried)
-        if self._buffers == "reset":
-            st.inner.reset()
-        return Flight(pending, st.x.clone(), carried, apart)
+    def _sent(self, t: Tick, x: Rows, s: Any, companions: Sequence[Rows]) -> Flight:
+        """What leaves now and is due some steps later. Nothing that is given changes until then."""
+        clock = self.fleet.clock.saved() if self.fleet.clock else None
+        with self.fleet.carrying(*companions, by=self._matrix(t)) as carried:
+            pending = self.strategy.send(self.fleet, t, x, s)
+        return Flight(t, x, s, companions, clock, pending, carried, self._sent_apart(carried))
+
+    def _frozen(self, s: Any) -> Any:
+        """The strategy's state, as it stays whatever `direction` makes of it."""
+        return s if type(self.strategy).direction is Strategy.direction else copy.deepcopy(s)
 
     def _received(self, late: int) -> None:
         self.state.ledger.rounds += 1

@@ -70,6 +70,13 @@ class Rounds:
             self._asked = r, tau, self._schedule.work(self._m, r, tau)
         return self._asked[2]
 
+    def saved(self) -> dict[str, Any]:
+        return {"r": self.r, "tau": self.tau, "taken": self._taken, "own": self.own, "work": self._work, "period": self._state}
+
+    def restore(self, tree: dict[str, Any]) -> None:
+        self.r, self.tau, self._taken, self.own = tree["r"], tree["tau"], tree["taken"], tree["own"]
+        self._work, self._state = tree["work"], tree["period"]
+
     def skip(self) -> None:
         """Leave the rest of the round out, for who only wants to know when rounds end."""
         self._taken = self.tau

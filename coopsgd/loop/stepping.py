@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +26,8 @@ AHEAD = 64  # steps taken at once at most: their batches and losses are kept
 class Steps:
     """The local steps of the rows x (r, d) held here.
 
-    statistics: (r, b) running statistics, or None; clip: the largest norm of a worker's gradient, or None.
+    statistics: (r, b) running statistics, or None; module_buffers: (w, ...) others; clip: the largest norm of a worker's
+    gradient, or None.
     fusing: may steps be fused with their gradients, as far as whoever asks for them is concerned? unwatched(k): how many steps,
     k the first, are then taken before x is mixed or looked at; at least 1.
     """
@@ -37,16 +38,22 @@ class Steps:
         inner: Inner,
         x: Tensor,
         statistics: Tensor | None,
+        module_buffers: Sequence[Tensor],
         clip: float | None,
         fusing: bool,
         unwatched: Callable[[int], int],
     ) -> None:
         self._problem, self._inner, self._x, self._unwatched = problem, inner, x, unwatched
         self._grad = reserved(x)
-        problem.bind(x, self._grad, statistics)
+        problem.bind(x, self._grad, statistics, module_buffers)
         self._clip = clip
         self.fused = fusing and inner.plain and clip is None and hasattr(problem, "descend")
         self._taken: deque[Tensor] = deque()  # losses of later steps that x has taken already
+
+    @property
+    def ahead(self) -> int:
+        """How many steps x has taken already beyond the one that the loop is at."""
+        return len(self._taken)
 
     def descend(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
         """Step k of the active workers, after `own` steps each; only where `fused`. (r, 1) losses where x was before it."""

@@ -51,6 +51,16 @@ class Monitor:
         if self._forecast is not None:
             self._forecast.received(round)
 
+    def saved(self) -> dict[str, Any]:
+        """What the lines to come depend on; the forecast is rank 0's."""
+        forecast = None if self._forecast is None else self._forecast.saved()
+        return {"at": self._at, "last": self._last, "area": self._area, "forecast": forecast}
+
+    def restore(self, tree: dict[str, Any]) -> None:
+        self._at, self._last, self._area = tree["at"], tree["last"], tree["area"]
+        if self._forecast is not None:
+            self._forecast.restore(tree["forecast"])
+
     def line(self, step: int, x: Tensor, evaluated: bool) -> dict[str, float | None]:
         """What to log after this many steps. Costs an exchange: call it while measuring."""
         setting, fleet = self._setting, self._fleet

@@ -135,6 +135,9 @@ def stage(parts: Parts, clock: Clock | None = None, observer: Observer | None = 
         def statistics(self) -> Tensor | None:
             return shape(1, b) if b else None
 
+        def module_buffers(self) -> tuple[()]:
+            return ()
+
         def bind(self, *_: Any) -> None:
             pass
 

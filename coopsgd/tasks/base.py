@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from torch import Tensor
 
@@ -25,8 +27,17 @@ class Problem(Protocol):
         """(1, b) running statistics every worker starts from; None when the model keeps none, as here."""
         return None
 
-    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
-        """Take the (r, d) rows that gradients are taken at and written to, and the (r, b) statistics; workers first."""
+    def module_buffers(self) -> Sequence[Tensor]:
+        """Each (1, ...): what else a forward pass may change (counters, masks), as every worker starts. Never mixed."""
+        return ()
+
+    def bind(
+        self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
+    ) -> None:
+        """Take the (r, d) rows that gradients are taken at and written to, and the (r, b) statistics; workers first.
+
+        module_buffers: (w, ...) of the w workers held here, as many as `module_buffers()`; None: some of its own.
+        """
 
     def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
         """Fill the gradient rows of the active workers for iteration k; their losses, (r, 1), 0 elsewhere.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,7 +25,7 @@ class Bound:
 
     Floating-point buffers, BatchNorm's running mean and variance, are a second row (b,) of *statistics*, pointed at in the
     same way: a forward pass in training mode writes into it. Other buffers (`num_batches_tracked`, an attention mask of
-    minus infinities) are kept per row, in no tensor that is ever mixed.
+    minus infinities) are rows too, each in a tensor (r, ...) of its own that is never mixed.
     """
 
     def __init__(self, module: nn.Module, channels_last: bool = True) -> None:
@@ -61,13 +61,20 @@ class Bound:
         """(1, b) the statistics the module was made with; None when it keeps none."""
         return None if self._first is None else self._first.clone()
 
-    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
-        """Rows to point at from now on; `statistics` (r, b) for a module that keeps some."""
+    def module_buffers(self) -> list[Tensor]:
+        """Each (1, ...): the other buffers as the module was made with them."""
+        return [first[None].clone() for first in self._first_others]
+
+    def bind(
+        self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
+    ) -> None:
+        """Rows to point at from now on; `statistics` (r, b) and `module_buffers`, (r, ...) each, where a module has some."""
         self._views = [list(zip(self._split(row), self._split(into), strict=True)) for row, into in zip(x, grad, strict=True)]
         self._beside = []
         if self.stateful:
             rows = [None] * len(x) if statistics is None else list(statistics)
-            self._beside = [self._state(row) for row in rows]
+            others = [None] * len(x) if module_buffers is None else [[b[i] for b in module_buffers] for i in range(len(x))]
+            self._beside = [self._state(*pair) for pair in zip(rows, others, strict=True)]
             self._hook = self._hook or self.module.register_forward_hook(self._keep)
         self._at = None
 
@@ -111,14 +118,15 @@ class Bound:
         """(1, b) the statistics the module is at now."""
         return _joined(self._statistics)
 
-    def _state(self, statistics: Tensor | None) -> list[tuple[Tensor, Tensor]]:
-        """Each buffer with what it is to be: a view of the row `statistics` (b,), or its own copy of how it began."""
+    def _state(self, statistics: Tensor | None, others: Sequence[Tensor] | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer with what it is to be: a view of the row `statistics` (b,), one of `others`, else as it began."""
         pairs: list[tuple[Tensor, Tensor]] = []
         if self._first is not None:
             row = self._first[0].clone() if statistics is None else statistics
             parts = row.split([s.numel() for s in self._statistics])
             pairs += [(s, part.view(s.shape)) for s, part in zip(self._statistics, parts, strict=True)]
-        return pairs + [(other, first.clone()) for other, first in zip(self._others, self._first_others, strict=True)]
+        own = [first.clone() for first in self._first_others] if others is None else others
+        return pairs + list(zip(self._others, own, strict=True))
 
     def _keep(self, *_: Any) -> None:
         """After a forward pass: a module that put new tensors in the place of its buffers has its values taken into the row."""

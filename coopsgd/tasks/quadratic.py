@@ -16,6 +16,8 @@ from coopsgd.tasks.base import Problem, Task
 from coopsgd.tasks.known import Known
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from coopsgd.setup.schema import Config
@@ -125,7 +127,9 @@ class QuadraticProblem(Problem):
     def start(self) -> Tensor:
         return self._start[None].clone()
 
-    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
+    def bind(
+        self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
+    ) -> None:
         self._x, self._grad = x[: len(self._rows)], grad[: len(self._rows)]
         self._loss = x.new_zeros(len(x), 1)
 

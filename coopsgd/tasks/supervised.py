@@ -157,10 +157,15 @@ class SupervisedProblem(Problem):
     def statistics(self) -> Tensor | None:
         return self._bound.statistics()
 
-    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
+    def module_buffers(self) -> list[Tensor]:
+        return self._bound.module_buffers()
+
+    def bind(
+        self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
+    ) -> None:
         w = len(self._rows)
         self._r, self._x, self._grad, self._own_statistics = len(x), x[:w], grad[:w], statistics
-        self._crew.bind(self._x, self._grad, None if statistics is None else statistics[:w])
+        self._crew.bind(self._x, self._grad, None if statistics is None else statistics[:w], module_buffers)
 
     def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
         chosen, losses = self._batches.at(own), self._x.new_zeros(self._r, 1)

@@ -59,6 +59,13 @@ class Clock:
         """sim_s: the time of the worker that is latest."""
         return float(self.t[: self.m].max())
 
+    def saved(self) -> np.ndarray:
+        """(hosts,) between two iterations it is no more than its times."""
+        return self.t.copy()
+
+    def restore(self, t: np.ndarray) -> None:
+        self.t[:] = t
+
     def begin(self, k: int, active: np.ndarray | None) -> None:
         """Iteration k, in which the workers `active` (m,) compute (None: all), as soon as `compute` is called."""
         self._step = k, active

@@ -311,14 +311,14 @@ class _Modes:
         q, at = np.unique(np.round(np.outer(values, values)[kept], 13), return_inverse=True)
         self.q = q
         self.weight = np.bincount(at.reshape(-1), weight[kept], len(q))
-        self.G = np.zeros(len(q))
+        self.S = np.zeros(len(q))
 
     def mix(self, W: np.ndarray, noise: np.ndarray) -> None:
-        self.G = self.q * (self.G + noise[0])
+        self.S = self.q * (self.S + noise[0])
 
     @property
     def spread(self) -> float:
-        return float(self.weight @ self.G)
+        return float(self.weight @ self.S)
 
 
 class _Whole:
@@ -374,6 +374,14 @@ class Forecast:
         self._state.mix(W, self._sent)
         self._before = self._leaving
         self._sent = np.zeros(self._m)
+
+    def saved(self) -> dict[str, Any]:
+        """To go on from with `restore`."""
+        return {"S": self._state.S, "noise": self._noise, "sent": self._sent, "leaving": self._leaving, "before": self._before}
+
+    def restore(self, tree: dict[str, Any]) -> None:
+        self._state.S = tree["S"]
+        self._noise, self._sent, self._leaving, self._before = (tree[name] for name in ("noise", "sent", "leaving", "before"))
 
     @property
     def now(self) -> float:

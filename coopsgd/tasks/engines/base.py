@@ -19,9 +19,11 @@ class Engine(ABC):
     name: ClassVar[str]
     intra: ClassVar[bool] = True  # do torch's own threads help it?
 
-    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
-        """Take the (w, d) rows to work on, their gradient rows, and their running statistics (w, b) if they have any."""
-        self._x, self._grad, self._statistics = x, grad, statistics
+    def bind(
+        self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
+    ) -> None:
+        """Take the (w, d) rows to work on, their gradient rows, and what they have of statistics (w, b) and module buffers."""
+        self._x, self._grad, self._statistics, self._module_buffers = x, grad, statistics, module_buffers
 
     @abstractmethod
     def gradients(self, a: int, b: int, inputs: Tensor, targets: Tensor, seeds: Sequence[int] = ()) -> Tensor:

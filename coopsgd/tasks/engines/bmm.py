@@ -58,8 +58,10 @@ class Bmm(Engine):
             return "it needs one Flatten, in front, of everything"
         return None
 
-    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
-        super().bind(x, grad, statistics)
+    def bind(
+        self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
+    ) -> None:
+        super().bind(x, grad, statistics, module_buffers)
         self._views.clear()
         self._into.clear()
 

@@ -22,8 +22,10 @@ class Loop(Engine):
         self._scratch: Tensor | None = None  # a gradient that descend uses up at once
         self._storing: bool | None = None  # are the module's gradients the gradient rows, or the scratch?
 
-    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
-        super().bind(x, grad, statistics)
+    def bind(
+        self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
+    ) -> None:
+        super().bind(x, grad, statistics, module_buffers)
         self._storing = None
         self._bound.module.train()
 
@@ -63,5 +65,5 @@ class Loop(Engine):
             if not storing and self._scratch is None:
                 self._scratch = torch.zeros_like(self._x[:1])
             into = self._grad if storing else self._scratch.expand_as(self._x)  # type: ignore[union-attr]
-            self._bound.bind(self._x, into, self._statistics)
+            self._bound.bind(self._x, into, self._statistics, self._module_buffers)
             self._storing = storing

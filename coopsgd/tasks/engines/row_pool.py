@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -41,10 +41,12 @@ class RowPool:
         if count > 1 or inner != threads:
             self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(inner,))
 
-    def bind(self, x: Tensor, grad: Tensor, statistics: Tensor | None = None) -> None:
-        """Take the (w, d) rows to work on, their gradient rows, and their running statistics (w, b) if they have any."""
+    def bind(
+        self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
+    ) -> None:
+        """Take the (w, d) rows to work on, their gradient rows, and what they have of statistics (w, b) and module buffers."""
         for engine in self._engines:
-            engine.bind(x, grad, statistics)
+            engine.bind(x, grad, statistics, module_buffers)
 
     def each(self, job: Job, active: np.ndarray | None = None) -> None:
         """job(engine, a, b) for rows [a, b), chunk by chunk, the active ones only; returns when all are done."""
