@@ -94,7 +94,7 @@ METRICS = {
         Metric("eval/grad2_mean", "", KNOWN, "the mean of it over the steps so far"),
         Metric("theory/bound", "", KNOWN, "its bound by theory, where there is one"),
         Metric(
-            "theory/consensus", "squared distance", KNOWN_EVALUATED, "expected under gradient noise alone, where it can be told"
+            "theory/consensus", "squared distance", KNOWN_EVALUATED, "expected under gradient noise alone, where it is known"
         ),
     )
 }
@@ -166,7 +166,7 @@ SUMMARY = {  # key of summary.json -> when it is there, and what it is; a task o
     "engine": ("networks, " + ENDED, "what computed stacked models"),
     "eval_samples": ("networks, " + ENDED, "that single workers were measured on"),
     "peak_memory": (ENDED, "bytes, of the largest process"),
-    "notes": (ALL, "what the user was told"),
+    "notes": (ALL, "lines for the user"),
     "versions": (ALL, "of what the numbers depend on"),
     "command": (ALL, "that made the folder"),
     "checksums": (ENDED, "SHA-256 of what is kept"),
