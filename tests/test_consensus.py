@@ -143,8 +143,8 @@ def test_workers_between_communications_are_evaluated_as_they_are(gangs):
 def counted(monkeypatch, *words: str) -> list[int]:
     """Spreads that were computed in a run: one communication that is looked at takes two."""
     calls = []
-    real = consensus.spread
-    monkeypatch.setattr(consensus, "spread", lambda *a: calls.append(1) or real(*a))
+    real = consensus.distance
+    monkeypatch.setattr(consensus, "distance", lambda *a: calls.append(1) or real(*a))
     settings = settle((*QUADRATIC, "steps=400", *words))
     parts = Parts(settings)
     fleet = Stacked(Layout(8, parts.strategy.schedule.num_aux, 1))

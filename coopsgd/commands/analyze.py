@@ -142,7 +142,7 @@ def show(found: dict[str, Any]) -> None:
         console.print(found["missing"])
     _mixing(console, found)
     failed = [a for a in found["assumptions"] if not a["holds"]]
-    all_hold = "all hold" if known else "all hold that can be told without constants"
+    all_hold = "all hold" if known else "all hold that can be checked without constants"
     console.print("\nassumptions of the bound: " + (f"{len(failed)} fail: no bound" if failed else all_hold))
     for a in found["assumptions"]:
         if a["why"]:

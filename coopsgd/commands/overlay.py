@@ -210,7 +210,7 @@ def _predicted(setting: Setting, sigma2: float, steps: list[int], why: list[str]
     if forecast is None:
         return {}
     if not setting.steady or not setting.parts.period.foreseen:
-        why.append("the run did not log theory/consensus, and its rate or its period cannot be told without running")
+        why.append("the run did not log theory/consensus, and its rate or its period is not known without running")
         return {}
     from coopsgd.predict.rehearsal import following, stage
 

@@ -47,7 +47,7 @@ class Damaged(Exception):
 def shared(name: str, sources: Sequence[Path], read: Callable[[], Arrays], fits: Callable[[Arrays], bool]) -> Arrays:
     """The arrays that `read` makes of the sources, mapped from the cache where it can be written. Nobody may write to them.
 
-    fits: are these arrays, in names, types, shapes and ranges, such as `read` may answer with? Asked of what the cache holds.
+    fits: are these arrays, in names, types, shapes and ranges, such as `read` may answer with? A check of what the cache holds.
     """
     global _last
     paths = [str(source.resolve()) for source in sources]
@@ -56,7 +56,7 @@ def shared(name: str, sources: Sequence[Path], read: Callable[[], Arrays], fits:
     if _last is None or _last[0] != key:
         place = root() / "arrays" / f"{name}-{hashlib.blake2b(json.dumps(paths).encode(), digest_size=8).hexdigest()}"
         found = None
-        with contextlib.suppress(Damaged):  # told of by the one that makes it anew
+        with contextlib.suppress(Damaged):  # whoever makes it anew warns of it
             found = _open(place, key, fits)
         _last = key, found or _fill(place, key, read, fits)
     return _last[1]

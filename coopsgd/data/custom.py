@@ -16,7 +16,7 @@ from coopsgd.data.base import DataSet, Images
 from coopsgd.host.child import ChildFailed, answer_of
 from coopsgd.registry import option, register
 
-MOST = 20  # classes whose counts are told one by one
+MOST = 20  # classes whose counts are listed one by one
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Custom(DataSet):
         items.check_labels(train_y, test_y, self.path)
         train_x, test_x = items.as_exact([train_x, test_x])
         arrays = {"train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y}
-        about, notes = self._told(found, arrays)
+        about, notes = self._summary(found, arrays)
         if (changed := next((i for i in again if i is not None), None)) is not None:
             notes += (
                 f"data: item {changed} of {self.path} is another each time it is asked for (random transforms?); items are "
@@ -186,7 +186,7 @@ class Custom(DataSet):
             )
         return Loaded(arrays, about, notes)
 
-    def _told(self, found: parts.Found, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def _summary(self, found: parts.Found, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """What was taken for what: for the summary, and for the user."""
         x, train_y, test_y = arrays["train_x"], arrays["train_y"], arrays["test_y"]
         n, k = len(train_y), len(test_y)

@@ -29,7 +29,7 @@ def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
     except TypeError:
         raise ValueError(f"data.path: {path} has no length; a data set needs len() and items (image, label)") from None
     except Exception as error:
-        raise ValueError(f"data.path: {path} does not tell its length: {_told(error)}") from None
+        raise ValueError(f"data.path: {path} does not tell its length: {_reason(error)}") from None
     if not n:
         raise ValueError(f"data.path: {path} has no items")
     x, y = np.zeros(0), np.zeros(n, dtype=np.int64)
@@ -41,13 +41,13 @@ def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
                 raise Odd(f"it is a {type(item).__name__}{many}")
             array = sample(item[0])
         except Exception as error:
-            raise ValueError(f"data.path: item {i} of {path} is no (image, label): {_told(error)}") from None
+            raise ValueError(f"data.path: item {i} of {path} is no (image, label): {_reason(error)}") from None
         try:
             y[i] = label(item[1])
         except Odd as error:
             raise ValueError(f"data.path: item {i} of {path} has {error}") from None
         except Exception as error:
-            raise ValueError(f"data.path: item {i} of {path} has label {_few(item[1])}: {_told(error)}") from None
+            raise ValueError(f"data.path: item {i} of {path} has label {_few(item[1])}: {_reason(error)}") from None
         if i == 0:
             x = np.zeros((n, *array.shape), dtype=array.dtype)
         if array.shape != x.shape[1:] or (array.dtype == np.uint8) != (x.dtype == np.uint8):
@@ -193,7 +193,7 @@ def listed(numbers: Any, most: int = 10) -> str:
     return ", ".join(words) if len(words) <= most else f"{', '.join(words[:most])}, ... ({len(words)} in all)"
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """A refusal of our own in its own words; of somebody else's error its kind, too."""
     text = " ".join(str(error).split())
     return text if isinstance(error, Odd) else f"{type(error).__name__}: {text}"

@@ -50,7 +50,7 @@ class IDX(Filed):
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 labels = file.read(8 + 10)[8:]
         except (EOFError, OSError, zlib.error):
-            return False  # broken, which is told when it is checked
+            return False  # broken, which `check` says
         return labels in [begin for name, begin in BEGIN.items() if name != self.NAME]
 
     def _path(self, folder: Path, name: str) -> Path:

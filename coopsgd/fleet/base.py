@@ -31,7 +31,7 @@ Common: TypeAlias = Annotated[Tensor, "Common"]
 
 
 class Timing(Protocol):
-    """A clock that watches what is charged (predict/clock/clock.py is one); `parts` are its own."""
+    """A clock that moves with what is charged (predict/clock/clock.py is one); `parts` are its own."""
 
     @property
     def now(self) -> float:
@@ -46,8 +46,8 @@ class Timing(Protocol):
     def average(self) -> Any:
         """Parts of the mean over all workers."""
 
-    def telling(self, i: int) -> Any:
-        """Parts of row i, told to all."""
+    def broadcast(self, i: int) -> Any:
+        """Parts of row i, sent to everyone."""
 
     def parts(self, price: Price) -> Any:
         """Parts of what is charged, of one worker a host."""
@@ -62,7 +62,7 @@ class Timing(Protocol):
         """(hosts,) when each could go on if a verb on vectors of so many bytes began now."""
 
     def reach(self, ends: np.ndarray) -> None:
-        """Wait for it."""
+        """Let time pass until then, on each host."""
 
 
 class Pending:
@@ -158,7 +158,7 @@ class Fleet(ABC):
         return self._averaging(*xs).wait()
 
     def pick(self, x: Rows, i: int) -> Common:
-        """Global row i, told to all. A new tensor, never a view of x."""
+        """Global row i, the same everywhere. A new tensor, never a view of x."""
         return self._picking(x, i).wait()
 
     def later(self, verb: Callable[..., Any], *args: Any) -> Pending:
@@ -178,7 +178,7 @@ class Fleet(ABC):
         return begun[verb](*args, later=True)
 
     def _mixing(self, W: Any, *xs: Rows, later: bool = False) -> Pending:
-        self._begins("mix", *xs)
+        self._refuse_others("mix", *xs)
         carried, more = self._boarded(later, W)
         factors = W.factors if isinstance(W, Matrix) else (W,)  # in the order they are applied
         every = (*xs, *more)
@@ -197,7 +197,7 @@ class Fleet(ABC):
         return self._pending(*(begun(factors[0]) if factors else (None, lambda: None)), over)
 
     def _averaging(self, *xs: Rows, later: bool = False) -> Pending:
-        self._begins("mean", *xs)
+        self._refuse_others("mean", *xs)
         carried, more = self._boarded(later)
         if self.ledger.paused and more:  # nobody counts messages: each has the bits that it has alone
             return self._apart(carried, self._averaging(*xs), [self._averaging(x) for x in more])
@@ -214,7 +214,7 @@ class Fleet(ABC):
         return self._pending(ends, self._mean(every[0] if len(every) == 1 else torch.cat(every, dim=1)), over)
 
     def _picking(self, x: Rows, i: int, later: bool = False) -> Pending:
-        self._begins("pick", x)
+        self._refuse_others("pick", x)
         if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < self.m + self.v:
             raise ValueError(f"fleet.pick: there are rows 0 to {self.m + self.v - 1}, got {i!r}")
         carried, more = self._boarded(later)
@@ -224,7 +224,7 @@ class Fleet(ABC):
         n = self.m + self.v
         wire = pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes)
         hosts = self.m if i >= self.m and self.layout.server_owns_aux else self.m - 1
-        parts = self.clock.telling(i) if self.clock else None
+        parts = self.clock.broadcast(i) if self.clock else None
         ends = self._charge(pick_price(hosts, i, n), sum(map(_width, every)), wire.sent, wire.messages, parts)
 
         def over(row: Tensor) -> Common:
@@ -242,8 +242,8 @@ class Fleet(ABC):
 
         return Pending(wait)
 
-    def _begins(self, verb: str, *xs: Rows) -> None:
-        """Rows are what a verb takes."""
+    def _refuse_others(self, verb: str, *xs: Rows) -> None:
+        """ValueError unless these are Rows."""
         for x in xs:
             if not isinstance(x, Tensor) or x.ndim != 2 or len(x) != self.local_rows or not x.is_floating_point():
                 got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
@@ -266,7 +266,7 @@ class Fleet(ABC):
         return Pending(wait)
 
     def _owner(self, i: int) -> int:
-        """The process that tells row i; the first that holds it."""
+        """The process that sends row i: the first that holds it."""
         return next(q for q in range(self.layout.processes) if i in self.layout.rows(q))
 
     # what the loop and the report use; nothing here is charged

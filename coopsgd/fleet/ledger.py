@@ -1,6 +1,6 @@
 """Rounds, messages, bytes: *logical* is what the algorithm asked for, *wire* what this placement really moved.
 
-Logical numbers are the same wherever the rows are; the difference to the wire is the lowering's merit or blame.
+Logical numbers are the same wherever the rows are; the difference to the wire is what a plan saves or adds.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def priced(sums: Any, links: Links, hosts: int) -> Price:
 
 
 def pick_price(hosts: int, at: int, n: int) -> Price:
-    """Of telling row `at` of n to so many other hosts."""
+    """Of sending row `at` of n to so many other hosts."""
     sent = np.zeros(n)
     sent[at] = hosts
     return Price(hosts, sent)
@@ -70,12 +70,12 @@ def price(W: Any, m: int, server_owns_aux: bool = False) -> Price:
     W = recognise(W)
     n = len(W)
     if server_owns_aux or n == m:
-        return priced(*_told(W, np.arange(n), n)[:2], n)
+        return priced(*_carried(W, np.arange(n), n)[:2], n)
     v = n - m
     replicated = _replicated(W, m)
     if replicated.vectors <= 2 * (m - 1) and any(len(o.rows) >= m and o.u.all() and o.v.all() for o in W.outers):
         return replicated  # everyone takes from everyone: nothing is cheaper than a sum
-    owned = priced(*_told(W, np.append(np.arange(m), np.arange(v) * m // v), m)[:2], m)
+    owned = priced(*_carried(W, np.append(np.arange(m), np.arange(v) * m // v), m)[:2], m)
     return owned if replicated.vectors > owned.vectors else replicated
 
 
@@ -84,7 +84,7 @@ def _replicated(W: Matrix, m: int) -> Price:
     n, everyone = len(W), np.arange(m)
     if any((rows >= m).any() for rows, _, _ in W.outers):
         W = Sum(n, Edges.of(n, *Dense(np.array(W)).edges.entries))
-    sums, links, whole = _told(W.local(everyone), everyone, m)
+    sums, links, whole = _carried(W.local(everyone), everyone, m)
     aux = np.arange(m, n)
     mine = W.edges.rows >= m
     pulls = mine & (W.edges.columns < m)
@@ -100,7 +100,7 @@ def _replicated(W: Matrix, m: int) -> Price:
     return priced(sums, links, m)
 
 
-def _told(W: Matrix, home: np.ndarray, hosts: int) -> tuple[list[tuple[np.ndarray, int]], Links, np.ndarray | None]:
+def _carried(W: Matrix, home: np.ndarray, hosts: int) -> tuple[list[tuple[np.ndarray, int]], Links, np.ndarray | None]:
     """The sums and messages by which hosts carry W out, home (n,) the host of each row; and the weights of a sum over all."""
     sums: list[tuple[np.ndarray, int]] = []
     whole = None

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from coopsgd.host import signals
 
-LONGEST = 2000  # characters of an error that are told
+LONGEST = 2000  # characters of an error that are passed on
 
 
 class ChildFailed(Exception):
@@ -93,7 +93,7 @@ def _serve(work: Callable[[], Any], file: BinaryIO, parent: int) -> NoReturn:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a console that is gone is not ours to tell of
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a console that is gone is not ours to report
             stream.flush()
 
 

@@ -36,7 +36,7 @@ def unreadable(error: OSError) -> str:
 
 @contextlib.contextmanager
 def opened(where: str, path: str | Path, out: str, most: float = math.inf) -> Iterator[BinaryIO]:
-    """A regular file of at most so many bytes. `where`: the key that names it; `out`: the way out, told when it is none."""
+    """A regular file of at most so many bytes, else ConfigError. `where`: the key that names it; `out`: the way out."""
     try:
         if not stat.S_ISREG(mode := os.stat(path).st_mode):
             what = KINDS.get(stat.S_IFMT(mode), "no regular file")

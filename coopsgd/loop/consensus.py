@@ -73,7 +73,7 @@ class Communications:
         if evaluated or (ahead := loop.state.rounds.ahead(done)) is None or at < done + ahead:
             with self._aside():
                 accuracies = self._accuracies_of(loop.state.x) if evaluated else None
-                self._sent = True, spread(loop.fleet, loop.state.x), accuracies
+                self._sent = True, distance(loop.fleet, loop.state.x), accuracies
 
     def received(self, loop: Loop, late: int) -> None:
         """The models are what it made of them, and of the `late` steps since it was sent."""
@@ -82,7 +82,7 @@ class Communications:
         self._after = None
         if measured:
             with self._aside():
-                self._after = spread(loop.fleet, loop.state.x)
+                self._after = distance(loop.fleet, loop.state.x)
 
     def seen(self) -> list[float] | None:
         """Accuracies of the workers held here before the communication that this evaluation falls on; None if on none."""
@@ -92,13 +92,13 @@ class Communications:
     def values(self, loop: Loop) -> dict[str, float | None]:
         """consensus and consensus_after, for an evaluation; before the first communication as it is. While measuring."""
         if loop.state.postponed is not None:
-            return {"consensus": spread(loop.fleet, loop.state.x), "consensus_after": None}
+            return {"consensus": distance(loop.fleet, loop.state.x), "consensus_after": None}
         if not self._any:
-            self._before = spread(loop.fleet, loop.state.x)
+            self._before = distance(loop.fleet, loop.state.x)
         return {"consensus": self._before, "consensus_after": self._after}
 
 
-def spread(fleet: Fleet, x: Tensor) -> float:
+def distance(fleet: Fleet, x: Tensor) -> float:
     """(1/m) sum over workers of ||x_i - mean||^2, summed in float64; 0 for equal rows. An exchange: call it while measuring."""
     mine, first = x[: len(fleet.workers)], fleet.pick(x, 0)
     total = torch.zeros((), dtype=torch.float64, device=x.device)

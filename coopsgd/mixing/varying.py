@@ -86,7 +86,7 @@ class Matching(Mixing):
         return None
 
     def expectation(self, m: int) -> Expectation:
-        """Exact where it can be told in a moment, else from a sample of matchings, the same for every seed."""
+        """Exact where that takes a moment, else from a sample of matchings, the same for every seed."""
         edges, links, draw = self._edges(m), self.topology.links(m, self.seed), stream(0, "matching-sample")
         alike = links.eigenvalues if links.alike else None
         return self.once(("expectation", m), lambda: random_matching(m, edges, lambda: _matching(edges, m, draw), alike))

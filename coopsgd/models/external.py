@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-MODULE = "torch.nn.modules.module.Module"  # told by its name: refusing a class must not import torch
+MODULE = "torch.nn.modules.module.Module"  # known by its name: refusing a class must not import torch
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""What can be told before a run: theory, cost, time on a cluster."""
+"""What can be predicted before a run: theory, cost, time on a cluster."""

@@ -1,4 +1,4 @@
-"""What a run of so many steps will not reach, told before it starts: nothing here is wrong, but few would have meant it.
+"""What a run of so many steps will not reach, noted before it starts: nothing here is wrong, but few would have meant it.
 
 A communication that never comes, an answer that misses the last steps, a milestone beyond the end: each is one note, naming
 key, value and what happens instead. What only the run can tell (a period that goes by the loss) `hindsight` tells, after it.
@@ -57,7 +57,7 @@ def hindsight(parts: Parts, rounds: int, missed: int, lags: bool) -> list[str]:
 
 
 def _followed(parts: Parts) -> _Rounds | None:
-    """None where they cannot be told, or are too many."""
+    """None where they are not known beforehand, or are too many."""
     config, period, found = parts.config, parts.period, list[int]()
     most = config.steps - (config.order == "cta")  # what is due with the last step would come with the next
     for end in ends(period, parts.strategy.schedule, config.workers) if period.foreseen else ():
@@ -80,7 +80,7 @@ def _talks(parts: Parts) -> bool:
 
 
 def answer_lags(parts: Parts) -> bool:
-    """Is the answer without the local steps since the latest communication, as far as it can be told without a run?
+    """Is the answer without the local steps since the latest communication, as far as it is known without a run?
 
     Its strategy is asked for it on a fleet that notes which rows the answer is made of: auxiliary ones alone?
     """

@@ -69,10 +69,10 @@ class Probe:
         return found if self.L_workers is None else found | {"L": max(self.L.value, self.L_workers.value)}
 
     def check(self, config: Config, task: Task) -> tuple[str, ...]:
-        """ConfigError when this probe says nothing about a run of `config`; else what its user should be told.
+        """ConfigError when this probe says nothing about a run of `config`; else notes for its user.
 
         Another batch size is refused too: sigma2 would shrink in proportion only for samples drawn with replacement, and the
-        seconds of a step do not. Other numbers of workers are told about, and seeds may differ.
+        seconds of a step do not. Other numbers of workers are noted, and seeds may differ.
         """
         mine, theirs = {name: getattr(self, name) for name in ABOUT}, identity(config, task)
         for name in ("task", "model", "data", "parameters", "batch_size", "partition", "settings"):

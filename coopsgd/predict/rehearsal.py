@@ -52,7 +52,7 @@ def following(forecast: Any) -> Observer:
     from coopsgd.loop.loop import Observer
 
     class Follower(Observer):
-        """Hands on what it is told."""
+        """Passes on what it hears of the loop."""
 
         def moved(self, loop: Loop, t: Any, active: Any, due: bool) -> None:
             forecast.moved(t.lr, active, due)

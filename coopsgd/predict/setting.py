@@ -67,7 +67,7 @@ class Setting:
     """(tau, W, v) of a config as theory sees it; `known` are the constants of its task, where there are any.
 
     m workers and v auxiliary rows that somebody reads: a server that only hands on an average counts for nothing. tau is the
-    largest there will be where that can be told.
+    largest there will be where that is known.
     """
 
     def __init__(self, parts: Parts, known: Known | None = None) -> None:
@@ -83,7 +83,7 @@ class Setting:
         self.matrices: list[Any] = []  # of a cycle, or of a window of a random schedule; arrays where they are `whole`
         self.whole = m + num_aux <= WRITTEN_OUT
         self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
-        if schedule is not None and told_by_matrices(strategy):
+        if schedule is not None and follows_from_matrices(strategy):
             if self.whole:
                 self.matrices = list(_window(schedule, m, m + num_aux, None if self.law is None else LOOKED_AT))
             else:
@@ -191,7 +191,7 @@ class Setting:
     def applies(self) -> bool:
         """Is the statement of the bound one about this algorithm, optimiser and schedule, if all workers have one f?
 
-        Where it is not, nothing that follows from it is told. Different f_i add a term to it, and ask for the same steps.
+        Where it is not, nothing that follows from it is given. Different f_i add a term to it, and ask for the same steps.
         """
         return all(a.holds for a in self.assumptions if a.name != "one f")
 
@@ -260,7 +260,7 @@ class Setting:
         if self.cycle is not None or self.law is not None or not self.matrices:
             return ""
         if not self.whole:
-            return f"{self.m} workers: random communications are not followed for so many; how far they drift is not told"
+            return f"{self.m} workers: random communications are not followed for so many; how far they drift is not known"
         if spectra.zeta(spectra.product(self.matrices, self.m + self.v)) < FORGETS:
             return ""
         return f"{len(self.matrices)} communications at random are too few to tell how far {self.m} workers drift apart"
@@ -273,7 +273,7 @@ class Setting:
 
     @property
     def slow(self) -> str:
-        """Why the stationary consensus is not told although there is one; empty when it is told, or there is none."""
+        """Why the stationary consensus is not computed although there is one; empty when it is, or there is none."""
         known = self.noise is not None or self.few or not self.matrices or (self.whole and self.law is None)
         if known or self.plain or self.zeta is None or self.zeta >= 1 - spectra.TOLERANCE:
             return ""
@@ -346,7 +346,7 @@ class Setting:
         return forecast if forecast.light or most is None or self.m + self._schedule.num_aux <= most else None  # type: ignore
 
 
-def told_by_matrices(strategy: Strategy) -> bool:
+def follows_from_matrices(strategy: Strategy) -> bool:
     """Do the matrices of its schedule say all that a communication does to the models of plain SGD?"""
     cls = type(strategy)
     return cls.receive is Strategy.receive and (

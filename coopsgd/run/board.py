@@ -1,4 +1,4 @@
-"""What workers tell the command that forked them, in memory they share: no file, which a full disk would not take."""
+"""Messages from workers to the command that forked them, in shared memory: no file, which a full disk would not take."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Board:
         self._memory[at + 1] = waits
 
     def wait_of(self, rank: int) -> int | None:
-        """A number that tells its present wait from the one before; None when it waits for nobody."""
+        """A number that distinguishes its present wait from the one before; None when it waits for nobody."""
         at = rank * SLOT
         return self._memory[at + 2] if self._memory[at + 1] else None
 
@@ -63,7 +63,7 @@ class Board:
         return self._get(rank * SLOT + 4)
 
     def keep(self, notes: list[str]) -> None:
-        """Say what the user is told of this run, should it not come to write a summary. One process calls it, once."""
+        """Leave the notes of this run for a summary that it does not come to write itself. One process calls it, once."""
         if len(json.dumps(notes)) <= NOTES - 4:
             self._put(len(self._memory) - NOTES, notes)
 

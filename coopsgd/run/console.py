@@ -62,7 +62,7 @@ class Live:
 
 
 def tell(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
-    """What a command found: JSON for a program, else as `show` prints it for a person."""
+    """Print what a command found: JSON for a program, else as `show` prints it for a person."""
     if as_json:
         print(json_text(found))
     else:

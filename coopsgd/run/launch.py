@@ -35,8 +35,8 @@ from coopsgd.run.board import Board, Phase
 from coopsgd.setup.schema import Config
 
 INTERVAL = 0.02  # seconds between two looks at the workers
-GLANCE = 0.5  # seconds between two looks for one that is stopped; a stop that lasts two of them is told
-SETTLE = 0.3  # seconds after a worker has died, in which others may: then it is asked who was first
+GLANCE = 0.5  # seconds between two looks for one that is stopped; a stop that lasts two of them is reported
+SETTLE = 0.3  # seconds after a worker has died, in which others may: then the first of them is looked for
 GRACE = 2.0  # seconds that a worker gets to end by the signal it was sent
 
 
@@ -89,7 +89,7 @@ class Agent(LocalElasticAgent):
 
     Its run() returns when all workers have done their work, and raises RunFailed or Interrupted otherwise; no worker is left
     either way. asked: the signals that came to the command; timeout: seconds that a worker may be stopped, or wait for another;
-    silent: whether to tell of it.
+    silent: print nothing.
     """
 
     def __init__(self, work: Callable[[], None], logs: Path, board: Board, asked: Noted, timeout: float, silent: bool) -> None:

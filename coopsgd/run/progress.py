@@ -17,7 +17,7 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Counts to `total`: `at(3, "tau=4")` tells that 3 are done and the fourth, of that name, is begun.
+    """Counts to `total`: `at(3, "tau=4")` says that 3 are done and the fourth, of that name, is begun.
 
     Draws nothing by itself: a thread would be in the way of processes that fork.
     """

@@ -72,7 +72,7 @@ def filled_by_run(cls: Any) -> dict[str, str]:
     """What each field that the run fills is given: by its mark (registry.of_run), or by its type."""
     try:
         hints = get_type_hints(cls)
-    except Exception:  # which `typed` tells
+    except Exception:  # `typed` says which
         hints = {}
     found = {f.name: f.metadata.get("of_run") or _by_type(hints.get(f.name)) for f in fields(cls) if f.init}
     return {name: what for name, what in found.items() if what is not None}

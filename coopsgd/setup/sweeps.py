@@ -16,7 +16,7 @@ MOST = 100_000  # jobs: of a third of a second each they take nine hours
 
 
 def parsed(words: Sequence[str]) -> list[Override]:
-    """The overrides as Hydra reads them; none when it cannot, which it tells when it comes to it."""
+    """The overrides as Hydra reads them; none when it cannot, which it says when it comes to it."""
     try:
         return OverridesParser.create().parse_overrides([word for word in words if "=" in word and not word.startswith("-")])
     except (HydraException, ValueError, RecursionError):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tick:
-    """Where the run is, as a strategy is told."""
+    """Where the run is: what a strategy is given as `t`."""
 
     k: int  # iteration, from 0
     round: int  # the communication its steps lead to, from 0

@@ -70,21 +70,21 @@ class Period:
 
     @property
     def foreseen(self) -> bool:
-        """Can tau be told without running, from the step alone?"""
+        """Is tau known without running, from the step alone?"""
         return True
 
     @property
     def largest(self) -> int | None:
-        """The largest tau there will be, as far as it can be told without running; None: only the run can tell."""
+        """The largest tau there will be, as far as it is known without running; None: only a run can say."""
         return max(tau for _, tau in self.tau) if isinstance(self.tau, list) else self.tau
 
     @property
     def smallest(self) -> int | None:
-        """The smallest tau that can be foreseen; None: only the run can tell."""
+        """The smallest tau that can be foreseen; None: only a run can say."""
         return min(tau for _, tau in self.tau) if isinstance(self.tau, list) else self.tau
 
     def at_most(self, s: Any, k: int) -> int | None:
-        """The largest `next` may answer for step k, told before it begins; None: nobody can tell yet."""
+        """The largest that `next` may answer for step k, known before it begins; None: not known yet."""
         return self.next(s, k, math.nan, unknown, unknown)[0] if self.foreseen else None
 
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:

@@ -46,7 +46,7 @@ class Problem(Protocol):
         """
 
     # A problem may also `descend(k, rates, active, own)`: len(rates) steps x -= rate * gradient of the active workers in
-    # place, from iteration k on; their losses, (len(rates), r, 1). `facts` go into summary.json, `notes` are told the user.
+    # place, from iteration k on; their losses, (len(rates), r, 1). `facts` go into summary.json, `notes` are for the user.
 
     def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:
         """eval/loss and eval/accuracy of one (1, d) model with its (1, b) statistics."""

@@ -13,4 +13,4 @@ class Known:
     sigma2: float  # E||g - grad f_i||^2 of one worker's minibatch gradient, over all coordinates
     gap: float  # F(u_1) - inf F
     kappa2: float = 0.0  # (1/m) sum_i ||grad f_i - grad F||^2; 0: one f for all workers
-    L_F: float | None = field(default=None, compare=False)  # smoothness of their mean F alone, at most L; only told
+    L_F: float | None = field(default=None, compare=False)  # smoothness of their mean F alone, at most L; only reported

@@ -86,15 +86,15 @@ class Clock:
         return t if parts.messages is None else self._delivered(parts.messages, nbytes, t)
 
     def reach(self, ends: np.ndarray) -> None:
-        """Wait for it."""
+        """Let time pass until then, on each host."""
         np.maximum(self.t, ends, out=self.t)
 
     def average(self) -> Parts:
         """The mean over all workers."""
         return self._everyone
 
-    def telling(self, i: int) -> Parts:
-        """Row i, told to all."""
+    def broadcast(self, i: int) -> Parts:
+        """Row i, sent to everyone."""
         host = i if i < len(self.t) else (i - self.m) * self.m // self._v
         counts = np.zeros((len(self.t), len(self.t)))
         counts[: self.m, host] = 1

@@ -30,7 +30,7 @@ class Cluster:
             raise ValueError(f"cluster.ports: must be one of {', '.join(PORTS)}, got {self.ports!r}")
 
     def check(self, config: Any) -> tuple[str, ...]:
-        """ValueError when this is no cluster for a run of this config; else what its user should be told."""
+        """ValueError when this is no cluster for a run of this config; else notes for its user."""
         return ()
 
     def step_times(self, m: int, seed: int, k: int) -> np.ndarray:

@@ -7,7 +7,7 @@ groups), differences within a class are such modes, and the means of the classes
     C = (m - 1) / m mean(t) + tau / m tr[W^2 (I - W^2)^-1],    H = mean over t of tr[(tau W (I - W)^-1 + t)^2] / (m - 1)
 
 over the modes beside the constant, t the local steps since the mixing. The traces are means of z' f(W) z over random signs z
-(Hutchinson), each by conjugate gradients; their scatter is the error that is told.
+(Hutchinson), each by conjugate gradients; their scatter gives the standard error.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def _mean_over(walk: Callable[[np.ndarray], tuple[np.ndarray, float]], S: np.nda
 def _estimated(
     Ws: Sequence[Matrix], m: int, delay: int, quantity: Callable[[np.ndarray], float]
 ) -> tuple[float | None, float | None]:
-    """`told` of (tr W^2 (I - W^2)^-1, tr W (I - W)^-1, tr of the square of that), and its standard error; one symmetric W."""
+    """`quantity` of (tr W^2 (I - W^2)^-1, tr W (I - W)^-1, tr of the square of that), and its standard error; one symmetric W."""
     W = Ws[0]
     if len(Ws) > 1 or len(W) > m or delay or not W.is_symmetric(spectra.TOLERANCE):
         return None, None

@@ -317,7 +317,7 @@ class _Modes:
         self.S = self.q * (self.S + noise[0])
 
     @property
-    def spread(self) -> float:
+    def distance(self) -> float:
         return float(self.weight @ self.S)
 
 
@@ -333,7 +333,7 @@ class _Whole:
         self.S = A @ S @ A.T
 
     @property
-    def spread(self) -> float:
+    def distance(self) -> float:
         return float((self.M * self.S).sum())
 
 
@@ -386,7 +386,7 @@ class Forecast:
     @property
     def now(self) -> float:
         """E (1/m) sum_i ||x_i - mean||^2 after the last step, in units of sigma2."""
-        return 0.0 if self._equal else self._state.spread + float(self._weights @ (self._sent + self._noise))
+        return 0.0 if self._equal else self._state.distance + float(self._weights @ (self._sent + self._noise))
 
     @property
     def consensus(self) -> float:

@@ -1,4 +1,4 @@
-"""Chunks of rows dealt to threads: a row is the work of one thread, so how many there are changes no number but by rounding."""
+"""Chunks of rows for several threads: a row is the work of one thread, so their number changes results by rounding alone."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class RowPool:
             return work(self._engines[0])
         started = [self._pool.submit(work, engine) for engine in self._engines[: len(chunks)]]
         for one in started:
-            one.exception()  # all have ended before any error is told
+            one.exception()  # all have ended before any error is raised
         for one in started:
             one.result()
 
