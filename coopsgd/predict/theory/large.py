@@ -203,9 +203,9 @@ def _mean_over(walk: Callable[[np.ndarray], tuple[np.ndarray, float]], S: np.nda
 
 
 def _estimated(
-    Ws: Sequence[Matrix], m: int, delay: int, quantity: Callable[[np.ndarray], float]
+    Ws: Sequence[Matrix], m: int, delay: int, f: Callable[[np.ndarray], float]
 ) -> tuple[float | None, float | None]:
-    """`quantity` of (tr W^2 (I - W^2)^-1, tr W (I - W)^-1, tr of the square of that), and its standard error; one symmetric W."""
+    """f of (tr W^2 (I - W^2)^-1, tr W (I - W)^-1, tr of the square of that), and its standard error; for one symmetric W."""
     W = Ws[0]
     if len(Ws) > 1 or len(W) > m or delay or not W.is_symmetric(spectra.TOLERANCE):
         return None, None
@@ -225,7 +225,7 @@ def _estimated(
         ahead, back = solved
         # a probe without its mean has m - 1 in expectation, as there are modes
         traces = (z @ ahead + z @ back) / 2 - z @ z, z @ ahead - z @ z, (ahead - z) @ (ahead - z)
-        found.append(quantity(np.array(traces)))
+        found.append(f(np.array(traces)))
     return float(np.mean(found)), float(np.std(found, ddof=1) / math.sqrt(PROBES))
 
 
