@@ -15,7 +15,8 @@ from coopsgd.loop.saved import ByRow, flatten, homes, inflate
 from coopsgd.predict.rehearsal import clock_of
 from coopsgd.setup.parts import Parts
 from coopsgd.commands import compose
-from coopsgd.testing import COMMON, CNN, QUADRATIC, _Looking, _words
+from coopsgd.testing.battery import CNN, COMMON, QUADRATIC, _words
+from coopsgd.testing.runs import Recorder
 
 
 def loop_of(config, observer=None, saved=None):
@@ -23,7 +24,7 @@ def loop_of(config, observer=None, saved=None):
     fleet = Stacked(layout_of(parts.strategy.schedule, config.workers, 1))
     fleet.clock = clock_of(parts)
     problem = parts.task.build(config, fleet.workers, torch.device("cpu"))
-    return Loop(parts, fleet, problem, observer=observer or _Looking(), saved=saved)
+    return Loop(parts, fleet, problem, observer=observer or Recorder(), saved=saved)
 
 
 def copied(loop):
