@@ -31,10 +31,10 @@ test-all: $(READY) ## the tests, the slow ones too
 	$(TESTS) -m 'slow or not slow'
 
 # what a small change breaks first: a file or two of each room
-QUICK := package schema formats exact period plan later mixing optim sizes board docs
+QUICK := test_package test_docs run/test_schema run/test_formats run/test_board setup/test_exact strategies/test_period fleet/test_plan fleet/test_later mixing/test_mixing loop/test_optim host/test_sizes
 
 quick: $(READY) ## the tests that matter for a small change, under a minute
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK:%=tests/test_%.py) -k 'not every_yaml'
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK:%=tests/%.py) -k 'not every_yaml'
 
 lint: $(READY) ## format check, ruff, mypy
 	$(BIN)/ruff format --check .

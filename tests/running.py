@@ -18,6 +18,7 @@ from conftest import HANG, WARM, Ended, _command
 from ownership import alive, children, state  # noqa: F401  for those who look at commands
 
 LONG = ("task=quadratic", "task.sigma=0", "steps=100000000", "log_every=100", "eval_every=0", "tau=1")  # an hour at least
+QUICK = ("task=quadratic", "steps=20", "log_every=10", "eval_every=10")
 SHORT = ("task=quadratic", "steps=60", "eval_every=10", "log_every=10")
 NEVER = 1e9  # seconds: what must not end by itself before HANG is over
 

@@ -54,4 +54,4 @@ def test_what_contributing_names_is_there():
         at = ROOT / path
         assert at.exists() or (ROOT / "coopsgd" / path).exists(), path
     quick = re.search(r"^QUICK := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
-    assert all((ROOT / "tests" / f"test_{name}.py").exists() for name in quick)
+    assert all((ROOT / "tests" / f"{name}.py").exists() for name in quick)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from conftest import needs
+from imagefiles import cifar_folder, idx_folder
 from playing import play
 from probes import probe_of
-from test_data import cifar_folder, idx_folder
 
 from coopsgd.data.cifar import CIFAR10, CIFAR100
 from coopsgd.registry import HOMES, lookup, names, register

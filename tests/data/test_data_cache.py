@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import HANG
+from imagefiles import idx
 from playing import settle
 
 import coopsgd
 from coopsgd.data import cache, custom
 from coopsgd.data.custom import Custom
+from coopsgd.data.mnist import FILES
 from coopsgd.run import pictures
 from coopsgd.setup.parts import Parts
 
@@ -193,8 +195,6 @@ def test_items_become_arrays(own):
 
 def test_a_torchvision_data_set_by_import_path(own, monkeypatch):
     """torchvision's own MNIST class on small files in its format is read item by item to what we read from the files."""
-    from test_data import FILES, idx
-
     folder = own / "root" / "MNIST" / "raw"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)

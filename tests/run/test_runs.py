@@ -13,15 +13,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import HANG
-from running import LONG, Terminal, linux, started, until  # noqa: F401  a fixture
+from running import LONG, QUICK, Terminal, linux, started, until  # noqa: F401  a fixture
 
 import coopsgd
 from coopsgd.errors import RunFailed
 from coopsgd.host import files
 from coopsgd.run.naming import folder_name
-
-QUICK = ("task=quadratic", "steps=20", "log_every=10", "eval_every=10")
-
 
 KEYS = {
     "step",

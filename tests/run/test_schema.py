@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from coopsgd.run import schema
 from coopsgd.run.metrics import Files
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 SHOWN = ("log_every=2", "eval_every=4", "steps=10", "workers=2", "tau=2")
 RUNS = {
     "quadratic": ("algo=dpsgd", "task=quadratic", "task.heterogeneity=0", "optim.lr=0.02", *SHOWN),

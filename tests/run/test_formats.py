@@ -18,7 +18,7 @@ from coopsgd.run import schema
 from coopsgd.setup import catalogue, formats, yamls
 from coopsgd.setup.identity import identity
 
-OLD = Path(__file__).parent / "data" / "format0"
+OLD = Path(__file__).parent / "format0"
 NEWER = formats.FORMAT + 1
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import needs
-from test_runs import QUICK
+from running import QUICK
 
 import coopsgd
 
@@ -79,7 +79,7 @@ def test_show_counts_buffers_that_travel_along(cli):
 
 
 def test_the_readme_strategy_runs_and_is_shown(cli, tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
     (tmp_path / "slowmo.py").write_text(readme.partition("```python\n# slowmo.py")[2].partition("```")[0])
     (tmp_path / "mine" / "algo").mkdir(parents=True)
     (tmp_path / "mine" / "algo" / "slowmo.yaml").write_text(
@@ -104,7 +104,7 @@ def test_the_readme_strategy_runs_and_is_shown(cli, tmp_path):
 def test_list_names_everything_with_a_line(cli):
     listed = json.loads(cli("list", "--json").out)
     for group, choices in listed.items():
-        files = {path.stem for path in (Path(__file__).parents[1] / "conf" / group).glob("*.yaml")}
+        files = {path.stem for path in (Path(__file__).parents[2] / "conf" / group).glob("*.yaml")}
         assert {choice["name"] for choice in choices} == files
         assert all(choice["about"] for choice in choices)
     assert all(choice["paper"] for choice in listed["algo"])
