@@ -112,7 +112,7 @@ def test_imports_point_one_way():
         return {name for name, found in files.items() if any(i == module or i.startswith(module + ".") for i in found)}
 
     assert importers("click") == {"cli.py", "completion.py"}
-    composers = {"commands/compose.py", "commands/train/session.py", "commands/train/hydra_main.py", "completion.py"}
+    composers = {"commands/compose.py", "commands/train/session.py", "commands/train/command.py", "completion.py"}
     composers |= {"setup/messages.py", "setup/sources.py"}
     grammar = {"setup/words.py", "setup/sweeps.py"}  # they parse words; nothing is composed there
     assert importers("hydra") == composers | grammar
@@ -140,7 +140,7 @@ def test_what_refuses_a_config_imports_no_torch():
     light += [f"host/{name}.py" for name in ("reading", "sizes", "signals", "newfile")]
     light += [f"run/{name}.py" for name in ("reader", "checkpoint", "folders", "start")]
     light += [f"commands/{name}.py" for name in ("compose", "analyze", "overlay", "probe/__init__", "probe/command")]
-    light += [f"commands/train/{name}.py" for name in ("command", "session", "hydra_main")]
+    light += [f"commands/train/{name}.py" for name in ("command", "session")]
     light += ["cli.py", "registry.py", "streams.py", "optim.py", "fleet/plan.py", "loop/norm_stats.py"]
     light += [f"strategies/{name}.py" for name in ("base", "cooperative", "fullsync", "period")]
     light += [f"tasks/{name}.py" for name in ("quadratic", "supervised", "classification", "language")]

@@ -219,22 +219,21 @@ def _bound(console: Console, found: dict[str, Any], failed: bool) -> None:
         console.print(f"\nno bound: {why}")
 
 
+def _term(coefficient: float, error: float | None, unit: str, value: float | None) -> str:
+    return f"{_n(coefficient, error)}{',' * bool(error)} {unit}" + (f" = {_n(value)}" if value is not None else "")
+
+
 def _consensus(console: Console, found: dict[str, Any]) -> None:
     consensus, pasgd, errors = found["consensus"], found["pasgd"], found["errors"]
     C, H = consensus["noise_coefficient"], consensus["drift_coefficient"]
     if C is None:
         console.print("\nstationary consensus: none to tell, see the assumptions")
     else:
-        console.print(
-            f"\nstationary E (1/m) sum ||x_i - mean||^2, without curvature, mean over a cycle: "
-            f"{_n(C, errors['noise_coefficient'])}{',' * bool(errors['noise_coefficient'])} lr^2 sigma2",
-            end="",
-        )
-        console.print(f" = {_n(consensus['noise'])}" if consensus["noise"] is not None else "")
+        what = "\nstationary E (1/m) sum ||x_i - mean||^2, without curvature, mean over a cycle:"
+        console.print(f"{what} {_term(C, errors['noise_coefficient'], 'lr^2 sigma2', consensus['noise'])}")
         if H is not None:
-            error = errors["drift_coefficient"]
-            console.print(f"  and {_n(H, error)}{',' * bool(error)} lr^2 kappa2 of gradients that differ", end="")
-            console.print(f" = {_n(consensus['drift'])}" if consensus["drift"] is not None else "")
+            unit = "lr^2 kappa2 of gradients that differ"
+            console.print(f"  and {_term(H, errors['drift_coefficient'], unit, consensus['drift'])}")
     ties = [
         (pasgd["tau_bound"], None, "bound at equal eta_eff"),
         (pasgd["tau_consensus"], errors["tau_consensus"], "stationary consensus at equal lr"),

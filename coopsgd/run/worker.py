@@ -231,10 +231,6 @@ def _leave(
     def final(content: dict[str, Any]) -> contextlib.AbstractContextManager[Path]:
         return files.staged(path, lambda file: torch.save(content, file))
 
-    def keep_answer() -> None:
-        with final(answer):
-            pass
-
     def end(models: contextlib.AbstractContextManager[Path | None], saved: str, **more_of_it: Any) -> None:
         with contextlib.ExitStack() as last, models as half:
             ended = {**more, **_found(parts, outcome), "saved": saved, **more_of_it}
@@ -245,7 +241,7 @@ def _leave(
 
     try:
         if save != "none":
-            _patiently(keep_answer, settings, report, came)
+            _patiently(lambda: files.atomically(path, lambda file: torch.save(answer, file)), settings, report, came)
             kept = path
         lost = {}
         if save == "rows":

@@ -90,27 +90,25 @@ def _like(place: _Place, new: Any, old: Any, rows: int, name: str) -> Any:
     return new
 
 
-def _one_or_all(new: Any, old: Any) -> int:
-    """Rows that are wanted where Rows or a Common may be returned."""
-    return 1 if _is_tensor(new) and new.ndim == 2 and len(new) == 1 else len(old)
-
-
 def _pair(place: _Place, found: Any, what: str) -> None:
     if not isinstance(found, tuple) or len(found) != 2:
         many = f"a tuple of {len(found)}" if isinstance(found, tuple) else described(found)
         raise place.fail(many, f"the pair ({what}, state)")
 
 
-def _stepped(place: _Place, found: Any, fleet: Any, t: Any, x: Any, heard: Any, s: Any) -> Any:
-    _pair(place, found, "rows")
-    _like(place, found[0], x, _one_or_all(found[0], x), "Rows")
-    return found
+def _rows_and_state(what: str) -> Callable[..., Any]:
+    """Of receive and direction: Rows like those given, or a Common, and a state."""
+
+    def check(place: _Place, found: Any, fleet: Any, t: Any, given: Any, *_: Any) -> Any:
+        _pair(place, found, what)
+        rows = found[0]
+        _like(place, rows, given, 1 if _is_tensor(rows) and rows.ndim == 2 and len(rows) == 1 else len(given), "Rows")
+        return found
+
+    return check
 
 
-def _directed(place: _Place, found: Any, fleet: Any, t: Any, grad: Any, x: Any, s: Any) -> Any:
-    _pair(place, found, "direction")
-    _like(place, found[0], grad, _one_or_all(found[0], grad), "Rows")
-    return found
+_stepped = _rows_and_state("rows")
 
 
 def _sent(place: _Place, found: Any, *_: Any, **__: Any) -> Any:
@@ -165,6 +163,27 @@ def _mixing(place: _Place, found: Any, m: int, r: int) -> tuple[Any, ...]:
     return matrices
 
 
+def _must(be: Callable[[Any], bool], wanted: str) -> Callable[..., Any]:
+    """Something that can be judged by itself."""
+
+    def check(place: _Place, found: Any, *_: Any, **__: Any) -> Any:
+        if not be(found):
+            raise place.fail(described(found), wanted)
+        return found
+
+    return check
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def _has_shape(value: Any, rows: int | None, columns: int | None) -> bool:
+    """Is it a tensor of real numbers in two dimensions, of so many rows and columns? None: any number."""
+    real = _is_tensor(value) and value.ndim == 2 and value.is_floating_point()
+    return real and rows in (None, value.shape[0]) and columns in (None, value.shape[1])
+
+
 def _count(least: int, none: bool = False) -> Callable[..., Any]:
     def check(place: _Place, found: Any, *_: Any, **__: Any) -> Any:
         if none and found is None:
@@ -174,20 +193,6 @@ def _count(least: int, none: bool = False) -> Callable[..., Any]:
         return int(found)
 
     return check
-
-
-def _real(place: _Place, found: Any, *_: Any, **__: Any) -> Any:
-    if found is not None and (
-        isinstance(found, bool) or not isinstance(found, int | float | np.number) or not np.isfinite(found)
-    ):
-        raise place.fail(described(found), "a finite number or None")
-    return found
-
-
-def _flag(place: _Place, found: Any, *_: Any) -> Any:
-    if not isinstance(found, bool | np.bool_):
-        raise place.fail(described(found), "True or False")
-    return found
 
 
 def _next(place: _Place, found: Any, *_: Any) -> Any:
@@ -297,18 +302,6 @@ def _seconds(place: _Place, found: Any, m: int, seed: int, k: int) -> Any:
     return found
 
 
-def _start(place: _Place, found: Any) -> Any:
-    if not _is_tensor(found) or found.ndim != 2 or len(found) != 1 or not found.is_floating_point():
-        raise place.fail(described(found), "one model, a tensor of shape (1, d)")
-    return found
-
-
-def _losses(place: _Place, found: Any, *_: Any) -> Any:
-    if not _is_tensor(found) or found.ndim != 2 or found.shape[1] != 1 or not found.is_floating_point():
-        raise place.fail(described(found), "losses of shape (r, 1), one a row")
-    return found
-
-
 def _numbers(place: _Place, found: Any, *_: Any) -> Any:
     if not isinstance(found, dict) or not all(value is None or isinstance(value, int | float) for value in found.values()):
         raise place.fail(described(found), "a dict of numbers, as {'eval/loss': 0.5, 'eval/accuracy': None}")
@@ -325,20 +318,30 @@ def _problem(place: _Place, found: Any, *_: Any) -> Any:
 
 
 CHECKS: dict[str, dict[str, Callable[..., Any]]] = {
-    "strategy": {"direction": _directed, "send": _sent, "receive": _stepped, "answer": _common},
-    "mixing": {"matrices": _mixing, "work": _work, "cycle": _count(1, none=True), "zeta": _real},
+    "strategy": {"direction": _rows_and_state("direction"), "send": _sent, "receive": _stepped, "answer": _common},
+    "mixing": {
+        "matrices": _mixing,
+        "work": _work,
+        "cycle": _count(1, none=True),
+        "zeta": _must(lambda x: x is None or _is_finite(x), "a finite number or None"),
+    },
     "period": {"next": _next, "at_most": _count(1, none=True)},
     "graph": {"adjacency": _adjacency},
     "partition": {"deal": _dealt},
     "data": {"load": _images},
     "model": {"build": _module, "parameters": _count(1), "statistics": _count(0)},
     "task": {"build": _problem, "dimension": _count(1), "statistics": _count(0), "steps_per_epoch": _count(1, none=True)},
-    "problem": {"start": _start, "gradients": _losses, "evaluate": _numbers},
+    "problem": {
+        "start": _must(lambda x: _has_shape(x, 1, None), "one model, a tensor of shape (1, d)"),
+        "gradients": _must(lambda x: _has_shape(x, None, 1), "losses of shape (r, 1), one a row"),
+        "evaluate": _numbers,
+    },
     "cluster": {"step_times": _seconds},
 }
+_FLAG = _must(lambda x: isinstance(x, bool | np.bool_), "True or False")
 PROPERTIES: dict[str, dict[str, Callable[..., Any]]] = {
-    "mixing": {"num_aux": _count(0), "times_itself": _flag},
-    "period": {"foreseen": _flag, "largest": _count(1, none=True)},
-    "partition": {"moves": _flag},
+    "mixing": {"num_aux": _count(0), "times_itself": _FLAG},
+    "period": {"foreseen": _FLAG, "largest": _count(1, none=True)},
+    "partition": {"moves": _FLAG},
     "data": {"CLASSES": _count(1)},
 }

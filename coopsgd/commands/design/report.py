@@ -171,9 +171,8 @@ def picture(study: Study, path: Path) -> None:
     axes[0].step(
         [e.times[-1] for e in front], [e.errors[-1] for e in front], where="post", color="black", lw=1, label="Pareto front"
     )
-    axes[0].set_xscale("log")
-    axes[0].set_xlabel("predicted seconds for all steps")
-    axes[0].set_ylabel("predicted " + ("mean squared gradient" if study.pilots is None else "eval/loss"))
+    error = "predicted " + ("mean squared gradient" if study.pilots is None else "eval/loss")
+    axes[0].set(xscale="log", xlabel="predicted seconds for all steps", ylabel=error)
     axes[0].legend(fontsize="small", ncols=2)
     if study.verdict is not None:
         for i, run in enumerate(study.verdict.runs):
@@ -182,7 +181,6 @@ def picture(study: Study, path: Path) -> None:
             axes[1].plot(run.times, run.losses, color=color, lw=1.2, label=f"{run.rank}. {run.entry.candidate.label}")
             if study.pilots is not None:
                 axes[1].plot(run.entry.times[shown], run.entry.errors[shown], color=color, lw=0.9, ls="--")
-        axes[1].set_xlabel("seconds on the clock (measured; dashed: predicted)")
-        axes[1].set_ylabel("eval/loss")
+        axes[1].set(xlabel="seconds on the clock (measured; dashed: predicted)", ylabel="eval/loss")
         axes[1].legend(fontsize="x-small")
     figure.savefig(path, dpi=120)

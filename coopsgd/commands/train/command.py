@@ -1,19 +1,45 @@
-"""`coopsgd train WORDS`: one run, or the runs of a sweep."""
+"""`coopsgd train WORDS`: one run, or the runs of a sweep, through what Hydra's main does; its errors become one line."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import run_job
+from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
+from omegaconf import OmegaConf
 
 from coopsgd import __version__
-from coopsgd.commands.train.hydra_main import through_hydra
+from coopsgd.commands import compose
 from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, full_errors
-from coopsgd.run.folders import refuse_nowhere
+from coopsgd.host.environment import environment
+from coopsgd.run.folders import folder_key, refuse_nowhere, rehydrated, without_hydra
+from coopsgd.run.progress import say
 from coopsgd.run.sweep import table as sweep_table
 from coopsgd.setup import checks, sweeps
-from coopsgd.setup.flags import sort
+from coopsgd.setup.flags import Line, sort
+from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.setup.words import mended
+
+CONF = "pkg://coopsgd.conf"
+NO_CHOICES = "pkg://coopsgd.run"  # a package without yamls: the config of a run has no groups to choose from
+AGAIN = "again"  # the name by which Hydra finds the config of a run's folder
+
+
+MANY = 10  # jobs of a sweep whose configs take a while to read
+ASIDE = ("--help", "--hydra-help", "--cfg", "--info", "--shell-completion")  # flags that look at a config and run nothing
 
 
 def train(words: Sequence[str]) -> int:
@@ -44,7 +70,7 @@ def _train(words: Sequence[str]) -> int:
             sweeps.refuse(session.words)
     for note in notes:
         print(note, file=sys.stderr, flush=True)
-    code = through_hydra(session, line.flags)
+    code = _through_hydra(session, line.flags)
     if session.frozen and len(session.jobs) > 1:
         sweep_table(session.jobs, {failure.folder: failure.message for failure in session.failures})
     if code == 0 and session.failures:
@@ -61,3 +87,143 @@ def _print_failures(session: Session) -> None:
     print(f"\ncoopsgd: {len(session.failures)} of the sweep's jobs failed:", file=sys.stderr)
     for failure in session.failures:
         print(f"  {failure.label} ({failure.folder}): {failure.message.splitlines()[-1]}", file=sys.stderr)
+
+
+def _through_hydra(session: Session, flags: dict[str, str]) -> int:
+    """Let Hydra compose and run what the words say; its errors become one line and exit code 2."""
+    if (own := flags.get("--config-dir")) and not Path(own).is_dir():
+        raise ConfigError(f"--config-dir {own}: is no folder; name one with yamls of your own, as in {own}/algo/NAME.yaml")
+    for flag in ("--package", "--resolve"):
+        if flag in flags and not {"--cfg", "--help"} & set(flags):
+            raise ConfigError(f"{flag}: is about what --cfg shows; add --cfg job")
+    flags = _from_a_folder(session, flags)
+    compose.register_schema()
+    OmegaConf.register_new_resolver("coopsgd.subdir", session.subdir, replace=True)
+    OmegaConf.register_new_resolver("coopsgd.fresh", session.fresh, replace=True, use_cache=True)
+    usage = io.StringIO()
+    try:
+        # Hydra then raises what it would print; argparse prints a page, of which the last line says it all
+        with environment(HYDRA_FULL_ERROR="1"), contextlib.redirect_stderr(_WithoutUsage(usage)):
+            if set(ASIDE) & set(flags):
+                _look(session, flags)
+            else:
+                _compose_and_run(session, flags)
+                if session.sweeping and not session.started:
+                    raise ConfigError("the sweep has no job: a key of its yaml sweeps over nothing; give it values")
+        return 0
+    except SystemExit as error:
+        if error.code == 2 and usage.getvalue():
+            print(f"coopsgd: {usage.getvalue().strip().splitlines()[-1]}", file=sys.stderr)
+        return error.code if isinstance(error.code, int) else 1 if error.code else 0
+    except (OSError, *MISTAKES) as error:
+        if session.full_errors:
+            raise
+        line = one_line(error)
+        if isinstance(error, OSError) and error.filename:
+            line = f"{error.filename} cannot be written ({error.strerror}); choose another {folder_key(session.sweeping)}"
+        none = "" if session.started or not session.sweeping else "; no job of the sweep was started"
+        print(f"coopsgd: {line}{none}", file=sys.stderr)
+        return 2
+    finally:
+        session.tidy()
+
+
+def _look(session: Session, flags: dict[str, str]) -> None:
+    """Hydra's own main, for flags that run nothing."""
+    argv, sys.argv = sys.argv, ["coopsgd train", *Line(flags, session.words).argv]
+    try:
+        hydra.main(version_base="1.3", config_path=CONF, config_name="config")(session.job)()
+    finally:
+        sys.argv = argv
+
+
+def _from_a_folder(session: Session, flags: dict[str, str]) -> dict[str, str]:
+    """The flags as Hydra may have them when they name a config outside this package. ConfigError when it may not be used.
+
+    Of a run's folder Hydra sees what `folders.rehydrated` makes of it; of one that is not trusted, what `without_hydra` leaves.
+    """
+    session.trust = "--trust" in flags
+    flags = {flag: value for flag, value in flags.items() if flag != "--trust"}
+    at = flags.get("--config-path", CONF)
+    if at.startswith("pkg://"):
+        if session.trust:
+            raise ConfigError("--trust: is for --config-path FOLDER, whose config somebody else may have written; leave it out")
+        return flags
+    path, name = at.removeprefix("file://"), flags.get("--config-name", "config")
+    session.beside = Path(path).resolve()
+    if not session.beside.is_dir():
+        raise ConfigError(f"--config-path {path}: is no folder; name one that holds config.yaml")
+    file = session.beside / f"{name.removesuffix('.yaml')}.yaml"
+    node = rehydrated(file) if session.trust else without_hydra(file)
+    if node is None:
+        return flags | {"--config-path": str(session.beside)}  # Hydra would look for it inside this package
+    ConfigStore.instance().store(name=AGAIN, node=node)
+    return flags | {"--config-path": NO_CHOICES, "--config-name": AGAIN}
+
+
+def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
+    """What Hydra's main does with words to run; but a single run is checked before a folder is made for it."""
+    words, name = list(session.words), flags.get("--config-name", "config")
+    if "--config-dir" in flags:
+        words.append(compose.search_in(flags["--config-dir"]))
+    at = flags.get("--config-path", CONF)
+    module = at.startswith("pkg://")
+    found: Any = hydra.initialize_config_module if module else hydra.initialize_config_dir
+    with found(at.removeprefix("pkg://"), version_base="1.3"):
+        engine: Any = GlobalHydra.instance().hydra
+        mode = RunMode.MULTIRUN if "--multirun" in flags else engine.get_mode(name, words) or RunMode.RUN
+        session.sweeping = mode == RunMode.MULTIRUN
+        words.append(f"hydra.mode={mode.name}")
+        try:
+            cfg = engine.compose_config(name, words, run_mode=mode, with_log_configuration=True)
+        except BUGS as error:
+            raise ConfigError(uncomposed(session.words, error)) from None
+        callbacks = Callbacks(cfg)
+        context = HydraContext(config_loader=engine.config_loader, callbacks=callbacks)
+        HydraConfig.instance().set_config(cfg)
+        if session.sweeping:
+            session.sweep_into(Path(str(OmegaConf.select(cfg, "hydra.sweep.dir"))))
+            callbacks.on_multirun_start(config=cfg, config_name=name)
+            sweeper = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=session.job)
+            session.total = _jobs(sweeper, compose.task_words(cfg.hydra))
+            if session.total is not None and session.total >= MANY:
+                say(f"a sweep of {session.total} jobs: their configs are read first")
+            sweeper.sweep(arguments=compose.task_words(cfg.hydra))
+            callbacks.on_multirun_end(config=cfg, config_name=name)
+            return
+        session.check(cfg)
+        session.made.will(Path(str(OmegaConf.select(cfg, "hydra.run.dir"))))
+        callbacks.on_run_start(config=cfg, config_name=name)
+        done = run_job(session.job, cfg, "hydra.run.dir", None, context)
+        callbacks.on_run_end(config=cfg, config_name=name, job_return=done)
+        _ = done.return_value  # raises what the job raised
+
+
+def _jobs(sweeper: Any, words: Sequence[str]) -> int | None:
+    """How many jobs Hydra's own sweeper will make of the words; None where another decides as it goes, or they are wrong."""
+    if type(sweeper).__name__ != "BasicSweeper":  # Hydra loads its plugins as modules of their own: not the class we can import
+        return None
+    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    sweeps.refuse([*params, *words])  # before they are written out, one by one
+    try:
+        return sum(len(batch) for batch in sweeper.split_arguments(sweeps.parsed([*params, *words]), None))
+    except (HydraException, ValueError):
+        return None
+
+
+class _WithoutUsage(io.TextIOBase):
+    """stderr, but argparse's usage page goes to a buffer."""
+
+    def __init__(self, buffer: io.StringIO) -> None:
+        self._buffer, self._stderr = buffer, sys.stderr
+
+    def write(self, text: str) -> int:
+        if text.startswith("usage:") or self._buffer.getvalue():
+            return self._buffer.write(text)
+        return self._stderr.write(text)
+
+    def flush(self) -> None:
+        self._stderr.flush()
+
+    def fileno(self) -> int:
+        return self._stderr.fileno()

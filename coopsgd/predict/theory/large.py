@@ -202,9 +202,7 @@ def _mean_over(walk: Callable[[np.ndarray], tuple[np.ndarray, float]], S: np.nda
     return None
 
 
-def _estimated(
-    Ws: Sequence[Matrix], m: int, delay: int, f: Callable[[np.ndarray], float]
-) -> tuple[float | None, float | None]:
+def _estimated(Ws: Sequence[Matrix], m: int, delay: int, f: Callable[[np.ndarray], float]) -> tuple[float | None, float | None]:
     """f of (tr W^2 (I - W^2)^-1, tr W (I - W)^-1, tr of the square of that), and its standard error; for one symmetric W."""
     W = Ws[0]
     if len(Ws) > 1 or len(W) > m or delay or not W.is_symmetric(spectra.TOLERANCE):
