@@ -101,8 +101,8 @@ class Loop:
             return
         with fleet.measuring():  # all rows are equal: nothing that an algorithm starts from needs a message
             self.state.s = strategy.init(fleet, x)
-        self._can_be_saved()
         rounds.begin(0, optimiser.lr)
+        self._check_savable()
 
     def advance(self) -> None:
         """One iteration."""
@@ -172,11 +172,11 @@ class Loop:
         cls = type(self.strategy)
         return marked(s, inspect.get_annotations(cls.init).get("return", ""), f"{cls.__name__}: its state")
 
-    def _can_be_saved(self) -> None:
-        """ExternalError unless a checkpoint can hold the strategy's state and give it back."""
+    def _check_savable(self) -> None:
+        """ExternalError unless a checkpoint can hold the states of strategy and period and give them back."""
         try:
-            skeleton, tensors = flatten(self._marked(self.state.s))
-            inflate(skeleton, lambda at, kind: tensors[at], homes(self.strategy))  # type: ignore[arg-type, return-value]
+            skeleton, _ = flatten({"s": self._marked(self.state.s), "rounds": self.state.rounds.saved()})
+            inflate(skeleton, lambda at, kind: torch.zeros(1), homes(self.strategy, self.parts.period))
         except NotSaved as error:
             raise ExternalError(str(error)) from None
 

@@ -11,6 +11,7 @@ from coopsgd.fleet.plan import layout_of
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop.loop import Loop, Observer
+from coopsgd.predict.rehearsal import clock_of
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 from coopsgd.strategies.base import Strategy
@@ -44,14 +45,16 @@ def make_loop(
     observer: Observer | None = None,
     rank: int = 0,
     processes: int = 1,
+    saved: Any = None,
 ) -> Loop:
     """The loop of a run on the CPU, of this config's strategy or another; in the processes of a group, that of one rank."""
     parts = Parts(config)
     parts = parts.but(config, strategy=strategy or parts.strategy)
     layout = layout_of(parts.strategy.schedule, config.workers, processes)
     fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
+    fleet.clock = clock_of(parts)
     problem = parts.task.build(config, fleet.workers, torch.device("cpu"))
-    return Loop(parts, fleet, problem, observer=observer)
+    return Loop(parts, fleet, problem, observer=observer, saved=saved)
 
 
 def rows_of_steps(loop: Loop, steps: int) -> list[Tensor]:

@@ -7,6 +7,7 @@ import json
 import pytest
 from playing import QUADRATIC, play, settle
 
+from coopsgd import Common
 from coopsgd.commands import compose
 from coopsgd.predict import foresight
 from coopsgd.setup.parts import Parts
@@ -111,7 +112,7 @@ def test_what_only_the_run_can_tell_is_in_its_summary(cli, tmp_path):
 class Anchor(Cooperative):
     """Answers with what the first worker's server last had, and does not say so."""
 
-    def init(self, fleet, x):
+    def init(self, fleet, x) -> Common:
         return fleet.pick(x, 0)
 
     def receive(self, fleet, t, x, heard, s):

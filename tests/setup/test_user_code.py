@@ -13,6 +13,7 @@ import pytest
 import torch
 from playing import MLP, QUADRATIC, play, settle
 
+from coopsgd import Common
 from coopsgd.commands import compose
 from coopsgd.data.base import DataSet, Images
 from coopsgd.data.partitions import Partition
@@ -459,8 +460,8 @@ def test_a_row_that_is_not_there(i):
 
 
 class State(NamedTuple):
-    anchor: torch.Tensor
-    velocity: torch.Tensor
+    anchor: Common
+    velocity: Common
 
 
 @dataclass(frozen=True)
