@@ -109,6 +109,11 @@ def names(kind: str) -> list[str]:
     return sorted({*_known[kind], *(point.name for point in entry_points(group=f"coopsgd.{kind}"))})
 
 
+def built_in(kind: str, cls: type) -> bool:
+    """Does it derive from a class of this package that a config can name?"""
+    return any(home in _known[kind].values() and home.__module__.startswith("coopsgd.") for home in cls.__mro__)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """'; did you mean ring?' when something close is known, whatever its case, else nothing."""
     table = {like(one): one for one in known}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from coopsgd.mixing import matrices as named
-from coopsgd.mixing.matrix import recognise
+from coopsgd.mixing.recognise import recognise
 
 
 def _as_array(make: Callable[..., Any]) -> Callable[..., np.ndarray]:

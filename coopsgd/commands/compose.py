@@ -92,7 +92,7 @@ def compose_config(words: Sequence[str], config_dir: str | None = None, verb: st
         except BUGS as error:
             raise ConfigError(uncomposed(words, error)) from None
         m = cfg.get("workers")
-        if isinstance(m, int) and m > LARGE and 8 * m * m < sizes.available():  # a larger one is about to be refused
+        if isinstance(m, int) and LARGE < m < sizes.MEMBERS:  # more are about to be refused
             say(f"{verb}: the matrices of {m} workers take a while")
         checked = check(cfg, task_words(cfg.hydra), dict(cfg.hydra.runtime.choices), look=look)
         named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)

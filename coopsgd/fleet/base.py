@@ -21,7 +21,8 @@ from torch import Tensor
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.ledger import Ledger
 from coopsgd.fleet.price import Price, average_price, pick_price, price
-from coopsgd.mixing.matrix import Matrix, recognise
+from coopsgd.mixing.matrix import Matrix
+from coopsgd.mixing.recognise import recognise
 
 PLANS = 16, 64  # matrices whose plans are kept: at least, at most
 ROOM = 1 << 24  # numbers in them: a schedule that never repeats must not fill the memory

@@ -17,10 +17,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from coopsgd.fleet import factors
-from coopsgd.mixing.matrix import Matrix, Outer
+from coopsgd.mixing.matrix import SPARSE, Matrix, Outer
 
 CHUNK = 1 << 16  # numbers handled at a time, so that a slice of the rows and what is made of it stay in cache
-FILL = 0.2  # at most this share of nonzeros: gather rows instead of a dense product
 
 
 @dataclass
@@ -144,7 +143,7 @@ class _Product:
         self.whole = len(used) == r and bool((used < r).all())  # then x itself is what is multiplied
         size = len(changed) * len(used)
         self.gathered: _Gathered | None = None
-        if size >= 256 and len(rows) <= FILL * size:
+        if size >= 256 and len(rows) <= SPARSE * size:
             self.gathered = _Gathered(rows, columns, weights, len(changed), like)
             self.step = max(256, CHUNK // (len(changed) + len(used)))
         else:

@@ -28,8 +28,10 @@ import numpy as np
 from coopsgd.fleet.factors import NOISE, Pair, factor
 from coopsgd.fleet.price import Links, crossing
 from coopsgd.fleet.sums import Sum, choose
-from coopsgd.mixing.matrix import Dense, Edges, Matrix, Outer, recognise
+from coopsgd.mixing.matrix import Edges, Matrix, Outer
 from coopsgd.mixing.matrix import Sum as Terms
+from coopsgd.mixing.recognise import recognise
+from coopsgd.mixing.structured import Dense
 
 WHOLE = 256  # rows up to which sums are searched for in the whole matrix
 DISTINCT = 64  # matrices of a schedule that are planned to choose a layout; auxiliary rows of a longer one have owners

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coopsgd.fleet.factors import NOISE, factor
-from coopsgd.mixing.matrix import Dense, Edges, Matrix, Sum, recognise
+from coopsgd.mixing.matrix import Edges, Matrix, Sum
+from coopsgd.mixing.recognise import recognise
+from coopsgd.mixing.structured import Dense
 
 
 class Links(NamedTuple):

@@ -17,12 +17,13 @@ import numpy as np
 from coopsgd.host import reading, sizes
 from coopsgd.mixing import spectra
 from coopsgd.mixing.expectation import Expectation, Outcomes
-from coopsgd.mixing.matrix import ROUNDING, Matrix, Product, recognise
+from coopsgd.mixing.matrix import FOLLOWED, ROUNDING, Matrix
+from coopsgd.mixing.recognise import recognise
+from coopsgd.mixing.structured import Product
 from coopsgd.setup.exact import as_float64
 
 LOOKED_AT = 1000  # communications of a schedule without a cycle whose weights are looked at before a run
 RANDOM_KEPT = 2  # communications whose matrices are kept when they never come again
-WRITTEN_OUT = 1024  # rows up to which all of a matrix is looked at, with structure or without
 LONGEST = 64  # communications of a cycle up to which its matrices count as recurring
 
 
@@ -34,12 +35,21 @@ class Mixing:
     _cache: dict[tuple[int, int], Matrix] = field(default_factory=dict, init=False, repr=False, compare=False)
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    # what a class says of the matrices that it makes, so that nobody has to look at them
+    OF_MATRICES: ClassVar[tuple[str, ...]] = ("structured", "negative", "expectation", "outcomes")
     structured: ClassVar[bool] = False  # are its matrices made without an (m, m) array?
     server_owns_aux: ClassVar[bool] = (
         False  # the auxiliary models live on a server of their own, never as copies beside the workers
     )
     AUX: ClassVar[str] = "algo.v"  # the key that says how many auxiliary models there are
     CYCLE: ClassVar[str] = "algo"  # the one that says how long a cycle is
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """A class that makes other matrices than its base says anew what is known of them, or they are looked at."""
+        super().__init_subclass__(**more)
+        if "matrices" in vars(cls):
+            for name in set(Mixing.OF_MATRICES) - vars(cls).keys():
+                setattr(cls, name, vars(Mixing)[name])
 
     @property
     def num_aux(self) -> int:
@@ -91,8 +101,12 @@ class Mixing:
     def zeta(self, m: int) -> float | None:
         """How much of the disagreement one cycle of communications leaves, at worst; None when no matrix tells.
 
-        A random schedule answers with the root of ||E[W'W] - J||, the mean square of one communication (arXiv:1905.09435).
+        A random schedule answers with the root of ||E[W'W] - J||, the mean square of one communication (arXiv:1905.09435),
+        where its expectation is known.
         """
+        if self.cycle(m) is None:
+            law = self.expectation(m)
+            return None if law is None else law.zeta
         return math.exp(min(spectra.log_zeta(self._communications(m)), 700.0))
 
     def expectation(self, m: int) -> Expectation | None:
@@ -128,7 +142,7 @@ class Mixing:
         n = m + self.num_aux
         if self.structured:
             sizes.refuse_members(n, m, self.AUX)
-            n = min(n, WRITTEN_OUT)
+            n = min(n, FOLLOWED)
         else:
             sizes.refuse_square(n, m, self.AUX)
         sizes.refuse_cycle(self.cycle(m) or 1, n, self.CYCLE)
@@ -136,12 +150,14 @@ class Mixing:
     def check(self, m: int) -> None:
         """Build every matrix once. ValueError when the schedule cannot work for m workers."""
         found = self.zeta(m)
-        if self.allow_disconnected or found is None or found < 1 - spectra.TOLERANCE:
+        if self.allow_disconnected or found is None or spectra.below_one(found):
             return
-        if self.cycle(m) is None or not spectra.reaches_consensus(self._communications(m)):
+        cycle = self.cycle(m)
+        if cycle is None or not spectra.reaches_consensus(self._communications(m)):
+            over = "of a random communication" if cycle is None else "over a cycle of communications"
             raise ValueError(
-                f"no consensus: zeta over a cycle of communications is {found:.6g}, not below 1, so the workers never "
-                "agree; choose another W or topology, or set algo.allow_disconnected=true"
+                f"no consensus: zeta {over} is {found:.6g}, not below 1 by more than rounding, so the workers never agree, or "
+                "so slowly that no run would show it; choose another W or topology, or set algo.allow_disconnected=true"
             )
 
 

@@ -11,18 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from coopsgd.mixing.matrices import of_weighted
-from coopsgd.mixing.matrix import Average, Matrix, Modes, identity, recognise
-from coopsgd.mixing.spectra import EXACT, WHOLE, ends
+from coopsgd.mixing.matrix import FOLLOWED, WHOLE, Edges, Matrix, Modes, identity
+from coopsgd.mixing.recognise import recognise
+from coopsgd.mixing.spectra import EXACT, top
+from coopsgd.mixing.structured import Average
 
 CASES = 2e5  # steps through the connected sets of free workers that the exact law of a random matching may take
 SAMPLE = 2000  # matchings drawn where it would take more
 WIDE = 2000  # edges of which pairs are counted in a sample
-LARGEST = 2048  # workers up to which second moments, (m, m), are followed
+SPREAD = 64  # nonzeros a row, at most, of E[W'W] of several sparse communications in a row
 PARTS = 10  # into which they are dealt, to tell the error
 
 
@@ -30,27 +33,27 @@ PARTS = 10  # into which they are dealt, to tell the error
 class Expectation:
     """E[W], (m, m), and S -> E[W S W'] for symmetric (m, m) S; None where that would take too much room or time.
 
-    projects: every W is an orthogonal projection, so that E[W'W] = E[W]. parts: estimates like this one, each from its own
-    share of a sample; none where it is exact.
+    square: E[W'W], which is E[W] where every W is an orthogonal projection; None: `second` of I is that. parts: estimates like
+    this one, each from its own share of a sample; none where it is exact.
     """
 
     mean: Matrix
     second: Callable[[np.ndarray], np.ndarray] | None
-    projects: bool = False
+    square: Matrix | None = None
     parts: Sequence[Expectation] = field(default=())
 
-    @property
+    @cached_property
     def zeta(self) -> float:
         """sqrt ||E[W'W] - J||: how much of the disagreement one communication leaves, in the mean square."""
-        m = len(self.mean)
+        m, W = len(self.mean), self.square
         if m == 1:
             return 0.0
-        if m > WHOLE and (self.projects or self.second is None):
-            top = self.mean.modes.values[1:].max() if self.mean.modes is not None else ends(self.mean)[0]
+        if W is None or m <= WHOLE:
+            left = W.dense() - 1 / m if W is not None else self.second(np.eye(m) - 1 / m)  # type: ignore[misc]
+            most = np.linalg.eigvalsh(left)[-1]
         else:
-            left = self.mean.dense() - 1 / m if self.projects or self.second is None else self.second(np.eye(m) - 1 / m)
-            top = np.linalg.eigvalsh(left)[-1]
-        found = math.sqrt(max(0.0, float(top)))
+            most = W.modes.values[1:].max() if W.modes is not None else top(W)[0]
+        found = math.sqrt(max(0.0, float(most)))
         return found if found >= EXACT else 0.0
 
     @property
@@ -80,11 +83,13 @@ class Outcomes:
     after: np.ndarray
 
 
-def repeated(once: Expectation, times: int) -> Expectation:
-    """So many of them in a row, as one communication. once.second is known."""
+def repeated(once: Expectation, times: int) -> Expectation | None:
+    """So many pair averages in a row, as one communication; None where that would take too long to tell."""
     each = once.second
-    if times == 1 or each is None:
+    if times == 1:
         return once
+    if each is None:
+        return _repeated_sparse(once.mean, times)
 
     def second(S: np.ndarray) -> np.ndarray:
         for _ in range(times):
@@ -94,13 +99,43 @@ def repeated(once: Expectation, times: int) -> Expectation:
     return Expectation(recognise(np.linalg.matrix_power(once.mean.dense(), times)), second)
 
 
-def pair_averages(m: int, edges: np.ndarray, share: np.ndarray, joint: np.ndarray | None = None) -> Expectation:
+def _repeated_sparse(mean: Matrix, times: int) -> Expectation | None:
+    """The same for one pair a communication among many workers: E[W'W] alone, by S -> E[W S W'] of a sparse S.
+
+    mean: E[W] = I - L / 2, so that the offdiagonal weights are half of how likely each pair is.
+    """
+    from scipy.sparse import csr_array, diags_array
+
+    if mean.modes is not None and mean.modes.basis is None:  # all pairs alike: W = (1 - x) I + x J in expectation
+        square = (kept := float(mean.modes.values[1]) ** times) * identity(mean.n) + (1 - kept) * Average(mean.n)
+        return Expectation(square, None, square)
+    A = mean.edges.csr
+    S, pairs = A, A - diags_array(A.diagonal())
+    a, b = pairs.nonzero()
+    for _ in range(times - 1):
+        moved = A @ S
+        own = S.diagonal()
+        w = pairs[a, b] * (own[a] + own[b] - 2 * S[a, b]) / 2
+        both = csr_array((w, (a, b)), shape=A.shape)
+        S = moved + moved.T - S + diags_array(both.sum(1)) - both
+        if S.nnz > SPREAD * mean.n:
+            return None
+    return Expectation(mean, None, Edges.of_sparse(S))
+
+
+def pair_averages(
+    m: int, edges: np.ndarray, share: np.ndarray, joint: np.ndarray | None = None, alike: Modes | None = None
+) -> Expectation:
     """Pairs of workers take their mean: W = I - 1/2 sum of b_e b_e' over the pairs e of a communication, b_e = e_i - e_j.
 
-    edges: (E, 2). share: (E,) how likely each is in it. joint: (E, E) how likely both are; None: never two.
+    edges: (E, 2). share: (E,) how likely each is in it. joint: (E, E) how likely both are; None: never two. alike: the spectrum
+    of the graph's Laplacian, where it is known; it tells that of E[W] where each edge is as likely.
     """
-    if m > LARGEST:
-        return Expectation(of_weighted(m, edges, share / 2), None, projects=True)
+    if m > FOLLOWED:
+        mean: Matrix = of_weighted(m, edges, share / 2)
+        if alike is not None and np.ptp(share) <= 1e-15:
+            mean = replace(of_weighted(m, edges, share / 2), modes=Modes(alike.basis, 1 - share[0] / 2 * alike.values))
+        return Expectation(mean, None, mean)
     a, b = edges.T
     L = np.zeros((m, m))
     L[a, b] = L[b, a] = -share
@@ -125,19 +160,19 @@ def pair_averages(m: int, edges: np.ndarray, share: np.ndarray, joint: np.ndarra
             both = B @ (joint * (B.T @ S @ B)) @ B.T
         return np.asarray(S - (LS + LS.T) / 2 + both / 4)
 
-    return Expectation(recognise(np.eye(m) - L / 2), second, projects=True)
+    whole = recognise(np.eye(m) - L / 2)
+    return Expectation(whole, second, whole)
 
 
-def everybody_paired(m: int) -> Expectation:
-    """A matching of all m workers (all but one of an odd m), each as likely: everything is alike for every pair.
+def everybody_alike(m: int, share: float) -> Expectation:
+    """Pair averages in which every pair of the m workers is with the same chance, `share`.
 
     With S known to be x I + y 11', which is all that stationary states are here, E[W S W'] needs E[W] alone, W a projection;
     of any other S the symmetric part is taken, for its trace is all that anybody asks.
     """
-    share = 1 / (m - 1 + m % 2)  # of a pair
     whole = (1 - share * m / 2) * identity(m) + share * m / 2 * Average(m)
-    if m > LARGEST:
-        return Expectation(whole, None, projects=True)
+    if m > FOLLOWED:
+        return Expectation(whole, None, whole)
     mean, away = whole.dense(), np.eye(m) - 1 / m
 
     def second(S: np.ndarray) -> np.ndarray:
@@ -145,18 +180,16 @@ def everybody_paired(m: int) -> Expectation:
         x, y = float((away * S).sum()) / max(1, m - 1), float(S.sum()) / m
         return x * (mean - J) + y * J
 
-    return Expectation(whole, second, projects=True)
+    return Expectation(whole, second, whole)
 
 
 def random_matching(m: int, edges: np.ndarray, draw: Callable[[], np.ndarray], alike: Modes | None = None) -> Expectation:
     """Of edges tried in random order, each kept if both its ends are still free. draw: the kept ones of one such matching.
 
-    Exact on a complete graph and where `_law` is short; else from a sample. alike: the spectrum of the graph's Laplacian, where
-    all its edges are, so that each is as likely.
+    Exact where `_law` is short; else from a sample. alike: the spectrum of the graph's Laplacian, where all its edges are, so
+    that each is as likely.
     """
     E = len(edges)
-    if m > 2 and m * (m - 1) // 2 == E:
-        return everybody_paired(m)
     found = _law(edges, m)
     if found is not None:
         return pair_averages(m, edges, *found)
@@ -165,12 +198,8 @@ def random_matching(m: int, edges: np.ndarray, draw: Callable[[], np.ndarray], a
     def seen(some: Sequence[np.ndarray]) -> Expectation:
         if E > WIDE:
             share = np.bincount(np.concatenate(some), minlength=E) / len(some)
-            if alike is not None:
-                p = float(share.mean())
-                mean = of_weighted(m, edges, np.full(E, p / 2))
-                known = replace(mean, modes=Modes(alike.basis, 1 - p / 2 * alike.values))
-                return Expectation(known, None, projects=True)
-            return replace(pair_averages(m, edges, share), second=None)
+            share = share if alike is None else np.full(E, share.mean())
+            return replace(pair_averages(m, edges, share, alike=alike), second=None)
         kept = np.zeros((len(some), E))
         for row, matching in zip(kept, some, strict=True):
             row[matching] = 1

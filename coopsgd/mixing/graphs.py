@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from coopsgd.host import sizes
-from coopsgd.mixing.matrix import Modes, circulant
+from coopsgd.mixing.matrix import Modes
+from coopsgd.mixing.structured import circulant
 from coopsgd.registry import option, register
 from coopsgd.streams import seed_of
 
@@ -125,11 +126,12 @@ def _cyclic(links: Links) -> Links:
 
 @dataclass(frozen=True)
 class Graph:
-    """A family of graphs. One of your own says `adjacency(m, seed)`, the family's member on m workers."""
+    """A family of graphs. One of your own says `adjacency(m, seed)`, or `links(m, seed)`: the family's member on m workers."""
 
     def adjacency(self, m: int, seed: int = 0) -> np.ndarray:
         """(m, m) bool, [i, j] = worker i takes from worker j. ValueError when the family has no member of size m."""
-        return self._links(m, seed).adjacency()
+        own = type(self).links is not Graph.links
+        return (self.links if own else self._links)(m, seed).adjacency()
 
     def links(self, m: int, seed: int = 0) -> Links:
         """The same as a list, which needs no (m, m) array where the family is one of these."""

@@ -8,27 +8,32 @@ out here, and a function of one number.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from coopsgd.host import sizes
+from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import Mixing, auto_or_number, is_number, negative_weight
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.mixing.graphs import Graph, Links, Ring, links_of
-from coopsgd.mixing.matrices import of_laplacian
-from coopsgd.mixing.matrix import ROUNDING, Matrix, recognise
+from coopsgd.mixing.matrices import of_laplacian, of_weighted
+from coopsgd.mixing.matrix import FOLLOWED, ROUNDING, WHOLE, Edges, Matrix, identity
+from coopsgd.mixing.recognise import recognise
+from coopsgd.mixing.spectra import top
 from coopsgd.registry import of_run, option, register
 from coopsgd.streams import stream
 
 GAP = 1e-8  # of lambda_2 of the expected graph to its optimum, at most
 SNAP = 1e-7  # a probability so near 0 or 1 is 0 or 1
 NEWTON = 50  # Newton steps between two values of k, at most
-ITERATIONS = 2000  # of the supergradient ascent, at most; the best iterate is kept
-PATIENCE = 300  # iterations without a gain of a millionth after which it ends
-WORK = 4e10  # multiplications, of all steps: of the interior point method, else of as many iterations of the ascent
+WORK = 4e10  # multiplications, of all steps of the interior point method; of larger graphs planes are cut
+NEAR = 1e-4  # of lambda_2 to its optimum, relative, at which no more planes are cut
+NARROW = 3e-3  # how far from the best probabilities so far better ones are looked for at last
+PARABOLAS = 100  # of which alpha is found, at most
 LINES = 200_000  # edges of the largest line graph that is made
+MOST = 500_000  # edges of the largest graph that is taken
 
 
 def decompose(graph: Links | np.ndarray) -> list[list[tuple[int, int]]]:
@@ -37,7 +42,11 @@ def decompose(graph: Links | np.ndarray) -> list[list[tuple[int, int]]]:
     The best of three greedy colourings of the line graph; of a graph whose line graph is too large, first fit, edge by edge.
     """
     links = links_of(graph)
-    sizes.refuse("topology", 1.5 * sizes.OBJECT * links.count, f"matchings of {links.count // 2} edges", "choose a sparser one")
+    if links.count > 2 * MOST:
+        raise ConfigError(
+            f"topology: has {links.count // 2} edges, and matcha chooses among the matchings of at most {MOST}; "
+            "choose a sparser one, or algo=matching"
+        )
     edges = links.pairs.tolist()
     degree = np.bincount(links.pairs.ravel(), minlength=links.m)
     colours = _first_fit(edges) if (degree * (degree - 1) // 2).sum() > LINES else _coloured(edges)
@@ -83,6 +92,10 @@ class Matchings:
         np.fill_diagonal(L, np.bincount(self._a, w, self.m) + np.bincount(self._b, w, self.m))
         return L
 
+    def expected(self, weights: np.ndarray) -> Edges:
+        """I - sum_j weights_j L_j, sparse."""
+        return of_weighted(self.m, np.stack([self._a, self._b], axis=1), np.asarray(weights, dtype=float)[self._of])
+
     def mixed(self, drawn: np.ndarray, alpha: float) -> Matrix:
         """I - alpha sum of the L_j that are drawn, drawn (count,) bool."""
         mine = drawn[self._of]
@@ -109,14 +122,13 @@ class Matchings:
 def probabilities(L: Matchings, budget: float) -> np.ndarray:
     """(M,) p maximising lambda_2(sum_j p_j L_j) with 0 <= p <= 1 and sum p <= budget M.
 
-    Within GAP of the optimum, by an interior point method; of graphs for which that would take too long, by an ascent that
-    was up to 3e-4 below it.
+    Within GAP of the optimum, by an interior point method; of larger graphs by cutting planes, about NEAR of it.
     """
     count = L.count
     if budget == 1 or not count:
         return np.ones(count)
     if NEWTON * count * L.m**2 * max(count, L.m) > WORK:
-        return _ascent(L, budget)
+        return _cut(L, budget)
     return _interior(L, budget)
 
 
@@ -193,34 +205,29 @@ def _filled(p: np.ndarray, most: float) -> np.ndarray:
     return np.clip(p, 0, 1)
 
 
-def _ascent(L: Matchings, budget: float) -> np.ndarray:
-    """The same by projected supergradients: lambda_2 is concave, and component j of one is v' L_j v, v its eigenvector."""
-    count = L.count
+def _cut(L: Matchings, budget: float) -> np.ndarray:
+    """The same by cutting planes: lambda_2(p) is at most p . s, s_j = x' L_j x, whatever x of length 1 without a mean is.
+
+    A linear program gives the p near the best so far with the highest of all bounds; the eigenvector there, a new one.
+    """
+    from scipy.optimize import linprog
+
+    count, planes, radius = L.count, list[np.ndarray](), 0.1
     best = p = np.full(count, budget)
-    reached, mark, since = -1.0, -1.0, 0
-    most = int(np.clip(WORK / L.m**3, 30, ITERATIONS))
-    for t in range(most):
-        values, vectors = np.linalg.eigh(L.laplacian(p))
-        if values[1] > reached + 1e-12:  # more than rounding
-            best, reached = p, values[1]
-        if reached > mark * (1 + 1e-6) + 1e-12:
-            mark, since = reached, t
-        if t - since > min(PATIENCE, most // 2):
+    reached, over = -1.0, 2.0 * count  # no eigenvalue of a matching's Laplacian is above 2
+    while radius > NARROW:
+        planes.append(L.stretched(top(L.expected(p / over))[1]))
+        here = float(planes[-1] @ p)
+        best, reached, radius = (p, here, radius) if here > reached else (best, reached, 0.7 * radius)
+        below = np.column_stack([-np.array(planes), np.ones(len(planes))])  # t - p . s <= 0
+        limits, most = np.vstack([below, np.append(np.ones(count), 0)]), np.append(np.zeros(len(planes)), budget * count)
+        near = [(max(0, q - radius), min(1, q + radius)) for q in best]
+        boxes = [*[(0, 1)] * count, (0, None)], [*near, (0, None)]
+        highest, found = (linprog(np.append(np.zeros(count), -1), limits, most, bounds=box) for box in boxes)
+        if -highest.fun - reached <= NEAR * reached:
             break
-        slope = L.stretched(vectors[:, 1])
-        p = _project(p + slope / (np.linalg.norm(slope) + 1e-12) / (1 + t) ** 0.5 / 2, budget * count)
+        p = found.x[:-1]
     return best
-
-
-def _project(p: np.ndarray, most: float) -> np.ndarray:
-    """The nearest point with 0 <= p <= 1 and sum p <= most: clip(p - c), c by bisection."""
-    if np.clip(p, 0, 1).sum() <= most:
-        return np.clip(p, 0, 1)
-    low, high = p.min() - 1, p.max()
-    for _ in range(60):
-        c = (low + high) / 2
-        low, high = (c, high) if np.clip(p - c, 0, 1).sum() > most else (low, c)
-    return np.clip(p - high, 0, 1)
 
 
 def second_moment(L: Matchings, p: np.ndarray, alpha: float) -> np.ndarray:
@@ -231,6 +238,8 @@ def second_moment(L: Matchings, p: np.ndarray, alpha: float) -> np.ndarray:
 
 def bernoulli(L: Matchings, p: np.ndarray, alpha: float) -> Expectation:
     """Of W = I - alpha sum_j B_j L_j: E[W S W'] = E[W] S E[W]' + alpha^2 sum_j p_j (1 - p_j) L_j S L_j."""
+    if L.m > FOLLOWED:
+        return Expectation(L.expected(alpha * p), None, sparse_moment(L, p, alpha))
     mean = np.eye(L.m) - alpha * L.laplacian(p)
     variance = alpha**2 * p * (1 - p)
 
@@ -238,6 +247,12 @@ def bernoulli(L: Matchings, p: np.ndarray, alpha: float) -> Expectation:
         return np.asarray(mean @ S @ mean + L.conjugated(S, variance))
 
     return Expectation(recognise(mean), second)
+
+
+def sparse_moment(L: Matchings, p: np.ndarray, alpha: float) -> Edges:
+    """E[W'W], as second_moment has it: E[W]^2 less the Laplacian of the spread."""
+    mean, spread = L.expected(alpha * p).edges.csr, L.expected(2 * alpha**2 * p * (1 - p)).edges.csr
+    return Edges.of_sparse(mean @ mean - spread + identity(L.m).csr)
 
 
 def rho(L: Matchings, p: np.ndarray, alpha: float) -> float:
@@ -249,7 +264,21 @@ def best_alpha(L: Matchings, p: np.ndarray) -> float:
     """The weight with the least rho, in (0, 1); rho is convex in it, so golden section finds it."""
     from scipy.optimize import minimize_scalar
 
-    return float(minimize_scalar(lambda a: rho(L, p, a), bounds=(0, 1), method="bounded", options={"xatol": 1e-10}).x)
+    def least(of: Callable[[float], float]) -> float:
+        return float(minimize_scalar(of, bounds=(0, 1), method="bounded", options={"xatol": 1e-10}).x)
+
+    if L.m <= WHOLE:
+        return least(lambda alpha: rho(L, p, alpha))
+    # of many: rho is the largest of parabolas, E |W x|^2 for each x without a mean; the next is of where these are least
+    found, alpha = list[np.ndarray](), 0.5
+    for _ in range(PARABOLAS):
+        x = top(sparse_moment(L, p, alpha))[1]
+        moved = x - L.expected(p).csr @ x
+        found.append(np.array([1, -2 * x @ moved, moved @ moved + 2 * L.stretched(x) @ (p * (1 - p))]))
+        before, alpha = alpha, least(lambda a: float((np.array(found) @ (1, a, a * a)).max()))
+        if abs(alpha - before) < 1e-9:
+            break
+    return alpha
 
 
 @register("matcha", "mixing")
@@ -261,6 +290,8 @@ class Matcha(Mixing):
     least mean square contraction. probabilities: auto connects the expected graph best; a run keeps them in its config, because
     hosts that round differently could find others that are as good, and would then draw other matchings.
     """
+
+    structured: ClassVar[bool] = True
 
     budget: float = option(0.5, "expected share of the matchings in a communication")
     alpha: Any = option("auto", "the weight of a link; auto: that of the least mean square contraction")
@@ -316,8 +347,4 @@ class Matcha(Mixing):
         return negative_weight(i, j, weight) if weight < -ROUNDING else None
 
     def expectation(self, m: int) -> Expectation:
-        return bernoulli(*self._design(m))
-
-    def zeta(self, m: int) -> float:
-        L, p, alpha = self._design(m)
-        return rho(L, p, alpha) ** 0.5 if L.count else 0.0
+        return cast(Expectation, self.once(("expectation", m), lambda: bernoulli(*self._design(m))))

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from coopsgd.errors import ConfigError
 from coopsgd.mixing import spectra
 from coopsgd.mixing.graphs import Links, links_of
-from coopsgd.mixing.matrix import Average, Edges, Matrix, Modes, Pull, recognise, refined
-
-EXACT_SUMS = 4096  # rows up to which a row is added up as numpy adds a whole one, zeros and all: the same bits as ever
-SOLVED = 512  # rows up to which a Laplacian's eigenvalues are found from the whole matrix
+from coopsgd.mixing.matrix import FOLLOWED, WHOLE, Edges, Matrix, Modes, refined
+from coopsgd.mixing.recognise import recognise
+from coopsgd.mixing.structured import Average, Pull
 
 
 def average(m: int) -> Average:
@@ -23,16 +23,12 @@ def average(m: int) -> Average:
 
 
 def row_sums(n: int, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(n,) sums of the entries of each row."""
-    if n > EXACT_SUMS:
+    """(n,) sums of the entries of each row; of a small matrix as numpy adds whole rows, zeros and all: the bits as ever."""
+    if n > WHOLE:
         return np.bincount(rows, weights, n)
-    found, step = np.zeros(n), max(1, (1 << 20) // n)
-    for a in range(0, n, step):
-        part = np.zeros((min(step, n - a), n))
-        mine = slice(*np.searchsorted(rows, (a, a + len(part))))
-        part[rows[mine] - a, columns[mine]] = weights[mine]
-        found[a : a + len(part)] = part.sum(1)
-    return found
+    whole = np.zeros((n, n))
+    whole[rows, columns] = weights
+    return np.asarray(whole.sum(1))
 
 
 def staying(links: Links, weights: np.ndarray) -> Matrix:
@@ -83,7 +79,7 @@ def best_constant(graph: Links | np.ndarray) -> Matrix:
 
 def laplacian_ends(links: Links) -> tuple[float, float]:
     """lambda_2 and lambda_max of the Laplacian of an undirected graph."""
-    if links.m <= SOLVED:
+    if links.m <= WHOLE:
         values = np.linalg.eigvalsh(laplacian(links.adjacency()))
         return float(values[1]), float(values[-1])
     if links.eigenvalues is not None:
@@ -109,6 +105,13 @@ def fdla(graph: Links | np.ndarray) -> Matrix:
     _undirected("fdla", links)
     if links.complete:
         return Average(links.m)
+    if links.alike and links.m > WHOLE:
+        return best_constant(links)  # zeta is convex in the weights: their mean over all symmetries of the graph is as good
+    if links.m > FOLLOWED:
+        raise ConfigError(
+            f"algo.weights=fdla: is solved for up to {FOLLOWED} members, or where all edges are alike (ring, hypercube, star, "
+            f"square torus), got {links.m}; use best_constant or metropolis"
+        )
     from coopsgd.mixing.fastest import fastest
 
     W = fastest(links.adjacency(), best_constant(links).dense())

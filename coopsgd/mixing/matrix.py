@@ -7,8 +7,8 @@ Nothing here is (n, n) unless `dense` is asked for. Pure numpy; scipy's sparse m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -17,8 +17,10 @@ import numpy as np
 from coopsgd.host import sizes
 
 ROUNDING = 1e-12  # a weight below it is what rounding left of a zero
-SPARSE = 0.2  # at most this share of nonzeros: an array is taken for edges
-LARGE = 2048  # rows from which on an array is looked at for structure; smaller ones are searched whole when they are planned
+WHOLE = 512  # rows up to which a matrix is also handled as an (n, n) array, where that is simplest: spectra, products
+FOLLOWED = 1024  # rows up to which theory multiplies (n, n) arrays, many times: second moments, fastest weights
+SPARSE = 0.2  # share of nonzeros up to which entries are handled one by one, and not as an array
+STRIP = 1 << 20  # numbers of a larger matrix that are written out at a time
 
 
 class Outer(NamedTuple):
@@ -85,9 +87,7 @@ class Matrix:
         return self.n, self.n
 
     def __matmul__(self, X: Any) -> Any:
-        """W X for an array X, (n,) or (n, k); of two matrices their product, dense."""
-        if isinstance(X, Matrix):
-            return recognise(self @ X.dense())
+        """W X for an array X, (n,) or (n, k)."""
         y = self.edges.csr @ X
         for rows, u, v in self.outers:
             y[rows] += np.multiply.outer(u, v @ X[rows])
@@ -105,16 +105,13 @@ class Matrix:
         scaled = Edges(e.n, e.rows, e.columns, c * e.weights)
         return Sum(self.n, scaled, tuple(Outer(rows, c * u, v) for rows, u, v in self.outers), kept, self.labels)
 
-    def __add__(self, other: Any) -> Sum:
-        """The sum of two matrices; of a matrix and an array too."""
-        other = recognise(other)
+    def __add__(self, other: Matrix) -> Sum:
+        """The sum of two matrices."""
         a, b = self.edges, other.edges
         rows, columns, weights = (np.concatenate(pair) for pair in zip(a.entries, b.entries, strict=True))
         edges = Edges.of(self.n, rows, columns, weights)
         labels = None if self.labels is None or other.labels is None else refined([self.labels, other.labels])
-        return Sum(self.n, edges, self.outers + other.outers, _both(np.add, self.modes, other.modes), labels)
-
-    __radd__ = __add__
+        return Sum(self.n, edges, self.outers + other.outers, both(np.add, self.modes, other.modes), labels)
 
     @cached_property
     def row_sums(self) -> np.ndarray:
@@ -138,7 +135,8 @@ class Matrix:
         """W = W'?"""
         e = self.edges
         if any(np.abs(u * v[(k := np.abs(u).argmax())] - v * u[k]).max() > tolerance for _, u, v in self.outers):
-            return bool(np.abs(self.dense() - self.dense().T).max() <= tolerance)
+            both = zip(self.strips, self.T.strips, strict=True)
+            return all(np.abs(strip - back).max() <= tolerance for (_, strip), (_, back) in both)
         back = np.lexsort((e.rows, e.columns))  # the same entries by column
         alike = np.array_equal(e.rows[back], e.columns) and np.array_equal(e.columns[back], e.rows)
         if alike:
@@ -156,9 +154,18 @@ class Matrix:
             return 0, 0, 0.0
         if min(min(u.min(), v.min()) for _, u, v in self.outers) >= 0 and e.weights.min(initial=0) >= 0:
             return 0, 0, 0.0
-        W = self.dense()
-        i, j = np.unravel_index(W.argmin(), W.shape)
-        return int(i), int(j), float(W[i, j])
+        found = []
+        for start, strip in self.strips:
+            i, j = np.unravel_index(strip.argmin(), strip.shape)
+            found.append((start + int(i), int(j), float(strip[i, j])))
+        return min(found, key=lambda weight: weight[2])
+
+    @property
+    def strips(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The whole matrix, some rows (k, n) at a time, and the number of the first."""
+        step = max(1, STRIP // self.n)
+        for start in range(0, self.n, step):
+            yield start, self.block(np.arange(start, min(start + step, self.n)), np.arange(self.n))
 
     @property
     def is_identity(self) -> bool:
@@ -169,7 +176,7 @@ class Matrix:
     @cached_property
     def content(self) -> bytes:
         """The same for equal matrices, to nine digits (of large ones, if they have the same structure)."""
-        if self.n <= LARGE:
+        if self.n <= WHOLE:
             return self.dense().round(9).tobytes()
         parts = [*self.edges.entries, *(part for outer in self.outers for part in outer)]
         return b"".join(np.round(part, 9).tobytes() for part in parts)
@@ -256,6 +263,12 @@ class Edges(Matrix):
             rows, columns, weights = rows[kept], columns[kept], weights[kept]
         return cls(n, rows, columns, weights, modes, labels)
 
+    @classmethod
+    def of_sparse(cls, W: Any) -> Edges:
+        """From a sparse array of scipy's."""
+        rows, columns = (W := W.tocoo()).coords
+        return cls.of(W.shape[0], rows, columns, W.data)
+
     @property
     def edges(self) -> Edges:
         return self
@@ -291,83 +304,6 @@ def identity(n: int) -> Edges:
 
 
 @dataclass(frozen=True, eq=False)
-class Average(Matrix):
-    """J: everyone takes the mean of everyone."""
-
-    n: int
-
-    @cached_property
-    def outers(self) -> tuple[Outer, ...]:  # type: ignore[override]
-        return (Outer(np.arange(self.n), np.ones(self.n), np.full(self.n, 1 / self.n)),)
-
-    @property
-    def modes(self) -> Modes:  # type: ignore[override]
-        values = np.zeros(self.n)
-        values[0] = 1
-        return Modes(None, values)
-
-    @property
-    def labels(self) -> np.ndarray:  # type: ignore[override]
-        return np.zeros(self.n, dtype=int)
-
-
-@dataclass(frozen=True, eq=False)
-class Groups(Matrix):
-    """Everyone takes the mean of its group. members: of each group, which together are all n."""
-
-    n: int
-    members: Sequence[Sequence[int]]
-
-    @cached_property
-    def outers(self) -> tuple[Outer, ...]:  # type: ignore[override]
-        several = (np.asarray(rows, dtype=int) for rows in self.members if len(rows) > 1)
-        return tuple(Outer(np.sort(rows), np.ones(len(rows)), np.full(len(rows), 1 / len(rows))) for rows in several)
-
-    @cached_property
-    def edges(self) -> Edges:
-        alone = [rows[0] for rows in self.members if len(rows) == 1]
-        return Edges.of(self.n, alone, alone, np.ones(len(alone)))
-
-    @cached_property
-    def labels(self) -> np.ndarray:  # type: ignore[override]
-        found = np.zeros(self.n, dtype=int)
-        for g, rows in enumerate(self.members):
-            found[list(rows)] = g
-        return found
-
-
-@dataclass(frozen=True, eq=False)
-class Pull(Matrix):
-    """Workers and one centre pull at each other by alpha: [[W, alpha 1], [alpha 1', 1 - m alpha]], the centre last.
-
-    workers: (m, m) W of the workers among themselves, which keeps 1 - alpha of each.
-    """
-
-    workers: Matrix
-    alpha: float
-
-    @property
-    def n(self) -> int:  # type: ignore[override]
-        return self.workers.n + 1
-
-    @property
-    def outers(self) -> tuple[Outer, ...]:  # type: ignore[override]
-        return self.workers.outers
-
-    @cached_property
-    def edges(self) -> Edges:
-        e, m = self.workers.edges, self.workers.n
-        i, z, pull = np.arange(m), np.full(m, m), np.full(m, self.alpha)
-        rows, columns = np.concatenate([e.rows, i, z, [m]]), np.concatenate([e.columns, z, i, [m]])
-        return Edges.of(m + 1, rows, columns, np.concatenate([e.weights, pull, pull, [1 - m * self.alpha]]))
-
-    @cached_property
-    def labels(self) -> np.ndarray | None:  # type: ignore[override]
-        mine = self.workers.labels
-        return None if mine is None else np.append(mine, mine.max() + 1)
-
-
-@dataclass(frozen=True, eq=False)
 class Sum(Matrix):
     """Sparse weights and terms of rank one, added up."""
 
@@ -386,114 +322,7 @@ class Sum(Matrix):
         return self.terms
 
 
-@dataclass(frozen=True, eq=False)
-class Dense(Matrix):
-    """An array of which no structure is known."""
-
-    array: np.ndarray
-
-    @property
-    def n(self) -> int:  # type: ignore[override]
-        return len(self.array)
-
-    @cached_property
-    def _dense(self) -> np.ndarray:
-        return frozen(self.array)
-
-    @cached_property
-    def edges(self) -> Edges:
-        rows, columns = np.nonzero(self.array)
-        return Edges(self.n, rows, columns, self.array[rows, columns].astype(float))
-
-    def __matmul__(self, X: Any) -> Any:
-        return super().__matmul__(X) if isinstance(X, Matrix) else self.array @ X
-
-    @property
-    def T(self) -> Dense:
-        return Dense(self.array.T)
-
-
-@dataclass(frozen=True, eq=False)
-class Product(Matrix):
-    """Several matrices applied in order, the first first: each is a communication of its own, with its own price."""
-
-    n: int
-    steps: tuple[Matrix, ...] = field(default=())
-
-    @property
-    def factors(self) -> tuple[Matrix, ...]:
-        return self.steps
-
-    @cached_property
-    def _dense(self) -> np.ndarray:
-        done = np.eye(self.n)
-        for W in self.steps:
-            done = W.dense() @ done
-        return frozen(done)
-
-    @cached_property
-    def edges(self) -> Edges:
-        return Dense(self.dense()).edges
-
-    def __matmul__(self, X: Any) -> Any:
-        if isinstance(X, Matrix):
-            return super().__matmul__(X)
-        for W in self.steps:
-            X = W @ X
-        return np.array(X)
-
-    @property
-    def T(self) -> Product:
-        return Product(self.n, tuple(W.T for W in reversed(self.steps)))
-
-    @cached_property
-    def modes(self) -> Modes | None:  # type: ignore[override]
-        return _folded(self.steps, identity(self.n).modes, lambda a, b: _both(np.multiply, a, b.modes))
-
-    @cached_property
-    def labels(self) -> np.ndarray | None:  # type: ignore[override]
-        known = [W.labels for W in self.steps if W.labels is not None]
-        return refined([np.zeros(self.n, dtype=int), *known]) if len(known) == len(self.steps) else None
-
-    def quotient(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        c = int(labels.max()) + 1
-        Q, within = np.eye(c), np.ones(c)
-        for W in self.steps:
-            each, own = W.quotient(labels)
-            Q, within = each @ Q, own * within
-        return Q, within
-
-    def row(self, i: int) -> np.ndarray:
-        one = np.zeros(self.n)
-        one[i] = 1
-        return np.asarray(self.T @ one)
-
-    def block(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return np.asarray((self @ np.eye(self.n)[:, columns])[rows])
-
-    def local(self, rows: np.ndarray) -> Matrix:
-        return Dense(self.block(rows, rows))
-
-    def is_symmetric(self, tolerance: float) -> bool:
-        if self.modes is not None:
-            return not np.iscomplexobj(self.modes.values)
-        if self.labels is not None:
-            Q = self.quotient(self.labels)[0]
-            return bool(np.abs(Q - Q.T).max() <= tolerance)
-        return Dense(self.dense()).is_symmetric(tolerance)
-
-    @property
-    def least(self) -> tuple[int, int, float]:
-        return min((W.least for W in self.steps), key=lambda found: found[2], default=(0, 0, 0.0))
-
-
-def _folded(steps: Sequence[Matrix], start: Any, join: Callable[[Any, Matrix], Any]) -> Any:
-    for W in steps:
-        start = join(start, W)
-    return start
-
-
-def _both(combine: Callable[..., Any], a: Modes | None, b: Modes | None) -> Modes | None:
+def both(combine: Callable[..., Any], a: Modes | None, b: Modes | None) -> Modes | None:
     """Of two matrices with a common basis, mode by mode; None when none is known."""
     if a is None or b is None or (a.basis is not None and b.basis is not None and a.basis != b.basis):
         return None
@@ -512,26 +341,3 @@ def frozen(W: Any) -> np.ndarray:
     W = np.array(W, dtype=np.float64)
     W.setflags(write=False)
     return W
-
-
-def recognise(W: Any) -> Matrix:
-    """What kind of matrix an array is: the average of all, edges where it is large and sparse, else no more than an array."""
-    if isinstance(W, Matrix):
-        return W
-    W = frozen(W)
-    n = len(W)
-    if n > 1 and W[0, 0] == 1 / n and (1 / n == W).all():
-        return Average(n)
-    found = Dense(W)
-    if n > LARGE and np.count_nonzero(W) <= SPARSE * n * n:
-        return Edges(n, *found.edges.entries)
-    return found
-
-
-def circulant(n: int, hops: Sequence[int], weights: Sequence[float]) -> Modes:
-    """Modes of the matrix whose row i takes weights[k] of i - hops[k], modulo n: sums of roots of unity. Real if symmetric."""
-    column = np.zeros(n)
-    np.add.at(column, np.asarray(hops) % n, np.asarray(weights, dtype=float))
-    values = np.fft.fft(column)
-    symmetric = np.array_equal(column[1:], column[:0:-1])
-    return Modes(("circulant", n), values.real if symmetric else values)

@@ -132,6 +132,3 @@ class Sampled(Mixing):
     def negative(self, m: int) -> None:
         """Means of the clients have none."""
         return None
-
-    def zeta(self, m: int) -> float | None:
-        return super().zeta(m) if self.cycle(m) == 1 else None

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from coopsgd.mixing.matrix import Matrix, Modes, Product, recognise, refined
+from coopsgd.mixing.matrix import WHOLE, Matrix, Modes, refined
+from coopsgd.mixing.recognise import recognise
+from coopsgd.mixing.structured import Product
 
-TOLERANCE = 1e-9  # on row sums of what we build, and on "below 1"
+TOLERANCE = 1e-9  # on row sums of what we build
+BELOW = 1e-12  # what is nearer to 1 than this may be 1: rounding hides the difference
 EXACT = 1e-9  # who leaves less of the disagreement than this averages exactly: the rest is rounding
-WHOLE = 512  # rows up to which a spectrum is that of the whole (n, n) array
-CLASSES = 512  # classes of interchangeable rows, at most, that stand for all rows
 RESTARTS = 20  # of the sparse eigensolver, before it is asked for what lies next to 1 instead
 
 
@@ -52,7 +53,7 @@ def reduced(Ws: Sequence[Any], apart: np.ndarray | None = None) -> Reduced | Non
     if any(labels is None for labels in known.values()):
         return None
     labels = refined([*(labels for labels in known.values() if labels is not None), *([] if apart is None else [apart])])
-    if labels.max() >= CLASSES:
+    if labels.max() >= WHOLE:
         return None
     found = {id(W): W.quotient(labels) for W in Ws}
     Qs, within = zip(*(found[id(W)] for W in Ws), strict=True)
@@ -153,33 +154,55 @@ def _sparse_zeta(W: Matrix) -> float:
 
 
 def ends(W: Matrix, times: Callable[[np.ndarray], np.ndarray] | None = None) -> tuple[float, float]:
-    """The second largest and the smallest eigenvalue of a symmetric W whose rows sum to one. times: of what W stands for.
+    """The second largest and the smallest eigenvalue of a symmetric W whose rows sum to one. times: of what W stands for."""
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
-    By Lanczos' method; where the second largest lies too near 1 for that, by a factorisation of the sparse W - 1.
+    most = top(W, times)[0]
+    tolerance = 1e-10 if times is None else 1e-3
+    try:
+        least = eigsh(_seen_from_the_mean(W, times), which="SA", maxiter=RESTARTS, tol=tolerance, **_one(W.n))[0][0]
+    except ArpackNoConvergence as error:
+        least = min(error.eigenvalues, default=-abs(most))
+    return most, float(least)
+
+
+def top(W: Matrix, times: Callable[[np.ndarray], np.ndarray] | None = None) -> tuple[float, np.ndarray]:
+    """The second largest eigenvalue of such a W, and an eigenvector (n,) of length 1 without a mean.
+
+    By Lanczos' method; where it lies too near 1 for that, by a factorisation of the sparse W - 1.
     """
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
-    n = W.n
+    try:
+        value, vector = eigsh(_seen_from_the_mean(W, times), which="LA", maxiter=RESTARTS, **_one(W.n))
+        return float(value[0]), vector[:, 0]
+    except ArpackNoConvergence:
+        if times is not None or W.outers:
+            raise ValueError(f"zeta: takes too long to compute for {W.n} members on this topology; choose another") from None
+    value, vector = eigsh(_seen_from_the_mean(W, times), which="LA", tol=1e-3, **_one(W.n))
+    if value[0] > 1 + 1e-9:  # W lets a disagreement grow, and what lies next to 1 is not the largest
+        return float(value[0]), vector[:, 0]
+    _, near = eigsh(W.edges.csr, k=2, sigma=1 + 1e-9, which="LM", v0=_start(W.n))
+    x = np.linalg.svd(near - near.mean(0), full_matrices=False)[0][:, 0]  # of the two one may be the constant, or a part of it
+    return float(x @ (W @ x)), x
+
+
+def _seen_from_the_mean(W: Matrix, times: Callable[[np.ndarray], np.ndarray] | None) -> Any:
+    """x -> (I - J) W (I - J) x, for scipy."""
+    from scipy.sparse.linalg import LinearOperator
+
     product = W.__matmul__ if times is None else times
 
     def away(x: np.ndarray) -> np.ndarray:
-        y = product(x - x.mean())
+        y = product(x.ravel() - x.mean())
         return np.asarray(y - y.mean())
 
-    operator = LinearOperator((n, n), matvec=lambda x: away(x.ravel()), dtype=float)
-    few = {"v0": _start(n), "k": 1, "ncv": min(n, 60), "return_eigenvectors": False}
-    try:
-        top = float(eigsh(operator, which="LA", maxiter=RESTARTS, **few)[0])
-    except ArpackNoConvergence:
-        if times is not None or W.outers:
-            raise ValueError(f"zeta: takes too long to compute for {n} members on this topology; choose another") from None
-        near = eigsh(W.edges.csr, k=2, sigma=1 + 1e-9, which="LM", v0=_start(n), return_eigenvectors=False)
-        top = float(np.sort(near)[0])
-    try:
-        bottom = float(eigsh(operator, which="SA", maxiter=RESTARTS, tol=1e-10 if times is None else 1e-3, **few)[0])
-    except ArpackNoConvergence as error:
-        bottom = float(min(error.eigenvalues, default=-abs(top)))
-    return top, bottom
+    return LinearOperator((W.n, W.n), matvec=away, dtype=float)
+
+
+def _one(n: int) -> dict[str, Any]:
+    """How scipy's eigensolver is asked for one pair."""
+    return {"v0": _start(n), "k": 1, "ncv": min(n, 60)}
 
 
 def _start(n: int) -> np.ndarray:
@@ -254,4 +277,9 @@ def reaches_consensus(Ws: Any) -> bool:
         left = max(np.sort(np.abs(values))[-2] if len(values) > 1 else 0.0, inside)
     else:
         left = math.exp(log_zeta(Ws))
-    return bool(left < 1 - TOLERANCE)
+    return below_one(left)
+
+
+def below_one(zeta: float) -> bool:
+    """Does that leave less than all of a disagreement, for sure?"""
+    return bool(zeta < 1 - BELOW)

@@ -57,9 +57,7 @@ class Gossip(Mixing):
         if self.weights not in matrices.WEIGHTS:
             raise ValueError(f"gossip: no weights named {self.weights!r}; known: {', '.join(matrices.WEIGHTS)}")
 
-    @property
-    def structured(self) -> bool:  # type: ignore[override]
-        return self.weights != "fdla"
+    structured: ClassVar[bool] = True
 
     def _worker_matrix(self, m: int) -> Matrix:
         """(m, m) W of the workers among themselves."""
@@ -110,6 +108,8 @@ class Anchored(Gossip):
     W' = [[(1 - alpha) W, alpha 1], [alpha 1', 1 - m alpha]]. alpha: auto = (1 + zeta) / (m + 1 + zeta), which takes W's zeta
     down to m zeta / (m + 1 + zeta). On topology=complete W is J and the workers then agree exactly.
     """
+
+    structured = Gossip.structured
 
     alpha: Any = option("auto", "the pull; auto: (1 + zeta) / (m + 1 + zeta), which minimises zeta")
 

@@ -7,18 +7,19 @@ processes make the same ones without a message.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from coopsgd.host import sizes
 from coopsgd.mixing import matrices
 from coopsgd.mixing.base import Mixing
-from coopsgd.mixing.expectation import Expectation, pair_averages, random_matching, repeated
-from coopsgd.mixing.graphs import Graph, Ring, links_of_pairs
+from coopsgd.mixing.expectation import Expectation, everybody_alike, pair_averages, random_matching, repeated
+from coopsgd.mixing.graphs import Graph, Links, Ring, links_of_pairs
 from coopsgd.mixing.groups import GROUPS_HELP, split
-from coopsgd.mixing.matrix import Edges, Groups, Matrix, Modes, circulant, identity
+from coopsgd.mixing.matrix import FOLLOWED, WHOLE, Edges, Matrix, Modes, identity
 from coopsgd.mixing.static import Gossip
+from coopsgd.mixing.structured import Groups, circulant
 from coopsgd.registry import of_run, option, register
 from coopsgd.streams import stream
 
@@ -75,24 +76,29 @@ class Matching(Mixing):
     def cycle(self, m: int) -> None:
         return None
 
-    def _edges(self, m: int) -> np.ndarray:
-        return self.once(("edges", m), lambda: self.topology.links(m, self.seed).pairs)
+    def _links(self, m: int) -> Links:
+        return cast(Links, self.once(("links", m), lambda: self.topology.links(m, self.seed)))
 
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
-        return (matrices.pairs(m, self._edges(m)[_matching(self._edges(m), m, stream(self.seed, "matching", r))]),)
+        links, draw = self._links(m), stream(self.seed, "matching", r)
+        if links.complete and m > WHOLE:  # as likely as by trying the edges, of which there are too many
+            return (matrices.pairs(m, draw.permutation(m)[: m - m % 2].reshape(-1, 2)),)
+        return (matrices.pairs(m, links.pairs[_matching(links.pairs, m, draw)]),)
 
     def negative(self, m: int) -> None:
         """Means of two have none."""
         return None
 
-    def expectation(self, m: int) -> Expectation:
+    def expectation(self, m: int) -> Expectation | None:
         """Exact where that takes a moment, else from a sample of matchings, the same for every seed."""
-        edges, links, draw = self._edges(m), self.topology.links(m, self.seed), stream(0, "matching-sample")
-        alike = links.eigenvalues if links.alike else None
-        return self.once(("expectation", m), lambda: random_matching(m, edges, lambda: _matching(edges, m, draw), alike))
+        return cast(Expectation, self.once(("expectation", m), lambda: self._expected(m)))
 
-    def zeta(self, m: int) -> float:
-        return self.expectation(m).zeta
+    def _expected(self, m: int) -> Expectation:
+        links, draw = self._links(m), stream(0, "matching-sample")
+        if links.complete and m > 2:
+            return everybody_alike(m, 1 / (m - 1 + m % 2))
+        alike = links.eigenvalues if links.alike else None
+        return random_matching(m, links.pairs, lambda: _matching(links.pairs, m, draw), alike)
 
 
 def _matching(edges: np.ndarray, m: int, draw: np.random.Generator) -> np.ndarray:
@@ -122,37 +128,48 @@ class Pairwise(Matching):
     Boyd, Ghosh, Prabhakar & Shah 2006. On a complete graph an event leaves 1 - 1 / (m - 1) of the mean square.
     """
 
+    structured: ClassVar[bool] = True
+
     events: int = option(1, "pairs a communication, one after the other")
 
     def __post_init__(self) -> None:
         if self.events < 1:
             raise ValueError(f"algo.events: must be at least 1, got {self.events}")
 
+    negative = Matching.negative
+
     def refuse_size(self, m: int) -> None:
         super().refuse_size(m)
-        one = 8.0 * m * m + sizes.OBJECT
+        one = 24.0 * (m + 2) + sizes.OBJECT
         sizes.refuse("algo.events", 2 * self.events * one, f"{self.events} matrices a communication", "lower it")
 
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
-        draw, (neighbours, starts) = stream(self.seed, "gossip", r), self._neighbours(m)
-        chosen = []
+        draw, links, chosen = stream(self.seed, "gossip", r), self._mutual(m), []
         for _ in range(self.events if m > 1 else 0):
             i = int(draw.integers(m))
-            chosen.append((i, int(draw.choice(neighbours[starts[i] : starts[i + 1]]))))
+            if links.complete:
+                k = int(draw.integers(m - 1))
+                chosen.append((i, k + (k >= i)))
+            else:
+                chosen.append((i, int(draw.choice(links.columns[slice(*np.searchsorted(links.rows, (i, i + 1)))]))))
         return tuple(matrices.pairs(m, [pair]) for pair in chosen)
 
-    def expectation(self, m: int) -> Expectation:
-        edges, degree = self._edges(m), np.maximum(np.diff(self._neighbours(m)[1]), 1)
+    def expectation(self, m: int) -> Expectation | None:
+        """Exact; None for many workers and so many events that telling it would take too long."""
+        return cast("Expectation | None", self.once(("expectation", m), lambda: self._of_events(m)))
+
+    def _of_events(self, m: int) -> Expectation | None:
+        links, given = self._mutual(m), self._links(m)
+        if links.complete and m > FOLLOWED:
+            return repeated(everybody_alike(m, 2 / (m * (m - 1))), self.events)
+        edges, degree = links.pairs, np.maximum(links.degrees, 1)
         share = (1 / degree[edges[:, 0]] + 1 / degree[edges[:, 1]]) / m
-        return repeated(pair_averages(m, edges, share), self.events)
+        return repeated(pair_averages(m, edges, share, alike=given.eigenvalues if given.undirected else None), self.events)
 
-    def _neighbours(self, m: int) -> tuple[np.ndarray, np.ndarray]:
-        """Those of worker i are the first[second[i] : second[i + 1]], by number."""
-        return self.once(("neighbours", m), lambda: self._listed(m))
-
-    def _listed(self, m: int) -> tuple[np.ndarray, np.ndarray]:
-        links = links_of_pairs(m, self._edges(m))
-        return links.columns, np.append(0, np.cumsum(links.degrees))
+    def _mutual(self, m: int) -> Links:
+        """The topology's links, each in both directions."""
+        links = self._links(m)
+        return links if links.complete else cast(Links, self.once(("mutual", m), lambda: links_of_pairs(m, links.pairs)))
 
 
 @register("gossip_pga", "mixing")
@@ -163,6 +180,7 @@ class GossipPGA(Gossip):
     every: int = option(6, "communication that averages everyone")
 
     CYCLE = "algo.every"
+    structured = Gossip.structured
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -58,9 +58,6 @@ class Written(Mixing):
         written = self._written_for(m)
         return (self._checked(written[r], m, f" of round {r}" if len(written) > 1 else ""),)
 
-    def zeta(self, m: int) -> float | None:
-        return None if is_function(self.W) else super().zeta(m)
-
     def check(self, m: int) -> None:
         super().check(m)
         if is_function(self.W):

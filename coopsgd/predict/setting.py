@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coopsgd.mixing import spectra
-from coopsgd.mixing.base import WRITTEN_OUT, Mixing
+from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Expectation
+from coopsgd.mixing.matrix import FOLLOWED
 from coopsgd.predict import theory
 from coopsgd.predict.theory import large
 from coopsgd.setup.external import is_external
@@ -81,7 +82,7 @@ class Setting:
         self.tau = int(parts.period.largest or config.tau)
         self.law = schedule.expectation(m) if schedule and self.cycle is None else None  # of one at random, if it is known
         self.matrices: list[Any] = []  # of a cycle, or of a window of a random schedule; arrays where they are `whole`
-        self.whole = m + num_aux <= WRITTEN_OUT
+        self.whole = m + num_aux <= FOLLOWED
         self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
         if schedule is not None and follows_from_matrices(strategy):
             if self.whole:
@@ -145,7 +146,7 @@ class Setting:
                 shrinks = all(spectra.zeta(W) <= 1 + SMALL for W in Ws)
                 why = f"a cycle of {self.cycle}: the network term and a step condition are computed from its matrices (derived)"
                 yield Assumption("one W", shrinks, why if shrinks else "one of the matrices enlarges disagreement")
-        fine = self.zeta is not None and self.zeta < 1 - spectra.TOLERANCE
+        fine = self.zeta is not None and spectra.below_one(self.zeta)
         why = "zeta is unknown: no formula for this schedule" if self.zeta is None else f"zeta = {self.zeta:.6g}: no bound"
         yield Assumption("zeta < 1", fine, "" if fine else why)
         yield Assumption("plain SGD", not self.plain, self.plain)
@@ -275,7 +276,7 @@ class Setting:
     def slow(self) -> str:
         """Why the stationary consensus is not computed although there is one; empty when it is, or there is none."""
         known = self.noise is not None or self.few or not self.matrices or (self.whole and self.law is None)
-        if known or self.plain or self.zeta is None or self.zeta >= 1 - spectra.TOLERANCE:
+        if known or self.plain or self.zeta is None or not spectra.below_one(self.zeta):
             return ""
         return f"{self.m} workers on this topology: how far they drift apart takes too long to compute"
 

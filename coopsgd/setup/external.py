@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from coopsgd.errors import ConfigError
-from coopsgd.registry import did_you_mean
+from coopsgd.registry import built_in, did_you_mean
 
 RUN_KEYS = ("order", "delay", "buffers")
 _WORK = "who takes how many steps is said by `work` of the mixing that its `schedule` is"
@@ -34,8 +34,10 @@ FORMER: dict[str, dict[str, str]] = {
         **{name: f"{name} {_RUN}" for name in RUN_KEYS},
     },
 }
+INSTEAD = {"adjacency": ("links",)}  # what says the same as a needed member
 MAY_BE_NONE = ("send",)  # methods that a class may say it does without
 READ = ("IMPORTS", "ARRAYS", "FILES")  # of every class whose fields name something: setup/build.py
+# what a class must say that does not derive from a built-in one
 NEEDED = {
     "mixing": ("matrices",),
     "graph": ("adjacency",),
@@ -71,8 +73,8 @@ def conforms(where: str, kind: str, cls: Any, base: type | None) -> None:
         if missing := [name for name in needed if not hasattr(cls, name)]:
             raise ConfigError(f"{where}: {cls.__module__}:{cls.__name__} has no {', '.join(missing)}, as in coopsgd.optim.SGD")
         return
-    for name in needed:
-        if getattr(cls, name) is getattr(base, name):
+    for name in () if built_in(kind, cls) else needed:
+        if all(getattr(cls, one) is getattr(base, one) for one in (name, *INSTEAD.get(name, ()))):
             raise ConfigError(f"{where}: {cls.__module__}:{cls.__name__} has no `{name}`; write {_called(base, name)}")
     if (more := _unknown(cls)) is not None:
         known = sorted(one for one in dir(base) if not one.startswith("_") and one != more)

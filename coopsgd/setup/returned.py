@@ -224,6 +224,13 @@ def _adjacency(place: _Place, found: Any, m: int, seed: int = 0) -> np.ndarray:
     return found
 
 
+def _links(place: _Place, found: Any, m: int, seed: int = 0) -> Any:
+    known = sys.modules.get("coopsgd.mixing.graphs")  # who returns some has imported it
+    if known is None or not isinstance(found, known.Links) or found.m != m:
+        raise place.fail(described(found), f"the Links of {m} workers, as in coopsgd.mixing.graphs")
+    return found
+
+
 def _dealt(place: _Place, found: Any, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> list[np.ndarray]:
     n = len(labels)
     if isinstance(found, str | bytes | dict | set) or not hasattr(found, "__len__") or not hasattr(found, "__getitem__"):
@@ -326,7 +333,7 @@ CHECKS: dict[str, dict[str, Callable[..., Any]]] = {
         "zeta": _must(lambda x: x is None or _is_finite(x), "a finite number or None"),
     },
     "period": {"next": _next, "at_most": _count(1, none=True)},
-    "graph": {"adjacency": _adjacency},
+    "graph": {"adjacency": _adjacency, "links": _links},
     "partition": {"deal": _dealt},
     "data": {"load": _images},
     "model": {"build": _module, "parameters": _count(1), "statistics": _count(0)},

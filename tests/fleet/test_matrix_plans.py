@@ -16,8 +16,9 @@ from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing import graphs, matrices
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.matcha import Matcha
-from coopsgd.mixing.matrix import Average, Groups, Matrix, identity
+from coopsgd.mixing.matrix import Matrix, identity
 from coopsgd.mixing.static import Anchored, Elastic, Gossip, Hierarchical, ParameterServer
+from coopsgd.mixing.structured import Average, Groups
 from coopsgd.mixing.varying import Matching, OnePeer, TwoLevel
 
 

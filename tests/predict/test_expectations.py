@@ -209,7 +209,7 @@ def test_what_comes_of_a_sample_says_so(capsys, monkeypatch):
     off = []
     for number in range(6):
         draw = np.random.default_rng(number)
-        edges = mixing._edges(m)
+        edges = mixing._links(m).pairs
         sampled = expectation.random_matching(m, edges, lambda edges=edges, draw=draw: _matching(edges, m, draw))
         for true, (value, error) in zip(
             exact, (sampled.measure(lambda one: one.zeta), sampled.measure(lambda one: expected_noise(one, m, 2))), strict=True

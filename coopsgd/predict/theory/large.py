@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coopsgd.mixing import spectra
-from coopsgd.mixing.matrix import Average, Matrix, identity
+from coopsgd.mixing.matrix import Matrix, identity
+from coopsgd.mixing.structured import Average
 from coopsgd.predict.theory.moments import summed
 
 PROBES = 24  # random signs of an estimated trace

@@ -68,7 +68,7 @@ def _norms(Ws: Sequence[Any]) -> np.ndarray | None:
         if found[-1].max() <= NEGLIGIBLE:
             return np.stack(found, 1)
         if (len(found) + T) * each > WORK and len(found) % T == 0:
-            return np.stack(found, 1) if found[-1].max() < 1 - spectra.TOLERANCE else None
+            return np.stack(found, 1) if spectra.below_one(found[-1].max()) else None
         if len(found) * each > 2 * WORK:  # not even one cycle
             return None
 
