@@ -44,7 +44,7 @@ def decompose(graph: Links | np.ndarray) -> list[list[tuple[int, int]]]:
     links = links_of(graph)
     if links.count > 2 * MOST:
         raise ConfigError(
-            f"topology: has {links.count // 2} edges, and matcha chooses among the matchings of at most {MOST}; "
+            f"topology: has {links.count // 2} edges among {links.m} workers, and matcha chooses matchings of at most {MOST}; "
             "choose a sparser one, or algo=matching"
         )
     edges = links.pairs.tolist()
