@@ -31,7 +31,7 @@ TOO_LARGE = {
     "the dimension of samples": (("data=gaussian", "data.dim=1000000000"), "data.dim"),
     "classes": (("data=gaussian", "data.dim=1000000", "data.classes=1000000"), "data.classes"),
     "a dense graph": (("algo=dpsgd", "topology=erdos_renyi", "topology.p=0.5", "workers=100000", *HERE), "topology"),
-    "weights for each edge": (("algo=dpsgd", "algo.weights=fdla", "workers=100000", *HERE), "workers"),
+    "weights for each edge": (("algo=dpsgd", "algo.weights=fdla", "topology=chain", "workers=100000", *HERE), "algo.weights"),
     "the matchings of a graph": (("algo=matcha", "topology=complete", "workers=100000", *HERE), "workers"),
     "groups": (("algo=hierarchical", "workers=200000", "algo.groups=200000", *HERE), "algo.groups"),
     "a long cycle": (("algo=gossip_pga", "algo.every=1000000000", *HERE), "algo.every"),
