@@ -123,6 +123,29 @@ def test_steps_are_fused_unless_somebody_looks_at_their_gradients(counted, more,
         np.testing.assert_allclose(fast.x, slow.x, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("more", "at_once"),
+    [
+        (("delay=0",), [16, 16]),
+        (("delay=1",), [15, 1, 15, 1]),  # 30 of the 32 steps go together: all but the one that a message is under way in
+        (("delay=4",), [12, 4, 12, 4]),
+        (("delay=tau",), [16, 16]),
+        (("order=cta",), [16, 16]),
+    ],
+)
+def test_steps_go_together_as_far_as_no_message_leaves_or_comes(monkeypatch, more, at_once):
+    asked, descend = [], SupervisedProblem.descend
+
+    def counting(self, k, rates, active, own):
+        asked.append(len(rates))
+        return descend(self, k, rates, active, own)
+
+    monkeypatch.setattr(SupervisedProblem, "descend", counting)
+    words = (*(word for word in SMALL if not word.startswith(("steps=", "tau="))), "steps=32", "tau=16", "log_every=32")
+    run = play(None, 1, *words, "algo=pasgd", *more)
+    assert asked == at_once and run.logical[0] == (1 if "order=cta" in more else 2)  # cta: the last waits for a next step
+
+
 @pytest.mark.parametrize("words", [(*QUADRATIC, "workers=6"), SMALL])
 def test_what_is_mixed_is_what_was_there_before_the_step(gangs, words):
     """delay=1 at tau=1, D-PSGD as its paper writes it: the gradient is the one where the step began."""
