@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 
 from coopsgd import Rows, Strategy
+from coopsgd.loop.rounds import Rounds
 from coopsgd.mixing.static import Average
 from coopsgd.strategies.cooperative import Cooperative
 
@@ -99,3 +101,15 @@ class Places(Cooperative):
         new = heard.clone()
         new[0] += 1
         return new, s
+
+
+def with_idling_confused(rank, function, *arguments):
+    """function(rank, ...) where all processes but the first take who works for who does not."""
+    active = Rounds.active.fget
+
+    def inverted(self):
+        found = active(self)
+        return found if found is None or not rank else ~found
+
+    with mock.patch.object(Rounds, "active", property(inverted)):
+        return function(rank, *arguments)

@@ -54,10 +54,13 @@ def check_strategy(cls: type[Strategy] | str, *words: str, gangs: Any = None, pr
     _nothing_remembered(name, base)
     saved_and_loaded(name, base)
     rows_stay_apart(name, base)
-    _placed_anywhere(name, base, gangs, processes)
+    everywhere = {p: (gangs or in_processes)(p)(_on_processes, name, base, p) for p in processes if p > 1}
+    if 1 in processes:
+        everywhere = {1: [_on_processes(0, name, base, 1)], **everywhere}
+    _placed_anywhere(name, everywhere)
     _fused_as_unfused(name, base)
     _as_plain_loops(name, base)
-    _idle_workers(name, base)
+    _idle_workers(name, base, everywhere)
     _statistics_ride_along(name, config)
 
 
@@ -68,13 +71,16 @@ def _words(cls: type[Strategy] | str) -> tuple[str, ...]:
     return ("algo=pasgd", f"algo.strategy={cls.__module__}:{cls.__qualname__}", *(() if mixes else ("~algo.mixing",)))
 
 
-def _placed_anywhere(name: str, config: Config, gangs: Any, processes: Sequence[int]) -> None:
+def _on_processes(rank: int, name: str, config: Config, processes: int) -> Any:
+    """One process's part: rows, ledger and answer of a run, and what is wrong with the idle workers of another."""
+    return *rows_ledger_answer(rank, config, processes), _idle_workers_moved(rank, name, config, processes)
+
+
+def _placed_anywhere(name: str, everywhere: dict[int, list[Any]]) -> None:
     """The same rows, ledger and answer on every number of processes."""
     expected = None
-    for p in processes:
-        everywhere = (gangs or in_processes)(p) if p > 1 else None
-        answers = everywhere(rows_ledger_answer, config, p) if everywhere else [rows_ledger_answer(0, config, 1)]
-        rows, ledger, answer = answers[0]
+    for p, answers in everywhere.items():
+        rows, ledger, answer, _ = answers[0]
         assert all(other[1] == ledger for other in answers), f"{name}: on {p} processes they disagree about the ledger"
         assert all(_near(other[2], answer) for other in answers), f"{name}: on {p} processes they disagree about the answer"
         expected = expected or (rows, ledger, answer)
@@ -124,16 +130,34 @@ def _as_plain_loops(name: str, base: Config) -> None:
             assert _near(found, expected), f"{name} {key}={value}: after step {k + 1} off by {off:.3g} from loops by hand"
 
 
-def _idle_workers(name: str, base: Config) -> None:
+def _idle_workers(name: str, base: Config, everywhere: dict[int, list[Any]]) -> None:
     """A worker that sits a step out keeps its row and its optimiser's buffers; fused steps of the others are theirs alone."""
+    if not _has_idle(Parts(base).strategy):
+        return
+    for p, answers in (everywhere or {1: [(_idle_workers_moved(0, name, base, 1),)]}).items():
+        for *_, wrong in answers:
+            assert wrong is None, f"{wrong}, on {p} processes" if p > 1 else wrong
+    loops = [make_loop(base, _half(Parts(base).strategy, base), Recorder(False)) for _ in range(2)]
+    loops[1].steps.fused = False
+    fused, unfused = (rows_of_steps(loop, base.steps or 0)[-1] for loop in loops)
+    assert _near(fused, unfused), f"{name}: fused steps of some workers are not their steps one by one"
+
+
+def _has_idle(strategy: Strategy) -> bool:
+    """Who works is a schedule's to say."""
+    return strategy.schedule is not None and strategy.send is not None
+
+
+def _idle_workers_moved(rank: int, name: str, base: Config, processes: int) -> str | None:
+    """What is wrong with the workers held here: one moved though idle, or did not though at work."""
     settings = replace(base, optim={**base.optim, "momentum": 0.9})
-    if Parts(settings).strategy.schedule is None or Parts(settings).strategy.send is None:
-        return  # who works is a schedule's to say
+    if not _has_idle(Parts(settings).strategy):
+        return None
     observer = Recorder()
-    loop = make_loop(settings, _half(Parts(settings).strategy, settings), observer)
+    loop = make_loop(settings, _half(Parts(settings).strategy, settings), observer, rank, processes)
     assert loop.strategy.schedule is not None
-    idled = 0
-    for k in range(settings.steps or 0):
+    idled, wrong = 0, []
+    for k in range(settings.steps or 0):  # to the end, whatever is found: the other processes go on
         x, buffers = loop.state.x.clone(), [b.clone() for b in loop.state.inner.stacked()]
         sent = len(observer.before)
         loop.advance()
@@ -141,17 +165,13 @@ def _idle_workers(name: str, base: Config) -> None:
         moved = observer.before[-1][2] if mixed else loop.state.x
         idle = _idle(loop.strategy.schedule, settings.tau, k)
         idled += len(idle)
-        for i in range(WORKERS):
-            kept = torch.equal(moved[i], x[i])
-            assert kept == (i in idle), f"{name}: worker {i} {'moved' if i in idle else 'did not move'} in step {k}"
+        for row, i in enumerate(loop.fleet.workers):
+            if torch.equal(moved[row], x[row]) != (i in idle):
+                wrong.append(f"{name}: worker {i} {'moved' if i in idle else 'did not move'} in step {k}")
             for before, now in zip(buffers, loop.state.inner.stacked(), strict=True):
-                same = torch.equal(before[i], now[i])
-                assert same or i not in idle, f"{name}: a buffer of worker {i}, who sits step {k} out, changed"
-    assert idled, f"{name}: nobody was idle"
-    loops = [make_loop(base, _half(Parts(base).strategy, base), Recorder(False)) for _ in range(2)]
-    loops[1].steps.fused = False
-    fused, unfused = (rows_of_steps(loop, base.steps or 0)[-1] for loop in loops)
-    assert _near(fused, unfused), f"{name}: fused steps of some workers are not their steps one by one"
+                if i in idle and not torch.equal(before[row], now[row]):
+                    wrong.append(f"{name}: a buffer of worker {i}, who sits step {k} out, changed")
+    return next(iter(wrong), None if idled else f"{name}: nobody was idle")
 
 
 def _idle(schedule: Mixing, tau: int, k: int) -> list[int]:

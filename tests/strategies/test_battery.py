@@ -60,6 +60,15 @@ def test_it_fails_when_idling_is_taken_out(monkeypatch, algo):
         check_strategy(algo, "tau=2", processes=())
 
 
+@pytest.mark.parametrize("algo", ["pasgd", "easgd"])
+def test_it_fails_when_idling_is_anothers_on_a_process_but_the_first(gangs, algo):
+    def confused(p):
+        return lambda function, *arguments: gangs(p)(breakers.with_idling_confused, function, *arguments)
+
+    with pytest.raises(AssertionError, match=rf"{algo}: worker 2 .* in step 0, on 2 processes"):
+        check_strategy(algo, "tau=2", gangs=confused, processes=(1, 2))
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "value", "told"),
     [
