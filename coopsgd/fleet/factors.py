@@ -1,15 +1,13 @@
 """Factor what has to cross between processes: W[i, j] = (U @ V)[i, j] wherever i and j live apart, with few rows in V.
 
 A block that a process keeps to itself is free, so W may have any entries there: what is of rank one but for these blocks
-(averages, lazy averages, elastic pulls) is found, what is of a low rank as it stands, and what is mostly of rank one.
+(averages, lazy averages, elastic pulls) is found, and what is of a low rank as it stands.
 
 Every discrete choice (which pivot, which rank) is made with a margin, so that hosts whose last bits differ choose alike.
 Pure numpy.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -21,38 +19,43 @@ GROWTH = 1e3  # a block kept at home may hold entries so many times larger than 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-def rank_one(W: np.ndarray, home: np.ndarray) -> Pair | None:
-    """u, v with W[i, j] = u_i v_j wherever i and j live on different processes, or None.
+def rank_one(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, home: np.ndarray) -> Pair | None:
+    """u, v (n,) with W[i, j] = u_i v_j wherever i and j live on different hosts, given all nonzero entries there; or None.
 
-    Blocks on one process are free. One entry far off the diagonal fixes u and v outside its own two blocks; a second one
-    fixes the rest.
+    Blocks within a host are free. One entry far off the diagonal fixes u and v outside its own two hosts; a second one fixes
+    the rest.
     """
-    apart = home[:, None] != home[None, :]
-    masked = np.where(apart, np.abs(W), 0)
-    i, j = np.unravel_index(masked.argmax(), masked.shape)
-    if masked[i, j] == 0:
+    n = len(home)
+    A, B = np.unique(rows), np.unique(columns)
+    per = (np.bincount(home[x], minlength=int(home.max()) + 1) for x in (A, B))
+    if not len(rows) or len(rows) != len(A) * len(B) - int(np.dot(*per)):
         return None
-    u, v = np.zeros(len(W)), np.zeros(len(W))
-    v[apart[i]] = W[i, apart[i]]
-    u[apart[j]] = W[apart[j], j] / W[i, j]
+    top = int(np.abs(weights).argmax())
+    i, j = rows[top], columns[top]
+    u, v = np.zeros(n), np.zeros(n)
+    v[columns[rows == i]] = weights[rows == i]
+    u[rows[columns == j]] = weights[columns == j] / weights[top]
     # rows that live with j are seen through another column, columns that live with i through another row
-    rows, columns = home == home[j], home == home[i]
-    far = np.where(apart[j] & apart[i], np.abs(v), 0).argmax()
-    if apart[i, far] and apart[j, far] and v[far]:
-        u[rows] = W[rows, far] / v[far]
-        v[columns] = W[far, columns] / u[far] if u[far] else 0
-    elif np.all(rows | columns):  # two processes: either block may be scaled alone, so let equal weights stay equal
-        back = outer(W[np.ix_(rows, columns)])
-        if back is None:
-            return None
-        mean, other = back[1].mean(), v[rows].mean()
-        scale = other / mean if mean and other else 1.0
-        u[rows], v[columns] = back[0] / scale, back[1] * scale
-    few = _spread(len(W), min(len(W), 16))  # most matrices that are no such thing differ here
-    for some in (few, slice(None)):
-        if np.abs((W[some] - np.outer(u[some], v)) * apart[some]).max() > NOISE * np.abs(W).max():
-            return None
-    return even(u, v)
+    far = np.abs(np.where((home != home[i]) & (home != home[j]), v, 0)).argmax()
+    if v[far] and home[far] not in (home[i], home[j]):
+        mine = (columns == far) & (home[rows] == home[j])
+        u[rows[mine]] = weights[mine] / v[far]
+        mine = (rows == far) & (home[columns] == home[i])
+        if u[far]:
+            v[columns[mine]] = weights[mine] / u[far]
+    elif np.isin(home[np.append(A, B)], (home[i], home[j])).all():
+        mine = (home[rows] == home[j]) & (home[columns] == home[i])
+        if mine.any():  # two hosts: either block may be scaled alone, so let equal weights stay equal
+            k = np.flatnonzero(mine)[np.abs(weights[mine]).argmax()]
+            down, across = mine & (columns == columns[k]), mine & (rows == rows[k])
+            back = np.zeros(n)
+            back[columns[across]] = weights[across]
+            mean, other = back[home == home[i]].mean(), v[home == home[j]].mean()
+            scale = other / mean if mean and other else 1.0
+            u[rows[down]] = weights[down] / weights[k] / scale
+            v[columns[across]] = weights[across] * scale
+    off = np.abs(weights - u[rows] * v[columns]).max()
+    return even(u, v) if off <= NOISE * np.abs(weights).max() else None
 
 
 def even(u: np.ndarray, v: np.ndarray) -> Pair:
@@ -187,39 +190,3 @@ def _largest(W: np.ndarray) -> tuple[int, int]:
     size = np.abs(W)
     i, j = np.unravel_index((size >= size.max() * (1 - 1e-9)).argmax(), W.shape)
     return int(i), int(j)
-
-
-def majorities(W: np.ndarray, home: np.ndarray) -> Iterator[Pair]:
-    """u, v such that many entries of W off the diagonal blocks are u_i v_j exactly: an average under sparse edges.
-
-    Medians of ratios, which a minority of other entries cannot move: started from equal weights and from a few rows,
-    over all entries and over the nonzero ones.
-    """
-    n = len(W)
-    some = np.unique(np.linspace(0, n - 1, SMALL).astype(int))  # rows and columns that vote
-    sample, apart = W[np.ix_(some, some)], home[some][:, None] != home[some]
-    for vote in (apart, apart & (sample != 0)):
-        seen = set()
-        for start in (None, 0, len(some) // 2):
-            v = np.ones(len(some)) if start is None else np.where(vote[start], sample[start], 0)
-            u = _middle(sample, v, vote)
-            v = _middle(sample.T, u, vote.T)
-            u = _middle(sample, v, vote)
-            alike = (np.abs(sample - np.outer(u, v)) <= NOISE * np.abs(sample).max()) & vote & (sample != 0)
-            if np.count_nonzero(alike) * 20 > np.count_nonzero(sample[vote]) and alike.tobytes() not in seen:
-                seen.add(alike.tobytes())
-                if len(some) < n:
-                    u, v = (_middle(part, w, _votes(part, home, some)) for part, w in ((W[:, some], v), (W[some].T, u)))
-                yield u, v
-
-
-def _votes(part: np.ndarray, home: np.ndarray, some: np.ndarray) -> np.ndarray:
-    return (home[:, None] != home[some]) & (part != 0)
-
-
-def _middle(W: np.ndarray, v: np.ndarray, vote: np.ndarray) -> np.ndarray:
-    """(a,) for each row of W (a, b) the lower median of W / v over the entries that vote; 0 where none does."""
-    vote = vote & (v != 0)
-    ratios = np.sort(np.where(vote, W / np.where(v == 0, 1, v), np.inf), axis=1)
-    votes = vote.sum(1)
-    return np.where(votes > 0, ratios[np.arange(len(W)), np.maximum(votes - 1, 0) // 2], 0)

@@ -192,7 +192,9 @@ def _split(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """diagonal, u, v with S = diag + u v', or None when S is no such matrix."""
     if not (S - np.diag(np.diag(S))).any():
         return np.diag(S), np.zeros(len(S)), np.zeros(len(S))
-    found = factors.rank_one(S, np.arange(len(S)))
+    rows, columns, weights = _entries(S)
+    off = rows != columns
+    found = factors.rank_one(rows[off], columns[off], weights[off], np.arange(len(S)))
     if found is None:
         return None
     u, v = found

@@ -5,15 +5,9 @@ appear where it is held, and depends on nothing else. Pure numpy, so `show` can 
 
 How. Off the diagonal blocks of W (a process needs no message for what it holds):
 
-* *sums*: if those entries are u_i v_j, one all-reduce of sum_j v_j x_j serves everybody: 2 (g - 1) vectors for a group
-  of g processes, as a ring all-reduce sends. Averages, lazy averages and group averages are of this kind; k such terms
-  need k vectors. A sum may do most of the work and leave the rest to edges.
-* *edges*: process Q sends to P what the block W[P, Q] needs, rank(block) vectors: no row twice, sums pre-added.
+* *sums* over groups of processes, and *edges*, messages of one process to another, as `sums.py` finds them;
 * auxiliary rows are either *replicated* (each process keeps all of them, and one all-reduce of the workers' pull keeps
   the copies equal bit by bit) or *owned* (aux a lives on process a * processes // v like a worker's row).
-
-Of a W of up to WHOLE rows, and of an array that is no more than one, the sums are searched for (`sums.py`). Of a larger one its
-structure says them: each of its terms of rank one is a sum, its edges are edges, and nothing (n, n) is made.
 """
 
 from __future__ import annotations
@@ -25,15 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.fleet.factors import NOISE, Pair, factor
-from coopsgd.fleet.price import Links, crossing
-from coopsgd.fleet.sums import Sum, choose
-from coopsgd.mixing.matrix import Edges, Matrix, Outer
+from coopsgd.fleet.factors import NOISE, factor
+from coopsgd.fleet.sums import Crossing, Links, Sum, cheapest, largest, message
+from coopsgd.mixing.matrix import WHOLE, Edges, Matrix
 from coopsgd.mixing.matrix import Sum as Terms
 from coopsgd.mixing.recognise import recognise
 from coopsgd.mixing.structured import Dense
 
-WHOLE = 256  # rows up to which sums are searched for in the whole matrix
+NONE = Links(*(np.zeros(0, dtype=int) for _ in range(3)))
 DISTINCT = 64  # matrices of a schedule that are planned to choose a layout; auxiliary rows of a longer one have owners
 
 
@@ -95,14 +88,14 @@ class Edge:
 class Plan:
     """How a fleet of this layout carries out W.
 
-    rest: what the sums leave of W, whose blocks between processes go along edges: an (n, n) array where W was searched.
+    rest: what the sums leave of W, whose blocks between processes go along edges.
     """
 
     W: Matrix
     layout: Layout
     sums: tuple[Sum, ...]
     links: Links  # the messages between processes
-    rest: np.ndarray | Matrix
+    rest: Matrix
 
     @cached_property
     def sent(self) -> np.ndarray:
@@ -133,30 +126,31 @@ class Plan:
     def _edge(self, src: int, dst: int) -> Edge:
         home, n = self.layout.home, self.layout.n
         rows, columns = np.flatnonzero(home == dst), np.flatnonzero(home == src)
-        u, v = factor(self.rest[np.ix_(rows, columns)]) if isinstance(self.rest, np.ndarray) else sent(self.rest, rows, columns)
+        u, v = message(self.rest.edges.block(rows, columns))
+        for outer in self.rest.outers:
+            takes, gives = np.zeros(n), np.zeros(n)
+            takes[outer.rows], gives[outer.rows] = outer.u, outer.v
+            if takes[rows].any() and gives[columns].any():
+                u, v = np.column_stack([u, takes[rows]]), np.vstack([v, gives[columns]])
         U, V = np.zeros((n, len(v))), np.zeros((len(v), n))
         U[rows], V[:, columns] = u, v
         return Edge(src, dst, U, V)
 
     def stay(self, q: int) -> np.ndarray | Matrix:
-        """(r, r): what process q's rows take from its own rows, without what comes back in a sum.
+        """(r, r): what process q's rows take from its own rows, without what comes back in a sum; an array if it is small.
 
         Replicated auxiliary rows hear of the workers by sums alone: the same bits on every process.
         """
-        rows, share = np.array(self.layout.rows(q)), len(self.layout.workers(q))
-        if isinstance(self.rest, Matrix):
-            inside = self.rest.local(rows)
-            e = inside.edges
-            kept = (e.rows < share) | (e.columns >= share) | (not self.layout.replicated)
-            return Terms(len(rows), Edges(len(rows), e.rows[kept], e.columns[kept], e.weights[kept]), inside.outers)
-        block = self.W.dense()[np.ix_(rows, rows)].copy()
-        for item in self.sums:
-            if q in item.group:
-                block -= item.U[rows] @ item.V[:, rows]
-        block[np.abs(block) < NOISE * np.abs(self.W.dense()).max()] = 0
-        if self.layout.replicated:
-            block[share:, :share] = 0
-        return block
+        rows, share, replicated = np.array(self.layout.rows(q)), len(self.layout.workers(q)), self.layout.replicated
+        inside = self.rest.local(rows)
+        if len(rows) <= WHOLE or isinstance(inside, Dense):
+            block = inside.dense().copy()
+            block[np.abs(block) < NOISE * largest(self.W)] = 0
+            block[share:, :share] *= not replicated
+            return block
+        e = inside.edges
+        kept = (e.rows < share) | (e.columns >= share) | (not replicated)
+        return Terms(len(rows), Edges(len(rows), e.rows[kept], e.columns[kept], e.weights[kept]), inside.outers)
 
     def describe(self) -> list[str]:
         """The plan in words, one line an action."""
@@ -191,50 +185,21 @@ def lower(W: Any, layout: Layout, recurring: bool | None = None) -> Plan:
     if recurring is None:
         recurring = W.recurring if isinstance(W, Matrix) else True
     W = recognise(W)
-    aux = layout.v and any((outer.rows >= layout.m).any() for outer in W.outers)
-    if isinstance(W, Dense) or len(W) <= WHOLE or aux:
-        W = Dense(_clean(W.dense()))
-        nothing: tuple[list[Sum], np.ndarray, Any] = ([], np.zeros((1, 1), dtype=int), W.dense())
-        found = nothing if layout.processes == 1 else choose(W.dense(), layout.home, layout.processes, recurring)
-        sums, rest = found[0], found[2]
-        dst, src = np.nonzero(found[1])
-        links = Links(dst, src, found[1][dst, src])
-    else:
-        sums, links, rest = _structured(W, layout, recurring)
+    if layout.v and layout.replicated and any((outer.rows >= layout.m).any() for outer in W.outers):
+        W = Dense(W.dense())  # what is everywhere hears of the workers by sums of its own
+    found, sums = Crossing([], NONE, W), list[Sum]()
+    if layout.processes > 1:
+        forms = (W, *([W.under_average] if isinstance(W, Dense) and not layout.v and W.under_average is not None else []))
+        found = cheapest(*forms, home=layout.home, hosts=layout.processes, recurring=recurring)
+    for group, outer in found.terms:
+        U, V = np.zeros((layout.n, 1)), np.zeros((1, layout.n))
+        U[outer.rows, 0], V[0, outer.rows] = outer.u, outer.v
+        sums = _joined(sums, Sum(tuple(group.tolist()), U, V))
     if layout.v and layout.replicated:
         pull = W.block(np.arange(layout.m, layout.n), np.arange(layout.m))
         if pull.any():
             _feed_replicas(pull, layout, sums)
-    return Plan(W, layout, tuple(sums), links, rest)
-
-
-def _structured(W: Matrix, layout: Layout, recurring: bool) -> tuple[list[Sum], Links, Matrix]:
-    """Sums and edges as the terms of W say them, and what the sums leave."""
-    home, P, n = layout.home, layout.processes, layout.n
-    sums, kept, shared = list[Sum](), list[Outer](), list[Outer]()
-    for outer in W.outers:
-        group = np.unique(home[outer.rows])
-        if len(group) == P > 1 or (len(group) > 2 and recurring):
-            U, V = np.zeros((n, 1)), np.zeros((1, n))
-            U[outer.rows, 0], V[0, outer.rows] = outer.u, outer.v
-            sums = _joined(sums, Sum(tuple(group.tolist()), U, V))
-        else:
-            kept.append(outer)
-            if len(group) > 1:
-                shared.append(outer)
-    rest = Terms(n, W.edges, tuple(kept))
-    rows, columns, _ = crossing(W.edges, home, 0)
-    pair = home[rows] * P + home[columns]
-    pairs, at = np.unique(pair, return_inverse=True)
-    each = (np.bincount(np.unique(at * n + some) // n, minlength=len(pairs)) for some in (rows, columns))
-    vectors = np.zeros((P, P), dtype=int)
-    vectors.ravel()[pairs] = np.minimum(*each)
-    for outer in shared:
-        takes, gives = (np.unique(home[outer.rows[part != 0]]) for part in (outer.u, outer.v))
-        vectors[np.ix_(takes, gives)] += 1
-    np.fill_diagonal(vectors, 0)
-    dst, src = np.nonzero(vectors)
-    return sums, Links(dst, src, vectors[dst, src]), rest
+    return Plan(W, layout, tuple(sums), found.links, found.rest)
 
 
 def _joined(sums: list[Sum], more: Sum) -> list[Sum]:
@@ -243,21 +208,6 @@ def _joined(sums: list[Sum], more: Sum) -> list[Sum]:
         if item.group == more.group:
             return [*sums[:at], Sum(item.group, np.hstack([item.U, more.U]), np.vstack([item.V, more.V])), *sums[at + 1 :]]
     return [*sums, more]
-
-
-def sent(W: Matrix, rows: np.ndarray, columns: np.ndarray) -> Pair:
-    """u (a, k), v (k, b) with u @ v = W[rows, columns]: rows as they are, or pre-added, whichever are fewer; then the terms."""
-    sparse = W.edges.block(rows, columns)
-    takers, taken = np.flatnonzero(sparse.any(1)), np.flatnonzero(sparse.any(0))
-    fewer = len(taken) <= len(takers)
-    u = sparse[:, taken] if fewer else np.eye(len(rows))[:, takers]
-    v = np.eye(len(columns))[taken] if fewer else sparse[takers]
-    for outer in W.outers:
-        takes, gives = np.zeros(W.n), np.zeros(W.n)
-        takes[outer.rows], gives[outer.rows] = outer.u, outer.v
-        if takes[rows].any() and gives[columns].any():
-            u, v = np.column_stack([u, takes[rows]]), np.vstack([v, gives[columns]])
-    return u, v
 
 
 def _feed_replicas(pull: np.ndarray, layout: Layout, sums: list[Sum]) -> None:
@@ -315,8 +265,3 @@ def layout_of(schedule: Any, m: int, processes: int) -> Layout:
     cycle = schedule.cycle(m)
     factors = None if cycle is None else (W for r in range(cycle) for W in schedule.factors(m, r))
     return choose_layout(factors, m, schedule.num_aux, processes, schedule.server_owns_aux)
-
-
-def _clean(W: np.ndarray) -> np.ndarray:
-    size = np.abs(W)
-    return np.where(size < NOISE * size.max(), 0.0, W)

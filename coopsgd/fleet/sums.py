@@ -1,23 +1,37 @@
-"""Choose what goes through all-reduces: weighted sums over groups of processes that leave the least for single edges.
+"""What crosses between hosts: sums over groups of them, and single messages. Read off the structure of W.
 
-Candidates, each judged by vectors sent, 2 (g - 1) k for k sums over g processes plus the ranks of the blocks it leaves:
+A host needs no message for what it holds. Of the rest,
 
-* everything that crosses is u_i v_j: one sum (averages, lazy averages, group averages);
-* W has rank k as it stands: k sums in one all-reduce, never dearer than the all-reduce of a factor of W;
-* most of it is u_i v_j, perhaps among some of the processes only: one sum, and edges for the rest, which is searched again.
+* a term of rank one, u_i v_j among some rows, is one sum of v_j x_j over the hosts that hold them: 2 (g - 1) vectors for g;
+* so are sparse weights that are u_i v_j wherever they cross (the lazy average of a complete graph, groups in a user's array);
+* dense weights of rank k as they stand are k sums in one all-reduce;
+* all else goes along edges, as many vectors from one host to another as the block between them has rank: rows as they are, or
+  added up before they are sent.
 
-Sending everything along edges is the plan to beat. What is chosen is a function of W and of who holds which row. Sums over some
-of the processes need a group of them, a resource that is never given back: they are for matrices that recur.
+Sums over some of the hosts need a group of processes, a resource that is never given back: they are for matrices that recur.
+The price list (price.py) reads W in the same way, one worker a host. Pure numpy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from coopsgd.fleet.factors import GROWTH, NOISE, even, factor, full_rank, majorities, rank_one, spanning, through
+from coopsgd.fleet.factors import GROWTH, NOISE, Pair, factor, rank_one, spanning, through
+from coopsgd.mixing.matrix import SPARSE, Edges, Matrix, Outer
+from coopsgd.mixing.matrix import Sum as Terms
+
+RANKED = 1 << 12  # entries of a sparse block between two hosts up to which its rank is found; rows are sent of a larger one
+
+
+class Links(NamedTuple):
+    """Single messages, arrays (L,): host src sends host dst so many vectors in one."""
+
+    dst: np.ndarray
+    src: np.ndarray
+    vectors: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -29,198 +43,194 @@ class Sum:
     V: np.ndarray
 
 
-def choose(W: np.ndarray, home: np.ndarray, processes: int, recurring: bool) -> tuple[list[Sum], np.ndarray, np.ndarray]:
-    """The sums; the (P, P) vectors left for edges; the (n, n) rest of W, whose blocks between processes are those edges.
+class Crossing(NamedTuple):
+    """How hosts carry W out: terms that are each a sum over some hosts, links, and what the sums leave of W.
 
-    home: (n,) the process of each row, -1 where it has no edges (a replicated row). recurring: may sums be over some of the
-    processes, not only over all?
+    beside: is a sum among them that edges or other sums stand beside, which edges alone might do for less?
     """
-    rest, sums = W.copy(), dict[tuple[int, ...], Sum]()
-    counts = np.zeros((processes, processes), dtype=int)
-    scale = float(np.abs(W).max())
-    todo = components(touching(W, home, np.arange(processes)))
-    row = np.argsort(home)[np.count_nonzero(home < 0) :]
-    while todo:
-        hosts = todo.pop()
-        if len(hosts) == 2 < processes == len(row):  # two rows, two messages: a matching has hundreds of these
-            for p, q in (hosts, hosts[::-1]):
-                counts[p, q] = rest[row[p], row[q]] != 0
-            continue
-        rows = np.flatnonzero(np.isin(home, hosts))
-        inside = np.ix_(rows, rows) if len(rows) < len(W) else ...
-        found = _best(rest[inside], home[rows], hosts, scale, len(hosts) == processes, recurring)
-        if isinstance(found, np.ndarray):
-            counts[np.ix_(hosts, hosts)] = found
-            continue
-        group, u, v, left = found
-        U, V = np.zeros((len(W), u.shape[1])), np.zeros((v.shape[0], len(W)))
-        U[rows], V[:, rows] = u, v
-        before = sums.get(group)
-        if before is not None:  # one all-reduce a group, however many vectors
-            U, V = np.hstack([before.U, U]), np.vstack([before.V, V])
-        sums[group] = Sum(group, U, V)
-        rest[inside] = left
-        todo += [hosts[part] for part in components(touching(left, home[rows], hosts))]
-    return list(sums.values()), counts, rest
+
+    terms: list[tuple[np.ndarray, Outer]]
+    links: Links
+    rest: Matrix
+    beside: bool = False
+
+    @property
+    def vectors(self) -> int:
+        """Sent by all hosts together."""
+        return int(self.links.vectors.sum()) + sum(2 * (len(group) - 1) for group, _ in self.terms)
 
 
-Found = tuple[tuple[int, ...], np.ndarray, np.ndarray, np.ndarray]  # group, u (a, k), v (k, a), the (a, a) rest
+def cheapest(*forms: Matrix, home: np.ndarray, hosts: int, recurring: bool) -> Crossing:
+    """That with the fewest vectors, of one matrix in as many forms as are known of it."""
+    found = []
+    for W in forms:
+        found.append(carried(W, home, hosts, recurring))
+        if found[-1].beside:
+            found.append(carried(W, home, hosts, recurring, together=False))
+    return min(found, key=lambda way: way.vectors)
 
 
-def _best(
-    W: np.ndarray, home: np.ndarray, hosts: np.ndarray, scale: float, everyone: bool, recurring: bool
-) -> Found | np.ndarray:
-    """The best next sum for the rows of these connected hosts; the (g, g) vectors of their edges when those are as good."""
-    g, hot = len(hosts), touching(W, home, hosts)
-    once, allowed = 2 * (g - 1), everyone or recurring
-    if g == 2 and not everyone:  # two messages do what a sum of two does, and need no group
-        return block_ranks(W, home, hosts)
-    if allowed and hot.sum() >= once + (not everyone):
-        found = rank_one(W, home)
-        if found is not None and _growth(*_columns(found)) <= GROWTH * scale:
-            return tuple(hosts.tolist()), *_columns(found), np.zeros_like(W)
-    W, own = np.where(home[:, None] == home, 0, W), W
-    rows = int(rows_to_send(W, home, hosts).sum())
-    if g == 2 or rows <= once:
-        return block_ranks(W, home, hosts)
+def carried(
+    W: Matrix, home: np.ndarray, hosts: int, recurring: bool = True, together: bool = True, wire: bool = True
+) -> Crossing:
+    """How W crosses between hosts. home: (n,) the host of each row, -1 where a row hears of others by other means.
 
-    def whole(most: int) -> list[Partial]:
-        spans = spanning(own, most) if allowed else None
-        if spans is None:
-            return []
-        u, v = through(own, *spans)
-        return [(np.arange(g), u, v, _left(W, home, hosts, u, v, scale))] if _growth(u, v) <= GROWTH * scale else []
-
-    first = min((rows - 1) // once, 32)  # a low rank is seen before all the ranks of edges are known
-    found_whole = whole(first)
-    for _, u, v, left in found_whole:
-        if once * len(v) <= hot.sum() and not left.any():
-            return tuple(hosts.tolist()), u, v, left  # edges cannot be cheaper: each that is there carries a vector
-    ranks = block_ranks(W, home, hosts)
-    least, best = int(ranks.sum()), None
-    if (least - 1) // once > first:
-        found_whole = whole((least - 1) // once)
-    for some, u, v, left in (*found_whole, *_partial(W, home, hosts, scale)):
-        cost = 2 * (len(some) - 1) * len(v) + int(block_ranks(left, home, hosts).sum())
-        if cost < least and (recurring or (everyone and len(some) == g)):
-            mine = np.isin(home, hosts[some])
-            least, best = cost, (tuple(hosts[some].tolist()), u * mine[:, None], v * mine, left)
-    return ranks if best is None else best
-
-
-Partial = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # which of the hosts, u (a, k), v (k, a), the (a, a) rest
-
-
-def _partial(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, scale: float) -> Iterator[Partial]:
-    """Sums of rank one that leave something to edges."""
-    before = rows_to_send(W, home, hosts)
-    for pair in majorities(W, home):
-        u, v = _columns(pair)
-        reads, feeds = (np.isin(hosts, home[np.flatnonzero(w)]) for w in pair)
-        at_best = np.where(before > 0, 1, -1) * np.outer(reads, feeds)  # it may end edges, and makes those that were not there
-        np.fill_diagonal(at_best, 0)
-        if _growth(u, v) > GROWTH * scale or _densest(at_best) is None:
-            continue
-        after = rows_to_send(_left(W, home, hosts, u, v, scale), home, hosts)
-        some = _densest(np.sign(before - after))  # of what goes along an edge, one sum takes one vector at most
-        if some is not None:
-            mine = np.isin(home, hosts[some])
-            u[mine, 0], v[0, mine] = even(u[mine, 0], v[0, mine])
-            yield some, u, v, _left(W, home, hosts[some], u, v, scale)
-
-
-def _columns(pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    return pair[0][:, None], pair[1][None]
-
-
-def _growth(u: np.ndarray, v: np.ndarray) -> float:
-    """The largest number that is added up on the way."""
-    if len(v) == 1:
-        return float(np.abs(u).max() * np.abs(v).max())
-    return float((np.abs(u) @ np.abs(v)).max())
-
-
-def _left(W: np.ndarray, home: np.ndarray, hosts: np.ndarray, u: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
-    """W without what the sum u v among the hosts does; 0 where that is rounding."""
-    mine = np.isin(home, hosts)
-    left = (u * mine[:, None]) @ (v * mine)
-    np.subtract(W, left, out=left)
-    left *= (np.abs(left) > NOISE * scale) & (home[:, None] != home)
-    return left
-
-
-def _densest(gain: np.ndarray) -> np.ndarray | None:
-    """The hosts among which a sum saves most: gain[p, q] vectors on each edge, less 2 (g - 1). None when nothing is saved.
-
-    Hosts are dropped one at a time, the least useful first; the best stage counts.
+    recurring: may sums be over some of the hosts? together: may they stand beside edges and other sums? wire: else it is for
+    the price list, which knows averages and messages: no sum beside others, and no more than one between the same hosts.
     """
-    keep, best, least = np.arange(len(gain)), None, 0
-    while len(keep) > 2:
-        inside = gain[np.ix_(keep, keep)]
-        saved = int(inside.sum()) - 2 * (len(keep) - 1)
-        if saved > least:
-            best, least = keep, saved
-        keep = np.delete(keep, (inside.sum(0) + inside.sum(1)).argmin())
-    return best
+    e, scale = W.edges, largest(W)
+    rows, columns, weights = crossing(e, home, NOISE * scale)
+    outers = [(outer, group) for outer in W.outers if len(group := np.unique(home[outer.rows])) > 1]
+    part = components(hosts, home[rows], home[columns], [group for _, group in outers])
+    with_edges, several = np.zeros(hosts, dtype=bool), np.bincount([part[group[0]] for _, group in outers], minlength=hosts)
+    with_edges[part[home[rows]]] = True
+    terms, left, beside = list[tuple[np.ndarray, Outer]](), list[Outer](), False
+    for outer, group in outers:
+        at = part[group[0]]
+        lone = not with_edges[at] and several[at] == 1 and bool(outer.u.all() and outer.v.all())
+        if (len(group) == hosts or (len(group) > 2 and recurring)) and (lone or (wire and together)):
+            terms.append((group, outer))
+            beside |= not lone
+        else:
+            left.append(outer)
+    if left and not wire:
+        expanded = crossing(Terms(W.n, Edges.of(W.n, [], [], []), tuple(left)), home, NOISE * scale)
+        rows, columns, weights = (np.append(a, b) for a, b in zip((rows, columns, weights), expanded, strict=True))
+        rows, columns, weights = Edges.of(W.n, rows, columns, weights).entries
+    links = linked(rows, columns, weights, home, hosts)
+    part = components(hosts, links.dst, links.src, [])
+    of, size, gone, own = part[links.dst], np.bincount(part, minlength=hosts), np.zeros(len(rows), dtype=bool), list[Outer]()
+    many = np.bincount(of, minlength=hosts)
+    least = 2 * (size - 1) + (wire & (size < hosts))
+    may = (many > 0) & ((size == hosts) | ((size > 2) & recurring))
+    for at in np.flatnonzero(may & (many >= least)):
+        mine, group = part[home[rows]] == at, np.flatnonzero(part == at)
+        found = rank_one(rows[mine], columns[mine], weights[mine], home)
+        if found is not None and not (wire and grown(found[0][:, None], found[1][None], scale)):
+            pairs = [found]
+        elif wire:
+            pairs = _low_rank(e, home, group, (int(links.vectors[of == at].sum()) - 1) // (2 * (size[at] - 1)), scale)
+        else:
+            pairs = []
+        if pairs:
+            inside = np.flatnonzero(np.isin(home, group))
+            terms += [(group, Outer(inside, u[inside], v[inside])) for u, v in pairs]
+            if wire:  # what they do within a host is undone there
+                own += [Outer(i, -u[i], v[i]) for u, v in pairs for i in (np.flatnonzero(home == q) for q in group)]
+            gone |= mine
+            links = Links(*(x[of != at] for x in links))
+            of = of[of != at]
+    if not wire:
+        return Crossing(terms, links, W)
+    spans = {id(outer) for outer, _ in outers}
+    inner = [outer for outer in W.outers if id(outer) not in spans]
+    here = ~apart(e, home)
+    rows, columns, weights = (np.append(a[here], b[~gone]) for a, b in zip(e.entries, (rows, columns, weights), strict=True))
+    order = np.lexsort((columns, rows))
+    rest = Terms(W.n, Edges(W.n, rows[order], columns[order], weights[order]), (*inner, *left, *own))
+    return Crossing(terms, _with_terms(links, left, home, hosts), rest, beside)
 
 
-def touching(W: np.ndarray, home: np.ndarray, hosts: np.ndarray) -> np.ndarray:
-    """(g, g) bool: does a row of host p take anything from host q's? False on the diagonal."""
-    hot, order, starts = _by_host(W != 0, home, hosts)
-    if len(order) > len(hosts):
-        hot = np.logical_or.reduceat(np.logical_or.reduceat(hot, starts, axis=0), starts, axis=1)
-    np.fill_diagonal(hot, False)
-    return hot
+def _low_rank(e: Edges, home: np.ndarray, group: np.ndarray, most: int, scale: float) -> list[Pair]:
+    """Up to `most` u, v whose products add up to the dense weights between and within these hosts; none if they do not."""
+    inside = np.flatnonzero(np.isin(home, group))
+    if not most or np.count_nonzero(np.isin(e.rows, inside) & np.isin(e.columns, inside)) <= SPARSE * len(inside) ** 2:
+        return []
+    block = e.block(inside, inside)
+    spans = spanning(block, most)
+    if spans is None:
+        return []
+    u, v = through(block, *spans)
+    if grown(u, v, scale):
+        return []
+    U, V = np.zeros((len(v), e.n)), np.zeros((len(v), e.n))
+    U[:, inside], V[:, inside] = u.T, v
+    return list(zip(U, V, strict=True))
 
 
-def rows_to_send(W: np.ndarray, home: np.ndarray, hosts: np.ndarray) -> np.ndarray:
-    """(g, g) rows of host q that host p takes something from, or rows of p that do if those are fewer; 0 on the diagonal."""
-    ordered, order, starts = _by_host(W != 0, home, hosts)
-    if len(order) == len(hosts):
-        counts = ordered.astype(int)
-    else:
-        taken = np.add.reduceat(np.logical_or.reduceat(ordered, starts, axis=0), starts, axis=1, dtype=int)
-        takers = np.add.reduceat(np.logical_or.reduceat(ordered, starts, axis=1), starts, axis=0, dtype=int)
-        counts = np.minimum(taken, takers)
-    np.fill_diagonal(counts, 0)
-    return counts
+def grown(u: np.ndarray, v: np.ndarray, scale: float) -> bool:
+    """Are numbers added up on the way that are much larger than those of W?"""
+    most = np.abs(u).max() * np.abs(v).max() if len(v) == 1 else (np.abs(u) @ np.abs(v)).max()
+    return bool(most > GROWTH * scale)
 
 
-def block_ranks(W: np.ndarray, home: np.ndarray, hosts: np.ndarray) -> np.ndarray:
-    """(g, g) vectors that host q must send to host p when everything goes along edges; 0 on the diagonal."""
-    counts = rows_to_send(W, home, hosts)
-    if counts.max(initial=0) > 1:
-        ordered, order, starts = _by_host(W, home, hosts)
-        ends = [*starts[1:], len(order)]
-        for p, q in np.argwhere(counts > 1):
-            block = ordered[starts[p] : ends[p], starts[q] : ends[q]]
-            square = counts[p, q] == len(block) == block.shape[1] and full_rank(block)
-            counts[p, q] = len(block) if square else len(factor(block)[1])
-    return counts
+def largest(W: Matrix) -> float:
+    """No weight of W is much larger."""
+    return float(max([np.abs(W.edges.weights).max(initial=0), *(np.abs(u).max() * np.abs(v).max() for _, u, v in W.outers)]))
 
 
-def _by_host(W: np.ndarray, home: np.ndarray, hosts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """W with the rows of each host together, the order they then have, and where each host starts."""
-    order = np.argsort(home, kind="stable")
-    order = order[np.isin(home[order], hosts)]
-    whole = len(order) == len(W) and np.all(np.diff(order) == 1)
-    starts = np.searchsorted(home[order], hosts)
-    return W if whole else W[np.ix_(order, order)], order, starts
+def apart(e: Edges, home: np.ndarray) -> np.ndarray:
+    """Which entries are between rows of different hosts; a home of -1 is everywhere."""
+    return np.asarray((home[e.rows] != home[e.columns]) & (home[e.rows] >= 0) & (home[e.columns] >= 0))
 
 
-def components(taken: np.ndarray) -> list[np.ndarray]:
-    """Groups of at least two hosts that a chain of messages, in either direction, connects."""
-    linked, left, groups = taken | taken.T, np.ones(len(taken), dtype=bool), []
-    for start in range(len(taken)):
-        if not left[start]:
-            continue
-        group = np.zeros(len(taken), dtype=bool)
-        frontier = group.copy()
-        frontier[start] = True
-        while frontier.any():
-            group |= frontier
-            frontier = linked[frontier].any(0) & ~group
-        left &= ~group
-        if group.sum() > 1:
-            groups.append(np.flatnonzero(group))
-    return groups
+def crossing(W: Matrix, home: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The entries of W above `least` in size between rows of different hosts."""
+    rows, columns, weights = W.edges.entries
+    for some, u, v in W.outers:
+        k = len(some)
+        rows, columns = np.append(rows, np.repeat(some, k)), np.append(columns, np.tile(some, k))
+        weights = np.append(weights, np.outer(u, v).ravel())
+    there = apart(Edges(W.n, rows, columns, weights), home) & (np.abs(weights) >= least) & (weights != 0)
+    return rows[there], columns[there], weights[there]
+
+
+def components(hosts: int, a: np.ndarray, b: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
+    """(hosts,) the smallest host that each is connected with, by links a - b and by groups."""
+    a, b = np.concatenate([a, *groups]), np.concatenate([b, *(np.full(len(group), group[0]) for group in groups)])
+    part = np.arange(hosts)
+    while True:
+        before = part.copy()
+        least = np.minimum(part[a], part[b])
+        np.minimum.at(part, part[a], least)
+        np.minimum.at(part, part[b], least)
+        while not np.array_equal(part, part[part]):
+            part = part[part]
+        if np.array_equal(part, before):
+            return part
+
+
+def linked(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, home: np.ndarray, hosts: int) -> Links:
+    """One message between two hosts for all entries between them, of as many vectors as `message` makes of these."""
+    n, pair = len(home), home[rows] * hosts + home[columns]
+    pairs, at, many = np.unique(pair, return_inverse=True, return_counts=True)
+    taken = np.bincount(np.unique(at * n + columns) // n, minlength=len(pairs))
+    takers = np.bincount(np.unique(at * n + rows) // n, minlength=len(pairs))
+    vectors = np.minimum(taken, takers)
+    order, ends = np.argsort(at, kind="stable"), np.cumsum(many)
+    for k in np.flatnonzero((vectors > 1) & _ranked(taken * takers, many)):
+        mine = order[ends[k] - many[k] : ends[k]]
+        (i, row), (j, column) = (np.unique(x[mine], return_inverse=True) for x in (rows, columns))
+        block = np.zeros((len(i), len(j)))
+        block[row, column] = weights[mine]
+        vectors[k] = len(factor(block)[1])
+    return Links(pairs // hosts, pairs % hosts, vectors)
+
+
+def message(block: np.ndarray) -> Pair:
+    """u (a, k), v (k, b) with u @ v = block: few rows v that are sent. Rows as they are, or added up for whoever takes them."""
+    takers, taken = np.flatnonzero(block.any(1)), np.flatnonzero(block.any(0))
+    if _ranked(len(takers) * len(taken), np.count_nonzero(block)):
+        return factor(block)
+    if len(taken) <= len(takers):
+        return block[:, taken], np.eye(block.shape[1])[taken]
+    return np.eye(len(block))[:, takers], block[takers]
+
+
+def _ranked(size: Any, nonzeros: Any) -> Any:
+    """Is it small or dense enough for its rank to be looked for?"""
+    return (size <= RANKED) | (nonzeros > SPARSE * size)
+
+
+def _with_terms(links: Links, terms: list[Outer], home: np.ndarray, hosts: int) -> Links:
+    """The same with a vector more from each host that a term reads to each that it feeds."""
+    if not terms:
+        return links
+    keys, vectors = [links.dst * hosts + links.src], [links.vectors]
+    for outer in terms:
+        takes, gives = (np.unique(home[outer.rows[part != 0]]) for part in (outer.u, outer.v))
+        pair = np.add.outer(takes * hosts, gives)[takes[:, None] != gives]
+        keys.append(pair)
+        vectors.append(np.ones(len(pair), dtype=int))
+    pairs, at = np.unique(np.concatenate(keys), return_inverse=True)
+    return Links(pairs // hosts, pairs % hosts, np.bincount(at, np.concatenate(vectors)).astype(int))

@@ -33,6 +33,7 @@ NEAR = 1e-4  # of lambda_2 to its optimum, relative, at which no more planes are
 NARROW = 3e-3  # how far from the best probabilities so far better ones are looked for at last
 PARABOLAS = 100  # of which alpha is found, at most
 LINES = 200_000  # edges of the largest line graph that is made
+DSATUR = 2000  # its nodes up to which they are also coloured by saturation, whose time grows with their square
 MOST = 500_000  # edges of the largest graph that is taken
 
 
@@ -60,7 +61,7 @@ def _coloured(edges: list[Any]) -> dict[tuple[int, int], int]:
     import networkx
 
     line = networkx.line_graph(networkx.Graph([tuple(edge) for edge in edges]))
-    orders = ("DSATUR", "largest_first", "smallest_last")
+    orders = ("largest_first", "smallest_last") if len(edges) > DSATUR else ("DSATUR", "largest_first", "smallest_last")
     return min((networkx.greedy_color(line, strategy=order) for order in orders), key=lambda c: max(c.values(), default=-1))
 
 

@@ -68,9 +68,9 @@ def best_constant(graph: Links | np.ndarray) -> Matrix:
     ValueError on a directed graph, whose Laplacian has no such formula.
     """
     links = links_of(graph)
-    _undirected("best_constant", links)
     if links.m == 1 or links.complete:
         return Average(links.m)
+    _undirected("best_constant", links)
     smallest, largest = laplacian_ends(links)
     weight, degree = 2 / (smallest + largest), links.degrees
     exact = next((1 / d for d in np.unique(degree) if abs(weight * d - 1) < 1e-12), weight)  # nothing stays: exactly
@@ -102,9 +102,9 @@ def fdla(graph: Links | np.ndarray) -> Matrix:
     ValueError on a directed graph.
     """
     links = links_of(graph)
-    _undirected("fdla", links)
     if links.complete:
         return Average(links.m)
+    _undirected("fdla", links)
     if links.alike and links.m > WHOLE:
         return best_constant(links)  # zeta is convex in the weights: their mean over all symmetries of the graph is as good
     if links.m > FOLLOWED:

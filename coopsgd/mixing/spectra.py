@@ -7,6 +7,7 @@ rows where those are few, and else by scipy's sparse eigensolver.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
@@ -179,12 +180,14 @@ def top(W: Matrix, times: Callable[[np.ndarray], np.ndarray] | None = None) -> t
     except ArpackNoConvergence:
         if times is not None or W.outers:
             raise ValueError(f"zeta: takes too long to compute for {W.n} members on this topology; choose another") from None
-    value, vector = eigsh(_seen_from_the_mean(W, times), which="LA", tol=1e-3, **_one(W.n))
-    if value[0] > 1 + 1e-9:  # W lets a disagreement grow, and what lies next to 1 is not the largest
-        return float(value[0]), vector[:, 0]
-    _, near = eigsh(W.edges.csr, k=2, sigma=1 + 1e-9, which="LM", v0=_start(W.n))
-    x = np.linalg.svd(near - near.mean(0), full_matrices=False)[0][:, 0]  # of the two one may be the constant, or a part of it
-    return float(x @ (W @ x)), x
+    found = []
+    with contextlib.suppress(ArpackNoConvergence):  # if W lets a disagreement grow, what lies next to 1 is not the largest
+        found.append(eigsh(_seen_from_the_mean(W, times), which="LA", tol=1e-4, maxiter=RESTARTS, **_one(W.n))[1][:, 0])
+    values, near = eigsh(W.edges.csr, k=12, sigma=1 + 1e-9, which="LM", v0=_start(W.n))
+    some = near[:, np.argsort(values)[-2:]]
+    # of the two largest one may be the constant, or a part of it
+    found.append(np.linalg.svd(some - some.mean(0), full_matrices=False)[0][:, 0])
+    return max(((float(x @ (W @ x)), x) for x in found), key=lambda pair: pair[0])
 
 
 def _seen_from_the_mean(W: Matrix, times: Callable[[np.ndarray], np.ndarray] | None) -> Any:

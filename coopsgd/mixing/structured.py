@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.mixing.matrix import Edges, Matrix, Modes, Outer, both, frozen, identity, refined
+from coopsgd.mixing.matrix import ROUNDING, Edges, Matrix, Modes, Outer, Sum, both, frozen, identity, refined
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +107,23 @@ class Dense(Matrix):
     def edges(self) -> Edges:
         rows, columns = np.nonzero(self.array)
         return Edges(self.n, rows, columns, self.array[rows, columns].astype(float))
+
+    @cached_property
+    def under_average(self) -> Sum | None:
+        """The same as a multiple of the average and sparse weights, where one number fills more than half of it."""
+        c = float(np.median(self.array))
+        off = np.where(np.abs(self.array - c) <= ROUNDING * abs(c), 0, self.array - c)
+        if not c or 2 * np.count_nonzero(off) > off.size:
+            return None
+        return Sum(
+            self.n, Dense(off).edges, (Outer(np.arange(self.n), np.full(self.n, c * self.n), np.full(self.n, 1 / self.n)),)
+        )
+
+    def block(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return self.array[np.ix_(rows, columns)]
+
+    def local(self, rows: np.ndarray) -> Dense:
+        return Dense(self.block(rows, rows))
 
     def __matmul__(self, X: Any) -> Any:
         return self.array @ X

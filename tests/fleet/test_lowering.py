@@ -14,6 +14,8 @@ from test_plan import KINDS, carried_out, example
 from coopsgd.fleet.plan import Layout, choose_layout, lower
 from coopsgd.fleet.price import price
 from coopsgd.mixing import graphs
+from coopsgd.mixing.matrix import Edges
+from coopsgd.mixing.structured import Groups
 from coopsgd.registry import lookup
 from coopsgd.setup import catalogue
 
@@ -52,7 +54,7 @@ def examined(W: np.ndarray, m: int, v: int, processes: int) -> None:
         out, _ = plan.edges(src)
         assert len({edge.dst for edge in out}) == len(out), "two messages on one edge"
         for edge in out:
-            block = plan.rest[np.ix_(plan.layout.home == edge.dst, plan.layout.home == edge.src)]
+            block = plan.rest.block(*(np.flatnonzero(plan.layout.home == q) for q in (edge.dst, edge.src)))
             assert len(edge.V) == counts[edge.dst, src] == rank(block)  # fewer vectors cannot do it, so no row goes twice
 
 
@@ -110,7 +112,8 @@ def test_an_average_under_sparse_edges_is_a_sum_and_those_edges():
     # two tiers at once: averages within four groups of 4, and a ring between their first members
     heads = np.eye(16)
     heads[::4, ::4] = matrices.metropolis(graphs.Ring().adjacency(4))
-    plan = lower(0.7 * np.kron(np.eye(4), matrices.average(4)) + 0.3 * heads, Layout(16, 0, 16))
+    tiers = 0.7 * Groups(16, np.arange(16).reshape(4, 4).tolist()) + 0.3 * Edges.of(16, *np.nonzero(heads), heads[heads != 0])
+    plan = lower(tiers, Layout(16, 0, 16))
     assert plan.vectors == 4 * 2 * 3 + 4 * 2 and sorted(len(item.group) for item in plan.sums) == [4] * 4
 
 
@@ -168,8 +171,8 @@ def test_plans_run_as_they_are_drawn(gangs, processes, v):
     [
         (0.5, matrices.average(1024), 16),
         (0.5, matrices.metropolis(graphs.Ring().adjacency(1024)), 16),
-        (0.5, np.random.default_rng(0).random((1024, 2)) @ np.random.default_rng(1).random((2, 1024)), 16),
-        (1, np.random.default_rng(0).random((1024, 1024)), 16),
+        (2, np.random.default_rng(0).random((1024, 2)) @ np.random.default_rng(1).random((2, 1024)), 16),
+        (2, np.random.default_rng(0).random((1024, 1024)), 16),
         (0.1, np.random.default_rng(0).random((1024, 1024)), 1),
     ],
 )
