@@ -129,7 +129,5 @@ def test_fdla_of_edges_that_are_alike_is_one_weight():
 
 
 def test_matchings_of_too_many_edges_are_refused():
-    with pytest.raises(
-        ConfigError, match=r"topology: has 8386560 edges among 4096 workers.*or algo=matching"
-    ):
+    with pytest.raises(ConfigError, match=r"topology: has 8386560 edges among 4096 workers.*or algo=matching"):
         Matcha(topology=graphs.Complete()).check(M)
