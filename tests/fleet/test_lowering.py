@@ -113,7 +113,7 @@ def test_an_average_under_sparse_edges_is_a_sum_and_those_edges():
     heads = np.eye(16)
     heads[::4, ::4] = matrices.metropolis(graphs.Ring().adjacency(4))
     tiers = 0.7 * Groups(16, np.arange(16).reshape(4, 4).tolist()) + 0.3 * Edges.of(16, *np.nonzero(heads), heads[heads != 0])
-    plan = lower(tiers, Layout(16, 0, 16))
+    plan = lower(tiers, Layout(16, 0, 16), recurring=True)
     assert plan.vectors == 4 * 2 * 3 + 4 * 2 and sorted(len(item.group) for item in plan.sums) == [4] * 4
 
 
