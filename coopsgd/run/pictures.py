@@ -59,12 +59,14 @@ def figure(dealt: dict[str, Any]) -> Figure:
     counts = np.array(dealt["counts"])
     workers, classes = counts.shape
     size = max(4.2, min(9, 2 + 0.4 * classes)), max(3, min(8, 1.4 + 0.25 * workers))
-    found = Figure(figsize=size, dpi=DPI, layout="constrained")
-    axes = found.subplots()
+    found = Figure(figsize=size, dpi=DPI)
+    # margins in inches, for what stands there: a layout that measures it draws everything twice
+    left, right, below, above = 0.7 / size[0], 1 - 0.2 / size[0], 0.5 / size[1], 1 - 0.4 / size[1]
+    axes = found.subplots(gridspec_kw={"left": left, "right": right, "bottom": below, "top": above})
     # by its root: a few samples are still seen
     cells = axes.imshow(counts, cmap="Blues", aspect="auto", interpolation="nearest", norm=PowerNorm(0.5, vmin=0))
-    left = f", {dealt['left_over']} left over" if dealt["left_over"] else ""
-    axes.set(title=f"partition {dealt['partition']}: samples{left}", xlabel="class", ylabel="worker")
+    kept = f", {dealt['left_over']} left over" if dealt["left_over"] else ""
+    axes.set(title=f"partition {dealt['partition']}: samples{kept}", xlabel="class", ylabel="worker")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     found.colorbar(cells)

@@ -171,13 +171,15 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
     found: Any = hydra.initialize_config_module if module else hydra.initialize_config_dir
     with found(at.removeprefix("pkg://"), version_base="1.3"):
         engine: Any = GlobalHydra.instance().hydra
-        mode = RunMode.MULTIRUN if "--multirun" in flags else engine.get_mode(name, words) or RunMode.RUN
-        session.sweeping = mode == RunMode.MULTIRUN
-        words.append(f"hydra.mode={mode.name}")
-        try:
-            cfg = engine.compose_config(name, words, run_mode=mode, with_log_configuration=True)
-        except BUGS as error:
-            raise ConfigError(uncomposed(session.words, error)) from None
+        session.sweeping, cfg = False, None if "--multirun" in flags else _as_one_run(engine, name, words)
+        if cfg is None:
+            mode = RunMode.MULTIRUN if "--multirun" in flags else engine.get_mode(name, words) or RunMode.RUN
+            session.sweeping = mode == RunMode.MULTIRUN
+            try:
+                words.append(f"hydra.mode={mode.name}")
+                cfg = engine.compose_config(name, words, run_mode=mode, with_log_configuration=True)
+            except BUGS as error:
+                raise ConfigError(uncomposed(session.words, error)) from None
         callbacks = Callbacks(cfg)
         context = HydraContext(config_loader=engine.config_loader, callbacks=callbacks)
         HydraConfig.instance().set_config(cfg)
@@ -197,6 +199,21 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
         done = run_job(session.job, cfg, "hydra.run.dir", None, context)
         callbacks.on_run_end(config=cfg, config_name=name, job_return=done)
         _ = done.return_value  # raises what the job raised
+
+
+def _as_one_run(engine: Any, name: str, words: Sequence[str]) -> Any:
+    """The config of a single run; None where a yaml says that it is a sweep, or nothing can be composed.
+
+    Composing takes a tenth of a second. Hydra's main does it once more, to ask for the mode first.
+    """
+    try:
+        cfg = engine.compose_config(name, list(words), run_mode=RunMode.RUN, with_log_configuration=True)
+    except Exception:  # among others: words of a sweep
+        return None
+    if cfg.hydra.mode == RunMode.MULTIRUN:
+        return None
+    cfg.hydra.mode = RunMode.RUN
+    return cfg
 
 
 def _jobs(sweeper: Any, words: Sequence[str]) -> int | None:
