@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from coopsgd.host import sizes
+from coopsgd.mixing.matrix import WHOLE
 
 SHARPNESS = (30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)  # p; the last is within log(2 n) / p = 5e-5 of zeta for 64 workers
 
@@ -45,7 +46,7 @@ def fastest(adjacency: np.ndarray, start: np.ndarray) -> np.ndarray:
 
     best = w = start[i, j]
     for p in SHARPNESS:
-        w = minimize(smoothed, w, args=(p,), jac=True, method="L-BFGS-B", options={"maxiter": 150}).x
+        w = minimize(smoothed, w, args=(p,), jac=True, method="L-BFGS-B", options={"maxiter": 150 if n <= WHOLE else 15}).x
         if zeta(w) < zeta(best):
             best = w
     return matrix(best)
