@@ -12,6 +12,7 @@ import numpy as np
 from coopsgd.host import sizes
 from coopsgd.mixing.matrix import WHOLE
 
+COARSE = (300, 3e3)
 SHARPNESS = (30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)  # p; the last is within log(2 n) / p = 5e-5 of zeta for 64 workers
 
 
@@ -45,8 +46,11 @@ def fastest(adjacency: np.ndarray, start: np.ndarray) -> np.ndarray:
         return float(np.abs(np.linalg.eigvalsh(matrix(w) - J)).max())
 
     best = w = start[i, j]
-    for p in SHARPNESS:
-        w = minimize(smoothed, w, args=(p,), jac=True, method="L-BFGS-B", options={"maxiter": 150 if n <= WHOLE else 15}).x
+    steps = (
+        150 if n <= WHOLE else 15
+    )  # each is a spectrum: of a thousand members seconds, so that few are taken, and coarse ones
+    for p in SHARPNESS if n <= WHOLE else COARSE:
+        w = minimize(smoothed, w, args=(p,), jac=True, method="L-BFGS-B", options={"maxiter": steps}).x
         if zeta(w) < zeta(best):
             best = w
     return matrix(best)
