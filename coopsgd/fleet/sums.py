@@ -194,8 +194,13 @@ def linked(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, home: np.
     """One message between two hosts for all entries between them, of as many vectors as `message` makes of these."""
     n, pair = len(home), home[rows] * hosts + home[columns]
     pairs, at, many = np.unique(pair, return_inverse=True, return_counts=True)
-    taken = np.bincount(np.unique(at * n + columns) // n, minlength=len(pairs))
-    takers = np.bincount(np.unique(at * n + rows) // n, minlength=len(pairs))
+    several = many[at] > 1  # one entry is one vector, and there may be millions of them
+
+    def distinct(x: np.ndarray) -> np.ndarray:
+        found = np.bincount(np.unique(at[several] * n + x[several]) // n, minlength=len(pairs))
+        return np.where(many > 1, found, 1)
+
+    taken, takers = distinct(columns), distinct(rows)
     vectors = np.minimum(taken, takers)
     order, ends = np.argsort(at, kind="stable"), np.cumsum(many)
     for k in np.flatnonzero((vectors > 1) & _ranked(taken * takers, many)):
