@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -96,6 +97,7 @@ def cli(ctx: click.Context) -> None:
     \b
     coopsgd train algo=easgd tau=10                      one run
     coopsgd train -m algo=pasgd,easgd tau=1,4,16         a sweep
+    coopsgd resume outputs/2030-01-31/12-00-00           go on where a run was stopped
     coopsgd show algo=dpsgd topology=ring workers=8      W, its spectrum, the cost
     coopsgd analyze algo=easgd tau=10 task=quadratic     what theory predicts of it
     coopsgd probe model=cnn data=fashion_mnist           what theory needs to know of them
@@ -115,6 +117,18 @@ def train(words: tuple[str, ...]) -> None:
     from coopsgd.commands.train import command
 
     sys.exit(command.train(words))
+
+
+@cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
+@version_option
+@click.option("--trust", is_flag=True, help="Import the code that its config names.")
+@click.argument("folder", type=Place(exists=True, file_okay=False))
+@words_argument
+def resume(folder: str, words: tuple[str, ...], trust: bool) -> None:
+    """Go on with the run in FOLDER from its last checkpoint. Words may change what cannot change the past, as steps=2000."""
+    from coopsgd.commands import resume as command
+
+    command.resume(Path(folder), words, trust)
 
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
@@ -229,7 +243,7 @@ def completion(shell: str) -> None:
     click.echo(script(cli, shell))
 
 
-KEEPING = ("train", "probe", "design")  # verbs whose results are in files, whatever became of the console
+KEEPING = ("train", "resume", "probe", "design")  # verbs whose results are in files, whatever became of the console
 _verb: str | None = None  # the one that was called
 
 

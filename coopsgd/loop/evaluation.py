@@ -42,16 +42,24 @@ class Outcome:
     answer_lags: bool = False  # is the answer without the local steps since the latest communication?
 
 
-def train(parts: Parts, fleet: Fleet, problem: Problem, report: Any, monitor: Any = None) -> Outcome:
+def train(
+    parts: Parts, fleet: Fleet, problem: Problem, report: Any, monitor: Any = None, keeper: Any = None, saved: Any = None
+) -> Outcome:
     """Take config.steps iterations. `report` hears of every log point on rank 0 (anything with `log(line)`).
 
-    monitor: adds predictions to the lines (predict/monitor.py); it has `moved`, `sends`, `received` and `line`.
+    monitor: adds predictions to the lines (predict/monitor.py). keeper: asked after each iteration whether to save the run
+    (run/keeper.py). saved: what it saved, to go on from.
     """
-    evaluator = Evaluator(parts, problem, report, monitor)
-    loop = Loop(parts, fleet, problem, observer=evaluator)
-    evaluator.log(loop, loop.state.inner.lr)
+    evaluator = Evaluator(parts, problem, report, monitor, keeper)
+    loop = Loop(parts, fleet, problem, observer=evaluator, saved=saved and saved["loop"])
+    if saved is None:
+        evaluator.log(loop, loop.state.inner.lr)
+    else:
+        evaluator.restore(loop, saved["evaluator"])
     while loop.state.k < parts.config.steps and evaluator.diverged_at is None:
         loop.advance()
+        if keeper is not None:
+            keeper.after(loop, evaluator)
     st, line = loop.state, evaluator.line
     with fleet.measuring():
         answer, answer_stats = norm_stats.answer(loop, problem, parts.config.norm_stats)
@@ -72,10 +80,11 @@ def _lags(loop: Loop, answer: Tensor) -> bool:
 class Evaluator(Observer):
     """Writes the log lines of a run."""
 
-    def __init__(self, parts: Parts, problem: Problem, report: Any, monitor: Any) -> None:
+    def __init__(self, parts: Parts, problem: Problem, report: Any, monitor: Any, keeper: Any = None) -> None:
         self._config, self._problem, self._report, self._monitor = parts.config, problem, report, monitor
+        self._keeper = keeper
         self._loop: Loop
-        self.communications = Communications(self._aside, self.next_evaluation, problem.accuracies)
+        self.communications = Communications(self.aside, self.next_evaluation, problem.accuracies)
         self._began = self._resumed = time.perf_counter()
         self._train_s = 0.0
         self._taken = 0  # steps of all workers together
@@ -98,8 +107,9 @@ class Evaluator(Observer):
             "line": self.line,
         }
 
-    def restore(self, tree: dict[str, Any]) -> None:
+    def restore(self, loop: Loop, tree: dict[str, Any]) -> None:
         """Go on from there."""
+        self._loop = loop
         self._taken, self._train_s, self.line = tree["taken"], tree["train_s"], tree["line"]
         self._began = time.perf_counter() - tree["wall_s"]
         self._folded = [] if tree["losses"] is None else [tree["losses"]]
@@ -111,7 +121,10 @@ class Evaluator(Observer):
     # what the loop tells
 
     def due(self, step: int) -> bool:
-        """Is there a line to write after this many steps?"""
+        """Is there a line to write after this many steps, or a checkpoint?"""
+        return self._logs(step) or (self._keeper is not None and self._keeper.due(step))
+
+    def _logs(self, step: int) -> bool:
         return step % self._config.log_every == 0 or self._evaluates(step)
 
     def moved(self, loop: Loop, t: Tick, active: np.ndarray | None, due: bool) -> None:
@@ -136,7 +149,7 @@ class Evaluator(Observer):
         self._losses.append((loss, count))
         if len(self._losses) == 1000:  # a tensor a step would fill the memory of a run that never logs
             self._fold()
-        if self.due(loop.state.k):
+        if self._logs(loop.state.k):
             self.log(loop, t.lr)
 
     def _fold(self) -> None:
@@ -155,7 +168,7 @@ class Evaluator(Observer):
         return end if every == 0 else min(end, -(-step // every) * every)
 
     @contextmanager
-    def _aside(self) -> Iterator[None]:
+    def aside(self) -> Iterator[None]:
         """Inside, nothing is charged and no time passes."""
         if self._loop.state.x.is_cuda:
             torch.cuda.synchronize()  # what was asked for has now been done
@@ -167,7 +180,7 @@ class Evaluator(Observer):
     def log(self, loop: Loop, lr: float) -> None:
         """Write the line of this step; evaluate if it is time."""
         self._loop, fleet, step = loop, loop.fleet, loop.state.k
-        with self._aside():
+        with self.aside():
             loss = self._loss(step)
             comm_s = float(fleet.total(torch.tensor([fleet.ledger.comm_s], dtype=torch.float64))) / fleet.layout.processes
             per_epoch = self._problem.steps_per_epoch

@@ -7,7 +7,7 @@ import errno
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from itertools import pairwise
@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from coopsgd.errors import ConfigError
 from coopsgd.host import newfile
+from coopsgd.host.files import atomically
 from coopsgd.registry import TRUST
 from coopsgd.setup import yamls
 from coopsgd.setup.build import algo_classes, class_of
@@ -120,14 +121,45 @@ def write_config(settings: Config, folder: Path, command: str, sweeping: bool = 
         with target.open("a") as file:
             file.write(f"# {' '.join(command.split())}\n")
             file.write(dumps(whole))
-            file.write("\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n")
-            file.write(OmegaConf.to_yaml(OmegaConf.create({"defaults": DEFAULTS})) + _own_hydra())
+            file.write(_for_hydra())
     except BaseException as error:
         for half in set(folder.iterdir()) - before:
             half.unlink()  # nothing was frozen: the folder is free again
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
         raise
+
+
+def rewrite_config(folder: Path, changed: dict[str, Any]) -> None:
+    """Give keys at the top of a frozen config.yaml other values."""
+    file = folder / "config.yaml"
+    first = file.read_text().split("\n", 1)[0]
+    keys = {name: value for name, value in upgraded(file, yamls.keys(file)).items() if name not in rerun()}
+    text = f"{first}\n{OmegaConf.to_yaml(OmegaConf.create({**keys, **changed}))}{_for_hydra()}"
+    atomically(file, lambda into: into.write(text.encode()))
+
+
+def _for_hydra() -> str:
+    """What stands behind the keys of a frozen config, so that Hydra can run it again."""
+    head = "\n# What Hydra needs to run this file again: coopsgd train --config-path FOLDER --config-name config\n"
+    return head + OmegaConf.to_yaml(OmegaConf.create({"defaults": DEFAULTS})) + _own_hydra()
+
+
+@contextlib.contextmanager
+def in_use_by_us(folder: Path) -> Iterator[None]:
+    """Inside, no other command works in this run's folder. ConfigError when one does."""
+    with contextlib.ExitStack() as stack:
+        try:
+            import fcntl
+
+            file = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, file)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder} is in use by another coopsgd; wait for it, or choose another") from None
+        except (ImportError, OSError):
+            pass  # a file system that knows no locks
+        yield
 
 
 def _with_files(config: Config, folder: Path) -> Config:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
@@ -21,6 +21,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, Layout
 from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG, create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter  # 0.3 s; through torch it takes 3
 
+from coopsgd.errors import DamagedFile
 from coopsgd.host import newfile
 from coopsgd.host.files import finite
 from coopsgd.run import schema
@@ -32,18 +33,42 @@ CHARTS = {
 }
 
 
+EVENTS = "events.out.tfevents."
+
+
+def _stamp(path: Path) -> int:
+    """The second that a file of TensorBoard's has in its name."""
+    found = path.name.removeprefix(EVENTS).split(".")[0]
+    return int(found) if found.isdecimal() else 0
+
+
 class Growing:
     """A file that is written piece by piece. Pieces that the disk does not take are kept, and tried again with the next one."""
 
     KEPT = 64 * 2**20  # bytes; of more the oldest are lost
 
-    def __init__(self, path: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, note: Callable[[str], None], size: int = 0) -> None:
+        """size: bytes of a file that is there already which stay; what follows them goes. DamagedFile where it is shorter."""
         self._path, self._note = path, note
         self._pieces: deque[bytes] = deque()
-        self._kept = self._size = 0  # bytes in memory, and those of whole pieces in the file
+        self._kept, self._size = 0, size  # bytes in memory, and those of whole pieces in the file
         self._lost = 0  # pieces for which there was no memory
         self._file: int | None = None
         self._told = False
+
+        if size:
+            self._file = os.open(path, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0))
+            if os.fstat(self._file).st_size < size:
+                raise DamagedFile(f"{path} is damaged: of {size} bytes it had {os.fstat(self._file).st_size} are left")
+            os.ftruncate(self._file, size)
+
+    @property
+    def size(self) -> int:
+        """Bytes that are in the file, and on disk when this returns."""
+        self.flush()
+        if self._file is not None:
+            os.fsync(self._file)
+        return self._size
 
     def write(self, piece: bytes) -> None:
         """Add it to the end."""
@@ -87,16 +112,32 @@ class Growing:
 
 
 class Files:
-    """Both files of one run folder. note: where to tell what cannot be written."""
+    """Both files of one run folder. note: where to tell what cannot be written.
 
-    def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
-        self._began = time.time()
-        name = f"events.out.tfevents.{int(self._began):010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self._lines, self._records = (Growing(folder / file, note) for file in ("metrics.jsonl", name))
+    saved, step: what `saved` said after that step, to go on from: what was written later goes, here and on TensorBoard's
+    curves. None: whatever an earlier attempt left goes.
+    """
+
+    def __init__(self, folder: Path, note: Callable[[str], None], saved: dict[str, Any] | None = None, step: int = 0) -> None:
+        now, before = time.time(), list(folder.glob(f"{EVENTS}*"))
+        self._began = now if saved is None else saved["began"]
+        self._lines = Growing(folder / "metrics.jsonl", note, 0 if saved is None else saved["bytes"])
+        if saved is None:
+            for left in before:
+                left.unlink(missing_ok=True)
+        # TensorBoard reads the files of a run in the order of their names
+        stamp = max(int(now), *(_stamp(path) + 1 for path in before if saved is not None), 0)
+        self._records = Growing(folder / f"{EVENTS}{stamp:010d}.{socket.gethostname()}.{os.getpid()}.0", note)
         self._events = RecordWriter(self._records)
         self._add(Event(wall_time=self._began, file_version="brain.Event:2"))
+        if saved is not None:  # it drops what it has read of this step and later ones
+            self._add(Event(wall_time=now, step=step + 1, session_log=SessionLog(status=SessionLog.START)))
         self._lines.flush()  # the file is there from the start
-        self._laid_out = False
+        self._laid_out = saved is not None and saved["laid_out"]
+
+    def saved(self) -> dict[str, Any]:
+        """How far the files are, with everything so far on disk."""
+        return {"began": self._began, "bytes": self._lines.size, "laid_out": self._laid_out}
 
     def _add(self, event: Event) -> None:
         self._events.write(event.SerializeToString())

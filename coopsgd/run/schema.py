@@ -166,6 +166,8 @@ SUMMARY = {  # key of summary.json -> when it is there, and what it is; a task o
     "engine": ("networks, " + ENDED, "what computed stacked models"),
     "eval_samples": ("networks, " + ENDED, "that single workers were measured on"),
     "peak_memory": (ENDED, "bytes, of the largest process"),
+    "checkpoints": (ENDED, "written, bytes of the last one, seconds that they took"),
+    "resumed": ("runs that went on from one", "each time: from which step, and how many steps were computed again"),
     "notes": (ALL, "lines for the user"),
     "versions": (ALL, "of what the numbers depend on"),
     "command": (ALL, "that made the folder"),

@@ -32,14 +32,15 @@ from coopsgd.fleet.stacked import Stacked
 from coopsgd.host import files, signals, stdio
 from coopsgd.host.child import die_with
 from coopsgd.loop.evaluation import Outcome, train
+from coopsgd.loop.saved import homes
 from coopsgd.predict import foresight
 from coopsgd.predict.monitor import Monitor
 from coopsgd.predict.rehearsal import clock_of
 from coopsgd.registry import guarded
-from coopsgd.run import checkpoint, pictures
+from coopsgd.run import checkpoint, checkpoints
 from coopsgd.run.board import Board, Phase
-from coopsgd.run.console import Live
-from coopsgd.run.metrics import Files
+from coopsgd.run.keeper import Keeper
+from coopsgd.run.report import Report, Silent
 from coopsgd.run.summary import summary
 from coopsgd.setup import schema
 from coopsgd.setup.external import ExternalError
@@ -110,16 +111,20 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
     layout = layout_of(parts.strategy.schedule, settings.workers, settings.processes)
     with joined(settings, layout, rank, store) as (fleet, device):
         problem = parts.task.build(settings, fleet.workers, device)
-        report = Report(folder, parts, console) if rank == 0 else Silent()
+        passed_over: list[str] = []
+        found = _agreed(folder, fleet, passed_over.append)
+        report = Report(folder, parts, console, found) if rank == 0 else Silent()
         try:
-            notes = [*getattr(problem, "notes", ())]
+            notes = [*getattr(problem, "notes", ()), *passed_over]
             for note in notes:
                 report.note(note)
             notes += foresight.notes(parts)
             if rank == 0 and _slot is not None:
                 _slot[0].keep(notes)
             fleet.clock = clock_of(parts)
-            outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem))
+            saved = None if found is None else found.state(layout, rank, homes(parts.strategy, parts.period))
+            keeper = Keeper(folder, parts.config, fleet, report)
+            outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem), keeper, saved)
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
             for note in late:
                 report.note(note)
@@ -130,7 +135,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
                 save = checkpoint.resolve(settings.save, layout.n, columns, outcome.x.element_size())
                 rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
                 more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
-                more["notes"] = [*notes, *late]
+                more |= {"notes": [*notes, *late], "checkpoints": keeper.end(), **report.facts}
                 if isinstance(report, Report):
                     report.draw()
                     _leave(folder, parts, save, outcome, rows, fleet, more, report, came)
@@ -140,6 +145,15 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
         finally:
             report.close()
     return outcome
+
+
+def _agreed(folder: Path, fleet: Stacked, note: Callable[[str], None]) -> checkpoints.Checkpoint | None:
+    """The checkpoint that the run goes on from, the same in every process; None for a run that begins."""
+    found = checkpoints.newest(folder, note) if fleet.rank == 0 else None
+    step = int(fleet.total(torch.tensor([-1 if found is None else found.step], dtype=torch.float64) * (fleet.rank == 0)))
+    if fleet.rank and step >= 0:
+        found = checkpoints.opened(folder, step, verify=False)
+    return found
 
 
 @contextlib.contextmanager
@@ -162,51 +176,6 @@ def _waits(begins: bool) -> None:
     """Tell the command that this process waits for others from now on, or no longer."""
     if _slot is not None:
         _slot[0].wait(_slot[1], begins)
-
-
-class Report:
-    """Rank 0's: files and console."""
-
-    def __init__(self, folder: Path, parts: Parts, console: int | None) -> None:
-        self._live = Live(sys.stdout if console is None else stdio.stream(console), parts.config.steps)
-        self._files, self._parts = Files(folder, self.note), parts
-
-    def log(self, line: dict[str, Any]) -> None:
-        """One log point."""
-        self._files.log(line)
-        self._live.log(line)
-
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-        self._live.note(text)
-
-    def draw(self) -> None:
-        """Who held what, for TensorBoard: at the end, for no step shall wait for it."""
-        counts = self._parts.task.class_counts(self._parts.config)
-        if counts is not None:
-            self._files.image("data/partition", *pictures.picture(counts))
-
-    def flush(self) -> None:
-        """Try to have everything on disk."""
-        self._files.flush()
-
-    def close(self) -> None:
-        """Everything on disk, the terminal as it was."""
-        self._files.close()
-        self._live.close()
-
-
-class Silent:
-    """The other ranks'."""
-
-    def log(self, line: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 def _leave(

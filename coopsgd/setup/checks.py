@@ -35,7 +35,7 @@ def only_copy() -> None:
 # keys that count something: the least they may be, and what they may be instead
 NEVER = object()
 WHOLE = {
-    **dict.fromkeys(("workers", "batch_size", "log_every"), (1, NEVER)),
+    **dict.fromkeys(("workers", "batch_size", "log_every", "keep"), (1, NEVER)),
     **dict.fromkeys(("eval_every", "seed"), (0, NEVER)),
     **{"steps": (0, None), "epochs": (1, None)},
     **dict.fromkeys(("processes", "threads", "eval_samples"), (1, "auto")),
@@ -52,6 +52,12 @@ def scalars(config: Config) -> None:
         if value != other and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             way = " or auto" if other == "auto" else ""
             raise ConfigError(f"{name}: must be a whole number of at least {least}{way}, got {value!r}")
+    if config.checkpoint_every != "auto":
+        every = config.checkpoint_every
+        if isinstance(every, str):
+            values.seconds_of("checkpoint_every", every)
+        elif isinstance(every, bool) or not isinstance(every, int) or every < 0:
+            raise ConfigError(f"checkpoint_every: must be steps, a time as in 10min, auto or 0, got {every!r}")
     devices = ("auto", "cpu", "cuda")
     for name, known in (("dtype", DTYPES), ("save", SAVES), ("engine", ENGINES), ("device", devices)):
         if getattr(config, name) not in known:

@@ -38,6 +38,8 @@ WHOLE = (
     "log_every",
     "eval_every",
     "eval_samples",
+    "keep",
+    "checkpoint_every",
 )
 # keys below a group that count something, beside those annotated int
 COUNTS = ("groups", "epochs", "tau_2", "every", "switch", "interval", "classes", "rows", "tau")
@@ -114,6 +116,10 @@ class Config:
     save: str = key(
         "auto", "what to keep at the end: rows, answer, none; auto: rows up to 200 MB, else the answer", identity=False
     )
+    checkpoint_every: Any = key(
+        "auto", "steps, or a time as in 10min, between two checkpoints; auto: 5min while that is cheap; 0: none", identity=False
+    )
+    keep: int = key(2, "how many checkpoints stay", identity=False)
     name: str = key("", "a name of your own, kept in the summary", identity=False)
     timeout: float = key(600.0, "seconds a process waits for another before the run fails", identity=False)
     launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines", identity=False)

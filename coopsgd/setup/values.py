@@ -7,6 +7,7 @@ Each part checks the range of its own keys; it may rely on what is refused here.
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from typing import Any
 
@@ -63,3 +64,14 @@ def _refuse_number(where: str, value: float, infinite: bool, alone: bool) -> Non
 
 def _digits(value: int) -> str:
     return str(value) if value.bit_length() < 200 else f"a number of {round(value.bit_length() * math.log10(2))} digits"
+
+
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}  # seconds
+
+
+def seconds_of(where: str, text: str) -> float:
+    """90 for 90s or 1.5min. ConfigError, naming `where`, when it is no positive time."""
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(s|min|h)\s*", text)
+    if found is None or not float(found[1]) > 0:
+        raise ConfigError(f"{where}: must be a time as in 30s, 10min or 2h, or a number of steps, got {text!r}")
+    return float(found[1]) * UNITS[found[2]]

@@ -1,0 +1,113 @@
+"""`coopsgd resume FOLDER [WORDS]`: a run goes on from its last checkpoint, as if nothing had happened."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+
+from coopsgd.commands import compose
+from coopsgd.errors import ConfigError
+from coopsgd.run.folders import in_use_by_us, rehydrated, rewrite_config, without_hydra
+from coopsgd.run.reader import summary_of
+from coopsgd.run.start import start, summed_up
+from coopsgd.setup import checks, schema
+from coopsgd.setup.flags import refuse_flags
+from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
+from coopsgd.setup.resolve import Checked
+from coopsgd.setup.words import mended
+
+AGAIN = "again"  # the name by which Hydra finds the config of the folder
+# what cannot change the past
+MAY_CHANGE = (
+    "steps",
+    "epochs",
+    "log_every",
+    "eval_every",
+    "processes",
+    "threads",
+    "device",
+    "timeout",
+    "checkpoint_every",
+    "keep",
+    "launch",
+    "save",
+    "name",
+)
+OVER = ("completed", "diverged")
+
+
+def resume(folder: Path, words: Sequence[str], trust: bool) -> None:
+    """Go on with the run in `folder`, its config changed by `words`. ConfigError when it cannot be; RunFailed when it fails."""
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder}: holds no run, it has no config.yaml; name the folder of one")
+    checks.only_copy()
+    with in_use_by_us(folder):
+        before = schema.load(folder / "config.yaml", trust=True)
+        checked = _checked(folder, words, trust)
+        settings, summary = checked.config, summary_of(folder) or {}
+        changed = [name for name in schema.KEYS if getattr(settings, name) != getattr(before, name)]
+        for name in changed:
+            if name not in MAY_CHANGE:
+                raise ConfigError(
+                    f"{name}: would change what this run has done already; it may go on with another "
+                    f"{', '.join(MAY_CHANGE)}; start a new run for anything else"
+                )
+        at = _last_checkpoint(folder)
+        if settings.steps < max(at or 0, summary.get("steps", 0)):
+            raise ConfigError(
+                f"steps: the run has done {max(at or 0, summary['steps'])} of them; name more, got {settings.steps}"
+            )
+        if summary.get("status") in OVER and (summary["status"] == "diverged" or settings.steps <= before.steps):
+            print(f"{folder}: {summary['status']} at step {summary['steps']}; nothing is left to do")
+            return
+        for note in (*checked.notes, *_notes(checked, before, at)):
+            print(note, file=sys.stderr, flush=True)
+        if changed:
+            rewrite_config(folder, {name: getattr(settings, name) for name in changed})
+        with summed_up(folder, checked.parts):
+            start(folder, checked.parts)
+
+
+def _notes(checked: Checked, before: schema.Config, at: int | None) -> list[str]:
+    """What somebody should know who reads the curves."""
+    notes, schedule, steps = [], checked.parts.schedule, checked.config.steps
+    if at is None:
+        notes.append("the run has no checkpoint: it starts over")
+    if schedule.arguments(steps) != schedule.arguments(before.steps):
+        name = checked.config.schedule["name"]
+        notes.append(
+            f"schedule={name} depends on how long the run is: the rate now moves as in a run of {steps} steps, so far it "
+            f"moved as in one of {before.steps}"
+        )
+    return notes
+
+
+def _last_checkpoint(folder: Path) -> int | None:
+    from coopsgd.run import checkpoints  # imports torch
+
+    found = checkpoints.steps(folder)
+    return found[0] if found else None
+
+
+def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:
+    """The config of the folder with these words, as `train --config-path FOLDER` reads it."""
+    refuse_flags(words, "resume")
+    words, notes = mended(words, "resume")
+    file = folder / "config.yaml"
+    compose.register_schema()
+    ConfigStore.instance().store(name=AGAIN, node=rehydrated(file) if trust else without_hydra(file))
+    try:
+        try:
+            with hydra.initialize_config_module("coopsgd.run", version_base="1.3"):
+                cfg = hydra.compose(AGAIN, list(words), return_hydra_config=True)
+        except BUGS as error:
+            raise ConfigError(uncomposed(words, error)) from None
+        checked = compose.check(cfg, words, dict(cfg.hydra.runtime.choices), folder.resolve(), trust)
+    except MISTAKES as error:
+        raise ConfigError(one_line(error)) from None
+    return replace(checked, notes=(*notes, *checked.notes))

@@ -1,0 +1,312 @@
+"""Checkpoints of a run: all that its next step depends on, in a folder each, which is whole or does not count.
+
+    checkpoints/step-1000/
+        rows-0.safetensors, ...   what each process holds: its rows, and in the first what all share
+        manifest.json             written last: the tree they belong to (loop/saved.py), their sizes and SHA-256
+
+Nothing of it is a pickle. Rows are found by their global numbers, so that a run may go on on other processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coopsgd.errors import DamagedFile
+from coopsgd.fleet.plan import Layout
+from coopsgd.fleet.stacked import Stacked
+from coopsgd.host import files, newfile
+from coopsgd.loop.saved import ByProcess, ByRow, Leaf, Shared, flatten, inflate
+
+FOLDER = "checkpoints"
+FORMAT = 1
+PIECE = 1 << 24  # bytes copied and hashed at once: a checkpoint takes no more memory than that
+KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def place(folder: Path, step: int) -> Path:
+    """Where the checkpoint of this step lies in a run's folder."""
+    return folder / FOLDER / f"step-{step}"
+
+
+def steps(folder: Path) -> list[int]:
+    """After which steps the run in `folder` has checkpoints, whole or not; the newest first."""
+    with contextlib.suppress(OSError):
+        found = (re.fullmatch(r"step-(\d+)", path.name) for path in (folder / FOLDER).iterdir())
+        return sorted((int(one[1]) for one in found if one), reverse=True)
+    return []
+
+
+# writing
+
+
+def write(path: Path, tensors: dict[str, Sequence[Tensor]]) -> tuple[int, str]:
+    """A safetensors file at `path`, each tensor given as parts that lie one below the other; its bytes and SHA-256.
+
+    On disk when it returns. OSError names the path.
+    """
+    head, at = dict[str, Any](), 0
+    for name, parts in tensors.items():
+        shape = [sum(len(part) for part in parts), *parts[0].shape[1:]] if parts[0].ndim else []
+        end = at + sum(part.numel() * part.element_size() for part in parts)
+        head[name] = {"dtype": KINDS[parts[0].dtype], "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    digest, size = hashlib.sha256(), 0
+    try:
+        with newfile.create(path) as file:
+            for piece in chain([memoryview(len(text).to_bytes(8, "little") + text)], _pieces(tensors)):
+                file.write(piece)
+                digest.update(piece)
+                size += len(piece)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    return size, digest.hexdigest()
+
+
+def _pieces(tensors: dict[str, Sequence[Tensor]]) -> Iterator[memoryview]:
+    """The bytes of all tensors, some at a time."""
+    for part in (part for parts in tensors.values() for part in parts if part.numel()):
+        flat = part.detach().reshape(-1)  # a view, unless it is a constant or lies otherwise in memory
+        for some in flat.split(PIECE // part.element_size()):
+            yield some.contiguous().cpu().view(torch.uint8).numpy().data
+
+
+def save(folder: Path, step: int, tree: Any, fleet: Stacked, about: dict[str, Any]) -> int:
+    """Write the checkpoint of this step; every process calls it, with its own tree. Bytes of all files.
+
+    about: more for the manifest, of rank 0. OSError on every process if one of them could not write: nothing is left then.
+    """
+    at, layout, rank = place(folder, step), fleet.layout, fleet.rank
+    skeleton, tensors = flatten({"state": tree, "random": _random()})
+    failed: OSError | None = None
+    if rank == 0:
+        try:
+            shutil.rmtree(at, ignore_errors=True)
+            at.mkdir(parents=True)
+        except OSError as error:
+            failed = error
+    fleet.barrier()
+    size, digest = 0, ""
+    try:
+        if failed is None:
+            mine = {name: parts for name, leaf in tensors.items() if (parts := _own(leaf, layout, rank))}
+            size, digest = write(at / f"rows-{rank}.safetensors", mine)
+    except OSError as error:
+        failed = error
+    written = _told(fleet, failed, size, digest)
+    if rank == 0 and failed is None and all(ok for ok, *_ in written):
+        names = {f"rows-{q}.safetensors": {"bytes": n, "sha256": sha} for q, (_, n, sha) in enumerate(written)}
+        rows = [_owned(layout, q) for q in range(layout.processes)]
+        manifest = {"format": FORMAT, "step": step, "m": layout.m, "v": layout.v, "rows": rows, "files": names}
+        try:
+            text = json.dumps({**manifest, **about, "tree": skeleton}).encode()
+            files.atomically(at / "manifest.json", lambda file: file.write(text))
+            for where in (at, at.parent):
+                _sync(where)
+        except OSError as error:
+            failed = error
+    bad = fleet.total(torch.tensor([failed is not None or not all(ok for ok, *_ in written)], dtype=torch.float64))
+    if float(bad):
+        if rank == 0:
+            shutil.rmtree(at, ignore_errors=True)
+        raise failed or OSError(0, "another process could not write", str(at))
+    return sum(n for _, n, _ in written)
+
+
+def _own(leaf: Leaf, layout: Layout, rank: int) -> Sequence[Tensor]:
+    """The parts of it that this process writes; none of what another one does."""
+    if not isinstance(leaf, ByRow):
+        return [leaf.tensor] if rank == 0 or isinstance(leaf, ByProcess) else []
+    kept, left = [], len(_owned(layout, rank))
+    for part in leaf.parts:
+        kept.append(part[:left])
+        left -= len(kept[-1])
+    return kept
+
+
+def _owned(layout: Layout, q: int) -> list[int]:
+    """Global rows that process q writes: replicated ones are the first's to write."""
+    return layout.rows(q) if q == 0 or not layout.replicated else list(layout.workers(q))
+
+
+def _told(fleet: Stacked, failed: OSError | None, size: int, digest: str) -> list[tuple[bool, int, str]]:
+    """Of every process: did it write, how many bytes, of which checksum."""
+    told = torch.zeros(fleet.layout.processes, 34, dtype=torch.float64)
+    if failed is None:
+        told[fleet.rank] = torch.tensor([1, size, *bytes.fromhex(digest)], dtype=torch.float64)
+    found = fleet.total(told).long().tolist()
+    return [(bool(ok), n, bytes(sha).hex()) for ok, n, *sha in found]
+
+
+def _sync(folder: Path) -> None:
+    """Have on disk what is in a folder, by name."""
+    with contextlib.suppress(OSError):  # a system that cannot does so by itself
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def _random() -> dict[str, Any]:
+    """Generators that are not ours: what a user's code draws from them goes on too."""
+    version, words, gauss = random.getstate()
+    kind, keys, at, has, cached = np.random.get_state(legacy=True)
+    return {
+        "torch": ByProcess(torch.get_rng_state()),
+        "python": (version, ByProcess(torch.tensor(words)), gauss),
+        "numpy": (str(kind), ByProcess(torch.from_numpy(np.asarray(keys, dtype=np.int64))), int(at), int(has), float(cached)),
+    }
+
+
+def _put_random(tree: dict[str, Any]) -> None:
+    torch.set_rng_state(tree["torch"])
+    version, words, gauss = tree["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, keys, *rest = tree["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Leave only the newest `keep` whole checkpoints."""
+    whole = [step for step in steps(folder) if (place(folder, step) / "manifest.json").is_file()]
+    for step in set(steps(folder)) - set(whole[:keep]):
+        shutil.rmtree(place(folder, step), ignore_errors=True)
+
+
+# reading
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that is whole."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.manifest["step"])
+
+    @property
+    def processes(self) -> int:
+        """By how many it was written."""
+        return len(self.manifest["rows"])
+
+    def state(self, layout: Layout, rank: int, modules: Sequence[Any]) -> Any:
+        """The tree that was saved, inflated for the rows of process `rank`; generators that are not ours are set."""
+        from safetensors import safe_open
+
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(safe_open(self.path / name, framework="pt")) for name in self.manifest["files"]]
+            names = [set(file.keys()) for file in opened]
+            read = _Read(opened, names, [list(rows) for rows in self.manifest["rows"]], layout, rank)
+            tree = inflate(self.manifest["tree"], read, modules)
+        if layout.processes == self.processes:
+            _put_random(tree["random"])
+        return tree["state"]
+
+
+class _Read:
+    """Reads what process `rank` of a layout holds from the files of all processes."""
+
+    def __init__(self, opened: list[Any], names: list[set[str]], rows: list[list[int]], layout: Layout, rank: int) -> None:
+        self._opened, self._names, self._rows, self._layout, self._rank = opened, names, rows, layout, rank
+
+    def __call__(self, at: str, kind: str) -> Tensor:
+        if kind == Shared.__name__:
+            return self._opened[0].get_tensor(at)
+        if kind == ByProcess.__name__:
+            return self._of_process(at)
+        lengths = [file.get_slice(at).get_shape()[0] if at in names else 0 for file, names in self._files]
+        every = sum(lengths) == self._layout.n
+        wanted = self._layout.rows(self._rank) if every else list(self._layout.workers(self._rank))
+        parts = {row: (q, i) for q, rows in enumerate(self._rows) for i, row in enumerate(rows[: lengths[q]])}
+        return torch.cat([self._opened[q].get_slice(at)[a:b] for q, a, b in _runs([parts[row] for row in wanted])])
+
+    @property
+    def _files(self) -> Iterator[tuple[Any, set[str]]]:
+        return zip(self._opened, self._names, strict=True)
+
+    def _of_process(self, at: str) -> Tensor:
+        if len(self._opened) == self._layout.processes:
+            return self._opened[self._rank].get_tensor(at)
+        parts = [file.get_tensor(at) for file in self._opened]
+        return sum(parts[1:], parts[0]) if self._rank == 0 else torch.zeros_like(parts[0])
+
+
+def _runs(places: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """(file, first, end) of neighbouring rows in a list of (file, row)."""
+    found: list[tuple[int, int, int]] = []
+    for q, i in places:
+        if found and found[-1][0] == q and found[-1][2] == i:
+            found[-1] = q, found[-1][1], i + 1
+        else:
+            found.append((q, i, i + 1))
+    return found
+
+
+def opened(folder: Path, step: int, verify: bool = True) -> Checkpoint:
+    """The checkpoint of this step. DamagedFile unless it is whole: every file as long as the manifest says, and as it was.
+
+    verify: read the files to see that they are; else nobody looks at them yet.
+    """
+    at = place(folder, step)
+    try:
+        manifest = json.loads((at / "manifest.json").read_bytes())
+        if manifest["format"] != FORMAT:
+            raise DamagedFile(f"{at} is of format {manifest['format']}, this version reads {FORMAT}")
+        for name, said in manifest["files"].items() if verify else ():
+            path = at / name
+            if path.stat().st_size != said["bytes"]:
+                raise DamagedFile(f"{path} is damaged: it has {path.stat().st_size} bytes of {said['bytes']}")
+            with path.open("rb") as file:
+                if files.sha256(file) != said["sha256"]:
+                    raise DamagedFile(f"{path} is damaged: its SHA-256 is not the one in manifest.json")
+    except FileNotFoundError as error:
+        raise DamagedFile(f"{at} is not whole: {Path(error.filename).name} is missing") from None
+    except OSError as error:
+        raise DamagedFile(f"{error.filename or at} cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedFile(f"{at / 'manifest.json'} is damaged: it does not say what the checkpoint holds") from None
+    return Checkpoint(at, manifest)
+
+
+def newest(folder: Path, note: Callable[[str], None]) -> Checkpoint | None:
+    """The newest whole checkpoint of the run in `folder`; None when there is none. note: told of those that are not."""
+    for step in steps(folder):
+        try:
+            return opened(folder, step)
+        except DamagedFile as error:
+            note(f"{error}; it is passed over")
+    return None

@@ -1,0 +1,121 @@
+"""When a run is saved: every so many steps, or every so often."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from coopsgd.loop.consensus import finite
+from coopsgd.loop.saved import ByRow, flatten
+from coopsgd.run import checkpoints
+from coopsgd.setup.values import seconds_of
+
+if TYPE_CHECKING:
+    from coopsgd.fleet.stacked import Stacked
+    from coopsgd.loop.evaluation import Evaluator
+    from coopsgd.loop.loop import Loop
+    from coopsgd.run.report import Report, Silent
+    from coopsgd.setup.schema import Config
+
+AUTO = 300.0  # seconds of training between two checkpoints where nobody says
+SHARE = 0.01  # of the time that saving may take then
+ROOM = 0.1  # of the free disk that checkpoints may take then
+LIMIT = 200 * 10**6  # bytes of a checkpoint that stays when the run has come to its end
+GLANCE = 1.0  # seconds between two looks at the clock, which all processes take after the same step
+
+
+class Keeper:
+    """Decides, with the other processes, after which steps this run is saved, and has it saved.
+
+    By config.checkpoint_every: steps, a time, 0 for never, or auto: every five minutes, less often where that took more than
+    a hundredth of the time, and not at all where checkpoints would fill the disk. The newest config.keep of them stay.
+    """
+
+    def __init__(self, folder: Path, config: Config, fleet: Stacked, report: Report | Silent) -> None:
+        self._folder, self._fleet, self._report, self._keep = folder, fleet, report, config.keep
+        self._end = config.steps
+        every = config.checkpoint_every
+        self._auto = every == "auto"
+        self._steps = every if isinstance(every, int) else 0
+        self._interval = AUTO if self._auto else 0.0 if self._steps or every == 0 else seconds_of("checkpoint_every", every)
+        self._saved_at = self._glanced_at = time.monotonic()
+        self._glanced, self._next = 0, 1 if self._interval else 0  # after which step all looked last, and look next; 0: never
+        self._written, self._seconds, self._bytes = 0, 0.0, 0
+
+    def due(self, step: int) -> bool:
+        """Must the models be there after this step?"""
+        return step == self._next or (self._steps > 0 and step % self._steps == 0)
+
+    def after(self, loop: Loop, evaluator: Evaluator) -> None:
+        """A step is done. At the end of a run there is nothing to go on to."""
+        k = loop.state.k
+        if loop.steps.ahead or k >= self._end:
+            return
+        by_steps = self._steps > 0 and k % self._steps == 0
+        by_time = 0 < self._next <= k and self._late(k)
+        if by_steps or by_time:
+            self.save(loop, evaluator)
+
+    def _late(self, k: int) -> bool:
+        """Has it been long enough? As rank 0 says, which also says when all look next."""
+        now = time.monotonic()
+        steps, passed = max(1, k - self._glanced), max(1e-6, now - self._glanced_at)
+        ahead = max(1, min(2 * steps, int(steps * GLANCE / passed)))
+        told = torch.tensor([ahead, now - self._saved_at >= self._interval], dtype=torch.float64)
+        ahead, late = self._fleet.total(told if self._fleet.rank == 0 else told * 0).tolist()
+        self._glanced_at, self._glanced, self._next = now, k, k + int(ahead)
+        return bool(late)
+
+    def save(self, loop: Loop, evaluator: Evaluator) -> None:
+        """Write a checkpoint, off the ledger and off the clock. Not one of models that are no numbers any more.
+
+        A disk that does not take it is told of, and training goes on.
+        """
+        began = time.monotonic()
+        with evaluator.aside():
+            tree = {"loop": loop.saved(), "evaluator": evaluator.saved()}
+            if finite(self._fleet, loop.state.x) and self._fits(tree):
+                self._write(loop.state.k, tree)
+        self._saved_at = time.monotonic()
+        self._seconds += self._saved_at - began
+        if self._auto and self._interval:
+            self._interval = max(self._interval, (self._saved_at - began) / SHARE)
+
+    def _write(self, step: int, tree: Any) -> None:
+        try:
+            self._bytes = checkpoints.save(self._folder, step, tree, self._fleet, {"report": self._report.saved()})
+            self._written += 1
+            if self._fleet.rank == 0:
+                checkpoints.prune(self._folder, self._keep)
+        except OSError as error:
+            self._report.note(f"{error.filename}: no checkpoint ({error.strerror}): training goes on, and it is tried again")
+
+    def _fits(self, tree: Any) -> bool:
+        """May checkpoints be kept that nobody has asked for? They are not, where they would take too much of the free disk."""
+        if not self._auto or self._written:
+            return True
+        leaves = flatten(tree)[1].values()
+        mine = sum(t.numel() * t.element_size() for x in leaves for t in (x.parts if isinstance(x, ByRow) else [x.tensor]))
+        free = shutil.disk_usage(self._folder).free if self._fleet.rank == 0 else 0
+        size, room = self._fleet.total(torch.tensor([mine, free], dtype=torch.float64)).tolist()
+        if self._keep * size <= ROOM * room:
+            return True
+        self._interval, self._next = 0.0, 0
+        self._report.note(
+            f"no checkpoints: {self._keep} of {size / 1e9:.2g} GB would take more than a tenth of the free disk; "
+            "checkpoint_every=10min keeps them all the same"
+        )
+        return False
+
+    def end(self) -> dict[str, Any]:
+        """The run has come to its end: its last checkpoint stays, from which it can be made longer, unless it is large."""
+        if self._fleet.rank == 0:
+            large = self._bytes > LIMIT
+            checkpoints.prune(self._folder, 0 if large else 1)
+            if large:
+                self._report.note(f"the last checkpoint, of {self._bytes / 1e6:.0f} MB, is removed: the run is over")
+        return {"written": self._written, "bytes": self._bytes, "seconds": self._seconds}

@@ -1,0 +1,85 @@
+"""What rank 0 tells of a run as it goes: its files, and lines for the console."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from coopsgd.host import stdio
+from coopsgd.run import pictures
+from coopsgd.run.checkpoints import Checkpoint
+from coopsgd.run.console import Live
+from coopsgd.run.metrics import Files
+from coopsgd.run.reader import log_points
+from coopsgd.setup.parts import Parts
+
+
+class Report:
+    """Rank 0's: files and console."""
+
+    def __init__(self, folder: Path, parts: Parts, console: int | None, found: Checkpoint | None = None) -> None:
+        """found: what the run goes on from."""
+        self._live = Live(sys.stdout if console is None else stdio.stream(console), parts.config.steps)
+        saved = {} if found is None else found.manifest["report"]
+        self._resumed: list[dict[str, int]] = list(saved.get("resumed", []))
+        if found is not None:
+            last = max((line["step"] for line in log_points(folder / "metrics.jsonl")), default=0)
+            self._resumed.append({"from": found.step, "again": max(0, last - found.step)})
+        self._files = Files(folder, self.note, saved.get("files"), 0 if found is None else found.step)
+        self._parts = parts
+        if found is not None:
+            again = self._resumed[-1]["again"]
+            self.note(f"goes on from step {found.step}" + (f"; at least {again} steps are computed again" if again else ""))
+
+    def saved(self) -> dict[str, Any]:
+        """For a checkpoint: how far the files are, and what the run was resumed from."""
+        return {"files": self._files.saved(), "resumed": self._resumed}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the summary."""
+        return {"resumed": self._resumed} if self._resumed else {}
+
+    def log(self, line: dict[str, Any]) -> None:
+        """One log point."""
+        self._files.log(line)
+        self._live.log(line)
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self._live.note(text)
+
+    def draw(self) -> None:
+        """Who held what, for TensorBoard: at the end, for no step shall wait for it."""
+        counts = self._parts.task.class_counts(self._parts.config)
+        if counts is not None:
+            self._files.image("data/partition", *pictures.picture(counts))
+
+    def flush(self) -> None:
+        """Try to have everything on disk."""
+        self._files.flush()
+
+    def close(self) -> None:
+        """Everything on disk, the terminal as it was."""
+        self._files.close()
+        self._live.close()
+
+
+class Silent:
+    """The other ranks'."""
+
+    facts: ClassVar[dict[str, Any]] = {}
+
+    def saved(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
