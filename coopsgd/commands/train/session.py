@@ -16,7 +16,7 @@ from hydra.types import RunMode
 
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
-from coopsgd.run.folders import Made, fresh, torchrun, write_config
+from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.naming import folder_name
 from coopsgd.run.start import start, summed_up
 from coopsgd.run.sweep import readable_summary
@@ -177,7 +177,7 @@ class Session:
             print(torchrun(settings, folder, "coopsgd.run.worker"))
             self.trained[key] = Trained(label, folder, None)
             return None
-        with summed_up(folder, checked.parts):
+        with in_use_by_us(folder), summed_up(folder, checked.parts):
             try:
                 objective = start(folder, checked.parts)
             except Diverged:  # as it would again; other failures may have been the machine's

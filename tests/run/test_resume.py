@@ -1,0 +1,239 @@
+"""A run that goes on from a checkpoint ends as one that was never stopped: the same bits, the same lines, the same ledger."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import coopsgd
+from coopsgd.setup import catalogue
+
+ALGOS = [choice.name for choice in catalogue.choices("algo")]
+RING = "algo.W=[[0.5,0.5,0,0],[0,0.5,0.5,0],[0,0,0.5,0.5],[0.5,0,0,0.5]]"
+TIMES = ("wall_s", "train_s", "comm_s")  # differ from run to run
+PLAIN = ("task=quadratic", "dtype=float64", "workers=4", "device=cpu")
+NETWORK = ("data=digits", "model=cnn", "model.width=8", "model.norm=batch", "batch_size=8", "workers=4", "eval_samples=50")
+# a checkpoint after step 15, between two lines, and no other
+SAVED = ("steps=23", "log_every=4", "eval_every=8", "checkpoint_every=15", "save=rows")
+
+
+def lines(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in found]
+
+
+def same(one, other, times=TIMES):
+    """Whether two finished runs are the same, to the bit."""
+    for what in ("rows", "answer"):
+        assert torch.equal(getattr(one, what)(), getattr(other, what)()), what
+    assert lines(one.folder) == lines(other.folder)
+    ledgers = [{k: v for k, v in run.summary["ledger"].items() if k not in times} for run in (one, other)]
+    assert ledgers[0] == ledgers[1]
+
+
+def interrupted(folder, to):
+    """A copy of a finished run's folder as it would be had the run been killed after its last line but before its end."""
+    shutil.copytree(folder, to)
+    (to / "summary.json").unlink()
+    (to / "checkpoints" / "final.pt").unlink()
+    with (to / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 22, "tor')  # torn
+    return to
+
+
+def both(cli, tmp_path, *words, resumed=()):
+    """A run, and one that goes on from its checkpoint."""
+    ended = cli("train", *words, *SAVED, "hydra.run.dir=whole")
+    assert ended.code == 0, ended
+    assert [path.name for path in (tmp_path / "whole" / "checkpoints").glob("step-*")] == ["step-15"]
+    interrupted(tmp_path / "whole", tmp_path / "broken")
+    ended = cli("resume", "broken", *resumed)
+    assert ended.code == 0, ended
+    assert "goes on from step 15; at least 8 steps are computed again" in ended.out
+    one, other = (coopsgd.Run(tmp_path / name) for name in ("whole", "broken"))
+    assert other.summary["resumed"] == [{"from": 15, "again": 8}] and "resumed" not in one.summary
+    return one, other
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_algorithm(cli, tmp_path, algo):
+    tau = () if algo == "fullsync" else ("tau=4",)
+    same(*both(cli, tmp_path, *PLAIN, "processes=1", f"algo={algo}", *tau, *((RING,) if algo == "cooperative" else ())))
+
+
+AXES = [
+    ("optim.momentum=0.9",),
+    ("optim=adamw",),
+    ("order=cta",),
+    ("delay=1",),
+    ("delay=tau", "optim.momentum=0.9", "buffers=average"),
+    ("tau=[[0,2],[9,5]]",),
+    ("period=adacomm", "period.interval=6"),
+    ("schedule=cosine", "schedule.warmup=4"),
+    ("cluster=ethernet_1g", "delay=2"),
+    ("clip=0.5",),
+]
+
+
+@pytest.mark.parametrize("words", AXES, ids=" ".join)
+def test_every_axis(cli, tmp_path, words):
+    same(*both(cli, tmp_path, *PLAIN, "processes=1", "algo=dpsgd", "tau=4", *words))
+
+
+PROCESSES = [
+    (*PLAIN, "algo=easgd", "tau=3", "optim.momentum=0.9"),
+    (*PLAIN, "algo=hierarchical", "tau=4", "optim=adamw"),
+    (*PLAIN, "algo=matcha", "tau=2", "delay=2"),
+    (*PLAIN, "algo=fedavg", "tau=4", "cluster=ethernet_1g"),
+    (*NETWORK, "algo=dpsgd", "tau=3", "order=cta", "optim.momentum=0.9"),
+    (*NETWORK, "algo=gossip_pga", "tau=2", "delay=1"),
+]
+
+
+@pytest.mark.parametrize("words", PROCESSES, ids=lambda words: " ".join(words[-3:]))
+def test_in_processes(cli, tmp_path, words):
+    same(*both(cli, tmp_path, *words, "processes=2"))
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 2), (2, 1)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("algo=easgd", "tau=3", "optim.momentum=0.9"),
+        ("algo=fedavg", "tau=4", "optim=adamw", "buffers=keep", "cluster=ethernet_1g"),
+        ("algo=hierarchical", "tau=3", "delay=2"),
+    ],
+    ids=" ".join,
+)
+def test_on_another_number_of_processes(cli, tmp_path, words, before, after):
+    one, other = both(cli, tmp_path, *PLAIN, *words, f"processes={before}", resumed=(f"processes={after}",))
+    np.testing.assert_allclose(one.rows(), other.rows(), rtol=0, atol=1e-12)
+    for name in ("rounds", "messages", "bytes"):
+        assert one.summary["ledger"][name] == other.summary["ledger"][name]
+    assert other.summary["processes"] == after
+    for a, b in zip(lines(one.folder), lines(other.folder), strict=True):
+        assert a.keys() == b.keys() and (a["step"], a["rounds"], a["bytes"]) == (b["step"], b["rounds"], b["bytes"])
+        for name in ("train/loss", "consensus", "eval/loss", "sim_s"):
+            if a.get(name) is None:
+                assert b.get(name) is None
+            else:
+                assert a[name] == pytest.approx(b[name], rel=1e-9, abs=1e-12)
+
+
+def test_a_longer_run_is_one_that_was_that_long_from_the_start(cli, tmp_path):
+    words = (*PLAIN, "processes=1", "algo=dpsgd", "tau=4", "delay=1", "optim.momentum=0.9")
+    long = [word for word in SAVED if not word.startswith("steps=")]
+    assert cli("train", *words, *long, "steps=41", "hydra.run.dir=long").code == 0
+    assert cli("train", *words, *SAVED, "hydra.run.dir=r").code == 0
+    ended = cli("resume", "r", "steps=41")
+    assert ended.code == 0, ended
+    same(coopsgd.Run(tmp_path / "long"), coopsgd.Run(tmp_path / "r"))
+
+
+def test_a_rate_that_depends_on_the_length_is_told_of(cli, tmp_path):
+    words = (*PLAIN, "processes=1", "algo=dpsgd", "tau=4", "schedule=cosine")
+    assert cli("train", *words, *SAVED, "hydra.run.dir=r").code == 0
+    ended = cli("resume", "r", "steps=40")
+    assert ended.code == 0 and "schedule=cosine depends on how long the run is" in ended.err
+    last = json.loads((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 40 and 0 < last["lr"] < 1e-3
+
+
+# what it is asked in vain
+
+
+def test_a_run_that_is_over(cli, tmp_path):
+    assert cli("train", *PLAIN, "processes=1", *SAVED, "hydra.run.dir=r").code == 0
+    before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
+    ended = cli("resume", "r")
+    assert ended.code == 0 and "completed at step 23; nothing is left to do" in ended.out
+    assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == before
+
+
+REFUSED = [
+    (["tau=5"], ["tau: would change", "steps"]),
+    (["optim.lr=0.2"], ["optim: would change"]),
+    (["seed=1"], ["seed: would change"]),
+    (["steps=9"], ["steps: the run has done 23 of them", "got 9"]),
+    (["stepz=9"], ["no key named 'stepz'"]),
+    (["processes=3"], ["processes: workers must be divisible"]),
+    (["--json"], ["--json"]),
+]
+
+
+def test_words_that_would_change_the_past(cli, tmp_path):
+    assert cli("train", *PLAIN, "processes=1", *SAVED, "hydra.run.dir=r").code == 0
+    config = (tmp_path / "r" / "config.yaml").read_bytes()
+    for words, parts in REFUSED:
+        ended = cli("resume", "r", *words)
+        assert ended.code == 2 and len(ended.lines) == 1, ended
+        assert all(part in ended.err for part in parts), ended.err
+    assert (tmp_path / "r" / "config.yaml").read_bytes() == config
+    assert coopsgd.Run(tmp_path / "r").summary["status"] == "completed"
+
+
+@pytest.mark.parametrize(("at", "part"), [("nowhere", "does not exist"), ("empty", "holds no run")])
+def test_no_run(cli, tmp_path, at, part):
+    (tmp_path / "empty").mkdir()
+    ended = cli("resume", at)
+    assert ended.code == 2 and part in ended.err and len(ended.lines) == 1, ended
+
+
+def test_without_a_checkpoint_it_starts_over(cli, tmp_path):
+    words = (*PLAIN, "processes=1", "algo=dpsgd", "tau=4", *SAVED, "checkpoint_every=0")
+    assert cli("train", *words, "hydra.run.dir=whole").code == 0
+    interrupted(tmp_path / "whole", tmp_path / "broken")
+    ended = cli("resume", "broken")
+    assert ended.code == 0 and "no checkpoint: it starts over" in ended.err, ended
+    same(coopsgd.Run(tmp_path / "whole"), coopsgd.Run(tmp_path / "broken"))
+    assert len(list((tmp_path / "broken").glob("events.out.tfevents.*"))) == 1
+
+
+# damage
+
+
+def keep_all():
+    """A run that has come to its end keeps its checkpoints, as one does that is killed."""
+    from coopsgd.run import checkpoints
+
+    checkpoints.prune = lambda folder, keep: None
+
+
+@pytest.mark.parametrize("how", ["flipped", "short", "gone", "manifest", "no manifest"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(cli, tmp_path, how):
+    words = (*PLAIN, "processes=2", "algo=easgd", "tau=3", "steps=23", "log_every=4", "eval_every=8", "save=rows")
+    assert cli("train", *words, "checkpoint_every=10", "hydra.run.dir=whole", first=keep_all).code == 0
+    broken = interrupted(tmp_path / "whole", tmp_path / "broken")
+    newest = broken / "checkpoints" / "step-20"
+    rows, manifest = newest / "rows-1.safetensors", newest / "manifest.json"
+    content = bytearray(rows.read_bytes())
+    if how == "flipped":
+        content[-5] ^= 4
+        rows.write_bytes(content)
+    elif how == "short":
+        rows.write_bytes(content[:-8])
+    elif how == "gone":
+        rows.unlink()
+    elif how == "manifest":
+        manifest.write_text(manifest.read_text()[:-9])
+    else:
+        manifest.unlink()
+    ended = cli("resume", "broken")
+    assert ended.code == 0, ended
+    assert "step-20" in ended.out and "passed over" in ended.out and "goes on from step 10" in ended.out
+    same(coopsgd.Run(tmp_path / "whole"), coopsgd.Run(broken))
+
+
+def test_a_checkpoint_is_read_by_anybody(cli, tmp_path):
+    assert cli("train", *PLAIN, "processes=2", "algo=easgd", "tau=3", *SAVED, "hydra.run.dir=r").code == 0
+    at = tmp_path / "r" / "checkpoints" / "step-15"
+    first, second = (load_file(at / f"rows-{q}.safetensors") for q in (0, 1))
+    assert first[".state.loop.x"].shape == (3, 10) and second[".state.loop.x"].shape == (2, 10)  # the centre once
+    manifest = json.loads((at / "manifest.json").read_text())
+    assert manifest["rows"] == [[0, 1, 4], [2, 3]] and manifest["step"] == 15
+    assert not any(path.suffix in (".pt", ".pkl") for path in at.iterdir())
