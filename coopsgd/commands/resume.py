@@ -11,10 +11,10 @@ import hydra
 from hydra.core.config_store import ConfigStore
 
 from coopsgd.commands import compose
-from coopsgd.errors import ConfigError
-from coopsgd.run.folders import in_use_by_us, rehydrated, rewrite_config, without_hydra
+from coopsgd.errors import ConfigError, Interrupted
+from coopsgd.run.folders import in_use_by_us, rehydrated, rewrite_config, steps_saved, without_hydra
 from coopsgd.run.reader import summary_of
-from coopsgd.run.start import start, summed_up
+from coopsgd.run.start import reached, start, summed_up
 from coopsgd.setup import checks, schema
 from coopsgd.setup.flags import refuse_flags
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
@@ -57,7 +57,7 @@ def resume(folder: Path, words: Sequence[str], trust: bool) -> None:
                     f"{name}: would change what this run has done already; it may go on with another "
                     f"{', '.join(MAY_CHANGE)}; start a new run for anything else"
                 )
-        at = _last_checkpoint(folder)
+        at = next(iter(steps_saved(folder)), None)
         if settings.steps < max(at or 0, summary.get("steps", 0)):
             raise ConfigError(
                 f"steps: the run has done {max(at or 0, summary['steps'])} of them; name more, got {settings.steps}"
@@ -69,8 +69,12 @@ def resume(folder: Path, words: Sequence[str], trust: bool) -> None:
             print(note, file=sys.stderr, flush=True)
         if changed:
             rewrite_config(folder, {name: getattr(settings, name) for name in changed})
-        with summed_up(folder, checked.parts):
-            start(folder, checked.parts)
+        try:
+            with summed_up(folder, checked.parts):
+                start(folder, checked.parts)
+        except Interrupted as stopped:
+            stopped.note = stopped.note or reached(folder, settings.steps)
+            raise
 
 
 def _notes(checked: Checked, before: schema.Config, at: int | None) -> list[str]:
@@ -85,13 +89,6 @@ def _notes(checked: Checked, before: schema.Config, at: int | None) -> list[str]
             f"moved as in one of {before.steps}"
         )
     return notes
-
-
-def _last_checkpoint(folder: Path) -> int | None:
-    from coopsgd.run import checkpoints  # imports torch
-
-    found = checkpoints.steps(folder)
-    return found[0] if found else None
 
 
 def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:

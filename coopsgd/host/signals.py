@@ -88,6 +88,11 @@ class Noted:
         return self.numbers[0] if self.numbers else None
 
     @property
+    def age(self) -> float:
+        """Seconds since the first."""
+        return time.monotonic() - self._times[0] if self._times else 0.0
+
+    @property
     def twice(self) -> bool:
         """Was it asked again?"""
         return bool(self._times) and self._times[-1] - self._times[0] > SAME
@@ -130,8 +135,7 @@ def finishing() -> Iterator[Noted]:
     def handler(number: int, frame: FrameType | None) -> None:
         came.add(number)
         if came.twice:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            die_of(number)
 
     before = _install(to_act_on(), handler)
     try:
@@ -139,6 +143,38 @@ def finishing() -> Iterator[Noted]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def handled(name: str, action: Callable[[], None]) -> Iterator[None]:
+    """While inside, a signal calls `action`, in this process and those it forks, unless it is ignored."""
+    number = getattr(signal, name, None)
+    if number is None or signal.getsignal(number) == signal.SIG_IGN:
+        yield
+        return
+    before = _install([number], lambda *_: action())
+    try:
+        yield
+    finally:
+        _install([number], before.get(number, signal.SIG_DFL))
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[Noted]:
+    """While inside, signals to this worker are noted, for somebody to act on."""
+    came = Noted()
+    before = _install(to_act_on(), came.add)
+    try:
+        yield came
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def die_of(number: int) -> None:
+    """End this process by a signal's default action."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _install(numbers: list[int], handler: Callable[..., Any] | signal.Handlers) -> dict[int, Any]:

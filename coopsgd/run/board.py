@@ -1,4 +1,4 @@
-"""Messages from workers to the command that forked them, in shared memory: no file, which a full disk would not take."""
+"""Messages between workers and the command that forked them, in shared memory: no file, which a full disk would not take."""
 
 from __future__ import annotations
 
@@ -15,16 +15,35 @@ class Phase(IntEnum):
     """How far a worker is."""
 
     WORKING = 0  # a signal ends it at once
-    SAVING = 1  # past the last step: what there is can be kept
-    DONE = 2  # nothing of the run is missing, as far as this worker knows
+    TRAINING = 1  # it can be asked to save the run and to end
+    SAVING = 2  # past the last step: what there is can be kept
+    DONE = 3  # nothing of the run is missing, as far as this worker knows
+    STOPPED = 4  # it was asked to end before the last step
 
 
 class Board:
-    """A slot a worker, written by it alone and read by the command."""
+    """A slot a worker, written by it alone and read by the command; notes; and what the command asks of all."""
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
-        self._memory = mmap.mmap(-1, SLOT * processes + NOTES)
+        self._memory = mmap.mmap(-1, SLOT * processes + NOTES + 2)
+
+    def ask_to_stop(self) -> None:
+        """Ask the workers to save the run and to end."""
+        self._memory[-1] = 1
+
+    @property
+    def asked_to_stop(self) -> bool:
+        return bool(self._memory[-1])
+
+    def ask_to_save(self) -> None:
+        """Ask them to save the run and to go on."""
+        self._memory[-2] = 1
+
+    def asked_to_save(self) -> bool:
+        """Have they been asked since this was called last?"""
+        asked, self._memory[-2] = bool(self._memory[-2]), 0
+        return asked
 
     def phase(self, rank: int) -> Phase:
         """What it said last."""
@@ -49,7 +68,11 @@ class Board:
     @property
     def saving(self) -> bool:
         """Is anybody past the last step?"""
-        return any(self.phase(rank) != Phase.WORKING for rank in range(self.processes))
+        return any(self.phase(rank) in (Phase.SAVING, Phase.DONE) for rank in range(self.processes))
+
+    def all_in(self, phase: Phase) -> bool:
+        """Are all workers in it?"""
+        return all(self.phase(rank) == phase for rank in range(self.processes))
 
     def tell(self, rank: int, time: float, what: str, text: str) -> None:
         """Leave a text, such as why this worker fails. A long one loses its beginning.
@@ -65,12 +88,12 @@ class Board:
     def keep(self, notes: list[str]) -> None:
         """Leave the notes of this run for a summary that it does not come to write itself. One process calls it, once."""
         if len(json.dumps(notes)) <= NOTES - 4:
-            self._put(len(self._memory) - NOTES, notes)
+            self._put(SLOT * self.processes, notes)
 
     @property
     def notes(self) -> list[str] | None:
         """What was kept; None when nobody came so far."""
-        return self._get(len(self._memory) - NOTES)
+        return self._get(SLOT * self.processes)
 
     def _put(self, at: int, content: Any) -> None:
         data = json.dumps(content).encode()

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,8 +30,8 @@ from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.host import files, newfile
 from coopsgd.loop.saved import ByProcess, ByRow, Leaf, Shared, flatten, inflate
+from coopsgd.run.folders import checkpoint_place, steps_saved
 
-FOLDER = "checkpoints"
 FORMAT = 1
 PIECE = 1 << 24  # bytes copied and hashed at once: a checkpoint takes no more memory than that
 KINDS = {
@@ -47,19 +46,6 @@ KINDS = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-
-
-def place(folder: Path, step: int) -> Path:
-    """Where the checkpoint of this step lies in a run's folder."""
-    return folder / FOLDER / f"step-{step}"
-
-
-def steps(folder: Path) -> list[int]:
-    """After which steps the run in `folder` has checkpoints, whole or not; the newest first."""
-    with contextlib.suppress(OSError):
-        found = (re.fullmatch(r"step-(\d+)", path.name) for path in (folder / FOLDER).iterdir())
-        return sorted((int(one[1]) for one in found if one), reverse=True)
-    return []
 
 
 # writing
@@ -106,7 +92,7 @@ def save(folder: Path, step: int, tree: Any, fleet: Stacked, about: dict[str, An
 
     about: more for the manifest, of rank 0. OSError on every process if one of them could not write: nothing is left then.
     """
-    at, layout, rank = place(folder, step), fleet.layout, fleet.rank
+    at, layout, rank = checkpoint_place(folder, step), fleet.layout, fleet.rank
     skeleton, tensors = flatten({"state": tree, "random": _random()})
     failed: OSError | None = None
     if rank == 0:
@@ -199,9 +185,9 @@ def _put_random(tree: dict[str, Any]) -> None:
 
 def prune(folder: Path, keep: int) -> None:
     """Leave only the newest `keep` whole checkpoints."""
-    whole = [step for step in steps(folder) if (place(folder, step) / "manifest.json").is_file()]
-    for step in set(steps(folder)) - set(whole[:keep]):
-        shutil.rmtree(place(folder, step), ignore_errors=True)
+    whole = [step for step in steps_saved(folder) if (checkpoint_place(folder, step) / "manifest.json").is_file()]
+    for step in set(steps_saved(folder)) - set(whole[:keep]):
+        shutil.rmtree(checkpoint_place(folder, step), ignore_errors=True)
 
 
 # reading
@@ -281,7 +267,7 @@ def opened(folder: Path, step: int, verify: bool = True) -> Checkpoint:
 
     verify: read the files to see that they are; else nobody looks at them yet.
     """
-    at = place(folder, step)
+    at = checkpoint_place(folder, step)
     try:
         manifest = json.loads((at / "manifest.json").read_bytes())
         if manifest["format"] != FORMAT:
@@ -304,7 +290,7 @@ def opened(folder: Path, step: int, verify: bool = True) -> Checkpoint:
 
 def newest(folder: Path, note: Callable[[str], None]) -> Checkpoint | None:
     """The newest whole checkpoint of the run in `folder`; None when there is none. note: told of those that are not."""
-    for step in steps(folder):
+    for step in steps_saved(folder):
         try:
             return opened(folder, step)
         except DamagedFile as error:

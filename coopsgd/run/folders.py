@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from coopsgd.setup.build import algo_classes, class_of
 from coopsgd.setup.formats import upgraded
 from coopsgd.setup.schema import GROUPS, Config, dumps, frozen
 
+CHECKPOINTS = "checkpoints"
 INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
 
 
@@ -256,3 +258,16 @@ def torchrun(settings: Config, folder: Path, module: str) -> str:
         f"torchrun --nnodes {nodes} --node-rank R --nproc-per-node {settings.processes // nodes} "
         f"--master-addr HOST_OF_R_0 --master-port PORT -m {module} --trust {shlex.quote(str(folder))}"
     )
+
+
+def checkpoint_place(folder: Path, step: int) -> Path:
+    """Where the checkpoint of this step lies in a run's folder."""
+    return folder / CHECKPOINTS / f"step-{step}"
+
+
+def steps_saved(folder: Path) -> list[int]:
+    """After which steps the run in `folder` has checkpoints, whole or not; the newest first."""
+    with contextlib.suppress(OSError):
+        found = (re.fullmatch(r"step-(\d+)", path.name) for path in (folder / CHECKPOINTS).iterdir())
+        return sorted((int(one[1]) for one in found if one), reverse=True)
+    return []

@@ -1,14 +1,16 @@
-"""When a run is saved: every so many steps, or every so often."""
+"""When a run is saved: every so many steps, every so often, when somebody asks for it, and before it is interrupted."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from coopsgd.errors import RunFailed
 from coopsgd.loop.consensus import finite
 from coopsgd.loop.saved import ByRow, flatten
 from coopsgd.run import checkpoints
@@ -25,7 +27,12 @@ AUTO = 300.0  # seconds of training between two checkpoints where nobody says
 SHARE = 0.01  # of the time that saving may take then
 ROOM = 0.1  # of the free disk that checkpoints may take then
 LIMIT = 200 * 10**6  # bytes of a checkpoint that stays when the run has come to its end
-GLANCE = 1.0  # seconds between two looks at the clock, which all processes take after the same step
+GLANCE = 0.5  # seconds between two looks at the clock and at what was asked, which all processes take after the same step
+SAVE, STOP = "save", "stop"  # what may be asked of a run: to save itself and go on, or to end
+
+
+class Stopped(RunFailed):
+    """The run was asked to end, and saved if the disk took it."""
 
 
 class Keeper:
@@ -33,17 +40,20 @@ class Keeper:
 
     By config.checkpoint_every: steps, a time, 0 for never, or auto: every five minutes, less often where that took more than
     a hundredth of the time, and not at all where checkpoints would fill the disk. The newest config.keep of them stay.
+    asked(): what was asked of this process since it was called last, SAVE, STOP or None.
     """
 
-    def __init__(self, folder: Path, config: Config, fleet: Stacked, report: Report | Silent) -> None:
-        self._folder, self._fleet, self._report, self._keep = folder, fleet, report, config.keep
+    def __init__(
+        self, folder: Path, config: Config, fleet: Stacked, report: Report | Silent, asked: Callable[[], str | None]
+    ) -> None:
+        self._folder, self._fleet, self._report, self._asked, self._keep = folder, fleet, report, asked, config.keep
         self._end = config.steps
         every = config.checkpoint_every
         self._auto = every == "auto"
         self._steps = every if isinstance(every, int) else 0
         self._interval = AUTO if self._auto else 0.0 if self._steps or every == 0 else seconds_of("checkpoint_every", every)
         self._saved_at = self._glanced_at = time.monotonic()
-        self._glanced, self._next = 0, 1 if self._interval else 0  # after which step all looked last, and look next; 0: never
+        self._glanced, self._next = 0, 1  # after which step all looked last, and look next
         self._written, self._seconds, self._bytes = 0, 0.0, 0
 
     def due(self, step: int) -> bool:
@@ -51,34 +61,36 @@ class Keeper:
         return step == self._next or (self._steps > 0 and step % self._steps == 0)
 
     def after(self, loop: Loop, evaluator: Evaluator) -> None:
-        """A step is done. At the end of a run there is nothing to go on to."""
+        """A step is done. Stopped when the run must end; at its own end there is nothing to go on to."""
         k = loop.state.k
         if loop.steps.ahead or k >= self._end:
             return
-        by_steps = self._steps > 0 and k % self._steps == 0
-        by_time = 0 < self._next <= k and self._late(k)
-        if by_steps or by_time:
-            self.save(loop, evaluator)
+        save, stop = self._look(k) if k >= self._next else (False, False)
+        if save or stop or (self._steps > 0 and k % self._steps == 0):
+            self.save(loop, evaluator, wanted=stop)
+        if stop:
+            raise Stopped(f"stopped at step {k}")
 
-    def _late(self, k: int) -> bool:
-        """Has it been long enough? As rank 0 says, which also says when all look next."""
-        now = time.monotonic()
+    def _look(self, k: int) -> tuple[bool, bool]:
+        """Shall the run be saved, must it end? The same answer everywhere; rank 0 has the clock and says when all look next."""
+        now, asked, first = time.monotonic(), self._asked(), self._fleet.rank == 0
         steps, passed = max(1, k - self._glanced), max(1e-6, now - self._glanced_at)
         ahead = max(1, min(2 * steps, int(steps * GLANCE / passed)))
-        told = torch.tensor([ahead, now - self._saved_at >= self._interval], dtype=torch.float64)
-        ahead, late = self._fleet.total(told if self._fleet.rank == 0 else told * 0).tolist()
+        late = self._interval > 0 and now - self._saved_at >= self._interval
+        mine = [ahead * first, asked == SAVE or (first and late), asked == STOP]
+        ahead, save, stop = self._fleet.total(torch.tensor(mine, dtype=torch.float64)).tolist()
         self._glanced_at, self._glanced, self._next = now, k, k + int(ahead)
-        return bool(late)
+        return save > 0, stop > 0
 
-    def save(self, loop: Loop, evaluator: Evaluator) -> None:
+    def save(self, loop: Loop, evaluator: Evaluator, wanted: bool = False) -> None:
         """Write a checkpoint, off the ledger and off the clock. Not one of models that are no numbers any more.
 
-        A disk that does not take it is told of, and training goes on.
+        A disk that does not take it is told of, and training goes on. wanted: however large it is.
         """
         began = time.monotonic()
         with evaluator.aside():
             tree = {"loop": loop.saved(), "evaluator": evaluator.saved()}
-            if finite(self._fleet, loop.state.x) and self._fits(tree):
+            if finite(self._fleet, loop.state.x) and (wanted or self._fits(tree)):
                 self._write(loop.state.k, tree)
         self._saved_at = time.monotonic()
         self._seconds += self._saved_at - began
@@ -104,7 +116,7 @@ class Keeper:
         size, room = self._fleet.total(torch.tensor([mine, free], dtype=torch.float64)).tolist()
         if self._keep * size <= ROOM * room:
             return True
-        self._interval, self._next = 0.0, 0
+        self._interval = 0.0
         self._report.note(
             f"no checkpoints: {self._keep} of {size / 1e9:.2g} GB would take more than a tenth of the free disk; "
             "checkpoint_every=10min keeps them all the same"

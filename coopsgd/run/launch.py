@@ -37,6 +37,8 @@ from coopsgd.setup.schema import Config
 INTERVAL = 0.02  # seconds between two looks at the workers
 GLANCE = 0.5  # seconds between two looks for one that is stopped; a stop that lasts two of them is reported
 SETTLE = 0.3  # seconds after a worker has died, in which others may: then the first of them is looked for
+SOON = 2.0  # seconds after which a save that is not over is told of
+STOPPING = 25.0  # seconds that workers get to save the run before it is interrupted; clusters kill after 30
 GRACE = 2.0  # seconds that a worker gets to end by the signal it was sent
 
 
@@ -106,7 +108,8 @@ class Agent(LocalElasticAgent):
         self._processes: list[Any] = []  # by rank
         self._stopped: dict[int, float] = {}  # rank -> seconds, as far as this process ran meanwhile
         self._waits: dict[int, tuple[int, float]] = {}  # rank -> its wait for others, and for how long, counted alike
-        self._glanced = self._died = 0.0
+        self._glanced = self._died = self._stopping = 0.0
+        self._said = False
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         before, others = tempfile.tempdir, set(active_children())
@@ -126,10 +129,10 @@ class Agent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         codes = [process.exitcode for process in self._processes]
         over = [rank for rank, code in enumerate(codes) if code is not None]
-        wrong = [rank for rank in over if codes[rank] or self._board.phase(rank) != Phase.DONE]
+        wrong = [rank for rank in over if codes[rank] or self._board.phase(rank) not in (Phase.DONE, Phase.STOPPED)]
         if len(over) == len(codes) and not wrong:
             return RunResult(WorkerState.SUCCEEDED, return_values=dict.fromkeys(over))
-        if self._asked.first is not None and (self._asked.twice or not self._board.saving):
+        if self._asked.first is not None and (self._asked.twice or not (self._board.saving or self._saves())):
             raise Interrupted(self._asked.first)
         if wrong:
             self._died = self._died or time.monotonic()
@@ -137,6 +140,17 @@ class Agent(LocalElasticAgent):
                 raise RunFailed(self._why(codes, wrong))
         self._glance()
         return RunResult(WorkerState.HEALTHY)
+
+    def _saves(self) -> bool:
+        """Are the workers saving the run before they end? They are asked to, if they can be."""
+        if not self._board.asked_to_stop and self._board.all_in(Phase.TRAINING):
+            self._board.ask_to_stop()
+            self._stopping = time.monotonic()
+        spent = time.monotonic() - self._stopping
+        if self._board.asked_to_stop and not self._said and spent > SOON:
+            self._said = True
+            self._say("the run is being saved before it ends; once more ends it at once")
+        return self._board.asked_to_stop and spent < STOPPING and not self._board.all_in(Phase.STOPPED)
 
     def _glance(self) -> None:
         """Look for workers that are stopped or wait for others. RunFailed when one did for too long."""
@@ -212,11 +226,12 @@ class Agent(LocalElasticAgent):
         while running := [rank for rank, process in enumerate(self._processes) if process.exitcode is None]:
             spent = time.monotonic() - begun
             for rank in running:
-                working = self._board.phase(rank) == Phase.WORKING
+                working = self._board.phase(rank) in (Phase.WORKING, Phase.TRAINING)
                 if self._asked.twice or spent > (GRACE if working or rank in self._stopped else self._timeout):
                     self._processes[rank].kill()
                 elif not signalled and working:
-                    self._processes[rank].terminate()
+                    training = self._board.phase(rank) == Phase.TRAINING  # it would note a gentler signal and go on
+                    (self._processes[rank].kill if training else self._processes[rank].terminate)()
                     os.kill(self._processes[rank].pid, signal.SIGCONT)  # a stopped one hears of it then
             signalled = True
             time.sleep(INTERVAL / 4)
@@ -257,6 +272,7 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
         if asked.first is not None:
             raise Interrupted(asked.first)
         # torchelastic would install handlers of its own, also for signals that shall stay ignored
+        stack.enter_context(signals.handled("SIGUSR1", board.ask_to_save))
         with environment(TORCHELASTIC_SIGNALS_TO_HANDLE=""), _without_logging():
             agent = Agent(body, logs, board, asked, settings.timeout, silent)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 from coopsgd.errors import Diverged, Interrupted, RunFailed
 from coopsgd.host import files, signals
 from coopsgd.predict import foresight
-from coopsgd.run.folders import write_config
+from coopsgd.run.folders import steps_saved, write_config
 from coopsgd.run.reader import Run, log_points
 from coopsgd.run.summary import of_what_there_is
+from coopsgd.run.sweep import readable_summary
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 
@@ -58,6 +60,20 @@ def summed_up(folder: Path, parts: Parts) -> Iterator[None]:
         with signals.noted():
             _summarise(folder, parts, error)
         raise
+
+
+def reached(folder: Path, steps: int | None, job: str = "") -> str:
+    """How far an interrupted run came, of so many steps, and how it can go on; nothing when it did not begin."""
+    if (summary := readable_summary(folder)) is None:
+        return ""
+    of = "" if steps is None else f" of {steps}"
+    found = steps_saved(folder)
+    rest = (
+        f"coopsgd resume {shlex.quote(str(folder))} goes on from step {found[0]}"
+        if found
+        else f"what there is lies in {folder}"
+    )
+    return f" at {job}step {max([summary.get('steps') or 0, *found[:1]])}{of}; {rest}"
 
 
 def _launched(folder: Path, settings: Config, silent: bool = False) -> None:

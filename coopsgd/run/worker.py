@@ -39,7 +39,7 @@ from coopsgd.predict.rehearsal import clock_of
 from coopsgd.registry import guarded
 from coopsgd.run import checkpoint, checkpoints
 from coopsgd.run.board import Board, Phase
-from coopsgd.run.keeper import Keeper
+from coopsgd.run.keeper import SAVE, STOP, Keeper, Stopped
 from coopsgd.run.report import Report, Silent
 from coopsgd.run.summary import summary
 from coopsgd.setup import schema
@@ -48,6 +48,7 @@ from coopsgd.setup.parts import Parts
 
 PATIENCE = 30.0  # seconds to wait for room on a full disk at the end
 
+ALONE = 1.0  # seconds after a signal to a worker in which the command would have heard of it, too
 UNTIMED = 1e6  # seconds, as good as for ever to torch, which counts milliseconds in 31 bits
 
 _slot: tuple[Board, int] | None = None  # where this process tells the command how far it is; none under torchrun
@@ -73,6 +74,9 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
         work(folder, rank, store=store, console=console, trust=True)  # its words are the user's own, or were checked
         board.enter(rank, Phase.DONE)
         code = 0
+    except Stopped:
+        board.enter(rank, Phase.STOPPED)
+        code = 0
     except BaseException as error:
         users = str(error) if isinstance(error, ExternalError) else None if isinstance(error, RunFailed) else blame(error)
         if users is not None:
@@ -89,6 +93,32 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(code)
+
+
+@contextlib.contextmanager
+def training() -> Iterator[Callable[[], str | None]]:
+    """Inside, this process can be asked to save the run, or to end it, by signals; yields what tells of it (Keeper's asked).
+
+    A worker of `coopsgd train` is asked by the command, which hears of signals too; one that comes to the worker alone ends it.
+    """
+    with signals.kept() as came:
+        if _slot is None:
+            saves: list[int] = []
+            with signals.handled("SIGUSR1", lambda: saves.append(1)):
+                yield lambda: STOP if came.first is not None else SAVE if saves and saves.pop() else None
+            return
+        board, rank = _slot
+
+        def asked() -> str | None:
+            if board.asked_to_stop:
+                return STOP
+            if came.first is not None and came.age > ALONE:
+                signals.die_of(came.first)
+            return SAVE if rank == 0 and board.asked_to_save() else None
+
+        board.enter(rank, Phase.TRAINING)
+        yield asked
+        board.enter(rank, Phase.WORKING)
 
 
 @contextlib.contextmanager
@@ -123,8 +153,9 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
                 _slot[0].keep(notes)
             fleet.clock = clock_of(parts)
             saved = None if found is None else found.state(layout, rank, homes(parts.strategy, parts.period))
-            keeper = Keeper(folder, parts.config, fleet, report)
-            outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem), keeper, saved)
+            with training() as asked:
+                keeper = Keeper(folder, parts.config, fleet, report, asked)
+                outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem), keeper, saved)
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
             for note in late:
                 report.note(note)

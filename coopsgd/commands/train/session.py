@@ -18,8 +18,7 @@ from coopsgd.commands import compose
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.naming import folder_name
-from coopsgd.run.start import start, summed_up
-from coopsgd.run.sweep import readable_summary
+from coopsgd.run.start import reached, start, summed_up
 from coopsgd.setup import checks, sweeps
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.messages import MISTAKES, one_line
@@ -98,12 +97,9 @@ class Session:
             return float("nan")
 
     def _where(self, folder: Path) -> str:
-        """How far the run in `folder` came, and where what there is of it lies; nothing when it did not begin."""
-        if (summary := readable_summary(folder)) is None:
-            return ""
-        of = f" of {self.steps}" if self.steps is not None else ""
+        """How far the run in `folder` came, and what can be done with it; nothing when it did not begin."""
         job = f"job {len(self.jobs)}" + (f" of {self.total}" if self.total else "") + ", " if self.sweeping else ""
-        return f" at {job}step {summary.get('steps')}{of}; what there is lies in {folder}"
+        return reached(folder, self.steps, job)
 
     def check(self, cfg: Any) -> None:
         """Refuse a single run that cannot work, before anything is written."""
