@@ -87,16 +87,19 @@ def _pieces(tensors: dict[str, Sequence[Tensor]]) -> Iterator[memoryview]:
             yield some.contiguous().cpu().view(torch.uint8).numpy().data
 
 
-def save(folder: Path, step: int, tree: Any, fleet: Stacked, about: dict[str, Any]) -> int:
+def save(folder: Path, step: int, tree: Any, fleet: Stacked, about: Callable[[], dict[str, Any]]) -> int:
     """Write the checkpoint of this step; every process calls it, with its own tree. Bytes of all files.
 
-    about: more for the manifest, of rank 0. OSError on every process if one of them could not write: nothing is left then.
+    about: says more for the manifest, on rank 0. OSError on every process if one of them could not write: nothing is left
+    then.
     """
     at, layout, rank = checkpoint_place(folder, step), fleet.layout, fleet.rank
     skeleton, tensors = flatten({"state": tree, "random": _random()})
     failed: OSError | None = None
+    more: dict[str, Any] = {}
     if rank == 0:
         try:
+            more = about()
             shutil.rmtree(at, ignore_errors=True)
             at.mkdir(parents=True)
         except OSError as error:
@@ -115,7 +118,7 @@ def save(folder: Path, step: int, tree: Any, fleet: Stacked, about: dict[str, An
         rows = [_owned(layout, q) for q in range(layout.processes)]
         manifest = {"format": FORMAT, "step": step, "m": layout.m, "v": layout.v, "rows": rows, "files": names}
         try:
-            text = json.dumps({**manifest, **about, "tree": skeleton}).encode()
+            text = json.dumps({**manifest, **more, "tree": skeleton}).encode()
             files.atomically(at / "manifest.json", lambda file: file.write(text))
             for where in (at, at.parent):
                 _sync(where)

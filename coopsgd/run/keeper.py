@@ -99,7 +99,7 @@ class Keeper:
 
     def _write(self, step: int, tree: Any) -> None:
         try:
-            self._bytes = checkpoints.save(self._folder, step, tree, self._fleet, {"report": self._report.saved()})
+            self._bytes = checkpoints.save(self._folder, step, tree, self._fleet, self._report.saved)
             self._written += 1
             if self._fleet.rank == 0:
                 checkpoints.prune(self._folder, self._keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -64,10 +65,11 @@ class Growing:
 
     @property
     def size(self) -> int:
-        """Bytes that are in the file, and on disk when this returns."""
+        """Bytes of the file, which are on disk when this returns. OSError when not all of them are."""
         self.flush()
-        if self._file is not None:
-            os.fsync(self._file)
+        if self._pieces or self._lost or self._file is None:
+            raise OSError(errno.ENOSPC, "lines of it wait to be written", str(self._path))
+        os.fsync(self._file)
         return self._size
 
     def write(self, piece: bytes) -> None:

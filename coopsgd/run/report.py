@@ -33,8 +33,8 @@ class Report:
             self.note(f"goes on from step {found.step}" + (f"; at least {again} steps are computed again" if again else ""))
 
     def saved(self) -> dict[str, Any]:
-        """For a checkpoint: how far the files are, and what the run was resumed from."""
-        return {"files": self._files.saved(), "resumed": self._resumed}
+        """For a checkpoint: how far the files are, and what the run was resumed from. OSError where a line is not on disk."""
+        return {"report": {"files": self._files.saved(), "resumed": self._resumed}}
 
     @property
     def facts(self) -> dict[str, Any]:
