@@ -21,8 +21,8 @@ setup: $(READY) ## build .venv with everything (nothing to do when it is current
 train: $(READY) ## the main job: EASGD, tau=10, 4 workers, on real data
 	$(BIN)/coopsgd train algo=easgd tau=10 workers=4
 
-# several tests at a time, one a core; each starts processes of its own
-TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+# several tests at a time, one more than there are cores: many wait for what they started
+TESTS := $(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))') --dist worksteal
 
 test: $(READY) ## the tests
 	$(TESTS)

@@ -125,10 +125,20 @@ def train(words: tuple[str, ...]) -> None:
 @click.argument("folder", type=Place(exists=True, file_okay=False))
 @words_argument
 def resume(folder: str, words: tuple[str, ...], trust: bool) -> None:
-    """Go on with the run in FOLDER from its last checkpoint. Words may change what cannot change the past, as steps=2000."""
-    from coopsgd.commands import resume as command
+    """Go on with the run in FOLDER from its last checkpoint. Words may change what cannot change the past, as steps=2000.
 
-    command.resume(Path(folder), words, trust)
+    Of a sweep's folder, go on with all of its jobs that have not come to their end, and start those that never did.
+    """
+    from coopsgd.commands.resume import resume as one_run
+
+    at = Path(folder)
+    if (at / "config.yaml").is_file() or not (at / "multirun.yaml").is_file():
+        return one_run(at, words, trust)
+    if words:
+        raise ConfigError(f"{words[0]}: a sweep goes on as it was; give words to one of its runs")
+    from coopsgd.commands.train.command import resume_sweep
+
+    sys.exit(resume_sweep(at, trust))
 
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})

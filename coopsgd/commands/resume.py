@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +13,14 @@ from hydra.core.config_store import ConfigStore
 
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError, Interrupted
+from coopsgd.registry import guarded
 from coopsgd.run.folders import in_use_by_us, rehydrated, rewrite_config, steps_saved, without_hydra
 from coopsgd.run.reader import summary_of
 from coopsgd.run.start import reached, start, summed_up
 from coopsgd.setup import checks, schema
 from coopsgd.setup.flags import refuse_flags
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.resolve import Checked
 from coopsgd.setup.words import mended
 
@@ -48,7 +51,7 @@ def resume(folder: Path, words: Sequence[str], trust: bool) -> None:
     checks.only_copy()
     with in_use_by_us(folder):
         before = schema.load(folder / "config.yaml", trust=True)
-        checked = _checked(folder, words, trust)
+        checked = _checked(folder, words, trust) if words else _as_it_was(folder, trust)
         settings, summary = checked.config, summary_of(folder) or {}
         changed = [name for name in schema.KEYS if getattr(settings, name) != getattr(before, name)]
         for name in changed:
@@ -89,6 +92,15 @@ def _notes(checked: Checked, before: schema.Config, at: int | None) -> list[str]
             f"moved as in one of {before.steps}"
         )
     return notes
+
+
+def _as_it_was(folder: Path, trust: bool) -> Checked:
+    """The frozen config, which was checked when it was frozen. ConfigError where it names code that nobody vouches for."""
+    with contextlib.nullcontext() if trust else guarded(folder=folder):
+        parts = Parts(schema.load(folder / "config.yaml", trust))
+        parts.task.check(parts.config)
+        _ = parts.strategy, parts.period, parts.optim, parts.schedule
+    return Checked(parts, ())
 
 
 def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:

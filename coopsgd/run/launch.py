@@ -130,7 +130,7 @@ class Agent(LocalElasticAgent):
         codes = [process.exitcode for process in self._processes]
         over = [rank for rank, code in enumerate(codes) if code is not None]
         wrong = [rank for rank in over if codes[rank] or self._board.phase(rank) not in (Phase.DONE, Phase.STOPPED)]
-        if len(over) == len(codes) and not wrong:
+        if len(over) == len(codes) and self._board.all_in(Phase.DONE) and not wrong:
             return RunResult(WorkerState.SUCCEEDED, return_values=dict.fromkeys(over))
         if self._asked.first is not None and (self._asked.twice or not (self._board.saving or self._saves())):
             raise Interrupted(self._asked.first)

@@ -39,7 +39,9 @@ from coopsgd.predict.rehearsal import clock_of
 from coopsgd.registry import guarded
 from coopsgd.run import checkpoint, checkpoints
 from coopsgd.run.board import Board, Phase
+from coopsgd.run.folders import steps_saved
 from coopsgd.run.keeper import SAVE, STOP, Keeper, Stopped
+from coopsgd.run.reader import summary_of
 from coopsgd.run.report import Report, Silent
 from coopsgd.run.summary import summary
 from coopsgd.setup import schema
@@ -373,7 +375,8 @@ def main() -> None:
     stdio.guard()
     with one_line(folder, trust):
         rank = ranked(folder)
-        if rank == 0 and (folder / "metrics.jsonl").exists():
+        over = (summary_of(folder) or {}).get("status") in ("completed", "diverged")
+        if rank == 0 and (folder / "metrics.jsonl").exists() and (over or not steps_saved(folder)):
             sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
         outcome = work(folder, rank, trust=trust)
     if outcome.status == "diverged":

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import coopsgd
 from coopsgd.setup import catalogue
@@ -144,6 +145,17 @@ def test_a_rate_that_depends_on_the_length_is_told_of(cli, tmp_path):
     assert last["step"] == 40 and 0 < last["lr"] < 1e-3
 
 
+def test_tensorboard_shows_one_curve(cli, tmp_path):
+    both(cli, tmp_path, *PLAIN, "processes=1", "algo=easgd", "tau=3")
+    curves = []
+    for name in ("whole", "broken"):
+        read = EventAccumulator(str(tmp_path / name))
+        read.Reload()
+        curves.append([(event.step, event.value) for event in read.Scalars("train/loss")])
+    assert len(list((tmp_path / "broken").glob("events.out.tfevents.*"))) == 2
+    assert curves[0] == curves[1] and [step for step, _ in curves[1]] == [4, 8, 12, 16, 20, 23]
+
+
 # what it is asked in vain
 
 
@@ -237,3 +249,44 @@ def test_a_checkpoint_is_read_by_anybody(cli, tmp_path):
     manifest = json.loads((at / "manifest.json").read_text())
     assert manifest["rows"] == [[0, 1, 4], [2, 3]] and manifest["step"] == 15
     assert not any(path.suffix in (".pt", ".pkl") for path in at.iterdir())
+
+
+# sweeps
+
+
+def test_a_sweep_goes_on(cli, tmp_path):
+    """What has come to its end is left alone, what was interrupted goes on, what never started starts."""
+    words = (*PLAIN, "processes=1", "algo=dpsgd", "tau=4", *SAVED)
+    for name in ("whole", "broken"):
+        ended = cli("train", "-m", *words, "seed=0,1,2,3", f"hydra.sweep.dir={name}")
+        assert ended.code == 0, ended
+    jobs = [tmp_path / "broken" / f"seed={seed}" for seed in range(4)]
+    before = (jobs[0] / "metrics.jsonl").stat().st_mtime_ns
+    (jobs[1] / "summary.json").unlink()
+    summary = json.loads((jobs[2] / "summary.json").read_text())
+    (jobs[2] / "summary.json").write_text(json.dumps({**summary, "status": "failed"}))
+    shutil.rmtree(jobs[3])
+    ended = cli("resume", "broken")
+    assert ended.code == 0, ended
+    assert "seed=0: completed at step 23; nothing is left to do" in ended.out
+    assert ended.out.count("goes on from step 15") == 2 and "job 4 of 4: " in ended.out
+    assert (jobs[0] / "metrics.jsonl").stat().st_mtime_ns == before
+    for job in jobs:
+        same(coopsgd.Run(tmp_path / "whole" / job.name), coopsgd.Run(job))
+    assert (jobs[3] / "config.yaml").read_text().startswith("# coopsgd train -m ")
+    rows = [line.split() for line in ended.out.splitlines() if line.startswith("seed=")]
+    assert [row[:2] for row in rows[-4:]] == [[f"seed={seed}", "completed"] for seed in range(4)]
+
+
+def test_a_sweep_takes_no_words_and_no_code_without_trust(cli, tmp_path):
+    assert cli("train", "-m", *PLAIN, "processes=1", "steps=4", "seed=0,1", "hydra.sweep.dir=s").code == 0
+    ended = cli("resume", "s", "steps=9")
+    assert ended.code == 2 and "steps=9: a sweep goes on as it was" in ended.err
+    file = tmp_path / "s" / "multirun.yaml"
+    for word in ("model.path=mine:Net", "tau=${oc.env:HOME}"):
+        file.write_text(f"hydra: {{overrides: {{task: ['task=quadratic', '{word}'], hydra: []}}}}\n")
+        ended = cli("resume", "s")
+        assert ended.code == 2 and len(ended.lines) == 1 and "--trust" in ended.err, ended
+    file.write_text("hydra: {}\n")
+    ended = cli("resume", "s")
+    assert ended.code == 2 and "does not say what the sweep was" in ended.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,13 +26,14 @@ from coopsgd.commands import compose
 from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, full_errors
 from coopsgd.host.environment import environment
+from coopsgd.registry import TRUST
 from coopsgd.run.folders import folder_key, refuse_nowhere, rehydrated, without_hydra
 from coopsgd.run.progress import say
 from coopsgd.run.sweep import table as sweep_table
-from coopsgd.setup import checks, sweeps
+from coopsgd.setup import checks, sweeps, yamls
 from coopsgd.setup.flags import Line, sort
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
-from coopsgd.setup.words import mended
+from coopsgd.setup.words import mended, quoted
 
 CONF = "pkg://coopsgd.conf"
 NO_CHOICES = "pkg://coopsgd.run"  # a package without yamls: the config of a run has no groups to choose from
@@ -70,7 +72,28 @@ def _train(words: Sequence[str]) -> int:
             sweeps.refuse(session.words)
     for note in notes:
         print(note, file=sys.stderr, flush=True)
-    code = _through_hydra(session, line.flags)
+    return _ended(session, _through_hydra(session, line.flags))
+
+
+def resume_sweep(folder: Path, trust: bool) -> int:
+    """Go through the jobs of the sweep in `folder` again: those that came to an end are left alone, others go on or start."""
+    file = folder / "multirun.yaml"
+    found = yamls.keys(file)
+    try:
+        task, own = ([str(word) for word in found["hydra"]["overrides"][name]] for name in ("task", "hydra"))
+    except (KeyError, TypeError):
+        raise ConfigError(f"{file}: does not say what the sweep was; start it anew") from None
+    own = [word for word in own if not word.startswith(("hydra.mode=", "hydra.sweep.dir=", "hydra.run.dir="))]
+    if not trust and (odd := [word for word in [*task, *own] if word in own or ":" in word or "${" in word]):
+        raise ConfigError(f"{file}: {odd[0]!r} can have code imported or other files read; {TRUST}")
+    words = [*task, *own, f"hydra.sweep.dir={quoted(str(folder))}"]
+    session = Session(words, resuming=True)
+    session.trust, session.command = trust, "coopsgd train -m " + shlex.join(words)
+    return _ended(session, _through_hydra(session, {"--multirun": ""}))
+
+
+def _ended(session: Session, code: int) -> int:
+    """The table of a sweep and what failed; the exit code."""
     if session.frozen and len(session.jobs) > 1:
         sweep_table(session.jobs, {failure.folder: failure.message for failure in session.failures})
     if code == 0 and session.failures:
@@ -142,7 +165,7 @@ def _from_a_folder(session: Session, flags: dict[str, str]) -> dict[str, str]:
 
     Of a run's folder Hydra sees what `folders.rehydrated` makes of it; of one that is not trusted, what `without_hydra` leaves.
     """
-    session.trust = "--trust" in flags
+    session.trust = session.trust or "--trust" in flags
     flags = {flag: value for flag, value in flags.items() if flag != "--trust"}
     at = flags.get("--config-path", CONF)
     if at.startswith("pkg://"):

@@ -15,10 +15,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from coopsgd.commands import compose
+from coopsgd.commands.resume import resume
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.naming import folder_name
 from coopsgd.run.start import reached, start, summed_up
+from coopsgd.run.sweep import readable_summary
 from coopsgd.setup import checks, sweeps
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.messages import MISTAKES, one_line
@@ -45,8 +47,9 @@ class Trained(NamedTuple):
 class Session:
     """One `coopsgd train`: a run, or the runs of a sweep."""
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.words = list(words)  # overrides, as Hydra reads them
+    def __init__(self, words: Sequence[str], resuming: bool = False) -> None:
+        """resuming: a folder that holds a run already is gone on with."""
+        self.words, self.resuming = list(words), resuming  # overrides, as Hydra reads them
         self.command = "coopsgd train " + shlex.join(words)  # as they were typed
         self.sweeping, self.started = False, False
         self.full_errors = full_errors()  # the user asks for tracebacks
@@ -167,6 +170,12 @@ class Session:
             self.made.tidy()
             print(f"the same run as {first.label} ({first.folder}), so it is not run again", flush=True)
             return first.objective
+        if self.resuming and (folder / "config.yaml").is_file():
+            self.frozen += 1
+            resume(folder, [], self.trust)
+            summary = readable_summary(folder) or {}
+            self.trained[key] = Trained(label, folder, (summary.get("eval") or {}).get("eval/loss"))
+            return self.trained[key].objective
         write_config(settings, folder, self.command, self.sweeping)
         self.frozen, self.steps = self.frozen + 1, settings.steps
         if not settings.launch:
