@@ -85,9 +85,7 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
             traceback.print_exc()  # into logs/rank{rank}.err
             line = f"worker process {rank} failed: {users}; the traceback is in {folder / 'logs' / f'rank{rank}.err'}"
             board.tell(rank, time.time(), "line", line)
-        elif isinstance(
-            error, RunFailed | ConfigError
-        ):  # of what was there when the command looked: it says all there is to say
+        elif isinstance(error, RunFailed | ConfigError):  # of what was there when the command looked: it says all there is
             board.tell(rank, time.time(), "line", str(error))
         else:
             board.tell(rank, time.time(), "traceback", traceback.format_exc())
@@ -120,7 +118,6 @@ def training() -> Iterator[Callable[[], str | None]]:
 
         board.enter(rank, Phase.TRAINING)
         yield asked
-        board.enter(rank, Phase.WORKING)
 
 
 @contextlib.contextmanager
@@ -141,7 +138,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
     settings = schema.load(folder / "config.yaml", trust)
     parts = Parts(settings)
     layout = layout_of(parts.strategy.schedule, settings.workers, settings.processes)
-    with joined(settings, layout, rank, store) as (fleet, device):
+    with joined(settings, layout, rank, store) as (fleet, device), contextlib.ExitStack() as stack:
         problem = parts.task.build(settings, fleet.workers, device)
         passed_over: list[str] = []
         found = _agreed(folder, fleet, passed_over.append)
@@ -155,9 +152,8 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
                 _slot[0].keep(notes)
             fleet.clock = clock_of(parts)
             saved = None if found is None else found.state(layout, rank, homes(parts.strategy, parts.period))
-            with training() as asked:
-                keeper = Keeper(folder, parts.config, fleet, report, asked)
-                outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem), keeper, saved)
+            keeper = Keeper(folder, parts.config, fleet, report, stack.enter_context(training()))
+            outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem), keeper, saved)
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
             for note in late:
                 report.note(note)
