@@ -79,13 +79,13 @@ def link(netlab: Path, root: Path, rate: str, delay: str, bandwidth: float, late
     subprocess.run([*command, sys.executable, __file__, "--inside", str(root)], check=True, stdout=subprocess.DEVNULL)
     for name, words in ALGOS.items():
         times = [seconds_a_step(runs[name]) for runs in made]
-        row, told = [name, spread([1e3 * t for t in times])], list[list[float]]()
+        row, foretold = [name, spread([1e3 * t for t in times])], list[list[float]]()
         for runs in made:
             file = runs["probe"] / "probe.json"
             step = json.loads(file.read_text())["step_s"]["median"]
             probed = ["cluster=from_probe", f"cluster.file={file}"]
-            told.append([predicted([*words, *probed]), predicted([*words, *nominal(step, bandwidth, latency)])])
-        for column in zip(*told, strict=True):
+            foretold.append([predicted([*words, *probed]), predicted([*words, *nominal(step, bandwidth, latency)])])
+        for column in zip(*foretold, strict=True):
             row += [spread([1e3 * t for t in column]), spread([t / real for t, real in zip(column, times, strict=True)])]
         yield row
 

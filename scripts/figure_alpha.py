@@ -5,7 +5,7 @@ Remake: coopsgd train -m experiment=alpha, then python scripts/figure_alpha.py F
 
 from __future__ import annotations
 
-from results import by, picture, spread, sweep, table, tail, told
+from results import by, mean_text, picture, spread, sweep, table, tail
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
         zeta = runs[0].summary["zeta"]
         own, mean_model = ([tail(run, key, 0.25) for run in runs] for key in ("train/loss", "eval/loss"))
         consensus = [tail(run, "consensus", 0.25) for run in runs]
-        rows.append((alpha, f"{zeta:.3f}", told(mean_model), told(own), told(consensus, 3)))
+        rows.append((alpha, f"{zeta:.3f}", mean_text(mean_model), mean_text(own), mean_text(consensus, 3)))
         curve.append((zeta, alpha, *spread(mean_model)))
     print(table(("α", "ζ", "test loss of the mean model", "training loss of the workers", "consensus"), rows))
     axes, save = picture(read.picture)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from results import by, picture, spread, sweep, table, told
+from results import by, mean_text, picture, spread, sweep, table
 
 import coopsgd
 
@@ -32,12 +32,12 @@ def main() -> None:
     rows = []
     for algo, runs in groups.items():
         found = [[at(run, budget) for run in runs] for budget in BUDGETS]
-        cells = [f"{told([loss for loss, _ in column])} ({column[0][1]})" if column[0][1] else "–" for column in found]
+        cells = [f"{mean_text([loss for loss, _ in column])} ({column[0][1]})" if column[0][1] else "–" for column in found]
         final = [run.summary["eval"]["eval/loss"] for run in runs]
         total = sent(runs[0], runs[0].metrics()[-1])
         last = [loss for loss, _ in found[-1]]
         order = spread(last)[0] if None not in last else 10 + total
-        rows.append((order, (algo, runs[0].summary["tau"], *cells, f"{told(final)} ({total:.4g})")))
+        rows.append((order, (algo, runs[0].summary["tau"], *cells, f"{mean_text(final)} ({total:.4g})")))
     rows.sort(key=lambda row: row[0])
     head = (*(f"{b} models a worker (steps)" for b in BUDGETS), "1000 steps (models)")
     print(table(("algorithm", "τ", *head), [row for _, row in rows]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from results import by, picture, spread, sweep, table, tail, told
+from results import by, mean_text, picture, spread, sweep, table, tail
 
 MEASURES = (("consensus", "consensus distance"), ("eval/loss", "loss of the mean model"))
 
@@ -27,7 +27,8 @@ def main() -> None:
     groups = by(read.runs, lambda run: (run.summary["algo"], run.summary["tau"]))
     task = next(iter(groups.values()))[0].config.task["name"]
     rows = [
-        (algo, tau, *(told([tail(run, key) for run in runs]) for key, _ in MEASURES)) for (algo, tau), runs in groups.items()
+        (algo, tau, *(mean_text([tail(run, key) for run in runs]) for key, _ in MEASURES))
+        for (algo, tau), runs in groups.items()
     ]
     print(table(("algorithm", "τ", *(name for _, name in MEASURES)), rows))
     m = next(iter(groups.values()))[0].summary["workers"]

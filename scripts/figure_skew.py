@@ -5,7 +5,7 @@ Remake: coopsgd train -m experiment=skew, then python scripts/figure_skew.py FOL
 
 from __future__ import annotations
 
-from results import by, picture, spread, sweep, table, told
+from results import by, mean_text, picture, spread, sweep, table
 
 import coopsgd
 
@@ -21,8 +21,8 @@ def main() -> None:
     groups = by(read.runs, lambda run: (run.summary["algo"], run.config.partition["name"]))
     rows = []
     for algo in sorted({algo for algo, _ in groups}):
-        cells = [told([final(run, key) for run in groups[algo, deal]]) for key in ("loss", "accuracy") for deal in DEALS]
-        worst = told([final(run, "accuracy_worst") for run in groups[algo, "dirichlet"]])
+        cells = [mean_text([final(run, key) for run in groups[algo, deal]]) for key in ("loss", "accuracy") for deal in DEALS]
+        worst = mean_text([final(run, "accuracy_worst") for run in groups[algo, "dirichlet"]])
         rows.append((algo, groups[algo, "iid"][0].summary["tau"], *cells, worst))
     head = ("loss, iid", "loss, skewed", "accuracy, iid", "accuracy, skewed", "worst worker, skewed")
     print(table(("algorithm", "τ", *head), rows))

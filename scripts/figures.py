@@ -45,8 +45,8 @@ def stamp(name: str) -> str:
 
 
 def _processor() -> str:
-    told = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    found = re.search(r"model name\s*:\s*(.+)", told)
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    found = re.search(r"model name\s*:\s*(.+)", cpuinfo)
     return found[1].strip() if found else platform.machine()
 
 
@@ -58,9 +58,9 @@ def replaced(text: str, name: str, line: str, table: str) -> str:
     return new
 
 
-def table_of(told: str) -> str:
+def table_of(output: str) -> str:
     """The first table in what a script printed."""
-    found = re.search(r"(?:^\|[^\n]*\n)+", told, flags=re.MULTILINE)
+    found = re.search(r"(?:^\|[^\n]*\n)+", output, flags=re.MULTILINE)
     if found is None:
         raise LookupError("the script printed no table")
     return found[0].rstrip("\n")
@@ -74,9 +74,9 @@ def main() -> None:
     if unknown := set(asked.names) - set(NAMES):
         parser.error(f"{', '.join(sorted(unknown))}: no table is called that; known: {', '.join(NAMES)}")
     for name in asked.names or NAMES:
-        line, told = stamp(name), "".join(list(_made(name, asked.keep)))
-        RESULTS.write_text(replaced(RESULTS.read_text(), name, line, table_of(told)))
-        print(told, flush=True)
+        line, output = stamp(name), "".join(list(_made(name, asked.keep)))
+        RESULTS.write_text(replaced(RESULTS.read_text(), name, line, table_of(output)))
+        print(output, flush=True)
 
 
 def _made(name: str, keep: Path) -> Iterator[str]:

@@ -78,8 +78,8 @@ def sweep(*experiments: str) -> Sweep:
     why = {name: _differs(runs, *_declared(name)) for name in experiments}
     experiment = next((name for name, reason in why.items() if reason is None), None)
     if experiment is None:
-        told = "; nor of ".join(f"experiment={name}: {reason}" for name, reason in why.items())
-        refuse(f"{asked.folder} holds no sweep of {told}; remake it with {folders}")
+        reasons = "; nor of ".join(f"experiment={name}: {reason}" for name, reason in why.items())
+        refuse(f"{asked.folder} holds no sweep of {reasons}; remake it with {folders}")
     return Sweep(experiment, runs, asked.output or folder.parent / f"{folder.name}.{experiment}.png")
 
 
@@ -176,7 +176,7 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
 
 
-def told(values: Sequence[float | None], digits: int = 4) -> str:
+def mean_text(values: Sequence[float | None], digits: int = 4) -> str:
     """'0.3123 ± 0.0012', or how many diverged."""
     lost = sum(value is None for value in values)
     if lost:

@@ -1,6 +1,6 @@
 """Warm processes for the suite: one fork server that has imported everything and computes nothing.
 
-`gangs` are process groups of 2, 4 and 8 kept for the whole session; `cli` runs the command line in a fork of the server,
+`process_groups` are those of 2, 4 and 8 kept for the whole session; `cli` runs the command line in a fork of the server,
 a tenth of a second instead of the four that a fresh interpreter needs to import torch. All processes die with the test
 that started them (ownership.py). What a test waits for has HANG seconds: so much only a hang takes, on any machine.
 """
@@ -76,7 +76,7 @@ class Ended(NamedTuple):
         return [line for line in self.err.splitlines() if line.strip()]
 
 
-class Gang:
+class ProcessGroup:
     """p processes in one group, waiting for work."""
 
     def __init__(self, processes: int, folder: str) -> None:
@@ -91,7 +91,7 @@ class Gang:
             self._members.append(member)
 
     def __call__(self, function: Any, *arguments: Any) -> list[Any]:
-        """function(rank, *arguments) on every process; their answers by rank. Where one fails, the gang is at an end."""
+        """function(rank, *arguments) on every process; their answers by rank. Where one fails, the group is at an end."""
         for pipe in self._pipes:
             pipe.send((function, arguments))
         answers: dict[int, Any] = {}
@@ -109,10 +109,10 @@ class Gang:
                     self._fail(f"process {rank}: {answers[rank]}")
         return [answers[rank] for rank in sorted(answers)]
 
-    def _fail(self, told: str) -> None:
+    def _fail(self, message: str) -> None:
         """The others may wait for one that is elsewhere: none of them is of use any more."""
         self.close()
-        raise AssertionError(told)
+        raise AssertionError(message)
 
     def close(self) -> None:
         self.closed = True
@@ -137,18 +137,18 @@ def _serve(pipe: Any, rank: int, processes: int, store: str) -> None:
 
 
 @contextmanager
-def gangs_of() -> Iterator[Any]:
-    """gang(p) is a Gang of p processes, made when first asked for."""
-    made: dict[int, Gang] = {}
+def process_groups_of() -> Iterator[Any]:
+    """process group(p) is a Gang of p processes, made when first asked for."""
+    made: dict[int, ProcessGroup] = {}
     with tempfile.TemporaryDirectory() as folder:
 
-        def gang(processes: int) -> Gang:
+        def process_group(processes: int) -> ProcessGroup:
             if processes not in made or made[processes].closed:
-                made[processes] = Gang(processes, tempfile.mkdtemp(dir=folder))
+                made[processes] = ProcessGroup(processes, tempfile.mkdtemp(dir=folder))
             return made[processes]
 
         try:
-            yield gang
+            yield process_group
         finally:
             for group in made.values():
                 group.close()
@@ -199,10 +199,10 @@ def logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def gangs() -> Iterator[Any]:
-    """gangs(p) is a Gang of p processes, kept for the whole session."""
-    with gangs_of() as gang:
-        yield gang
+def process_groups() -> Iterator[Any]:
+    """process groups(p) is a Gang of p processes, kept for the whole session."""
+    with process_groups_of() as process_group:
+        yield process_group
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def _off(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max())
 
 
-def formulas(gangs: Any, drawn: Drawn) -> float | None:
+def formulas(process_groups: Any, drawn: Drawn) -> float | None:
     if not drawn.linear() or (len(drawn.Ws) > 1 and (drawn.order != "atc" or drawn.delay)):
         return None
     settings = drawn.settings()
@@ -136,17 +136,17 @@ def formulas(gangs: Any, drawn: Drawn) -> float | None:
         ("atc", 0): lambda: oracle.periodic(p, lambda x, r: oracle.product(drawn.Ws[r % len(drawn.Ws)].tolist(), x), drawn.v),
         ("cta", 0): lambda: oracle.combine_then_adapt(p, W, drawn.v),
     }.get((drawn.order, drawn.delay), lambda: oracle.delayed(p, W, drawn.delay, drawn.v))()
-    return _off(play_settled(gangs, 1, settings).x, expected)
+    return _off(play_settled(process_groups, 1, settings).x, expected)
 
 
-def placement(gangs: Any, drawn: Drawn) -> float:
+def placement(process_groups: Any, drawn: Drawn) -> float:
     settings = drawn.settings()
-    one, many = (play_settled(gangs, p, settings) for p in (1, drawn.processes))
+    one, many = (play_settled(process_groups, p, settings) for p in (1, drawn.processes))
     assert one.logical == many.logical, f"{drawn}: the ledger says {one.logical} in one process, {many.logical} in many"
     return _off(one.x, many.x)
 
 
-def mean(gangs: Any, drawn: Drawn) -> float | None:
+def mean(process_groups: Any, drawn: Drawn) -> float | None:
     """Without curvature gradients are the noise alone: the mean of all m + v models takes the steps of the mean noise.
 
     Momentum is linear in the gradients, so its mean is the momentum of the mean, mixed by W or not.
@@ -159,27 +159,27 @@ def mean(gangs: Any, drawn: Drawn) -> float | None:
     x = p.x0
     for k in range(p.K):
         x = x - p.eta * sum(p.gradient(i, p.x0, k) for i in range(p.m)) / (drawn.m + drawn.v)
-    return _off(play_settled(gangs, drawn.processes, settings).x.mean(0), x)
+    return _off(play_settled(process_groups, drawn.processes, settings).x.mean(0), x)
 
 
-def repeat(gangs: Any, drawn: Drawn) -> float:
+def repeat(process_groups: Any, drawn: Drawn) -> float:
     settings = drawn.settings()
-    one, two = (play_settled(gangs, drawn.processes, settings) for _ in range(2))
+    one, two = (play_settled(process_groups, drawn.processes, settings) for _ in range(2))
     assert one.logical == two.logical and one.wire_bytes == two.wire_bytes
     return 0.0 if np.array_equal(one.x, two.x) else max(_off(one.x, two.x), 5e-324)
 
 
-def ledger(gangs: Any, drawn: Drawn) -> float:
+def ledger(process_groups: Any, drawn: Drawn) -> float:
     """What the plan says a process hands to the network, and the ledger charges, against what torch.distributed was given."""
     x = np.random.default_rng(drawn.number).standard_normal((drawn.m + drawn.v, 6))
     furthest = 0.0
-    for found in zip(*gangs(drawn.processes)(mixed, drawn.processes, drawn.v, drawn.Ws, x), strict=True):
-        for planned, charged, handed in (told for _, told in found):
+    for found in zip(*process_groups(drawn.processes)(mixed, drawn.processes, drawn.v, drawn.Ws, x), strict=True):
+        for planned, charged, handed in (message for _, message in found):
             furthest = max(furthest, abs(planned - handed), abs(charged - handed))
     return furthest
 
 
-def messages(gangs: Any, drawn: Drawn) -> float | None:
+def messages(process_groups: Any, drawn: Drawn) -> float | None:
     """Messages and bytes of a whole run against a count by hand: an entry of W off the diagonal is one model."""
     settings = drawn.settings()
     if drawn.v or any(len(np.unique(W.round(12), axis=0)) < len(W) for W in drawn.Ws):
@@ -191,7 +191,7 @@ def messages(gangs: Any, drawn: Drawn) -> float | None:
         due = due[:-1]  # the last one waits for a step that does not come
     entries = sum(int(np.count_nonzero(W - np.diag(np.diag(W)))) for W in (drawn.Ws[r % len(drawn.Ws)] for r in due))
     width = 8 * DIM * (1 + _buffers(drawn))
-    rounds, sent, moved = play_settled(gangs, drawn.processes, settings).logical
+    rounds, sent, moved = play_settled(process_groups, drawn.processes, settings).logical
     return float(abs(rounds - len(due)) + abs(sent - entries) + abs(moved - entries * width))
 
 
@@ -206,7 +206,7 @@ def _problem_rounds(settings: schema.Config) -> list[int]:
     return oracle.Problem(empty, empty, empty, 0, 0, 0, settings.tau, settings.steps).rounds()
 
 
-def contraction(gangs: Any, drawn: Drawn) -> float | None:
+def contraction(process_groups: Any, drawn: Drawn) -> float | None:
     """How much a communication leaves of the disagreement, less zeta times what there was: never above 0."""
     if not drawn.doubly:
         return None
@@ -219,17 +219,17 @@ def contraction(gangs: Any, drawn: Drawn) -> float | None:
     return max(0.0, after - zeta * before)
 
 
-def agreement(gangs: Any, drawn: Drawn) -> float:
+def agreement(process_groups: Any, drawn: Drawn) -> float:
     """Rows of W sum to one: models that agree stay where they are."""
     x = np.tile(np.random.default_rng(drawn.number).standard_normal(6), (drawn.m + drawn.v, 1))
     return max(
         _off(after, x)
-        for after, _ in gangs(drawn.processes)(mixed, drawn.processes, drawn.v, drawn.Ws, x.copy())[0]
+        for after, _ in process_groups(drawn.processes)(mixed, drawn.processes, drawn.v, drawn.Ws, x.copy())[0]
         if after is not None
     )
 
 
-def fused(gangs: Any, drawn: Drawn) -> float | None:
+def fused(process_groups: Any, drawn: Drawn) -> float | None:
     """Plain SGD steps of an mlp, several at once and without a stored gradient, against one by one."""
     if drawn.optim != {**drawn.optim, "name": "sgd", "momentum": 0.0}:
         return None
@@ -237,7 +237,7 @@ def fused(gangs: Any, drawn: Drawn) -> float | None:
     settings.steps = min(settings.steps, 20)
     slow = copy.deepcopy(settings)
     slow.algo["strategy"] = "invariants:Unfused"
-    return _off(play_settled(gangs, 1, settings).x, play_settled(gangs, 1, slow).x)
+    return _off(play_settled(process_groups, 1, settings).x, play_settled(process_groups, 1, slow).x)
 
 
 class Law(NamedTuple):

@@ -1,4 +1,4 @@
-"""Play a config without a run folder: `play(words, processes)` trains it here or on a gang and returns all of it."""
+"""Play a config without a run folder: `play(words, processes)` trains it here or on a process group and returns all of it."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def run(rank: int, settings: schema.Config, processes: int) -> Any:
     )
 
 
-def play(gangs: Any, processes: int, *words: str) -> Played:
+def play(process_groups: Any, processes: int, *words: str) -> Played:
     """Train the config of `words` on so many processes."""
-    return play_settled(gangs, processes, settle(words))
+    return play_settled(process_groups, processes, settle(words))
 
 
-def play_settled(gangs: Any, processes: int, settings: schema.Config) -> Played:
+def play_settled(process_groups: Any, processes: int, settings: schema.Config) -> Played:
     """The same of a checked config."""
-    answers = [run(0, settings, 1)] if processes == 1 else gangs(processes)(run, settings, processes)
+    answers = [run(0, settings, 1)] if processes == 1 else process_groups(processes)(run, settings, processes)
     x, answer, logical, wire, lines, _, layout, lags = answers[0]
     assert all(other[2] == logical for other in answers), "processes disagree about the ledger"
     return Played(x, answer, logical, wire, lines, [other[5] for other in answers], layout, lags)
@@ -124,8 +124,8 @@ def mixed(rank: int, processes: int, v: int, Ws: list[np.ndarray], x: np.ndarray
         plan = plans.lower(W, layout)
         assert len(set(addressed)) == len(addressed), "two messages on one edge"
         everything = fleet.gather(rows)
-        told = (float(plan.sent[rank]), float(fleet.ledger.wire[rank]) / (8 * x.shape[1]), sum(vectors))
-        found.append((None if everything is None else everything.numpy(), told))
+        message = (float(plan.sent[rank]), float(fleet.ledger.wire[rank]) / (8 * x.shape[1]), sum(vectors))
+        found.append((None if everything is None else everything.numpy(), message))
     return found
 
 

@@ -385,11 +385,11 @@ class Peer:
         """Which of a run's models these are: the workers', or the server's."""
         return slice(WORKERS, None) if self.processes == 1 else slice(WORKERS)
 
-    def trained(self, gangs: Any, settings: Config) -> np.ndarray:
+    def trained(self, process_groups: Any, settings: Config) -> np.ndarray:
         """(WORKERS or 1, d) its final models."""
         if self.processes == 1:
             return self.train(0, settings)[None]
-        return np.stack(gangs(self.processes)(self.train, settings))
+        return np.stack(process_groups(self.processes)(self.train, settings))
 
     def all_words(self, model: str, seed: int) -> tuple[str, ...]:
         momentum = () if any(word.startswith("optim") for word in self.words) else MOMENTUM

@@ -129,7 +129,7 @@ class Command:
         out, err = (Path(f"{self._at}.{end}").read_text() for end in ("out", "err"))
         return Ended(self.process.exitcode, out, err)
 
-    def told(self) -> str:
+    def output(self) -> str:
         """What it has said so far."""
         said = (Path(f"{self._at}.{end}") for end in ("out", "err"))
         return "".join(file.read_text() for file in said if file.exists())
@@ -157,7 +157,7 @@ class Terminal:
         self.first = functools.partial(on_terminal, os.ttyname(self._theirs))
         self._told = b""
 
-    def told(self) -> bytes:
+    def output(self) -> bytes:
         """What was written on it so far."""
         with contextlib.suppress(BlockingIOError):
             while part := os.read(self._ours, 1 << 16):

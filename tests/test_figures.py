@@ -115,12 +115,12 @@ CHANGED = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), CHANGED)
-def test_one_run_that_is_not_of_the_experiment_is_named(draw, crossing, changes, told):
+@pytest.mark.parametrize(("changes", "message"), CHANGED)
+def test_one_run_that_is_not_of_the_experiment_is_named(draw, crossing, changes, message):
     edit(crossing / RUN, **changes)
     code, out, err = draw("crossing", crossing)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert told in err and RUN in err and "coopsgd train -m experiment=crossing" in err
+    assert message in err and RUN in err and "coopsgd train -m experiment=crossing" in err
 
 
 def test_a_sweep_that_is_not_whole_is_refused(draw, crossing):
@@ -143,7 +143,7 @@ def test_a_sweep_shortened_on_the_command_line_is_not_the_experiment(draw, cli, 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ((), "the following arguments are required: folder"),
         (("nowhere",), "nowhere is no folder"),
@@ -152,9 +152,9 @@ def test_a_sweep_shortened_on_the_command_line_is_not_the_experiment(draw, cli, 
         (("FOLDER", "extra"), "unrecognized arguments: extra"),
     ],
 )
-def test_words_that_mean_nothing(draw, whole, words, told):
+def test_words_that_mean_nothing(draw, whole, words, message):
     code, out, err = draw("crossing", *(whole if word == "FOLDER" else word for word in words))
-    assert (code, out, err.count("\n")) == (2, "", 1) and told in err
+    assert (code, out, err.count("\n")) == (2, "", 1) and message in err
 
 
 def test_an_empty_folder(draw, tmp_path):

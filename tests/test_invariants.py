@@ -9,10 +9,10 @@ FEW = range(1000, 1012)  # not those of the page
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.measure.__name__)
-def test_a_law_is_kept_by_random_configs(gangs, law):
+def test_a_law_is_kept_by_random_configs(process_groups, law):
     tried = 0
     for number in FEW:
-        off = law.measure(gangs, draw(number))
+        off = law.measure(process_groups, draw(number))
         assert off is None or off <= law.within, f"{law.says}: {off} off, {draw(number)}"
         tried += off is not None
     assert tried >= 2

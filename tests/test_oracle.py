@@ -35,17 +35,17 @@ def preset(algo: str, *more: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
 @pytest.mark.parametrize("tau", ["auto", "[[0,1],[5,3]]"])
 @pytest.mark.parametrize("algo", ALGOS)
-def test_matches_the_paper(gangs, algo, tau, processes):
+def test_matches_the_paper(process_groups, algo, tau, processes):
     words = preset(algo, f"tau={tau}")
-    played = play(gangs, processes, *words)
+    played = play(process_groups, processes, *words)
     np.testing.assert_allclose(played.x, oracle.ORACLES[algo](problem(words)), **EXACT)
-    assert played.logical == play(gangs, 1, *words).logical
+    assert played.logical == play(process_groups, 1, *words).logical
 
 
 @pytest.mark.parametrize("tau", [1, 2, 5])
 @pytest.mark.parametrize("v", [0, 1, 3])
 @pytest.mark.parametrize("kind", ["dense", "sparse", "low rank", "blocks"])
-def test_any_matrix(gangs, kind, v, tau):
+def test_any_matrix(process_groups, kind, v, tau):
     m, rng = 8, np.random.default_rng([v, tau])
     n = m + v
     W = rng.random((n, n))
@@ -60,7 +60,7 @@ def test_any_matrix(gangs, kind, v, tau):
     more = (f"tau={tau}", f"algo.v={v}", written(W), "algo.allow_disconnected=true")
     words = (*QUADRATIC, "algo=cooperative", *more)
     expected = oracle.cooperative(problem(words), W.tolist(), v)
-    played = {p: play(gangs, p, *words) for p in (1, 2, 4)}
+    played = {p: play(process_groups, p, *words) for p in (1, 2, 4)}
     for run in played.values():
         np.testing.assert_allclose(run.x, expected, **EXACT)
         assert run.logical == played[1].logical
@@ -73,35 +73,37 @@ PAIRS = [(t, w) for t in TOPOLOGIES for w in WEIGHTS if t != "exponential" or w 
 
 
 @pytest.mark.parametrize(("topology", "weights"), PAIRS)
-def test_every_topology_is_its_matrix(gangs, topology, weights):
+def test_every_topology_is_its_matrix(process_groups, topology, weights):
     words = (*QUADRATIC, "algo=dpsgd", "tau=2", f"topology={topology}", f"algo.weights={weights}")
     settings = settle(words)
     W = arrays.factors(Parts(settings).strategy.schedule, 8, 0)[0]
     expected = oracle.cooperative(problem(words), W.tolist())
     for processes in (1, 2, 8):
-        np.testing.assert_allclose(play(gangs, processes, *words).x, expected, **EXACT)
+        np.testing.assert_allclose(play(process_groups, processes, *words).x, expected, **EXACT)
 
 
 @pytest.mark.parametrize("processes", [3, 5, 6])
-def test_edges_in_odd_worlds_and_any_order(gangs, processes):
+def test_edges_in_odd_worlds_and_any_order(process_groups, processes):
     rng = np.random.default_rng(processes)
     for _ in range(5):  # directed and irregular: some processes only send, some only receive, none in rank order
         W = rng.random((processes, processes)) * (rng.random((processes, processes)) < 0.4) + np.eye(processes)
         W /= W.sum(1, keepdims=True)
         words = (*QUADRATIC, f"workers={processes}", "algo=cooperative", "tau=1", written(W), "algo.allow_disconnected=true")
-        np.testing.assert_allclose(play(gangs, processes, *words).x, oracle.cooperative(problem(words), W.tolist()), **EXACT)
+        np.testing.assert_allclose(
+            play(process_groups, processes, *words).x, oracle.cooperative(problem(words), W.tolist()), **EXACT
+        )
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
 @pytest.mark.parametrize("v", [1, 3])
-def test_copies_of_auxiliary_rows_are_equal_bit_by_bit(gangs, processes, v):
+def test_copies_of_auxiliary_rows_are_equal_bit_by_bit(process_groups, processes, v):
     m = 8
     W = np.eye(m + v) * 0.5  # workers hear their own and the auxiliaries, which hear everyone: replicas are cheapest
     W[:m, m:] = 0.5 / v
     W[m:, :m] = np.random.default_rng(v).random((1, m)) / 10
     W[m:, m:] += np.diag(1 - W[m:].sum(1))
     words = (*QUADRATIC, "algo=cooperative", "tau=2", f"algo.v={v}", written(W))
-    played = play(gangs, processes, *words)
+    played = play(process_groups, processes, *words)
     assert played.layout.replicated
     copies = [rows[m // processes :] for rows in played.held]
     assert all(np.array_equal(copies[0], other) for other in copies)

@@ -168,7 +168,7 @@ YAMLS = [(group, choice.name) for group in GROUPS for choice in catalogue.choice
 
 
 @pytest.mark.parametrize(("group", "name"), YAMLS)
-def test_every_yaml_composes_builds_and_takes_two_steps(gangs, monkeypatch, tmp_path, group, name):
+def test_every_yaml_composes_builds_and_takes_two_steps(process_groups, monkeypatch, tmp_path, group, name):
     # small files in the format of the real ones
     small = {
         "mnist": lambda: (idx_folder(tmp_path), set()),
@@ -207,7 +207,7 @@ def test_every_yaml_composes_builds_and_takes_two_steps(gangs, monkeypatch, tmp_
         words |= {"data.name=nets:Large", "batch_size=2", "eval_every=0"}
     if name == "fashion_mnist":
         needs(lookup("data", name)().find() is not None, "dataset-fashion-mnist")
-    assert len(play(gangs, 1, *sorted(words)).lines) == 2
+    assert len(play(process_groups, 1, *sorted(words)).lines) == 2
 
 
 @pytest.mark.parametrize("kind", HOMES)

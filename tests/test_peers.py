@@ -24,11 +24,11 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("peer", "model", "seed"), list(cases()))
-def test_a_public_implementation_ends_with_the_same_models(gangs, peer: Peer, model, seed):
+def test_a_public_implementation_ends_with_the_same_models(process_groups, peer: Peer, model, seed):
     if peer.missing:
         pytest.skip(peer.missing)
     words = peer.all_words(model, seed)
-    ours, theirs = play(gangs, 4, *words), peer.trained(gangs, settle(words))
+    ours, theirs = play(process_groups, 4, *words), peer.trained(process_groups, settle(words))
     assert peer.algo == "fullsync" or np.ptp(ours.x[:4], axis=0).max() > 1e-3, "the last steps are the workers' own"
     np.testing.assert_allclose(ours.x[peer.rows], theirs, rtol=0, atol=peer.within)
 
@@ -37,9 +37,9 @@ def test_a_public_implementation_ends_with_the_same_models(gangs, peer: Peer, mo
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("algo", ALGOS)
-def test_the_papers_formulas_end_with_the_same_networks(gangs, algo, model, seed):
+def test_the_papers_formulas_end_with_the_same_networks(process_groups, algo, model, seed):
     words, expected = papers(algo, model, seed)
-    np.testing.assert_allclose(play(gangs, 4, *words).x, expected(settle(words)), **EXACT)
+    np.testing.assert_allclose(play(process_groups, 4, *words).x, expected(settle(words)), **EXACT)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.system}-{rule.name}")

@@ -39,8 +39,8 @@ def test_the_page_in_the_tree_is_whole():
     assert {law.says for law in LAWS} <= named and all(name in PAGE.read_text() for name in NOT_RUN)
 
 
-def test_a_quick_page_is_measured_now(gangs, script):
-    trust = script.Trust(gangs, quick=True)
+def test_a_quick_page_is_measured_now(process_groups, script):
+    trust = script.Trust(process_groups, quick=True)
     page = trust.page()
     assert trust.wrong == []
     found = {row[0]: row for row in rows(page)}
@@ -49,18 +49,20 @@ def test_a_quick_page_is_measured_now(gangs, script):
     assert max(map(len, (line for line in page.splitlines() if not line.startswith("|")))) <= 128
 
 
-def test_what_is_off_is_told(gangs, script, monkeypatch):
+def test_what_is_off_is_told(process_groups, script, monkeypatch):
     (peer,) = [p for p in PEERS if p.about == "SGD, momentum"]
     monkeypatch.setattr(script, "PEERS", [peer])
     monkeypatch.setattr(type(peer), "trained", lambda *_: 1.0)
-    trust = script.Trust(gangs, quick=True)
+    trust = script.Trust(process_groups, quick=True)
     list(trust._peers())
     assert len(trust.wrong) == 1 and "torch.optim, alone, mlp" in trust.wrong[0]
 
 
-@pytest.mark.parametrize(("words", "told"), [(("--configs=0",), "--configs"), (("-o", "nowhere/a.md"), "nowhere is no folder")])
-def test_words_that_mean_nothing(script, monkeypatch, capsys, words, told):
+@pytest.mark.parametrize(
+    ("words", "message"), [(("--configs=0",), "--configs"), (("-o", "nowhere/a.md"), "nowhere is no folder")]
+)
+def test_words_that_mean_nothing(script, monkeypatch, capsys, words, message):
     monkeypatch.setattr("sys.argv", ["trust.py", *words])
     with pytest.raises(SystemExit) as end:
         script.main()
-    assert end.value.code == 2 and told in capsys.readouterr().err
+    assert end.value.code == 2 and message in capsys.readouterr().err

@@ -31,13 +31,15 @@ COMMON = (f"workers={WORKERS}", "dtype=float64", "device=cpu", "log_every=100000
 EXACT = 1e-12  # sums of float64 taken in another order: a few ulps
 
 
-def check_strategy(cls: type[Strategy] | str, *words: str, gangs: Any = None, processes: Sequence[int] = (1, 2, 4)) -> None:
+def check_strategy(
+    cls: type[Strategy] | str, *words: str, process_groups: Any = None, processes: Sequence[int] = (1, 2, 4)
+) -> None:
     """AssertionError unless the strategy keeps every promise of its contract.
 
     cls: a frozen dataclass that can be imported by its module and name, or the name of an algorithm. words: as on the command
     line, `tau=4` or keys of the class as `algo.beta=0.5`. processes: on how many it must give the same rows, divisors of 4.
-    gangs: gangs(p)(function, *arguments) calls function(rank, *arguments) in p processes of one torch.distributed group and
-    returns their answers; by default processes are started, and ended, here.
+    process_groups: process_groups(p)(function, *arguments) calls function(rank, *arguments) in p processes of one group of
+    torch.distributed and returns their answers; by default processes are started, and ended, here.
 
     Promises: the same rows and ledger wherever rows are; running statistics ride along, mixed by W alone, and are charged; idle
     workers keep rows and buffers bit for bit; order and delay are what plain loops make of them; fused steps are the steps one
@@ -54,7 +56,7 @@ def check_strategy(cls: type[Strategy] | str, *words: str, gangs: Any = None, pr
     _nothing_remembered(name, base)
     saved_and_loaded(name, base)
     rows_stay_apart(name, base)
-    everywhere = {p: (gangs or in_processes)(p)(_on_processes, name, base, p) for p in processes if p > 1}
+    everywhere = {p: (process_groups or in_processes)(p)(_on_processes, name, base, p) for p in processes if p > 1}
     if 1 in processes:
         everywhere = {1: [_on_processes(0, name, base, 1)], **everywhere}
     _placed_anywhere(name, everywhere)

@@ -196,8 +196,8 @@ def test_the_command(cli, tmp_path):
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["bound"]["total"] > 0 and found["cost"]["seconds"] > 0
-    told = cli("analyze", *QUADRATIC, "algo=fedavg")
-    assert told.code == 0 and "FAILS  everyone works" in told.out
+    message = cli("analyze", *QUADRATIC, "algo=fedavg")
+    assert message.code == 0 and "FAILS  everyone works" in message.out
     for words, why in (
         (("--figure", "a.png"), "--over"),
         (("--probe", "none.json", *DIGITS), "none.json"),

@@ -37,8 +37,8 @@ def test_show_is_the_same_for_people_and_programs(cli):
     d = 64 * 200 + 200 + 200 * 10 + 10
     assert found["parameters"] == d and found["schedule"][0]["bytes_per_worker_mean"] == 6 / 4 * d * 4
     people = cli("show", "algo=easgd", "workers=4").out
-    for told in ("worker 3", "aux 0", "zeta", "0.666667", "all-reduce", "after step"):
-        assert told in people
+    for message in ("worker 3", "aux 0", "zeta", "0.666667", "all-reduce", "after step"):
+        assert message in people
 
 
 def test_show_tells_each_way_of_carrying_out(cli):
@@ -140,8 +140,8 @@ def test_a_refusal_does_not_import_torch(tmp_path):
 
 def test_train_help_lists_groups_and_keys(cli):
     out = cli("train", "--help").out
-    for told in ("algo: ", "easgd", "Elastic averaging", "topology: ", "tau ", "batch_size ", "--multirun"):
-        assert told in out, told
+    for message in ("algo: ", "easgd", "Elastic averaging", "topology: ", "tau ", "batch_size ", "--multirun"):
+        assert message in out, message
 
 
 def test_hydra_flags_are_untouched(cli):

@@ -51,7 +51,7 @@ def test_a_probe_measures_both(monkeypatch, workers):
 
 
 def test_the_largest_steps_are_the_same_with_a_probe_and_without(cli, tmp_path, capsys):
-    told = []
+    message = []
     for processes in (1, 2):
         words = ("task=quadratic", "workers=6", f"processes={processes}", "threads=1")
         ended = cli("probe", *words, "--steps", "4", "-o", f"{processes}.json", first=quick)
@@ -62,8 +62,8 @@ def test_the_largest_steps_are_the_same_with_a_probe_and_without(cli, tmp_path, 
         for key in ("largest_lr", "largest_eta_eff"):
             assert with_it[key] == pytest.approx(without[key], rel=1e-5)
         assert with_it["L_F"] == pytest.approx(without["L_F"], rel=1e-5) and with_it["notes"] == []
-        told.append(json.loads((tmp_path / f"{processes}.json").read_text())["L_workers"])
-    assert told[0]["value"] == pytest.approx(told[1]["value"], rel=1e-6) and told[0]["worker"] == told[1]["worker"]
+        message.append(json.loads((tmp_path / f"{processes}.json").read_text())["L_workers"])
+    assert message[0]["value"] == pytest.approx(message[1]["value"], rel=1e-6) and message[0]["worker"] == message[1]["worker"]
     analyze.show(with_it)
     printed = capsys.readouterr().out
     assert f"L of each f_i {with_it['constants']['L']:.4g}, L of F {with_it['L_F']:.4g}" in printed

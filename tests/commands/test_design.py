@@ -333,8 +333,8 @@ BAD = {
 @pytest.mark.parametrize("words", BAD, ids=" ".join)
 def test_bad_input(cli, tmp_path, words):
     ended = cli("design", *NOISY, *SLOW, "workers=4", "steps=20", "algo=pasgd", *words)
-    told = [line for line in ended.lines if line.startswith("coopsgd: ")]
-    assert ended.code == 2 and len(told) == 1 and BAD[words] in told[0], ended.err
+    message = [line for line in ended.lines if line.startswith("coopsgd: ")]
+    assert ended.code == 2 and len(message) == 1 and BAD[words] in message[0], ended.err
     assert all(list(folder.iterdir()) for folder in tmp_path.glob("designs/*/*")), "an empty folder was left behind"
 
 

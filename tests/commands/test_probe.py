@@ -51,8 +51,8 @@ def measured(monkeypatch, words, steps=6):
     settings.steps = steps
     fleet = Stacked(Layout(settings.workers, 0, 1))
     problem = Parts(settings).task.build(settings, fleet.workers, torch.device("cpu"))
-    told = []
-    return measure.measure(Parts(settings), fleet, problem, told.append)[0], told
+    message = []
+    return measure.measure(Parts(settings), fleet, problem, message.append)[0], message
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def quadratic(tmp_path):
 
 def test_a_quadratic_is_known_in_closed_form(quadratic, monkeypatch):
     a, c, start, words = quadratic
-    found, told = measured(monkeypatch, words)
+    found, message = measured(monkeypatch, words)
     off = c - c.mean(0)
     true = {
         "L": a.max(),  # the Hessian is diag(a)
@@ -85,7 +85,7 @@ def test_a_quadratic_is_known_in_closed_form(quadratic, monkeypatch):
     assert found["sigma2"]["high"] - found["sigma2"]["low"] < 0.2 * 1.5**2
     assert found["gap"]["value"] == pytest.approx(true["gap"], rel=1e-9)  # no noise in it
     assert found["L"]["value"] == pytest.approx(true["L"], rel=1e-5)  # nor in this: 8 products for 12 eigenvalues
-    assert [point["step"] for point in found["path"]] == [0, 2, 4, 6] and len(told) == 5
+    assert [point["step"] for point in found["path"]] == [0, 2, 4, 6] and len(message) == 5
     assert all(point["L"] == pytest.approx(a.max(), rel=1e-5) for point in found["path"])
 
 
@@ -337,7 +337,7 @@ class Flat(Quadratic):
 
 def test_mistakes_are_one_line(cli, tmp_path):
     (tmp_path / "folder").mkdir()
-    for words, told in (
+    for words, message in (
         (("tua=3",), "no key named 'tua'"),
         (("-o", "nowhere/probe.json"), "-o nowhere/probe.json: there is no folder"),
         (("-o", "folder"), "-o folder: it is a folder"),
@@ -345,7 +345,7 @@ def test_mistakes_are_one_line(cli, tmp_path):
         (("launch=false", "-o", "x.json"), "-o x.json: with launch=false"),
     ):
         ended = cli("probe", *words)
-        assert ended.code == 2 and len(ended.lines) == 1 and told in ended.err, (words, ended)
+        assert ended.code == 2 and len(ended.lines) == 1 and message in ended.err, (words, ended)
     ended = cli(
         "probe", "task=quadratic", "dtype=float32", "optim.lr=1000", "workers=2", "processes=2", "--steps=60", first=quick
     )
@@ -402,9 +402,9 @@ def content(words=("task=quadratic", "workers=4", "processes=1")):
 def test_a_bad_file_is_refused_in_one_line(tmp_path):
     at = tmp_path / "probe.json"
 
-    def refused(text, told):
+    def refused(text, message):
         at.write_text(text)
-        with pytest.raises(ConfigError, match=told) as error:
+        with pytest.raises(ConfigError, match=message) as error:
             probe_file.load(at)
         assert str(at) in str(error.value) and "\n" not in str(error.value)
 
@@ -429,7 +429,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mine", "theirs", "told"),
+    ("mine", "theirs", "message"),
     [
         ((), ("task=quadratic",), "task=classification, this run has task=quadratic"),
         ((), ("model=logistic",), "model=mlp, this run has model=logistic"),
@@ -441,11 +441,11 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
         (("task=quadratic",), ("task=quadratic", "task.sigma=2"), "task.sigma=1.0, this run has task.sigma=2"),
     ],
 )
-def test_a_probe_of_something_else_is_refused(tmp_path, mine, theirs, told):
+def test_a_probe_of_something_else_is_refused(tmp_path, mine, theirs, message):
     (tmp_path / "probe.json").write_text(json.dumps(content(mine)))
     probe = probe_file.load(tmp_path / "probe.json")
     assert fits(probe, mine) == () == fits(probe, (*mine, "seed=7", "algo=pasgd", "optim.lr=0.3"))
-    with pytest.raises(ConfigError, match=re.escape(told)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         fits(probe, theirs)
     (note,) = fits(probe, (*mine, "workers=8"))
     assert "measured with workers=4, used for workers=8" in note

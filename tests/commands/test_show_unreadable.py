@@ -19,7 +19,7 @@ class Negative(Data):
 
 
 @pytest.mark.parametrize(
-    ("case", "told"),
+    ("case", "message"),
     [
         (("data=custom", "data.path=gone:Leaves"), "data.path: gone:Leaves could not be read"),
         (("data=custom", "data.path=gone:Ends"), "data.path: gone:Ends could not be read"),
@@ -30,14 +30,14 @@ class Negative(Data):
     ],
     ids=str,
 )
-def test_show_refuses(cli, tmp_path, case, told):
+def test_show_refuses(cli, tmp_path, case, message):
     (tmp_path / "gone.py").write_text(MODULE)
     ended = cli("show", *case)
-    assert ended.code == 2 and len(ended.lines) == 1 and told in ended.err, ended
+    assert ended.code == 2 and len(ended.lines) == 1 and message in ended.err, ended
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "message"),
     [
         (("launch=maybe",), "launch: must be true or false, got maybe"),
         (("data=custom", "data.path=torchvision.datasets:MNIST", "data.arguments=[1]"), "data.arguments: must be keys"),
@@ -48,9 +48,9 @@ def test_show_refuses(cli, tmp_path, case, told):
     ],
     ids=str,
 )
-def test_no_parsers_words(cli, tmp_path, typed, told):
+def test_no_parsers_words(cli, tmp_path, typed, message):
     for name, text in (("algo/rows.yaml", "[1, 2]\n"), ("experiment/bare.yaml", "tau: 4\n")):
         (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "mine" / name).write_text(text)
     ended = cli("show", *typed)
-    assert ended.code == 2 and len(ended.lines) == 1 and told in ended.err, ended
+    assert ended.code == 2 and len(ended.lines) == 1 and message in ended.err, ended

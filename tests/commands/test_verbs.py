@@ -16,7 +16,7 @@ from coopsgd.errors import ConfigError
 from coopsgd.setup import schema
 
 
-def told(*words: str) -> str:
+def message(*words: str) -> str:
     """The one line of a refusal, in this process."""
     with pytest.raises((click.ClickException, ConfigError)) as error:
         commands.main(list(words), prog_name="coopsgd", standalone_mode=False)
@@ -55,7 +55,7 @@ def told(*words: str) -> str:
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
 def test_what_is_meant(words, meant):
-    assert meant in told(*words)
+    assert meant in message(*words)
 
 
 @pytest.mark.parametrize(

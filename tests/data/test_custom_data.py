@@ -169,13 +169,13 @@ def test_labels_that_are_whole_numbers_are_taken_whatever_their_form(form):
 
 @pytest.mark.parametrize("form", BAD)
 def test_a_label_that_is_no_class_names_its_item(own, form):
-    with pytest.raises(ValueError, match=r"^data\.path: item 3 of mine:it has label ") as told:
+    with pytest.raises(ValueError, match=r"^data\.path: item 3 of mine:it has label ") as message:
         given(y=[0, 1, 0, BAD[form], *[0, 1] * 10]).load()
-    assert len(str(told.value).splitlines()) == 1 and len(str(told.value)) < 200
+    assert len(str(message.value).splitlines()) == 1 and len(str(message.value)) < 200
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         ([0] * 30, "all 2[0-9] training samples of mine:it have label 0; it takes two classes"),
         ([4] * 30, "label 4"),
@@ -185,8 +185,8 @@ def test_a_label_that_is_no_class_names_its_item(own, form):
         (list(range(30)), "no class of two"),
     ],
 )
-def test_labels_that_do_not_number_classes(own, labels, told):
-    with pytest.raises(ValueError, match=rf"^data\.path: .*{told}"):
+def test_labels_that_do_not_number_classes(own, labels, message):
+    with pytest.raises(ValueError, match=rf"^data\.path: .*{message}"):
         given(y=labels).load()
 
 
@@ -230,7 +230,7 @@ def test_numbers_that_float32_does_not_hold_are_kept_in_float64(own, x):
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         (np.full(3, np.nan, "f4"), r"holds nan at \(0\)"),
         (np.array([0, 1, np.inf]), r"holds inf at \(2\)"),
@@ -253,10 +253,10 @@ def test_numbers_that_float32_does_not_hold_are_kept_in_float64(own, x):
         ({"image": 1}, "dict|object"),
     ],
 )
-def test_an_input_that_cannot_be_taken_as_it_is_names_its_item(own, value, told):
+def test_an_input_that_cannot_be_taken_as_it_is_names_its_item(own, value, message):
     like = np.zeros_like(np.asarray(value), dtype="f8") if np.asarray(value).dtype.kind in "f" else np.zeros(3)
     like = np.zeros(3) if like.ndim not in (1, 2, 3) or not like.size else like
-    with pytest.raises(ValueError, match=rf"^data\.path: item 7 of mine:it .*({told})") as error:
+    with pytest.raises(ValueError, match=rf"^data\.path: item 7 of mine:it .*({message})") as error:
         given([like] * 7 + [value] + [like] * 32).load()
     assert len(str(error.value).splitlines()) == 1
 
@@ -390,8 +390,8 @@ def test_show_console_and_summary_say_what_is_held_out(own, cli):
 
 
 def test_every_data_set_says_what_its_test_set_is(cli):
-    for words, told in (((), "364 samples, a fixed fifth"), (("data=gaussian",), "2000 samples, drawn besides")):
-        assert told in json.loads(cli("show", *words, "--json").out)["data"]["test"]
+    for words, message in (((), "364 samples, a fixed fifth"), (("data=gaussian",), "2000 samples, drawn besides")):
+        assert message in json.loads(cli("show", *words, "--json").out)["data"]["test"]
 
 
 # --- what is taken for what ----------------------------------------------------------------------------------------------
@@ -405,41 +405,48 @@ def sizes(**settings):
 
 
 def test_parts_by_arguments_of_each(own):
-    found, told = sizes(path="mine:Mode", train={"mode": "train"}, test={"mode": "test"})
-    assert found == (60, 30) and "its own 60 samples (mode=train); test: its own 30 samples (mode=test)" in told
-    found, told = sizes(path="mine:Mode", train={}, test={"mode": "test"})
-    assert found == (60, 30) and "held out" not in told
-    found, told = sizes(path="mine:Valid", train={"split": "train"}, test={"split": "val"})
+    found, message = sizes(path="mine:Mode", train={"mode": "train"}, test={"mode": "test"})
+    assert found == (60, 30) and "its own 60 samples (mode=train); test: its own 30 samples (mode=test)" in message
+    found, message = sizes(path="mine:Mode", train={}, test={"mode": "test"})
+    assert found == (60, 30) and "held out" not in message
+    found, message = sizes(path="mine:Valid", train={"split": "train"}, test={"split": "val"})
     assert found == (60, 30)
     # what the user does not say is filled in
-    found, told = sizes(path="mine:Base", arguments={"n": 50}, train={"root": "a"}, test={"root": "b"})
-    assert found == (50, 25) and "(train=true, root=a)" in told and "(train=false, root=b)" in told and "from a and b" in told
-    found, told = sizes(path="mine:Base", train={"train": False}, test={"train": True})
+    found, message = sizes(path="mine:Base", arguments={"n": 50}, train={"root": "a"}, test={"root": "b"})
+    assert (
+        found == (50, 25)
+        and "(train=true, root=a)" in message
+        and "(train=false, root=b)" in message
+        and "from a and b" in message
+    )
+    found, message = sizes(path="mine:Base", train={"train": False}, test={"train": True})
     assert found == (20, 40)
 
 
 def test_arguments_that_go_through_kwargs(own):
-    found, told = sizes(path="mine:ThroughKwargs", arguments={"split": "letters", "n": 60})
-    assert found == (60, 30) and "train=true" in told and "train=false" in told  # and download=true, or it would have refused
+    found, message = sizes(path="mine:ThroughKwargs", arguments={"split": "letters", "n": 60})
+    assert (
+        found == (60, 30) and "train=true" in message and "train=false" in message
+    )  # and download=true, or it would have refused
     parts = {"train": {"train": True, "n": 80}, "test": {"train": False, "n": 30}}
     assert sizes(path="mine:ThroughKwargs", arguments={"split": "digits"}, **parts)[0] == (80, 15)
 
 
 def test_one_set_says_why_and_what_might_choose_a_part(own):
-    found, told = sizes(path="mine:Mode")
-    assert found == (50, 10) and "it takes no train or split" in told
-    assert "it takes mode: if that chooses a part, name both by data.train={mode: ...} data.test={mode: ...}" in told
+    found, message = sizes(path="mine:Mode")
+    assert found == (50, 10) and "it takes no train or split" in message
+    assert "it takes mode: if that chooses a part, name both by data.train={mode: ...} data.test={mode: ...}" in message
     assert sizes(path="mine:Folders", arguments={"root": "bullet_train+test_tube"})[0] == (36, 4)  # these are things
     assert "it takes test: if that chooses a part, name both" in sizes(path="mine:Flagged")[1]
-    found, told = sizes(path="mine:Both", train={"train": "a.csv"}, test={"train": "c.csv"})
+    found, message = sizes(path="mine:Both", train={"train": "a.csv"}, test={"train": "c.csv"})
     assert found == (60, 40)
-    found, told = sizes(path="mine:Paths")  # its train is a path, and not to be filled with true
-    assert found == (50, 10) and "it takes train: if that chooses a part" in told
+    found, message = sizes(path="mine:Paths")  # its train is a path, and not to be filled with true
+    assert found == (50, 10) and "it takes train: if that chooses a part" in message
     assert "data.arguments says train=false" in sizes(path="mine:Base", arguments={"train": False})[1]
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"path": "mine:Valid"}, r"split=test was filled in for testing, .* data\.train=\{split: NAME\} data\.test="),
         ({"path": "mine:Valid"}, r"^data\.arguments: mine:Valid cannot be made .*Unknown value 'test'"),
@@ -468,9 +475,9 @@ def test_one_set_says_why_and_what_might_choose_a_part(own):
         ({"path": "mine:MODULE"}, r"no attribute"),
     ],
 )
-def test_what_is_not_clear_is_refused(own, settings, told):
+def test_what_is_not_clear_is_refused(own, settings, message):
     custom._read = None
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=message) as error:
         Custom(**settings).load()
     assert len(str(error.value).splitlines()) == 1
 
@@ -510,11 +517,11 @@ def test_test_samples_that_are_trained_on_are_told(own):
     x, y = np.arange(120, dtype="f4").reshape(40, 3), [0, 1] * 20
     parts = {"train": mine.Listed(x, y)}
     mine.part = lambda split: parts[split]
-    for test, told in ((x[30:], "10 of the 10"), (np.concatenate([x[:5], -x[1:6]]), "5 of the 10"), (-x[1:11], None)):
+    for test, message in ((x[30:], "10 of the 10"), (np.concatenate([x[:5], -x[1:6]]), "5 of the 10"), (-x[1:11], None)):
         parts["test"] = mine.Listed(test, [0, 1] * 5)
         custom._read = None
         found = [note for note in Custom(path="mine:part").notes() if "in the training set, too" in note]
-        assert found == ([] if told is None else [f"data: {told} test samples are in the training set, too"])
+        assert found == ([] if message is None else [f"data: {message} test samples are in the training set, too"])
     # every sample five times, as who oversamples has them: what is held out is trained on
     (note,) = [note for note in given(np.repeat(x[:8], 5, axis=0), y).notes() if "in the training set, too" in note]
     assert note.startswith("data: 4 of the 4 test samples")

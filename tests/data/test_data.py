@@ -114,9 +114,9 @@ def test_missing_and_no_network_is_one_clear_error(nowhere, monkeypatch):
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz\nmore")
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", offline)
-    with pytest.raises(ValueError, match="COOPSGD_DATA") as told:
+    with pytest.raises(ValueError, match="COOPSGD_DATA") as message:
         FashionMNIST().check()
-    assert "\n" not in str(told.value) and "dataset-fashion-mnist" in str(told.value)
+    assert "\n" not in str(message.value) and "dataset-fashion-mnist" in str(message.value)
 
 
 def test_missing_is_downloaded_by_torchvision(nowhere, monkeypatch):
@@ -253,15 +253,17 @@ def test_gaussian_is_as_hard_as_it_says():
     assert np.array_equal(again.train_x, Gaussian().load(1).train_x) and not np.array_equal(again.train_x, other.train_x)
 
 
-def test_learning_reaches_the_best_accuracy_and_not_more(gangs):
+def test_learning_reaches_the_best_accuracy_and_not_more(process_groups):
     words = ("data=gaussian", "data.classes=2", "data.separation=2", "data.test_samples=20000", "data.samples=20000")
-    run = play(gangs, 1, *words, "model=logistic", "algo=pasgd", "workers=4", "steps=300", "log_every=1000", "eval_every=0")
+    run = play(
+        process_groups, 1, *words, "model=logistic", "algo=pasgd", "workers=4", "steps=300", "log_every=1000", "eval_every=0"
+    )
     best = 0.5 + 0.5 * math.erf(1 / math.sqrt(2))  # 0.8413
     assert run.lines[-1]["eval/accuracy"] == pytest.approx(best, abs=0.012)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"classes": 1}, "data.classes: must be at least 2, got 1"),
         ({"classes": 5, "dim": 4}, "data.dim: 5 means of equal distance need 5 dimensions, got 4"),
@@ -270,8 +272,8 @@ def test_learning_reaches_the_best_accuracy_and_not_more(gangs):
         ({"samples": 0}, "data.samples"),
     ],
 )
-def test_gaussian_refuses(wrong, told):
-    with pytest.raises(ValueError, match=told):
+def test_gaussian_refuses(wrong, message):
+    with pytest.raises(ValueError, match=message):
         Gaussian(**wrong)
 
 

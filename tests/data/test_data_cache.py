@@ -215,7 +215,7 @@ def test_it_is_read_once_before_the_workers_start(own, cli):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ((), ["data.path", "module:Class", "None"]),
         (("data.path=own_data",), ["data.path", "own_data", "module:Class"]),
@@ -233,10 +233,10 @@ def test_it_is_read_once_before_the_workers_start(own, cli):
         (("data.path=own_data:Vectors", "data.arguments=5"), ["data.arguments", "5"]),
     ],
 )
-def test_a_data_set_that_is_none(own, cli, words, told):
+def test_a_data_set_that_is_none(own, cli, words, message):
     ended = cli("show", "data=custom", "batch_size=4", *words)
     assert ended.code == 2 and len(ended.lines) == 1, ended
-    for word in told:
+    for word in message:
         assert word in ended.err, (word, ended.err)
 
 

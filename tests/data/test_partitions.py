@@ -168,8 +168,8 @@ WRONG = [
 
 @pytest.mark.parametrize("number", range(len(WRONG)))
 def test_what_cannot_be_dealt_is_told(number):
-    made, told = WRONG[number]
-    with pytest.raises(ValueError, match=told):
+    made, message = WRONG[number]
+    with pytest.raises(ValueError, match=message):
         made()
 
 
@@ -243,12 +243,12 @@ def test_batches_are_drawn_fast():
         ("partition.reshuffle=true", "data=gaussian", "data.samples=200"),
     ],
 )
-def test_a_partition_is_the_same_wherever_rows_are(gangs, words):
+def test_a_partition_is_the_same_wherever_rows_are(process_groups, words):
     words = (*MLP, "algo=easgd", "tau=3", "steps=40", "workers=8", "batch_size=8", *words)
-    played = {p: play(gangs, p, *words).x for p in (1, 2, 4)}
+    played = {p: play(process_groups, p, *words).x for p in (1, 2, 4)}
     for x in played.values():
         np.testing.assert_allclose(x, played[1], rtol=0, atol=1e-12 * np.abs(played[1]).max())
-    plain = play(gangs, 1, *MLP, "algo=easgd", "tau=3", "steps=40", "workers=8", "batch_size=8").x
+    plain = play(process_groups, 1, *MLP, "algo=easgd", "tau=3", "steps=40", "workers=8", "batch_size=8").x
     assert plain.shape != played[1].shape or np.abs(plain - played[1]).max() > 1e-3
 
 

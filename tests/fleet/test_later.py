@@ -43,14 +43,14 @@ def verbs(rank, processes, W, x):
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["elastic", "ring", "average"])
-def test_answers_are_those_of_verbs_done_at_once(gangs, kind, processes):
+def test_answers_are_those_of_verbs_done_at_once(process_groups, kind, processes):
     W = np.eye(M + 1)
     if kind == "elastic":
         W = matrices.elastic(M, 0.1)
     else:
         W[:M, :M] = matrices.average(M) if kind == "average" else matrices.metropolis(Ring().adjacency(M, 0))
     x = np.random.default_rng(0).normal(size=(M + 1, D))
-    answers = [verbs(0, 1, W, x)] if processes == 1 else gangs(processes)(verbs, processes, W, x)
+    answers = [verbs(0, 1, W, x)] if processes == 1 else process_groups(processes)(verbs, processes, W, x)
     assert len({messages for messages, _ in answers}) == 1
     for _, found in answers:
         for late, now in found:
@@ -105,18 +105,18 @@ def hidden(rank, settings, processes):
 
 
 @pytest.mark.parametrize(("algo", "most"), [("algo=dpsgd", 4), ("algo=pasgd", 1), ("algo=easgd", 1)])
-def test_what_the_network_does_is_hidden_behind_the_gradient(gangs, algo, most):
+def test_what_the_network_does_is_hidden_behind_the_gradient(process_groups, algo, most):
     """Of a ring two to send and two to receive, of an average one all-reduce: all leave before the gradient is asked for."""
     run = (*QUADRATIC, "workers=4", "tau=1", "steps=20", "log_every=20", algo)
-    for found in gangs(4)(hidden, settle((*run, "delay=1")), 4):
+    for found in process_groups(4)(hidden, settle((*run, "delay=1")), 4):
         assert len(found) == 20 and set(found) == {most}
-    for found in gangs(4)(hidden, settle((*run, "delay=0")), 4):
+    for found in process_groups(4)(hidden, settle((*run, "delay=0")), 4):
         assert set(found) == {0}
 
 
-def test_a_delay_with_every_buffer_policy_is_the_same_everywhere(gangs):
+def test_a_delay_with_every_buffer_policy_is_the_same_everywhere(process_groups):
     for buffers in ("keep", "average", "reset"):
         run = (*QUADRATIC, "algo=dpsgd", "tau=2", "delay=1", f"buffers={buffers}", "optim.momentum=0.9")
-        one = play(gangs, 1, *run)
+        one = play(process_groups, 1, *run)
         for processes in (2, 8):
-            np.testing.assert_allclose(play(gangs, processes, *run).x, one.x, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(play(process_groups, processes, *run).x, one.x, rtol=0, atol=1e-12)

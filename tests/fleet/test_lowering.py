@@ -148,7 +148,7 @@ def test_an_ill_conditioned_completion_is_not_used():
 
 @pytest.mark.parametrize("v", [0, 1, 3])
 @pytest.mark.parametrize("processes", [2, 4, 8])
-def test_plans_run_as_they_are_drawn(gangs, processes, v):
+def test_plans_run_as_they_are_drawn(process_groups, processes, v):
     rng = np.random.default_rng([processes, v])
     for m in (8, 16):
         n, home = m + v, Layout(m, v, processes, replicated=False).home
@@ -158,7 +158,7 @@ def test_plans_run_as_they_are_drawn(gangs, processes, v):
         mixture[:m, :m] = 0.5 * matrices.average(m) + 0.5 * matrices.metropolis(graphs.Ring().adjacency(m))
         Ws.append(mixture)
         x = rng.standard_normal((n, 37))
-        answers = gangs(processes)(mixed, processes, v, Ws, x)
+        answers = process_groups(processes)(mixed, processes, v, Ws, x)
         for number, W in enumerate(Ws):
             np.testing.assert_allclose(answers[0][number][0], W @ x, rtol=0, atol=1e-12 * np.abs(W).max() * n)
             for answer in answers:

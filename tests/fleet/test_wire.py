@@ -67,7 +67,7 @@ def test_the_kernel_counts_the_same_bytes(tmp_path):
     assert ended.returncode == 0, ended.stderr[-2000:]
     found = json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("found"))[6:])
     for algo, (few, many), vectors in zip(algos, (found[:2], found[2:]), (8, 6), strict=True):
-        told = many[1] - few[1]
+        message = many[1] - few[1]
         # a ring of 4: two neighbours each; an average over 4: 2 (4 - 1); 4 bytes a number
-        assert told == (STEPS[1] - STEPS[0]) * vectors * 4 * 200_000
-        assert many[0] - few[0] == pytest.approx(told, rel=0.03), algo
+        assert message == (STEPS[1] - STEPS[0]) * vectors * 4 * 200_000
+        assert many[0] - few[0] == pytest.approx(message, rel=0.03), algo

@@ -48,7 +48,7 @@ def test_it_tells_how_it_failed():
 
     with pytest.raises(ValueError, match=r"^data\.path: is no good$"):
         answer_of(refuse)
-    for work, told in (
+    for work, message in (
         (lambda: 1 / 0, "^ZeroDivisionError: division by zero$"),
         (lambda: sys.exit(7), "^SystemExit: 7$"),
         (lambda: os._exit(3), "^its process ended with exit code 3$"),
@@ -57,15 +57,15 @@ def test_it_tells_how_it_failed():
         (lambda: os.kill(os.getpid(), signal.SIGTERM), "^its process was killed by SIGTERM$"),
         (lambda: object(), "^TypeError: "),
     ):
-        with pytest.raises(ChildFailed, match=told):
+        with pytest.raises(ChildFailed, match=message):
             answer_of(work)
 
 
 def test_what_it_prints_is_not_taken_for_an_answer_of_the_command(capfd):
     print("ours")
     answer_of(lambda: (print("python"), os.system("echo a program"))[1])
-    told = capfd.readouterr()
-    assert told.out == "ours\n" and sorted(told.err.splitlines()) == ["a program", "python"]
+    message = capfd.readouterr()
+    assert message.out == "ours\n" and sorted(message.err.splitlines()) == ["a program", "python"]
 
 
 @linux

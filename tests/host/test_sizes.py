@@ -109,7 +109,7 @@ def test_a_size_that_is_refused_is_not_announced(capsys):
 
 
 def test_jobs_of_a_sweep_are_counted(cli, tmp_path):
-    for words, told in (
+    for words, message in (
         (("tau=range(0)",), ["tau", "no value"]),
         (("seed=range(1000000000)",), ["seed", "1000000000 jobs"]),
         (("seed=range(1000)", "tau=range(1,1001)"), ["1000000 jobs"]),
@@ -117,7 +117,7 @@ def test_jobs_of_a_sweep_are_counted(cli, tmp_path):
     ):
         ended = cli("train", "-m", "task=quadratic", *words)
         assert ended.code == 2 and len(ended.lines) == 1, ended
-        assert all(word in ended.err for word in told), ended.err
+        assert all(word in ended.err for word in message), ended.err
     assert not (tmp_path / "multirun").exists()
 
 
@@ -162,13 +162,13 @@ def test_an_array_is_refused_by_its_head(tmp_path, monkeypatch):
         np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (25000, 25000)})
         file.truncate(file.tell() + 25000 * 25000 * 8)
     monkeypatch.setattr(np, "load", lambda *a, **k: pytest.fail("it was read"))
-    for words, told in (
+    for words, message in (
         (("algo=cooperative", f"algo.W={path}", *HERE), "25000"),
         (("task=quadratic", f"task.curvature={path}"), "(25000, 25000)"),
     ):
         with pytest.raises(ConfigError, match="must") as error:
             compose.compose_config(words)
-        assert told in str(error.value)
+        assert message in str(error.value)
     monkeypatch.setattr(sizes, "available", lambda: 1e9)
     with pytest.raises(ConfigError, match="10 GB, more than the 1 GB"):
         reading.array("algo.W", str(path))
@@ -217,13 +217,13 @@ YAMLS = {
 
 @pytest.mark.parametrize("name", YAMLS)
 def test_a_yaml_that_stands_for_too_much_or_for_nothing(tmp_path, name):
-    text, told = YAMLS[name]
+    text, message = YAMLS[name]
     at = tmp_path / "algo" / f"{name}.yaml"
     at.parent.mkdir()
     at.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError) as error:
         compose.compose_config([f"algo={name}", *HERE], str(tmp_path))
-    assert told in str(error.value) and len(str(error.value).splitlines()) == 1, error.value
+    assert message in str(error.value) and len(str(error.value).splitlines()) == 1, error.value
     assert str(at) in str(error.value) or name in ("whole", "missing"), error.value
 
 

@@ -57,82 +57,82 @@ def matches(lines, wanted):
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_consensus_is_that_of_the_rows_before_the_latest_mixing(gangs, algo):
+def test_consensus_is_that_of_the_rows_before_the_latest_mixing(process_groups, algo):
     words = preset(algo, "tau=[[0,1],[5,3]]", "steps=12", *LOOKS)
     wanted = expected(oracle.ORACLES[algo], problem(words))
     if algo == "fullsync":
         wanted = [(before, after, 0) for before, after, _ in wanted]
     for processes in (1, 4):
-        matches(play(gangs, processes, *words).lines, wanted)
+        matches(play(process_groups, processes, *words).lines, wanted)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("tau", [1, 5])
-def test_the_other_order(gangs, tau, processes):
+def test_the_other_order(process_groups, tau, processes):
     words = preset("dpsgd", f"tau={tau}", "order=cta", "steps=12", *LOOKS)
     W = arrays.factors(Parts(settle(words)).strategy.schedule, 8, 0)[0].tolist()
     wanted = expected(lambda p: oracle.combine_then_adapt(p, W), problem(words), "cta")
-    matches(play(gangs, processes, *words).lines, wanted)
+    matches(play(process_groups, processes, *words).lines, wanted)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(("tau", "delay"), [(1, 1), (1, "tau"), (5, 0), (5, 1), (5, 2), (5, 5), (5, "tau")])
-def test_with_a_delay_it_is_of_the_rows_when_they_were_sent(gangs, tau, delay, processes):
+def test_with_a_delay_it_is_of_the_rows_when_they_were_sent(process_groups, tau, delay, processes):
     words = preset("dpsgd", f"tau={tau}", f"delay={delay}", "steps=12", *LOOKS)
     W, late = arrays.factors(Parts(settle(words)).strategy.schedule, 8, 0)[0].tolist(), tau if delay == "tau" else delay
     p = problem(words)
     wanted = expected(lambda p: oracle.delayed(p, W, delay), p)
     wanted = [(before, after, phase + (late if after is not None else 0)) for before, after, phase in wanted]
-    run = play(gangs, processes, *words)
+    run = play(process_groups, processes, *words)
     np.testing.assert_allclose(run.x, oracle.delayed(p, W, delay), rtol=0, atol=1e-12)
     matches(run.lines, wanted)
     for every in (2, 3, 4):  # how often one looks changes no number
-        rare = play(gangs, processes, *words, f"eval_every={every}", f"log_every={every}").lines
+        rare = play(process_groups, processes, *words, f"eval_every={every}", f"log_every={every}").lines
         matches(rare, wanted[::every])
 
 
-def test_cta_has_the_numbers_of_atc(gangs):
-    atc, cta = (play(gangs, 1, *preset("easgd", "tau=4", f"order={o}", *LOOKS)).lines for o in ("atc", "cta"))
+def test_cta_has_the_numbers_of_atc(process_groups):
+    atc, cta = (play(process_groups, 1, *preset("easgd", "tau=4", f"order={o}", *LOOKS)).lines for o in ("atc", "cta"))
     assert [line["consensus"] for line in cta] == pytest.approx([line["consensus"] for line in atc], rel=1e-9)
 
 
-def test_how_often_one_looks_changes_no_number(gangs):
+def test_how_often_one_looks_changes_no_number(process_groups):
     words = preset("dpsgd", "tau=4")
-    often = {line["step"]: line for line in play(gangs, 1, *words, *LOOKS).lines}
+    often = {line["step"]: line for line in play(process_groups, 1, *words, *LOOKS).lines}
     for every in (3, 5, 8, 10):
-        for line in play(gangs, 1, *words, f"eval_every={every}").lines:
+        for line in play(process_groups, 1, *words, f"eval_every={every}").lines:
             assert line["consensus"] == often[line["step"]]["consensus"]
             assert line["consensus_after"] == often[line["step"]]["consensus_after"]
-    between = [line for line in play(gangs, 1, *words, "log_every=1", "eval_every=8").lines if line["step"] % 8]
+    between = [line for line in play(process_groups, 1, *words, "log_every=1", "eval_every=8").lines if line["step"] % 8]
     assert all(line["consensus"] is None and line["consensus_after"] is None for line in between)
     assert [line["phase"] for line in between] == [1, 2, 3, 0, 1, 2, 3] * 3
 
 
-def test_one_worker_is_never_apart(gangs):
-    for line in play(gangs, 1, *QUADRATIC, "workers=1", "algo=pasgd", "tau=3", *LOOKS).lines:
+def test_one_worker_is_never_apart(process_groups):
+    for line in play(process_groups, 1, *QUADRATIC, "workers=1", "algo=pasgd", "tau=3", *LOOKS).lines:
         assert line["consensus"] == 0 and line["consensus_after"] in (None, 0) and line["phase"] == line["step"] % 3
 
 
-def test_workers_are_evaluated_before_the_mixing(gangs):
+def test_workers_are_evaluated_before_the_mixing(process_groups):
     """With the defaults periodic averaging is evaluated right after averaging, where worst, best and mean are one."""
     words = (*MLP, "algo=pasgd", "workers=4", "tau=10", "partition=shards", "steps=40", "eval_every=20", "batch_size=8")
     for processes in (1, 2):
-        run = play(gangs, processes, *words)
+        run = play(process_groups, processes, *words)
         for line in run.lines[1:]:
             assert line["consensus"] > 0 == round(line["consensus_after"], 20)
             assert line["eval/accuracy_worst"] < line["eval/accuracy"]
         # the same workers, one step before the communication that hid them
-        early = play(gangs, 1, *words, "steps=20", "algo=independent").lines[-1]
-        late = play(gangs, 1, *words, "steps=20", "tau=20").lines[-1]
+        early = play(process_groups, 1, *words, "steps=20", "algo=independent").lines[-1]
+        late = play(process_groups, 1, *words, "steps=20", "tau=20").lines[-1]
         for key in ("eval/accuracy_worst", "eval/accuracy_best", "consensus"):
             assert late[key] == pytest.approx(early[key], rel=1e-9)
 
 
-def test_workers_between_communications_are_evaluated_as_they_are(gangs):
+def test_workers_between_communications_are_evaluated_as_they_are(process_groups):
     words = (*MLP, "algo=pasgd", "workers=4", "tau=10", "partition=shards", "batch_size=8", "eval_every=0")
-    between = play(gangs, 1, *words, "steps=13").lines[-1]
+    between = play(process_groups, 1, *words, "steps=13").lines[-1]
     p = settle((*words, "steps=13"))
-    run = play(gangs, 1, *words, "steps=13")
+    run = play(process_groups, 1, *words, "steps=13")
     problem_ = Parts(p).task.build(p, range(4), torch.device("cpu"))
     x = torch.from_numpy(run.x)
     problem_.bind(x, torch.zeros_like(x), None)
@@ -172,10 +172,10 @@ def test_communications_that_nobody_will_look_at_cost_nothing(monkeypatch, words
 
 
 @pytest.mark.parametrize("period", ["period=adacomm", "period=qsr"])
-def test_a_period_that_only_the_run_can_tell(gangs, period):
+def test_a_period_that_only_the_run_can_tell(process_groups, period):
     words = preset("dpsgd", "tau=4", period, "steps=60", "schedule=cosine")
     words += ("period.interval=10",) if period == "period=adacomm" else ("period.alpha=0.3",)
-    often, rare = (play(gangs, 2, *words, f"eval_every={n}").lines for n in (1, 7))
+    often, rare = (play(process_groups, 2, *words, f"eval_every={n}").lines for n in (1, 7))
     by_step = {line["step"]: line for line in often}
     assert len({line["tau"] for line in often}) > 1
     for line in rare:
@@ -230,24 +230,24 @@ class Quiet(Cooperative):
         return x, s
 
 
-def test_a_strategy_of_ones_own(gangs):
+def test_a_strategy_of_ones_own(process_groups):
     words = preset("pasgd", "tau=4", *LOOKS)
     for processes in (1, 4):
-        run = play(gangs, processes, *words, "algo.strategy=test_consensus:Functional")
+        run = play(process_groups, processes, *words, "algo.strategy=test_consensus:Functional")
         matches(run.lines, expected(oracle.pasgd, problem(words)))
-    alone = play(gangs, 1, *words, "algo.strategy=test_consensus:Quiet").lines
+    alone = play(process_groups, 1, *words, "algo.strategy=test_consensus:Quiet").lines
     matches(alone, expected(oracle.ORACLES["independent"], problem(words)))
 
 
-def test_looking_is_off_the_ledger_and_off_the_clock(gangs):
+def test_looking_is_off_the_ledger_and_off_the_clock(process_groups):
     words = (*QUADRATIC, "algo=dpsgd", "tau=2", "cluster=wan_100m", "log_every=24")
-    never, always = (play(gangs, 2, *words, f"eval_every={n}") for n in (0, 1))
+    never, always = (play(process_groups, 2, *words, f"eval_every={n}") for n in (0, 1))
     assert never.logical == always.logical and never.wire_bytes == always.wire_bytes
     assert never.lines[-1]["sim_s"] == always.lines[-1]["sim_s"]
     np.testing.assert_array_equal(never.x, always.x)
 
 
-def test_looking_is_not_training_time(gangs, monkeypatch):
+def test_looking_is_not_training_time(process_groups, monkeypatch):
     import time
 
     slow = SupervisedProblem.accuracies
@@ -261,13 +261,13 @@ def test_looking_is_not_training_time(gangs, monkeypatch):
     assert last["wall_s"] - last["train_s"] > 20 * 0.05
 
 
-def test_a_worker_that_leaves_the_numbers_is_seen_though_averaging_is_not_looked_at(gangs):
+def test_a_worker_that_leaves_the_numbers_is_seen_though_averaging_is_not_looked_at(process_groups):
     words = (*QUADRATIC, "algo=pasgd", "optim.lr=1e30", "steps=24", "eval_every=12", "log_every=12")
-    last = play(gangs, 2, *words).lines[-1]
+    last = play(process_groups, 2, *words).lines[-1]
     assert last["step"] == 12 and not np.isfinite(last["consensus"])
 
 
-def test_prediction_and_measurement_are_of_one_moment(gangs, tmp_path):
+def test_prediction_and_measurement_are_of_one_moment(process_groups, tmp_path):
     """Without curvature, over 2000 coordinates: within 8 % at every step, whatever the order."""
     np.save(tmp_path / "zero.npy", np.zeros((8, 2000)))
     flat = (*QUADRATIC, "steps=24", "task.heterogeneity=0", f"task.curvature={tmp_path}/zero.npy", "task.sigma=2", *LOOKS)
@@ -279,5 +279,5 @@ def test_prediction_and_measurement_are_of_one_moment(gangs, tmp_path):
         ("algo=fedavg", "tau=4"),
         ("algo=fullsync",),
     ):
-        for line in play(gangs, 1, *flat, *more).lines:
+        for line in play(process_groups, 1, *flat, *more).lines:
             assert line["consensus"] == pytest.approx(line["theory/consensus"], rel=0.08, abs=1e-20), (more, line["step"])

@@ -34,11 +34,11 @@ def words(W: np.ndarray, v: int, *more: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("kind", WS)
 @pytest.mark.parametrize("delay", [0, 1, 2, "tau"])
-def test_a_run_is_what_loops_over_workers_make_of_it(gangs, kind, delay):
+def test_a_run_is_what_loops_over_workers_make_of_it(process_groups, kind, delay):
     W, v = WS[kind]
     given = words(W, v, f"delay={delay}")
     expected = oracle.delayed(problem(given), W.tolist(), delay, v)
-    runs = [play(gangs, p, *given) for p in (1, 2)]
+    runs = [play(process_groups, p, *given) for p in (1, 2)]
     for run in runs:
         np.testing.assert_allclose(run.x, expected, rtol=0, atol=1e-12)
         assert run.logical == runs[0].logical
@@ -47,9 +47,9 @@ def test_a_run_is_what_loops_over_workers_make_of_it(gangs, kind, delay):
 
 
 @pytest.mark.parametrize("delay", [0, 1, 2, "tau"])
-def test_the_mean_of_models_follows_the_mean_of_their_steps_whatever_the_delay(gangs, delay):
+def test_the_mean_of_models_follows_the_mean_of_their_steps_whatever_the_delay(process_groups, delay):
     """Of workers of one curvature the mean gradient is that of the mean model, so the mean is that of no delay."""
-    runs = [play(gangs, 1, *words(RING, 0, f"delay={d}", *CURVED)).x for d in (0, delay)]
+    runs = [play(process_groups, 1, *words(RING, 0, f"delay={d}", *CURVED)).x for d in (0, delay)]
     np.testing.assert_allclose(runs[1].mean(0), runs[0].mean(0), rtol=0, atol=1e-12)
 
 
@@ -85,8 +85,8 @@ def test_zeta_is_that_of_no_delay(kind, delay):
     zeta = np.sort(np.abs(np.linalg.eigvals(W)))[-2]
     measured = (norms[35] / norms[19]) ** (1 / 16)
     assert measured == pytest.approx(zeta, rel=1e-3)
-    told = analyze.facts(Parts(config), ())
-    assert told["zeta"] == pytest.approx(spectra.zeta(W), rel=1e-12) and told["delay"] == delay
+    message = analyze.facts(Parts(config), ())
+    assert message["zeta"] == pytest.approx(spectra.zeta(W), rel=1e-12) and message["delay"] == delay
 
 
 @pytest.mark.parametrize("kind", ["ring", "elastic"])
@@ -104,10 +104,10 @@ def test_consensus_under_noise_alone_is_what_analyze_tells(kind, delay):
         models = loop.state.x[:M]
         found.append(float(((models - models.mean(0)) ** 2).sum(1).mean()))
     measured = np.mean(found[burn * TAU :])
-    told = analyze.facts(Parts(config), ())["consensus"]["noise"]
-    assert measured == pytest.approx(told, rel=0.02)
+    message = analyze.facts(Parts(config), ())["consensus"]["noise"]
+    assert measured == pytest.approx(message, rel=0.02)
     windows = np.reshape(found[burn * TAU :], (12, -1)).mean(1)  # of 20 rounds each: their spread tells the error
-    assert windows.std() / np.sqrt(11) < 0.005 * told
+    assert windows.std() / np.sqrt(11) < 0.005 * message
 
 
 EDGE = -0.8 * (np.eye(M) - MEAN) + MEAN  # every mode but consensus at -0.8
@@ -115,7 +115,7 @@ EDGE = -0.8 * (np.eye(M) - MEAN) + MEAN  # every mode but consensus at -0.8
 
 @pytest.mark.parametrize("delay", [1, 3])
 @pytest.mark.parametrize("factor", [0.97, 1.03])
-def test_it_contracts_just_below_the_largest_step_and_diverges_just_above(gangs, delay, factor):
+def test_it_contracts_just_below_the_largest_step_and_diverges_just_above(process_groups, delay, factor):
     """Without noise what a round adds to the disagreement shrinks, or grows, by the factor of theory from round to round."""
     most = largest_step(np.array([-0.8]), TAU, delay)
     assert most < 1.7  # without a delay it would be 2: that of gradient descent
@@ -123,7 +123,7 @@ def test_it_contracts_just_below_the_largest_step_and_diverges_just_above(gangs,
 
     def apart(rounds: int) -> np.ndarray:
         more = (*CURVED, "task.sigma=0", f"steps={rounds * TAU}", f"optim.lr={lr}", f"delay={delay}")
-        x = play(gangs, 1, *words(EDGE, 0, *more)).x
+        x = play(process_groups, 1, *words(EDGE, 0, *more)).x
         return x - x.mean(0)
 
     early, late = (np.linalg.norm(apart(r + 1) - apart(r)) for r in (8, 16))

@@ -51,15 +51,15 @@ def member(rank: int, settings: schema.Config, processes: int) -> dict[str, Any]
     return {name: value.numpy() if torch.is_tensor(value) else value for name, value in found.items()}
 
 
-def run(gangs: Any, processes: int, *words: str) -> dict[str, Any]:
+def run(process_groups: Any, processes: int, *words: str) -> dict[str, Any]:
     settings = settle(words)
-    return member(0, settings, 1) if processes == 1 else gangs(processes)(member, settings, processes)[0]
+    return member(0, settings, 1) if processes == 1 else process_groups(processes)(member, settings, processes)[0]
 
 
-def test_a_mask_is_no_statistic(gangs):
+def test_a_mask_is_no_statistic(process_groups):
     words = (*CNN[:1], *CNN[3:], "model=custom", "model.path=nets:Masked", "workers=4", "steps=6", "algo=pasgd", "tau=2")
     for processes in (1, 2):
-        found = run(gangs, processes, *words)
+        found = run(process_groups, processes, *words)
         assert np.isfinite(found["x"]).all() and found["stats"].shape == (4, 20)  # BatchNorm's alone
         assert np.isfinite(found["last"]["eval/loss"])
 
@@ -80,9 +80,9 @@ def unmixed(words: tuple[str, ...], steps: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("algo", ALGOS)
-def test_statistics_do_not_depend_on_placement(gangs, algo, policy):
+def test_statistics_do_not_depend_on_placement(process_groups, algo, policy):
     words = (*SMALL, *ALGOS[algo], f"norm_stats={policy}", "steps=12")
-    one, two, four = (run(gangs, p, *words) for p in (1, 2, 4))
+    one, two, four = (run(process_groups, p, *words) for p in (1, 2, 4))
     for other in (two, four):
         for name in ("x", "stats", "answer", "answer_stats"):
             np.testing.assert_allclose(other[name], one[name], rtol=1e-11, atol=1e-12, err_msg=name)
@@ -92,7 +92,7 @@ def test_statistics_do_not_depend_on_placement(gangs, algo, policy):
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("algo", ALGOS)
-def test_averaged_statistics_are_W_times_the_rows_at_every_mixing(gangs, algo, processes):
+def test_averaged_statistics_are_W_times_the_rows_at_every_mixing(process_groups, algo, processes):
     """Training never reads them, so what a batch adds is the same under `local`; the rest is a loop over W."""
     words, steps = (*SMALL, *ALGOS[algo]), 7
     settings = settle(words)
@@ -106,20 +106,20 @@ def test_averaged_statistics_are_W_times_the_rows_at_every_mixing(gangs, algo, p
         expected = 0.9 * expected + added
         if (k + 1) % settings.tau == 0:
             expected = W @ expected
-    mixed = run(gangs, processes, *words, f"steps={steps}")["stats"]
+    mixed = run(process_groups, processes, *words, f"steps={steps}")["stats"]
     assert mixed.shape == (len(W), B)
     np.testing.assert_allclose(mixed, expected, rtol=0, atol=1e-11)
     assert np.abs(expected - lone[steps]).max() > 1e-3
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_only_average_is_charged_and_in_the_same_messages(gangs, algo):
+def test_only_average_is_charged_and_in_the_same_messages(process_groups, algo):
     words = (*SMALL, *ALGOS[algo], "steps=12")
-    messages, charged = run(gangs, 2, *words, "norm_stats=average")["logical"]
+    messages, charged = run(process_groups, 2, *words, "norm_stats=average")["logical"]
     d = Network(width=8, norm="batch").parameters(Digits.SHAPE, 10)
     vectors = 2 if algo == "momentum" else 1  # buffers travel too
     for policy in ("local", "recalibrate"):
-        plain = run(gangs, 2, *words, f"norm_stats={policy}")["logical"]
+        plain = run(process_groups, 2, *words, f"norm_stats={policy}")["logical"]
         assert plain[0] == messages and charged * vectors * d == plain[1] * (vectors * d + B)
 
 
@@ -155,9 +155,9 @@ def judged(module: torch.nn.Module) -> tuple[float, float]:
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_the_averaged_model_is_judged_with_the_right_statistics(gangs, policy, processes):
+def test_the_averaged_model_is_judged_with_the_right_statistics(process_groups, policy, processes):
     words = (*SMALL, "algo=dpsgd", "tau=4", "steps=30", f"norm_stats={policy}")
-    found = run(gangs, processes, *words)
+    found = run(process_groups, processes, *words)
     mean = found["stats"].mean(0)
     if policy == "recalibrate":  # torch's own re-estimation, on the same batches of the whole training set
         images = Digits().load()
@@ -177,9 +177,9 @@ def test_the_averaged_model_is_judged_with_the_right_statistics(gangs, policy, p
     assert (found["last"]["eval/accuracy_worst"], found["last"]["eval/accuracy_best"]) == (min(own), max(own))
 
 
-def test_each_policy_judges_otherwise(gangs):
+def test_each_policy_judges_otherwise(process_groups):
     words = (*SMALL, "algo=pasgd", "tau=4", "steps=12")
-    found = {policy: run(gangs, 1, *words, f"norm_stats={policy}") for policy in POLICIES}
+    found = {policy: run(process_groups, 1, *words, f"norm_stats={policy}") for policy in POLICIES}
     assert len({found[policy]["last"]["eval/loss"] for policy in ("average", "recalibrate")}) == 2
     np.testing.assert_array_equal(found["average"]["x"], found["local"]["x"])  # training does not read them
     assert np.ptp(found["average"]["stats"], axis=0).max() < 1e-12 < np.ptp(found["local"]["stats"], axis=0).max()
@@ -188,9 +188,9 @@ def test_each_policy_judges_otherwise(gangs):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_looking_changes_nothing(gangs, policy):
+def test_looking_changes_nothing(process_groups, policy):
     words = (*SMALL, "algo=dpsgd", "tau=2", "steps=9", "model.dropout=0.2", f"norm_stats={policy}")
-    often, never = run(gangs, 1, *words, "eval_every=1"), run(gangs, 1, *words)
+    often, never = run(process_groups, 1, *words, "eval_every=1"), run(process_groups, 1, *words)
     np.testing.assert_array_equal(often["x"], never["x"])
     np.testing.assert_array_equal(often["stats"], never["stats"])
 

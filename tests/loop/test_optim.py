@@ -105,8 +105,10 @@ def test_every_rate_of_every_schedule(kind, more, warm):
     assert rates(schedule, some) == found  # idle rows do not stop the clock
 
 
-def test_the_first_step_of_a_warm_up_is_not_wasted(gangs):
-    lines = play(gangs, 2, *QUADRATIC, "algo=pasgd", "tau=4", "log_every=1", "schedule=cosine", "schedule.warmup=4").lines
+def test_the_first_step_of_a_warm_up_is_not_wasted(process_groups):
+    lines = play(
+        process_groups, 2, *QUADRATIC, "algo=pasgd", "tau=4", "log_every=1", "schedule=cosine", "schedule.warmup=4"
+    ).lines
     assert [line["lr"] for line in lines[1:6]] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
     assert lines[-1]["lr"] == pytest.approx(0.05 * (1 + math.cos(math.pi * 19 / 20)))
 
@@ -129,10 +131,10 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_refused_in_one_line(cli, case):
-    words, told = BAD[case]
+    words, message = BAD[case]
     ended = cli("train", *words)
     assert ended.code == 2 and len(ended.lines) == 1, ended.err
-    assert all(word in ended.err for word in told), ended.err
+    assert all(word in ended.err for word in message), ended.err
 
 
 @pytest.mark.parametrize("limit", [1e-3, 1.0, 3.0, 1e3])
@@ -152,9 +154,9 @@ def test_clipping_is_torchs_for_every_row(limit):
 
 
 @pytest.mark.parametrize("algo", ["pasgd", "fullsync"])
-def test_each_worker_is_clipped_by_itself_before_anything_is_averaged(gangs, algo):
+def test_each_worker_is_clipped_by_itself_before_anything_is_averaged(process_groups, algo):
     words = (*QUADRATIC, f"algo={algo}", "tau=1", "clip=0.7", "optim.momentum=0.9")
-    runs = [play(gangs, p, *words) for p in (1, 2, 8)]
+    runs = [play(process_groups, p, *words) for p in (1, 2, 8)]
     settings = settle(words)
     task = Parts(settings).task
     a, c, x0 = (torch.from_numpy(part) for part in task.arrays(8, 0))
@@ -176,13 +178,13 @@ def test_each_worker_is_clipped_by_itself_before_anything_is_averaged(gangs, alg
         np.testing.assert_allclose(run.answer, x.numpy(), rtol=0, atol=1e-12)
 
 
-def test_clipping_a_network_is_clipping_its_parameters(gangs):
+def test_clipping_a_network_is_clipping_its_parameters(process_groups):
     words = (*MLP, "algo=pasgd", "tau=3", "workers=4", "steps=12", "batch_size=8", "clip=0.3")
-    one, two, four = (play(gangs, p, *words) for p in (1, 2, 4))
+    one, two, four = (play(process_groups, p, *words) for p in (1, 2, 4))
     for other in (two, four):
         np.testing.assert_allclose(other.x, one.x, rtol=0, atol=1e-12)
-    assert np.abs(one.x - play(gangs, 1, *words[:-1]).x).max() > 1e-3
-    lone = play(gangs, 1, *words, "workers=1", "steps=1")  # a step of 0.1 along a gradient of norm 0.3 at most
+    assert np.abs(one.x - play(process_groups, 1, *words[:-1]).x).max() > 1e-3
+    lone = play(process_groups, 1, *words, "workers=1", "steps=1")  # a step of 0.1 along a gradient of norm 0.3 at most
     start = torch.cat([p.detach().reshape(-1) for p in network(Parts(settle(words)).task, 0).double().parameters()])
     assert np.linalg.norm(lone.x[0] - start.numpy()) == pytest.approx(0.03, rel=1e-4)
 

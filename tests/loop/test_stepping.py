@@ -51,33 +51,33 @@ class Half(Average):
         ("algo=pasgd", "tau=50"),  # longer than the run
     ],
 )
-def test_fused_steps_are_the_steps_one_by_one(gangs, more):
+def test_fused_steps_are_the_steps_one_by_one(process_groups, more):
     words = (*SMALL, *more)
-    fast, slow = play(gangs, 1, *words), play(gangs, 1, *words, "algo.strategy=test_stepping:Unfused")
+    fast, slow = play(process_groups, 1, *words), play(process_groups, 1, *words, "algo.strategy=test_stepping:Unfused")
     np.testing.assert_allclose(fast.x, slow.x, rtol=0, atol=1e-12)
     assert fast.logical == slow.logical
     for one, other in zip(fast.lines[1:], slow.lines[1:], strict=True):
         assert one["train/loss"] == pytest.approx(other["train/loss"], abs=1e-12) and one["lr"] == other["lr"]
 
 
-def test_how_often_the_log_is_written_changes_no_number(gangs):
-    rare, often = (play(gangs, 1, *SMALL, "algo=pasgd", f"log_every={n}") for n in (40, 1))
+def test_how_often_the_log_is_written_changes_no_number(process_groups):
+    rare, often = (play(process_groups, 1, *SMALL, "algo=pasgd", f"log_every={n}") for n in (40, 1))
     np.testing.assert_allclose(rare.x, often.x, rtol=0, atol=1e-13)
     assert len(often.lines) == 41
     each = [line["train/loss"] for line in often.lines[1:]]
     assert rare.lines[-1]["train/loss"] == pytest.approx(np.mean(each), abs=1e-12) and len(set(each)) == 40
 
 
-def test_steps_of_some_workers_are_fused_too(gangs, counted):
+def test_steps_of_some_workers_are_fused_too(process_groups, counted):
     half = (*SMALL, "algo=pasgd", "algo.mixing=test_stepping:Half")
-    fused = play(gangs, 1, *half)
+    fused = play(process_groups, 1, *half)
     assert counted == {"descend": 40}
-    single = play(gangs, 1, *half, "algo.strategy=test_stepping:Unfused")
+    single = play(process_groups, 1, *half, "algo.strategy=test_stepping:Unfused")
     assert counted == {"descend": 40, "gradients": 40}
-    for run in (single, play(gangs, 2, *half)):
+    for run in (single, play(process_groups, 2, *half)):
         np.testing.assert_allclose(run.x, fused.x, rtol=0, atol=1e-12)
         assert run.lines[-1]["train/loss"] == pytest.approx(fused.lines[-1]["train/loss"], abs=1e-12)
-    busy = play(gangs, 1, *SMALL, "algo=pasgd")
+    busy = play(process_groups, 1, *SMALL, "algo=pasgd")
     assert np.abs(busy.x - fused.x).max() > 1e-3 and busy.lines[-1]["samples"] == 2 * fused.lines[-1]["samples"]
 
 
@@ -147,10 +147,10 @@ def test_steps_go_together_as_far_as_no_message_leaves_or_comes(monkeypatch, mor
 
 
 @pytest.mark.parametrize("words", [(*QUADRATIC, "workers=6"), SMALL])
-def test_what_is_mixed_is_what_was_there_before_the_step(gangs, words):
+def test_what_is_mixed_is_what_was_there_before_the_step(process_groups, words):
     """delay=1 at tau=1, D-PSGD as its paper writes it: the gradient is the one where the step began."""
     settings = settle((*words, "algo=pasgd"))
-    run = play(gangs, 2, *words, "steps=5", "algo=pasgd", "tau=1", "delay=1")
+    run = play(process_groups, 2, *words, "steps=5", "algo=pasgd", "tau=1", "delay=1")
     problem = Parts(settings).task.build(settings, range(6), torch.device("cpu"))
     x = problem.start().expand(6, -1).clone()
     grad = torch.zeros_like(x)

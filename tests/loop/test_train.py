@@ -33,8 +33,8 @@ SPREAD = [1, 2, 4, 8]
         ((*MLP, "algo=fullsync", "steps=100", "workers=8", "batch_size=8", "optim=adam"), 1e-9),
     ],
 )
-def test_the_same_config_gives_the_same_trajectory_wherever_its_rows_are(gangs, words, tolerance):
-    played = {p: play(gangs, p, *words) for p in SPREAD}
+def test_the_same_config_gives_the_same_trajectory_wherever_its_rows_are(process_groups, words, tolerance):
+    played = {p: play(process_groups, p, *words) for p in SPREAD}
     largest = np.abs(played[1].x).max()
     for run in played.values():
         np.testing.assert_allclose(run.x, played[1].x, rtol=0, atol=tolerance * largest)
@@ -43,10 +43,10 @@ def test_the_same_config_gives_the_same_trajectory_wherever_its_rows_are(gangs, 
 
 @pytest.mark.parametrize("optim", ["optim=sgd", "optim.momentum=0.9", "nesterov", "optim.weight_decay=0.01"])
 @pytest.mark.parametrize("algo", ["pasgd", "fullsync"])
-def test_averaging_every_step_is_one_large_batch(gangs, algo, optim):  # S1, S2
+def test_averaging_every_step_is_one_large_batch(process_groups, algo, optim):  # S1, S2
     more = ("optim.momentum=0.9", "optim.nesterov=true", "optim.weight_decay=0.01") if optim == "nesterov" else (optim,)
     words = (*MLP, "workers=4", "batch_size=16", "steps=50", *more)
-    run = play(gangs, 4, *words, f"algo={algo}", "tau=1")
+    run = play(process_groups, 4, *words, f"algo={algo}", "tau=1")
     np.testing.assert_allclose(run.x, np.broadcast_to(_large_batch(settle(words)), run.x.shape), rtol=0, atol=1e-10)
 
 
@@ -72,18 +72,18 @@ def _large_batch(settings: schema.Config) -> np.ndarray:
     return torch.cat([p.detach().reshape(-1) for p in module.parameters()]).numpy()
 
 
-def test_fullsync_is_a_large_batch_under_adam_and_model_averaging_is_not(gangs):  # S4
+def test_fullsync_is_a_large_batch_under_adam_and_model_averaging_is_not(process_groups):  # S4
     words = (*MLP, "workers=4", "batch_size=16", "steps=20", "optim=adam")
     expected = _large_batch(settle(words))
-    fullsync, pasgd = (play(gangs, 1, *words, f"algo={algo}", "tau=1").x[0] for algo in ("fullsync", "pasgd"))
+    fullsync, pasgd = (play(process_groups, 1, *words, f"algo={algo}", "tau=1").x[0] for algo in ("fullsync", "pasgd"))
     np.testing.assert_allclose(fullsync, expected, rtol=0, atol=1e-9)
     assert np.abs(pasgd - expected).max() > 1e-4
 
 
 @pytest.mark.parametrize("processes", [1, 4])
-def test_a_run_repeated_is_bitwise_the_same(gangs, processes):
+def test_a_run_repeated_is_bitwise_the_same(process_groups, processes):
     words = (*MLP, "dtype=float32", "algo=easgd", "tau=3", "workers=4", "steps=30", "log_every=10", "eval_every=10")
-    first, again = play(gangs, processes, *words), play(gangs, processes, *words)
+    first, again = play(process_groups, processes, *words), play(process_groups, processes, *words)
     np.testing.assert_array_equal(first.x, again.x)
     times = {"wall_s", "train_s", "comm_s"}
     for one, two in zip(first.lines, again.lines, strict=True):
@@ -92,7 +92,7 @@ def test_a_run_repeated_is_bitwise_the_same(gangs, processes):
 
 @pytest.mark.parametrize("v", [0, 1])
 @pytest.mark.parametrize("kind", ["ring", "elastic", "identity", "average"])
-def test_mean_recursion(gangs, kind, v):  # F1: u <- u - eta m / (m + v) * mean gradient, communicated or not
+def test_mean_recursion(process_groups, kind, v):  # F1: u <- u - eta m / (m + v) * mean gradient, communicated or not
     m, tau, steps = 4, 3, 10
     W = {
         "ring": lambda n: np.eye(n) / 2 + np.roll(np.eye(n), 1, 0) / 4 + np.roll(np.eye(n), -1, 0) / 4,
@@ -109,7 +109,7 @@ def test_mean_recursion(gangs, kind, v):  # F1: u <- u - eta m / (m + v) * mean 
         "algo.allow_disconnected=true",
         f"tau={tau}",
     )
-    rows = [play(gangs, 1, *base, f"steps={k}").x for k in range(steps + 1)]
+    rows = [play(process_groups, 1, *base, f"steps={k}").x for k in range(steps + 1)]
     p = problem((*base, f"steps={steps}"))
     for k in range(steps):
         gradient = np.mean([p.gradient(i, rows[k][i], k) for i in range(m)], axis=0)
@@ -120,9 +120,9 @@ def test_mean_recursion(gangs, kind, v):  # F1: u <- u - eta m / (m + v) * mean 
 @pytest.mark.parametrize(
     "more", [("optim.momentum=0.9",), ("optim.momentum=0.9", "optim.nesterov=true", "optim.weight_decay=0.1")]
 )
-def test_mean_of_linear_optimisers_follows_the_mean_gradient(gangs, more):  # X7
+def test_mean_of_linear_optimisers_follows_the_mean_gradient(process_groups, more):  # X7
     words = (*QUADRATIC, "task.heterogeneity=0", "algo=dpsgd", "tau=4", *more)
-    played = play(gangs, 2, *words)
+    played = play(process_groups, 2, *words)
     # with one f for all, the mean model feels the mean noise: one worker with the averaged noise does the same steps
     p, settings = problem(words), settle(words)
     x = torch.tensor(p.x0, requires_grad=True)
@@ -133,31 +133,31 @@ def test_mean_of_linear_optimisers_follows_the_mean_gradient(gangs, more):  # X7
     np.testing.assert_allclose(played.x.mean(0), x.detach().numpy(), rtol=0, atol=1e-12)
 
 
-def test_elastic_without_pull_is_lone_workers_and_a_frozen_centre(gangs):  # E5
+def test_elastic_without_pull_is_lone_workers_and_a_frozen_centre(process_groups):  # E5
     words = (*QUADRATIC, "algo=easgd", "algo.alpha=0", "algo.allow_unstable=true", "tau=2")
-    x = play(gangs, 2, *words).x
+    x = play(process_groups, 2, *words).x
     lone = (*QUADRATIC, "algo=cooperative", written(np.eye(8)), "algo.allow_disconnected=true")
-    np.testing.assert_allclose(x[:8], play(gangs, 1, *lone).x, **EXACT)
+    np.testing.assert_allclose(x[:8], play(process_groups, 1, *lone).x, **EXACT)
     np.testing.assert_array_equal(x[8], np.zeros(10))
 
 
-def test_limits_of_decentralised_averaging(gangs):  # D2, D5: on a complete graph it is periodic averaging
+def test_limits_of_decentralised_averaging(process_groups):  # D2, D5: on a complete graph it is periodic averaging
     words = (*QUADRATIC, "tau=3")
-    gossip = play(gangs, 4, *words, "algo=dpsgd", "topology=complete")
-    np.testing.assert_allclose(gossip.x, play(gangs, 1, *words, "algo=pasgd").x, **EXACT)
-    assert gossip.logical == play(gangs, 1, *words, "algo=pasgd").logical  # an average is priced as one, whoever asks
+    gossip = play(process_groups, 4, *words, "algo=dpsgd", "topology=complete")
+    np.testing.assert_allclose(gossip.x, play(process_groups, 1, *words, "algo=pasgd").x, **EXACT)
+    assert gossip.logical == play(process_groups, 1, *words, "algo=pasgd").logical  # an average is priced as one, whoever asks
 
 
-def test_periodic_averaging_never_due_is_lone_workers(gangs):
+def test_periodic_averaging_never_due_is_lone_workers(process_groups):
     lone = (*QUADRATIC, "algo=cooperative", written(np.eye(8)), "algo.allow_disconnected=true")
-    run = play(gangs, 2, *QUADRATIC, "algo=pasgd", "tau=25")
-    np.testing.assert_allclose(run.x, play(gangs, 1, *lone).x, **EXACT)
+    run = play(process_groups, 2, *QUADRATIC, "algo=pasgd", "tau=25")
+    np.testing.assert_allclose(run.x, play(process_groups, 1, *lone).x, **EXACT)
     assert run.logical == (0, 0, 0)
 
 
-def test_a_last_round_that_is_not_full_is_not_mixed(gangs):
+def test_a_last_round_that_is_not_full_is_not_mixed(process_groups):
     words = (*QUADRATIC, "algo=pasgd", "tau=10", "steps=24")
-    run = play(gangs, 2, *words)
+    run = play(process_groups, 2, *words)
     assert run.logical[0] == 2 and np.ptp(run.x, axis=0).max() > 1e-3
     np.testing.assert_allclose(run.answer, run.x.mean(0), rtol=0, atol=1e-14)
 
@@ -172,9 +172,9 @@ def test_gossip_contracts_disagreement_by_zeta_squared():  # eta = 0
 
 
 @pytest.mark.parametrize("buffers", ["keep", "average", "reset"])
-def test_buffers_at_a_mixing(gangs, buffers):  # S3
+def test_buffers_at_a_mixing(process_groups, buffers):  # S3
     words = (*QUADRATIC, "algo=pasgd", "tau=4", "optim.momentum=0.9", f"buffers={buffers}")
-    runs = [play(gangs, p, *words) for p in (1, 4)]
+    runs = [play(process_groups, p, *words) for p in (1, 4)]
     p = problem(words)
     x, b = [p.x0.copy() for _ in range(8)], [np.zeros_like(p.x0) for _ in range(8)]
     for k in range(p.K):
@@ -186,13 +186,13 @@ def test_buffers_at_a_mixing(gangs, buffers):  # S3
             b = {"keep": b, "average": [sum(b) / 8] * 8, "reset": [np.zeros_like(p.x0)] * 8}[buffers]
     for run in runs:
         np.testing.assert_allclose(run.x, np.array(x), **EXACT)
-    plain = play(gangs, 1, *words, "buffers=keep").logical
+    plain = play(process_groups, 1, *words, "buffers=keep").logical
     assert runs[0].logical[1] == plain[1] and runs[0].logical[2] == plain[2] * (2 if buffers == "average" else 1)
 
 
-def test_a_packed_message_carries_models_and_buffers_together(gangs):
+def test_a_packed_message_carries_models_and_buffers_together(process_groups):
     words = (*QUADRATIC, "algo=dpsgd", "topology=chain", "tau=2", "optim=adam", "buffers=average")
-    runs = [play(gangs, p, *words) for p in (1, 2, 8)]
+    runs = [play(process_groups, p, *words) for p in (1, 2, 8)]
     for run in runs[1:]:
         np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-9)
     assert runs[0].logical[1] == 12 * 14  # 12 rounds, 7 edges both ways: no more messages than models alone
@@ -222,21 +222,21 @@ def test_idle_rows_keep_everything_bit_for_bit(settings):
             assert torch.equal(x[i], alone[i]._x[0]), f"row {i} differs from a lone worker's in turn {turn}"
 
 
-def test_a_schedule_that_idles_workers_runs_on_every_placement(gangs):
+def test_a_schedule_that_idles_workers_runs_on_every_placement(process_groups):
     words = (*QUADRATIC, "algo=pasgd", "tau=3", "optim=adam", "optim.lr=0.05")
-    runs = [play(gangs, p, *words, "algo.mixing=test_train:Half") for p in (1, 2, 4)]
+    runs = [play(process_groups, p, *words, "algo.mixing=test_train:Half") for p in (1, 2, 4)]
     for run in runs[1:]:
         np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-12)
-    assert np.abs(runs[0].x - play(gangs, 1, *words).x).max() > 1e-2
+    assert np.abs(runs[0].x - play(process_groups, 1, *words).x).max() > 1e-2
 
 
 @pytest.mark.parametrize("optim", [("optim=adam", "optim.lr=0.05"), ("optim.momentum=0.9",)])
-def test_buffers_of_idle_workers_are_mixed_too(gangs, optim):
+def test_buffers_of_idle_workers_are_mixed_too(process_groups, optim):
     words = (*QUADRATIC, "algo=pasgd", "tau=2", "buffers=average", *optim)
-    runs = [play(gangs, p, *words, "algo.mixing=test_train:Half") for p in (1, 2, 8)]
+    runs = [play(process_groups, p, *words, "algo.mixing=test_train:Half") for p in (1, 2, 8)]
     for run in runs[1:]:
         np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-9)
-    kept, busy = (play(gangs, 1, *words, *more).x for more in (("algo.mixing=test_train:Half", "buffers=keep"), ()))
+    kept, busy = (play(process_groups, 1, *words, *more).x for more in (("algo.mixing=test_train:Half", "buffers=keep"), ()))
     assert min(np.abs(runs[0].x - kept).max(), np.abs(runs[0].x - busy).max()) > 1e-3
 
 
@@ -247,7 +247,7 @@ class Half(Average):
         return np.where(np.arange(m) % 2 == r % 2, tau, 0)
 
 
-def test_schedule_and_metrics_of_a_short_run(gangs):
+def test_schedule_and_metrics_of_a_short_run(process_groups):
     words = (
         *MLP,
         "workers=4",
@@ -259,7 +259,7 @@ def test_schedule_and_metrics_of_a_short_run(gangs):
         "algo=pasgd",
         "tau=3",
     )
-    run = play(gangs, 2, *words)
+    run = play(process_groups, 2, *words)
     assert settle(words).steps == 2 * (1433 // 4 // 32)  # 22: an epoch is a worker's pass over its own 358 samples
     steps = [line["step"] for line in run.lines]
     assert steps == [0, 4, 8, 12, 16, 20, 22]
@@ -275,9 +275,9 @@ def test_schedule_and_metrics_of_a_short_run(gangs):
     assert last["eval/accuracy_worst"] <= last["eval/accuracy_best"]
 
 
-def test_losses_are_means_over_workers_since_the_last_line(gangs):
+def test_losses_are_means_over_workers_since_the_last_line(process_groups):
     words = (*QUADRATIC, "algo=pasgd", "tau=4", "steps=6", "log_every=3", "task.sigma=0")
-    run = play(gangs, 2, *words)
+    run = play(process_groups, 2, *words)
     p = problem(words)
     losses, x = [], [p.x0.copy() for _ in range(8)]
     for k in range(6):
@@ -289,8 +289,8 @@ def test_losses_are_means_over_workers_since_the_last_line(gangs):
     assert [line["train/loss"] for line in run.lines[1:]] == pytest.approx([np.mean(losses[:3]), np.mean(losses[3:])])
 
 
-def test_no_step_at_all(gangs):
-    run = play(gangs, 2, *QUADRATIC, "algo=easgd", "steps=0")
+def test_no_step_at_all(process_groups):
+    run = play(process_groups, 2, *QUADRATIC, "algo=easgd", "steps=0")
     assert len(run.lines) == 1 and run.logical == (0, 0, 0)
 
 

@@ -83,10 +83,10 @@ def test_matchas_worst_case_is_reached_and_not_passed():
             drawn[drawable] = [(bits >> i) & 1 for i in range(len(drawable))]
             if (drawn >= sure).all():
                 found.append((np.eye(7) - alpha * L.laplacian(drawn)).min())
-        told = mixing.negative(7)
-        assert (told is None) == (min(found) >= -ROUNDING)
-        if told is not None:
-            assert float(told.split("= ")[1].rstrip(")")) == pytest.approx(min(found), rel=1e-2)
+        message = mixing.negative(7)
+        assert (message is None) == (min(found) >= -ROUNDING)
+        if message is not None:
+            assert float(message.split("= ")[1].rstrip(")")) == pytest.approx(min(found), rel=1e-2)
 
 
 @pytest.mark.parametrize("algo", ["matching", "pairwise", "fedavg", "one_peer", "two_level"])

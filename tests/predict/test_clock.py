@@ -225,22 +225,22 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_rehearsal_is_what_a_run_logs_wherever_its_rows_are(gangs, name):
+def test_a_rehearsal_is_what_a_run_logs_wherever_its_rows_are(process_groups, name):
     run = (
         *QUADRATIC,
         *(word for word in CLUSTER if word.split("=")[0] not in {w.split("=")[0] for w in RUNS[name]}),
         *RUNS[name],
     )
-    logged = {p: [line["sim_s"] for line in play(gangs, p, *run).lines] for p in (1, 2, 4)}
+    logged = {p: [line["sim_s"] for line in play(process_groups, p, *run).lines] for p in (1, 2, 4)}
     assert logged[1] == logged[2] == logged[4]
     assert logged[1][0] == 0
     np.testing.assert_array_equal(logged[1][1:], rehearsed(*run))
 
 
-def test_a_model_with_statistics_sends_them_too(gangs):
+def test_a_model_with_statistics_sends_them_too(process_groups):
     run = (*CNN, "model.norm=batch", "workers=2", "steps=3", "batch_size=4", "cluster=wan_20m", "algo=dpsgd", "log_every=1")
     for more in ([], ["norm_stats=local"], ["delay=1"], ["delay=tau", "tau=2"]):
-        logged = [line["sim_s"] for line in play(gangs, 1, *run, *more).lines[1:]]
+        logged = [line["sim_s"] for line in play(process_groups, 1, *run, *more).lines[1:]]
         np.testing.assert_array_equal(logged, rehearsed(*run, *more))
     assert rehearsed(*run)[-1] > rehearsed(*run, "norm_stats=local")[-1]
 
@@ -331,10 +331,10 @@ def test_a_cluster_that_cannot_be_is_one_line(cli, tmp_path, case):
     (tmp_path / "alone.json").write_text(probe_of("task=quadratic", network=None))
     (tmp_path / "probe.json").write_text(probe_of("task=quadratic"))
     (tmp_path / "longer.json").write_text(probe_of("task=quadratic", "task.dim=11"))
-    given, told = BAD[case]
+    given, message = BAD[case]
     ended = cli("show", "task=quadratic", "workers=4", *given)
     assert ended.code == 2 and len(ended.lines) == 1, ended
-    assert all(word in ended.err for word in told), ended.err
+    assert all(word in ended.err for word in message), ended.err
 
 
 def test_bandwidths_in_words():

@@ -146,9 +146,9 @@ def test_a_rate_between_the_two_has_no_bound(capsys):
         found = analyze.facts(checked.parts)
         assert (found["bound"] is not None) == holds and found["condition"] == ("computed" if holds else None)
         analyze.show(found)
-        told = capsys.readouterr().out
-        assert "computed from the matrices, c = 7.307" in told and "of PASGD" not in told
-        assert ("no bound" in told) != holds
+        message = capsys.readouterr().out
+        assert "computed from the matrices, c = 7.307" in message and "of PASGD" not in message
+        assert ("no bound" in message) != holds
 
 
 EXACTLY = {
@@ -207,7 +207,7 @@ ALGOS = {
 BOUND = ("network_factor", "largest_eta_eff_L", "largest_eta_eff", "largest_lr", "condition", "bound", "linear_speedup")
 
 
-def told(*words):
+def message(*words):
     checked = compose.compose_config(["task=quadratic", "processes=1", "device=cpu", "optim.lr=0.001", *words])
     return analyze.facts(checked.parts)
 
@@ -216,7 +216,7 @@ def told(*words):
 @pytest.mark.parametrize("algo", ALGOS)
 def test_nothing_that_follows_from_the_bound_is_told_where_it_does_not_hold(aside, algo, capsys):
     words = (*ALGOS[algo], *ASIDE[aside], "task.heterogeneity=0")
-    found = told(*words)
+    found = message(*words)
     assert {name: found[name] for name in BOUND} == dict.fromkeys(BOUND)
     assert found["pasgd"]["tau_bound"] is None
     analyze.show(found)
@@ -232,7 +232,7 @@ def test_nothing_that_follows_from_the_bound_is_told_where_it_does_not_hold(asid
 def test_workers_that_differ_keep_their_largest_steps_and_nothing_else(algo):
     if algo == "alone":
         return  # one worker does not differ
-    same, differ = told(*ALGOS[algo], "task.heterogeneity=0"), told(*ALGOS[algo])
+    same, differ = message(*ALGOS[algo], "task.heterogeneity=0"), message(*ALGOS[algo])
     assert all(same[name] is not None for name in BOUND) and same["pasgd"]["tau_bound"] is not None
     assert differ["largest_eta_eff_L"] == same["largest_eta_eff_L"] and differ["network_factor"] == same["network_factor"]
     assert differ["bound"] is differ["linear_speedup"] is differ["pasgd"]["tau_bound"] is None

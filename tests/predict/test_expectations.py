@@ -290,11 +290,11 @@ def cuts(L, budget, start, rounds=150):
             asked += [L.stretched(vectors[:, k]) for k in range(1, min(L.m, 5))]
         A = np.vstack([np.hstack([-np.array(asked), np.ones((len(asked), 1))]), np.append(np.ones(L.count), 0)])
         b = np.append(np.zeros(len(asked)), budget * L.count)
-        told = linprog(np.append(np.zeros(L.count), -1), A, b, bounds=[(0, 1)] * L.count + [(None, None)])
-        end = told.x[:-1]
-        if -told.fun - np.linalg.eigvalsh(L.laplacian(start))[1] < 1e-8:
+        message = linprog(np.append(np.zeros(L.count), -1), A, b, bounds=[(0, 1)] * L.count + [(None, None)])
+        end = message.x[:-1]
+        if -message.fun - np.linalg.eigvalsh(L.laplacian(start))[1] < 1e-8:
             break
-    return -told.fun
+    return -message.fun
 
 
 @pytest.mark.parametrize(

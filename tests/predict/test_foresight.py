@@ -16,7 +16,7 @@ from coopsgd.strategies.cooperative import Cooperative
 SMALL = ("task=quadratic", "workers=4", "processes=1")
 
 
-def told(*words: str) -> list[str]:
+def message(*words: str) -> list[str]:
     checked = compose.compose_config((*SMALL, *words))
     return [note for note in checked.notes if "ignored" not in note and "given twice" not in note]
 
@@ -58,7 +58,7 @@ BEYOND = {
 @pytest.mark.parametrize("case", BEYOND)
 def test_it_is_said_before_the_start(case):
     words, parts = BEYOND[case]
-    notes = told(*words)
+    notes = message(*words)
     assert any(all(part in note for part in parts) for note in notes), notes
 
 
@@ -85,7 +85,7 @@ def test_it_is_said_before_the_start(case):
     ids=" ".join,
 )
 def test_nothing_is_said_of_what_comes(words):
-    assert told(*words) == []
+    assert message(*words) == []
 
 
 def test_epochs_of_clients(cli, tmp_path):
@@ -122,12 +122,12 @@ class Anchor(Cooperative):
         return s
 
 
-def test_an_answer_of_ones_own_that_lags_is_found_out(gangs):
+def test_an_answer_of_ones_own_that_lags_is_found_out(process_groups):
     words = (*QUADRATIC, "algo=pasgd", "tau=10")
     settings = settle((*words, "steps=24"))
     for name, lags in (("test_foresight:Anchor", True), ("cooperative", False)):
         settings.algo["strategy"] = name
-        run = play(gangs, 2, *words, "steps=24", f"algo.strategy={name}")
+        run = play(process_groups, 2, *words, "steps=24", f"algo.strategy={name}")
         assert run.lags is lags
         found = foresight.hindsight(Parts(settings), 2, 4, run.lags)
         assert len(found) == lags and all("step 20" in note for note in found)

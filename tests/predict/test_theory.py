@@ -480,9 +480,9 @@ def test_known_constants_of_a_quadratic(tmp_path):
     assert Parts(shared).task.known(shared).kappa2 == 0
 
 
-def test_what_is_logged_is_the_same_on_any_placement(gangs):
+def test_what_is_logged_is_the_same_on_any_placement(process_groups):
     words = (*ONE[:-1], "workers=4", "steps=12", "log_every=3", "eval_every=6", "algo=easgd", "tau=4", "optim.lr=0.02")
-    one, two = (play(gangs, processes, *words).lines for processes in (1, 2))
+    one, two = (play(process_groups, processes, *words).lines for processes in (1, 2))
     keys = ("eval/grad2", "eval/grad2_mean", "theory/bound", "theory/consensus")
     assert [line["step"] for line in one if "theory/consensus" in line] == [0, 6, 12]
     assert [line["step"] for line in one if "theory/bound" in line] == [3, 6, 9, 12]

@@ -18,9 +18,9 @@ def test_a_text_of_any_length_and_letters(text):
     board = Board(2)
     board.tell(1, 2.5, "traceback", text + "the end")
     board.enter(1, Phase.SAVING)
-    told = board.message(1)
-    assert told is not None and told["time"] == 2.5 and (text + "the end").endswith(told["traceback"])
-    assert told["traceback"].endswith("the end") and board.message(0) is None and board.phase(1) == Phase.SAVING
+    line = board.message(1)
+    assert line is not None and line["time"] == 2.5 and (text + "the end").endswith(line["traceback"])
+    assert line["traceback"].endswith("the end") and board.message(0) is None and board.phase(1) == Phase.SAVING
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="no real-time signals here")

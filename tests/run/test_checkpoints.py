@@ -92,7 +92,7 @@ def test_sigusr1_saves_the_run_and_lets_it_go_on(started, tmp_path, to):  # noqa
 # when
 
 
-def fake(config, total=lambda told: told, free=10**12):
+def fake(config, total=lambda message: message, free=10**12):
     """A keeper of a run that saves nothing, and the times at which it would have."""
     report = SimpleNamespace(note=lambda text: None, saved=dict)
     fleet = SimpleNamespace(rank=0, total=total)

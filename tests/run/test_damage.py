@@ -53,9 +53,9 @@ def test_models_that_were_damaged_are_refused_when_they_are_read(finished):
     for name, harm in HARM.items():
         path.write_bytes(harm(whole))
         for read in (Run(finished).rows, Run(finished).answer):
-            with pytest.raises(DamagedFile, match=r"checkpoints/final\.pt is damaged") as told:
+            with pytest.raises(DamagedFile, match=r"checkpoints/final\.pt is damaged") as message:
                 read()
-            assert "\n" not in str(told.value), name
+            assert "\n" not in str(message.value), name
     path.write_bytes(whole)
     assert torch.equal(Run(finished).rows(), rows) and torch.equal(Run(finished).answer(), answer)
     path.unlink()

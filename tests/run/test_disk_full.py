@@ -65,7 +65,7 @@ def test_a_run_goes_on_while_the_disk_is_full(started, disk, processes):  # noqa
     command = started("train", *LONG, f"processes={processes}", "hydra.run.dir=disk/r")
     command.at_work(processes, "disk/r")
     fill(disk)
-    until(lambda: "metrics.jsonl cannot be written (No space left on device)" in command.told(), "a note")
+    until(lambda: "metrics.jsonl cannot be written (No space left on device)" in command.output(), "a note")
     size = (disk / "r" / "metrics.jsonl").stat().st_size
     assert (disk / "r" / "metrics.jsonl").read_bytes().endswith(b"\n")  # no half of a line
     time.sleep(1)
@@ -76,7 +76,7 @@ def test_a_run_goes_on_while_the_disk_is_full(started, disk, processes):  # noqa
     assert command.ended().code == 143
     steps = [line["step"] for line in coopsgd.Run(disk / "r").metrics()]
     assert steps == list(range(0, 100 * len(steps), 100))  # none is missing
-    assert command.told().count("cannot be written") <= 2  # the lines, and TensorBoard's events
+    assert command.output().count("cannot be written") <= 2  # the lines, and TensorBoard's events
     command.nothing_left()
 
 
@@ -104,7 +104,7 @@ def test_a_disk_that_has_room_for_the_answer_alone_has_the_answer(cli, disk):
 def test_a_full_disk_at_the_end_is_waited_for(started, disk, tmp_path):  # noqa: F811
     first = functools.partial(fill_at_save, str(disk), 0)
     command = started("train", *SHORT, *WIDE, "processes=2", "hydra.run.dir=disk/r", first=first)
-    until(lambda: "final.pt cannot be written (No space left on device): trying again for 30 s" in command.told())
+    until(lambda: "final.pt cannot be written (No space left on device): trying again for 30 s" in command.output())
     (disk / "filler").write_bytes(b"")
     ended = command.ended()
     assert ended.code == 0, ended
@@ -115,8 +115,8 @@ def test_without_room_for_the_answer_the_run_fails_in_one_line(cli, disk):
     first = functools.partial(fill_at_save, str(disk), 0)
     ended = cli("train", *SHORT, *WIDE, "processes=2", "timeout=3", "hydra.run.dir=disk/r", first=first)
     assert ended.code == 1
-    told = "disk/r/checkpoints/final.pt cannot be written (No space left on device), though the run came to its end"
-    assert any(told in line for line in ended.lines) and "Traceback" not in ended.err
+    message = "disk/r/checkpoints/final.pt cannot be written (No space left on device), though the run came to its end"
+    assert any(message in line for line in ended.lines) and "Traceback" not in ended.err
     assert len(ended.lines) <= 2  # nor can the summary be written, which may be told
 
 

@@ -71,8 +71,8 @@ def test_a_killed_worker_fails_the_run(started):  # noqa: F811
 def test_a_workers_exception_is_shown_once(cli, tmp_path):
     ended = cli(*faulty(tmp_path, "raises"), "processes=4")
     assert ended.code == 1
-    (told,) = ended.lines
-    assert "worker process 3 failed" in told and "faults.py:" in told and "a bug of its author's" in told
+    (message,) = ended.lines
+    assert "worker process 3 failed" in message and "faults.py:" in message and "a bug of its author's" in message
     assert "Traceback" in (tmp_path / "r" / "logs" / "rank3.err").read_text()
 
 

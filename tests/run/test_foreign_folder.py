@@ -98,10 +98,10 @@ def stranger(tmp_path, monkeypatch):
     sys.modules.pop("planted", None)
 
 
-def refused(told, code=2):
+def refused(message, code=2):
     """One line that names the way out."""
-    lines = [line for line in told.splitlines() if line.strip()]
-    assert len(lines) == 1 and "--trust" in lines[0] and "Traceback" not in told, told
+    lines = [line for line in message.splitlines() if line.strip()]
+    assert len(lines) == 1 and "--trust" in lines[0] and "Traceback" not in message, message
     return lines[0]
 
 
@@ -240,9 +240,9 @@ def test_what_hydra_would_act_on_is_refused(stranger, capfd, monkeypatch, route)
     monkeypatch.setattr(sys, "path", [str(folder.parent), *sys.path])
     for flags in ([], ["-m"]):
         assert command.train([*flags, "--config-path", "theirs", "hydra.run.dir=again", "hydra.sweep.dir=again"]) == 2
-        told = capfd.readouterr()
-        line = refused(told.err)
-        assert next(iter(HYDRA[route])) in line and os.environ["HOME"] not in line + told.out
+        message = capfd.readouterr()
+        line = refused(message.err)
+        assert next(iter(HYDRA[route])) in line and os.environ["HOME"] not in line + message.out
     assert not marker.exists() and not Path("again").exists() and not Path("elsewhere").exists()
 
 

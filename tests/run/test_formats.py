@@ -79,19 +79,19 @@ def test_a_value_that_is_gone_has_one_of_today(old, now):
 @pytest.mark.parametrize("format", [NEWER, "abc", -1, True, 1.5])
 def test_a_folder_of_a_newer_format_or_of_none_is_refused_in_a_line(cli, tmp_path, format):
     folder = copied("overlap", tmp_path)
-    told = "written by a newer coopsgd" if format == NEWER else "not a whole number"
+    message = "written by a newer coopsgd" if format == NEWER else "not a whole number"
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps(summary | {"format": format}))
-    with pytest.raises(ConfigError, match=f"summary.json.*{told}"):
+    with pytest.raises(ConfigError, match=f"summary.json.*{message}"):
         coopsgd.Run(folder).summary  # noqa: B018
     (folder / "config.yaml").write_text(f"format: {json.dumps(format)}\n{(folder / 'config.yaml').read_text()}")
-    with pytest.raises(ConfigError, match=f"config.yaml.*{told}"):
+    with pytest.raises(ConfigError, match=f"config.yaml.*{message}"):
         coopsgd.Run(folder).config  # noqa: B018
     commands = [("analyze", "--over", "overlap")]
     commands += [("train", "--config-path", "overlap", "--config-name", "config", *trust) for trust in ((), ("--trust",))]
     for words in commands if format in (NEWER, "abc") else ():
         ended = cli(*words)
-        assert (ended.code, len(ended.lines)) == (2, 1) and told in ended.err, ended.err
+        assert (ended.code, len(ended.lines)) == (2, 1) and message in ended.err, ended.err
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"overlap"}
 
 

@@ -46,7 +46,7 @@ def in_time():
 
 @pytest.mark.parametrize("case", CONFIGS)
 def test_a_config(monkeypatch, capsys, tmp_path, case):
-    content, told = CONFIGS[case]
+    content, message = CONFIGS[case]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "theirs").mkdir()
     at = tmp_path / "theirs" / "config.yaml"
@@ -56,7 +56,7 @@ def test_a_config(monkeypatch, capsys, tmp_path, case):
         line = capsys.readouterr().err
     except ConfigError as error:
         code, line = 2, f"{error}\n"
-    assert code == 2 and told in line and "theirs" in line and line.count("\n") == 1 and not (tmp_path / "again").exists()
+    assert code == 2 and message in line and "theirs" in line and line.count("\n") == 1 and not (tmp_path / "again").exists()
     with pytest.raises(ConfigError, match="theirs"):
         overlay.facts(["theirs"], None, None)
 
@@ -105,8 +105,10 @@ def test_a_mistake_in_a_users_class_is_a_line_for_each_job_of_a_sweep(monkeypatc
     (tmp_path / "mine" / "algo" / "broken.yaml").write_text(yaml)
     words = ("--config-dir", "mine", "algo=broken", *QUICK)
     assert command.train(("-m", *words, "tau=1,2")) == 2
-    told = capsys.readouterr().err
-    assert "Traceback" not in told and told.count("broken_mixing.py:7, in matrices: KeyError: 'no such key'") == 4, told
+    message = capsys.readouterr().err
+    assert "Traceback" not in message and message.count("broken_mixing.py:7, in matrices: KeyError: 'no such key'") == 4, (
+        message
+    )
     assert command.train(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

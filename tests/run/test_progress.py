@@ -42,9 +42,9 @@ def test_on_a_terminal_one_line_lives(monkeypatch, capsys):
     bar.at(0, "a long name")
     bar.at(1)
     bar.close()
-    told = capsys.readouterr().err
-    assert "\n" not in told and told.endswith("\r")
-    assert "\rreading runs: 0 of 3 done, now a long name" in told and "\rreading runs: 1 of 3 done " in told
+    message = capsys.readouterr().err
+    assert "\n" not in message and message.endswith("\r")
+    assert "\rreading runs: 0 of 3 done, now a long name" in message and "\rreading runs: 1 of 3 done " in message
 
 
 def test_a_console_that_is_gone_is_no_reason_to_end(monkeypatch):
@@ -95,9 +95,9 @@ def test_a_sweep_counts_and_ends_with_a_table(monkeypatch, here, capsys):
 def test_a_long_sweep_says_so_before_its_configs_are_read(monkeypatch, here, capsys):
     monkeypatch.setattr(session.Session, "_run", lambda *args: None)
     assert command.train(("-m", *QUICK, "seed=range(12)")) == 0
-    told = capsys.readouterr()
-    assert told.err.splitlines()[0] == "a sweep of 12 jobs: their configs are read first"
-    assert "job 12 of 12: " in told.out
+    message = capsys.readouterr()
+    assert message.err.splitlines()[0] == "a sweep of 12 jobs: their configs are read first"
+    assert "job 12 of 12: " in message.out
 
 
 @pytest.mark.parametrize("sweep", [False, True])

@@ -269,13 +269,13 @@ def test_a_sweep_makes_a_folder_for_each_run(cli, tmp_path):
 
 def test_what_hydra_refuses_starts_no_job(cli, tmp_path):
     (tmp_path / "file").touch()
-    for words, told in (
+    for words, message in (
         (("algo=easgd,nope",), "no choice named 'nope'"),
         (("workers=4,x",), "workers"),
         (("seed=0,1", "hydra.sweep.dir=file/x"), "file/x cannot be written (Not a directory); choose another hydra.sweep.dir"),
     ):
         ended = cli("train", "-m", *QUICK, *words)
-        assert ended.code == 2 and len(ended.lines) == 1 and told in ended.err, ended.err
+        assert ended.code == 2 and len(ended.lines) == 1 and message in ended.err, ended.err
         assert ended.lines[0].endswith("no job of the sweep was started")
     ended = cli("train", *QUICK, "hydra.run.dir=file/x")
     assert ended.code == 2 and ended.lines == [
@@ -399,12 +399,12 @@ def test_a_live_line_on_a_terminal(started):  # noqa: F811
     """A bar while it runs, and the cursor is there again after Ctrl-C."""
     terminal = Terminal()
     command = started("train", *LONG, "processes=2", "hydra.run.dir=r", first=terminal.first, env=terminal.ENV)
-    until(lambda: b"rounds" in terminal.told(), "the bar")
+    until(lambda: b"rounds" in terminal.output(), "the bar")
     command.send_all(signal.SIGINT)
     assert command.ended().code == 130
-    told = terminal.told()
-    assert b"/100000000" in told and told.count(b"\x1b[?25h") >= 1
-    assert told.rindex(b"\x1b[?25h") > told.rindex(b"\x1b[?25l")
+    message = terminal.output()
+    assert b"/100000000" in message and message.count(b"\x1b[?25h") >= 1
+    assert message.rindex(b"\x1b[?25h") > message.rindex(b"\x1b[?25l")
 
 
 def test_a_world_of_another_size_is_refused(cli):

@@ -68,8 +68,8 @@ def test_tags_are_derived_and_stay_what_they_were(tmp_path, lines):
     }
     for metric in schema.METRICS.values():
         assert metric.tag == before.get(metric.name, metric.name)
-    told = []
-    files = Files(tmp_path, told.append)
+    message = []
+    files = Files(tmp_path, message.append)
     for line in lines["on a cluster"]:
         files.log(line | {"of/mine": 1.0})
     files.close()
@@ -77,7 +77,7 @@ def test_tags_are_derived_and_stay_what_they_were(tmp_path, lines):
     board.Reload()
     some = {name for line in lines["on a cluster"] for name, value in line.items() if value is not None}
     assert set(board.Tags()["scalars"]) == {schema.METRICS[name].tag for name in some - {"step"}} | {"of/mine"}
-    assert not told
+    assert not message
 
 
 def test_the_readme_has_the_table():

@@ -107,9 +107,9 @@ def test_interrupts_leave_a_visible_cursor(started):  # noqa: F811
         with_suppressed(command)
         time.sleep(0.008)
     assert command.ended().code == 130
-    told = terminal.told()
-    assert b"\x1b[?25l" in told and told.rindex(b"\x1b[?25h") > told.rindex(b"\x1b[?25l")
-    assert b"coopsgd: interrupted" in told and b"Traceback" not in told
+    message = terminal.output()
+    assert b"\x1b[?25l" in message and message.rindex(b"\x1b[?25h") > message.rindex(b"\x1b[?25l")
+    assert b"coopsgd: interrupted" in message and b"Traceback" not in message
     command.nothing_left()
 
 
@@ -178,8 +178,8 @@ def test_what_an_earlier_attempt_left_in_logs_does_no_harm(started, tmp_path):  
     logs = tmp_path / "r" / "logs"
     logs.mkdir(parents=True)
     (logs / "store").write_bytes(b"\0\1\2 what another group of processes said" * 50)
-    told = {"time": 0.0, "rank": 0, "traceback": "an old bug", "error": "an old bug"}
-    (logs / "error0.json").write_text(json.dumps(told))
+    message = {"time": 0.0, "rank": 0, "traceback": "an old bug", "error": "an old bug"}
+    (logs / "error0.json").write_text(json.dumps(message))
     (logs / "rank1.err").write_text("an old bug")
     (tmp_path / "r" / "summary.json").write_text('{"status": "completed", "steps": 7, "eval": {}}')
     command = started("train", *LONG, "processes=4", "hydra.run.dir=r")

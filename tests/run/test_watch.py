@@ -31,7 +31,7 @@ def test_a_stopped_worker_is_named_and_ends_the_run_after_timeout(started, proce
     pids = command.at_work(processes)
     os.kill(pids[-1], signal.SIGSTOP)
     name = f"worker process {processes - 1} (pid {pids[-1]})"
-    until(lambda: f"{name} is stopped" in command.told(), "a note that names it")
+    until(lambda: f"{name} is stopped" in command.output(), "a note that names it")
     ended = command.ended()
     assert ended.code == 1
     assert len(ended.lines) == 2 and name in ended.lines[1] and "4 s" in ended.lines[1], ended.err
@@ -53,9 +53,9 @@ def test_a_worker_that_goes_on_in_time_does_no_harm(started):  # noqa: F811
     command = started("train", *LONG, "processes=2", "timeout=600", "hydra.run.dir=r")
     pids = command.at_work(2)
     os.kill(pids[0], signal.SIGSTOP)
-    until(lambda: "is stopped" in command.told(), "a note")
+    until(lambda: "is stopped" in command.output(), "a note")
     os.kill(pids[0], signal.SIGCONT)
-    until(lambda: "goes on" in command.told(), "another")
+    until(lambda: "goes on" in command.output(), "another")
     command.send(signal.SIGTERM)
     assert command.ended().code == 143
     command.nothing_left()
@@ -72,7 +72,7 @@ def test_a_suspended_command_can_go_on_however_long_it_was_suspended(started, tm
     lines = (tmp_path / "r" / "metrics.jsonl").read_bytes().count(b"\n")
     until(lambda: (tmp_path / "r" / "metrics.jsonl").read_bytes().count(b"\n") > lines + 1, "more lines")
     assert command.process.is_alive(), command.ended()
-    assert "stopped" not in command.told()
+    assert "stopped" not in command.output()
     command.send(signal.SIGTERM)
     assert command.ended().code == 143
     command.nothing_left()

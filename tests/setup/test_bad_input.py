@@ -152,14 +152,14 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_line_and_exit_2(cli, tmp_path, monkeypatch, case):
-    words, told = CASES[case]
+    words, message = CASES[case]
     (tmp_path / "broken.npz").write_bytes(b"PK\3\4 and no more")
     (tmp_path / "breaks.py").write_text("raise RuntimeError('no such luck')\n")
     ended = cli("train", *words)
     assert ended.code == 2, ended
     assert len(ended.lines) == 1, ended.err
     assert "Traceback" not in ended.err
-    for word in told:
+    for word in message:
         assert word in ended.err, (word, ended.err)
     assert not list(tmp_path.glob("outputs/*/*/logs")), "a worker was started"
     if "device=cuda" in words:
@@ -170,7 +170,7 @@ def test_one_line_and_exit_2(cli, tmp_path, monkeypatch, case):
         compose.compose_config([word for word in words if not word.startswith("--")] or ["tau=0"])
     assert len(str(error.value).splitlines()) == 1 and "Traceback" not in str(error.value)
     if not any(word.startswith("--") for word in words):
-        assert all(word in str(error.value) for word in told), error.value
+        assert all(word in str(error.value) for word in message), error.value
 
 
 @pytest.mark.parametrize("verb", ["show", "analyze", "probe", "design"])

@@ -42,18 +42,18 @@ RIGHT = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_would_be_converted_with_loss_is_refused(tmp_path, name, monkeypatch):
-    array, told = WRONG[name]
+    array, message = WRONG[name]
     np.save(tmp_path / "a.npy", array)
     monkeypatch.chdir(tmp_path)
     for key in ("algo.W", "task.centers", "task.curvature"):
-        with pytest.raises(ValueError, match=rf"^{key}: .*({told})") as error:
+        with pytest.raises(ValueError, match=rf"^{key}: .*({message})") as error:
             load_array(key, "a.npy")
         assert len(str(error.value).splitlines()) == 1
     for key, read in (
         ("algo.W", lambda: Written(W="a.npy").factors(2, 0)),
         ("task.centers", lambda: Quadratic(centers="a.npy").arrays(2, 0)),
     ):
-        with pytest.raises(ValueError, match=rf"^{key}: .*({told})"):
+        with pytest.raises(ValueError, match=rf"^{key}: .*({message})"):
             read()
 
 
@@ -78,7 +78,7 @@ def test_on_the_command_line():
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         ("np.full((m, m), 1 / m) + 0.1j", "complex numbers, not real numbers at round 0"),
         ("[['0.5', '0.5']] * 2", "words"),
@@ -86,12 +86,12 @@ def test_on_the_command_line():
         ("None", "no numbers"),
     ],
 )
-def test_functions_alike(tmp_path, monkeypatch, answer, told):
+def test_functions_alike(tmp_path, monkeypatch, answer, message):
     (tmp_path / "answers.py").write_text(f"import numpy as np\ndef W(m, r):\n    return {answer}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("answers", None)
     try:
-        with pytest.raises(ValueError, match=rf"^algo\.W: .*{told}"):
+        with pytest.raises(ValueError, match=rf"^algo\.W: .*{message}"):
             Written(W="answers:W").check(2)
     finally:
         sys.modules.pop("answers", None)

@@ -126,11 +126,11 @@ def test_any_key_with_any_value(little_memory, drawn):
     try:
         assert isinstance(compose.compose_config(words), Checked)
     except ConfigError as error:
-        told = str(error)
-        assert len(told.splitlines()) == 1 and len(told) < 2000, told
-        assert "Error" not in told.split(":")[0] and "Traceback" not in told, told
+        message = str(error)
+        assert len(message.splitlines()) == 1 and len(message) < 2000, message
+        assert "Error" not in message.split(":")[0] and "Traceback" not in message, message
         named = [part for (_, key), _ in drawn for part in (key.split(".")[-1], key.split(".")[0])]
-        assert any(name in told for name in named), (words, told)
-        assert "holds itself" not in told and "takes more memory than there is" not in told, (words, told)
+        assert any(name in message for name in named), (words, message)
+        assert "holds itself" not in message and "takes more memory than there is" not in message, (words, message)
     assert time.process_time() - began < 10, words
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 2_000_000, words  # kB

@@ -225,8 +225,8 @@ def test_a_sweep_trains_each_run_once(cli, tmp_path):
         "algo=pasgd,tau=1",
         "algo=pasgd,tau=4",
     }
-    told = [line for line in ended.out.splitlines() if "the same run as" in line]
-    assert len(told) == 1 and told[0].startswith("the same run as job 1, ") and "s/algo=fullsync,tau=1" in told[0]
+    message = [line for line in ended.out.splitlines() if "the same run as" in line]
+    assert len(message) == 1 and message[0].startswith("the same run as job 1, ") and "s/algo=fullsync,tau=1" in message[0]
 
 
 def test_one_that_is_asked_to_run_elsewhere_is_run_there(cli, tmp_path):
@@ -240,7 +240,7 @@ def test_a_copy_has_the_objective_of_the_first(tmp_path, monkeypatch, capfd):
     from coopsgd.errors import Diverged, RunFailed
 
     monkeypatch.chdir(tmp_path)
-    ends, told = iter([0.25, Diverged("diverged: the loss"), RunFailed("no room"), 0.5]), []
+    ends, message = iter([0.25, Diverged("diverged: the loss"), RunFailed("no room"), 0.5]), []
 
     def start(folder, settings):
         end = next(ends)
@@ -252,13 +252,13 @@ def test_a_copy_has_the_objective_of_the_first(tmp_path, monkeypatch, capfd):
     job = session.Session.job
 
     def noted(self, cfg):
-        told.append(job(self, cfg))
-        return told[-1]
+        message.append(job(self, cfg))
+        return message[-1]
 
     monkeypatch.setattr(session, "start", start)
     monkeypatch.setattr(session.Session, "job", noted)
     assert command.train(["-m", *FAST, "seed=0,0,1,1,2,2", "hydra.sweep.dir=s"]) == 1
-    np.testing.assert_array_equal(told, [0.25, 0.25, np.nan, np.nan, np.nan, 0.5])
+    np.testing.assert_array_equal(message, [0.25, 0.25, np.nan, np.nan, np.nan, 0.5])
     ended = capfd.readouterr()
     assert ended.out.count("the same run as") == 2 and "2 of the sweep's jobs failed" in ended.err
     assert sorted(p.name for p in Path("s").iterdir() if p.is_dir()) == ["seed=0", "seed=1", "seed=2", "seed=2,5"]

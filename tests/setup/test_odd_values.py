@@ -62,10 +62,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_one_line_that_names_the_key(case):
-    words, told = REFUSED[case]
+    words, message = REFUSED[case]
     with pytest.raises(ConfigError) as error:
         compose.compose_config(words)
-    assert told in str(error.value) and len(str(error.value).splitlines()) == 1, error.value
+    assert message in str(error.value) and len(str(error.value).splitlines()) == 1, error.value
 
 
 def test_a_long_value_is_not_told_whole():
@@ -117,14 +117,14 @@ class Thing(Strategy):
 
 @pytest.mark.parametrize("name", OWN)
 def test_own_code_that_breaks_is_named_with_its_file_and_line(tmp_path, monkeypatch, name):
-    text, told = OWN[name]
+    text, message = OWN[name]
     module = f"own_{name}"
     (tmp_path / f"{module}.py").write_text(text.replace("{head}", HEAD))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(ConfigError) as error:
         compose.compose_config(["algo=pasgd", f"algo.strategy={module}:Thing", "algo.mixing=null", *HERE])
-    assert told.replace("{file}", str(tmp_path / f"{module}.py")) in str(error.value), error.value
+    assert message.replace("{file}", str(tmp_path / f"{module}.py")) in str(error.value), error.value
     assert len(str(error.value).splitlines()) == 1
     sys.modules.pop(module, None)
 
@@ -160,7 +160,7 @@ def worker(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("env", "told"),
+    ("env", "message"),
     [
         ({"WORLD_SIZE": "2", "RANK": "5"}, "RANK is 5"),
         ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK is -1"),
@@ -169,9 +169,9 @@ def worker(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         ({"WORLD_SIZE": "3", "RANK": "0"}, "WORLD_SIZE is 3"),
     ],
 )
-def test_a_rank_that_cannot_be(folder, capsys, monkeypatch, env, told):
+def test_a_rank_that_cannot_be(folder, capsys, monkeypatch, env, message):
     code, err = worker(folder, capsys, monkeypatch, **env)
-    assert code == 2 and told in err and len(err.splitlines()) == 1, err
+    assert code == 2 and message in err and len(err.splitlines()) == 1, err
 
 
 @pytest.mark.parametrize(
@@ -238,17 +238,17 @@ def test_a_file_that_may_not_be_read_is_not_said_to_be_broken(open_path):
         (mnist.read_idx, idx),
         (mnist._check_whole, idx),
     ):
-        told = as_nobody(function, *arguments)
-        assert "Permission denied" in told and "whole" not in told and len(told.splitlines()) == 1, (function, told)
+        message = as_nobody(function, *arguments)
+        assert "Permission denied" in message and "whole" not in message and len(message.splitlines()) == 1, (function, message)
 
 
 def test_a_folder_that_may_not_be_searched_is_not_said_to_be_empty(open_path, monkeypatch):
     closed = open_path / "closed"
     closed.mkdir(mode=0)
     monkeypatch.setenv("COOPSGD_DATA", str(closed))
-    told = as_nobody(mnist.MNIST().find)
+    message = as_nobody(mnist.MNIST().find)
     closed.chmod(0o700)
-    assert "Permission denied" in told and "COOPSGD_DATA" in told, told
+    assert "Permission denied" in message and "COOPSGD_DATA" in message, message
 
 
 def test_a_user_without_a_home_and_a_name_has_no_cache(monkeypatch, tmp_path):

@@ -13,5 +13,7 @@ def test_a_yaml_s_endless_sweep_is_refused(tmp_path, monkeypatch, capfd, values)
     (tmp_path / "mine" / "experiment" / "long.yaml").write_text(YAML.format(values=values))
     monkeypatch.chdir(tmp_path)
     assert command.train(["--config-dir", "mine", "+experiment=long", "task=quadratic", "steps=2"]) == 2
-    told = capfd.readouterr().err
-    assert "coopsgd: seed: the sweep has 1" in told and "more than 100000" in told and not (tmp_path / "multirun").exists()
+    message = capfd.readouterr().err
+    assert (
+        "coopsgd: seed: the sweep has 1" in message and "more than 100000" in message and not (tmp_path / "multirun").exists()
+    )

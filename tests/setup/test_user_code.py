@@ -60,9 +60,9 @@ def refused(kind: str, found, arguments, *parts: str) -> None:
     thing, name = made(kind, found)
     with pytest.raises(external.ExternalError) as error:
         getattr(thing, name)(*arguments)
-    told = str(error.value)
-    assert told.startswith(f"Mine.{name}: returned ") and "; return " in told and "\n" not in told
-    assert all(part in told for part in parts), told
+    message = str(error.value)
+    assert message.startswith(f"Mine.{name}: returned ") and "; return " in message and "\n" not in message
+    assert all(part in message for part in parts), message
 
 
 X = torch.zeros(4, 5)
@@ -368,8 +368,8 @@ def test_before_a_run(case):
     algo = [] if any(word.startswith("algo=") for word in words) else ["algo=pasgd"]
     with pytest.raises(ConfigError) as error:
         compose.compose_config([*algo, "workers=4", "data=digits", *words])
-    told = str(error.value)
-    assert "\n" not in told and all(part in told for part in parts), told
+    message = str(error.value)
+    assert "\n" not in message and all(part in message for part in parts), message
 
 
 def test_a_task_without_a_problem():
@@ -380,8 +380,8 @@ def test_a_task_without_a_problem():
         returned.guard("model", NoBuild()).build((3,), 2)
 
 
-def test_a_task_of_ones_own_that_is_right_runs(gangs):
-    run = play(gangs, 2, *QUADRATIC, f"+task.name={HERE}:Mine", "algo=pasgd", "steps=4")
+def test_a_task_of_ones_own_that_is_right_runs(process_groups):
+    run = play(process_groups, 2, *QUADRATIC, f"+task.name={HERE}:Mine", "algo=pasgd", "steps=4")
     assert run.lines[-1]["step"] == 4
 
 
@@ -483,7 +483,7 @@ class SlowMo(Strategy):
         return anchor, State(anchor, velocity)
 
 
-def test_the_readme_s_strategy_runs(gangs):
+def test_the_readme_s_strategy_runs(process_groups):
     words = (
         *MLP,
         "algo=pasgd",
@@ -494,7 +494,7 @@ def test_the_readme_s_strategy_runs(gangs):
         "tau=4",
         "batch_size=8",
     )
-    one, two = (play(gangs, processes, *words) for processes in (1, 2))
+    one, two = (play(process_groups, processes, *words) for processes in (1, 2))
     np.testing.assert_allclose(one.x, two.x, rtol=0, atol=1e-12)
     assert one.lines[-1]["consensus"] > 0 == one.lines[-1]["consensus_after"]
 
@@ -543,8 +543,8 @@ def test_a_file_of_ones_own(cli, tmp_path, line, parts):
     words = ("task=quadratic", "algo=own", "workers=4", "processes=2", "steps=4", "hydra.run.dir=run")
     ended = cli("train", "--config-dir", "mine", *words)
     assert ended.code == 1, ended.err
-    (told,) = ended.lines
-    assert all(part in told for part in parts), told
+    (message,) = ended.lines
+    assert all(part in message for part in parts), message
     assert (
         "Traceback" in (tmp_path / "run" / "logs" / "rank0.err").read_text()
         or "Traceback" in (tmp_path / "run" / "logs" / "rank1.err").read_text()

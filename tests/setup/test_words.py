@@ -35,8 +35,8 @@ def train(monkeypatch, capsys, tmp_path):
     def call(*typed: str):
         found.clear()
         code = command.train(typed)
-        told = capsys.readouterr()
-        return code, list(found), told.err.splitlines(), told.out
+        message = capsys.readouterr()
+        return code, list(found), message.err.splitlines(), message.out
 
     return call
 

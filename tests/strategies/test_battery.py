@@ -16,8 +16,8 @@ WORDS = {"cooperative": ("algo.W=[[0.5,0.5,0,0],[0,0.5,0.5,0],[0,0,0.5,0.5],[0.5
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_every_algorithm_keeps_its_promises(gangs, algo):
-    check_strategy(algo, *WORDS.get(algo, ()), *(() if algo == "fullsync" else ("tau=3",)), gangs=gangs)
+def test_every_algorithm_keeps_its_promises(process_groups, algo):
+    check_strategy(algo, *WORDS.get(algo, ()), *(() if algo == "fullsync" else ("tau=3",)), process_groups=process_groups)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ def test_every_algorithm_keeps_its_promises(gangs, algo):
         (written.GradientTracking, ("tau=1", "algo.mixing=gossip", "topology=ring")),
     ],
 )
-def test_an_algorithm_written_as_the_readme_tells_keeps_them_too(gangs, cls, words):
-    check_strategy(cls, *words, gangs=gangs)
+def test_an_algorithm_written_as_the_readme_tells_keeps_them_too(process_groups, cls, words):
+    check_strategy(cls, *words, process_groups=process_groups)
 
 
 BREAKERS = {
@@ -47,9 +47,9 @@ BREAKERS = {
 
 
 @pytest.mark.parametrize("cls", BREAKERS, ids=lambda cls: cls.__name__)
-def test_who_breaks_a_promise_is_named(gangs, cls):
+def test_who_breaks_a_promise_is_named(process_groups, cls):
     with pytest.raises(AssertionError) as error:
-        check_strategy(cls, "tau=2", gangs=gangs, processes=(1, 2))
+        check_strategy(cls, "tau=2", process_groups=process_groups, processes=(1, 2))
     assert all(part in str(error.value) for part in BREAKERS[cls]), error.value
 
 
@@ -61,24 +61,24 @@ def test_it_fails_when_idling_is_taken_out(monkeypatch, algo):
 
 
 @pytest.mark.parametrize("algo", ["pasgd", "easgd"])
-def test_it_fails_when_idling_is_anothers_on_a_process_but_the_first(gangs, algo):
+def test_it_fails_when_idling_is_anothers_on_a_process_but_the_first(process_groups, algo):
     def confused(p):
-        return lambda function, *arguments: gangs(p)(breakers.with_idling_confused, function, *arguments)
+        return lambda function, *arguments: process_groups(p)(breakers.with_idling_confused, function, *arguments)
 
     with pytest.raises(AssertionError, match=rf"{algo}: worker 2 .* in step 0, on 2 processes"):
-        check_strategy(algo, "tau=2", gangs=confused, processes=(1, 2))
+        check_strategy(algo, "tau=2", process_groups=confused, processes=(1, 2))
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "value", "told"),
+    ("owner", "name", "value", "message"),
     [
         (Loop, "_companions", lambda self, t: [], "running statistics"),
         (Loop, "_late", property(lambda self: 0), "delay=1: after step 2 off by"),
     ],
 )
-def test_it_fails_when_the_loop_does(monkeypatch, owner, name, value, told):
+def test_it_fails_when_the_loop_does(monkeypatch, owner, name, value, message):
     monkeypatch.setattr(owner, name, value)
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=message):
         check_strategy("dpsgd", "tau=2", processes=())
 
 

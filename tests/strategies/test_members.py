@@ -43,10 +43,10 @@ DOUBLY = [a for a in ALGOS if a not in ("cooperative", "parameter_server", "feda
 
 @pytest.mark.parametrize("when", ["order=atc", "order=cta", "delay=1", "delay=2", "delay=tau"])
 @pytest.mark.parametrize("algo", DOUBLY)
-def test_the_mean_over_all_models_follows_the_mean_gradient(gangs, algo, when):  # F1, D3: u <- u - eta_eff mean g
+def test_the_mean_over_all_models_follows_the_mean_gradient(process_groups, algo, when):  # F1, D3: u <- u - eta_eff mean g
     words = preset(algo, "task.heterogeneity=0", "task.curvature=" + FLAT, "tau=3")
     words += () if algo == "fullsync" else (when,)
-    p, found = problem(words), play(gangs, 2, *words).x
+    p, found = problem(words), play(process_groups, 2, *words).x
     # no curvature: the gradients are the noise alone, whatever the models are
     noise = sum(p.gradient(i, p.x0, k) for k in range(p.K) for i in range(p.m))
     np.testing.assert_allclose(found.mean(0), -p.eta * noise / len(found), **EXACT)
@@ -59,7 +59,7 @@ FLAT = "[" + ",".join(["[0,0,0]"] * 8) + "]"
 @pytest.mark.parametrize("algo", ["dpsgd", "easgd"])
 @pytest.mark.parametrize("tau", [1, 5])
 @pytest.mark.parametrize("when", ["order=cta", "delay=0", "delay=1", "delay=2", "delay=tau"])
-def test_when_a_communication_acts_and_on_what(gangs, when, tau, algo, processes):  # E6, D1
+def test_when_a_communication_acts_and_on_what(process_groups, when, tau, algo, processes):  # E6, D1
     if when == "delay=2" and tau == 1:
         pytest.skip("refused: longer than a round")
     words = (*QUADRATIC, f"algo={algo}", f"tau={tau}", when)
@@ -70,29 +70,29 @@ def test_when_a_communication_acts_and_on_what(gangs, when, tau, algo, processes
         expected = oracle.combine_then_adapt(p, W.tolist(), v)
     else:
         expected = oracle.delayed(p, W.tolist(), "tau" if name == "tau" else int(name), v)
-    np.testing.assert_allclose(play(gangs, processes, *words).x, expected, **EXACT)
+    np.testing.assert_allclose(play(process_groups, processes, *words).x, expected, **EXACT)
 
 
-def test_original_elastic_averaging(gangs):  # E6
+def test_original_elastic_averaging(process_groups):  # E6
     words = (*QUADRATIC, "algo=easgd", "tau=1", "algo.alpha=0.1", "delay=1")
-    np.testing.assert_allclose(play(gangs, 2, *words).x, oracle.original_easgd(problem(words), 0.1), **EXACT)
+    np.testing.assert_allclose(play(process_groups, 2, *words).x, oracle.original_easgd(problem(words), 0.1), **EXACT)
 
 
-def test_combine_then_adapt_is_the_same_run_half_a_step_later(gangs):  # D1
+def test_combine_then_adapt_is_the_same_run_half_a_step_later(process_groups):  # D1
     words = (*QUADRATIC, "algo=dpsgd", "tau=3")
     W = matrices.metropolis(graphs.Ring().adjacency(8))
-    late, early = (play(gangs, 2, *words, f"order={order}") for order in ("cta", "atc"))
+    late, early = (play(process_groups, 2, *words, f"order={order}") for order in ("cta", "atc"))
     np.testing.assert_allclose(W @ late.x, early.x, **EXACT)  # tau divides the 24 steps: atc has mixed at the end
     # one communication less, neither done nor charged: 2 neighbours x 8 workers x 10 float64
     assert early.logical == (8, 8 * 16, 8 * 16 * 80)
     assert late.logical == (7, 7 * 16, 7 * 16 * 80)
 
 
-def test_with_full_averaging_only_atc_is_synchronous(gangs):  # D2
+def test_with_full_averaging_only_atc_is_synchronous(process_groups):  # D2
     words = (*QUADRATIC, "algo=pasgd", "tau=1")
-    sync = play(gangs, 1, *QUADRATIC, "algo=fullsync").x
-    np.testing.assert_allclose(play(gangs, 2, *words).x, sync, **EXACT)
-    spread = play(gangs, 2, *words, "delay=1").x
+    sync = play(process_groups, 1, *QUADRATIC, "algo=fullsync").x
+    np.testing.assert_allclose(play(process_groups, 2, *words).x, sync, **EXACT)
+    spread = play(process_groups, 2, *words, "delay=1").x
     assert np.ptp(spread, axis=0).max() > 1e-2  # worker i sits at the mean less its own last step
 
 
@@ -121,21 +121,24 @@ def test_tree_of_groups():  # E9: 12 workers in 4 groups, group models all to al
     assert np.count_nonzero(uneven[8]) == 5 + 1 + 1  # the first group's model: five workers, itself, the root
 
 
-def test_two_levels(gangs):  # X5: a global average absorbs the group average of the same moment
+def test_two_levels(process_groups):  # X5: a global average absorbs the group average of the same moment
     within, across = arrays.factors(TwoLevel(groups=[3, 5], tau_2=20, tau=10), 8, 0)[0], matrices.average(8)
     np.testing.assert_allclose(across @ within, across, **TIGHT)
     words = (*QUADRATIC, "algo=two_level", "tau=2")
     np.testing.assert_allclose(
-        play(gangs, 2, *words, "algo.tau_2=2").x, play(gangs, 1, *QUADRATIC, "algo=pasgd", "tau=2").x, **EXACT
+        play(process_groups, 2, *words, "algo.tau_2=2").x, play(process_groups, 1, *QUADRATIC, "algo=pasgd", "tau=2").x, **EXACT
     )
     # groups of three and five: 2 (2 + 4) messages, a global one 2 * 7
-    run = play(gangs, 4, *words, "algo.tau_2=8", "algo.groups=[3,5]")
+    run = play(process_groups, 4, *words, "algo.tau_2=8", "algo.groups=[3,5]")
     assert run.logical[:2] == (12, 9 * 12 + 3 * 14)
 
 
-def test_a_server_is_periodic_averaging_at_two_messages_a_worker(gangs):
+def test_a_server_is_periodic_averaging_at_two_messages_a_worker(process_groups):
     words = (*QUADRATIC, "tau=4")
-    server_owns_aux, alone = play(gangs, 2, *words, "algo=parameter_server"), play(gangs, 1, *words, "algo=pasgd")
+    server_owns_aux, alone = (
+        play(process_groups, 2, *words, "algo=parameter_server"),
+        play(process_groups, 1, *words, "algo=pasgd"),
+    )
     np.testing.assert_allclose(server_owns_aux.x[:8], alone.x, **EXACT)
     assert server_owns_aux.logical[:2] == (6, 6 * 16) and alone.logical[:2] == (6, 6 * 14)
 
@@ -235,10 +238,10 @@ def test_decomposition_is_into_matchings(graph):
     assert len(matchings) <= adjacency.sum(1).max() + 1
 
 
-def test_matcha_with_the_whole_budget_is_gossip_with_the_best_constant(gangs):
+def test_matcha_with_the_whole_budget_is_gossip_with_the_best_constant(process_groups):
     words = (*QUADRATIC, "tau=2", "topology=hypercube")
-    gossip = play(gangs, 2, *words, "algo=dpsgd", "algo.weights=best_constant")
-    run = play(gangs, 2, *words, "algo=matcha", "algo.budget=1")
+    gossip = play(process_groups, 2, *words, "algo=dpsgd", "algo.weights=best_constant")
+    run = play(process_groups, 2, *words, "algo=matcha", "algo.budget=1")
     np.testing.assert_allclose(run.x, gossip.x, rtol=0, atol=1e-6)  # alpha is found by search
     assert run.logical == gossip.logical
 
@@ -268,42 +271,42 @@ def test_fastest_weights_are_never_worse_than_the_best_constant(seed):
     assert spectra.zeta(matrices.fdla(adjacency)) <= spectra.zeta(matrices.best_constant(adjacency)) + 1e-12
 
 
-def test_gossip_with_global_averages_at_its_limits(gangs):  # D4
+def test_gossip_with_global_averages_at_its_limits(process_groups):  # D4
     words = (*QUADRATIC, "algo=gossip_pga")
-    sync = play(gangs, 1, *QUADRATIC, "algo=fullsync")
-    np.testing.assert_allclose(play(gangs, 2, *words, "algo.every=1").x, sync.x, **EXACT)
-    gossip = play(gangs, 1, *QUADRATIC, "algo=dpsgd")
-    rare = play(gangs, 2, *words, "algo.every=25")
+    sync = play(process_groups, 1, *QUADRATIC, "algo=fullsync")
+    np.testing.assert_allclose(play(process_groups, 2, *words, "algo.every=1").x, sync.x, **EXACT)
+    gossip = play(process_groups, 1, *QUADRATIC, "algo=dpsgd")
+    rare = play(process_groups, 2, *words, "algo.every=25")
     np.testing.assert_allclose(rare.x, gossip.x, **EXACT)
     assert rare.logical == gossip.logical
 
 
-def test_a_list_of_matrices_is_a_schedule(gangs):
+def test_a_list_of_matrices_is_a_schedule(process_groups):
     hops = np.stack([arrays.factors(OnePeer(), 8, r)[0] for r in range(3)])
     words = (*QUADRATIC, "tau=2")
-    listed = play(gangs, 4, *words, "algo=cooperative", written(hops))
-    np.testing.assert_allclose(listed.x, play(gangs, 1, *words, "algo=one_peer").x, **EXACT)
+    listed = play(process_groups, 4, *words, "algo=cooperative", written(hops))
+    np.testing.assert_allclose(listed.x, play(process_groups, 1, *words, "algo=one_peer").x, **EXACT)
 
 
-def test_a_function_is_a_schedule(gangs):
+def test_a_function_is_a_schedule(process_groups):
     words = (*QUADRATIC, "tau=2")
-    run = play(gangs, 4, *words, "algo=cooperative", "algo.W=members:one_peer")
-    np.testing.assert_allclose(run.x, play(gangs, 1, *words, "algo=one_peer").x, **EXACT)
+    run = play(process_groups, 4, *words, "algo=cooperative", "algo.W=members:one_peer")
+    np.testing.assert_allclose(run.x, play(process_groups, 1, *words, "algo=one_peer").x, **EXACT)
 
 
-def test_federated_averaging_of_everyone_is_periodic_averaging(gangs):
+def test_federated_averaging_of_everyone_is_periodic_averaging(process_groups):
     words = (*QUADRATIC, "tau=4")
-    run = play(gangs, 2, *words, "algo=fedavg", "algo.fraction=1")
-    alone = play(gangs, 1, *words, "algo=pasgd")
+    run = play(process_groups, 2, *words, "algo=fedavg", "algo.fraction=1")
+    alone = play(process_groups, 1, *words, "algo=pasgd")
     np.testing.assert_allclose(run.x[:8], alone.x, **EXACT)
     np.testing.assert_allclose(run.answer, run.x[8], **EXACT)
     assert run.logical[:2] == (6, 6 * 16)  # 2 s messages a round, s = 8
 
 
 @pytest.mark.parametrize("processes", [1, 4])
-def test_clients_not_drawn_compute_nothing_and_keep_what_they_had(gangs, processes):
+def test_clients_not_drawn_compute_nothing_and_keep_what_they_had(process_groups, processes):
     words = (*QUADRATIC, "algo=fedavg", "algo.fraction=0.25", "tau=24", "optim.momentum=0.9")
-    run = play(gangs, processes, *words)
+    run = play(process_groups, processes, *words)
     drawn = oracle.stream(0, "clients", 0).choice(8, 2, replace=False)
     following = oracle.stream(0, "clients", 1).choice(8, 2, replace=False)
     idle = sorted(set(range(8)) - {*drawn, *following})
@@ -312,11 +315,11 @@ def test_clients_not_drawn_compute_nothing_and_keep_what_they_had(gangs, process
     np.testing.assert_allclose(run.x[8], run.x[drawn].mean(0) if not set(drawn) & set(following) else run.x[8], **EXACT)
 
 
-def test_local_epochs_are_whole_passes_and_weights_go_by_samples(gangs):
+def test_local_epochs_are_whole_passes_and_weights_go_by_samples(process_groups):
     words = (*MLP, "algo=fedavg", "algo.epochs=2", "workers=4", "batch_size=50", "steps=28", "algo.fraction=0.5")
-    run = play(gangs, 2, *words)  # 358 samples a worker: 7 batches a pass, 14 steps a round
+    run = play(process_groups, 2, *words)  # 358 samples a worker: 7 batches a pass, 14 steps a round
     assert run.logical[:2] == (2, 8)
-    np.testing.assert_allclose(run.x, play(gangs, 1, *words).x, **EXACT)
+    np.testing.assert_allclose(run.x, play(process_groups, 1, *words).x, **EXACT)
 
 
 def test_only_clients_drawn_in_proportion_are_unbiased():
@@ -335,17 +338,17 @@ def test_only_clients_drawn_in_proportion_are_unbiased():
     assert mean_weight("uniform")[3] == pytest.approx(1 / 4, abs=close["atol"])
 
 
-def test_clients_drawn_in_proportion_wherever_rows_are(gangs):
+def test_clients_drawn_in_proportion_wherever_rows_are(process_groups):
     words = (*MLP, "algo=fedavg", "algo.weighting=proportional", "workers=4", "batch_size=20", "partition=quantity", "steps=30")
-    run = play(gangs, 2, *words)
-    np.testing.assert_allclose(run.x, play(gangs, 1, *words).x, **EXACT)
+    run = play(process_groups, 2, *words)
+    np.testing.assert_allclose(run.x, play(process_groups, 1, *words).x, **EXACT)
     mixing = Parts(settle(words)).strategy.mixing
     drawn = [np.count_nonzero(mixing._drawn(4, r)) for r in range(4)]
     assert all(mixing._drawn(4, r).sum() == 2 for r in range(4)) and min(drawn) == 1  # one client drawn twice, once at least
     assert run.logical[:2] == (3, sum(map(sum, pairwise(drawn))))
 
 
-def test_unequal_numbers_of_local_steps_have_the_fixed_point_of_theory(gangs):
+def test_unequal_numbers_of_local_steps_have_the_fixed_point_of_theory(process_groups):
     """H3: f_i = (x - e_i)^2 / 2 settles at sum c_i e_i / sum c_i, c_i = 1 - (1 - eta)^tau_i, not at the mean of e_i."""
     words = (
         "task=quadratic",
@@ -358,11 +361,11 @@ def test_unequal_numbers_of_local_steps_have_the_fixed_point_of_theory(gangs):
     words += ("algo=pasgd", "algo.mixing=members:Unequal", "steps=2000", "log_every=5000", "eval_every=0")
     eta, tau = 0.1, (1, 5)
     c = [1 - (1 - eta) ** t for t in tau]
-    found = play(gangs, 2, *words, "device=cpu").x
+    found = play(process_groups, 2, *words, "device=cpu").x
     np.testing.assert_allclose(found, c[1] / sum(c), rtol=0, atol=1e-12)
 
 
-def test_clients_with_more_data_take_more_steps_and_weigh_more(gangs):
+def test_clients_with_more_data_take_more_steps_and_weigh_more(process_groups):
     words = (*MLP, "algo=fedavg", "algo.epochs=2", "algo.fraction=1", "workers=4", "batch_size=20", "partition=quantity")
     settings = settle(words)
     parts = Parts(settings)
@@ -373,24 +376,24 @@ def test_clients_with_more_data_take_more_steps_and_weigh_more(gangs):
     up, _ = arrays.factors(strategy.schedule, 4, 0)
     np.testing.assert_allclose(up[4, :4], np.array(sizes) / sum(sizes), **TIGHT)
     longest = max(2 * (n // 20) for n in sizes)
-    run = play(gangs, 2, *words, f"steps={longest}")
-    np.testing.assert_allclose(run.x, play(gangs, 1, *words, f"steps={longest}").x, **EXACT)
+    run = play(process_groups, 2, *words, f"steps={longest}")
+    np.testing.assert_allclose(run.x, play(process_groups, 1, *words, f"steps={longest}").x, **EXACT)
     assert run.logical[:2] == (1, 8) and np.ptp(run.x, axis=0).max() == 0
-    one = play(gangs, 1, *words, f"steps={longest - 1}")
+    one = play(process_groups, 1, *words, f"steps={longest - 1}")
     busiest = int(np.argmax(sizes))
-    early = play(gangs, 1, *words, f"steps={min(2 * (n // 20) for n in sizes)}")
+    early = play(process_groups, 1, *words, f"steps={min(2 * (n // 20) for n in sizes)}")
     least = int(np.argmin(sizes))
     np.testing.assert_array_equal(one.x[least], early.x[least])  # done early: idle since, bit for bit
     assert np.abs(one.x[busiest] - early.x[busiest]).max() > 0
 
 
-def test_a_doubly_stochastic_matrix_whose_powers_average(gangs):
+def test_a_doubly_stochastic_matrix_whose_powers_average(process_groups):
     """De Bruijn: W W = J, though ||W - J|| = 1. Its workers agree, and the bound has nothing to say of it."""
     W = [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]
     mixing = Written(W=W)
     assert mixing.zeta(4) == pytest.approx(1)
     mixing.check(4)
-    run = play(gangs, 2, *QUADRATIC, "workers=4", "algo=cooperative", "tau=1", written(np.array(W)), "optim.lr=1e-9")
+    run = play(process_groups, 2, *QUADRATIC, "workers=4", "algo=cooperative", "tau=1", written(np.array(W)), "optim.lr=1e-9")
     assert np.ptp(run.x, axis=0).max() < 1e-8
     with pytest.raises(ValueError, match="never agree"):
         Written(W=np.eye(4)[[1, 2, 3, 0]].tolist()).check(4)  # a permutation has norm 1 as well

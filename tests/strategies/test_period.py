@@ -39,7 +39,7 @@ def test_post_local_switches_at_a_step_or_when_the_rate_drops():
     assert ends(PostLocal(3, switch="auto"), 15, warm_then_drop) == [*range(1, 9), 11, 14]
 
 
-def test_post_local_does_not_take_the_end_of_a_warm_up_for_a_drop(gangs):
+def test_post_local_does_not_take_the_end_of_a_warm_up_for_a_drop(process_groups):
     # torch's warm-up multiplies its way up and ends one ulp above the rate at which it then goes on
     words = (
         *QUADRATIC,
@@ -51,7 +51,7 @@ def test_post_local_does_not_take_the_end_of_a_warm_up_for_a_drop(gangs):
         "steps=40",
         "log_every=1",
     )
-    lines = play(gangs, 1, *words, "schedule.warmup=10", "optim.lr=0.1").lines
+    lines = play(process_groups, 1, *words, "schedule.warmup=10", "optim.lr=0.1").lines
     assert [line["step"] for line in lines if line["tau"] == 1][-1] == 20  # 10 of warm-up, 10 at the full rate
 
 
@@ -100,10 +100,10 @@ def test_adacomm_by_the_clock():
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_adacomm_by_the_clock_is_the_same_wherever_rows_are(gangs, processes):
+def test_adacomm_by_the_clock_is_the_same_wherever_rows_are(process_groups, processes):
     words = (*QUADRATIC, "algo=pasgd", "tau=8", "period=adacomm", "cluster=custom", "cluster.step_s=1", "log_every=1")
     exponential = ("cluster.step=exponential", "cluster.latency_s=0.25", "period.interval=6s", "steps=60")
-    here, spread = (play(gangs, p, *words, *exponential) for p in (1, processes))
+    here, spread = (play(process_groups, p, *words, *exponential) for p in (1, processes))
     np.testing.assert_allclose(spread.x, here.x, **EXACT)
     assert spread.logical == here.logical
     keys = ("tau", "sim_s", "rounds")
@@ -111,20 +111,22 @@ def test_adacomm_by_the_clock_is_the_same_wherever_rows_are(gangs, processes):
     taus = [line["tau"] for line in here.lines]
     assert taus[0] == 8 and taus[-1] < 8
     # counted in steps instead, the same number of them comes to other rounds
-    assert taus != [line["tau"] for line in play(gangs, 1, *words, *exponential, "period.interval=6").lines]
+    assert taus != [line["tau"] for line in play(process_groups, 1, *words, *exponential, "period.interval=6").lines]
 
 
-def test_adacomm_pays_for_asking(gangs):
+def test_adacomm_pays_for_asking(process_groups):
     words = (*QUADRATIC, "algo=pasgd", "tau=4")
-    run = play(gangs, 2, *words, "period=adacomm", "period.interval=12", "period.gamma=1")
+    run = play(process_groups, 2, *words, "period=adacomm", "period.interval=12", "period.gamma=1")
     asked = 2  # after the first round, and at step 12
     rounds = run.logical[0]
     assert run.logical[1] == 14 * (rounds + asked)  # 2 (m - 1) messages each
     assert run.logical[2] == 14 * (rounds * 80 + asked * 8)  # ten numbers, or one
 
 
-def test_adacomm_with_a_first_round_as_long_as_the_interval(gangs):
-    run = play(gangs, 1, *QUADRATIC, "algo=pasgd", "tau=4", "period=adacomm", "period.interval=4", "period.gamma=1", "steps=8")
+def test_adacomm_with_a_first_round_as_long_as_the_interval(process_groups):
+    run = play(
+        process_groups, 1, *QUADRATIC, "algo=pasgd", "tau=4", "period=adacomm", "period.interval=4", "period.gamma=1", "steps=8"
+    )
     rounds = run.logical[0]
     assert run.logical[1] == 14 * (rounds + 1)  # F_0 is also the loss since: one question at step 4, where there were two
 
@@ -140,20 +142,22 @@ def test_adacomm_with_a_first_round_as_long_as_the_interval(gangs):
         ("tau=4", "period=adacomm", "period.interval=6"),
     ],
 )
-def test_every_period_with_every_algorithm_wherever_rows_are(gangs, algo, period, processes):
+def test_every_period_with_every_algorithm_wherever_rows_are(process_groups, algo, period, processes):
     words = (*QUADRATIC, f"algo={algo}", *period)
-    here, spread = play(gangs, 1, *words), play(gangs, processes, *words)
+    here, spread = play(process_groups, 1, *words), play(process_groups, processes, *words)
     np.testing.assert_allclose(spread.x, here.x, **EXACT)
     assert spread.logical == here.logical and here.logical[0] > 0
 
 
-def test_post_local_is_synchronous_before_its_switch(gangs):
+def test_post_local_is_synchronous_before_its_switch(process_groups):
     words = (*QUADRATIC, "algo=pasgd", "tau=6", "period=post_local", "period.switch=24")
-    np.testing.assert_allclose(play(gangs, 2, *words).x, play(gangs, 1, *QUADRATIC, "algo=pasgd", "tau=1").x, **EXACT)
+    np.testing.assert_allclose(
+        play(process_groups, 2, *words).x, play(process_groups, 1, *QUADRATIC, "algo=pasgd", "tau=1").x, **EXACT
+    )
 
 
-def test_the_tau_of_a_line_is_the_one_in_force(gangs):
+def test_the_tau_of_a_line_is_the_one_in_force(process_groups):
     words = (*QUADRATIC, "algo=pasgd", "tau=[[0,2],[4,5]]", "log_every=1")
-    lines = play(gangs, 1, *words).lines
+    lines = play(process_groups, 1, *words).lines
     assert [line["tau"] for line in lines[1:10]] == [2, 2, 2, 2, 5, 5, 5, 5, 5]
     assert not math.isnan(lines[1]["train/loss"])

@@ -79,7 +79,7 @@ CASES = [
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(("name", "tau", "expected", "more"), CASES, ids=[case[0] for case in CASES])
-def test_it_is_what_its_paper_says(gangs, name, tau, expected, more, processes):
+def test_it_is_what_its_paper_says(process_groups, name, tau, expected, more, processes):
     words = (*QUADRATIC, "algo=pasgd", f"algo.strategy=written:{name}", f"tau={tau}", *more)
-    found = play(gangs, processes, *words).x
+    found = play(process_groups, processes, *words).x
     np.testing.assert_allclose(found, np.array(expected(problem(words), tau)), rtol=0, atol=1e-12)

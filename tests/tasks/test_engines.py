@@ -86,8 +86,8 @@ class Stage:
         self.inputs = torch.randn(ROWS, 5, 1, 8, 8, dtype=dtype)
         self.targets = torch.randint(10, (ROWS, 5))
         bound = Bound(make().to(dtype))
-        self.crew = RowPool(Choice(name, min(3, CHUNK[name])), bound, ROWS, threads)
-        self.crew.bind(self.x, self.grad)
+        self.pool = RowPool(Choice(name, min(3, CHUNK[name])), bound, ROWS, threads)
+        self.pool.bind(self.x, self.grad)
         self.losses = torch.full((ROWS,), torch.nan, dtype=dtype)
 
     def gradients(self, engine, a, b):
@@ -126,15 +126,15 @@ def test_every_engine_computes_what_separate_modules_do(name, make, dtype, threa
     def look(engine, a, b):
         found[a:b] = engine.logits(stage.x[a:b], stage.inputs[0])
 
-    stage.crew.each(look)
+    stage.pool.each(look)
     torch.testing.assert_close(found, wanted, **close)
     losses, grads, after = stage.separately()
-    stage.crew.each(stage.gradients)
+    stage.pool.each(stage.gradients)
     torch.testing.assert_close(stage.losses, losses, **close)
     torch.testing.assert_close(stage.grad, grads, **close)
     stage.losses.fill_(torch.nan)
     stage.grad.fill_(torch.nan)
-    stage.crew.each(stage.descend)
+    stage.pool.each(stage.descend)
     torch.testing.assert_close(stage.losses, losses, **close)
     torch.testing.assert_close(stage.x, after, **close)
     assert bool(stage.grad.isnan().all()), "a fused step wrote gradients"
@@ -144,7 +144,7 @@ def test_every_engine_computes_what_separate_modules_do(name, make, dtype, threa
 def test_idle_rows_are_left_alone(name, make):
     stage, before = Stage(make, torch.float64, name), Stage(make, torch.float64, name).x
     active = np.array([True, False, True, True, True, True, False])
-    stage.crew.each(stage.descend, active)
+    stage.pool.each(stage.descend, active)
     after = stage.separately()[2]
     for i in range(ROWS):
         if active[i]:
@@ -157,18 +157,18 @@ LONG = ("algo=pasgd", "tau=6", "steps=50", "workers=6", "batch_size=8")
 
 
 @pytest.mark.parametrize(("words", "names"), [((*MLP, *LONG), ("vmap", "bmm", "auto")), ((*CNN, *LONG), ("vmap", "auto"))])
-def test_fifty_steps_are_the_same_whichever_engine_takes_them(gangs, words, names):
-    slow = play(gangs, 1, *words, "engine=loop", "algo.strategy=test_engines:Unfused")
+def test_fifty_steps_are_the_same_whichever_engine_takes_them(process_groups, words, names):
+    slow = play(process_groups, 1, *words, "engine=loop", "algo.strategy=test_engines:Unfused")
     for name in names:
         fused, stored = (
-            play(gangs, 1, *words, f"engine={name}", *more) for more in ((), ("algo.strategy=test_engines:Unfused",))
+            play(process_groups, 1, *words, f"engine={name}", *more) for more in ((), ("algo.strategy=test_engines:Unfused",))
         )
         for run in (fused, stored):
             np.testing.assert_allclose(run.x, slow.x, rtol=0, atol=1e-12)
             assert run.lines[-1]["train/loss"] == pytest.approx(slow.lines[-1]["train/loss"], abs=1e-12)
 
 
-def test_a_run_on_two_threads_repeats_bit_for_bit_and_equals_one_on_one(gangs):
+def test_a_run_on_two_threads_repeats_bit_for_bit_and_equals_one_on_one(process_groups):
     def trained(threads):
         torch.set_num_threads(threads)
         try:
@@ -182,7 +182,7 @@ def test_a_run_on_two_threads_repeats_bit_for_bit_and_equals_one_on_one(gangs):
 
 def test_threads_share_the_rows_and_an_error_in_one_is_told():
     stage, seen = Stage(mlp, torch.float64, "bmm", threads=3), []
-    stage.crew.each(lambda engine, a, b: seen.append((a, b)))
+    stage.pool.each(lambda engine, a, b: seen.append((a, b)))
     assert sorted(seen) == [(0, 3), (3, 6), (6, 7)]
 
     def fails(engine, a, b):
@@ -190,7 +190,7 @@ def test_threads_share_the_rows_and_an_error_in_one_is_told():
             raise FloatingPointError("row 3")
 
     with pytest.raises(FloatingPointError, match="row 3"):
-        stage.crew.each(fails)
+        stage.pool.each(fails)
 
 
 def test_what_auto_chooses():
@@ -235,9 +235,13 @@ def test_what_an_engine_cannot_run_it_names(engine, module, why):
     assert Vmap.cannot(module) is None
 
 
-def test_dropout_is_the_same_on_one_process_and_on_many_and_says_why_it_loops(gangs, cli, tmp_path):
+def test_dropout_is_the_same_on_one_process_and_on_many_and_says_why_it_loops(process_groups, cli, tmp_path):
     words = (*MLP, "model.dropout=0.4", "algo=pasgd", "tau=4", "steps=12", "workers=4", "batch_size=8")
-    runs = [play(gangs, 1, *words, "engine=bmm"), play(gangs, 4, *words), play(gangs, 1, *words, "engine=vmap")]
+    runs = [
+        play(process_groups, 1, *words, "engine=bmm"),
+        play(process_groups, 4, *words),
+        play(process_groups, 1, *words, "engine=vmap"),
+    ]
     for run in runs[1:]:
         np.testing.assert_allclose(run.x, runs[0].x, rtol=0, atol=1e-12)
     ended = cli("train", "model.dropout=0.4", "engine=bmm", "steps=2", "processes=1", f"hydra.run.dir={tmp_path}/run")
@@ -274,15 +278,15 @@ def test_how_many_samples_auto_looks_at(workers, n, samples):
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("engine=fast", "engine: must be one of auto, loop, vmap, bmm, got 'fast'"),
         ("engine=grouped", "engine: must be one of auto, loop, vmap, bmm, got 'grouped'"),
         ("eval_samples=0", "eval_samples: must be a whole number of at least 1 or auto, got 0"),
     ],
 )
-def test_a_wrong_word_is_refused(word, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_wrong_word_is_refused(word, message):
+    with pytest.raises(ConfigError, match=message):
         settle((*MLP, *word.split()))
 
 

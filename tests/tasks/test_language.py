@@ -57,11 +57,13 @@ def test_the_default_text_is_the_documentation_of_the_standard_library(alone):
     paths = modules()
     assert paths == sorted(paths) and {"ast.py", "textwrap.py"} <= {path.name for path in paths}
     few = [path for path in paths if path.name in ("ast.py", "textwrap.py")]
-    told = Text()._read(few)
-    assert told.startswith(ast.get_docstring(ast.parse(few[0].read_text())) + "\n\n")
+    message = Text()._read(few)
+    assert message.startswith(ast.get_docstring(ast.parse(few[0].read_text())) + "\n\n")
     import textwrap
 
-    assert all(" ".join(f.__doc__.split()) in " ".join(told.split()) for f in (ast.dump, textwrap.dedent, textwrap.TextWrapper))
+    assert all(
+        " ".join(f.__doc__.split()) in " ".join(message.split()) for f in (ast.dump, textwrap.dedent, textwrap.TextWrapper)
+    )
     assert not {name for name in set(sys.modules) - before if name in ("antigravity", "this", "turtle")}
 
 
@@ -135,7 +137,7 @@ def test_parameters_are_counted_without_building():
     assert 0.9e6 < Settings().parameters((), 104) < 1.1e6
 
 
-def test_it_starts_at_the_entropy_of_a_guess_and_ends_at_that_of_the_source(gangs, tmp_path):
+def test_it_starts_at_the_entropy_of_a_guess_and_ends_at_that_of_the_source(process_groups, tmp_path):
     """A walk over 8 letters, each of two next letters with probability 1/2: ln 2 nats, and none can do better."""
     rng, at, letters = np.random.default_rng(0), 0, []
     for step in rng.integers(1, 3, 20000):
@@ -152,24 +154,24 @@ def test_it_starts_at_the_entropy_of_a_guess_and_ends_at_that_of_the_source(gang
         "optim=adamw",
         "optim.lr=0.01",
     )
-    run = play(gangs, 1, *words, "steps=250", "task.windows=100")
+    run = play(process_groups, 1, *words, "steps=250", "task.windows=100")
     first, last = run.lines[0], run.lines[-1]
     assert first["eval/loss"] == pytest.approx(math.log(8), abs=0.1)
     assert math.log(2) - 0.01 < last["eval/loss"] < math.log(2) + 0.1  # 2000 characters: 0.7 +- 0.01 of chance
     assert last["eval/accuracy"] == pytest.approx(0.5, abs=0.05)
 
 
-def test_it_is_the_same_wherever_rows_are(gangs, tmp_path):
+def test_it_is_the_same_wherever_rows_are(process_groups, tmp_path):
     (tmp_path / "a.txt").write_text("how much wood would a woodchuck chuck " * 80)
     words = (*TINY, *QUIET, f"data.file={tmp_path}/a.txt", "dtype=float64", "workers=4", "steps=12", "algo=easgd", "tau=3")
     for more in ((), ("partition=shards", "model.dropout=0.2")):
-        played = {p: play(gangs, p, *words, *more) for p in (1, 2, 4)}
+        played = {p: play(process_groups, p, *words, *more) for p in (1, 2, 4)}
         for run in played.values():
             np.testing.assert_allclose(run.x, played[1].x, rtol=0, atol=1e-12 * np.abs(played[1].x).max())
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("data.file=nowhere.txt",), ["data.file", "nowhere.txt", "cannot read"]),
         (("data.file=latin.txt",), ["data.file", "latin.txt", "not UTF-8", "byte 3"]),
@@ -183,7 +185,7 @@ def test_it_is_the_same_wherever_rows_are(gangs, tmp_path):
         (("data=digits",), ["digits", "language", "data=text"]),
     ],
 )
-def test_bad_text_is_one_line(cli, tmp_path, words, told):
+def test_bad_text_is_one_line(cli, tmp_path, words, message):
     (tmp_path / "latin.txt").write_bytes("cafés".encode("latin-1"))
     (tmp_path / "short.txt").write_text("ten chars." * 10)
     (tmp_path / "empty.txt").write_text("")
@@ -192,7 +194,7 @@ def test_bad_text_is_one_line(cli, tmp_path, words, told):
     few = [word for word in few if word.partition("=")[0] not in given]
     ended = cli("train", *few, *words)
     assert ended.code == 2 and len(ended.lines) == 1, ended
-    for word in told:
+    for word in message:
         assert word in ended.err, (word, ended.err)
 
 

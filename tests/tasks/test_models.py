@@ -104,12 +104,12 @@ LEARNING = [
 
 
 @pytest.mark.parametrize("model", LEARNING)
-def test_every_network_learns(gangs, model):
+def test_every_network_learns(process_groups, model):
     """From chance (ln 10 = 2.30 nats) in a few steps."""
     small = ("data=digits", "workers=1", "steps=20", "batch_size=32", "log_every=5", "eval_every=0", "device=cpu")
     losses = [
         line["train/loss"]
-        for line in play(gangs, 1, *small, *model.split(), "algo=pasgd", "optim=adam", "optim.lr=0.003").lines
+        for line in play(process_groups, 1, *small, *model.split(), "algo=pasgd", "optim=adam", "optim.lr=0.003").lines
     ]
     assert losses[-1] < 0.7 * losses[1] and losses[-1] < 1.7
 
@@ -123,18 +123,18 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("words", FOREIGN[1:])
-def test_networks_of_others_are_placed_like_ours(gangs, words):
+def test_networks_of_others_are_placed_like_ours(process_groups, words):
     all_words = (*SPREAD, "algo=dpsgd", "tau=2", *words)
-    one, two, four = (play(gangs, p, *all_words) for p in (1, 2, 4))
+    one, two, four = (play(process_groups, p, *all_words) for p in (1, 2, 4))
     for other in (two, four):
         np.testing.assert_allclose(other.x, one.x, rtol=0, atol=1e-12)
         assert other.logical == one.logical
 
 
-def test_torchvision_by_name(gangs):
+def test_torchvision_by_name(process_groups):
     words = ("data=digits", "algo=pasgd", "tau=1", "workers=2", "steps=2", "batch_size=4", "eval_every=0", *FOREIGN[0])
     settings = settle(words)
-    run = play(gangs, 2, *words)
+    run = play(process_groups, 2, *words)
     assert run.x.shape == (2, 11_181_642) and bound(Parts(settings).task, settings.seed, torch.float32).b == 2 * 4800
     assert run.logical[2] == 2 * 2 * (11_181_642 + 9600) * 4  # two rounds of 2 (m - 1) messages, statistics in them
     assert TorchVision().parameters((3, 224, 224), 1000) == 11_689_512
@@ -225,10 +225,10 @@ def test_a_model_of_the_other_dtype_is_trained_in_that(cli):
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_in_one_line(cli, case):
-    words, told = REFUSED[case]
+    words, message = REFUSED[case]
     ended = cli("train", "algo=pasgd", *words)
     assert ended.code == 2 and len(ended.lines) == 1, ended.err
-    assert all(word in ended.err for word in told), ended.err
+    assert all(word in ended.err for word in message), ended.err
 
 
 def test_a_file_beside_you_is_found_and_its_mistakes_are_told(cli, tmp_path):
