@@ -1,6 +1,6 @@
 """Warm processes for the suite: one fork server that has imported everything and computes nothing.
 
-`process_groups` are groups of 2, 4 and 8 processes kept for the whole session; `cli` runs the command line in a fork of the server,
+`process_groups` are groups of 2, 4 and 8 processes, kept for the session; `cli` runs the command line in a fork of the server,
 a tenth of a second instead of the four that a fresh interpreter needs to import torch. All processes die with the test
 that started them (ownership.py). What a test waits for has HANG seconds: so much only a hang takes, on any machine.
 """
