@@ -145,30 +145,30 @@ def finishing() -> Iterator[Noted]:
             signal.signal(number, old)
 
 
-@contextlib.contextmanager
-def handled(name: str, action: Callable[[], None]) -> Iterator[None]:
-    """While inside, a signal calls `action`, in this process and those it forks, unless it is ignored."""
+def handle(name: str, action: Callable[[], None]) -> dict[int, Any]:
+    """From here on a signal calls `action`, in this process and those it forks, unless it is ignored; what it did before."""
     number = getattr(signal, name, None)
     if number is None or signal.getsignal(number) == signal.SIG_IGN:
-        yield
-        return
-    before = _install([number], lambda *_: action())
-    try:
-        yield
-    finally:
-        _install([number], before.get(number, signal.SIG_DFL))
+        return {}
+    return _install([number], lambda *_: action())
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[Noted]:
-    """While inside, signals to this worker are noted, for somebody to act on."""
-    came = Noted()
-    before = _install(to_act_on(), came.add)
+def handled(name: str, action: Callable[[], None]) -> Iterator[None]:
+    """The same, while inside."""
+    before = handle(name, action)
     try:
-        yield came
+        yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def kept() -> Noted:
+    """From here on signals to this worker are noted, for somebody to act on."""
+    came = Noted()
+    _install(to_act_on(), came.add)
+    return came
 
 
 def die_of(number: int) -> None:

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from coopsgd.errors import DamagedFile
+from coopsgd.fleet.base import Fleet
 from coopsgd.fleet.plan import Layout
-from coopsgd.fleet.stacked import Stacked
 from coopsgd.host import files, newfile
 from coopsgd.loop.saved import ByProcess, ByRow, Leaf, Shared, flatten, inflate
 from coopsgd.run.folders import checkpoint_place, steps_saved
@@ -87,7 +87,7 @@ def _pieces(tensors: dict[str, Sequence[Tensor]]) -> Iterator[memoryview]:
             yield some.contiguous().cpu().view(torch.uint8).numpy().data
 
 
-def save(folder: Path, step: int, tree: Any, fleet: Stacked, about: Callable[[], dict[str, Any]]) -> int:
+def save(folder: Path, step: int, tree: Any, fleet: Fleet, about: Callable[[], dict[str, Any]]) -> int:
     """Write the checkpoint of this step; every process calls it, with its own tree. Bytes of all files.
 
     about: says more for the manifest, on rank 0. OSError on every process if one of them could not write: nothing is left
@@ -148,7 +148,7 @@ def _owned(layout: Layout, q: int) -> list[int]:
     return layout.rows(q) if q == 0 or not layout.replicated else list(layout.workers(q))
 
 
-def _told(fleet: Stacked, failed: OSError | None, size: int, digest: str) -> list[tuple[bool, int, str]]:
+def _told(fleet: Fleet, failed: OSError | None, size: int, digest: str) -> list[tuple[bool, int, str]]:
     """Of every process: did it write, how many bytes, of which checksum."""
     told = torch.zeros(fleet.layout.processes, 34, dtype=torch.float64)
     if failed is None:

@@ -17,7 +17,7 @@ from coopsgd.run import checkpoints
 from coopsgd.setup.values import seconds_of
 
 if TYPE_CHECKING:
-    from coopsgd.fleet.stacked import Stacked
+    from coopsgd.fleet.base import Fleet
     from coopsgd.loop.evaluation import Evaluator
     from coopsgd.loop.loop import Loop
     from coopsgd.run.report import Report, Silent
@@ -44,7 +44,7 @@ class Keeper:
     """
 
     def __init__(
-        self, folder: Path, config: Config, fleet: Stacked, report: Report | Silent, asked: Callable[[], str | None]
+        self, folder: Path, config: Config, fleet: Fleet, report: Report | Silent, asked: Callable[[], str | None]
     ) -> None:
         self._folder, self._fleet, self._report, self._asked, self._keep = folder, fleet, report, asked, config.keep
         self._end = config.steps

@@ -95,29 +95,27 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
     os._exit(code)
 
 
-@contextlib.contextmanager
-def training() -> Iterator[Callable[[], str | None]]:
-    """Inside, this process can be asked to save the run, or to end it, by signals; yields what tells of it (Keeper's asked).
+def asked_by_signals() -> Callable[[], str | None]:
+    """From here on this process can be asked to save the run, or to end it, by signals; what tells of it (Keeper's asked).
 
     A worker of `coopsgd train` is asked by the command, which hears of signals too; one that comes to the worker alone ends it.
     """
-    with signals.kept() as came:
-        if _slot is None:
-            saves: list[int] = []
-            with signals.handled("SIGUSR1", lambda: saves.append(1)):
-                yield lambda: STOP if came.first is not None else SAVE if saves and saves.pop() else None
-            return
-        board, rank = _slot
+    came = signals.kept()
+    if _slot is None:
+        saves: list[int] = []
+        signals.handle("SIGUSR1", lambda: saves.append(1))
+        return lambda: STOP if came.first is not None else SAVE if saves and saves.pop() else None
+    board, rank = _slot
 
-        def asked() -> str | None:
-            if board.asked_to_stop:
-                return STOP
-            if came.first is not None and came.age > ALONE:
-                signals.die_of(came.first)
-            return SAVE if rank == 0 and board.asked_to_save() else None
+    def asked() -> str | None:
+        if board.asked_to_stop:
+            return STOP
+        if came.first is not None and came.age > ALONE:
+            signals.die_of(came.first)
+        return SAVE if rank == 0 and board.asked_to_save() else None
 
-        board.enter(rank, Phase.TRAINING)
-        yield asked
+    board.enter(rank, Phase.TRAINING)
+    return asked
 
 
 @contextlib.contextmanager
@@ -138,7 +136,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
     settings = schema.load(folder / "config.yaml", trust)
     parts = Parts(settings)
     layout = layout_of(parts.strategy.schedule, settings.workers, settings.processes)
-    with joined(settings, layout, rank, store) as (fleet, device), contextlib.ExitStack() as stack:
+    with joined(settings, layout, rank, store) as (fleet, device):
         problem = parts.task.build(settings, fleet.workers, device)
         passed_over: list[str] = []
         found = _agreed(folder, fleet, passed_over.append)
@@ -152,7 +150,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
                 _slot[0].keep(notes)
             fleet.clock = clock_of(parts)
             saved = None if found is None else found.state(layout, rank, homes(parts.strategy, parts.period))
-            keeper = Keeper(folder, parts.config, fleet, report, stack.enter_context(training()))
+            keeper = Keeper(folder, parts.config, fleet, report, asked_by_signals())
             outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem), keeper, saved)
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
             for note in late:
