@@ -196,6 +196,19 @@ def test_no_run(cli, tmp_path, at, part):
     assert ended.code == 2 and part in ended.err and len(ended.lines) == 1, ended
 
 
+def test_code_that_the_folder_names_needs_trust(cli, tmp_path):
+    words = (*PLAIN, "processes=1", "algo=pasgd", "~algo.mixing", "algo.strategy=written:SlowMo", "tau=4")
+    assert cli("train", *words, *SAVED, "hydra.run.dir=whole").code == 0
+    interrupted(tmp_path / "whole", tmp_path / "broken")
+    for more in ([], ["log_every=2"]):
+        ended = cli("resume", "broken", *more)
+        assert ended.code == 2 and len(ended.lines) == 1, ended
+        assert "written:SlowMo is code that this run folder names" in ended.err and "--trust" in ended.err
+    ended = cli("resume", "broken", "--trust")
+    assert ended.code == 0, ended
+    same(coopsgd.Run(tmp_path / "whole", trust=True), coopsgd.Run(tmp_path / "broken", trust=True))
+
+
 def test_without_a_checkpoint_it_starts_over(cli, tmp_path):
     words = (*PLAIN, "processes=1", "algo=dpsgd", "tau=4", *SAVED, "checkpoint_every=0")
     assert cli("train", *words, "hydra.run.dir=whole").code == 0
