@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import numpy as np
-from conftest import gangs_of
+from conftest import process_groups_of
 from invariants import LAWS, draw
 from playing import play, settle
 from public import CASE, MODELS, NOT_RUN, PEERS, RULES, SEEDS, STEPS, TAU, WORKERS, Peer, Worker, papers
@@ -32,8 +32,8 @@ PROGRESS = sys.stderr
 class Trust:
     """Measures; `page` writes what was found in Markdown, `wrong` what was further off than it may be."""
 
-    def __init__(self, gangs: Any, quick: bool = False, configs: int = CONFIGS) -> None:
-        self._gangs, self._quick = gangs, quick
+    def __init__(self, process_groups: Any, quick: bool = False, configs: int = CONFIGS) -> None:
+        self._process_groups, self._quick = process_groups, quick
         self._models = ["mlp"] if quick else list(MODELS)
         self._seeds, self._configs = SEEDS[:1] if quick else SEEDS, 3 if quick else configs
         self.wrong: list[str] = []
@@ -86,7 +86,7 @@ class Trust:
         for seed in self._seeds:
             say(f"{algo}, formulas, {model}, seed {seed}")
             words, expected = papers(algo, model, seed)
-            found.append(np.abs(play(self._gangs, WORKERS, *words).x - expected(settle(words))).max())
+            found.append(np.abs(play(self._process_groups, WORKERS, *words).x - expected(settle(words))).max())
         return float(max(found))
 
     def _peers(self) -> Iterator[str]:
@@ -119,8 +119,8 @@ class Trust:
         for seed in self._seeds:
             say(f"{peer.algo}, {peer.name}, {model}, seed {seed}")
             words = peer.all_words(model, seed)
-            ours = play(self._gangs, WORKERS, *words).x[peer.rows]
-            found.append(np.abs(ours - peer.trained(self._gangs, settle(words))).max())
+            ours = play(self._process_groups, WORKERS, *words).x[peer.rows]
+            found.append(np.abs(ours - peer.trained(self._process_groups, settle(words))).max())
         return float(max(found))
 
     def _graphs(self) -> Iterator[str]:
@@ -152,7 +152,7 @@ class Trust:
         yield from head("law", "configs", "furthest off", "allowed")
         for law in LAWS:
             say(law.says)
-            found = [law.measure(self._gangs, draw(number)) for number in range(self._configs)]
+            found = [law.measure(self._process_groups, draw(number)) for number in range(self._configs)]
             kept = [value for value in found if value is not None]
             furthest = self._judge(law.says, max(kept, default=0.0), law.within)
             yield row(law.says, len(kept), furthest, f"{law.within:.0e}" if law.within else "0")
@@ -166,7 +166,7 @@ class Trust:
         words = (*CASE, "model=cnn", "model.width=8", "model.norm=batch", "algo=pasgd", "optim=adam", "optim.lr=0.01")
         for seed in self._seeds:
             say(f"Adam before a BatchNorm, seed {seed}")
-            one, many = (play(self._gangs, processes, *words, f"seed={seed}").x for processes in (1, WORKERS))
+            one, many = (play(self._process_groups, processes, *words, f"seed={seed}").x for processes in (1, WORKERS))
             apart, unmoved = np.abs(one - many).max(0), Worker(0, settle((*words, f"seed={seed}"))).before_a_norm()
             noise, rest = max(noise, apart[unmoved].max()), max(rest, apart[~unmoved].max())
         yield from wrapped(
@@ -180,7 +180,7 @@ class Trust:
         yield ""
         words = (*CASE, *MODELS["mlp" if self._quick else "cnn"], "algo=pasgd", "optim.momentum=0.9", "dtype=float32")
         apart = max(
-            np.abs(np.subtract(*(play(self._gangs, p, *words, f"seed={seed}").x for p in (1, WORKERS)))).max()
+            np.abs(np.subtract(*(play(self._process_groups, p, *words, f"seed={seed}").x for p in (1, WORKERS)))).max()
             for seed in self._seeds
         )
         yield from wrapped(
@@ -234,8 +234,8 @@ def main() -> int:
         parser.error(f"--configs: must be at least 1, got {asked.configs}")
     if asked.output and not asked.output.resolve().parent.is_dir():
         parser.error(f"-o {asked.output}: {asked.output.parent} is no folder")
-    with gangs_of() as gangs:
-        trust = Trust(gangs, asked.quick, asked.configs)
+    with process_groups_of() as process_groups:
+        trust = Trust(process_groups, asked.quick, asked.configs)
         page = trust.page()
     if asked.output:
         asked.output.write_text(page)
