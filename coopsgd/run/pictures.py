@@ -73,6 +73,12 @@ def figure(dealt: dict[str, Any]) -> Figure:
     return found
 
 
+def get_ready() -> None:
+    """Import what draws, for all runs of a sweep: each would do it for itself, at its end, in half a second."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # the first time ever it tells that it looks for fonts
+    import matplotlib.figure  # noqa: F401
+
+
 def picture(dealt: dict[str, Any]) -> tuple[bytes, int, int]:
     """The same as a PNG, and its width and height in pixels."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # the first time ever it tells that it looks for fonts

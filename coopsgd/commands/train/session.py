@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from coopsgd.commands import compose
 from coopsgd.commands.resume import resume
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
+from coopsgd.run import pictures
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.naming import folder_name
 from coopsgd.run.start import reached, start, summed_up
@@ -182,6 +183,8 @@ class Session:
             print(torchrun(settings, folder, "coopsgd.run.worker"))
             self.trained[key] = Trained(label, folder, None)
             return None
+        if len(self.jobs) > 1 and "data" in checked.parts.task.USES:
+            pictures.get_ready()
         with in_use_by_us(folder), summed_up(folder, checked.parts):
             try:
                 objective = start(folder, checked.parts)
