@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError, Interrupted
 from coopsgd.registry import guarded
-from coopsgd.run.folders import in_use_by_us, rehydrated, rewrite_config, steps_saved, without_hydra
+from coopsgd.run.folders import in_use_by_us, rehydrated, rewrite_config, steps_saved, torchrun, without_hydra
 from coopsgd.run.reader import summary_of
 from coopsgd.run.start import reached, start, summed_up
 from coopsgd.setup import checks, schema
@@ -72,6 +72,9 @@ def resume(folder: Path, words: Sequence[str], trust: bool) -> None:
             print(note, file=sys.stderr, flush=True)
         if changed:
             rewrite_config(folder, {name: getattr(settings, name) for name in changed})
+        if not settings.launch:
+            print(torchrun(settings, folder, "coopsgd.run.worker"))
+            return
         try:
             with summed_up(folder, checked.parts):
                 start(folder, checked.parts)

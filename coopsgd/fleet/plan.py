@@ -63,6 +63,10 @@ class Layout:
         """All global rows on process q, in the order of its tensor: workers, then auxiliaries."""
         return [*self.workers(q), *self.aux(q)]
 
+    def owned(self, q: int) -> list[int]:
+        """Those of them that process q hands on where each is wanted once: replicated ones are the first's."""
+        return self.rows(q) if q == 0 or not self.replicated else list(self.workers(q))
+
     @cached_property
     def home(self) -> np.ndarray:
         """(n,) the process a row lives on; -1 for a replicated one."""

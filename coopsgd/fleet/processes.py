@@ -49,7 +49,7 @@ class Processes(Stacked):
                 return None
             everything = x.new_empty(self.layout.n, x.shape[1])
             for q in range(self.layout.processes):
-                rows = self._owned(q)
+                rows = self.layout.owned(q)
                 part = self._own(x, 0) if q == 0 else x.new_empty(len(rows), x.shape[1])
                 if q:
                     dist.recv(part, q)
@@ -74,12 +74,8 @@ class Processes(Stacked):
         with self._may_wait(), super()._waiting():
             yield
 
-    def _owned(self, q: int) -> list[int]:
-        """Global rows that process q hands to a gather: replicated ones come from rank 0."""
-        return self.layout.rows(q) if q == 0 or not self.layout.replicated else list(self.layout.workers(q))
-
     def _own(self, x: Rows, q: int) -> Tensor:
-        return x[: len(self._owned(q))].contiguous()
+        return x[: len(self.layout.owned(q))].contiguous()
 
     def _lowered(self, plan: plans.Plan) -> Lowered:
         for item in plan.sums:  # every process makes every group, in the same order

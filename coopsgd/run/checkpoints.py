@@ -112,10 +112,10 @@ def save(folder: Path, step: int, tree: Any, fleet: Fleet, about: Callable[[], d
             size, digest = write(at / f"rows-{rank}.safetensors", mine)
     except OSError as error:
         failed = error
-    written = _told(fleet, failed, size, digest)
+    written = _outcomes(fleet, failed, size, digest)
     if rank == 0 and failed is None and all(ok for ok, *_ in written):
         names = {f"rows-{q}.safetensors": {"bytes": n, "sha256": sha} for q, (_, n, sha) in enumerate(written)}
-        rows = [_owned(layout, q) for q in range(layout.processes)]
+        rows = [layout.owned(q) for q in range(layout.processes)]
         manifest = {"format": FORMAT, "step": step, "m": layout.m, "v": layout.v, "rows": rows, "files": names}
         try:
             text = json.dumps({**manifest, **more, "tree": skeleton}).encode()
@@ -136,24 +136,19 @@ def _own(leaf: Leaf, layout: Layout, rank: int) -> Sequence[Tensor]:
     """The parts of it that this process writes; none of what another one does."""
     if not isinstance(leaf, ByRow):
         return [leaf.tensor] if rank == 0 or isinstance(leaf, ByProcess) else []
-    kept, left = [], len(_owned(layout, rank))
+    kept, left = [], len(layout.owned(rank))
     for part in leaf.parts:
         kept.append(part[:left])
         left -= len(kept[-1])
     return kept
 
 
-def _owned(layout: Layout, q: int) -> list[int]:
-    """Global rows that process q writes: replicated ones are the first's to write."""
-    return layout.rows(q) if q == 0 or not layout.replicated else list(layout.workers(q))
-
-
-def _told(fleet: Fleet, failed: OSError | None, size: int, digest: str) -> list[tuple[bool, int, str]]:
+def _outcomes(fleet: Fleet, failed: OSError | None, size: int, digest: str) -> list[tuple[bool, int, str]]:
     """Of every process: did it write, how many bytes, of which checksum."""
-    told = torch.zeros(fleet.layout.processes, 34, dtype=torch.float64)
+    mine = torch.zeros(fleet.layout.processes, 34, dtype=torch.float64)
     if failed is None:
-        told[fleet.rank] = torch.tensor([1, size, *bytes.fromhex(digest)], dtype=torch.float64)
-    found = fleet.total(told).long().tolist()
+        mine[fleet.rank] = torch.tensor([1, size, *bytes.fromhex(digest)], dtype=torch.float64)
+    found = fleet.total(mine).long().tolist()
     return [(bool(ok), n, bytes(sha).hex()) for ok, n, *sha in found]
 
 

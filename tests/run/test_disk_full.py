@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from running import LONG, SHORT, limited, linux, started, until  # noqa: F401  a fixture
+from running import LONG, SHORT, children, limited, linux, started, until  # noqa: F401  a fixture
 
 import coopsgd
+from coopsgd.run.folders import steps_saved
 from coopsgd.strategies.base import Strategy
 
 WIDE = ("task.dim=2000", "save=rows")  # rows of 40 kB, an answer of 8
@@ -57,6 +58,24 @@ def fill_at_save(disk: str, spare: int) -> None:
         save(content, file)
 
     torch.save = full
+
+
+@linux
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_costs_a_checkpoint(started, disk, processes):  # noqa: F811
+    words = (*LONG, "log_every=1000000", "checkpoint_every=300", f"processes={processes}", "hydra.run.dir=disk/r")
+    command = started("train", *words)
+    until(lambda: steps_saved(disk / "r"), "a checkpoint")
+    fill(disk)
+    until(lambda: "no checkpoint (No space left on device): training goes on" in command.output(), "a note")
+    assert command.process.is_alive()
+    (disk / "filler").unlink()
+    before = steps_saved(disk / "r")[:1]
+    until(lambda: steps_saved(disk / "r")[:1] > before, "a newer one")
+    command.seen = children(command.pid)
+    command.send(signal.SIGTERM)
+    assert command.ended().code == 143
+    command.nothing_left()
 
 
 @linux

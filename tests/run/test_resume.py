@@ -159,6 +159,16 @@ def test_tensorboard_shows_one_curve(cli, tmp_path):
 # what it is asked in vain
 
 
+def test_it_can_be_left_to_torchrun(cli, tmp_path):
+    assert cli("train", *PLAIN, "processes=1", *SAVED, "hydra.run.dir=whole").code == 0
+    broken = interrupted(tmp_path / "whole", tmp_path / "broken")
+    before = (broken / "metrics.jsonl").read_bytes()
+    ended = cli("resume", "broken", "launch=false")
+    assert ended.code == 0 and "torchrun --nnodes" in ended.out and (broken / "metrics.jsonl").read_bytes() == before
+    assert cli("resume", "broken", "launch=true").code == 0
+    same(*(coopsgd.Run(tmp_path / name) for name in ("whole", "broken")))
+
+
 def test_a_run_that_is_over(cli, tmp_path):
     assert cli("train", *PLAIN, "processes=1", *SAVED, "hydra.run.dir=r").code == 0
     before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
