@@ -164,14 +164,20 @@ def spelt(words: tuple[str, ...]) -> tuple[str, ...]:
 
 def hashes(folder: Path) -> str:
     """What a run came to: hashes of its rows, running statistics and answer, its ledger, and its seconds on a clock."""
-    import torch
-
-    (final,) = folder.rglob("final.pt")
-    kept = torch.load(final, weights_only=True)
+    kept = _kept(folder)
     summary = json.loads((folder / "summary.json").read_text())
     parts = [_hash(kept[name].numpy().tobytes()) if name in kept else "-" for name in ("rows", "stats", "answer")]
     ledger = ",".join(str(summary["ledger"][name]) for name in LEDGER)
     return " ".join([*parts, ledger, *([repr(summary["sim_s"])] if "sim_s" in summary else [])])
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """The final models, in the form that this version keeps them."""
+    import torch
+    from safetensors.torch import load_file
+
+    (final,) = folder.rglob("final.*")
+    return load_file(final) if final.suffix == ".safetensors" else torch.load(final, weights_only=True)
 
 
 def _hash(content: bytes) -> str:

@@ -144,7 +144,7 @@ def test_what_refuses_a_config_imports_no_torch():
     light = [f"setup/{path.name}" for path in (ROOT / "coopsgd" / "setup").glob("*.py")]
     light += [f"predict/{path.name}" for path in (ROOT / "coopsgd" / "predict").glob("*.py") if path.name != "rehearsal.py"]
     light += [f"host/{name}.py" for name in ("reading", "sizes", "signals", "newfile")]
-    light += [f"run/{name}.py" for name in ("reader", "checkpoint", "folders", "start")]
+    light += [f"run/{name}.py" for name in ("reader", "final", "folders", "start")]
     light += [f"commands/{name}.py" for name in ("compose", "analyze", "overlay", "probe/__init__", "probe/command")]
     light += [f"commands/train/{name}.py" for name in ("command", "session")]
     light += ["cli.py", "registry.py", "streams.py", "optim.py", "fleet/plan.py", "loop/norm_stats.py"]

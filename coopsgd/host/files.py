@@ -36,12 +36,8 @@ def staged(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             half.unlink(missing_ok=True)  # a full disk is not made fuller
-        # torch.save puts an error of its own before the disk's
-        cause = error.__context__ if isinstance(error, RuntimeError) else error
-        if isinstance(cause, OSError):
-            if cause.errno is not None and cause.filename is None:
-                cause.filename = str(path)
-            raise cause from None
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)
         raise
 
 

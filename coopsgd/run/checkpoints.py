@@ -10,14 +10,12 @@ Nothing of it is a pickle. Rows are found by their global numbers, so that a run
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,61 +28,26 @@ from coopsgd.fleet.base import Fleet
 from coopsgd.fleet.plan import Layout
 from coopsgd.host import files, newfile
 from coopsgd.loop.saved import ByProcess, ByRow, Leaf, Shared, flatten, inflate
+from coopsgd.run import tensors as safetensors
 from coopsgd.run.folders import checkpoint_place, steps_saved
 
 FORMAT = 1
-PIECE = 1 << 24  # bytes copied and hashed at once: a checkpoint takes no more memory than that
-KINDS = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 # writing
 
 
 def write(path: Path, tensors: dict[str, Sequence[Tensor]]) -> tuple[int, str]:
-    """A safetensors file at `path`, each tensor given as parts that lie one below the other; its bytes and SHA-256.
-
-    On disk when it returns. OSError names the path.
-    """
-    head, at = dict[str, Any](), 0
-    for name, parts in tensors.items():
-        shape = [sum(len(part) for part in parts), *parts[0].shape[1:]] if parts[0].ndim else []
-        end = at + sum(part.numel() * part.element_size() for part in parts)
-        head[name] = {"dtype": KINDS[parts[0].dtype], "shape": shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(head).encode()
-    text += b" " * (-len(text) % 8)
-    digest, size = hashlib.sha256(), 0
+    """tensors.write, on disk when it returns. OSError names the path."""
     try:
         with newfile.create(path) as file:
-            for piece in chain([memoryview(len(text).to_bytes(8, "little") + text)], _pieces(tensors)):
-                file.write(piece)
-                digest.update(piece)
-                size += len(piece)
+            written = safetensors.write(file, tensors)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-    return size, digest.hexdigest()
-
-
-def _pieces(tensors: dict[str, Sequence[Tensor]]) -> Iterator[memoryview]:
-    """The bytes of all tensors, some at a time."""
-    for part in (part for parts in tensors.values() for part in parts if part.numel()):
-        flat = part.detach().reshape(-1)  # a view, unless it is a constant or lies otherwise in memory
-        for some in flat.split(PIECE // part.element_size()):
-            yield some.contiguous().cpu().view(torch.uint8).numpy().data
+    return written
 
 
 def save(folder: Path, step: int, tree: Any, fleet: Fleet, about: Callable[[], dict[str, Any]]) -> int:

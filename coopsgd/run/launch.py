@@ -30,7 +30,7 @@ from coopsgd.errors import Interrupted, RunFailed
 from coopsgd.host import files, signals
 from coopsgd.host.environment import environment
 from coopsgd.host.signals import Noted
-from coopsgd.run import checkpoint, worker
+from coopsgd.run import final, worker
 from coopsgd.run.board import Board, Phase
 from coopsgd.setup.schema import Config
 
@@ -291,7 +291,7 @@ def _prepare(folder: Path, logs: Path) -> None:
             left.unlink(missing_ok=True)
     except OSError as error:
         raise RunFailed(f"{error.filename or logs} cannot be written ({error.strerror})") from None
-    for place in (folder, folder / checkpoint.FILE.parent):
+    for place in (folder, folder / final.FILE.parent):
         files.clear_halves(place)
 
 
@@ -301,7 +301,7 @@ def _tidy(folder: Path, logs: Path) -> None:
         for left in logs.glob("rank*.*"):
             if left.stat().st_size == 0:
                 left.unlink()
-    for place in (folder, folder / checkpoint.FILE.parent):
+    for place in (folder, folder / final.FILE.parent):
         files.clear_halves(place)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coopsgd.errors import DamagedFile
-from coopsgd.run import checkpoint
+from coopsgd.run import final
 from coopsgd.setup import schema
 from coopsgd.setup.formats import format_of
 from coopsgd.setup.parts import Parts
@@ -24,7 +24,7 @@ def log_points(path: Path) -> list[dict[str, Any]]:
     NULs.
     """
     found = []
-    with checkpoint.opened(path) as lines:
+    with final.opened(path) as lines:
         for line in lines:
             with contextlib.suppress(ValueError, RecursionError):
                 point = json.loads(line.strip(b"\0\n"))
@@ -41,7 +41,7 @@ def summary_of(folder: Path) -> dict[str, Any] | None:
     path = folder / "summary.json"
     if not path.exists():
         return None
-    with checkpoint.opened(path) as file:
+    with final.opened(path) as file:
         try:
             found = json.load(file)
         except (ValueError, RecursionError):
@@ -102,16 +102,24 @@ class Run:
         """(1, d) the model that was evaluated and shipped. LookupError when the run did not keep it."""
         return self._saved("answer")
 
-    def model(self) -> Module:
-        """The trained network, ready for eval. ConfigError when it takes code that the folder names, and there is no trust."""
-        return self.parts.task.module(self.config, self.answer(), self._content().get("answer_stats"))
+    def model(self, row: int | None = None) -> Module:
+        """The trained network, ready for eval; of one row of models when that is given (workers first), else the answer.
 
-    def _content(self) -> dict[str, Tensor]:
-        return checkpoint.read_final(self.folder, summary_of(self.folder) or {})
+        ConfigError when it takes code that the folder names, and there is no trust. LookupError when it was not kept.
+        """
+        if row is None:
+            return self.parts.task.module(self.config, self.answer(), self._content("answer_stats")[0].get("answer_stats"))
+        rows, stats = self.rows(), self._content("stats")[0].get("stats")
+        if not 0 <= row < len(rows):
+            raise LookupError(f"{self.folder} has the models 0 to {len(rows) - 1}, got row={row}")
+        return self.parts.task.module(self.config, rows[row, None], None if stats is None else stats[row, None])
+
+    def _content(self, *wanted: str) -> tuple[dict[str, Tensor], list[str]]:
+        return final.read(self.folder, summary_of(self.folder) or {}, wanted)
 
     def _saved(self, what: str, save: str = "") -> Tensor:
-        content = self._content()
-        if what not in content:
-            kept = ", ".join(content) or "nothing"
+        found, names = self._content(what)
+        if what not in found:
+            kept = ", ".join(names) or "nothing"
             raise LookupError(f"{self.folder} did not keep its {what} (it kept {kept}); run with save={save or what}")
-        return content[what]
+        return found[what]

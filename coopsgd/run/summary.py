@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coopsgd.run import checkpoint
+from coopsgd.run import final
 from coopsgd.run.reader import log_points
 from coopsgd.run.schema import SUMMARY, evaluated
 from coopsgd.setup.formats import FORMAT
@@ -53,8 +53,8 @@ def summary(
         "seed": config.seed,
         "name": config.name,
         "notes": list(notes),
-        "versions": checkpoint.versions(),
-        "command": checkpoint.command(folder),
+        "versions": final.versions(),
+        "command": final.command(folder),
     }
     found = {"saved": "none"} | ended | known
     return {name: found[name] for name in SUMMARY if name in found} | {k: v for k, v in found.items() if k not in SUMMARY}

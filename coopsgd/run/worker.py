@@ -37,7 +37,7 @@ from coopsgd.predict import foresight
 from coopsgd.predict.monitor import Monitor
 from coopsgd.predict.rehearsal import clock_of
 from coopsgd.registry import guarded
-from coopsgd.run import checkpoint, checkpoints
+from coopsgd.run import checkpoints, final
 from coopsgd.run.board import Board, Phase
 from coopsgd.run.folders import steps_saved
 from coopsgd.run.keeper import SAVE, STOP, Keeper, Stopped
@@ -47,6 +47,7 @@ from coopsgd.run.summary import summary
 from coopsgd.setup import schema
 from coopsgd.setup.external import ExternalError
 from coopsgd.setup.parts import Parts
+from coopsgd.tasks.base import Place
 
 PATIENCE = 30.0  # seconds to wait for room on a full disk at the end
 
@@ -159,13 +160,14 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
                 fleet.barrier()  # nobody saves before no first signal can end one whom it needs
                 whole = {"rows": outcome.x, **({} if outcome.stats is None else {"stats": outcome.stats})}
                 columns = sum(x.shape[1] for x in whole.values())
-                save = checkpoint.resolve(settings.save, layout.n, columns, outcome.x.element_size())
+                save = final.resolve(settings.save, layout.n, columns, outcome.x.element_size())
                 rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
                 more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
                 more |= {"notes": [*notes, *late], "checkpoints": keeper.end(), **report.facts}
                 if isinstance(report, Report):
                     report.draw()
-                    _leave(folder, parts, save, outcome, rows, fleet, more, report, came)
+                    places: dict[str, list[Place]] = getattr(problem, "places", dict)()
+                    _leave(folder, parts, save, outcome, rows, places, fleet, more, report, came)
                     if _slot is not None:
                         _slot[0].enter(rank, Phase.DONE)
                 fleet.barrier()
@@ -211,6 +213,7 @@ def _leave(
     save: str,
     outcome: Outcome,
     rows: dict[str, Any],
+    places: dict[str, list[Place]],
     fleet: Stacked,
     more: dict[str, Any],
     report: Report,
@@ -220,29 +223,29 @@ def _leave(
 
     Where there is no room for all, the first of these are kept.
     """
-    answer = {"answer": outcome.answer, "answer_stats": outcome.answer_stats}
-    answer, rows = ({name: x.cpu() for name, x in part.items() if x is not None} for part in (answer, rows))
-    path, kept, settings = folder / checkpoint.FILE, None, parts.config
+    found = {"answer": outcome.answer, "answer_stats": outcome.answer_stats}
+    answer = {name: x for name, x in found.items() if x is not None}
+    path, kept, settings = folder / final.FILE, None, parts.config
 
-    def final(content: dict[str, Any]) -> contextlib.AbstractContextManager[Path]:
-        return files.staged(path, lambda file: torch.save(content, file))
+    def models(content: dict[str, Any]) -> contextlib.AbstractContextManager[Path]:
+        return files.staged(path, lambda file: final.write(file, content, places))
 
-    def end(models: contextlib.AbstractContextManager[Path | None], saved: str, **more_of_it: Any) -> None:
-        with contextlib.ExitStack() as last, models as half:
+    def end(written: contextlib.AbstractContextManager[Path | None], saved: str, **more_of_it: Any) -> None:
+        with contextlib.ExitStack() as last, written as half:
             ended = {**more, **_found(parts, outcome), "saved": saved, **more_of_it}
-            ended |= {"ledger": fleet.ledger.summary(), "checksums": checkpoint.checksums(half)}
+            ended |= {"ledger": fleet.ledger.summary(), "checksums": final.checksums(half)}
             content = summary(folder, parts, outcome.status, [outcome.last], **ended)
             last.enter_context(files.staged_json(folder / "summary.json", content))  # appears after the models
             report.flush()
 
     try:
         if save != "none":
-            _patiently(lambda: files.atomically(path, lambda file: torch.save(answer, file)), settings, report, came)
+            _patiently(lambda: files.atomically(path, lambda file: final.write(file, answer, places)), settings, report, came)
             kept = path
         lost = {}
         if save == "rows":
             try:
-                return end(final({**answer, **rows}), "rows")
+                return end(models({**answer, **rows}), "rows")
             except OSError as error:
                 report.note(f"{error.filename}: {error.strerror}; the models of the workers are not kept, but their answer is")
                 lost, save = {"not_written": {"rows": f"{error.strerror}"}}, "answer"

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from coopsgd.tasks.known import Known
 
 
+Place = tuple[str, tuple[int, ...], tuple[int, ...], int]  # name, shape, stride, first number
+
+
 class Problem(Protocol):
     """One process's share of a task: the workers in `rows`."""
 
@@ -30,6 +33,13 @@ class Problem(Protocol):
     def module_buffers(self) -> Sequence[Tensor]:
         """Each (1, ...): what else a forward pass may change (counters, masks), as every worker starts. Never mixed."""
         return ()
+
+    def places(self) -> dict[str, list[Place]]:
+        """Where in a row each of the "parameters" lies, and of the "statistics"; {} when it trains no module.
+
+        A place (name, shape, stride, at) is row[at:].as_strided(shape, stride).
+        """
+        return {}
 
     def bind(
         self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None

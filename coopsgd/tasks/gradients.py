@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coopsgd.models.base import is_statistic
+from coopsgd.tasks.base import Place
 from coopsgd.tasks.engines.base import cross_entropy
 
 DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
@@ -64,6 +65,20 @@ class Bound:
     def module_buffers(self) -> list[Tensor]:
         """Each (1, ...): the other buffers as the module was made with them."""
         return [first[None].clone() for first in self._first_others]
+
+    def places(self) -> dict[str, list[Place]]:
+        """Where in a row each parameter lies, and where in its row each statistic."""
+        parameters = [name for name, p in self.module.named_parameters() if p.requires_grad]
+        statistics = [name for name, buffer in self.module.named_buffers() if is_statistic(buffer)]
+        row, others = torch.empty(self.d, device="meta"), torch.empty(self.b, device="meta")
+        parts = {"parameters": (parameters, self._split(row)), "statistics": (statistics, self._split_statistics(others))}
+        return {
+            kind: [
+                (name, tuple(view.shape), view.stride(), int(view.storage_offset()))
+                for name, view in zip(names, views, strict=True)
+            ]
+            for kind, (names, views) in parts.items()
+        }
 
     def bind(
         self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
@@ -123,8 +138,7 @@ class Bound:
         pairs: list[tuple[Tensor, Tensor]] = []
         if self._first is not None:
             row = self._first[0].clone() if statistics is None else statistics
-            parts = row.split([s.numel() for s in self._statistics])
-            pairs += [(s, part.view(s.shape)) for s, part in zip(self._statistics, parts, strict=True)]
+            pairs += list(zip(self._statistics, self._split_statistics(row), strict=True))
         own = [first.clone() for first in self._first_others] if others is None else others
         return pairs + list(zip(self._others, own, strict=True))
 
@@ -140,6 +154,10 @@ class Bound:
     def _split(self, row: Tensor) -> list[Tensor]:
         parts = row.split([p.numel() for p in self._parameters])
         return [self._shaped(part, p.shape) for part, p in zip(parts, self._parameters, strict=True)]
+
+    def _split_statistics(self, row: Tensor) -> list[Tensor]:
+        parts = row.split([s.numel() for s in self._statistics])
+        return [part.view(s.shape) for part, s in zip(parts, self._statistics, strict=True)]
 
     def _shaped(self, part: Tensor, shape: torch.Size) -> Tensor:
         if len(shape) != 4 or not self.channels_last:

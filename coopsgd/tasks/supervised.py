@@ -13,7 +13,7 @@ from coopsgd.data.partitions import Partition, dealt, left_over
 from coopsgd.models.base import Model
 from coopsgd.registry import of_run
 from coopsgd.streams import seed_of, stream
-from coopsgd.tasks.base import Problem, Task
+from coopsgd.tasks.base import Place, Problem, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,6 +156,9 @@ class SupervisedProblem(Problem):
 
     def statistics(self) -> Tensor | None:
         return self._bound.statistics()
+
+    def places(self) -> dict[str, list[Place]]:
+        return self._bound.places()
 
     def module_buffers(self) -> list[Tensor]:
         return self._bound.module_buffers()

@@ -16,7 +16,7 @@ from coopsgd import Run
 from coopsgd.data import cache
 from coopsgd.data.text import Text
 from coopsgd.errors import DamagedFile
-from coopsgd.run import checkpoint
+from coopsgd.run import final
 
 
 @pytest.fixture
@@ -40,33 +40,33 @@ HARM = {
     "empty": lambda raw: b"",
     "zeros in the middle": lambda raw: raw[:400] + bytes(200) + raw[600:],
     "longer": lambda raw: raw + b"\0",
-    "something else": lambda raw: b"not a file of torch",
+    "something else": lambda raw: b"not a file of models",
     **{f"a bit at {at:.0%}": lambda raw, at=at: flipped(raw, at) for at in (0.0, 0.1, 0.3, 0.5, 0.7, 0.999)},
 }
 
 
 def test_models_that_were_damaged_are_refused_when_they_are_read(finished):
-    path = finished / checkpoint.FILE
+    path = finished / final.FILE
     whole = path.read_bytes()
     rows, answer = Run(finished).rows(), Run(finished).answer()
-    assert Run(finished).summary["checksums"] == {"checkpoints/final.pt": hashlib.sha256(whole).hexdigest()}  # sha256sum agrees
+    assert Run(finished).summary["checksums"] == {final.FILE.as_posix(): hashlib.sha256(whole).hexdigest()}
     for name, harm in HARM.items():
         path.write_bytes(harm(whole))
         for read in (Run(finished).rows, Run(finished).answer):
-            with pytest.raises(DamagedFile, match=r"checkpoints/final\.pt is damaged") as message:
+            with pytest.raises(DamagedFile, match=r"checkpoints/final\.safetensors is damaged") as message:
                 read()
             assert "\n" not in str(message.value), name
     path.write_bytes(whole)
     assert torch.equal(Run(finished).rows(), rows) and torch.equal(Run(finished).answer(), answer)
     path.unlink()
-    with pytest.raises(DamagedFile, match=r"final\.pt is missing, though the run kept it"):
+    with pytest.raises(DamagedFile, match=r"final\.safetensors is missing, though the run kept it"):
         Run(finished).rows()
 
 
 def test_other_models_in_their_place_are_refused(finished, cli, tmp_path):
     """A whole file of another run is not this run's."""
     assert cli("train", "task=quadratic", "steps=4", "workers=2", "processes=1", "seed=1", "hydra.run.dir=other").code == 0
-    shutil.copy(tmp_path / "other" / checkpoint.FILE, finished / checkpoint.FILE)
+    shutil.copy(tmp_path / "other" / final.FILE, finished / final.FILE)
     with pytest.raises(DamagedFile, match="SHA-256"):
         Run(finished).answer()
 
@@ -75,18 +75,18 @@ def test_a_run_of_a_version_without_checksums_is_read_and_visible_damage_told(fi
     summary = json.loads((finished / "summary.json").read_text())
     del summary["checksums"]
     (finished / "summary.json").write_text(json.dumps(summary))
-    path = finished / checkpoint.FILE
+    path = finished / final.FILE
     whole = path.read_bytes()
     assert Run(finished).rows().shape == (3, 10)  # two workers and the centre
-    for harm in (whole[:-100], b"", b"not a file of torch"):
+    for harm in (whole[:-100], b"", b"not a file of models"):
         path.write_bytes(harm)
-        with pytest.raises(DamagedFile, match=r"final\.pt is damaged"):
+        with pytest.raises(DamagedFile, match=r"final\.safetensors is damaged"):
             Run(finished).rows()
-    torch.save([1, 2], path)
-    with pytest.raises(DamagedFile, match="holds no models"):
-        Run(finished).rows()
     path.unlink()
     with pytest.raises(DamagedFile, match="missing"):
+        Run(finished).rows()
+    torch.save([1, 2], finished / final.OLD)
+    with pytest.raises(DamagedFile, match=r"final\.pt is damaged: it holds no models"):
         Run(finished).rows()
 
 
@@ -99,9 +99,9 @@ def test_what_was_not_kept_is_not_called_damaged(cli, tmp_path):
 
 def test_a_summary_of_odd_checksums(finished):
     summary = json.loads((finished / "summary.json").read_text())
-    for odd in ([], "x", 3, {"checkpoints/final.pt": 5}):
+    for odd in ([], "x", 3, {"checkpoints/final.safetensors": 5}):
         (finished / "summary.json").write_text(json.dumps(summary | {"checksums": odd}))
-        with pytest.raises(DamagedFile, match=r"final\.pt is damaged"):
+        with pytest.raises(DamagedFile, match=r"final\.safetensors is damaged"):
             Run(finished).rows()
 
 

@@ -48,16 +48,16 @@ def fill(disk: Path, name: str = "filler", spare: int = 0) -> None:
 
 def fill_at_save(disk: str, spare: int) -> None:
     """The disk is full when the models are to be saved."""
-    import torch
+    from coopsgd.run import final
 
-    save = torch.save
+    write = final.write
 
-    def full(content, file):
+    def full(*content):
         if not (Path(disk) / "filler").exists():
             fill(Path(disk), spare=spare)
-        save(content, file)
+        write(*content)
 
-    torch.save = full
+    final.write = full
 
 
 @linux
@@ -107,7 +107,10 @@ def test_the_answer_is_kept_where_the_rows_do_not_fit(cli, tmp_path, processes):
     assert run.summary["status"] == "completed" and run.summary["saved"] == "answer"
     assert run.summary["not_written"] == {"rows": "File too large"}
     assert run.answer().shape == (1, 2000)
-    assert "r/checkpoints/final.pt: File too large; the models of the workers are not kept, but their answer is" in ended.out
+    assert (
+        "r/checkpoints/final.safetensors: File too large; the models of the workers are not kept, but their answer is"
+        in ended.out
+    )
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -123,7 +126,7 @@ def test_a_disk_that_has_room_for_the_answer_alone_has_the_answer(cli, disk):
 def test_a_full_disk_at_the_end_is_waited_for(started, disk, tmp_path):  # noqa: F811
     first = functools.partial(fill_at_save, str(disk), 0)
     command = started("train", *SHORT, *WIDE, "processes=2", "hydra.run.dir=disk/r", first=first)
-    until(lambda: "final.pt cannot be written (No space left on device): trying again for 30 s" in command.output())
+    until(lambda: "final.safetensors cannot be written (No space left on device): trying again for 30 s" in command.output())
     (disk / "filler").write_bytes(b"")
     ended = command.ended()
     assert ended.code == 0, ended
@@ -134,7 +137,7 @@ def test_without_room_for_the_answer_the_run_fails_in_one_line(cli, disk):
     first = functools.partial(fill_at_save, str(disk), 0)
     ended = cli("train", *SHORT, *WIDE, "processes=2", "timeout=3", "hydra.run.dir=disk/r", first=first)
     assert ended.code == 1
-    message = "disk/r/checkpoints/final.pt cannot be written (No space left on device), though the run came to its end"
+    message = "disk/r/checkpoints/final.safetensors cannot be written (No space left on device), though the run came to its end"
     assert any(message in line for line in ended.lines) and "Traceback" not in ended.err
     assert len(ended.lines) <= 2  # nor can the summary be written, which may be told
 

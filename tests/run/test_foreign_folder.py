@@ -397,7 +397,14 @@ def test_a_planted_link_is_not_followed(cli, tmp_path):
     mine = tmp_path / "mine"
     mine.write_text("mine")
     shared = tmp_path / "shared"
-    for name in ("metrics.jsonl", "summary.json", "checkpoints/final.pt", "logs/rank0.err", "logs/rank0.out", "logs/store"):
+    for name in (
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints/final.safetensors",
+        "logs/rank0.err",
+        "logs/rank0.out",
+        "logs/store",
+    ):
         (shared / name).parent.mkdir(parents=True, exist_ok=True)
         (shared / name).symlink_to(mine)
     (tmp_path / "chatty.py").write_text(

@@ -14,7 +14,7 @@ import coopsgd
 from coopsgd.commands import compose, overlay
 from coopsgd.commands.train import command
 from coopsgd.errors import ConfigError, DamagedFile
-from coopsgd.run import checkpoint, folders
+from coopsgd.run import final, folders
 
 QUICK = ("task=quadratic", "workers=2", "processes=1", "steps=2", "eval_every=0")
 BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]\n" for n in range(1, 9))
@@ -69,7 +69,7 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("what", ["summary.json", "metrics.jsonl", checkpoint.FILE.as_posix()])
+@pytest.mark.parametrize("what", ["summary.json", "metrics.jsonl", final.FILE.as_posix()])
 @pytest.mark.parametrize("odd", ["a pipe", "a device", "a folder"])
 def test_a_file_of_a_run(finished, tmp_path, what, odd):
     folder = shutil.copytree(finished, tmp_path / "sweep" / "run")

@@ -41,7 +41,7 @@ def interrupted(folder, to):
     """A copy of a finished run's folder as it would be had the run been killed after its last line but before its end."""
     shutil.copytree(folder, to)
     (to / "summary.json").unlink()
-    (to / "checkpoints" / "final.pt").unlink()
+    (to / "checkpoints" / "final.safetensors").unlink()
     with (to / "metrics.jsonl").open("a") as file:
         file.write('{"step": 22, "tor')  # torn
     return to

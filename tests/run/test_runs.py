@@ -247,7 +247,7 @@ def test_save(cli, tmp_path, save, kept):
 
 
 def test_save_auto_keeps_rows_up_to_200_megabytes():
-    from coopsgd.run.checkpoint import resolve
+    from coopsgd.run.final import resolve
 
     assert [resolve("auto", 5, d, 4) for d in (10**7, 10**7 + 1)] == ["rows", "answer"]
     assert resolve("none", 1, 1, 4) == "none"
