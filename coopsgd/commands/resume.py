@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -19,6 +20,7 @@ from coopsgd.run.reader import summary_of
 from coopsgd.run.start import reached, start, summed_up
 from coopsgd.setup import checks, schema
 from coopsgd.setup.flags import refuse_flags
+from coopsgd.setup.identity import placement, trained
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.resolve import Checked
@@ -52,35 +54,87 @@ def resume(folder: Path, words: Sequence[str], trust: bool) -> None:
     with in_use_by_us(folder):
         before = schema.load(folder / "config.yaml", trust=True)
         checked = _checked(folder, words, trust) if words else _as_it_was(folder, trust)
-        settings, summary = checked.config, summary_of(folder) or {}
-        changed = [name for name in schema.KEYS if getattr(settings, name) != getattr(before, name)]
-        for name in changed:
-            if name not in MAY_CHANGE:
-                raise ConfigError(
-                    f"{name}: would change what this run has done already; it may go on with another "
-                    f"{', '.join(MAY_CHANGE)}; start a new run for anything else"
-                )
-        at = next(iter(steps_saved(folder)), None)
-        if settings.steps < max(at or 0, summary.get("steps", 0)):
-            raise ConfigError(
-                f"steps: the run has done {max(at or 0, summary['steps'])} of them; name more, got {settings.steps}"
-            )
-        if summary.get("status") in OVER and (summary["status"] == "diverged" or settings.steps <= before.steps):
-            print(f"{folder}: {summary['status']} at step {summary['steps']}; nothing is left to do")
-            return
-        for note in (*checked.notes, *_notes(checked, before, at)):
-            print(note, file=sys.stderr, flush=True)
-        if changed:
-            rewrite_config(folder, {name: getattr(settings, name) for name in changed})
-        if not settings.launch:
-            print(torchrun(settings, folder, "coopsgd.run.worker"))
-            return
-        try:
-            with summed_up(folder, checked.parts):
-                start(folder, checked.parts)
-        except Interrupted as stopped:
-            stopped.note = stopped.note or reached(folder, settings.steps)
-            raise
+        changed = [name for name in schema.KEYS if getattr(checked.config, name) != getattr(before, name)]
+        _go_on(folder, checked, before, changed)
+
+
+def go_on_as(folder: Path, checked: Checked, named: Collection[str]) -> None:
+    """Go on with the run in `folder` if it is the one that `checked` says, but for what may change; else ConfigError.
+
+    named: keys that somebody has given. What else says where or how it is computed stays as the run has it.
+    """
+    mine = checked.config
+    with in_use_by_us(folder):
+        before = frozen_like(folder, mine)
+        ours, theirs = trained(checked.parts), trained(before)
+        changed = [name for name in ours if ours[name] != theirs[name]]
+        others = (*placement(mine), "name")
+        changed += [name for name in others if name in named and getattr(mine, name) != getattr(before, name)]
+        after = Parts(replace(before, **{name: getattr(mine, name) for name in changed}))
+        _go_on(folder, Checked(after, ()), before, changed)
+
+
+def frozen_like(folder: Path, mine: schema.Config) -> schema.Config:
+    """The config in a run's folder. ConfigError when it names code that ours does not, of which nothing is imported then."""
+    file = folder / "config.yaml"
+    frozen = schema.load(file)
+    for group in schema.GROUPS:
+        if set(_code(getattr(frozen, group))) - set(_code(getattr(mine, group))):
+            raise _another(_exactly(group, getattr(frozen, group), getattr(mine, group)))
+    return schema.load(file, trust=True)
+
+
+def _code(node: Any) -> Iterator[str]:
+    """Whatever may name code in a part of a config."""
+    if isinstance(node, str) and ":" in node:
+        yield node
+    elif isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _code(value)
+
+
+def _exactly(name: str, before: Any, now: Any) -> str:
+    """Which key it is, of a group."""
+    if isinstance(before, dict) and isinstance(now, dict) and before.get("name") == now.get("name"):
+        for key in (*now, *before):
+            if key not in before or key not in now or before[key] != now[key]:
+                return _exactly(f"{name}.{key}", before.get(key), now.get(key))
+    return name
+
+
+def _another(name: str) -> ConfigError:
+    """What to say of a key that has not the value it had."""
+    return ConfigError(
+        f"{name}: would change what this run has done already; it may go on with another "
+        f"{', '.join(MAY_CHANGE)}; start a new run for anything else"
+    )
+
+
+def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Collection[str]) -> None:
+    """Start the run of `checked` where the one of `before` stopped; it differs in the keys `changed`."""
+    settings, summary = checked.config, summary_of(folder) or {}
+    for name in changed:
+        if name not in MAY_CHANGE:
+            raise _another(_exactly(name, getattr(before, name), getattr(settings, name)))
+    at = next(iter(steps_saved(folder)), None)
+    if settings.steps < (done := max(at or 0, summary.get("steps") or 0)):
+        raise ConfigError(f"steps: the run has done {done} of them; name more, got {settings.steps}")
+    if summary.get("status") in OVER and (summary["status"] == "diverged" or settings.steps <= before.steps):
+        print(f"{folder}: {summary['status']} at step {summary['steps']}; nothing is left to do")
+        return
+    for note in (*checked.notes, *_notes(checked, before, at)):
+        print(note, file=sys.stderr, flush=True)
+    if changed:
+        rewrite_config(folder, {name: getattr(settings, name) for name in changed})
+    if not settings.launch:
+        print(torchrun(settings, folder, "coopsgd.run.worker"))
+        return
+    try:
+        with summed_up(folder, checked.parts):
+            start(folder, checked.parts)
+    except Interrupted as stopped:
+        stopped.note = stopped.note or reached(folder, settings.steps)
+        raise
 
 
 def _notes(checked: Checked, before: schema.Config, at: int | None) -> list[str]:

@@ -104,8 +104,11 @@ def folder_key(sweeping: bool) -> str:
     return "hydra.sweep.dir" if sweeping else "hydra.run.dir"
 
 
-def write_config(settings: Config, folder: Path, command: str, sweeping: bool = False) -> None:
-    """Make the folder and write config.yaml. ConfigError when it holds a run already or cannot be written."""
+def write_config(settings: Config, folder: Path, command: str, sweeping: bool = False, way_on: str = "") -> None:
+    """Make the folder and write config.yaml. ConfigError when it holds a run already or cannot be written.
+
+    way_on: what may be done with a run that is there.
+    """
     target, key = folder / "config.yaml", folder_key(sweeping)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,7 @@ def write_config(settings: Config, folder: Path, command: str, sweeping: bool = 
         before = set(folder.iterdir())
         target.open("x").close()
     except FileExistsError:
-        raise ConfigError(f"{folder} already holds a run; choose another {key}, or remove it") from None
+        raise ConfigError(f"{folder} already holds a run; {way_on}choose another {key}, or remove it") from None
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
     try:

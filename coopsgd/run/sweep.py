@@ -26,6 +26,12 @@ def readable_summary(folder: str | Path) -> dict[str, Any] | None:
     return None
 
 
+def objective_of(folder: Path) -> float | None:
+    """What a sweep that optimises is told of a run that was over before: its final eval/loss."""
+    found = ((readable_summary(folder) or {}).get("eval") or {}).get("eval/loss")
+    return None if found is None else float(found)
+
+
 def rows(jobs: Sequence[tuple[str, str]], refused: Mapping[str, str]) -> list[tuple[str, ...]]:
     """COLUMNS of each job, its words and folder, in order, without words that all share; `refused`: why, of folders."""
     found = []

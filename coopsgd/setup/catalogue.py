@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from coopsgd import registry
 from coopsgd.errors import ConfigError
 from coopsgd.host import reading
+from coopsgd.setup import again
 from coopsgd.setup.schema import GROUPS, KEYS, Config
 
 
@@ -117,6 +118,8 @@ def _help_lines() -> Iterator[str]:
     for name, f in keys.items():
         if name not in GROUPS:
             yield f"{name:{width}}  {f.metadata['help']} [{f.default if f.default is not None else 'not set'}]"
+    for name, text in again.HELP.items():
+        yield f"{name:{width}}  {text}"
     yield ""
     yield "Keys below a group, with a line on each: coopsgd list GROUP, as in coopsgd list algo."
     yield "The run folder is outputs/DATE/TIME (set hydra.run.dir), or multirun/DATE/TIME/SWEPT-KEYS (hydra.sweep.dir)."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coopsgd.registry import closest, like
-from coopsgd.setup import catalogue
+from coopsgd.setup import again, catalogue
 from coopsgd.setup.schema import GROUPS, KEYS
 
 # what other programs call it
@@ -60,7 +60,7 @@ def nearest(name: str) -> list[str]:
     """Keys that may be meant by one that is none, whatever its case: of the same name below a group, else the most alike."""
     plain = like(name.rpartition(".")[2])
     below = nested()
-    for key in (*KEYS, "experiment"):
+    for key in (*KEYS, "experiment", *again.HELP):
         if like(key) == plain:
             return [key]
     for alias, keys in ALIASES.items():
@@ -69,7 +69,7 @@ def nearest(name: str) -> list[str]:
     for key, where in below.items():
         if like(key) == plain:
             return where
-    by_plain = {like(key): where for key, where in below.items()} | {like(key): [key] for key in KEYS}
+    by_plain = {like(key): where for key, where in below.items()} | {like(key): [key] for key in (*KEYS, *again.HELP)}
     close = closest(plain, by_plain, 0.78)
     return by_plain[close] if close else []
 
@@ -101,5 +101,7 @@ def example(key: str) -> str:
         "tau": "10",
         "steps": "1000",
         "hydra.run.dir": "FOLDER",
+        "resume": "auto",
+        "skip_done": "true",
     }
     return known.get(key, catalogue.choices(key)[0].name if key in GROUPS else "VALUE")

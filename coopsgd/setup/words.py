@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from coopsgd.errors import ConfigError
 from coopsgd.registry import like
-from coopsgd.setup import catalogue
+from coopsgd.setup import again, catalogue
 from coopsgd.setup.flags import long_name
 from coopsgd.setup.schema import GROUPS, KEYS, Config
 from coopsgd.setup.suggestions import brief, choices_named, example, nearest, unknown_key
@@ -112,6 +112,8 @@ def _refuse_unknown(key: str) -> str:
     """The key without its package. ConfigError when the config has no such key."""
     plain = key.partition("@")[0]
     top = re.split(r"[./]", plain)[0]
+    if plain in again.HELP:
+        raise ConfigError(f"{plain}: is a word of coopsgd train, for its folder; leave it out")
     if top not in (*KEYS, "hydra", catalogue.EXPERIMENTS) or not re.fullmatch(r"[\w./:-]+", plain, re.ASCII):
         raise ConfigError(unknown_key(plain))
     if "." in plain and top not in (*GROUPS, "hydra"):

@@ -179,7 +179,7 @@ def test_a_run_that_is_over(cli, tmp_path):
 
 REFUSED = [
     (["tau=5"], ["tau: would change", "steps"]),
-    (["optim.lr=0.2"], ["optim: would change"]),
+    (["optim.lr=0.2"], ["optim.lr: would change"]),
     (["seed=1"], ["seed: would change"]),
     (["steps=9"], ["steps: the run has done 23 of them", "got 9"]),
     (["stepz=9"], ["no key named 'stepz'"]),

@@ -31,6 +31,7 @@ from coopsgd.run.folders import folder_key, refuse_nowhere, rehydrated, without_
 from coopsgd.run.progress import say
 from coopsgd.run.sweep import table as sweep_table
 from coopsgd.setup import checks, sweeps, yamls
+from coopsgd.setup.again import Again, taken_out
 from coopsgd.setup.flags import Line, sort
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.setup.words import mended, quoted
@@ -65,9 +66,11 @@ def _train(words: Sequence[str]) -> int:
     refuse_nowhere(words)
     session = Session(words)
     session.words, notes = [], list[str]()
+    words = line.words
     if not {"--help", "--hydra-help"} & set(line.flags):  # help is for those whose words are not right yet
         sweeping = "--multirun" in line.flags or any(word.lower() == "hydra.mode=multirun" for word in line.words)
-        session.words, notes = mended(line.words, "train", sweeping)
+        words, session.again = taken_out(words, sweeping)
+        session.words, notes = mended(words, "train", sweeping)
         if sweeping:
             sweeps.refuse(session.words)
     for note in notes:
@@ -87,7 +90,8 @@ def resume_sweep(folder: Path, trust: bool) -> int:
     if not trust and (odd := [word for word in [*task, *own] if word in own or ":" in word or "${" in word]):
         raise ConfigError(f"{file}: {odd[0]!r} can have code imported or other files read; {TRUST}")
     words = [*task, *own, f"hydra.sweep.dir={quoted(str(folder))}"]
-    session = Session(words, resuming=True)
+    session = Session(words)
+    session.again = Again(resume=True)
     session.trust, session.command = trust, "coopsgd train -m " + shlex.join(words)
     return _ended(session, _through_hydra(session, {"--multirun": ""}))
 

@@ -15,17 +15,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from coopsgd.commands import compose
-from coopsgd.commands.resume import resume
+from coopsgd.commands.resume import go_on_as
+from coopsgd.commands.train.done import Done
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.run import pictures
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.naming import folder_name
 from coopsgd.run.start import reached, start, summed_up
-from coopsgd.run.sweep import readable_summary
+from coopsgd.run.sweep import objective_of
 from coopsgd.setup import checks, sweeps
+from coopsgd.setup.again import Again
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.messages import MISTAKES, one_line
-from coopsgd.setup.resolve import Checked
+from coopsgd.setup.resolve import Checked, given
 
 
 class Failure(NamedTuple):
@@ -48,9 +50,8 @@ class Trained(NamedTuple):
 class Session:
     """One `coopsgd train`: a run, or the runs of a sweep."""
 
-    def __init__(self, words: Sequence[str], resuming: bool = False) -> None:
-        """resuming: a folder that holds a run already is gone on with."""
-        self.words, self.resuming = list(words), resuming  # overrides, as Hydra reads them
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words, self.again = list(words), Again()  # overrides, as Hydra reads them; what becomes of runs that are there
         self.command = "coopsgd train " + shlex.join(words)  # as they were typed
         self.sweeping, self.started = False, False
         self.full_errors = full_errors()  # the user asks for tracebacks
@@ -62,6 +63,7 @@ class Session:
         self.jobs: list[tuple[str, str]] = []  # of a sweep: label and folder of each job that was begun
         self.total: int | None = None  # jobs of the sweep, where that is known beforehand
         self.steps: int | None = None  # of the run under way
+        self.done = Done(Path())  # of a sweep
         self.frozen = 0  # runs that have a config.yaml: from then on something is worth keeping
         self.trained: dict[str, Trained] = {}  # by what they are
         self.made = Made()
@@ -143,6 +145,7 @@ class Session:
 
     def sweep_into(self, folder: Path) -> None:
         """Remember what the folder of a sweep is like before Hydra writes the sweep's words into it."""
+        self.done = Done(folder)
         self.made.will(folder)
         with contextlib.suppress(OSError):
             self._list = folder / "multirun.yaml"
@@ -166,18 +169,23 @@ class Session:
         if settings.launch:
             checks.only_copy()
         # one that is asked to run elsewhere, or to keep something else, is wanted for that
+        named = given(compose.task_words(hydra_config))
         key = identity(checked.parts) + json.dumps(placement(settings), sort_keys=True)
         if (first := self.trained.get(key)) is not None:
             self.made.tidy()
             print(f"the same run as {first.label} ({first.folder}), so it is not run again", flush=True)
             return first.objective
-        if self.resuming and (folder / "config.yaml").is_file():
-            self.frozen += 1
-            resume(folder, [], self.trust)
-            summary = readable_summary(folder) or {}
-            self.trained[key] = Trained(label, folder, (summary.get("eval") or {}).get("eval/loss"))
+        if self.again.skip_done and (done := self.done.like(checked, named)) is not None:
+            self.made.tidy()
+            self.trained[key] = Trained(label, done, objective_of(done))
+            print(f"done already in {done}, so it is not run again", flush=True)
             return self.trained[key].objective
-        write_config(settings, folder, self.command, self.sweeping)
+        if self.again.resume and (folder / "config.yaml").is_file():
+            self.frozen, self.steps = self.frozen + 1, settings.steps
+            go_on_as(folder, checked, named)
+            self.trained[key] = Trained(label, folder, objective_of(folder))
+            return self.trained[key].objective
+        write_config(settings, folder, self.command, self.sweeping, "add resume=auto to go on with it, ")
         self.frozen, self.steps = self.frozen + 1, settings.steps
         if not settings.launch:
             print(torchrun(settings, folder, "coopsgd.run.worker"))

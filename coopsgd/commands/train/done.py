@@ -1,0 +1,41 @@
+"""The runs of a sweep's folder that have come to an end: `skip_done=true` leaves them out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+from functools import cached_property
+from pathlib import Path
+
+from coopsgd.commands.resume import OVER, frozen_like
+from coopsgd.run.sweep import readable_summary
+from coopsgd.setup.identity import identity, placement
+from coopsgd.setup.resolve import Checked
+from coopsgd.setup.schema import Config
+
+
+class Done:
+    """Those below the folder `root` when it is first asked."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[Path, tuple[Config, str]] = {}  # their configs, and what they are
+
+    def like(self, checked: Checked, named: Collection[str]) -> Path | None:
+        """The folder of one that trained what `checked` says, in the way that the keys `named` say, if they say it; or None."""
+        mine, wanted = checked.config, identity(checked.parts)
+        ways = [name for name in placement(mine) if name in named]
+        for folder in self._over:
+            with contextlib.suppress(OSError, ValueError):  # one that cannot be read is not known to be done
+                if folder not in self._known:
+                    config = frozen_like(folder, mine)
+                    self._known[folder] = config, identity(config)
+                theirs, what = self._known[folder]
+                if what == wanted and all(getattr(theirs, name) == getattr(mine, name) for name in ways):
+                    return folder
+        return None
+
+    @cached_property
+    def _over(self) -> list[Path]:
+        folders = (file.parent for file in sorted(self._root.rglob("config.yaml")))
+        return [folder for folder in folders if (readable_summary(folder) or {}).get("status") in OVER]
