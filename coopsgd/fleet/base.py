@@ -21,6 +21,7 @@ from torch import Tensor
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.ledger import Ledger
 from coopsgd.fleet.price import Price, average_price, pick_price, price
+from coopsgd.fleet.waits import TRAINING
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.mixing.recognise import recognise
 
@@ -111,6 +112,7 @@ class Fleet(ABC):
         self.m, self.v = layout.m, layout.v
         self.ledger = Ledger(layout.m, layout.v, layout.processes)
         self.clock: Timing | None = None  # set before the first verb
+        self.step, self.activity = 0, TRAINING  # iterations done and what the run is at, for who says what is waited for
         self._carried: Carried | None = None  # waits for the next verb
         self._plans: dict[Any, _Planned] = {}
 
@@ -273,6 +275,15 @@ class Fleet(ABC):
     # what the loop and the report use; nothing here is charged
 
     @contextmanager
+    def during(self, activity: str) -> Iterator[None]:
+        """Inside, the run is at this activity (waits.ACTIVITIES)."""
+        before, self.activity = self.activity, activity
+        try:
+            yield
+        finally:
+            self.activity = before
+
+    @contextmanager
     def measuring(self) -> Iterator[None]:
         """Inside, verbs are neither charged nor timed; at the end all processes have arrived."""
         was, self.ledger.paused = self.ledger.paused, True
@@ -343,8 +354,8 @@ class Fleet(ABC):
         return recognise(W)
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """Seconds inside are seconds waited in communication (on CUDA, those of handing it over)."""
+    def _waiting(self, verb: str) -> Iterator[None]:
+        """Seconds inside, at this verb, are seconds waited in communication (on CUDA, those of handing it over)."""
         start = time.perf_counter()
         try:
             yield

@@ -16,34 +16,33 @@ from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Rows
 from coopsgd.fleet.local import combine
 from coopsgd.fleet.stacked import Lowered, Stacked, nothing
+from coopsgd.fleet.waits import FIRST, Waits
 
 
 class Processes(Stacked):
     """An equal share of the workers in each process of the default process group."""
 
-    def __init__(
-        self, layout: plans.Layout, rank: int, timeout: float = 600.0, waits: Callable[[bool], None] = lambda begins: None
-    ) -> None:
-        """timeout: seconds after which torch stops waiting for a process; waits: called as a wait begins (True) and ends."""
+    def __init__(self, layout: plans.Layout, rank: int, timeout: float = FIRST, waits: Waits | None = None) -> None:
+        """timeout: seconds after which torch stops waiting for a process; waits: is told of each wait."""
         super().__init__(layout, rank)
-        self._timeout, self._waits = timeout, waits
+        self._timeout, self._waits = timeout, waits or Waits(timeout)
         self._groups: dict[tuple[int, ...], Any] = {tuple(range(layout.processes)): None}
 
     def rows(self, start: Tensor) -> Rows:
         start = start.clone()
-        with self._may_wait():
+        with self._may_wait("broadcast"):
             dist.broadcast(start, 0)  # equal by the seed already; equal bit by bit now, on unlike hosts too
         return super().rows(start)
 
     def total(self, values: Tensor) -> Tensor:
         # nccl moves nothing that is not on a GPU
         summed = values.to("cuda") if dist.get_backend() == "nccl" else values.clone()
-        with self._may_wait():
+        with self._may_wait("total"):
             dist.all_reduce(summed)
         return summed.to(values.device)
 
     def gather(self, x: Rows) -> Tensor | None:
-        with self._may_wait():
+        with self._may_wait("gather"):
             if self.rank:
                 dist.send(self._own(x, self.rank), 0)
                 return None
@@ -57,21 +56,21 @@ class Processes(Stacked):
             return everything
 
     def barrier(self) -> None:
-        with self._may_wait():
+        with self._may_wait("barrier"):
             dist.barrier()
 
     @contextmanager
-    def _may_wait(self) -> Iterator[None]:
+    def _may_wait(self, verb: str) -> Iterator[None]:
         """Inside, this process may have to wait for another."""
-        self._waits(True)
+        self._waits.begin(verb, self.activity, self.step)
         try:
             yield
         finally:
-            self._waits(False)
+            self._waits.end()
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        with self._may_wait(), super()._waiting():
+    def _waiting(self, verb: str) -> Iterator[None]:
+        with self._may_wait(verb), super()._waiting(verb):
             yield
 
     def _own(self, x: Rows, q: int) -> Tensor:
@@ -80,19 +79,19 @@ class Processes(Stacked):
     def _lowered(self, plan: plans.Plan) -> Lowered:
         for item in plan.sums:  # every process makes every group, in the same order
             if item.group not in self._groups:
-                with self._may_wait():
+                with self._may_wait("group"):
                     self._groups[item.group] = dist.new_group(list(item.group), timeout=timedelta(seconds=self._timeout))
         return super()._lowered(plan)
 
-    def _reduce(self, part: Tensor, group: tuple[int, ...]) -> Callable[[], None]:
+    def _reduce(self, part: Tensor, group: tuple[int, ...], verb: str = "mix") -> Callable[[], None]:
         if len(group) == 1:
             return nothing
-        with self._waiting():
+        with self._waiting(verb):
             work = dist.all_reduce(part, group=self._groups[group], async_op=True)
-        return partial(self._wait, [work])
+        return partial(self._wait, [work], verb)
 
-    def _wait(self, pending: list[Any]) -> None:
-        with self._waiting():
+    def _wait(self, pending: list[Any], verb: str) -> None:
+        with self._waiting(verb):
             for work in pending:
                 work.wait()
 
@@ -103,11 +102,11 @@ class Processes(Stacked):
             receives.append((arriving[at : at + k], src))
             at += k
         sends = [(_message(V, core), dst) for dst, V in lowered.sends]
-        with self._waiting():
+        with self._waiting("mix"):
             pending = self._post(receives, sends)
 
         def finish() -> None:
-            self._wait(pending)
+            self._wait(pending, "mix")
             sends.clear()  # kept alive until everything had left
 
         return finish
@@ -123,7 +122,7 @@ class Processes(Stacked):
     def _mean(self, x: Rows) -> Callable[[], Common]:
         share = len(self.workers)
         mine = x[:share].sum(0, keepdim=True) if share > 1 else x[:1].clone()
-        reduced = self._reduce(mine, tuple(range(self.layout.processes)))
+        reduced = self._reduce(mine, tuple(range(self.layout.processes)), "mean")
 
         def finish() -> Common:
             reduced()
@@ -135,11 +134,11 @@ class Processes(Stacked):
         owner = self._owner(i)
         at = self.layout.rows(owner).index(i)
         row = x[at : at + 1].clone() if owner == self.rank else x.new_empty(1, x.shape[1])
-        with self._waiting():
+        with self._waiting("pick"):
             work = dist.broadcast(row, owner, async_op=True)
 
         def finish() -> Common:
-            self._wait([work])
+            self._wait([work], "pick")
             return row
 
         return finish

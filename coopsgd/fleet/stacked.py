@@ -113,7 +113,7 @@ class Stacked(Fleet):
         """Start every message; call what it returns to wait for them."""
         return nothing
 
-    def _reduce(self, part: Tensor, group: tuple[int, ...]) -> Callable[[], None]:
+    def _reduce(self, part: Tensor, group: tuple[int, ...], verb: str = "mix") -> Callable[[], None]:
         """Start to sum over the processes of a group, in place; call what it returns to wait for the sum."""
         return nothing
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from coopsgd.fleet.waits import EVALUATION, LINE
 from coopsgd.loop import norm_stats
 from coopsgd.loop.consensus import Communications, finite
 from coopsgd.loop.loop import Loop, Observer
@@ -180,7 +181,7 @@ class Evaluator(Observer):
     def log(self, loop: Loop, lr: float) -> None:
         """Write the line of this step; evaluate if it is time."""
         self._loop, fleet, step = loop, loop.fleet, loop.state.k
-        with self.aside():
+        with fleet.during(EVALUATION if self._evaluates(step) else LINE), self.aside():
             loss = self._loss(step)
             comm_s = float(fleet.total(torch.tensor([fleet.ledger.comm_s], dtype=torch.float64))) / fleet.layout.processes
             per_epoch = self._problem.steps_per_epoch

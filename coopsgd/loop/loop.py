@@ -107,6 +107,7 @@ class Loop:
     def advance(self) -> None:
         """One iteration."""
         st, fleet, clock = self.state, self.fleet, self.fleet.clock
+        fleet.step = st.k
         if st.postponed is not None:
             self._communicate(st.postponed, st.k)
             st.postponed = None
@@ -135,7 +136,7 @@ class Loop:
         st.inner.advance()
         rounds.end(active)
         st.losses.add(loss, active)
-        st.k += 1
+        st.k = fleet.step = st.k + 1
         self.observer.stepped(self, t, loss, active, due)
 
     def saved(self) -> dict[str, Any]:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import mmap
+import struct
 from enum import IntEnum
 from typing import Any
 
+from coopsgd.fleet.waits import ACTIVITIES, VERBS, Wait
+
 SLOT = 1 << 16  # bytes a worker; pages that nobody writes take no memory
+PACKED = struct.Struct("<BBqdd")  # a wait, its words by their places
+WAIT = range(4, 4 + PACKED.size)  # where it lies in the slot
+MESSAGE = 40  # and where the text begins
 NOTES = 1 << 16  # bytes for the notes of a run
 
 
@@ -53,17 +59,27 @@ class Board:
         """Say it."""
         self._memory[rank * SLOT] = phase
 
-    def wait(self, rank: int, waits: bool) -> None:
+    def wait(self, rank: int, wait: Wait | None) -> None:
         """Say that it waits for other workers from now on, or no longer."""
         at = rank * SLOT
-        if waits:
+        if wait is not None:
             self._memory[at + 2] = (self._memory[at + 2] + 1) % 256
-        self._memory[at + 1] = waits
+            what = VERBS.index(wait.verb), ACTIVITIES.index(wait.activity), wait.step, wait.limit, wait.usual
+            self._memory[at + WAIT.start : at + WAIT.stop] = PACKED.pack(*what)
+        self._memory[at + 1] = wait is not None
 
-    def wait_of(self, rank: int) -> int | None:
-        """A number that distinguishes its present wait from the one before; None when it waits for nobody."""
+    def wait_of(self, rank: int) -> tuple[int, Wait] | None:
+        """Its present wait, and a number that distinguishes it from the one before; None when it waits for nobody."""
+        return (self._memory[rank * SLOT + 2], self._last(rank)) if self._memory[rank * SLOT + 1] else None
+
+    def usual(self, rank: int) -> float:
+        """Seconds that it may wait, as far as it knows."""
+        return self._last(rank).usual
+
+    def _last(self, rank: int) -> Wait:
         at = rank * SLOT
-        return self._memory[at + 2] if self._memory[at + 1] else None
+        verb, activity, *numbers = PACKED.unpack(self._memory[at + WAIT.start : at + WAIT.stop])
+        return Wait(VERBS[verb], ACTIVITIES[activity], *numbers)
 
     @property
     def saving(self) -> bool:
@@ -79,11 +95,13 @@ class Board:
 
         `message` gives it back as {"time": time, what: text}.
         """
-        self._put(rank * SLOT + 4, {"time": time, what: text[-(SLOT // 16) :]})  # a character may take twelve bytes of JSON
+        self._put(
+            rank * SLOT + MESSAGE, {"time": time, what: text[-(SLOT // 16) :]}
+        )  # a character may take twelve bytes of JSON
 
     def message(self, rank: int) -> dict[str, Any] | None:
         """What it left; None when it left nothing."""
-        return self._get(rank * SLOT + 4)
+        return self._get(rank * SLOT + MESSAGE)
 
     def keep(self, notes: list[str]) -> None:
         """Leave the notes of this run for a summary that it does not come to write itself. One process calls it, once."""

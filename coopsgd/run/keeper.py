@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coopsgd.errors import RunFailed
+from coopsgd.fleet.waits import CHECKPOINT
 from coopsgd.loop.consensus import finite
 from coopsgd.loop.saved import ByRow, flatten
 from coopsgd.run import checkpoints
@@ -88,7 +89,7 @@ class Keeper:
         A disk that does not take it is told of, and training goes on. wanted: however large it is.
         """
         began = time.monotonic()
-        with evaluator.aside():
+        with self._fleet.during(CHECKPOINT), evaluator.aside():
             tree = {"loop": loop.saved(), "evaluator": evaluator.saved()}
             if finite(self._fleet, loop.state.x) and (wanted or self._fits(tree)):
                 self._write(loop.state.k, tree)

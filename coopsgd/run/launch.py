@@ -27,6 +27,7 @@ from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from coopsgd.errors import Interrupted, RunFailed
+from coopsgd.fleet.waits import FIRST, FLOOR, Wait
 from coopsgd.host import files, signals
 from coopsgd.host.environment import environment
 from coopsgd.host.signals import Noted
@@ -90,11 +91,13 @@ class Agent(LocalElasticAgent):
     """torchrun's agent, with eyes of its own.
 
     Its run() returns when all workers have done their work, and raises RunFailed or Interrupted otherwise; no worker is left
-    either way. asked: the signals that came to the command; timeout: seconds that a worker may be stopped, or wait for another;
-    silent: print nothing.
+    either way. asked: the signals that came to the command; timeout: seconds that a worker may be stopped, or wait for another,
+    or auto: as many as each of them says (fleet/waits.py); silent: print nothing.
     """
 
-    def __init__(self, work: Callable[[], None], logs: Path, board: Board, asked: Noted, timeout: float, silent: bool) -> None:
+    def __init__(
+        self, work: Callable[[], None], logs: Path, board: Board, asked: Noted, timeout: float | str, silent: bool
+    ) -> None:
         spec = WorkerSpec(
             role="worker",
             local_world_size=board.processes,
@@ -104,10 +107,11 @@ class Agent(LocalElasticAgent):
             monitor_interval=INTERVAL,
         )
         super().__init__(spec, Logs(logs), start_method="fork")
-        self._logs, self._board, self._asked, self._timeout, self._silent = logs, board, asked, timeout, silent
+        self._logs, self._board, self._asked, self._silent = logs, board, asked, silent
+        self._given = None if isinstance(timeout, str) else timeout
         self._processes: list[Any] = []  # by rank
         self._stopped: dict[int, float] = {}  # rank -> seconds, as far as this process ran meanwhile
-        self._waits: dict[int, tuple[int, float]] = {}  # rank -> its wait for others, and for how long, counted alike
+        self._waits: dict[int, tuple[tuple[int, Wait], float]] = {}  # rank -> what it waits for, and how long, counted alike
         self._glanced = self._died = self._stopping = 0.0
         self._said = False
 
@@ -169,7 +173,7 @@ class Agent(LocalElasticAgent):
                     others = ", and the others wait for it" if len(self._processes) > 1 else ""
                     self._say(
                         f"{self._name(rank)} is stopped{others}: kill -CONT {process.pid} lets it go on; "
-                        f"after {self._timeout:g} s the run ends"
+                        f"after {self._limit:.3g} s the run ends"
                     )
             elif self._stopped.pop(rank, 0.0) >= 3 * GLANCE:
                 self._say(f"{self._name(rank)} goes on")
@@ -178,9 +182,15 @@ class Agent(LocalElasticAgent):
             for rank in range(len(self._processes))
             if (wait := self._board.wait_of(rank)) is not None
         }
-        longest = max((seconds for _, seconds in self._waits.values()), default=0.0)
-        if max(longest, *self._stopped.values(), 0.0) >= self._timeout:
+        if max(self._stopped.values(), default=0.0) >= self._limit or any(
+            seconds >= wait.limit for (_, wait), seconds in self._waits.values()
+        ):
             raise RunFailed(self._too_long())
+
+    @property
+    def _limit(self) -> float:
+        """Seconds that one may be stopped."""
+        return self._given or max(FLOOR, *(self._board.usual(rank) for rank in range(len(self._processes))))
 
     def _say(self, text: str) -> None:
         if not self._silent:
@@ -190,14 +200,18 @@ class Agent(LocalElasticAgent):
         return f"worker process {rank} (pid {self._processes[rank].pid})"
 
     def _too_long(self) -> str:
-        if not self._stopped:
-            busy = [
-                rank for rank, process in enumerate(self._processes) if rank not in self._waits and process.exitcode is None
-            ]
-            who = ", ".join(map(self._name, busy)) or "each other"
-            return f"workers waited {self._timeout:g} s (timeout) for {who}, so the run was ended"
-        longest = max(self._stopped, key=lambda rank: self._stopped[rank])
-        return f"{self._name(longest)} was stopped for {self._timeout:g} s (timeout), so the run was ended"
+        late = [(seconds - wait.limit, wait) for (_, wait), seconds in self._waits.values()]
+        wait = max(late, key=lambda one: one[0])[1] if late else None
+        if self._stopped:
+            longest = max(self._stopped, key=lambda rank: self._stopped[rank])
+            where = f" and did not come to {wait}" if wait is not None else ""
+            return f"{self._name(longest)} was stopped for {self._limit:.3g} s (timeout){where}, so the run was ended"
+        assert wait is not None
+        busy = [rank for rank, process in enumerate(self._processes) if rank not in self._waits and process.exitcode is None]
+        who, seconds = ", ".join(map(self._name, busy)), f"{wait.limit:.3g} s (timeout)"
+        if not who:
+            return f"workers waited {seconds} for each other at {wait}, so the run was ended"
+        return f"{who} did not come to {wait}, where others waited {seconds}, so the run was ended"
 
     def _why(self, codes: list[int | None], wrong: list[int]) -> str:
         """Who brought the run down: others often fail because one did."""
@@ -208,7 +222,7 @@ class Agent(LocalElasticAgent):
         for rank in wrong:
             if not codes[rank]:
                 return f"worker process {rank} left with exit code 0 before the run was over{self._output()}"
-        if self._stopped and max(self._stopped.values()) > self._timeout / 2:  # whom a collective waited for in vain
+        if self._stopped and max(self._stopped.values()) > self._limit / 2:  # whom a collective waited for in vain
             return self._too_long()
         left = [(said["time"], rank, said) for rank in wrong if (said := self._board.message(rank)) is not None]
         if left:
@@ -227,7 +241,7 @@ class Agent(LocalElasticAgent):
             spent = time.monotonic() - begun
             for rank in running:
                 working = self._board.phase(rank) in (Phase.WORKING, Phase.TRAINING)
-                if self._asked.twice or spent > (GRACE if working or rank in self._stopped else self._timeout):
+                if self._asked.twice or spent > (GRACE if working or rank in self._stopped else self._given or FIRST):
                     self._processes[rank].kill()
                 elif not signalled and working:
                     training = self._board.phase(rank) == Phase.TRAINING  # it would note a gentler signal and go on

@@ -29,6 +29,7 @@ from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet.plan import Layout, layout_of
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
+from coopsgd.fleet.waits import FIRST, LAST, START, Wait, Waits
 from coopsgd.host import files, signals, stdio
 from coopsgd.host.child import die_with
 from coopsgd.loop.evaluation import Outcome, train
@@ -138,9 +139,10 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
     parts = Parts(settings)
     layout = layout_of(parts.strategy.schedule, settings.workers, settings.processes)
     with joined(settings, layout, rank, store) as (fleet, device):
-        problem = parts.task.build(settings, fleet.workers, device)
         passed_over: list[str] = []
-        found = _agreed(folder, fleet, passed_over.append)
+        with fleet.during(START):
+            problem = parts.task.build(settings, fleet.workers, device)
+            found = _agreed(folder, fleet, passed_over.append)
         report = Report(folder, parts, console, found) if rank == 0 else Silent()
         try:
             notes = [*getattr(problem, "notes", ()), *passed_over]
@@ -156,7 +158,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
             for note in late:
                 report.note(note)
-            with saving() as came:
+            with saving() as came, fleet.during(LAST):
                 fleet.barrier()  # nobody saves before no first signal can end one whom it needs
                 whole = {"rows": outcome.x, **({} if outcome.stats is None else {"stats": outcome.stats})}
                 columns = sum(x.shape[1] for x in whole.values())
@@ -194,17 +196,20 @@ def joined(
     _keep_freed_memory()
     device = _device(settings.device)
     # the command that forked this process counts how long it waits, and leaves out what time all were suspended; gloo would not
-    timeout = settings.timeout if _slot is None or device.type == "cuda" else UNTIMED
-    _waits(True)
+    given = None if settings.timeout == "auto" else settings.timeout
+    timeout = given or FIRST if _slot is None or device.type == "cuda" else UNTIMED
+    waits = Waits(given, _tell)
+    signals.handle("SIGCONT", waits.again)
+    waits.begin("join", START, 0)
     with _process_group(settings.processes, rank, device, timeout, store):
-        _waits(False)
-        yield Processes(layout, rank, timeout, _waits) if settings.processes > 1 else Stacked(layout), device
+        waits.end()
+        yield Processes(layout, rank, timeout, waits) if settings.processes > 1 else Stacked(layout), device
 
 
-def _waits(begins: bool) -> None:
-    """Tell the command that this process waits for others from now on, or no longer."""
+def _tell(wait: Wait | None) -> None:
+    """Tell the command what this process waits for from now on, or that it does no longer."""
     if _slot is not None:
-        _slot[0].wait(_slot[1], begins)
+        _slot[0].wait(_slot[1], wait)
 
 
 def _leave(
@@ -256,7 +261,7 @@ def _leave(
 
 def _patiently(write: Callable[[], None], settings: schema.Config, report: Report, came: signals.Noted) -> None:
     """Write; while the disk does not take it, try again, for some time or until a signal comes. OSError when in vain."""
-    patience = min(PATIENCE, settings.timeout / 2)  # the others wait
+    patience = PATIENCE if settings.timeout == "auto" else min(PATIENCE, settings.timeout / 2)  # the others wait
     end, announced = time.monotonic() + patience, False
     while True:
         try:

@@ -62,8 +62,10 @@ def scalars(config: Config) -> None:
     for name, known in (("dtype", DTYPES), ("save", SAVES), ("engine", ENGINES), ("device", devices)):
         if getattr(config, name) not in known:
             raise ConfigError(f"{name}: must be one of {', '.join(known)}, got {getattr(config, name)!r}")
-    if not 0 < config.timeout <= LONGEST:
-        raise ConfigError(f"timeout: must be a positive number of seconds, at most {LONGEST:g}, got {config.timeout:g}")
+    seconds = config.timeout
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds != "auto" and not (number and 0 < seconds <= LONGEST):
+        raise ConfigError(f"timeout: must be a positive number of seconds, at most {LONGEST:g}, or auto, got {seconds!r}")
     if config.threads != "auto" and config.threads > MOST_THREADS:
         raise ConfigError(f"threads: must be at most {MOST_THREADS}, got {config.threads}; more than cores make nothing faster")
     if config.clip is not None and (

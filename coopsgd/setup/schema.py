@@ -121,7 +121,12 @@ class Config:
     )
     keep: int = key(2, "how many checkpoints stay", identity=False)
     name: str = key("", "a name of your own, kept in the summary", identity=False)
-    timeout: float = key(600.0, "seconds a process waits for another before the run fails", identity=False)
+    timeout: Any = key(
+        "auto",
+        "seconds a process waits for another before the run fails; auto: 20 times the longest step, evaluation, checkpoint or "
+        "round here so far, at least 60, and 600 for the first of each",
+        identity=False,
+    )
     launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines", identity=False)
 
 
