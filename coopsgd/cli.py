@@ -98,6 +98,7 @@ def cli(ctx: click.Context) -> None:
     coopsgd train algo=easgd tau=10                      one run
     coopsgd train -m algo=pasgd,easgd tau=1,4,16         a sweep
     coopsgd resume outputs/2030-01-31/12-00-00           go on where a run was stopped
+    coopsgd verify outputs/2030-01-31/12-00-00           are its bits the same when it runs again?
     coopsgd show algo=dpsgd topology=ring workers=8      W, its spectrum, the cost
     coopsgd analyze algo=easgd tau=10 task=quadratic     what theory predicts of it
     coopsgd probe model=cnn data=fashion_mnist           what theory needs to know of them
@@ -139,6 +140,21 @@ def resume(folder: str, words: tuple[str, ...], trust: bool) -> None:
     from coopsgd.commands.train.command import resume_sweep
 
     sys.exit(resume_sweep(at, trust))
+
+
+@cli.command(cls=Verb)
+@version_option
+@click.option("--steps", type=int, help="Run so many again, from the first; else from one checkpoint to the next, or all.")
+@click.option("--trust", is_flag=True, help="Import the code that its config names.")
+@click.argument("folder", type=Place(exists=True, file_okay=False))
+def verify(folder: str, steps: int | None, trust: bool) -> None:
+    """Run steps of the run in FOLDER again, and say whether lines, checkpoints and models come out the same, bit for bit.
+
+    Exit code 0: the same, 1: different, 2: it cannot be verified. Nothing is written into FOLDER.
+    """
+    from coopsgd.commands.verify import verify as verdict
+
+    sys.exit(verdict(Path(folder), steps, trust))
 
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})

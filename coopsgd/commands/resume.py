@@ -53,7 +53,7 @@ def resume(folder: Path, words: Sequence[str], trust: bool) -> None:
     checks.only_copy()
     with in_use_by_us(folder):
         before = schema.load(folder / "config.yaml", trust=True)
-        checked = _checked(folder, words, trust) if words else _as_it_was(folder, trust)
+        checked = _checked(folder, words, trust) if words else as_it_was(folder, trust)
         changed = [name for name in schema.KEYS if getattr(checked.config, name) != getattr(before, name)]
         _go_on(folder, checked, before, changed)
 
@@ -151,7 +151,7 @@ def _notes(checked: Checked, before: schema.Config, at: int | None) -> list[str]
     return notes
 
 
-def _as_it_was(folder: Path, trust: bool) -> Checked:
+def as_it_was(folder: Path, trust: bool) -> Checked:
     """The frozen config, which was checked when it was frozen. ConfigError where it names code that nobody vouches for."""
     with contextlib.nullcontext() if trust else guarded(folder=folder):
         parts = Parts(schema.load(folder / "config.yaml", trust))

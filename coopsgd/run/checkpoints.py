@@ -172,16 +172,21 @@ class Checkpoint:
 
     def state(self, layout: Layout, rank: int, modules: Sequence[Any]) -> Any:
         """The tree that was saved, inflated for the rows of process `rank`; generators that are not ours are set."""
+        with self.reading(layout, rank) as read:
+            tree = inflate(self.manifest["tree"], read, modules)
+        if layout.processes == self.processes:
+            _put_random(tree["random"])
+        return tree["state"]
+
+    @contextlib.contextmanager
+    def reading(self, layout: Layout, rank: int) -> Iterator[Callable[[str, str], Tensor]]:
+        """Inside, what it gives reads tensors of process `rank` by place and kind, see `inflate`.."""
         from safetensors import safe_open
 
         with contextlib.ExitStack() as stack:
             opened = [stack.enter_context(safe_open(self.path / name, framework="pt")) for name in self.manifest["files"]]
             names = [set(file.keys()) for file in opened]
-            read = _Read(opened, names, [list(rows) for rows in self.manifest["rows"]], layout, rank)
-            tree = inflate(self.manifest["tree"], read, modules)
-        if layout.processes == self.processes:
-            _put_random(tree["random"])
-        return tree["state"]
+            yield _Read(opened, names, [list(rows) for rows in self.manifest["rows"]], layout, rank)
 
 
 class _Read:

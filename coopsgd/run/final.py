@@ -6,9 +6,7 @@ checkpoints/final.safetensors   answer (1, d), answer_stats (1, b), rows (m + v,
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -89,12 +87,6 @@ def _read_old(file: BinaryIO, wanted: Collection[str]) -> tuple[dict[str, Tensor
     if not isinstance(content, dict) or not all(isinstance(x, torch.Tensor) for x in content.values()):
         raise ValueError(f"but {type(content).__name__}")
     return {name: x for name, x in content.items() if name in wanted}, list(content)
-
-
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    names = ("coopsgd", "torch", "numpy")
-    return {**{name: importlib.metadata.version(name) for name in names}, "python": platform.python_version()}
 
 
 def command(folder: Path) -> str:

@@ -151,15 +151,15 @@ def _for_hydra() -> str:
 
 
 @contextlib.contextmanager
-def in_use_by_us(folder: Path) -> Iterator[None]:
-    """Inside, no other command works in this run's folder. ConfigError when one does."""
+def in_use_by_us(folder: Path, reading: bool = False) -> Iterator[None]:
+    """Inside, no other command works in this run's folder; while reading, none that writes. ConfigError when one does."""
     with contextlib.ExitStack() as stack:
         try:
             import fcntl
 
             file = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, file)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if reading else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"{folder} is in use by another coopsgd; wait for it, or choose another") from None
         except (ImportError, OSError):

@@ -11,8 +11,25 @@ from coopsgd.run import pictures
 from coopsgd.run.checkpoints import Checkpoint
 from coopsgd.run.console import Live
 from coopsgd.run.metrics import Files
+from coopsgd.run.provenance import differences, provenance
 from coopsgd.run.reader import log_points
+from coopsgd.setup.identity import placement
 from coopsgd.setup.parts import Parts
+from coopsgd.setup.schema import Config
+
+# of a provenance: with others of these the same run may have other bits
+BITS = ("torch", "numpy", "coopsgd", "cpu_capability", "processor", "gpu", "data_sha256")
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The keys that may change when a run goes on, and do not make it another."""
+    return {"steps": config.steps, **placement(config)}
+
+
+def changes(found: Checkpoint, config: Config) -> dict[str, list[Any]]:
+    """Of these keys, what the checkpoint was written with and what the config says now, where they differ."""
+    then, now = found.manifest.get("settings", {}), settings_of(config)
+    return {name: [value, now[name]] for name, value in then.items() if name in now and value != now[name]}
 
 
 class Report:
@@ -22,19 +39,29 @@ class Report:
         """found: what the run goes on from."""
         self._live = Live(sys.stdout if console is None else stdio.stream(console), parts.config.steps)
         saved = {} if found is None else found.manifest["report"]
-        self._resumed: list[dict[str, int]] = list(saved.get("resumed", []))
+        self._resumed: list[dict[str, Any]] = list(saved.get("resumed", []))
+        self._about = {"settings": settings_of(parts.config), **provenance(parts)}
         if found is not None:
             last = max((line["step"] for line in log_points(folder / "metrics.jsonl")), default=0)
-            self._resumed.append({"from": found.step, "again": max(0, last - found.step)})
+            changed = changes(found, parts.config)
+            self._resumed.append(
+                {"from": found.step, "again": max(0, last - found.step), **({"changed": changed} if changed else {})}
+            )
         self._files = Files(folder, self.note, saved.get("files"), 0 if found is None else found.step)
         self._parts = parts
         if found is not None:
             again = self._resumed[-1]["again"]
             self.note(f"goes on from step {found.step}" + (f"; at least {again} steps are computed again" if again else ""))
+            elsewhere = [words for name, words in differences(found.manifest, self._about).items() if name in BITS]
+            if elsewhere:
+                self.note(f"the bits may be others than without a stop: {'; '.join(elsewhere)}")
 
     def saved(self) -> dict[str, Any]:
-        """For a checkpoint: how far the files are, and what the run was resumed from. OSError where a line is not on disk."""
-        return {"report": {"files": self._files.saved(), "resumed": self._resumed}}
+        """For a checkpoint: where it was computed, how far the files are, what the run was resumed from.
+
+        OSError where a line is not on disk.
+        """
+        return {"report": {"files": self._files.saved(), "resumed": self._resumed}, **self._about}
 
     @property
     def facts(self) -> dict[str, Any]:

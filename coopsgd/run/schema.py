@@ -20,6 +20,8 @@ SIMULATED = "with `cluster=`"
 KNOWN = "tasks of known constants"
 KNOWN_EVALUATED = "their evaluations"
 
+MEASURED = ("wall_s", "train_s", "comm_s")  # by this machine's clock: never twice the same
+
 UNITS = {"s": "seconds"}  # as a name ends in them, and as they are written out
 
 
@@ -167,9 +169,13 @@ SUMMARY = {  # key of summary.json -> when it is there, and what it is; a task o
     "eval_samples": ("networks, " + ENDED, "that single workers were measured on"),
     "peak_memory": (ENDED, "bytes, of the largest process"),
     "checkpoints": (ENDED, "written, bytes of the last one, seconds that they took"),
-    "resumed": ("runs that went on from one", "each time: from which step, and how many steps were computed again"),
+    "resumed": (
+        "runs that went on from one",
+        "each time: from which step, how many steps were computed again, and which keys changed, from what to what",
+    ),
     "notes": (ALL, "lines for the user"),
     "versions": (ALL, "of what the numbers depend on"),
+    "environment": (ALL, "what their bits depend on besides: threads, processor, SHA-256 of data and of packages, git commit"),
     "command": (ALL, "that made the folder"),
     "checksums": (ENDED, "SHA-256 of what is kept"),
     "not_written": ("disks without room", "what is missing, and why"),

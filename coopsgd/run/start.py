@@ -12,6 +12,7 @@ from typing import Any
 from coopsgd.errors import Diverged, Interrupted, RunFailed
 from coopsgd.host import files, signals
 from coopsgd.predict import foresight
+from coopsgd.run import provenance
 from coopsgd.run.folders import steps_saved, write_config
 from coopsgd.run.reader import Run, log_points
 from coopsgd.run.summary import of_what_there_is
@@ -26,7 +27,7 @@ def start(folder: Path, parts: Parts) -> float | None:
 
     settings = parts.config
     print(f"{settings.algo['name']} tau={settings.tau}: {placement_line(settings)}", flush=True)
-    _launched(folder, settings)
+    _launched(folder, parts)
     summary = Run(folder).summary
     table(summary, folder)
     if summary["status"] == "diverged":
@@ -46,8 +47,9 @@ def placement_line(config: Config) -> str:
 def train_silently(settings: Config, folder: Path, command: str) -> list[dict[str, Any]]:
     """Train a checked config in `folder`, printing nothing; its metrics. RunFailed when a process failed."""
     write_config(settings, folder, command)
-    with summed_up(folder, Parts(settings)):
-        _launched(folder, settings, silent=True)
+    parts = Parts(settings)
+    with summed_up(folder, parts):
+        _launched(folder, parts, silent=True)
     return log_points(folder / "metrics.jsonl")
 
 
@@ -76,12 +78,13 @@ def reached(folder: Path, steps: int | None, job: str = "") -> str:
     return f" at {job}step {max([summary.get('steps') or 0, *found[:1]])}{of}; {rest}"
 
 
-def _launched(folder: Path, settings: Config, silent: bool = False) -> None:
+def _launched(folder: Path, parts: Parts, silent: bool = False) -> None:
     """Fork the workers and wait for them. RunFailed or Interrupted unless they completed."""
+    provenance.prepare(parts)
     from coopsgd.run import launch  # imports torch, once for all runs of a sweep
 
     with signals.noted() as asked:
-        launch.run(folder, settings, silent=silent)
+        launch.run(folder, parts.config, silent=silent)
     if asked.first is not None:
         raise Interrupted(asked.first, f"; the run was complete and is saved in {folder}")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coopsgd.run import final
+from coopsgd.run.provenance import provenance
 from coopsgd.run.reader import log_points
 from coopsgd.run.schema import SUMMARY, evaluated
 from coopsgd.setup.formats import FORMAT
@@ -53,7 +54,7 @@ def summary(
         "seed": config.seed,
         "name": config.name,
         "notes": list(notes),
-        "versions": final.versions(),
+        **provenance(parts),
         "command": final.command(folder),
     }
     found = {"saved": "none"} | ended | known

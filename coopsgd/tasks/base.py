@@ -104,6 +104,10 @@ class Task:
         """Lines about the data that a user should read before a run starts. After `check`."""
         return ()
 
+    def learns_from(self, config: Config) -> Any:
+        """The data, training and test: arrays, numbers and texts, in dataclasses, tuples and lists; None where all is drawn."""
+        return None
+
     def known(self, config: Config) -> Known | None:
         """L, sigma2, gap and kappa2 in closed form; None when the task does not know them."""
         return None

@@ -89,6 +89,9 @@ class Supervised(Task):
     def notes(self, config: Config) -> tuple[str, ...]:
         return self.data.notes()
 
+    def learns_from(self, config: Config) -> Any:
+        return self.data.load(config.seed)
+
     def dimension(self, config: Config) -> int:
         return self.model.parameters(self.data.SHAPE, self.data.CLASSES)
 

@@ -15,7 +15,7 @@ from coopsgd.commands.probe.measure import Unmeasurable, measure
 from coopsgd.fleet.plan import Layout
 from coopsgd.host import files, stdio
 from coopsgd.predict.probe_file import FORMAT, identity
-from coopsgd.run import final, worker
+from coopsgd.run import final, provenance, worker
 from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
@@ -55,7 +55,7 @@ def work(
             what = {"network": network.measure(fleet, row, start, stream(settings.seed, "probe network"), step)}
         if rank == 0:
             content = {"format": FORMAT, **identity(settings, parts.task), **found, **what, "device": str(device)}
-            content |= {"versions": final.versions(), "command": final.command(folder)}
+            content |= {"versions": provenance.versions(), "command": final.command(folder)}
             files.write_json(folder / FILE, content)
         fleet.barrier()
     return None
