@@ -192,7 +192,7 @@ class Comparison:
                 then = read()
             except (DamagedFile, LookupError, OSError) as error:
                 self._findings.found["unreadable"] = str(error)
-                return
+                continue  # the others send what is left
             self._findings.found["final"] = self._of.final
             if (odd := first_difference(then, now)) is not None:
                 (row, column), one, other = odd

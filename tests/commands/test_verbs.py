@@ -78,7 +78,7 @@ def test_options_stand_anywhere(words, tmp_path, monkeypatch):
     assert json.loads(ended.stdout)["algo"] == "own"
 
 
-@pytest.mark.parametrize("verb", ["train", "show", "analyze", "design", "probe", "list"])
+@pytest.mark.parametrize("verb", ["train", "resume", "verify", "show", "analyze", "design", "probe", "list"])
 def test_every_verb_has_help_and_a_version(verb):
     for words in ((verb, "--version"), *([] if verb == "train" else [(verb, "-h")])):
         ended = CliRunner().invoke(commands, words)
