@@ -227,7 +227,7 @@ class Loop:
             heard = waited(flight.pending)
             self._unload(flight.carried, flight.apart)
             y, st.s = self.strategy.receive(self.fleet, t, flight.sent, heard, st.s)
-            st.x.add_(torch.sub(y, flight.sent, out=flight.sent))
+            st.x.sub_(flight.sent.sub_(y))  # x + (y - sent), to the bit
             self._received(self._late)
 
     def _communicate(self, t: Tick, done: int) -> None:

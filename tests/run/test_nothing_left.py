@@ -71,7 +71,7 @@ def test_a_look(monkeypatch, capsys, tmp_path, typed):
         ("design", "tau=0"),
         ("design", "workers=1", "cluster=ethernet_1g"),
         ("design", "cluster=ethernet_1g", "hydra.run.dir=a/b", "steps=1"),
-        ("design", "cluster=ethernet_1g", "task=quadratic", "--budget-seconds", "1e-9"),
+        ("design", "cluster=ethernet_1g", "task=quadratic", "steps=32", "--budget-seconds", "1e-9"),
         ("show", "tau=0"),
         ("analyze", "tau=0"),
         ("list",),
