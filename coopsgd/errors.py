@@ -17,6 +17,7 @@ class RunFailed(Exception):
     """A run started and did not end well; the message says how. Exit code 1."""
 
     notes: list[str] | None = None  # what the run had to say of itself, where it came so far
+    restarts = 0  # how often its workers were started again
 
 
 class Diverged(RunFailed):
@@ -27,6 +28,7 @@ class Interrupted(BaseException):
     """A signal asked the command to end. Not an Exception: Hydra would take it for one failed job and go on."""
 
     notes: list[str] | None = None
+    restarts = 0
 
     def __init__(self, number: int, note: str = "") -> None:
         self.number, self.note = number, note

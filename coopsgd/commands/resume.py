@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "timeout",
     "checkpoint_every",
     "keep",
+    "max_restarts",
     "launch",
     "save",
     "name",

@@ -7,6 +7,7 @@ that click, rich, warnings, print and Python's own flush at exit need not know.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -74,15 +75,26 @@ def guard() -> None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115  for good
 
 
-def redirect(number: int, path: Path) -> None:
-    """From here on what is written to this descriptor goes to `path`, or nowhere when it cannot be made."""
+def redirect(number: int, path: Path, more: bool = False) -> None:
+    """From here on what is written to this descriptor goes to `path`, or nowhere when it cannot be made.
+
+    more: behind what is in it.
+    """
     try:
-        file = newfile.descriptor(path, os.O_WRONLY | os.O_APPEND)
+        file = _behind(path) if more else None
+        file = newfile.descriptor(path, os.O_WRONLY | os.O_APPEND) if file is None else file
     except OSError:
         _nowhere(number)
         return
     os.dup2(file, number)
     os.close(file)
+
+
+def _behind(path: Path) -> int | None:
+    """A descriptor of the file that is there; None when there is none."""
+    with contextlib.suppress(OSError):
+        return os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
+    return None
 
 
 def unwritten() -> OSError | None:

@@ -34,6 +34,10 @@ class Board:
         self.processes = processes
         self._memory = mmap.mmap(-1, SLOT * processes + NOTES + 2)
 
+    def clear(self) -> None:
+        """As if nobody had written."""
+        self._memory[:] = bytes(len(self._memory))
+
     def ask_to_stop(self) -> None:
         """Ask the workers to save the run and to end."""
         self._memory[-1] = 1

@@ -96,6 +96,7 @@ def table(summary: dict[str, Any], folder: Path) -> None:
         *((word, metric(name).text(last[name])) for word, name in EVALS if last.get(name) is not None),
         ("consensus", _apart(summary)),
         ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {metric('bytes').text(ledger['bytes'])}"),
+        *((("restarts", str(summary["restarts"])),) if "restarts" in summary else ()),
         ("kept", KEPT[summary["saved"]]),
         ("time", f"{_seconds(summary, 'train_s')} training, of which {_seconds(ledger, 'comm_s')} in communication"),
         *((("cluster", f"{summary['sim_s']:.4g} s ({summary['cluster']['about']})"),) if "sim_s" in summary else ()),

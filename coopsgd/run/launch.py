@@ -92,28 +92,44 @@ class Agent(LocalElasticAgent):
 
     Its run() returns when all workers have done their work, and raises RunFailed or Interrupted otherwise; no worker is left
     either way. asked: the signals that came to the command; timeout: seconds that a worker may be stopped, or wait for another,
-    or auto: as many as each of them says (fleet/waits.py); silent: print nothing.
+    or auto: as many as each of them says (fleet/waits.py); restarts: how often workers that failed are started again; renew():
+    before they are; silent: print nothing.
     """
 
     def __init__(
-        self, work: Callable[[], None], logs: Path, board: Board, asked: Noted, timeout: float | str, silent: bool
+        self,
+        work: Callable[[], None],
+        logs: Path,
+        board: Board,
+        asked: Noted,
+        timeout: float | str,
+        restarts: int,
+        renew: Callable[[], None],
+        silent: bool,
     ) -> None:
         spec = WorkerSpec(
             role="worker",
             local_world_size=board.processes,
             rdzv_handler=OneMachine(),
             entrypoint=work,
-            max_restarts=0,
+            max_restarts=restarts,
             monitor_interval=INTERVAL,
         )
         super().__init__(spec, Logs(logs), start_method="fork")
-        self._logs, self._board, self._asked, self._silent = logs, board, asked, silent
+        self._logs, self._board, self._asked, self._renew, self._silent = logs, board, asked, renew, silent
+        self._restarts = restarts
         self._given = None if isinstance(timeout, str) else timeout
         self._processes: list[Any] = []  # by rank
         self._stopped: dict[int, float] = {}  # rank -> seconds, as far as this process ran meanwhile
         self._waits: dict[int, tuple[tuple[int, Wait], float]] = {}  # rank -> what it waits for, and how long, counted alike
         self._glanced = self._died = self._stopping = 0.0
         self._said = False
+        self._failure = ""  # why workers are started again
+
+    @property
+    def restarted(self) -> int:
+        """How often they were."""
+        return self._restarts - self._remaining_restarts
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         before, others = tempfile.tempdir, set(active_children())
@@ -128,9 +144,33 @@ class Agent(LocalElasticAgent):
             tempfile.tempdir = before
         self._processes = list(self._pcontext._pc.processes)  # type: ignore[union-attr]  # not active_children: one may be dead
         self._glanced = time.monotonic()
+        self._died, self._stopped, self._waits = 0.0, {}, {}
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        try:
+            return self._look()
+        except RunFailed as error:
+            if not self._remaining_restarts or self._over:
+                raise
+            self._failure = str(error)
+            return RunResult(WorkerState.FAILED)
+
+    @property
+    def _over(self) -> bool:
+        """Is there nothing to start workers again for?"""
+        return self._board.phase(0) == Phase.DONE or self._asked.first is not None
+
+    def _restart_workers(self, worker_group: WorkerGroup) -> None:
+        self._stop_workers(worker_group)
+        if self._over:  # meanwhile
+            raise RunFailed(self._failure)
+        self._say(f"{self._failure}\nthe workers are started again, {self.restarted} of {self._restarts} times")
+        self._renew()
+        self._initialize_workers(worker_group)
+
+    def _look(self) -> RunResult:
+        """How the workers are. RunFailed or Interrupted where they are at an end before the run is."""
         codes = [process.exitcode for process in self._processes]
         over = [rank for rank, code in enumerate(codes) if code is not None]
         wrong = [rank for rank in over if codes[rank] or self._board.phase(rank) not in (Phase.DONE, Phase.STOPPED)]
@@ -276,6 +316,13 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
         stack.callback(_tidy, folder, logs)
         parent = os.getpid()
 
+        def renew() -> None:
+            board.clear()
+            with contextlib.suppress(FileNotFoundError):
+                os.truncate(store, 0)
+            for place in (folder, folder / final.FILE.parent):
+                files.clear_halves(place)
+
         def body() -> None:
             if asked.first is not None:  # between the fork and here nobody acted on it
                 os._exit(1)
@@ -288,11 +335,11 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
         # torchelastic would install handlers of its own, also for signals that shall stay ignored
         stack.enter_context(signals.handled("SIGUSR1", board.ask_to_save))
         with environment(TORCHELASTIC_SIGNALS_TO_HANDLE=""), _without_logging():
-            agent = Agent(body, logs, board, asked, settings.timeout, silent)
+            agent = Agent(body, logs, board, asked, settings.timeout, settings.max_restarts, renew, silent)
             try:
                 agent.run()
             except (RunFailed, Interrupted) as error:
-                error.notes = board.notes
+                error.notes, error.restarts = board.notes, agent.restarted
                 if board.phase(0) != Phase.DONE:  # else all is saved, and who died was needed no more
                     raise
 

@@ -173,6 +173,7 @@ SUMMARY = {  # key of summary.json -> when it is there, and what it is; a task o
         "runs that went on from one",
         "each time: from which step, how many steps were computed again, and which keys changed, from what to what",
     ),
+    "restarts": ("runs whose workers were started again", "how often: max_restarts=, or torchrun's"),
     "notes": (ALL, "lines for the user"),
     "versions": (ALL, "of what the numbers depend on"),
     "environment": (ALL, "what their bits depend on besides: threads, processor, SHA-256 of data and of packages, git commit"),

@@ -98,6 +98,6 @@ def _summarise(folder: Path, parts: Parts, error: RunFailed | Interrupted) -> No
     status = "failed" if isinstance(error, RunFailed) else "interrupted"
     notes = foresight.notes(parts) if error.notes is None else error.notes
     try:
-        files.write_json(folder / "summary.json", of_what_there_is(folder, parts, status, notes))
+        files.write_json(folder / "summary.json", of_what_there_is(folder, parts, status, notes, error.restarts))
     except OSError as full:
         print(f"{full.filename} cannot be written ({full.strerror})", file=sys.stderr, flush=True)

@@ -61,7 +61,8 @@ def summary(
     return {name: found[name] for name in SUMMARY if name in found} | {k: v for k, v in found.items() if k not in SUMMARY}
 
 
-def of_what_there_is(folder: Path, parts: Parts, status: str, notes: Sequence[str]) -> dict[str, Any]:
+def of_what_there_is(folder: Path, parts: Parts, status: str, notes: Sequence[str], restarts: int = 0) -> dict[str, Any]:
     """The same of a run that did not come to its end, from the log points it left."""
     file = folder / "metrics.jsonl"
-    return summary(folder, parts, status, log_points(file) if file.exists() else [], notes)
+    more: dict[str, Any] = {"restarts": restarts} if restarts else {}
+    return summary(folder, parts, status, log_points(file) if file.exists() else [], notes, **more)

@@ -71,7 +71,7 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
     logging.disable(logging.NOTSET)
     _slot = board, rank
     for number, end in ((1, "out"), (2, "err")):
-        stdio.redirect(number, folder / "logs" / f"rank{rank}.{end}")
+        stdio.redirect(number, folder / "logs" / f"rank{rank}.{end}", more=restarts() > 0)
     stdio.guard()
     code = 1
     try:
@@ -95,6 +95,11 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(code)
+
+
+def restarts() -> int:
+    """How often torchelastic's agent has started the workers again, in `coopsgd train` as in torchrun."""
+    return _number("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def asked_by_signals() -> Callable[[], str | None]:
@@ -146,6 +151,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
         report = Report(folder, parts, console, found) if rank == 0 else Silent()
         try:
             notes = [*getattr(problem, "notes", ()), *passed_over]
+            notes += ["no checkpoint yet: the run starts over"] if restarts() and found is None else []
             for note in notes:
                 report.note(note)
             notes += foresight.notes(parts)
@@ -166,6 +172,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
                 rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
                 more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
                 more |= {"notes": [*notes, *late], "checkpoints": keeper.end(), **report.facts}
+                more |= {"restarts": restarts()} if restarts() else {}
                 if isinstance(report, Report):
                     report.draw()
                     places: dict[str, list[Place]] = getattr(problem, "places", dict)()

@@ -36,7 +36,7 @@ def only_copy() -> None:
 NEVER = object()
 WHOLE = {
     **dict.fromkeys(("workers", "batch_size", "log_every", "keep"), (1, NEVER)),
-    **dict.fromkeys(("eval_every", "seed"), (0, NEVER)),
+    **dict.fromkeys(("eval_every", "seed", "max_restarts"), (0, NEVER)),
     **{"steps": (0, None), "epochs": (1, None)},
     **dict.fromkeys(("processes", "threads", "eval_samples"), (1, "auto")),
 }

@@ -40,6 +40,7 @@ WHOLE = (
     "eval_samples",
     "keep",
     "checkpoint_every",
+    "max_restarts",
 )
 # keys below a group that count something, beside those annotated int
 COUNTS = ("groups", "epochs", "tau_2", "every", "switch", "interval", "classes", "rows", "tau")
@@ -126,6 +127,9 @@ class Config:
         "seconds a process waits for another before the run fails; auto: 20 times the longest step, evaluation, checkpoint or "
         "round here so far, at least 60, and 600 for the first of each",
         identity=False,
+    )
+    max_restarts: int = key(
+        0, "how often workers are started again from the last checkpoint when one of them has failed", identity=False
     )
     launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines", identity=False)
 
