@@ -162,6 +162,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
             keeper = Keeper(folder, parts.config, fleet, report, asked_by_signals())
             outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem), keeper, saved)
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
+            late += getattr(problem, "afterwards", list)()
             for note in late:
                 report.note(note)
             with saving() as came, fleet.during(LAST):

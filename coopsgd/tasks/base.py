@@ -41,6 +41,10 @@ class Problem(Protocol):
         """
         return {}
 
+    def afterwards(self) -> list[str]:
+        """Notes for the user that only the run could tell."""
+        return []
+
     def bind(
         self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
     ) -> None:

@@ -14,6 +14,7 @@ from coopsgd.models.base import is_statistic
 from coopsgd.tasks.base import Place
 from coopsgd.tasks.engines.base import cross_entropy
 
+SMALL = 1 << 16  # numbers of a tensor that is looked at
 DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 
 
@@ -45,6 +46,7 @@ class Bound:
         self._views: list[list[tuple[Tensor, Tensor | None]]] = []
         self._beside: list[list[tuple[Tensor, Tensor]]] = []
         self.random = any(_draws(part) for part in module.modules())
+        self._plain = _plain(module)
 
     @property
     def stateful(self) -> bool:
@@ -79,6 +81,11 @@ class Bound:
             ]
             for kind, (names, views) in parts.items()
         }
+
+    def stray(self) -> list[str]:
+        """Attributes of the module, CLASS.NAME, that have changed since it was made: what is in no buffer belongs to no row."""
+        now = _plain(self.module)
+        return sorted(name for name, before in self._plain.items() if name in now and _unlike(before, now[name]))
 
     def bind(
         self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
@@ -210,6 +217,25 @@ def autocast(amp: str | None, device: torch.device) -> AbstractContextManager[An
 
 def _joined(tensors: list[Tensor]) -> Tensor:
     return torch.cat([t.detach().reshape(-1) for t in tensors])[None]
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """Numbers, text and small tensors that parts of it keep as plain attributes; of torch's own parts none are of interest."""
+    return {
+        f"{type(part).__name__}.{key}": value.clone() if isinstance(value, Tensor) else value
+        for part in module.modules()
+        if not type(part).__module__.startswith("torch.")
+        for key, value in vars(part).items()
+        if (isinstance(value, int | float | str) or (isinstance(value, Tensor) and value.numel() <= SMALL))
+        and key != "training"
+    }
+
+
+def _unlike(before: Any, now: Any) -> bool:
+    """Of two plain attributes; a tensor of another shape is a cache."""
+    if isinstance(before, Tensor) and isinstance(now, Tensor):
+        return before.shape == now.shape and not torch.equal(before.cpu(), now.cpu())
+    return not isinstance(before, Tensor) and not isinstance(now, Tensor) and before != now
 
 
 def _draws(part: nn.Module) -> bool:

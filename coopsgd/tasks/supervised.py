@@ -163,6 +163,13 @@ class SupervisedProblem(Problem):
     def places(self) -> dict[str, list[Place]]:
         return self._bound.places()
 
+    def afterwards(self) -> list[str]:
+        return [
+            f"model: {name} changed in training and is in no buffer, so the models of a process share it and no checkpoint "
+            "holds it; register_buffer makes it part of a model"
+            for name in self._bound.stray()
+        ]
+
     def module_buffers(self) -> list[Tensor]:
         return self._bound.module_buffers()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -249,3 +250,18 @@ def test_torchvision_is_imported_by_nobody_else(tmp_path):
         "sys.exit(bool({'torch', 'torchvision'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent).returncode == 0
+
+
+def test_what_a_network_keeps_in_no_buffer_is_told(cli, tmp_path):
+    """It would be shared by the models of a process, and be lost when the run goes on from a checkpoint."""
+    words = ("train", "data=digits", "steps=4", "workers=2", "processes=1", "batch_size=8", "model=custom")
+    ended = cli(*words, "model.path=nets:Counting", "hydra.run.dir=r")
+    assert ended.code == 0, ended
+    for name in ("Counting.count", "Counting.mean"):
+        assert f"model: {name} changed in training and is in no buffer" in ended.out
+    assert "Counting.mask" not in ended.out and "Counting.width" not in ended.out
+    notes = json.loads((tmp_path / "r" / "summary.json").read_text())["notes"]
+    assert len([note for note in notes if "in no buffer" in note]) == 2
+    for path in ("nets:Odd", "nets:Masked"):
+        ended = cli(*words, f"model.path={path}")
+        assert ended.code == 0 and "in no buffer" not in ended.out, ended
