@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,31 @@ def atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let `write` fill a file that appears at `path` only when it is whole and on disk. OSError names the path."""
     with staged(path, write):
         pass
+
+
+def new(path: Path, content: bytes) -> None:
+    """Make a file that appears only when it is whole and on disk. FileExistsError where one is; OSError names the path."""
+    half = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        clear_halves(path.parent, path.name)
+        with newfile.create(half) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(half, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system that knows no links; there two may not see each other
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            half.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            half.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

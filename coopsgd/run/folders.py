@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from coopsgd.errors import ConfigError
 from coopsgd.host import newfile
-from coopsgd.host.files import atomically
+from coopsgd.host.files import atomically, new
 from coopsgd.registry import TRUST
 from coopsgd.setup import yamls
 from coopsgd.setup.build import algo_classes, class_of
@@ -28,6 +28,7 @@ from coopsgd.setup.formats import upgraded
 from coopsgd.setup.schema import GROUPS, Config, dumps, frozen
 
 CHECKPOINTS = "checkpoints"
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
 
 
@@ -77,7 +78,7 @@ class Made:
     def tidy(self) -> None:
         """Take those away that are empty."""
         for path in sorted(self._folders, key=lambda path: len(path.parts), reverse=True):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ConfigError), in_use_by_us(path):  # or another has begun to work in it
                 path.rmdir()
 
 
@@ -115,22 +116,22 @@ def write_config(settings: Config, folder: Path, command: str, sweeping: bool = 
         for name in ("logs", "checkpoints"):
             if (folder / name).is_symlink():  # what a run writes below it would lie elsewhere
                 raise ConfigError(f"{folder / name} is a link; remove it, or choose another {key}")
+        if os.path.lexists(target):
+            raise FileExistsError
         before = set(folder.iterdir())
-        target.open("x").close()
     except FileExistsError:
         raise ConfigError(f"{folder} already holds a run; {way_on}choose another {key}, or remove it") from None
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
     try:
-        whole = _with_files(settings, folder)
-        with target.open("a") as file:
-            file.write(f"# {' '.join(command.split())}\n")
-            file.write(dumps(whole))
-            file.write(_for_hydra())
+        text = f"# {' '.join(command.split())}\n{dumps(_with_files(settings, folder))}{_for_hydra()}"
+        new(target, text.encode())
     except BaseException as error:
+        if isinstance(error, FileExistsError):  # meanwhile: what is there now is another's
+            raise ConfigError(f"{folder} already holds a run; {way_on}choose another {key}, or remove it") from None
         for half in set(folder.iterdir()) - before:
             half.unlink()  # nothing was frozen: the folder is free again
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
             raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
         raise
 
@@ -151,15 +152,23 @@ def _for_hydra() -> str:
 
 
 @contextlib.contextmanager
-def in_use_by_us(folder: Path, reading: bool = False) -> Iterator[None]:
-    """Inside, no other command works in this run's folder; while reading, none that writes. ConfigError when one does."""
+def in_use_by_us(folder: Path, reading: bool = False, make: bool = False) -> Iterator[None]:
+    """Inside, no other command works in this run's folder; while reading, none that writes. ConfigError when one does.
+
+    make: it is made where it is not there; another command that was refused may be taking it away.
+    """
     with contextlib.ExitStack() as stack:
         try:
             import fcntl
 
-            file = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, file)
-            fcntl.flock(file, (fcntl.LOCK_SH if reading else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            there = False
+            while not there:
+                if make:
+                    folder.mkdir(parents=True, exist_ok=True)
+                file = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, file)
+                fcntl.flock(file, (fcntl.LOCK_SH if reading else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                there = os.path.samestat(os.fstat(file), os.stat(folder)) if os.path.exists(folder) else not make
         except BlockingIOError:
             raise ConfigError(f"{folder} is in use by another coopsgd; wait for it, or choose another") from None
         except (ImportError, OSError):

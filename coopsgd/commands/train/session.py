@@ -185,6 +185,12 @@ class Session:
             go_on_as(folder, checked, named)
             self.trained[key] = Trained(label, folder, objective_of(folder))
             return self.trained[key].objective
+        with in_use_by_us(folder, make=True):
+            return self._begin(checked, folder, key, label)
+
+    def _begin(self, checked: Checked, folder: Path, key: str, label: str) -> float | None:
+        """Freeze the run in `folder` and train it."""
+        settings = checked.config
         write_config(settings, folder, self.command, self.sweeping, "add resume=auto to go on with it, ")
         self.frozen, self.steps = self.frozen + 1, settings.steps
         if not settings.launch:
@@ -193,7 +199,7 @@ class Session:
             return None
         if len(self.jobs) > 1 and "data" in checked.parts.task.USES:
             pictures.get_ready()
-        with in_use_by_us(folder), summed_up(folder, checked.parts):
+        with summed_up(folder, checked.parts):
             try:
                 objective = start(folder, checked.parts)
             except Diverged:  # as it would again; other failures may have been the machine's
