@@ -43,8 +43,11 @@ def check(
     beside: Path | None = None,
     trust: bool = False,
     look: bool = False,
+    at_once: int = 1,
 ) -> Checked:
     """Refuse what cannot work, resolve what depends on this machine. Arguments as in resolve.resolve.
+
+    at_once: how many runs share this machine.
 
     An exception in a user's code is a ConfigError that names the file and line.
     """
@@ -61,7 +64,7 @@ def check(
             raise ConfigError(line) from error
     notes = (*checked.notes, *ahead, *(f"warning: {w.message}" for w in raised if issubclass(w.category, UserWarning)))
     gpus = gpu_count() if checked.config.device in ("auto", "cuda") else 0
-    return placed(replace(checked, notes=notes), gpus, look)
+    return placed(replace(checked, notes=notes), gpus, look, at_once)
 
 
 def gpu_count() -> int:

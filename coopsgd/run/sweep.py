@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from coopsgd.errors import ConfigError, DamagedFile
 from coopsgd.run.console import EVALS
+from coopsgd.run.jobs import FAILED, Job
 from coopsgd.run.reader import summary_of
 from coopsgd.run.schema import metric
 
@@ -26,21 +27,15 @@ def readable_summary(folder: str | Path) -> dict[str, Any] | None:
     return None
 
 
-def objective_of(folder: Path) -> float | None:
-    """What a sweep that optimises is told of a run that was over before: its final eval/loss."""
-    found = ((readable_summary(folder) or {}).get("eval") or {}).get("eval/loss")
-    return None if found is None else float(found)
-
-
-def rows(jobs: Sequence[tuple[str, str]], refused: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """COLUMNS of each job, its words and folder, in order, without words that all share; `refused`: why, of folders."""
+def rows(jobs: Sequence[Job]) -> list[tuple[str, ...]]:
+    """COLUMNS of each job, in order, without words that all share."""
     found = []
-    shared = set.intersection(*(set(label.split(" ")) for label, _ in jobs))
-    for words, folder in jobs:
-        label = " ".join(word for word in words.split(" ") if word not in shared) or words
-        summary = readable_summary(folder)
+    shared = set.intersection(*(set(job.label.split(" ")) for job in jobs))
+    for job in jobs:
+        label = " ".join(word for word in job.label.split(" ") if word not in shared) or job.label
+        folder, summary = job.folder, readable_summary(job.folder)
         if summary is None:
-            status = "refused" if folder in refused else "not trained"
+            status = ("refused" if job.code == 2 else "failed") if job.status == FAILED else "not trained"
             found.append((label, status, *["-"] * (len(COLUMNS) - 3), "-"))
             continue
         last, ledger = summary.get("eval") or {}, summary.get("ledger") or {}
@@ -57,10 +52,10 @@ def rows(jobs: Sequence[tuple[str, str]], refused: Mapping[str, str]) -> list[tu
     return found
 
 
-def table(jobs: Sequence[tuple[str, str]], refused: Mapping[str, str]) -> None:
+def table(jobs: Sequence[Job]) -> None:
     """Print them, with the folder that all share once. A console that cannot be written is no reason to end."""
-    found = rows(jobs, refused)
-    root = str(Path(jobs[0][1]).parent)
+    found = rows(jobs)
+    root = str(Path(jobs[0].folder).parent)
     grid = Table(*COLUMNS, box=None, padding=(0, 2, 0, 0))
     for row in found:
         grid.add_row(*row[:-1], row[-1].removeprefix(root + "/"))

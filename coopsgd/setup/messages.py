@@ -19,6 +19,8 @@ from coopsgd.setup.schema import GROUPS, KEYS
 MISTAKES = (ValueError, HydraException, OmegaConfBaseException, YAMLError, RecursionError, MemoryError)
 # what Hydra raises when a group is set to something it did not think of
 BUGS = (TypeError, AttributeError, KeyError, IndexError, AssertionError)
+# choices that packages of the extra `sweeps` add
+PLUGINS = {"hydra/launcher": ("joblib", "submitit_local", "submitit_slurm"), "hydra/sweeper": ("optuna",)}
 LONGEST = 1500  # characters of a line: a value that is quoted may be as long as a command line
 
 
@@ -97,6 +99,8 @@ def _no_choice(error: MissingConfigException) -> str:
         way = f"--config-dir FOLDER with FOLDER/{group}/own.yaml, in it `{key}: {name}`, and {group}=own"
         return f"{group}: {name} is a class of your own, which a yaml names: {way}"
     known = sorted(error.options or [])
+    if name in PLUGINS.get(group, ()):
+        return f"{group}: {name} is a plugin that is not installed; pip install 'coopsgd[sweeps]'"
     return f"{group}: no choice named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
 
 

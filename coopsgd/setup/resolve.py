@@ -181,8 +181,10 @@ def _files(config: Config, parts: Parts) -> Config:
     return replace(config, data={**config.data, **found}) if found else config
 
 
-def placed(checked: Checked, gpus: int, look: bool = False) -> Checked:
+def placed(checked: Checked, gpus: int, look: bool = False, at_once: int = 1) -> Checked:
     """The same, with the device, the processes and the threads of this machine, on which torch sees so many GPUs.
+
+    at_once: so many runs share it, each of which takes its part.
 
     ConfigError when it has not what was asked for; a note where somebody only looks.
     """
@@ -195,13 +197,13 @@ def placed(checked: Checked, gpus: int, look: bool = False) -> Checked:
     if device == "auto":
         device = "cuda" if gpus else "cpu"
     if processes == "auto":
-        processes = schema.place(config.workers, gpus)
+        processes = schema.place(config.workers, gpus, at_once)
     elif device == "cuda" and processes > gpus and config.launch:
         raise ConfigError(
             f"processes: nccl takes one process a GPU, got {processes} for {gpus}; use processes={gpus} or device=cpu"
         )
     if threads == "auto":
-        threads = max(1, schema.cores() // processes)
+        threads = max(1, schema.cores() // at_once // processes)
     found = replace(config, device=device, processes=processes, threads=threads)
     return replace(checked, parts=checked.parts.but(found), notes=notes)
 

@@ -196,7 +196,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def place(workers: int, gpus: int) -> int:
-    """Processes to start: one a worker while that is at most 2 a core or 1 a GPU, else the largest divisor that fits."""
-    room = gpus or 2 * cores()
+def place(workers: int, gpus: int, at_once: int = 1) -> int:
+    """Processes to start: one a worker while that is at most 2 a core or 1 a GPU, else the largest divisor that fits.
+
+    at_once: runs that share cores and GPUs.
+    """
+    room = max(1, (gpus or 2 * cores()) // at_once)
     return next(p for p in range(min(workers, room), 0, -1) if workers % p == 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,10 +71,10 @@ def summary(folder, **values):
 
 
 def test_a_sweep_counts_and_ends_with_a_table(monkeypatch, here, capsys):
-    def run(session, cfg, folder, hydra_config, label):
-        settings = compose.check(cfg, [], dict(hydra_config.runtime.choices)).config
+    def run(session, cfg, job, hydra_config):
+        settings, folder = compose.check(cfg, [], dict(hydra_config.runtime.choices)).config, Path(job.folder)
         folders.write_config(settings, folder, "test", True)
-        session.frozen += 1
+        session._note(job._replace(kept=True))
         summary(folder, **({"status": "diverged", "eval": {"eval/loss": None}} if settings.tau == 3 else {}))
 
     monkeypatch.setattr(session.Session, "_run", run)

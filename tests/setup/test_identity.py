@@ -12,7 +12,7 @@ from playing import settle
 
 import coopsgd
 from coopsgd.commands import compose
-from coopsgd.commands.train import command, session
+from coopsgd.commands.train import command, launching, session
 from coopsgd.run import folders
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.schema import GROUPS, Config
@@ -246,21 +246,22 @@ def test_a_copy_has_the_objective_of_the_first(tmp_path, monkeypatch, capfd):
 
     def start(folder, settings):
         end = next(ends)
-        (folder / "summary.json").write_text("{}")
         if isinstance(end, Exception):
+            (folder / "summary.json").write_text("{}")
             raise end
-        return end
+        (folder / "summary.json").write_text(json.dumps({"status": "completed", "eval": {"eval/loss": end}}))
 
-    job = session.Session.job
+    launch = launching.Launching.launch
 
-    def noted(self, cfg):
-        message.append(job(self, cfg))
-        return message[-1]
+    def noted(self, *arguments, **more):
+        returns = launch(self, *arguments, **more)
+        message.extend(back.return_value for back in returns)
+        return returns
 
     monkeypatch.setattr(session, "start", start)
-    monkeypatch.setattr(session.Session, "job", noted)
+    monkeypatch.setattr(launching.Launching, "launch", noted)
     assert command.train(["-m", *FAST, "seed=0,0,1,1,2,2", "hydra.sweep.dir=s"]) == 1
-    np.testing.assert_array_equal(message, [0.25, 0.25, np.nan, np.nan, np.nan, 0.5])
+    assert message == [0.25, 0.25, np.inf, np.inf, np.inf, 0.5]
     ended = capfd.readouterr()
     assert ended.out.count("the same run as") == 2 and "2 of the sweep's jobs failed" in ended.err
     assert sorted(p.name for p in Path("s").iterdir() if p.is_dir()) == ["seed=0", "seed=1", "seed=2", "seed=2,5"]

@@ -23,11 +23,13 @@ from omegaconf import OmegaConf
 
 from coopsgd import __version__
 from coopsgd.commands import compose
+from coopsgd.commands.train.launching import Launching
 from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, full_errors
 from coopsgd.host.environment import environment
 from coopsgd.registry import TRUST
 from coopsgd.run.folders import folder_key, refuse_nowhere, rehydrated, without_hydra
+from coopsgd.run.jobs import FAILED, Job
 from coopsgd.run.progress import say
 from coopsgd.run.sweep import table as sweep_table
 from coopsgd.setup import checks, sweeps, yamls
@@ -98,22 +100,24 @@ def resume_sweep(folder: Path, trust: bool) -> int:
 
 def _ended(session: Session, code: int) -> int:
     """The table of a sweep and what failed; the exit code."""
-    if session.frozen and len(session.jobs) > 1:
-        sweep_table(session.jobs, {failure.folder: failure.message for failure in session.failures})
-    if code == 0 and session.failures:
-        _print_failures(session)
-        code = 1 if any(failure.code == 1 for failure in session.failures) else 2
+    jobs = session.ended
+    if len(jobs) > 1 and any(job.kept for job in jobs):
+        sweep_table(jobs)
+    failed = [job for job in [*jobs, session.failed] if job is not None and job.status == FAILED]
+    if code == 0 and failed:
+        _print_failures(failed, session.sweeping)
+        code = 1 if any(job.code == 1 for job in failed) else 2
     return code
 
 
-def _print_failures(session: Session) -> None:
+def _print_failures(failed: Sequence[Job], sweeping: bool) -> None:
     """Name every failure; a single run's is one line."""
-    if not session.sweeping:
-        print(f"coopsgd: {session.failures[0].message}", file=sys.stderr)
+    if not sweeping:
+        print(f"coopsgd: {failed[0].message}", file=sys.stderr)
         return
-    print(f"\ncoopsgd: {len(session.failures)} of the sweep's jobs failed:", file=sys.stderr)
-    for failure in session.failures:
-        print(f"  {failure.label} ({failure.folder}): {failure.message.splitlines()[-1]}", file=sys.stderr)
+    print(f"\ncoopsgd: {len(failed)} of the sweep's jobs failed:", file=sys.stderr)
+    for job in failed:
+        print(f"  {job.label} ({job.folder}): {job.message.splitlines()[-1]}", file=sys.stderr)
 
 
 def _through_hydra(session: Session, flags: dict[str, str]) -> int:
@@ -169,11 +173,12 @@ def _from_a_folder(session: Session, flags: dict[str, str]) -> dict[str, str]:
 
     Of a run's folder Hydra sees what `folders.rehydrated` makes of it; of one that is not trusted, what `without_hydra` leaves.
     """
-    session.trust = session.trust or "--trust" in flags
+    named = "--trust" in flags
+    session.trust = session.trust or named
     flags = {flag: value for flag, value in flags.items() if flag != "--trust"}
     at = flags.get("--config-path", CONF)
     if at.startswith("pkg://"):
-        if session.trust:
+        if named:
             raise ConfigError("--trust: is for --config-path FOLDER, whose config somebody else may have written; leave it out")
         return flags
     path, name = at.removeprefix("file://"), flags.get("--config-name", "config")
@@ -213,7 +218,12 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
         if session.sweeping:
             session.sweep_into(Path(str(OmegaConf.select(cfg, "hydra.sweep.dir"))))
             callbacks.on_multirun_start(config=cfg, config_name=name)
-            sweeper = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=session.job)
+            assert session.jobs is not None
+            session.jobs.begin()
+            OmegaConf.save(cfg, session.jobs.sweep / "multirun.yaml")  # which not every sweeper does
+            session.maximises = str(OmegaConf.select(cfg, "hydra.sweeper.direction")).rpartition(".")[2] == "maximize"
+            sweeper: Any = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=session.job)
+            sweeper.launcher = Launching(sweeper.launcher, session, cfg)
             session.total = _jobs(sweeper, compose.task_words(cfg.hydra))
             if session.total is not None and session.total >= MANY:
                 say(f"a sweep of {session.total} jobs: their configs are read first")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
+import socket
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -20,31 +22,15 @@ from coopsgd.commands.train.done import Done
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.run import pictures
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
+from coopsgd.run.jobs import DONE, FAILED, Job, Jobs, Objective
 from coopsgd.run.naming import folder_name
+from coopsgd.run.objective import objective
 from coopsgd.run.start import reached, start, summed_up
-from coopsgd.run.sweep import objective_of
 from coopsgd.setup import checks, sweeps
 from coopsgd.setup.again import Again
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.messages import MISTAKES, one_line
 from coopsgd.setup.resolve import Checked, given
-
-
-class Failure(NamedTuple):
-    """One failed job of a sweep (or the only run)."""
-
-    label: str
-    folder: str
-    message: str
-    code: int  # 2 for a user's mistake, 1 for what went wrong while running
-
-
-class Trained(NamedTuple):
-    """A run of a sweep that has come to an end, or was frozen for others to start."""
-
-    label: str
-    folder: Path
-    objective: float | None
 
 
 class Session:
@@ -54,58 +40,84 @@ class Session:
         self.words, self.again = list(words), Again()  # overrides, as Hydra reads them; what becomes of runs that are there
         self.command = "coopsgd train " + shlex.join(words)  # as they were typed
         self.sweeping, self.started = False, False
+        self.maximises = False  # does the sweeper look for the largest objective?
         self.full_errors = full_errors()  # the user asks for tracebacks
-        self.failures: list[Failure] = []
+        self.failed: Job | None = None  # the only run, when it did
+        self.jobs: Jobs | None = None  # those of a sweep, on disk: each may run in a process of its own, on a copy of this
+        self.at_once = 1  # how many of them run at the same time
         self.unwritable: dict[int, str] = {}  # job number -> why its folder cannot be made
         self.beside: Path | None = None  # where the config is from, when not from this package
         self.trust = False  # of whoever wrote that config
         self.checked: Checked | None = None  # of a single run, which is checked before its folder is made
-        self.jobs: list[tuple[str, str]] = []  # of a sweep: label and folder of each job that was begun
         self.total: int | None = None  # jobs of the sweep, where that is known beforehand
         self.steps: int | None = None  # of the run under way
         self.done = Done(Path())  # of a sweep
-        self.frozen = 0  # runs that have a config.yaml: from then on something is worth keeping
-        self.trained: dict[str, Trained] = {}  # by what they are
         self.made = Made()
         self._list: Path | None = None  # of a sweep's words, which Hydra writes, and what it held before
         self._list_before: bytes | None = None
-        self._names: dict[str, int] = {}
+        self.ended: list[Job] = []  # what came of the jobs of a sweep, when it is over
+        self._kept = False  # does the folder of the job at hand hold a run of ours?
+        self._pid, self.console = os.getpid(), console()
+        self._names: dict[str, int] = {}  # of folders of jobs, in the command's own process
+        self._twice: set[int] = set()  # jobs whose folder must not have the name that their words make
 
-    def job(self, cfg: Any) -> float | None:
-        """Hydra's task function: one run. Returns the final eval/loss, for sweepers that optimise it."""
+    def __getstate__(self) -> dict[str, Any]:
+        """For a job in another process: without what grows with the sweep."""
+        return self.__dict__ | {"_names": {}}
+
+    def job(self, cfg: Any) -> Objective:
+        """Hydra's task function: one run. Returns its objective."""
         hydra_config, self.started = HydraConfig.get(), True
         self.sweeping = hydra_config.mode == RunMode.MULTIRUN
         folder = Path(hydra_config.runtime.output_dir)
         label = " ".join(compose.task_words(hydra_config)) or "defaults"
-        number = hydra_config.job.num if self.sweeping else 0
+        self._kept = False
+        job = Job(hydra_config.job.num if self.sweeping else 0, label, str(folder))
+        job = job._replace(console=console(), host=socket.gethostname(), pid=os.getpid())
         if self.sweeping:
-            of = f" of {self.total}" if self.total is not None else ""
-            print(f"\njob {len(self.jobs) + 1}{of}: {label}", flush=True)
-            self.jobs.append((label, str(folder)))
+            print(f"\n{self.title(job)}", flush=True)
+            self._note(job)
         self.made.below(folder)
         try:
-            if number in self.unwritable:
-                raise ConfigError(self.unwritable[number])
-            return self._run(cfg, folder, hydra_config, f"job {len(self.jobs)}, {label}")
+            if job.number in self.unwritable:
+                raise ConfigError(self.unwritable[job.number])
+            return self._run(cfg, job, hydra_config)
         except Interrupted as stopped:
-            stopped.note = stopped.note or self._where(folder)
+            stopped.note = stopped.note or self._where(job)
             raise
         except Exception as error:
             self.made.tidy()
+            mistake = isinstance(error, (OSError, *MISTAKES))
+            self._note(job._replace(status=FAILED, message=one_line(error), code=2 if mistake else 1, kept=self._kept))
             if self.full_errors:
                 raise
-            mistake = isinstance(error, (OSError, *MISTAKES))
             if not mistake and not isinstance(error, RunFailed):
                 traceback.print_exc()
-            self.failures.append(Failure(label, str(folder), one_line(error), 2 if mistake else 1))
             if self.sweeping:
-                print(self.failures[-1].message, file=sys.stderr, flush=True)
-            return float("nan")
+                ours = os.getpid() == self._pid  # else others talk at the same time
+                print(one_line(error) if ours else f"{self.title(job)}: {one_line(error)}", file=sys.stderr, flush=True)
+            return None
 
-    def _where(self, folder: Path) -> str:
-        """How far the run in `folder` came, and what can be done with it; nothing when it did not begin."""
-        job = f"job {len(self.jobs)}" + (f" of {self.total}" if self.total else "") + ", " if self.sweeping else ""
-        return reached(folder, self.steps, job)
+    def worth(self, found: Objective) -> Objective:
+        """An objective as a sweeper is told it: the worst there is for a run that has none."""
+        return float("-inf" if self.maximises else "inf") if found is None else found
+
+    def title(self, job: Job) -> str:
+        """Which job it is, for a line of its own."""
+        return f"job {job.number + 1}{f' of {self.total}' if self.total is not None else ''}: {job.label}"
+
+    def _note(self, job: Job) -> None:
+        """Remember how far a job has come."""
+        self._kept = job.kept
+        if self.jobs is not None:
+            self.jobs.write(job)
+        elif job.status == FAILED:
+            self.failed = job
+
+    def _where(self, job: Job) -> str:
+        """How far a run came, and what can be done with it; nothing when it did not begin."""
+        of = f" of {self.total}" if self.total else ""
+        return reached(Path(job.folder), self.steps, f"job {job.number + 1}{of}, " if self.sweeping else "")
 
     def check(self, cfg: Any) -> None:
         """Refuse a single run that cannot work, before anything is written."""
@@ -116,15 +128,23 @@ class Session:
 
     def _check(self, cfg: Any, hydra_config: Any) -> Checked:
         words, choices = compose.task_words(hydra_config), dict(hydra_config.runtime.choices)
-        return compose.check(cfg, words, choices, self.beside, self.trust)
+        return compose.check(cfg, words, choices, self.beside, self.trust, at_once=self.at_once)
+
+    def expect(self, number: int, words: Sequence[str]) -> None:
+        """A job of these words is about to be launched: two must not have one folder."""
+        if self._names.setdefault(self._named(number, words), number) != number:
+            self._twice.add(number)
+
+    def _named(self, number: int, words: Sequence[str]) -> str:
+        given, swept = {word.split("=", 1)[0] for word in self.words}, sweeps.swept(self.words)
+        # a key that the command line does not name is swept over by an experiment's yaml
+        keys = ((word, word.split("=", 1)[0]) for word in words)
+        return folder_name([word for word, key in keys if key in swept or key not in given], number)
 
     def subdir(self, number: int, overrides: Any, root: str) -> str:
         """The folder of a sweep's job below `root`, named by the swept keys; if it cannot be made, that job alone fails."""
-        given, swept = {word.split("=", 1)[0] for word in self.words}, sweeps.swept(self.words)
-        # a key that the command line does not name is swept over by an experiment's yaml
-        keys = ((word, word.split("=", 1)[0]) for word in overrides)
-        name = folder_name([word for word, key in keys if key in swept or key not in given], number)
-        if self._names.setdefault(name, number) != number:
+        name = self._named(number, overrides)
+        if number in self._twice:
             name = folder_name([name, str(number)], number)
         self.made.will(Path(root) / name)
         try:
@@ -144,16 +164,20 @@ class Session:
         return found
 
     def sweep_into(self, folder: Path) -> None:
-        """Remember what the folder of a sweep is like before Hydra writes the sweep's words into it."""
+        """The folder of a sweep: remember what it is like before the sweep's words are written into it."""
         self.done = Done(folder)
         self.made.will(folder)
+        self.jobs = Jobs(folder)
         with contextlib.suppress(OSError):
             self._list = folder / "multirun.yaml"
             self._list_before = self._list.read_bytes()
 
     def tidy(self) -> None:
         """Take away what this command made and nothing was put into; a sweep's list of words when no job left anything."""
-        if not self.frozen and self._list is not None:
+        if self.jobs is not None:
+            self.ended = self.jobs.all()
+            self.jobs.remove()
+        if self._list is not None and not any(job.kept for job in self.ended):
             with contextlib.suppress(OSError):
                 if self._list_before is None:
                     self._list.unlink()
@@ -161,49 +185,73 @@ class Session:
                     self._list.write_bytes(self._list_before)
         self.made.tidy()
 
-    def _run(self, cfg: Any, folder: Path, hydra_config: Any, label: str) -> float | None:
+    def _run(self, cfg: Any, job: Job, hydra_config: Any) -> Objective:
         checked = self.checked or self._check(cfg, hydra_config)
         for note in checked.notes:
             print(note, file=sys.stderr, flush=True)
         settings = checked.config
         if settings.launch:
             checks.only_copy()
-        # one that is asked to run elsewhere, or to keep something else, is wanted for that
         named = given(compose.task_words(hydra_config))
+        if self.jobs is None:
+            return self._train(checked, job, named)
+        # one that is asked to run elsewhere, or to keep something else, is wanted for that
         key = identity(checked.parts) + json.dumps(placement(settings), sort_keys=True)
-        if (first := self.trained.get(key)) is not None:
-            self.made.tidy()
-            print(f"the same run as {first.label} ({first.folder}), so it is not run again", flush=True)
-            return first.objective
-        if self.again.skip_done and (done := self.done.like(checked, named)) is not None:
-            self.made.tidy()
-            self.trained[key] = Trained(label, done, objective_of(done))
-            print(f"done already in {done}, so it is not run again", flush=True)
-            return self.trained[key].objective
-        if self.again.resume and (folder / "config.yaml").is_file():
-            self.frozen, self.steps = self.frozen + 1, settings.steps
-            go_on_as(folder, checked, named)
-            self.trained[key] = Trained(label, folder, objective_of(folder))
-            return self.trained[key].objective
-        with in_use_by_us(folder, make=True):
-            return self._begin(checked, folder, key, label)
+        with self.jobs.alone(key) as once:
+            if (first := once.first) is not None:
+                self.made.tidy()
+                print(
+                    f"the same run as job {first.number + 1}, {first.label} ({first.folder}), so it is not run again",
+                    flush=True,
+                )
+                self._note(job._replace(status=DONE, objective=first.objective))
+                return first.objective
+            if self.again.skip_done and (done := self.done.like(checked, named)) is not None:
+                self.made.tidy()
+                print(f"done already in {done}, so it is not run again", flush=True)
+                found = objective(done)
+                self._note(job._replace(status=DONE, objective=found))
+                return found
+            try:
+                found = self._train(checked, job, named)
+                self._note(job._replace(status=DONE, objective=found, kept=True))
+                once.trained(job.number)
+            except Diverged:  # as it would again; other failures may have been the machine's
+                once.trained(job.number)
+                raise
+            return found
 
-    def _begin(self, checked: Checked, folder: Path, key: str, label: str) -> float | None:
-        """Freeze the run in `folder` and train it."""
-        settings = checked.config
+    def _train(self, checked: Checked, job: Job, named: Sequence[str]) -> Objective:
+        """Train in the job's folder, or go on there; `named` are the keys that words name."""
+        folder, settings = Path(job.folder), checked.config
+        if self.again.resume and (folder / "config.yaml").is_file():
+            self.steps = settings.steps
+            self._note(job._replace(kept=True))
+            go_on_as(folder, checked, named)
+            return objective(folder)
+        with in_use_by_us(folder, make=True):
+            return self._begin(checked, job)
+
+    def _begin(self, checked: Checked, job: Job) -> Objective:
+        """Freeze the run in the job's folder and train it."""
+        folder, settings = Path(job.folder), checked.config
         write_config(settings, folder, self.command, self.sweeping, "add resume=auto to go on with it, ")
-        self.frozen, self.steps = self.frozen + 1, settings.steps
+        self.steps = settings.steps
+        self._note(job._replace(kept=True))
         if not settings.launch:
             print(torchrun(settings, folder, "coopsgd.run.worker"))
-            self.trained[key] = Trained(label, folder, None)
             return None
-        if len(self.jobs) > 1 and "data" in checked.parts.task.USES:
+        if job.number and "data" in checked.parts.task.USES:
             pictures.get_ready()
         with summed_up(folder, checked.parts):
-            try:
-                objective = start(folder, checked.parts)
-            except Diverged:  # as it would again; other failures may have been the machine's
-                self.trained[key] = Trained(label, folder, float("nan"))
-                raise
-            self.trained[key] = Trained(label, folder, objective)
-            return objective
+            start(folder, checked.parts)
+            return objective(folder)
+
+
+def console() -> str:
+    """Which file or terminal this process's stderr is."""
+    try:
+        found = os.fstat(2)
+        return f"{found.st_dev}:{found.st_ino}"
+    except OSError:
+        return ""

@@ -1,0 +1,127 @@
+"""Hydra's launchers, whatever they are: what a sweep does alike around each of them.
+
+A launcher runs jobs in this process, one after the other (Hydra's own), or in others, several at once (its plugins). What came
+of a job is read from its file in the sweep's folder, never from what the launcher brought back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+
+from coopsgd.commands.train.session import Session
+from coopsgd.errors import ConfigError
+from coopsgd.run.jobs import FAILED, NOWHERE, RUNNING, Job
+from coopsgd.run.progress import say
+from coopsgd.setup.schema import cores
+
+GLANCE = 0.2  # seconds between two looks at what jobs elsewhere have to say
+
+
+class Launching:
+    """In the place of a sweeper's launcher."""
+
+    def __init__(self, launcher: Any, session: Session, config: Any) -> None:
+        self._launcher, self._session, self._settings = launcher, session, config.hydra.launcher
+        self._name = str(config.hydra.runtime.choices.get("hydra/launcher"))
+        self._elsewhere = type(launcher).__name__ != "BasicLauncher"  # Hydra loads its plugins as modules of their own
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._launcher, name)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run a batch of jobs; their objectives."""
+        session, numbers = self._session, range(initial_job_idx, initial_job_idx + len(job_overrides))
+        words = [list(filter_overrides(one)) for one in job_overrides]
+        for number, own in zip(numbers, words, strict=True):
+            session.expect(number, own)
+        if not self._elsewhere:
+            returns = self._launcher.launch(job_overrides, initial_job_idx)
+        else:
+            session.at_once = at_once(self._settings, len(words))
+            with self._listening(numbers):
+                try:
+                    returns = self._launcher.launch(job_overrides, initial_job_idx)
+                except Exception as error:
+                    if session.full_errors:
+                        raise
+                    returns = self._broken(numbers, words, error)
+            session.started = session.started or any(self._read(number) for number in numbers)
+        for number, back in zip(numbers, returns, strict=True):
+            if back.status == JobStatus.COMPLETED:
+                job = self._read(number)
+                back.return_value = session.worth(None if job is None else job.objective)
+        return returns
+
+    def _read(self, number: int) -> Job | None:
+        assert self._session.jobs is not None
+        return self._session.jobs.read(number)
+
+    def _broken(self, numbers: Sequence[int], words: Sequence[Sequence[str]], error: Exception) -> Sequence[JobReturn]:
+        """The launcher itself failed: jobs that have no end failed with it. ConfigError when none began."""
+        why = f"hydra/launcher={self._name}: {(str(error).splitlines() or [''])[0] or type(error).__name__}"
+        if not any(self._read(number) for number in numbers):
+            raise ConfigError(why) from error
+        while any(job is not None and job.runs for job in map(self._read, numbers)):
+            time.sleep(GLANCE)  # some launchers do not wait for the others
+        assert self._session.jobs is not None
+        for number, own in zip(numbers, words, strict=True):
+            job = self._read(number) or Job(number, " ".join(own) or "defaults", NOWHERE)
+            if job.status == RUNNING:
+                self._session.jobs.write(
+                    job._replace(status=FAILED, message=f"did not come to its end; {why}", code=1, console="")
+                )
+        return [JobReturn(overrides=own, status=JobStatus.COMPLETED) for own in words]
+
+    @contextlib.contextmanager
+    def _listening(self, numbers: Sequence[int]) -> Iterator[None]:
+        """Inside, what becomes of jobs that have another console is told on this one."""
+        over, waiting = threading.Event(), dict.fromkeys(numbers, "")
+
+        def listen() -> None:
+            while not over.wait(GLANCE):
+                self._tell(waiting)
+
+        # the jobs are other processes: nothing that trains is forked here
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        try:
+            yield
+        finally:
+            over.set()
+            listener.join()
+            self._tell(waiting)
+
+    def _tell(self, waiting: dict[int, str]) -> None:
+        """What is new of the jobs in `waiting`, each with what was told of it; those that are over leave it."""
+        for number, told in list(waiting.items()):
+            job = self._read(number)
+            if job is None or job.status == told:
+                continue
+            if job.console != self._session.console:
+                title = self._session.title(job)
+                say(
+                    f"{title}: {job.message}"
+                    if job.status == FAILED
+                    else title
+                    if job.status == RUNNING
+                    else f"{title}: {job.status}"
+                )
+            waiting[number] = job.status
+            if job.status != RUNNING:
+                del waiting[number]
+
+
+def at_once(settings: Any, jobs: int) -> int:
+    """How many of so many jobs a launcher of these settings runs at the same time on one machine."""
+    if str(settings.get("_target_")).endswith("LocalLauncher"):  # submitit's starts all of them
+        return jobs
+    many = settings.get("n_jobs", 1)
+    if not isinstance(many, int) or many == 0:
+        return 1
+    return max(1, min(jobs, many if many > 0 else cores() + 1 + many))
