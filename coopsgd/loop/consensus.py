@@ -111,8 +111,12 @@ def distance(fleet: Fleet, x: Tensor) -> float:
     return found / fleet.m if math.isfinite(found) else math.nan
 
 
-def finite(fleet: Fleet, x: Tensor) -> bool:
-    """Is every number of the rows finite, on all processes? An exchange: call it while measuring."""
-    low, high = x.aminmax() if x.numel() else (x.new_zeros(()),) * 2  # either is nan where any number is
-    bad = not (math.isfinite(float(low)) and math.isfinite(float(high)))
+def finite(fleet: Fleet, *tensors: Tensor) -> bool:
+    """Is every number of these finite, on all processes? An exchange: call it while measuring."""
+    bad = not all(map(_finite, tensors))
     return not float(fleet.total(torch.tensor([bad], dtype=torch.float64)))
+
+
+def _finite(x: Tensor) -> bool:
+    low, high = x.aminmax() if x.numel() else (x.new_zeros(()),) * 2  # either is nan where any number is
+    return math.isfinite(float(low)) and math.isfinite(float(high))

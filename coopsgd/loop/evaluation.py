@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ class Outcome:
     answer_stats: Tensor | None = None  # (1, b) those of the model to ship, known to rank 0
     last: dict[str, Any] = field(default_factory=dict)  # the last line of metrics
     diverged_at: int | None = None  # the first step whose loss was not finite
+    diverged_workers: Sequence[int] = ()  # and whose it was
     answer_lags: bool = False  # is the answer without the local steps since the latest communication?
 
 
@@ -66,7 +67,18 @@ def train(
         answer, answer_stats = norm_stats.answer(loop, problem, parts.config.norm_stats)
         lags = evaluator.communications.phase > 0 and _lags(loop, answer)
     status = "completed" if evaluator.diverged_at is None else "diverged"
-    return Outcome(status, line["step"], st.x, answer, st.stats, answer_stats, line, evaluator.diverged_at, lags)
+    return Outcome(
+        status,
+        line["step"],
+        st.x,
+        answer,
+        st.stats,
+        answer_stats,
+        line,
+        evaluator.diverged_at,
+        evaluator.diverged_workers,
+        lags,
+    )
 
 
 def _lags(loop: Loop, answer: Tensor) -> bool:
@@ -91,8 +103,10 @@ class Evaluator(Observer):
         self._taken = 0  # steps of all workers together
         self._losses: list[tuple[Tensor, int]] = []  # (r, 1) and how many workers computed, since the last line
         self._folded: list[tuple[Tensor, Tensor]] = []  # the same, summed over rows, a thousand steps at a time
+        self._bad: tuple[int, Tensor] | None = None  # since the last line: the first step with a loss that is not finite; (w,)
         self.line: dict[str, Any] = {}
         self.diverged_at: int | None = None
+        self.diverged_workers: list[int] = []
 
     def saved(self) -> dict[str, Any]:
         """What the lines to come depend on (loop/saved.py). While measuring."""
@@ -153,9 +167,20 @@ class Evaluator(Observer):
         if self._logs(loop.state.k):
             self.log(loop, t.lr)
 
+    def sound(self) -> bool:
+        """Are models, the optimiser's buffers and the losses since the last line finite? An exchange: while measuring."""
+        st = self._loop.state
+        self._fold()
+        buffers = (part for rows in st.inner.saved()["buffers"].values() for part in rows.parts)
+        return finite(self._loop.fleet, st.x, *buffers, *(losses for losses, _ in self._folded))
+
     def _fold(self) -> None:
         if self._losses:
             sums = torch.stack([loss.sum().double() for loss, _ in self._losses]).cpu()
+            bad = (~torch.isfinite(sums)).nonzero()
+            if len(bad) and self._bad is None:
+                loss, before = self._losses[int(bad[0])][0], sum(len(folded) for folded, _ in self._folded)
+                self._bad = before + int(bad[0]), ~torch.isfinite(loss.detach().flatten().cpu())
             self._folded.append((sums, torch.tensor([count for _, count in self._losses], dtype=torch.float64)))
             self._losses.clear()
 
@@ -198,6 +223,7 @@ class Evaluator(Observer):
                 line |= self._evaluate(loop)
                 if self.diverged_at is None and self._lost(line, loop):
                     self.diverged_at = step
+                    self.diverged_workers = self._whose((~torch.isfinite(loop.state.x)).any(1).cpu())
             if self._monitor is not None:
                 line |= self._monitor.line(step, loop.state.x, line["consensus"] is not None)
             self.line = line
@@ -212,10 +238,19 @@ class Evaluator(Observer):
         steps = self._loop.fleet.total(sums) / counts
         first = step - len(steps) + 1
         self._folded.clear()
-        bad = (~torch.isfinite(steps)).nonzero()
+        bad, mine, self._bad = (~torch.isfinite(steps)).nonzero(), self._bad, None
         if len(bad):
             self.diverged_at = first + int(bad[0])
+            self.diverged_workers = self._whose(mine[1] if mine is not None and mine[0] == int(bad[0]) else None)
         return float(steps.mean())
+
+    def _whose(self, bad: Tensor | None) -> list[int]:
+        """Of the whole fleet, the workers marked in `bad` (w,), those held here; None for none."""
+        fleet = self._loop.fleet
+        marked, here = torch.zeros(fleet.m, dtype=torch.float64), fleet.workers
+        if bad is not None:
+            marked[here.start : here.stop] = bad[: len(here)].double()
+        return fleet.total(marked).nonzero().flatten().tolist()
 
     def _lost(self, line: dict[str, Any], loop: Loop) -> bool:
         """Have the models left the numbers? Rank 0 alone knows their loss; every process answers alike."""

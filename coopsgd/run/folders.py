@@ -277,6 +277,14 @@ def checkpoint_place(folder: Path, step: int) -> Path:
     return folder / CHECKPOINTS / f"step-{step}"
 
 
+def diverged(folder: Path, step: int | None, workers: Sequence[int]) -> str:
+    """What to say of a run whose loss was not finite after this step, that of these workers."""
+    some = ", ".join(map(str, workers[:8])) + (f", ... ({len(workers)} of them)" if len(workers) > 8 else "")
+    who = f"worker{'s' * (len(workers) > 1)} {some}" if workers else "the mean model"
+    kept = next((f"the last good checkpoint is {checkpoint_place(folder, at)}; " for at in steps_saved(folder)), "")
+    return f"diverged: the loss of {who} at step {step} is not finite; {kept}lower optim.lr or tau"
+
+
 def steps_saved(folder: Path) -> list[int]:
     """After which steps the run in `folder` has checkpoints, whole or not; the newest first."""
     with contextlib.suppress(OSError):

@@ -12,7 +12,6 @@ import torch
 
 from coopsgd.errors import RunFailed
 from coopsgd.fleet.waits import CHECKPOINT
-from coopsgd.loop.consensus import finite
 from coopsgd.loop.saved import ByRow, flatten
 from coopsgd.run import checkpoints
 from coopsgd.setup.values import seconds_of
@@ -91,7 +90,7 @@ class Keeper:
         began = time.monotonic()
         with self._fleet.during(CHECKPOINT), evaluator.aside():
             tree = {"loop": loop.saved(), "evaluator": evaluator.saved()}
-            if finite(self._fleet, loop.state.x) and (wanted or self._fits(tree)):
+            if evaluator.sound() and (wanted or self._fits(tree)):
                 self._write(loop.state.k, tree)
         self._saved_at = time.monotonic()
         self._seconds += self._saved_at - began
@@ -124,10 +123,13 @@ class Keeper:
         )
         return False
 
-    def end(self) -> dict[str, Any]:
-        """The run has come to its end: its last checkpoint stays, from which it can be made longer, unless it is large."""
+    def end(self, diverged: bool = False) -> dict[str, Any]:
+        """The run has come to its end: its last checkpoint stays, from which it can be made longer, unless it is large.
+
+        Of one that diverged it stays in any case: it is the last good one.
+        """
         if self._fleet.rank == 0:
-            large = self._bytes > LIMIT
+            large = self._bytes > LIMIT and not diverged
             checkpoints.prune(self._folder, 0 if large else 1)
             if large:
                 self._report.note(f"the last checkpoint, of {self._bytes / 1e6:.0f} MB, is removed: the run is over")

@@ -142,6 +142,7 @@ SUMMARY = {  # key of summary.json -> when it is there, and what it is; a task o
     "status": (ALL, "completed, diverged, failed or interrupted"),
     "steps": (ALL, "done, as far as is known"),
     "diverged_at": ("runs that diverged", "the first step whose loss was not finite"),
+    "diverged_workers": ("runs that diverged", "whose loss it was; none where only the mean model's is not finite"),
     "workers": (ALL, "m"),
     "aux": (ALL, "v"),
     "processes": (ALL, "that held them"),

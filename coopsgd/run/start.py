@@ -13,7 +13,7 @@ from coopsgd.errors import Diverged, Interrupted, RunFailed
 from coopsgd.host import files, signals
 from coopsgd.predict import foresight
 from coopsgd.run import provenance
-from coopsgd.run.folders import steps_saved, write_config
+from coopsgd.run.folders import diverged, steps_saved, write_config
 from coopsgd.run.reader import Run, log_points
 from coopsgd.run.summary import of_what_there_is
 from coopsgd.run.sweep import readable_summary
@@ -31,7 +31,7 @@ def start(folder: Path, parts: Parts) -> float | None:
     summary = Run(folder).summary
     table(summary, folder)
     if summary["status"] == "diverged":
-        raise Diverged(f"diverged: the loss of step {summary['diverged_at']} is not finite; lower optim.lr or tau")
+        raise Diverged(diverged(folder, summary["diverged_at"], summary["diverged_workers"]))
     return summary["eval"].get("eval/loss")
 
 

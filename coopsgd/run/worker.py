@@ -1,7 +1,7 @@
 """What each process does: read the frozen config, build the parts, train, leave the results.
 
 Started by `coopsgd train` as a fork of a warm process, or on several machines by
-`torchrun --nnodes N --nproc-per-node P -m coopsgd.run.worker [--trust] RUN_FOLDER`.
+`torchrun --nnodes N --nproc-per-node P -m coopsgd.worker [--trust] RUN_FOLDER` (run/elsewhere.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,9 @@ from coopsgd.loop.saved import homes
 from coopsgd.predict import foresight
 from coopsgd.predict.monitor import Monitor
 from coopsgd.predict.rehearsal import clock_of
-from coopsgd.registry import guarded
 from coopsgd.run import checkpoints, final
 from coopsgd.run.board import Board, Phase
-from coopsgd.run.folders import steps_saved
 from coopsgd.run.keeper import SAVE, STOP, Keeper, Stopped
-from coopsgd.run.reader import summary_of
 from coopsgd.run.report import Report, Silent
 from coopsgd.run.summary import summary
 from coopsgd.setup import schema
@@ -99,7 +97,7 @@ def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any,
 
 def restarts() -> int:
     """How often torchelastic's agent has started the workers again, in `coopsgd train` as in torchrun."""
-    return _number("TORCHELASTIC_RESTART_COUNT", 0)
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def asked_by_signals() -> Callable[[], str | None]:
@@ -135,12 +133,20 @@ def saving() -> Iterator[signals.Noted]:
         yield came
 
 
-def work(folder: Path, rank: int, store: str | Path | None = None, console: int | None = None, trust: bool = False) -> Outcome:
+def work(
+    folder: Path,
+    rank: int,
+    store: str | Path | None = None,
+    console: int | None = None,
+    trust: bool = False,
+    processes: int | None = None,
+) -> Outcome:
     """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or torchrun's store.
 
-    trust: import what the frozen config names.
+    trust: import what the frozen config names. processes: how many there are, if not as many as it was frozen for.
     """
     settings = schema.load(folder / "config.yaml", trust)
+    settings = replace(settings, processes=processes or settings.processes)
     parts = Parts(settings)
     layout = layout_of(parts.strategy.schedule, settings.workers, settings.processes)
     with joined(settings, layout, rank, store) as (fleet, device):
@@ -148,10 +154,11 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
         with fleet.during(START):
             problem = parts.task.build(settings, fleet.workers, device)
             found = _agreed(folder, fleet, passed_over.append)
+        over_again = found is None and (restarts() > 0 or (_slot is None and (folder / "metrics.jsonl").exists()))
         report = Report(folder, parts, console, found) if rank == 0 else Silent()
         try:
             notes = [*getattr(problem, "notes", ()), *passed_over]
-            notes += ["no checkpoint yet: the run starts over"] if restarts() and found is None else []
+            notes += ["no checkpoint yet: the run starts over"] if over_again else []
             for note in notes:
                 report.note(note)
             notes += foresight.notes(parts)
@@ -172,7 +179,7 @@ def work(folder: Path, rank: int, store: str | Path | None = None, console: int 
                 save = final.resolve(settings.save, layout.n, columns, outcome.x.element_size())
                 rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
                 more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
-                more |= {"notes": [*notes, *late], "checkpoints": keeper.end(), **report.facts}
+                more |= {"notes": [*notes, *late], "checkpoints": keeper.end(outcome.status == "diverged"), **report.facts}
                 more |= {"restarts": restarts()} if restarts() else {}
                 if isinstance(report, Report):
                     report.draw()
@@ -288,7 +295,11 @@ def _found(parts: Parts, outcome: Outcome) -> dict[str, Any]:
     settings, schedule = parts.config, parts.strategy.schedule
     data = parts.task.about(settings)
     return {
-        **({"diverged_at": outcome.diverged_at} if outcome.diverged_at is not None else {}),
+        **(
+            {"diverged_at": outcome.diverged_at, "diverged_workers": list(outcome.diverged_workers)}
+            if outcome.diverged_at is not None
+            else {}
+        ),
         "zeta": schedule.zeta(settings.workers) if schedule else None,
         **({"data": data} if data else {}),
         "parameters": outcome.x.shape[1],
@@ -336,62 +347,3 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
         libc.mallopt(-2, 1 << 26)  # M_TOP_PAD
-
-
-def called(name: str) -> tuple[Path, bool]:
-    """The folder that the command line of `python -m NAME [--trust] FOLDER` names, and whether it is trusted."""
-    words = [word for word in sys.argv[1:] if word != "--trust"]
-    if len(words) != 1 or not (Path(words[0]) / "config.yaml").is_file():
-        sys.exit(f"usage: torchrun --nnodes N --nproc-per-node P -m {name} [--trust] FOLDER (made with launch=false)")
-    return Path(words[0]), "--trust" in sys.argv[1:]
-
-
-@contextlib.contextmanager
-def one_line(folder: Path, trust: bool) -> Iterator[None]:
-    """A refused config is a line and exit code 2, a failed run 1; without `trust` nothing is imported, no other folder read."""
-    try:
-        with contextlib.nullcontext() if trust else guarded(folder=folder):
-            yield
-    except ConfigError as error:
-        print(f"{folder}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunFailed as error:
-        sys.exit(str(error))
-
-
-def ranked(folder: Path) -> int:
-    """Which process of a torchrun this is; it ends here when there are not as many as `folder` was frozen for."""
-    wanted = schema.load(folder / "config.yaml").processes
-    if (world := _number("WORLD_SIZE", 1)) != wanted:
-        raise ConfigError(
-            f"WORLD_SIZE is {world} but {folder} was frozen for processes={wanted}; start {wanted} processes in all"
-        )
-    if not 0 <= (rank := _number("RANK", 0)) < world:
-        raise ConfigError(f"RANK is {rank}, but of WORLD_SIZE={world} processes ranks are 0 to {world - 1}; torchrun sets both")
-    return rank
-
-
-def _number(name: str, default: int) -> int:
-    found = os.environ.get(name, str(default))
-    try:
-        return int(found)
-    except ValueError:
-        raise ConfigError(f"{name} is {found!r}, which is no whole number; torchrun sets it") from None
-
-
-def main() -> None:
-    """`python -m coopsgd.run.worker [--trust] FOLDER`, one process of a torchrun."""
-    folder, trust = called("coopsgd.run.worker")
-    stdio.guard()
-    with one_line(folder, trust):
-        rank = ranked(folder)
-        over = (summary_of(folder) or {}).get("status") in ("completed", "diverged")
-        if rank == 0 and (folder / "metrics.jsonl").exists() and (over or not steps_saved(folder)):
-            sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
-        outcome = work(folder, rank, trust=trust)
-    if outcome.status == "diverged":
-        sys.exit(f"diverged: the loss of step {outcome.diverged_at} is not finite")
-
-
-if __name__ == "__main__":
-    main()

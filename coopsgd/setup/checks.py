@@ -28,7 +28,7 @@ def only_copy() -> None:
         raise ConfigError(
             f"{found[0]}={os.environ[found[0]]}: a launcher starts copies of this command, each of which would be the whole of "
             "it; start it once, by itself, or prepare a run with launch=false and let the launcher start the "
-            "coopsgd.run.worker that it prints"
+            "coopsgd.worker that it prints"
         )
 
 

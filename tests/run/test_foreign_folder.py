@@ -141,11 +141,11 @@ def _worker(module: str, *words: str) -> None:
     from importlib import import_module
 
     sys.argv = [module, *words]
-    import_module("coopsgd.run.worker" if module == "coopsgd.run.worker" else "coopsgd.commands.probe.worker").main()
+    import_module("coopsgd.worker" if module == "coopsgd.worker" else "coopsgd.commands.probe.worker").main()
     sys.exit(0)
 
 
-@pytest.mark.parametrize("module", ["coopsgd.run.worker", "coopsgd.commands.probe"])
+@pytest.mark.parametrize("module", ["coopsgd.worker", "coopsgd.commands.probe"])
 def test_the_workers_of_torchrun(stranger, cli, module):
     words, key, value = PARTS["strategy"]
     folder, marker = stranger(words, {key: value})
@@ -270,7 +270,7 @@ def test_a_rerun_from_a_pickle_is_refused(stranger, cli):
 def test_an_environment_variable_stays_where_it_is_with_a_worker(stranger, cli):
     folder, _ = stranger(QUADRATIC, {"name": "${oc.env:HOME}"})
     (folder / "metrics.jsonl").unlink()
-    ended = cli(first=functools.partial(_worker, "coopsgd.run.worker", "theirs"))
+    ended = cli(first=functools.partial(_worker, "coopsgd.worker", "theirs"))
     assert ended.code == 0, ended.err
     assert json.loads((folder / "summary.json").read_text())["name"] == "${oc.env:HOME}"
 

@@ -355,7 +355,7 @@ def test_processes_auto(monkeypatch):
 def test_several_machines(cli, tmp_path):
     """launch=false freezes the folder and prints the line; two torchrun agents on this host carry it out."""
     ended = cli("train", *QUICK, "algo=easgd", "workers=4", "processes=4", "launch=false", "hydra.run.dir=here")
-    assert ended.code == 0 and "torchrun" in ended.out and "-m coopsgd.run.worker" in ended.out
+    assert ended.code == 0 and "torchrun" in ended.out and "-m coopsgd.worker" in ended.out
     assert not (tmp_path / "here" / "summary.json").exists()
     import socket
 
@@ -372,7 +372,7 @@ def test_several_machines(cli, tmp_path):
     ]
     line += [f"--master-port={port}"]
     env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    rest = ["-m", "coopsgd.run.worker", str(tmp_path / "here")]
+    rest = ["-m", "coopsgd.worker", str(tmp_path / "here")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": env, "text": True}
     agents = [subprocess.Popen([*line, f"--node-rank={rank}", *rest], **pipes) for rank in (0, 1)]
     for agent in agents:
@@ -386,7 +386,7 @@ def test_several_machines(cli, tmp_path):
 
 def test_a_folder_is_not_trained_twice(cli):
     assert cli("train", *QUICK, "workers=1", "hydra.run.dir=here").code == 0
-    ended = cli("here", module="coopsgd.run.worker")
+    ended = cli("here", module="coopsgd.worker")
     assert ended.code != 0 and "already holds a run" in ended.err
 
 
@@ -409,5 +409,5 @@ def test_a_live_line_on_a_terminal(started):  # noqa: F811
 
 def test_a_world_of_another_size_is_refused(cli):
     cli("train", *QUICK, "processes=4", "launch=false", "hydra.run.dir=here")
-    ended = cli("here", module="coopsgd.run.worker", env={"WORLD_SIZE": "3", "RANK": "0"})
+    ended = cli("here", module="coopsgd.worker", env={"WORLD_SIZE": "3", "RANK": "0"})
     assert ended.code != 0 and "WORLD_SIZE is 3" in ended.err and "processes=4" in ended.err

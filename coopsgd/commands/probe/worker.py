@@ -15,7 +15,7 @@ from coopsgd.commands.probe.measure import Unmeasurable, measure
 from coopsgd.fleet.plan import Layout
 from coopsgd.host import files, stdio
 from coopsgd.predict.probe_file import FORMAT, identity
-from coopsgd.run import final, provenance, worker
+from coopsgd.run import elsewhere, final, provenance, worker
 from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
@@ -63,10 +63,10 @@ def work(
 
 def main() -> None:
     """`python -m coopsgd.commands.probe [--trust] FOLDER`, one process of a torchrun."""
-    folder, trust = worker.called("coopsgd.commands.probe")
+    folder, trust = elsewhere.called("coopsgd.commands.probe")
     stdio.guard()
-    with worker.one_line(folder, trust):
-        rank = worker.ranked(folder)
+    with elsewhere.one_line(folder, trust):
+        rank, _ = elsewhere.placed(folder, fixed=True)
         if rank == 0 and (folder / FILE).exists():
             sys.exit(f"{folder} already holds a probe; freeze another folder with launch=false")
         wrong = work(folder, rank, console=1, trust=trust)

@@ -239,7 +239,7 @@ class Session:
         self.steps = settings.steps
         self._note(job._replace(kept=True))
         if not settings.launch:
-            print(torchrun(settings, folder, "coopsgd.run.worker"))
+            print(torchrun(settings, folder, "coopsgd.worker"))
             return None
         if job.number and "data" in checked.parts.task.USES:
             pictures.get_ready()

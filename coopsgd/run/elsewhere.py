@@ -1,0 +1,111 @@
+"""A worker that torchrun started, on one machine of several: what its command line says, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.host import files, stdio
+from coopsgd.predict import foresight
+from coopsgd.registry import guarded
+from coopsgd.run import worker
+from coopsgd.run.folders import diverged, in_use_by_us
+from coopsgd.run.keeper import Stopped
+from coopsgd.run.reader import summary_of
+from coopsgd.run.summary import of_what_there_is
+from coopsgd.setup import schema
+from coopsgd.setup.parts import Parts
+
+LEAVING = 60.0  # seconds in which a killed or stopped process has left a folder
+
+
+def called(name: str) -> tuple[Path, bool]:
+    """The folder that the command line of `python -m NAME [--trust] FOLDER` names, and whether it is trusted."""
+    words = [word for word in sys.argv[1:] if word != "--trust"]
+    if len(words) != 1 or not (Path(words[0]) / "config.yaml").is_file():
+        sys.exit(f"usage: torchrun --nnodes N --nproc-per-node P -m {name} [--trust] FOLDER (made with launch=false)")
+    return Path(words[0]), "--trust" in sys.argv[1:]
+
+
+@contextlib.contextmanager
+def one_line(folder: Path, trust: bool) -> Iterator[None]:
+    """A refused config is a line and exit code 2, a failed run 1; without `trust` nothing is imported, no other folder read."""
+    try:
+        with contextlib.nullcontext() if trust else guarded(folder=folder):
+            yield
+    except ConfigError as error:
+        print(f"{folder}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RunFailed as error:
+        sys.exit(str(error))
+
+
+def placed(folder: Path, fixed: bool = False) -> tuple[int, int]:
+    """Which process of a torchrun this is, and of how many. ConfigError when they cannot share the workers of `folder`.
+
+    fixed: they must be as many as it was frozen for.
+    """
+    frozen, world = schema.load(folder / "config.yaml"), _number("WORLD_SIZE", 1)
+    fit = [frozen.processes] if fixed else [p for p in range(1, frozen.workers + 1) if frozen.workers % p == 0]
+    if world not in fit:
+        raise ConfigError(
+            f"WORLD_SIZE is {world} but {folder} was frozen for processes={frozen.processes}, with workers={frozen.workers}; "
+            f"start as many processes in all as one of {', '.join(map(str, fit))}"
+        )
+    if not 0 <= (rank := _number("RANK", 0)) < world:
+        raise ConfigError(f"RANK is {rank}, but of WORLD_SIZE={world} processes ranks are 0 to {world - 1}; torchrun sets both")
+    return rank, world
+
+
+def _number(name: str, default: int) -> int:
+    found = os.environ.get(name, str(default))
+    try:
+        return int(found)
+    except ValueError:
+        raise ConfigError(f"{name} is {found!r}, which is no whole number; torchrun sets it") from None
+
+
+def main() -> None:
+    """`python -m coopsgd.worker [--trust] FOLDER`, one process of a torchrun."""
+    folder, trust = called("coopsgd.worker")
+    stdio.guard()
+    with one_line(folder, trust), contextlib.ExitStack() as stack:
+        rank, world = placed(folder)
+        if rank == 0:
+            if (summary_of(folder) or {}).get("status") in ("completed", "diverged"):
+                sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
+            stack.enter_context(_alone(folder))
+            (folder / "summary.json").unlink(missing_ok=True)  # of an attempt that did not come to its end
+        try:
+            outcome = worker.work(folder, rank, trust=trust, processes=world)
+        except Stopped as stopped:
+            if rank == 0:
+                parts = Parts(schema.load(folder / "config.yaml", trust))
+                notes = foresight.notes(parts)
+                files.write_json(
+                    folder / "summary.json", of_what_there_is(folder, parts, "interrupted", notes, worker.restarts())
+                )
+            raise RunFailed(f"{stopped}; torchrun on {folder} goes on from there") from None
+    if outcome.status == "diverged":
+        sys.exit(diverged(folder, outcome.diverged_at, outcome.diverged_workers))
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other command works in the folder; the process that was the first before this one may take a while to end."""
+    end = time.monotonic() + LEAVING
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(in_use_by_us(folder))
+                break
+            except ConfigError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+        yield
