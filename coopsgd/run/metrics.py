@@ -132,8 +132,9 @@ class Files:
         self._records = Growing(folder / f"{EVENTS}{stamp:010d}.{socket.gethostname()}.{os.getpid()}.0", note)
         self._events = RecordWriter(self._records)
         self._add(Event(wall_time=self._began, file_version="brain.Event:2"))
-        if saved is not None:  # it drops what it has read of this step and later ones
-            self._add(Event(wall_time=now, step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        # it drops what it has read of this step and later ones, but for the first session that it sees
+        first = 0 if saved is None else step + 1
+        self._add(Event(wall_time=now, step=first, session_log=SessionLog(status=SessionLog.START)))
         self._lines.flush()  # the file is there from the start
         self._laid_out = saved is not None and saved["laid_out"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import coopsgd
@@ -155,6 +156,21 @@ def test_tensorboard_shows_one_curve(cli, tmp_path):
         curves.append([(event.step, event.value) for event in read.Scalars("train/loss")])
     assert len(list((tmp_path / "broken").glob("events.out.tfevents.*"))) == 2
     assert curves[0] == curves[1] and [step for step, _ in curves[1]] == [4, 8, 12, 16, 20, 23]
+
+
+def test_a_tensorboard_that_is_open_meanwhile_shows_one_curve(cli, tmp_path):
+    """What its server reads with: of the first session that it sees in a run it takes none for a restart."""
+    assert cli("train", *PLAIN, "processes=1", "algo=easgd", "tau=3", *SAVED, "hydra.run.dir=whole").code == 0
+    read = plugin_event_accumulator.EventAccumulator(str(interrupted(tmp_path / "whole", tmp_path / "broken")))
+    read.Reload()
+    before = [(event.step, float(event.tensor_proto.float_val[0])) for event in read.Tensors("train/loss")]
+    assert cli("resume", "broken").code == 0
+    read.Reload()
+    events = read.Tensors("train/loss")
+    assert [(event.step, float(event.tensor_proto.float_val[0])) for event in events] == before
+    assert [step for step, _ in before] == [4, 8, 12, 16, 20, 23]
+    times = [event.wall_time for event in events]
+    assert times == sorted(times)
 
 
 # what it is asked in vain
