@@ -20,14 +20,15 @@ from coopsgd.run.folders import in_use_by_us, steps_saved
 from coopsgd.run.reader import log_points, summary_of
 from coopsgd.setup import checks
 from coopsgd.setup.parts import Parts
-from coopsgd.setup.schema import KEYS, Config
+from coopsgd.setup.schema import Config
 
 if TYPE_CHECKING:
     from coopsgd.run.checkpoints import Checkpoint
     from coopsgd.run.rerun import Range
 
 SAME, DIFFERENT = 0, 1  # exit codes
-HARMLESS = ("save", "checkpoint_every", "keep", "name", "timeout", "launch")  # no bit and no line depends on these
+# keys that may change when a run goes on, and on which bits or lines depend
+MATTER = ("steps", "processes", "threads", "device", "engine", "log_every", "eval_every", "eval_samples")
 
 
 class Stretch(NamedTuple):
@@ -111,7 +112,7 @@ def _stretches(parts: Parts, done: int, summary: Mapping[str, Any], saved: Mappi
         changed[newest.step] = changes(newest, parts.config)
     config, end, words, found = parts.config, done, "", list[Stretch]()
     for step, keys in sorted(changed.items(), reverse=True):
-        matter = {name: before for name, (before, _) in keys.items() if name in KEYS and name not in HARMLESS}
+        matter = {name: before for name, (before, _) in keys.items() if name in MATTER}
         if "steps" in matter and parts.schedule.arguments(matter["steps"]) == parts.schedule.arguments(config.steps):
             del matter["steps"]
         if matter:

@@ -194,6 +194,13 @@ def test_a_killed_run(cli, tmp_path, run):
     assert ended.out.splitlines()[-1] == "same: 6 lines of metrics.jsonl, bit for bit"
 
 
+def test_a_run_that_diverged(cli, tmp_path):
+    words = ("task=quadratic", "optim.lr=1e6", "steps=400", "log_every=20", "checkpoint_every=3", "processes=1")
+    assert cli("train", *words, "hydra.run.dir=r").code == 1
+    ended = verified(cli, tmp_path, "--steps", "20")
+    assert ended.code == 0 and "same: 2 lines of metrics.jsonl, the checkpoint of step " in ended.out, ended
+
+
 # a run that went on
 
 

@@ -69,6 +69,30 @@ def test_every_algorithm(cli, tmp_path, algo):
     same(*both(cli, tmp_path, *PLAIN, "processes=1", f"algo={algo}", *tau, *((RING,) if algo == "cooperative" else ())))
 
 
+def counting():
+    """Each gradient that is computed is told in a file, by its iteration."""
+    from coopsgd.tasks.quadratic import QuadraticProblem
+
+    gradients = QuadraticProblem.gradients
+
+    def told(self, k, active, own):
+        with open("gradients", "a") as file:
+            file.write(f"{k} ")
+        return gradients(self, k, active, own)
+
+    QuadraticProblem.gradients = told
+
+
+def test_no_gradient_is_computed_again_that_came_before_the_checkpoint(cli, tmp_path):
+    words = (*PLAIN, "processes=1", "algo=easgd", "tau=4", *SAVED)
+    assert cli("train", *words, "hydra.run.dir=whole", first=counting).code == 0
+    assert (tmp_path / "gradients").read_text().split() == [str(k) for k in range(23)]
+    (tmp_path / "gradients").unlink()
+    interrupted(tmp_path / "whole", tmp_path / "broken")
+    assert cli("resume", "broken", first=counting).code == 0
+    assert (tmp_path / "gradients").read_text().split() == [str(k) for k in range(15, 23)]
+
+
 AXES = [
     ("optim.momentum=0.9",),
     ("optim=adamw",),
