@@ -7,8 +7,9 @@ the matrix is nonzero (at 64 rows 0.64 of the dense time there, 0.96 at 0.375), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from coopsgd.fleet import factors
+from coopsgd.fleet.entries import Entries
 from coopsgd.mixing.matrix import SPARSE, Matrix, Outer
 
 CHUNK = 1 << 16  # numbers handled at a time, so that a slice of the rows and what is made of it stay in cache
@@ -31,7 +33,7 @@ class Local:
     """
 
     S: np.ndarray | Matrix
-    extras: Sequence[np.ndarray] = ()  # M_i, (r, k_i)
+    extras: Sequence[Entries] = ()  # M_i, (r, k_i)
     _ready: dict[Any, _Split | _Product] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, *extras: Tensor) -> None:
@@ -46,11 +48,10 @@ class Local:
         rows, columns, weights = S.edges.entries if isinstance(S, Matrix) else _entries(S)
         diagonal = np.zeros(r)
         diagonal[rows[rows == columns]] = weights[rows == columns]
-        beside = [_entries(M) for M in self.extras]
         widths = np.cumsum([r, *(M.shape[1] for M in self.extras)])
-        rows = np.concatenate([rows, *(part[0] for part in beside)])
-        columns = np.concatenate([columns, *(part[1] + at for part, at in zip(beside, widths, strict=False))])
-        weights = np.concatenate([weights, *(part[2] for part in beside)])
+        rows = np.concatenate([rows, *(M.rows for M in self.extras)])
+        columns = np.concatenate([columns, *(M.columns + at for M, at in zip(self.extras, widths, strict=False))])
+        weights = np.concatenate([weights, *(M.weights for M in self.extras)])
         stays = np.bincount(rows, minlength=r) == 1
         stays[stays] = diagonal[stays] == 1
         for outer in outers:
@@ -62,6 +63,14 @@ class Local:
                 return _Split(*split, self.extras, like)
         order = np.lexsort((columns, rows))
         return _Product(rows[order], columns[order], weights[order], (r, int(widths[-1])), changed, outers, like)
+
+
+def _extra(M: Entries, like: Tensor) -> Tensor | _Gathered:
+    """What multiplies an extra."""
+    if not _sparse(*M.shape, len(M.rows)):
+        return _made(M.dense(), like)
+    order = np.lexsort((M.columns, M.rows))
+    return _Gathered(M.rows[order], M.columns[order], M.weights[order], M.shape[0], like)
 
 
 def _entries(M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -82,9 +91,9 @@ def _structured_split(S: Matrix, diagonal: np.ndarray) -> tuple[np.ndarray, np.n
 class _Split:
     """S = diagonal + u v'."""
 
-    def __init__(self, diagonal: np.ndarray, u: np.ndarray, v: np.ndarray, extras: Sequence[np.ndarray], like: Tensor) -> None:
+    def __init__(self, diagonal: np.ndarray, u: np.ndarray, v: np.ndarray, extras: Sequence[Entries], like: Tensor) -> None:
         self.step = _step(len(u))
-        self.extras = [_made(M, like) for M in extras]
+        self.extras = [_extra(M, like) for M in extras]
         self.diagonal = None if np.all(diagonal == 1) else _made(diagonal[:, None], like)
         pulls = np.any(u) and np.any(v)
         self.u = _made(u[:, None], like) if pulls else None
@@ -101,7 +110,9 @@ class _Split:
             if pulled is not None and self.u is not None:
                 part.addcmul_(self.u, pulled)
             for M, extra in zip(self.extras, extras, strict=True):
-                if len(extra) == 1:
+                if isinstance(M, _Gathered):
+                    part.add_(M(extra[:, start : start + self.step]))
+                elif len(extra) == 1:
                     part.addcmul_(M, extra[:, start : start + self.step])
                 elif len(extra):
                     part.addmm_(M, extra[:, start : start + self.step])
@@ -141,9 +152,8 @@ class _Product:
         self.changed = None if len(changed) == r else _index(changed, like)
         self.used = [_index(used[used < r], like), _index(used[used >= r] - r, like)]
         self.whole = len(used) == r and bool((used < r).all())  # then x itself is what is multiplied
-        size = len(changed) * len(used)
         self.gathered: _Gathered | None = None
-        if size >= 256 and len(rows) <= SPARSE * size:
+        if _sparse(len(changed), len(used), len(rows)):
             self.gathered = _Gathered(rows, columns, weights, len(changed), like)
             self.step = max(256, CHUNK // (len(changed) + len(used)))
         else:
@@ -203,20 +213,62 @@ def _split(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     return diagonal, u, v
 
 
-def combine(V: np.ndarray, x: Tensor, out: Tensor) -> Tensor:
-    """out (k, d) <- V @ x for a (k, r) V, a slice of columns at a time."""
-    if V.size == 1:
-        return torch.mul(x, _made(V, x), out=out)
-    used = np.flatnonzero(V.any(0))
-    picks = len(used) == len(V) and np.array_equal(V[:, used], np.eye(len(V)))
-    if picks:  # rows as they are
-        return torch.index_select(x, 0, _index(used, x), out=out)
-    weights, step = _made(V[:, used], x), _step(len(used))
-    rows = None if len(used) == len(x) else _index(used, x)
-    for start in range(0, x.shape[1], step):
-        part = x[:, start : start + step]
-        out[:, start : start + step] = weights @ (part if rows is None else part.index_select(0, rows))
-    return out
+@dataclass
+class Combined:
+    """V @ x for a (k, r) V: what this process adds up before it is sent."""
+
+    V: Entries
+    _ready: dict[Any, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
+
+    @property
+    def k(self) -> int:
+        """How many vectors it makes."""
+        return self.V.shape[0]
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        """out (k, d), filled."""
+        key = (x.dtype, x.device)
+        if key not in self._ready:
+            self._ready[key] = self._made(x)
+        return self._ready[key](x, out)
+
+    def message(self, x: Tensor) -> Tensor:
+        """The same; the row itself, not a copy, when V picks one as it is."""
+        if self.k == 1 and self.V.weights.tolist() == [1.0]:
+            at = int(self.V.columns[0])
+            return x[at : at + 1]
+        return self(x, x.new_empty(self.k, x.shape[1]))
+
+    def _made(self, like: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        V = self.V
+        if V.shape == (1, 1):
+            weight = _made(V.dense(), like)
+            return lambda x, out: torch.mul(x, weight, out=out)
+        order = np.lexsort((V.columns, V.rows))
+        rows, weights = V.rows[order], V.weights[order]
+        used, columns = np.unique(V.columns[order], return_inverse=True)
+        index = _index(used, like)
+        if len(used) == self.k and all(np.array_equal(x, np.arange(self.k)) for x in (rows, columns)) and np.all(weights == 1):
+            return lambda x, out: torch.index_select(x, 0, index, out=out)  # rows as they are
+        product: Callable[[Tensor], Tensor]
+        if _sparse(self.k, len(used), len(rows)):
+            product = _Gathered(rows, columns, weights, self.k, like)
+        else:
+            product = partial(torch.matmul, _made(Entries((self.k, len(used)), rows, columns, weights).dense(), like))
+        whole, step = len(used) == V.shape[1], _step(len(used))
+
+        def make(x: Tensor, out: Tensor) -> Tensor:
+            for start in range(0, x.shape[1], step):
+                part = x[:, start : start + step]
+                out[:, start : start + step] = product(part if whole else part.index_select(0, index))
+            return out
+
+        return make
+
+
+def _sparse(rows: int, columns: int, entries: int) -> bool:
+    """Is a product by entries quicker?"""
+    return rows * columns >= 256 and entries <= SPARSE * rows * columns
 
 
 def _made(array: np.ndarray, like: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd.fleet.entries import Entries, beside
 from coopsgd.fleet.factors import NOISE, factor
 from coopsgd.fleet.sums import Crossing, Links, Sum, cheapest, largest, message
 from coopsgd.mixing.matrix import WHOLE, Edges, Matrix
@@ -84,8 +85,8 @@ class Edge:
 
     src: int
     dst: int
-    U: np.ndarray
-    V: np.ndarray
+    U: Entries
+    V: Entries
 
 
 @dataclass(frozen=True)
@@ -128,17 +129,19 @@ class Plan:
         return out, into
 
     def _edge(self, src: int, dst: int) -> Edge:
-        home, n = self.layout.home, self.layout.n
-        rows, columns = np.flatnonzero(home == dst), np.flatnonzero(home == src)
-        u, v = message(self.rest.edges.block(rows, columns))
+        home, n, e = self.layout.home, self.layout.n, self.rest.edges
+        mine = (home[e.rows] == dst) & (home[e.columns] == src)
+        u, v = message(Entries((n, n), e.rows[mine], e.columns[mine], e.weights[mine]))
+        us, vs = [u], [v.T]
         for outer in self.rest.outers:
-            takes, gives = np.zeros(n), np.zeros(n)
-            takes[outer.rows], gives[outer.rows] = outer.u, outer.v
-            if takes[rows].any() and gives[columns].any():
-                u, v = np.column_stack([u, takes[rows]]), np.vstack([v, gives[columns]])
-        U, V = np.zeros((n, len(v))), np.zeros((len(v), n))
-        U[rows], V[:, columns] = u, v
-        return Edge(src, dst, U, V)
+            takes, gives = (
+                Entries((n, 1), outer.rows[own], np.zeros(own.sum(), dtype=int), part[own])
+                for part, at in ((outer.u, dst), (outer.v, src))
+                for own in ((part != 0) & (home[outer.rows] == at),)
+            )
+            if len(takes.rows) and len(gives.rows):
+                us, vs = [*us, takes], [*vs, gives]
+        return Edge(src, dst, beside(us, n), beside(vs, n).T)
 
     def stay(self, q: int) -> np.ndarray | Matrix:
         """(r, r): what process q's rows take from its own rows, without what comes back in a sum; an array if it is small.

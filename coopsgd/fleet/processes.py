@@ -8,13 +8,11 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch.distributed as dist
 from torch import Tensor
 
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Rows
-from coopsgd.fleet.local import combine
 from coopsgd.fleet.stacked import Lowered, Stacked, nothing
 from coopsgd.fleet.waits import FIRST, Waits
 
@@ -101,7 +99,7 @@ class Processes(Stacked):
         for src, k in lowered.receives:
             receives.append((arriving[at : at + k], src))
             at += k
-        sends = [(_message(V, core), dst) for dst, V in lowered.sends]
+        sends = [(V.message(core), dst) for dst, V in lowered.sends]
         with self._waiting("mix"):
             pending = self._post(receives, sends)
 
@@ -142,11 +140,3 @@ class Processes(Stacked):
             return row
 
         return finish
-
-
-def _message(V: np.ndarray, core: Tensor) -> Tensor:
-    """V @ core (k, d); the row itself, not a copy, when V picks one as it is."""
-    if len(V) == 1 and np.count_nonzero(V) == 1 and V.max() == 1:
-        at = int(V.argmax())
-        return core[at : at + 1]
-    return combine(V, core, core.new_empty(len(V), core.shape[1]))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Fleet, Rows
-from coopsgd.fleet.local import Local, combine
+from coopsgd.fleet.entries import Entries, beside
+from coopsgd.fleet.local import Combined, Local
 
 
 @dataclass
@@ -24,8 +25,8 @@ class Lowered:
     core: int
     core_local: Local  # extras: the replicated rows, then what arrives
     aux_local: Local | None  # extras: what arrives
-    sums: list[tuple[tuple[int, ...], np.ndarray]]  # group, V (k, core): those this process is in
-    sends: list[tuple[int, np.ndarray]]  # destination, V (k, core)
+    sums: list[tuple[tuple[int, ...], Combined]]  # group, V (k, core): those this process is in
+    sends: list[tuple[int, Combined]]  # destination, V (k, core)
     receives: list[tuple[int, int]]  # source, k
     in_place: bool  # one row here, which becomes the sum of everybody's: nothing to set aside
 
@@ -50,7 +51,8 @@ class Stacked(Fleet):
         core = len(plan.layout.workers(q)) if plan.layout.replicated else len(rows)
         stay, (out, into) = plan.stay(q), plan.edges(q)
         mine = [item for item in plan.sums if q in item.group]
-        arriving = np.hstack([np.zeros((len(rows), 0)), *(item.U[rows] for item in mine), *(e.U[rows] for e in into)])
+        here = np.array(rows)
+        arriving = beside([*(Entries.of(item.U[here]) for item in mine), *(e.U.only(here) for e in into)], len(rows))
         alone = len(rows) == 1 and not np.any(stay) and len(mine) == 1 and not into and not out
 
         def among(a: slice, b: slice) -> np.ndarray:
@@ -62,19 +64,19 @@ class Stacked(Fleet):
         inside = stay[inner, inner] if isinstance(stay, np.ndarray) else stay.local(np.arange(core))
         return Lowered(
             core,
-            in_place=alone and arriving.tolist() == [[1.0]],
-            core_local=Local(inside, (among(inner, outer), arriving[:core])),
-            aux_local=Local(among(outer, outer), (arriving[core:],)) if core < len(rows) else None,
-            sums=[(item.group, item.V[:, rows[:core]]) for item in mine],
-            sends=[(e.dst, e.V[:, rows[:core]]) for e in out],
-            receives=[(e.src, len(e.V)) for e in into],
+            in_place=alone and arriving.dense().tolist() == [[1.0]],
+            core_local=Local(inside, (Entries.of(among(inner, outer)), arriving.only(np.arange(core)))),
+            aux_local=Local(among(outer, outer), (arriving.only(np.arange(core, len(rows))),)) if core < len(rows) else None,
+            sums=[(item.group, Combined(Entries.of(item.V[:, here[:core]]))) for item in mine],
+            sends=[(e.dst, Combined(e.V.T.only(here[:core]).T)) for e in out],
+            receives=[(e.src, e.V.shape[0]) for e in into],
         )
 
     def _mix(self, lowered: Lowered, xs: tuple[Rows, ...]) -> Callable[[], None]:
         x = xs[0] if len(xs) == 1 else torch.cat(xs, dim=1)  # one message an edge, whatever it carries
         if lowered.in_place:
             ((group, V),) = lowered.sums
-            reduced = self._reduce(x.mul_(float(V.item())), group)
+            reduced = self._reduce(V(x, x), group)
 
             def summed() -> None:
                 reduced()
@@ -95,13 +97,13 @@ class Stacked(Fleet):
 
     def _carry(self, lowered: Lowered, core: Tensor) -> tuple[Tensor, Callable[[], None]]:
         """(k, d): the sums this process is in, then the messages to it; there when what comes with it has been called."""
-        sums = sum(len(V) for _, V in lowered.sums)
+        sums = sum(V.k for _, V in lowered.sums)
         arriving = core.new_empty(sums + sum(k for _, k in lowered.receives), core.shape[1])
         waits = [self._exchange(lowered, core, arriving[sums:])]
         at = 0
         for group, V in lowered.sums:
-            waits.append(self._reduce(combine(V, core, arriving[at : at + len(V)]), group))
-            at += len(V)
+            waits.append(self._reduce(V(core, arriving[at : at + V.k]), group))
+            at += V.k
 
         def arrived() -> None:
             for wait in waits:

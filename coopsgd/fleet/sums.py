@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from coopsgd.fleet.entries import Entries
 from coopsgd.fleet.factors import GROWTH, NOISE, Pair, factor, rank_one, spanning, through
 from coopsgd.mixing.matrix import SPARSE, Edges, Matrix, Outer
 from coopsgd.mixing.matrix import Sum as Terms
@@ -212,14 +213,20 @@ def linked(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, home: np.
     return Links(pairs // hosts, pairs % hosts, vectors)
 
 
-def message(block: np.ndarray) -> Pair:
+def message(block: Entries) -> tuple[Entries, Entries]:
     """u (a, k), v (k, b) with u @ v = block: few rows v that are sent. Rows as they are, or added up for whoever takes them."""
-    takers, taken = np.flatnonzero(block.any(1)), np.flatnonzero(block.any(0))
-    if _ranked(len(takers) * len(taken), np.count_nonzero(block)):
-        return factor(block)
+    a, b = block.shape
+    (takers, row), (taken, column) = (np.unique(x, return_inverse=True) for x in (block.rows, block.columns))
+    if _ranked(len(takers) * len(taken), len(block.weights)):
+        few = Entries((len(takers), len(taken)), row, column, block.weights)
+        u, v = (Entries.of(part) for part in factor(few.dense()))
+        k = u.shape[1]
+        return Entries((a, k), takers[u.rows], u.columns, u.weights), Entries((k, b), v.rows, taken[v.columns], v.weights)
     if len(taken) <= len(takers):
-        return block[:, taken], np.eye(block.shape[1])[taken]
-    return np.eye(len(block))[:, takers], block[takers]
+        k = len(taken)
+        return Entries((a, k), block.rows, column, block.weights), Entries((k, b), np.arange(k), taken, np.ones(k))
+    k = len(takers)
+    return Entries((a, k), takers, np.arange(k), np.ones(k)), Entries((k, b), row, block.columns, block.weights)
 
 
 def _ranked(size: Any, nonzeros: Any) -> Any:

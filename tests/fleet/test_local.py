@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import processor_time
 
-from coopsgd.fleet.local import Local, _Product, _Split, combine
+from coopsgd.fleet.entries import Entries
+from coopsgd.fleet.local import Combined, Local, _Product, _Split
 from coopsgd.mixing import graphs
 
 
@@ -41,7 +42,7 @@ def test_equal_to_the_product(r, dtype, tolerance):
             expected = sum((M @ e.double().numpy() for M, e in zip(Ms, extras, strict=True)), S @ x.double().numpy())
             still = [i for i in range(r) if np.array_equal(S[i], np.eye(r)[i]) and not any(M[i].any() for M in Ms)]
             before = x[still].clone()
-            Local(S, Ms)(x, *extras)
+            Local(S, [Entries.of(M) for M in Ms])(x, *extras)
             scale = np.abs(S).sum(1).max() + sum(np.abs(M).sum(1).max(initial=0) for M in Ms) + 1
             np.testing.assert_allclose(x.double().numpy(), expected, rtol=0, atol=6 * tolerance * scale, err_msg=name)
             assert torch.equal(x[still], before), name
@@ -75,9 +76,12 @@ def test_a_large_ring_is_far_from_a_dense_product():
     assert processor_time(lambda: mix(x)) < processor_time(lambda: dense @ x) / 3  # about a thirtieth
 
 
-def test_combine():
+SPARSE = np.kron(np.eye(20), np.ones((20, 1))) * (1 + np.arange(20))  # 400 rows, a number each
+
+
+def test_what_is_added_up_before_it_is_sent():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((20, 5000))
-    for V in (np.eye(20)[[3, 7]], rng.random((3, 20)), rng.random((2, 20)) * (np.arange(20) == 4), np.eye(20)[[9]] * 2):
-        out = combine(V, torch.from_numpy(x), torch.empty(len(V), 5000, dtype=torch.float64))
+    for V in (np.eye(20)[[3, 7]], rng.random((3, 20)), rng.random((2, 20)) * (np.arange(20) == 4), np.eye(20)[[9]] * 2, SPARSE):
+        out = Combined(Entries.of(V))(torch.from_numpy(x), torch.empty(len(V), 5000, dtype=torch.float64))
         np.testing.assert_allclose(out.numpy(), V @ x, rtol=0, atol=1e-14 * 20)

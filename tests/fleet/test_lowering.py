@@ -55,7 +55,7 @@ def examined(W: np.ndarray, m: int, v: int, processes: int) -> None:
         assert len({edge.dst for edge in out}) == len(out), "two messages on one edge"
         for edge in out:
             block = plan.rest.block(*(np.flatnonzero(plan.layout.home == q) for q in (edge.dst, edge.src)))
-            assert len(edge.V) == counts[edge.dst, src] == rank(block)  # fewer vectors cannot do it, so no row goes twice
+            assert edge.V.shape[0] == counts[edge.dst, src] == rank(block)  # fewer vectors cannot do it, so no row goes twice
 
 
 TOPOLOGIES = [choice.name for choice in catalogue.choices("topology")]

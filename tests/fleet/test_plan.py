@@ -28,7 +28,7 @@ def carried_out(plan) -> np.ndarray:
                 y += item.U[rows] @ sum(item.V[:, contributes(p)] @ x[contributes(p)] for p in item.group)
         for edge in plan.edges(q)[1]:
             sender = layout.rows(edge.src)
-            y += edge.U[rows] @ (edge.V[:, sender] @ x[sender])
+            y += edge.U.dense()[rows] @ (edge.V.dense()[:, sender] @ x[sender])
         for at, row in enumerate(rows):
             if not np.isnan(result[row, 0]):  # a replica: the same on every process
                 np.testing.assert_allclose(result[row], y[at], rtol=0, atol=1e-12)

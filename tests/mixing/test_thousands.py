@@ -7,10 +7,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
 from coopsgd.errors import ConfigError
 from coopsgd.fleet.plan import layout_of, lower
 from coopsgd.fleet.price import price
+from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing import fastest, graphs, matcha, matrices, spectra
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Expectation
@@ -55,6 +57,28 @@ def test_no_mixing_of_the_registry_makes_anything_of_the_square(name):
     finally:
         tracemalloc.stop()
     assert zeta is None or 0 <= zeta < 1 or name == "identity"
+    assert peak < 8 * M * M / 4, f"{peak / 1e6:.0f} MB"
+
+
+@pytest.mark.parametrize("name", sorted(MIXINGS.keys() - {"matcha"}))  # whose matrices are edges, as those of matching
+def test_nor_does_what_is_sent_between_two_processes(name):
+    """Plans for two processes, made ready for one of them and carried out by it."""
+    mixing = MIXINGS[name]
+    tracemalloc.start()
+    try:
+        layout = layout_of(mixing, M, 2)
+        fleet = Stacked(layout)
+        for W in (W for r in range(2) for W in mixing.factors(M, r)):
+            plan = lower(W, layout)
+            x, lowered = torch.zeros(len(layout.rows(0)), 1), fleet._lowered(plan)
+            core, aux = x[: lowered.core], x[lowered.core :]
+            for _, V in (*lowered.sums, *lowered.sends):
+                assert V.message(core).shape == (V.k, 1)
+            arriving = torch.zeros(sum(V.k for _, V in lowered.sums) + sum(k for _, k in lowered.receives), 1)
+            lowered.core_local(core, aux, arriving)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert peak < 8 * M * M / 4, f"{peak / 1e6:.0f} MB"
 
 
