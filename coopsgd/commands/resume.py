@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
@@ -14,10 +13,9 @@ from hydra.core.config_store import ConfigStore
 
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError, Interrupted
-from coopsgd.registry import guarded
 from coopsgd.run.folders import in_use_by_us, rehydrated, rewrite_config, steps_saved, torchrun, without_hydra
 from coopsgd.run.reader import summary_of
-from coopsgd.run.start import reached, start, summed_up
+from coopsgd.run.start import as_it_was, reached, start, summed_up
 from coopsgd.setup import checks, schema
 from coopsgd.setup.flags import refuse_flags
 from coopsgd.setup.identity import placement, trained
@@ -150,15 +148,6 @@ def _notes(checked: Checked, before: schema.Config, at: int | None) -> list[str]
             f"moved as in one of {before.steps}"
         )
     return notes
-
-
-def as_it_was(folder: Path, trust: bool) -> Checked:
-    """The frozen config, which was checked when it was frozen. ConfigError where it names code that nobody vouches for."""
-    with contextlib.nullcontext() if trust else guarded(folder=folder):
-        parts = Parts(schema.load(folder / "config.yaml", trust))
-        parts.task.check(parts.config)
-        _ = parts.strategy, parts.period, parts.optim, parts.schedule
-    return Checked(parts, ())
 
 
 def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:

@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coopsgd.errors import Diverged, Interrupted, RunFailed
+from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
 from coopsgd.host import files, signals
 from coopsgd.predict import foresight
+from coopsgd.registry import guarded
 from coopsgd.run import provenance
 from coopsgd.run.folders import diverged, steps_saved, write_config
 from coopsgd.run.reader import Run, log_points
 from coopsgd.run.summary import of_what_there_is
 from coopsgd.run.sweep import readable_summary
+from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
+from coopsgd.setup.resolve import Checked
 from coopsgd.setup.schema import Config
 
 
@@ -70,12 +73,29 @@ def reached(folder: Path, steps: int | None, job: str = "") -> str:
         return ""
     of = "" if steps is None else f" of {steps}"
     found = steps_saved(folder)
-    rest = (
-        f"coopsgd resume {shlex.quote(str(folder))} goes on from step {found[0]}"
-        if found
-        else f"what there is lies in {folder}"
-    )
+    rest = f"what there is lies in {folder}"
+    if found:
+        trust = "" if _is_ours(folder) else "--trust "
+        rest = f"coopsgd resume {trust}{shlex.quote(str(folder))} goes on from step {found[0]}"
     return f" at {job}step {max([summary.get('steps') or 0, *found[:1]])}{of}; {rest}"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Would `coopsgd resume` go on there without being told to trust the folder?"""
+    try:
+        as_it_was(folder, trust=False)
+    except ConfigError:
+        return False
+    return True
+
+
+def as_it_was(folder: Path, trust: bool) -> Checked:
+    """The frozen config, which was checked when it was frozen. ConfigError where it names code that nobody vouches for."""
+    with contextlib.nullcontext() if trust else guarded(folder=folder):
+        parts = Parts(schema.load(folder / "config.yaml", trust))
+        parts.task.check(parts.config)
+        _ = parts.strategy, parts.period, parts.optim, parts.schedule
+    return Checked(parts, ())
 
 
 def _launched(folder: Path, parts: Parts, silent: bool = False) -> None:
