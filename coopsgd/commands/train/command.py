@@ -15,7 +15,6 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
@@ -23,7 +22,7 @@ from omegaconf import OmegaConf
 
 from coopsgd import __version__
 from coopsgd.commands import compose
-from coopsgd.commands.train.launching import Launching
+from coopsgd.commands.train import launching
 from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, full_errors
 from coopsgd.host.environment import environment
@@ -222,8 +221,7 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
             session.jobs.begin()
             OmegaConf.save(cfg, session.jobs.sweep / "multirun.yaml")  # which not every sweeper does
             session.maximises = str(OmegaConf.select(cfg, "hydra.sweeper.direction")).rpartition(".")[2] == "maximize"
-            sweeper: Any = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=session.job)
-            sweeper.launcher = Launching(sweeper.launcher, session, cfg)
+            sweeper = launching.sweeper(cfg, context, session)
             session.total = _jobs(sweeper, compose.task_words(cfg.hydra))
             if session.total is not None and session.total >= MANY:
                 say(f"a sweep of {session.total} jobs: their configs are read first")

@@ -7,11 +7,14 @@ of a job is read from its file in the sweep's folder, never from what the launch
 from __future__ import annotations
 
 import contextlib
+import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from coopsgd.commands.train.session import Session
@@ -21,6 +24,21 @@ from coopsgd.run.progress import say
 from coopsgd.setup.schema import cores
 
 GLANCE = 0.2  # seconds between two looks at what jobs elsewhere have to say
+
+
+def sweeper(config: Any, context: Any, session: Session) -> Any:
+    """The sweeper that the config names, whose launcher is one of ours around the one that it names."""
+    plugins: Any = Plugins.instance()
+    made = plugins.instantiate_launcher
+    # sweepers ask for it while they are set up, and each keeps it in a place of its own
+    plugins.instantiate_launcher = lambda *args, **named: Launching(made(*args, **named), session, config)
+    try:
+        found = plugins.instantiate_sweeper(config=config, hydra_context=context, task_function=session.job)
+    finally:
+        del plugins.instantiate_launcher
+    if "optuna" in sys.modules:  # else it announces itself on the console
+        sys.modules["optuna"].logging.set_verbosity(logging.WARNING)
+    return found
 
 
 class Launching:
