@@ -38,6 +38,7 @@ HOMES = {
     "optim": "coopsgd.optim",
     "schedule": "coopsgd.optim",
     "cluster": "coopsgd.predict.clock.clusters",
+    "stop": "coopsgd.setup.stop",
 }
 _known: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 

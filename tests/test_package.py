@@ -79,6 +79,7 @@ FLOORS = (
         "setup.external",
         "setup.returned",
         "setup.schema",
+        "run.schema",
     ),
     ("mixing",),
     ("fleet",),

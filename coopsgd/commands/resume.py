@@ -40,6 +40,7 @@ MAY_CHANGE = (
     "max_restarts",
     "launch",
     "save",
+    "objective",
     "name",
 )
 OVER = ("completed", "diverged")
@@ -113,6 +114,8 @@ def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Colle
     """Start the run of `checked` where the one of `before` stopped; it differs in the keys `changed`."""
     settings, summary = checked.config, summary_of(folder) or {}
     for name in changed:
+        if name in ("log_every", "eval_every") and Parts(before).stop.looks:
+            raise ConfigError(f"{name}: says when stop is looked at, so it would change where this run ends; leave it out")
         if name not in MAY_CHANGE:
             raise _another(_exactly(name, getattr(before, name), getattr(settings, name)))
     at = next(iter(steps_saved(folder)), None)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +42,7 @@ class Outcome:
     diverged_at: int | None = None  # the first step whose loss was not finite
     diverged_workers: Sequence[int] = ()  # and whose it was
     answer_lags: bool = False  # is the answer without the local steps since the latest communication?
+    ended_by: str | None = None  # what ended it before its steps were done, as stop.bytes
 
 
 def train(
@@ -58,7 +59,7 @@ def train(
         evaluator.log(loop, loop.state.inner.lr)
     else:
         evaluator.restore(loop, saved["evaluator"])
-    while loop.state.k < parts.config.steps and evaluator.diverged_at is None:
+    while loop.state.k < parts.config.steps and evaluator.diverged_at is None and evaluator.ended_by is None:
         loop.advance()
         if keeper is not None:
             keeper.after(loop, evaluator)
@@ -67,6 +68,7 @@ def train(
         answer, answer_stats = norm_stats.answer(loop, problem, parts.config.norm_stats)
         lags = evaluator.communications.phase > 0 and _lags(loop, answer)
     status = "completed" if evaluator.diverged_at is None else "diverged"
+    ended_by = evaluator.ended_by if status == "completed" and st.k < parts.config.steps else None
     return Outcome(
         status,
         line["step"],
@@ -78,6 +80,7 @@ def train(
         evaluator.diverged_at,
         evaluator.diverged_workers,
         lags,
+        ended_by,
     )
 
 
@@ -107,6 +110,8 @@ class Evaluator(Observer):
         self.line: dict[str, Any] = {}
         self.diverged_at: int | None = None
         self.diverged_workers: list[int] = []
+        self._stop = parts.stop
+        self.ended_by: str | None = None  # the key of stop that ends the run here
 
     def saved(self) -> dict[str, Any]:
         """What the lines to come depend on (loop/saved.py). While measuring."""
@@ -120,12 +125,14 @@ class Evaluator(Observer):
             "communications": self.communications.saved(),
             "monitor": None if self._monitor is None else self._monitor.saved(),
             "line": self.line,
+            "ended_by": self.ended_by,
         }
 
     def restore(self, loop: Loop, tree: dict[str, Any]) -> None:
         """Go on from there."""
         self._loop = loop
         self._taken, self._train_s, self.line = tree["taken"], tree["train_s"], tree["line"]
+        self.ended_by = tree.get("ended_by")
         self._began = time.perf_counter() - tree["wall_s"]
         self._folded = [] if tree["losses"] is None else [tree["losses"]]
         self.communications.restore(tree["communications"])
@@ -164,7 +171,9 @@ class Evaluator(Observer):
         self._losses.append((loss, count))
         if len(self._losses) == 1000:  # a tensor a step would fill the memory of a run that never logs
             self._fold()
-        if self._logs(loop.state.k):
+        if due and self._stop.given and not self._logs(loop.state.k):
+            self.ended_by = self._spent(loop, {})
+        if self._logs(loop.state.k) or self.ended_by:
             self.log(loop, t.lr)
 
     def sound(self) -> bool:
@@ -173,6 +182,22 @@ class Evaluator(Observer):
         self._fold()
         buffers = (part for rows in st.inner.saved()["buffers"].values() for part in rows.parts)
         return finite(self._loop.fleet, st.x, *buffers, *(losses for losses, _ in self._folded))
+
+    def _spent(self, loop: Loop, line: dict[str, Any]) -> str | None:
+        """The key of the budget that is spent, by what every process knows alike, and by `line`."""
+        clock = {} if loop.fleet.clock is None else {"sim_s": loop.fleet.clock.now}
+        name = self._stop.spent(line | {"bytes": loop.fleet.ledger.totals()["bytes"]} | clock)
+        return None if name is None else f"stop.{name}"
+
+    def _end(self, loop: Loop, line: dict[str, Any]) -> None:
+        """Does the run end with this line, as far as it is known? By metrics and the time as rank 0 has them."""
+        if not self._stop.given or self.ended_by is not None:
+            return
+        mine = "stop.target" if self._stop.reached(line) else self._spent(loop, line)
+        keys = [f"stop.{f.name}" for f in fields(self._stop)]
+        told = torch.tensor([0 if mine is None else 1 + keys.index(mine)], dtype=torch.float64)
+        found = int(loop.fleet.total(told * (loop.fleet.rank == 0)))
+        self.ended_by = keys[found - 1] if found else None
 
     def _fold(self) -> None:
         if self._losses:
@@ -206,7 +231,7 @@ class Evaluator(Observer):
     def log(self, loop: Loop, lr: float) -> None:
         """Write the line of this step; evaluate if it is time."""
         self._loop, fleet, step = loop, loop.fleet, loop.state.k
-        with fleet.during(EVALUATION if self._evaluates(step) else LINE), self.aside():
+        with fleet.during(EVALUATION if self._evaluates(step) or self.ended_by else LINE), self.aside():
             loss = self._loss(step)
             comm_s = float(fleet.total(torch.tensor([fleet.ledger.comm_s], dtype=torch.float64))) / fleet.layout.processes
             per_epoch = self._problem.steps_per_epoch
@@ -219,15 +244,23 @@ class Evaluator(Observer):
             line |= {} if fleet.clock is None else {"sim_s": fleet.clock.now}
             line |= {**fleet.ledger.totals(), "lr": lr, "tau": loop.state.rounds.tau}
             line |= {"phase": self.communications.phase, "train/loss": loss, "consensus": None, "consensus_after": None}
-            if self._evaluates(step) or self.diverged_at is not None:
-                line |= self._evaluate(loop)
-                if self.diverged_at is None and self._lost(line, loop):
-                    self.diverged_at = step
-                    self.diverged_workers = self._whose((~torch.isfinite(loop.state.x)).any(1).cpu())
+            self._end(loop, line)
+            if self._evaluates(step) or self.diverged_at is not None or self.ended_by is not None:
+                self._look(loop, line)
             if self._monitor is not None:
                 line |= self._monitor.line(step, loop.state.x, line["consensus"] is not None)
+            self._end(loop, line)
+            if self.ended_by is not None and "eval/accuracy_worst" not in line:
+                self._look(loop, line)
             self.line = line
             self._report.log(line)
+
+    def _look(self, loop: Loop, line: dict[str, Any]) -> None:
+        """Evaluate, and see whether there are still numbers."""
+        line |= self._evaluate(loop)
+        if self.diverged_at is None and self._lost(line, loop):
+            self.diverged_at = loop.state.k
+            self.diverged_workers = self._whose((~torch.isfinite(loop.state.x)).any(1).cpu())
 
     def _loss(self, step: int) -> float | None:
         """Mean over workers and steps since the last line; notes the first step whose loss is not finite."""

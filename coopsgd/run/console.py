@@ -113,7 +113,7 @@ def _apart(summary: dict[str, Any]) -> str:
     """How far apart the workers are, and when."""
     before, after = summary["consensus"], summary.get("consensus_after")
     if before is None:
-        return "not finite"
+        return "not finite" if summary["status"] == "diverged" else "not measured"
     return f"{before:.3g}" + (f" before the last communication, {after:.3g} after it" if after is not None else "")
 
 

@@ -170,6 +170,8 @@ def work(
             outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem), keeper, saved)
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
             late += getattr(problem, "afterwards", list)()
+            if outcome.ended_by is not None:
+                late.append(f"{outcome.ended_by}: ended after step {outcome.steps} of {settings.steps}")
             for note in late:
                 report.note(note)
             with saving() as came, fleet.during(LAST):

@@ -39,6 +39,7 @@ KINDS = {
     "optim": "optim",
     "schedule": "schedule",
     "cluster": "cluster",
+    "stop": "stop",
 }
 F = TypeVar("F", bound=Callable[..., Any])
 OfRun = Callable[[str], Any]  # from a name in OF_RUN to what the run has under it: Parts.of_run

@@ -51,12 +51,18 @@ def trained(of: Config | Parts, seed: bool = True) -> dict[str, Any]:
         found["buffers"] = None  # there are none to treat in this way or that
     if config.delay == "tau" and (config.period or {}).get("name", "constant") == "constant" and isinstance(config.tau, int):
         found["delay"] = config.tau
+    if parts.stop.looks:  # the run ends where a line says so
+        found |= {name: getattr(config, name) for name in ("log_every", "eval_every")}
     return {name: _plain(value) for name, value in found.items()}
 
 
 def placement(config: Config) -> dict[str, Any]:
     """The other keys, but for the run's name: where and how it is computed and what is kept of it."""
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(Config) if not f.metadata["identity"] and f.name != "name"}
+    return {
+        f.name: _plain(getattr(config, f.name))
+        for f in fields(Config)
+        if not f.metadata["identity"] and f.name not in ("name", "objective")
+    }
 
 
 def _class(kind: str, where: str, name: Any, config: Config) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from coopsgd.setup import build
 from coopsgd.setup.schema import Config
+from coopsgd.setup.stop import Stop
 
 if TYPE_CHECKING:
     from coopsgd.data.base import DataSet
@@ -81,6 +82,11 @@ class Parts:
     def cluster(self) -> Cluster:
         """Whose seconds are simulated; ConfigError when the config names none."""
         return cast("Cluster", self._make("cluster"))
+
+    @cached_property
+    def stop(self) -> Stop:
+        """When the run ends before its steps are done."""
+        return cast("Stop", self._make("stop")) if self.config.stop else Stop()
 
     def _make(self, group: str) -> Any:
         return build.make_part(self.config, group, self.of_run)

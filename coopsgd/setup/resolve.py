@@ -18,8 +18,9 @@ from omegaconf.errors import InterpolationResolutionError
 
 from coopsgd.errors import ConfigError, TooFewSamples
 from coopsgd.registry import did_you_mean, guarded
-from coopsgd.setup import build, checks, schema, timing, values
+from coopsgd.setup import build, checks, objective, schema, timing, values
 from coopsgd.setup.build import blamed
+from coopsgd.setup.external import is_external
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import GROUPS, KEYS, STEPS, WHOLE, Config, beside_it, whole
 from coopsgd.strategies.base import Strategy
@@ -118,13 +119,14 @@ def _resolved(
         if config.cluster is not None:
             notes += tuple(parts.cluster.check(config))
         parts.schedule.check(parts.optim.lr, config.steps)
+        config = _without_stop(config, parts)
         with _noted(look, refused):
             checks.mixed(parts.but(config))
     if not task.statistics(config) and "model" in task.USES:
         if "norm_stats" in said:
             notes += (f"norm_stats={config.norm_stats}: the model keeps no running statistics; ignored",)
         config = replace(config, norm_stats=Config.norm_stats)
-    parts = parts.but(config)
+    parts = parts.but(config, without=("stop",))
     checks.placement(config)
     checks.memory(parts)
     return Checked(parts, (*refused, *notes), refused=bool(refused))
@@ -138,8 +140,7 @@ def _read(node: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     config = Config(**{name: value for name in KEYS if (value := _value(node, name)) is not None})
     found = {name: whole(getattr(config, name)) for name in WHOLE}
     found |= {name: _as_group(name, getattr(config, name), choices.get(name)) for name in GROUPS}
-    if found["cluster"] == {"name": None}:
-        found["cluster"] = None
+    found |= {name: None for name in ("cluster", "stop") if found[name] == {"name": None}}
     return replace(config, **found)
 
 
@@ -172,6 +173,16 @@ def _without_unused(parts: Parts, said: Sequence[str]) -> tuple[Config, tuple[st
     own = {f"algo.{f.name}" for cls in build.algo_classes(config) for f in build.own(cls)}
     vain = [(word, name) for name in why for word in said if word == name or word.startswith(name + ".")]
     return replace(config, **changes), tuple(f"{word}: {why[name]}; ignored" for word, name in vain if word not in own)
+
+
+def _without_stop(config: Config, parts: Parts) -> Config:
+    """The config, without a stop that never comes. ConfigError where stop or objective read what the run does not have."""
+    accuracy, known = "model" in parts.task.USES, parts.task.known(config) is not None
+    if is_external(parts.task):
+        accuracy = known = True  # it may say anything
+    parts.stop.check(config, accuracy, known)
+    objective.refuse_for(config, parts.stop.metric is not None, accuracy, known)
+    return config if parts.stop.given else replace(config, stop=None)
 
 
 def _files(config: Config, parts: Parts) -> Config:
@@ -227,7 +238,7 @@ def _plain(value: Any) -> Any:
 
 def _as_group(name: str, node: Any, choice: str | None) -> dict[str, Any]:
     """What a group says, with the name of its choice."""
-    if node is None and name in ("topology", "model", "data", "partition", "period", "cluster"):
+    if node is None and name in ("topology", "model", "data", "partition", "period", "cluster", "stop"):
         node = {}
     if isinstance(node, str):  # a run's config.yaml has no groups to choose from
         raise ConfigError(

@@ -16,7 +16,7 @@ from coopsgd.errors import ConfigError
 from coopsgd.setup import yamls
 from coopsgd.setup.formats import FORMAT, upgraded
 
-GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule", "cluster")
+GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule", "cluster", "stop")
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 DTYPES = tuple(SIZES)
 ENGINES = ("auto", "loop", "vmap", "bmm")
@@ -74,6 +74,7 @@ class Config:
     optim: Any = group("the inner optimiser of every worker")
     schedule: Any = group("how the learning rate moves")
     cluster: Any = group("whose seconds to simulate (sim_s): a step's time, links; none unless it is named")
+    stop: Any = group("when a run ends before its steps are done: a target is reached, or a budget spent")
     tau: Any = key(
         "auto", "local steps between communications, or [[from step, tau], ...]; auto: what the algo's yaml says", identity=True
     )
@@ -121,6 +122,11 @@ class Config:
         "auto", "steps, or a time as in 10min, between two checkpoints; auto: 5min while that is cheap; 0: none", identity=False
     )
     keep: int = key(2, "how many checkpoints stay", identity=False)
+    objective: Any = key(
+        "eval/loss",
+        "what a sweep that looks for the best is told: a metric at the end, or bytes, seconds, sim_seconds until stop.target",
+        identity=False,
+    )
     name: str = key("", "a name of your own, kept in the summary", identity=False)
     timeout: Any = key(
         "auto",
@@ -155,7 +161,7 @@ def dumps(config: Config) -> str:
 
 def load(path: Path, trust: bool = False) -> Config:
     """Read a frozen config back, of this format or an older one. trust: it may name code to import, as the user's words may."""
-    keys = upgraded(path, yamls.keys(path))
+    keys = {"stop": None} | upgraded(path, yamls.keys(path))
     found = (Config if trust else UntrustedConfig)(**{k: v for k, v in keys.items() if k in KEYS})
     _refuse_unfrozen(path, found)
     return beside_it(found, path.parent)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import CI, HANG, Ended
+from omegaconf import OmegaConf
+from playing import settle
 
-from coopsgd.commands.train.launching import at_once
+import coopsgd
+from coopsgd.commands.train import command
+from coopsgd.commands.train.launching import Launching, at_once
+from coopsgd.commands.train.session import Session
+from coopsgd.errors import ConfigError
+from coopsgd.run.jobs import DONE, Job
+from coopsgd.run.objective import objective
 from coopsgd.setup import schema
+from coopsgd.setup.objective import against, directions
+from coopsgd.setup.parts import Parts
 
 QUICK = ("task=quadratic", "steps=6", "log_every=6", "eval_every=0", "save=none", "algo=pasgd", "workers=2", "processes=1")
 LAUNCHERS = {
@@ -50,7 +63,8 @@ def rows(out: str) -> list[tuple[str, str]]:
     lines = out.splitlines()
     head = next(at for at, line in enumerate(lines) if line.split()[:2] == ["job", "status"])
     apart = lines[head].index("status")
-    return [(line[:apart].strip(), line[apart:].partition("  ")[0]) for line in lines[head + 1 : -1]]
+    table = takewhile(lambda line: not line.startswith("/"), lines[head + 1 :])
+    return [(line[:apart].strip(), line[apart:].partition("  ")[0]) for line in table]
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -85,3 +99,123 @@ def test_cores_are_shared_by_what_runs_at_once(monkeypatch):
     assert [at_once({"n_jobs": n}, 5) for n in (1, 4, 16, -1, -5)] == [1, 4, 5, 5, 4]
     assert [at_once(local, 3), at_once({}, 3)] == [3, 1]
     assert [schema.place(4, 0, n) for n in (1, 4, 8, 100)] == [4, 4, 2, 1]
+
+
+STUDY = (
+    *("task=quadratic", "steps=12", "eval_every=2", "log_every=12", "save=none", "processes=1", "workers=2"),
+    *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=20", "hydra.sweeper.n_jobs=1", "hydra.sweeper.sampler.seed=3"),
+    *("algo=choice(pasgd,easgd)", "tau=choice(0,1,4)", "optim.lr=tag(log,interval(0.01,1e20))"),
+    *("objective=bytes", "stop.metric=eval/loss", "stop.target=1.85", "hydra.sweep.dir=s"),
+)
+
+
+def test_a_study_goes_on_whatever_becomes_of_a_trial(cli, tmp_path):
+    """Twenty trials over algo, tau and lr for the fewest bytes to a loss: refused, diverged and unreached are +inf."""
+    needs_plugin("optuna")
+    ended = cli("train", "-m", *STUDY)
+    assert ended.code == 1, ended
+    status = [status for _, status in rows(ended.out)]
+    assert len(status) == 20 and {"refused", "diverged", "completed"} <= set(status)
+    failed = sum(one in ("refused", "diverged") for one in status)
+    assert f"{failed} of the sweep's jobs failed" in ended.err
+    assert "Warning" not in ended.err and "Traceback" not in ended.err and "[I " not in ended.err
+    spent, unreached = [], 0
+    for folder in (tmp_path / "s").iterdir():
+        if (folder / "summary.json").is_file() and coopsgd.Run(folder).summary["status"] == "completed":
+            reached = [line["bytes"] for line in coopsgd.Run(folder).metrics() if line.get("eval/loss", 9) <= 1.85]
+            spent, unreached = spent + reached[:1], unreached + (not reached)
+    assert spent and unreached
+    best = yaml.safe_load((tmp_path / "s" / "optimization_results.yaml").read_text())
+    assert best["best_value"] == min(spent)
+    assert f"best: {min(spent):g} bytes" in ended.out
+    again = cli("resume", "--trust", "s")
+    assert again.code == 2, "what diverged is left alone, what was refused is so again"
+    assert rows(again.out) == rows(ended.out) and "workers in" not in again.out
+
+
+def test_a_launcher_that_breaks_is_told_of_and_others_keep_their_results(tmp_path, capsys):
+    """As joblib does when a process of a job is killed: what has no end failed, and a study hears of all of them."""
+    session = Session([])
+    session.sweep_into(tmp_path)
+    session.jobs.begin()
+
+    class Launcher:
+        def launch(self, overrides, initial_job_idx):
+            session.jobs.write(Job(0, "tau=1", str(tmp_path), DONE, objective=0.5, console=session.console))
+            session.jobs.write(Job(1, "tau=2", str(tmp_path), console=session.console))
+            raise RuntimeError("a process was killed\nby somebody")
+
+    config = OmegaConf.create({"hydra": {"launcher": {"n_jobs": 2}, "runtime": {"choices": {"hydra/launcher": "odd"}}}})
+    returns = Launching(Launcher(), session, config).launch([["tau=1"], ["tau=2"], ["tau=3"]], initial_job_idx=0)
+    assert [back.return_value for back in returns] == [0.5, float("inf"), float("inf")]
+    session.tidy()
+    assert [(job.status, job.code) for job in session.ended] == [("done", 0), ("failed", 1), ("failed", 1)]
+    message = "did not come to its end; hydra/launcher=odd: a process was killed"
+    assert [job.message for job in session.ended[1:]] == [message] * 2
+    assert capsys.readouterr().err.count(message) == 2 and not list(tmp_path.iterdir())
+
+
+# what is optimised
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("objective=eval/los",), "objective: no metric named 'eval/los'; did you mean eval/loss?"),
+        (("objective=second",), "did you mean seconds?"),
+        (("objective=seconds",), "stop.target"),
+        (("objective=bytes",), "stop.target"),
+        (("objective=3",), "objective: no metric named 3"),
+        (("objective=[]",), "objective: is an empty list"),
+        (("objective=[eval/loss,eval/accurac]",), "did you mean eval/accuracy?"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_bad_objective_is_refused_in_one_line(monkeypatch, tmp_path, capsys, words, said, sweep):
+    monkeypatch.chdir(tmp_path)
+    assert command.train([*(["-m", "tau=1,2"] if sweep else ["tau=1"]), *QUICK, *words]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert line.startswith("coopsgd: objective: ") and said in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["eval/accuracy", "sim_s"])
+def test_one_that_a_run_does_not_have_is_refused(name):
+    with pytest.raises(ConfigError, match=f"objective: .*{name}"):
+        settle((*QUICK, f"objective={name}"))
+
+
+def test_what_a_run_came_to(tmp_path):
+    lines = [{"step": k, "bytes": 10 * k, "train_s": k / 4, "eval/loss": 4.0 - k, "lr": 0.1} for k in range(4)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def found(*words, status="completed"):
+        (tmp_path / "summary.json").write_text(json.dumps({"status": status}))
+        return objective(tmp_path, Parts(settle((*QUICK, *words))))
+
+    until = ("stop.metric=eval/loss", "stop.target=2.5")
+    assert found() == 1.0 and found("objective=bytes", *until) == 20 and found("objective=seconds", *until) == 0.5
+    assert found("objective=seconds", "stop.metric=eval/loss", "stop.target=0.5") is None, "it was not reached"
+    assert found("objective=[eval/loss,bytes]") == [1.0, 30.0]
+    for status in ("failed", "diverged", "interrupted"):
+        assert found(status=status) is None
+
+
+@pytest.mark.parametrize(
+    ("direction", "lost"), [("minimize", float("inf")), ("maximize", float("-inf")), (["minimize", "maximize"], None)]
+)
+def test_the_worst_there_is(direction, lost):
+    session = Session([])
+    session.maximised = directions({"direction": direction})
+    assert session.worth(None) == (lost if lost is not None else [float("inf"), float("-inf")])
+    assert session.worth(0.5) == 0.5
+
+
+def test_a_study_that_looks_the_wrong_way_says_so():
+    assert (
+        against("eval/loss", [False]) == against("eval/accuracy", [True]) == against("lr", [True]) == against("lr", None) == []
+    )
+    (note,) = against("eval/accuracy", [False])
+    assert "hydra.sweeper.direction=maximize" in note
+    with pytest.raises(ConfigError, match="2 names for 1"):
+        against(["eval/loss", "bytes"], [False])

@@ -31,7 +31,7 @@ from coopsgd.run.folders import folder_key, refuse_nowhere, rehydrated, without_
 from coopsgd.run.jobs import FAILED, Job
 from coopsgd.run.progress import say
 from coopsgd.run.sweep import table as sweep_table
-from coopsgd.setup import checks, sweeps, yamls
+from coopsgd.setup import checks, objective, sweeps, yamls
 from coopsgd.setup.again import Again, taken_out
 from coopsgd.setup.flags import Line, sort
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
@@ -102,11 +102,22 @@ def _ended(session: Session, code: int) -> int:
     jobs = session.ended
     if len(jobs) > 1 and any(job.kept for job in jobs):
         sweep_table(jobs)
+        _print_best(session)
     failed = [job for job in [*jobs, session.failed] if job is not None and job.status == FAILED]
     if code == 0 and failed:
         _print_failures(failed, session.sweeping)
         code = 1 if any(job.code == 1 for job in failed) else 2
     return code
+
+
+def _print_best(session: Session) -> None:
+    """Of a sweep that looks for the best in one number, which it was."""
+    if session.maximised is None or len(session.maximised) > 1:
+        return
+    found = [(job.objective, job) for job in session.ended if isinstance(job.objective, float | int)]
+    if found:
+        value, job = (max if session.maximised[0] else min)(found, key=lambda pair: pair[0])
+        print(f"best: {value:g} {session.objective}, job {job.number + 1}, {job.folder}", flush=True)
 
 
 def _print_failures(failed: Sequence[Job], sweeping: bool) -> None:
@@ -217,10 +228,10 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
         if session.sweeping:
             session.sweep_into(Path(str(OmegaConf.select(cfg, "hydra.sweep.dir"))))
             callbacks.on_multirun_start(config=cfg, config_name=name)
+            _check_objective(session, cfg)
             assert session.jobs is not None
             session.jobs.begin()
             OmegaConf.save(cfg, session.jobs.sweep / "multirun.yaml")  # which not every sweeper does
-            session.maximises = str(OmegaConf.select(cfg, "hydra.sweeper.direction")).rpartition(".")[2] == "maximize"
             sweeper = launching.sweeper(cfg, context, session)
             session.total = _jobs(sweeper, compose.task_words(cfg.hydra))
             if session.total is not None and session.total >= MANY:
@@ -234,6 +245,25 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
         done = run_job(session.job, cfg, "hydra.run.dir", None, context)
         callbacks.on_run_end(config=cfg, config_name=name, job_return=done)
         _ = done.return_value  # raises what the job raised
+
+
+def _check_objective(session: Session, cfg: Any) -> None:
+    """ConfigError when no job of the sweep can have the objective that it is to be told by."""
+    session.maximised = objective.directions(OmegaConf.to_container(cfg.hydra.sweeper))
+    swept = sweeps.swept(session.words)
+    if "objective" in swept:
+        raise ConfigError(
+            "objective: is one for the whole sweep, which is told by it; give one, or a list, as in [eval/loss,bytes]"
+        )
+    wanted = OmegaConf.select(cfg, "objective")
+    wanted = OmegaConf.to_container(wanted) if OmegaConf.is_config(wanted) else wanted
+    session.objective = str(wanted)
+    if "stop.target" not in swept:
+        objective.refuse(
+            wanted, OmegaConf.select(cfg, "stop.target") is not None or "stop.target" in (cfg.hydra.sweeper.get("params") or {})
+        )
+    for note in objective.against(wanted, session.maximised):
+        print(note, file=sys.stderr, flush=True)
 
 
 def _as_one_run(engine: Any, name: str, words: Sequence[str]) -> Any:

@@ -40,7 +40,8 @@ class Session:
         self.words, self.again = list(words), Again()  # overrides, as Hydra reads them; what becomes of runs that are there
         self.command = "coopsgd train " + shlex.join(words)  # as they were typed
         self.sweeping, self.started = False, False
-        self.maximises = False  # does the sweeper look for the largest objective?
+        self.objective = ""  # of a sweep, as it was given
+        self.maximised: list[bool] | None = None  # of each objective: does the sweeper look for the largest?
         self.full_errors = full_errors()  # the user asks for tracebacks
         self.failed: Job | None = None  # the only run, when it did
         self.jobs: Jobs | None = None  # those of a sweep, on disk: each may run in a process of its own, on a copy of this
@@ -100,7 +101,8 @@ class Session:
 
     def worth(self, found: Objective) -> Objective:
         """An objective as a sweeper is told it: the worst there is for a run that has none."""
-        return float("-inf" if self.maximises else "inf") if found is None else found
+        worst = [float("-inf" if largest else "inf") for largest in self.maximised or [False]]
+        return found if found is not None else worst if len(worst) > 1 else worst[0]
 
     def title(self, job: Job) -> str:
         """Which job it is, for a line of its own."""
@@ -209,7 +211,7 @@ class Session:
             if self.again.skip_done and (done := self.done.like(checked, named)) is not None:
                 self.made.tidy()
                 print(f"done already in {done}, so it is not run again", flush=True)
-                found = objective(done)
+                found = objective(done, checked.parts)
                 self._note(job._replace(status=DONE, objective=found))
                 return found
             try:
@@ -228,7 +230,7 @@ class Session:
             self.steps = settings.steps
             self._note(job._replace(kept=True))
             go_on_as(folder, checked, named)
-            return objective(folder)
+            return objective(folder, checked.parts)
         with in_use_by_us(folder, make=True):
             return self._begin(checked, job)
 
@@ -245,7 +247,7 @@ class Session:
             pictures.get_ready()
         with summed_up(folder, checked.parts):
             start(folder, checked.parts)
-            return objective(folder)
+            return objective(folder, checked.parts)
 
 
 def console() -> str:
