@@ -57,7 +57,7 @@ def trained(of: Config | Parts, seed: bool = True) -> dict[str, Any]:
 
 
 def placement(config: Config) -> dict[str, Any]:
-    """The other keys, but for the run's name: where and how it is computed and what is kept of it."""
+    """The other keys, but for its name and what a sweep is told of it: where and how it is computed, what is kept of it."""
     return {
         f.name: _plain(getattr(config, f.name))
         for f in fields(Config)

@@ -56,6 +56,8 @@ VALUES = {
     "checkpoint_every": ("checkpoint_every=5", "checkpoint_every=0"),
     "keep": ("keep=1", "keep=3"),
     "max_restarts": ("max_restarts=0", "max_restarts=3"),
+    "objective": ("objective=eval/loss", "objective=lr"),
+    "stop": ("stop.bytes=1000", "stop.bytes=2000"),
     "name": ("name=a", "name=b"),
     "timeout": ("timeout=10", "timeout=20"),
     "launch": ("launch=true", "launch=false"),
@@ -72,6 +74,7 @@ WHERE = {
     "checkpoint_every",
     "keep",
     "max_restarts",
+    "objective",
     "name",
     "timeout",
     "launch",
@@ -99,7 +102,7 @@ def test_a_key_makes_another_run_or_the_same_one_elsewhere(name):
     b = settle((*base, other)) if other else replace(a, device="cuda")
     assert (identity(a) == identity(b)) == (name in WHERE)
     assert identity(a) == identity(settle((one, *base)))
-    if name in WHERE - {"name"}:
+    if name in WHERE - {"name", "objective"}:
         assert placement(a) != placement(b)
     assert (identity(a, seed=False) == identity(b, seed=False)) == (name in WHERE | {"seed"})
 
@@ -249,7 +252,8 @@ def test_a_copy_has_the_objective_of_the_first(tmp_path, monkeypatch, capfd):
         if isinstance(end, Exception):
             (folder / "summary.json").write_text("{}")
             raise end
-        (folder / "summary.json").write_text(json.dumps({"status": "completed", "eval": {"eval/loss": end}}))
+        (folder / "summary.json").write_text(json.dumps({"status": "completed"}))
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "eval/loss": end}))
 
     launch = launching.Launching.launch
 

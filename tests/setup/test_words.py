@@ -26,7 +26,7 @@ def train(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     found: list[Config] = []
 
-    def run(session, cfg, folder, hydra_config, label):
+    def run(session, cfg, job, hydra_config):
         checked = session.checked or compose.check(cfg, [], dict(hydra_config.runtime.choices), session.beside)
         found.append(checked.config)
 
