@@ -55,6 +55,8 @@ def verify(folder: Path, steps: int | None, trust: bool) -> int:
             return _verify(folder, steps, as_it_was(folder, trust).parts)
     except (DamagedFile, RunFailed) as error:
         raise ConfigError(f"{folder}: cannot be verified: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be verified: {error.filename or error} ({error.strerror})") from None
 
 
 def _verify(folder: Path, steps: int | None, parts: Parts) -> int:
@@ -68,7 +70,11 @@ def _verify(folder: Path, steps: int | None, parts: Parts) -> int:
     if parts.config.device == "cuda" and not gpu_count():
         raise ConfigError(f"{folder}: it ran on a GPU, and torch sees none here; verify it where there is one")
     saved = _whole(folder)
-    chosen = _chosen(_stretches(parts, done, summary, saved), sorted(saved), steps)
+    try:
+        stretches = _stretches(parts, done, summary, saved)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DamagedFile("what it says of its resumes is none of ours; take the folder from a copy") from None
+    chosen = _chosen(stretches, sorted(saved), steps)
     ended = summary.get("status") == "completed" and chosen.end == summary.get("steps") == parts.config.steps
     from coopsgd.run.rerun import Range
 
