@@ -179,5 +179,8 @@ def _verdict(of: Range, recorded: Mapping[str, Any], found: Sequence[Mapping[str
     held = [f"{lines} line{'s' * (lines != 1)} of metrics.jsonl"]
     held += [f"the checkpoint of step {step}" for step in saved]
     held += [] if final == "none" else ["the final models" if final == "rows" else "the answer"]
-    print(f"same: {', '.join(held)}, bit for bit" + (f", though {' and '.join(elsewhere)} differ" if elsewhere else ""))
+    print(
+        f"same: {', '.join(held)}, bit for bit"
+        + (f", though {' and '.join(elsewhere)} differ{'s' * (len(elsewhere) == 1)}" if elsewhere else "")
+    )
     return SAME

@@ -308,6 +308,23 @@ def test_final_models_that_are_damaged(cli, tmp_path, run):
     assert ended.code == 2 and "is damaged" in ended.err and len(ended.lines) == 1, ended
 
 
+def nowhere():
+    """Temporary folders cannot be made."""
+    tempfile.tempdir = "/proc/nowhere"
+
+
+def test_what_is_in_its_way(cli, tmp_path, run):
+    ended = cli("verify", "r", first=nowhere)
+    assert ended.code == 2 and len(ended.lines) == 1 and "r: cannot be verified: /proc/nowhere/" in ended.err, ended
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"resumed": [{"odd": 1}]}))
+    ended = verified(cli, tmp_path)
+    assert ended.code == 2 and len(ended.lines) == 1 and "its resumes" in ended.err, ended
+    (run / "summary.json").write_text("{")
+    ended = verified(cli, tmp_path)
+    assert ended.code == 2 and len(ended.lines) == 1 and "summary.json is damaged" in ended.err, ended
+
+
 def test_a_gpu_that_is_not_there(tmp_path, run, monkeypatch):
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("device: cpu", "device: cuda"))
     monkeypatch.setattr(verb, "gpu_count", lambda: 0)
