@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from coopsgd.host import files
 
-RUNNING, DONE, FAILED = "running", "done", "failed"
+RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 NOWHERE = "-"  # the folder of a job that never began
 Objective = float | list[float] | None  # None: there is none, the run failed, diverged or did not reach what it should
 
@@ -98,6 +98,16 @@ class Jobs:
         finally:
             _lock(file, "LOCK_UN")  # the processes of a run, which have it too, may live a moment longer
             os.close(file)
+
+    def stop(self) -> None:
+        """No job begins from here on."""
+        with contextlib.suppress(OSError):
+            (self._folder / "stop").touch()
+
+    @property
+    def stopped(self) -> bool:
+        """Was the sweep asked to end?"""
+        return (self._folder / "stop").exists()
 
     def remove(self) -> None:
         """The sweep is over, and told of."""

@@ -21,6 +21,7 @@ from coopsgd.commands.train import command
 from coopsgd.commands.train.launching import Launching, at_once
 from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError
+from coopsgd.host.sizes import human_bytes
 from coopsgd.run.jobs import DONE, Job
 from coopsgd.run.objective import objective
 from coopsgd.setup import schema
@@ -127,7 +128,7 @@ def test_a_study_goes_on_whatever_becomes_of_a_trial(cli, tmp_path):
     assert spent and unreached
     best = yaml.safe_load((tmp_path / "s" / "optimization_results.yaml").read_text())
     assert best["best_value"] == min(spent)
-    assert f"best: {min(spent):g} bytes" in ended.out
+    assert f"best bytes: {human_bytes(min(spent))}, job " in ended.out
     again = cli("resume", "--trust", "s")
     assert again.code == 2, "what diverged is left alone, what was refused is so again"
     assert rows(again.out) == rows(ended.out) and "workers in" not in again.out

@@ -30,11 +30,13 @@ from coopsgd.registry import TRUST
 from coopsgd.run.folders import folder_key, refuse_nowhere, rehydrated, without_hydra
 from coopsgd.run.jobs import FAILED, Job
 from coopsgd.run.progress import say
+from coopsgd.run.schema import metric
 from coopsgd.run.sweep import table as sweep_table
 from coopsgd.setup import checks, objective, sweeps, yamls
 from coopsgd.setup.again import Again, taken_out
 from coopsgd.setup.flags import Line, sort
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
+from coopsgd.setup.stop import BUDGETS
 from coopsgd.setup.words import mended, quoted
 
 CONF = "pkg://coopsgd.conf"
@@ -117,7 +119,8 @@ def _print_best(session: Session) -> None:
     found = [(job.objective, job) for job in session.ended if isinstance(job.objective, float | int)]
     if found:
         value, job = (max if session.maximised[0] else min)(found, key=lambda pair: pair[0])
-        print(f"best: {value:g} {session.objective}, job {job.number + 1}, {job.folder}", flush=True)
+        text = metric(BUDGETS.get(session.objective, session.objective)).text(value)
+        print(f"best {session.objective}: {text}, job {job.number + 1}, {job.folder}", flush=True)
 
 
 def _print_failures(failed: Sequence[Job], sweeping: bool) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import shlex
+import signal
 import sys
 import threading
 import time
@@ -18,8 +21,9 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from coopsgd.commands.train.session import Session
-from coopsgd.errors import ConfigError
-from coopsgd.run.jobs import FAILED, NOWHERE, RUNNING, Job
+from coopsgd.errors import ConfigError, Interrupted
+from coopsgd.host import signals
+from coopsgd.run.jobs import FAILED, NOWHERE, RUNNING, Job, Jobs
 from coopsgd.run.progress import say
 from coopsgd.setup.schema import cores
 
@@ -62,13 +66,15 @@ class Launching:
             returns = self._launcher.launch(job_overrides, initial_job_idx)
         else:
             session.at_once = at_once(self._settings, len(words))
-            with self._listening(numbers):
+            with signals.noted() as asked, self._listening(numbers, asked):
                 try:
                     returns = self._launcher.launch(job_overrides, initial_job_idx)
                 except Exception as error:
                     if session.full_errors:
                         raise
                     returns = self._broken(numbers, words, error)
+            if (first := _ends(asked)) is not None:
+                raise Interrupted(first, f"; coopsgd resume {shlex.quote(str(self._jobs.sweep))} goes on with the sweep")
             session.started = session.started or any(self._read(number) for number in numbers)
         for number, back in zip(numbers, returns, strict=True):
             if back.status == JobStatus.COMPLETED:
@@ -77,33 +83,38 @@ class Launching:
         return returns
 
     def _read(self, number: int) -> Job | None:
+        return self._jobs.read(number)
+
+    @property
+    def _jobs(self) -> Jobs:
         assert self._session.jobs is not None
-        return self._session.jobs.read(number)
+        return self._session.jobs
 
     def _broken(self, numbers: Sequence[int], words: Sequence[Sequence[str]], error: Exception) -> Sequence[JobReturn]:
         """The launcher itself failed: jobs that have no end failed with it. ConfigError when none began."""
         why = f"hydra/launcher={self._name}: {(str(error).splitlines() or [''])[0] or type(error).__name__}"
-        if not any(self._read(number) for number in numbers):
+        if not any(self._read(number) for number in numbers) and not self._jobs.stopped:
             raise ConfigError(why) from error
         while any(job is not None and job.runs for job in map(self._read, numbers)):
             time.sleep(GLANCE)  # some launchers do not wait for the others
-        assert self._session.jobs is not None
         for number, own in zip(numbers, words, strict=True):
             job = self._read(number) or Job(number, " ".join(own) or "defaults", NOWHERE)
             if job.status == RUNNING:
-                self._session.jobs.write(
-                    job._replace(status=FAILED, message=f"did not come to its end; {why}", code=1, console="")
-                )
+                self._jobs.write(job._replace(status=FAILED, message=f"did not come to its end; {why}", code=1, console=""))
         return [JobReturn(overrides=own, status=JobStatus.COMPLETED) for own in words]
 
     @contextlib.contextmanager
-    def _listening(self, numbers: Sequence[int]) -> Iterator[None]:
-        """Inside, what becomes of jobs that have another console is told on this one."""
+    def _listening(self, numbers: Sequence[int], asked: signals.Noted) -> Iterator[None]:
+        """Inside, what becomes of jobs that have another console is told on this one, and they are told what it is asked."""
         over, waiting = threading.Event(), dict.fromkeys(numbers, "")
 
         def listen() -> None:
+            told = 0
             while not over.wait(GLANCE):
                 self._tell(waiting)
+                if _ends(asked) is not None and told < 1 + asked.twice:
+                    told += 1
+                    self._ask_to_end(numbers, asked.numbers[0] if told == 1 else signal.SIGKILL)
 
         # the jobs are other processes: nothing that trains is forked here
         listener = threading.Thread(target=listen, daemon=True)
@@ -115,6 +126,16 @@ class Launching:
             listener.join()
             self._tell(waiting)
 
+    def _ask_to_end(self, numbers: Sequence[int], number: int) -> None:
+        """Have the jobs that run here save themselves and end, and no other begin; by SIGKILL, end at once."""
+        self._jobs.stop()
+        for job in map(self._read, numbers):
+            # what a terminal sends, it sends to all processes in its foreground
+            heard = number == signal.SIGINT and job is not None and job.runs and os.getpgid(job.pid) == os.getpgrp()
+            if job is not None and job.runs and not heard:
+                with contextlib.suppress(OSError):  # of others submitit makes something else
+                    os.kill(job.pid, signal.SIGKILL if number == signal.SIGKILL else signal.SIGINT)
+
     def _tell(self, waiting: dict[int, str]) -> None:
         """What is new of the jobs in `waiting`, each with what was told of it; those that are over leave it."""
         for number, told in list(waiting.items()):
@@ -123,16 +144,15 @@ class Launching:
                 continue
             if job.console != self._session.console:
                 title = self._session.title(job)
-                say(
-                    f"{title}: {job.message}"
-                    if job.status == FAILED
-                    else title
-                    if job.status == RUNNING
-                    else f"{title}: {job.status}"
-                )
+                say(title if job.status == RUNNING else f"{title}: {job.message or job.status}")
             waiting[number] = job.status
             if job.status != RUNNING:
                 del waiting[number]
+
+
+def _ends(asked: signals.Noted) -> int | None:
+    """The first signal that asked to end; one of them asks only to save."""
+    return next((number for number in asked.numbers if number != getattr(signal, "SIGUSR1", None)), None)
 
 
 def at_once(settings: Any, jobs: int) -> int:

@@ -20,9 +20,10 @@ from coopsgd.commands import compose
 from coopsgd.commands.resume import go_on_as
 from coopsgd.commands.train.done import Done
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
+from coopsgd.host import signals
 from coopsgd.run import pictures
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
-from coopsgd.run.jobs import DONE, FAILED, Job, Jobs, Objective
+from coopsgd.run.jobs import DONE, FAILED, INTERRUPTED, Job, Jobs, Objective
 from coopsgd.run.naming import folder_name
 from coopsgd.run.objective import objective
 from coopsgd.run.start import reached, start, summed_up
@@ -75,6 +76,11 @@ class Session:
         self._kept = False
         job = Job(hydra_config.job.num if self.sweeping else 0, label, str(folder))
         job = job._replace(console=console(), host=socket.gethostname(), pid=os.getpid())
+        if os.getpid() != self._pid:
+            signals.raising()
+            if self.jobs is not None and self.jobs.stopped:
+                self.made.tidy()
+                return None
         if self.sweeping:
             print(f"\n{self.title(job)}", flush=True)
             self._note(job)
@@ -85,7 +91,11 @@ class Session:
             return self._run(cfg, job, hydra_config)
         except Interrupted as stopped:
             stopped.note = stopped.note or self._where(job)
-            raise
+            if os.getpid() == self._pid:
+                raise
+            self._note(job._replace(status=INTERRUPTED, message=f"interrupted{stopped.note}", kept=self._kept))
+            print(f"{self.title(job)}: interrupted{stopped.note}", file=sys.stderr, flush=True)
+            return None  # what it raised would have launchers kill the others, which are saving themselves
         except Exception as error:
             self.made.tidy()
             mistake = isinstance(error, (OSError, *MISTAKES))
