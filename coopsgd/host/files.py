@@ -67,15 +67,25 @@ def staged(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
         raise
 
 
-def clear_halves(folder: Path, name: str = "*") -> None:
-    """Remove what processes that are no more left unfinished of the files of that name, or folders where they worked on it."""
+def clear_halves(folder: Path, name: str = "*", alone: bool = False) -> None:
+    """Remove what processes that are no more left unfinished of the files of that name, or folders where they worked on it.
+
+    alone: nobody else works in the folder, so whatever bears the number of a process is one of those: numbers come again.
+    """
     for half in folder.glob(f"{name}.*.part"):
         with contextlib.suppress(OSError, ValueError):
             pid = int(half.name.split(".")[-2])
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                shutil.rmtree(half) if half.is_dir() and not half.is_symlink() else half.unlink()
+            if not alone and _is_there(pid):
+                continue
+            shutil.rmtree(half) if half.is_dir() and not half.is_symlink() else half.unlink()
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def json_text(content: Any) -> str:

@@ -321,7 +321,7 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
             with contextlib.suppress(FileNotFoundError):
                 os.truncate(store, 0)
             for place in (folder, folder / final.FILE.parent):
-                files.clear_halves(place)
+                files.clear_halves(place, alone=True)
 
         def body() -> None:
             if asked.first is not None:  # between the fork and here nobody acted on it
@@ -353,7 +353,7 @@ def _prepare(folder: Path, logs: Path) -> None:
     except OSError as error:
         raise RunFailed(f"{error.filename or logs} cannot be written ({error.strerror})") from None
     for place in (folder, folder / final.FILE.parent):
-        files.clear_halves(place)
+        files.clear_halves(place, alone=True)
 
 
 def _tidy(folder: Path, logs: Path) -> None:
@@ -363,7 +363,7 @@ def _tidy(folder: Path, logs: Path) -> None:
             if left.stat().st_size == 0:
                 left.unlink()
     for place in (folder, folder / final.FILE.parent):
-        files.clear_halves(place)
+        files.clear_halves(place, alone=True)
 
 
 @contextlib.contextmanager

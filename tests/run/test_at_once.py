@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -106,3 +107,13 @@ def writing_for_ever() -> None:
         time.sleep(1e6)
 
     folders._for_hydra = stuck
+
+
+def test_halves_of_a_process_whose_number_came_again(cli, tmp_path):
+    """A number of a process that was killed may be another's now: in a folder that nobody works in it says nothing."""
+    assert cli("train", *WORDS, "hydra.run.dir=r").code == 0
+    (tmp_path / "r" / "summary.json").unlink()
+    half = tmp_path / "r" / "checkpoints" / f"final.safetensors.{os.getpid()}.part"
+    half.write_bytes(b"half of it")
+    assert cli("resume", "r").code == 0
+    assert not half.exists()
