@@ -18,12 +18,13 @@ from conftest import HANG, needs
 from running import linux, until
 
 import coopsgd
+from coopsgd.run import checkpoints
 from coopsgd.run.folders import steps_saved
 
 pytestmark = linux
 WORDS = (
     *("task=quadratic", "dtype=float64", "workers=4", "algo=easgd", "tau=3", "optim.momentum=0.9", "device=cpu"),
-    *("steps=400", "log_every=20", "eval_every=100", "checkpoint_every=20", "save=rows"),
+    *("steps=900", "log_every=20", "eval_every=100", "checkpoint_every=20", "save=rows"),
 )
 SLOW = """
 import sys
@@ -88,6 +89,12 @@ class Agents:
         return (self._folder.parent / f"agent{n}.txt").read_text()
 
 
+def saved_by(folder: Path) -> tuple[int, int]:
+    """Of the newest checkpoint: the step, and how many processes wrote it."""
+    found = checkpoints.newest(folder, lambda line: None)
+    return (0, 0) if found is None else (found.step, found.processes)
+
+
 @pytest.mark.slow
 def test_a_node_leaves_and_comes_back(cli, tmp_path):
     assert cli("train", *WORDS, "processes=1", "hydra.run.dir=one").code == 0
@@ -97,12 +104,12 @@ def test_a_node_leaves_and_comes_back(cli, tmp_path):
         agents = Agents(folder, where, "1:2")
         first, second = agents.start(0), agents.start(1)
         try:
-            until(lambda: (steps_saved(folder) or [0])[0] >= 60 or first.poll() is not None, "a checkpoint of two nodes")
+            until(lambda: saved_by(folder)[1] == 2 or first.poll() is not None, "a checkpoint of two nodes")
             assert first.poll() is None, agents.said(0)
             os.killpg(second.pid, signal.SIGKILL)  # the agent; its worker is in its group
             second.wait()
-            at = (steps_saved(folder) or [0])[0]
-            until(lambda: (steps_saved(folder) or [0])[0] >= at + 60 or first.poll() is not None, "the first to go on alone")
+            until(lambda: saved_by(folder)[1] == 1 or first.poll() is not None, "the first to go on alone")
+            assert first.poll() is None, agents.said(0)
             second = agents.start(1)
             assert first.wait(HANG) == 0, agents.said(0)
             assert second.wait(HANG) == 0, agents.said(1)
@@ -113,6 +120,7 @@ def test_a_node_leaves_and_comes_back(cli, tmp_path):
                 agent.wait()
     run, one = coopsgd.Run(folder), coopsgd.Run(tmp_path / "one")
     assert run.summary["status"] == "completed" and len(run.summary["resumed"]) >= 2, run.summary["resumed"]
+    assert run.summary["processes"] == 2, "the second has come back"
     np.testing.assert_allclose(run.rows(), one.rows(), rtol=0, atol=1e-12)
     assert [line["step"] for line in run.metrics()] == [line["step"] for line in one.metrics()]
     assert run.summary["ledger"]["bytes"] == one.summary["ledger"]["bytes"]
