@@ -8,13 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "promises.md").read_text()
-PROMISE = re.compile(r"^\| (?!promise \||--- )(.+?) \| (.+?) \|$", re.MULTILINE)
+TABLE = re.compile(r"^\| promise \| held by \|\n\| --- \| --- \|\n((?:\|.*\n)+)", re.MULTILINE)
 
 
 def promises(page: str) -> dict[str, list[str]]:
     """The tests that a page names, as file::name, by promise; `::name` is of the file before."""
     found = {}
-    for what, names in PROMISE.findall(page):
+    for line in "".join(TABLE.findall(page)).splitlines():
+        what, names = line.strip("| ").split(" | ")
         file, found[what] = "", []
         for name in names.split(", "):
             at, _, test = name.partition("::")

@@ -75,7 +75,7 @@ def _verify(folder: Path, steps: int | None, parts: Parts) -> int:
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DamagedFile("what it says of its resumes is none of ours; take the folder from a copy") from None
     chosen = _chosen(stretches, sorted(saved), steps)
-    ended = summary.get("status") == "completed" and chosen.end == summary.get("steps") == parts.config.steps
+    ended = summary.get("status") == "completed" and chosen.end == summary.get("steps")
     from coopsgd.run.rerun import Range
 
     of = Range(

@@ -134,7 +134,8 @@ class Comparison:
                 self._compare(loop)
             self._findings.found["saved"].append(k)
         differ = torch.tensor([float(self._findings.differs)], dtype=torch.float64)
-        if float(self._fleet.total(differ)) or (k >= self._of.end and k < loop.parts.config.steps):
+        # a run whose final models are looked at ends by itself, after its last step or by `stop`
+        if float(self._fleet.total(differ)) or k > self._of.end or (k == self._of.end and self._of.final == "none"):
             raise Enough
 
     def _compare(self, loop: Loop) -> None:

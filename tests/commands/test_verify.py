@@ -201,6 +201,16 @@ def test_a_run_that_diverged(cli, tmp_path):
     assert ended.code == 0 and "same: 2 lines of metrics.jsonl, the checkpoint of step " in ended.out, ended
 
 
+def test_a_run_that_stopped_at_its_budget(cli, tmp_path):
+    words = (*PLAIN, "steps=400", "log_every=4", "eval_every=8", "save=rows", "stop.bytes=2e3", "processes=2")
+    assert cli("train", *words, "hydra.run.dir=r").code == 0
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["status"] == "completed" and summary["steps"] < 400
+    ended = verified(cli, tmp_path)
+    assert ended.code == 0 and f"steps 1 to {summary['steps']} are taken again" in ended.out, ended
+    assert ended.out.splitlines()[-1].endswith("lines of metrics.jsonl, the final models, bit for bit")
+
+
 # a run that went on
 
 
