@@ -199,6 +199,8 @@ def test_a_plugin_that_is_not_installed_is_told_how_to_be():
         (("objective=second",), "did you mean seconds?"),
         (("objective=seconds",), "stop.target"),
         (("objective=bytes",), "stop.target"),
+        (("objective=eval/accuracy",), "task quadratic has no eval/accuracy"),
+        (("objective=sim_s",), "name one, as in cluster=wan_100m"),
         (("objective=3",), "objective: no metric named 3"),
         (("objective=[]",), "objective: is an empty list"),
         (("objective=[eval/loss,eval/accurac]",), "did you mean eval/accuracy?"),

@@ -32,12 +32,14 @@ from coopsgd.run.jobs import FAILED, Job
 from coopsgd.run.progress import say
 from coopsgd.run.schema import metric
 from coopsgd.run.sweep import table as sweep_table
-from coopsgd.setup import checks, objective, sweeps, yamls
+from coopsgd.setup import build, checks, objective, sweeps, yamls
 from coopsgd.setup.again import Again, taken_out
 from coopsgd.setup.flags import Line, sort
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
+from coopsgd.setup.schema import Config
 from coopsgd.setup.stop import BUDGETS
 from coopsgd.setup.words import mended, quoted
+from coopsgd.tasks.base import Task
 
 CONF = "pkg://coopsgd.conf"
 NO_CHOICES = "pkg://coopsgd.run"  # a package without yamls: the config of a run has no groups to choose from
@@ -261,10 +263,14 @@ def _check_objective(session: Session, cfg: Any) -> None:
     wanted = OmegaConf.select(cfg, "objective")
     wanted = OmegaConf.to_container(wanted) if OmegaConf.is_config(wanted) else wanted
     session.objective = str(wanted)
-    if "stop.target" not in swept:
-        objective.refuse(
-            wanted, OmegaConf.select(cfg, "stop.target") is not None or "stop.target" in (cfg.hydra.sweeper.get("params") or {})
-        )
+    varies = {*swept, *(OmegaConf.select(cfg, "hydra.sweeper.params") or {})}
+    target = "stop.target" in varies or OmegaConf.select(cfg, "stop.target") is not None
+    objective.refuse(wanted, target)
+    task, cluster = OmegaConf.select(cfg, "task.name"), OmegaConf.select(cfg, "cluster")
+    if not {"task", "cluster"} & varies and isinstance(task, str) and ":" not in task:
+        kind = build.class_of("task", "task", task)
+        base = Config(objective=wanted, task={"name": task}, cluster=cluster)
+        objective.refuse_for(base, target, "model" in kind.USES, kind.known is not Task.known)
     for note in objective.against(wanted, session.maximised):
         print(note, file=sys.stderr, flush=True)
 
