@@ -166,6 +166,26 @@ def test_matplotlib_is_imported_when_something_is_drawn():
         assert not {i for i in at_start(path) if i.split(".")[0] == "matplotlib"}, path
 
 
+USUAL = """
+import sys
+from coopsgd.cli import main
+for words in (["show", "algo=dpsgd"], ["train", "task=quadratic", "steps=3", "processes=1", "hydra.run.dir=r"]):
+    sys.argv = ["coopsgd", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, ended.code
+found = sorted({name.partition(".")[0] for name in sys.modules} & {"scipy", "networkx", "sklearn", "matplotlib", "torchvision"})
+assert not found, found
+"""
+
+
+def test_what_a_usual_command_imports(tmp_path):
+    """Each of these takes a tenth of a second or more to import."""
+    done = subprocess.run([sys.executable, "-c", USUAL], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 YAMLS = [(group, choice.name) for group in GROUPS for choice in catalogue.choices(group)]
 
 

@@ -88,7 +88,8 @@ class Matrix:
 
     def __matmul__(self, X: Any) -> Any:
         """W X for an array X, (n,) or (n, k)."""
-        y = self.edges.csr @ X
+        e, X = self.edges, np.asarray(X, dtype=float)
+        y = _flat(e, X) if X.ndim == 1 else e.csr @ X
         for rows, u, v in self.outers:
             y[rows] += np.multiply.outer(u, v @ X[rows])
         return y
@@ -290,6 +291,11 @@ class Edges(Matrix):
 
         starts = np.searchsorted(self.rows, np.arange(self.n + 1))
         return csr_array((self.weights, self.columns, starts), shape=(self.n, self.n))
+
+
+def _flat(e: Edges, x: np.ndarray) -> np.ndarray:
+    """W x for an x (n,), without scipy, which takes long to import."""
+    return np.bincount(e.rows, e.weights * x[e.columns], e.n).astype(float, copy=False)  # integers where there are no entries
 
 
 def nothing(n: int) -> Edges:
