@@ -11,6 +11,7 @@ from pathlib import Path
 
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.host import files, stdio
+from coopsgd.host.child import die_with
 from coopsgd.predict import foresight
 from coopsgd.registry import guarded
 from coopsgd.run import worker
@@ -73,6 +74,8 @@ def _number(name: str, default: int) -> int:
 def main() -> None:
     """`python -m coopsgd.worker [--trust] FOLDER`, one process of a torchrun."""
     folder, trust = called("coopsgd.worker")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with(os.getppid())  # torchrun puts it into a session of its own, where it would outlive a killed agent
     stdio.guard()
     with one_line(folder, trust), contextlib.ExitStack() as stack:
         rank, world = placed(folder)

@@ -320,8 +320,7 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
             board.clear()
             with contextlib.suppress(FileNotFoundError):
                 os.truncate(store, 0)
-            for place in (folder, folder / final.FILE.parent):
-                files.clear_halves(place, alone=True)
+            _clear(folder)
 
         def body() -> None:
             if asked.first is not None:  # between the fork and here nobody acted on it
@@ -352,7 +351,12 @@ def _prepare(folder: Path, logs: Path) -> None:
             left.unlink(missing_ok=True)
     except OSError as error:
         raise RunFailed(f"{error.filename or logs} cannot be written ({error.strerror})") from None
-    for place in (folder, folder / final.FILE.parent):
+    _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what was left half written, by whomever: nobody else works here."""
+    for place in (folder, folder / final.FILE.parent, *folder.glob(f"{final.FILE.parent}/step-*")):
         files.clear_halves(place, alone=True)
 
 
@@ -362,8 +366,7 @@ def _tidy(folder: Path, logs: Path) -> None:
         for left in logs.glob("rank*.*"):
             if left.stat().st_size == 0:
                 left.unlink()
-    for place in (folder, folder / final.FILE.parent):
-        files.clear_halves(place, alone=True)
+    _clear(folder)
 
 
 @contextlib.contextmanager
