@@ -259,8 +259,8 @@ def test_reserved_zeros_take_memory_when_they_are_written_to():
 
 WIDE = (
     "model.hidden=[2000]",
-    "tau=3",
-    "steps=4",
+    "tau=2",
+    "steps=2",
     "batch_size=2",
     "eval_every=0",
     "eval_samples=10",

@@ -26,8 +26,7 @@ WORDS = (*SLOW, "algo=easgd", "tau=3", "optim.momentum=0.9", "task.dim=3000", "s
 
 
 @linux
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("name", ["INT", "TERM"])
+@pytest.mark.parametrize(("name", "processes"), [("INT", 2), ("TERM", 1), ("HUP", 2)])
 def test_the_first_signal_saves_the_run(started, cli, tmp_path, processes, name):  # noqa: F811
     assert cli("train", *WORDS, f"processes={processes}", "hydra.run.dir=whole").code == 0
     command = started("train", *WORDS, f"processes={processes}", "hydra.run.dir=r")

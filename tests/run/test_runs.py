@@ -254,7 +254,7 @@ def test_save_auto_keeps_rows_up_to_200_megabytes():
 
 
 def test_a_sweep_makes_a_folder_for_each_run(cli, tmp_path):
-    words = ("algo=fullsync,pasgd,easgd,dpsgd", "tau=1,10", "steps=50")
+    words = ("algo=fullsync,pasgd,easgd,dpsgd", "tau=1,10", "steps=12", "processes=2")
     ended = cli("train", "-m", *words, "hydra.sweep.dir=s")
     assert ended.code == 0, ended.err
     folders = sorted(path.name for path in (tmp_path / "s").iterdir() if path.is_dir())
@@ -262,7 +262,7 @@ def test_a_sweep_makes_a_folder_for_each_run(cli, tmp_path):
     assert folders == sorted(wanted - {"algo=fullsync,tau=10"})  # which would be tau=1 again
     for name in folders:
         summary = coopsgd.Run(tmp_path / "s" / name).summary
-        assert summary["status"] == "completed" and summary["steps"] == 50
+        assert summary["status"] == "completed" and summary["steps"] == 12
         assert summary["tau"] == (1 if "fullsync" in name else int(name.rpartition("=")[2]))
     assert ended.err.count("tau: fullsync communicates every step by itself") == 2
 
