@@ -55,8 +55,9 @@ def whole(folder: Path, like: coopsgd.Run) -> None:
 def test_ten_runs(cli, started, tmp_path, more):  # noqa: F811
     assert cli("train", *WORDS, "hydra.run.dir=alone").code == 0
     ended = at_once(started, "train", *WORDS, *more, "hydra.run.dir=r")
-    codes = sorted(one.code for one in ended)
-    assert codes == [0] + [2] * (TEN - 1), ended
+    over = [one for one in ended if more and "completed at step 40; nothing is left to do" in one.out]  # they came late
+    codes = sorted(one.code for one in ended if one not in over)
+    assert codes == [0] + [2] * (TEN - 1 - len(over)), ended
     for one in ended:
         assert one.code == 0 or (len(one.lines) == 1 and ("is in use" in one.err or "already holds a run" in one.err)), one
     whole(tmp_path / "r", coopsgd.Run(tmp_path / "alone"))
