@@ -149,13 +149,13 @@ def folder(tmp_path_factory):
 
 
 def worker(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **env: str) -> tuple[int, str]:
-    from coopsgd.run import worker
+    from coopsgd.run.elsewhere import main
 
     monkeypatch.setattr(sys, "argv", ["worker", str(folder)])
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as left:
-        worker.main()
+        main()
     return left.value.code, capsys.readouterr().err
 
 
