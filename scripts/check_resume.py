@@ -58,6 +58,7 @@ AXES: dict[str, dict[str, tuple[str, ...]]] = {
     "order": {"delay 0": (), "delay 1": ("delay=1",), "delay tau": ("delay=tau",), "cta": ("order=cta",)},
     "clock": {"none": (), "cluster": ("cluster=ethernet_1g",)},
 }
+REFUSING = ("fullsync", "fedavg")  # a delay or cta, which they do not know, or a period: fullsync has none
 COMMON = (f"steps={STEPS}", "log_every=4", "eval_every=8", "workers=4", "device=cpu", "threads=1", "save=rows")
 
 
@@ -243,6 +244,8 @@ def main() -> None:
                 lot = random.Random(json.dumps([point, arguments.processes]))
                 result = {"point": point, "processes": arguments.processes}
                 result |= attempt(train, words, arguments.processes, lot)
+                if result["how"] == "does not apply" and point["algo"] not in REFUSING:
+                    result["how"] = "FAIL"
                 results.append(result)
                 file.write(json.dumps(result) + "\n")
                 file.flush()
