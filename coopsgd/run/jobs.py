@@ -58,8 +58,12 @@ class Jobs:
 
     def begin(self) -> None:
         """Make room for them; what dead commands left goes. OSError."""
-        files.clear_halves(self.sweep, ".jobs")
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            files.clear_halves(self.sweep, ".jobs")
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            error.filename = str(self.sweep)  # ours is none of the user's business
+            raise
 
     def write(self, job: Job) -> None:
         """How far a job has come."""

@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -115,16 +114,20 @@ def test_a_mistake_in_a_users_class_is_a_line_for_each_job_of_a_sweep(monkeypatc
 
 def test_no_run_is_lost_to_one_that_cannot_begin(monkeypatch, finished, tmp_path):
     """Opening a file may fail in other ways than that it is there: what is there stays."""
-    folder = shutil.copytree(finished, tmp_path / "run")
-    before, settings = (folder / "config.yaml").read_bytes(), compose.compose_config(QUICK).config
+    settings = compose.compose_config(QUICK).config
 
     def full(path, *arguments, **more):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
 
-    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="Too many open files"):
-        patch.setattr(Path, "open", full)
-        folders.write_config(settings, folder, "coopsgd train")
-    assert (folder / "config.yaml").read_bytes() == before
+    for name, match in (("run", "already holds a run"), ("free", "Too many open files")):
+        folder = shutil.copytree(finished, tmp_path / name)
+        if name == "free":
+            (folder / "config.yaml").unlink()
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        with monkeypatch.context() as patch, pytest.raises(ConfigError, match=match):
+            patch.setattr(os, "open", full)
+            folders.write_config(settings, folder, "coopsgd train")
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_an_empty_name_is_no_run(monkeypatch, finished):
