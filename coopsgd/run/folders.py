@@ -28,8 +28,10 @@ from coopsgd.setup.formats import upgraded
 from coopsgd.setup.schema import GROUPS, Config, dumps, frozen
 
 CHECKPOINTS = "checkpoints"
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-UNWRITABLE += (errno.EMFILE, errno.ENFILE)
+UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE),
+)
 INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
 
 
