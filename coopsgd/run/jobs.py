@@ -32,6 +32,7 @@ class Job(NamedTuple):
     message: str = ""  # why it failed
     code: int = 0  # 2 for a user's mistake, 1 for what went wrong while running
     kept: bool = False  # is there a run in the folder?
+    same_as: str = ""  # the folder of the run that it would have repeated
     console: str = ""  # where it printed: the console of the command, or another
     host: str = ""
     pid: int = 0  # of the process that runs it

@@ -33,7 +33,8 @@ def rows(jobs: Sequence[Job]) -> list[tuple[str, ...]]:
     shared = set.intersection(*(set(job.label.split(" ")) for job in jobs))
     for job in jobs:
         label = " ".join(word for word in job.label.split(" ") if word not in shared) or job.label
-        folder, summary = job.folder, readable_summary(job.folder)
+        folder = job.same_as or job.folder  # where the numbers are that it has
+        summary = readable_summary(folder)
         if summary is None:
             status = ("refused" if job.code == 2 else "failed") if job.status == FAILED else "not trained"
             found.append((label, status, *["-"] * (len(COLUMNS) - 3), "-"))

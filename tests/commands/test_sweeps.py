@@ -83,7 +83,7 @@ def test_every_launcher_tells_of_what_failed(cli, tmp_path, launcher):
     found = rows(ended.out)
     assert [lr for lr, _ in found] == ["optim.lr=0.1", "optim.lr=1e+30", "optim.lr=0.1", "optim.lr=-1"]
     assert found[1][1] == "diverged" and found[3][1] == "refused"
-    assert {found[0][1], found[2][1]} == {"completed", "not trained"}
+    assert found[0][1] == found[2][1] == "completed"  # the copy has the other's numbers
     end = ended.err.index("2 of the sweep's jobs failed")
     for text in ("optim.lr: must be", "diverged: "):
         assert text in ended.err[:end], "told as it happens"

@@ -135,6 +135,7 @@ def test_what_a_sweep_has_done_is_left_out(cli, tmp_path):
     assert len(after) == 6 and before.items() <= after.items()
     ended = cli(*words, "tau=1,2,3", "seed=0,1", "skip_done=true")
     assert ended.code == 0 and ended.out.count("so it is not run again") == 6
+    assert ended.out.count("  completed  ") == 6  # in the table, with their numbers
     assert cli(*words, "tau=1,2", "skip_done=true").code == 0  # in the folders of these runs themselves
     ended = cli(*words, "tau=1", "processes=2", "skip_done=true")  # who asks for it elsewhere wants it
     assert ended.code == 0 and "done already" not in ended.out, ended

@@ -104,7 +104,7 @@ def resume_sweep(folder: Path, trust: bool) -> int:
 def _ended(session: Session, code: int) -> int:
     """The table of a sweep and what failed; the exit code."""
     jobs = session.ended
-    if len(jobs) > 1 and any(job.kept for job in jobs):
+    if len(jobs) > 1 and any(job.kept or job.same_as for job in jobs):
         sweep_table(jobs)
         _print_best(session)
     failed = [job for job in [*jobs, session.failed] if job is not None and job.status == FAILED]
@@ -122,7 +122,7 @@ def _print_best(session: Session) -> None:
     if found:
         value, job = (max if session.maximised[0] else min)(found, key=lambda pair: pair[0])
         text = metric(BUDGETS.get(session.objective, session.objective)).text(value)
-        print(f"best {session.objective}: {text}, job {job.number + 1}, {job.folder}", flush=True)
+        print(f"best {session.objective}: {text}, job {job.number + 1}, {job.same_as or job.folder}", flush=True)
 
 
 def _print_failures(failed: Sequence[Job], sweeping: bool) -> None:

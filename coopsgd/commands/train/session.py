@@ -216,13 +216,13 @@ class Session:
                     f"the same run as job {first.number + 1}, {first.label} ({first.folder}), so it is not run again",
                     flush=True,
                 )
-                self._note(job._replace(status=DONE, objective=first.objective))
+                self._note(job._replace(status=DONE, objective=first.objective, same_as=first.folder))
                 return first.objective
             if self.again.skip_done and (done := self.done.like(checked, named)) is not None:
                 self.made.tidy()
                 print(f"done already in {done}, so it is not run again", flush=True)
                 found = objective(done, checked.parts)
-                self._note(job._replace(status=DONE, objective=found))
+                self._note(job._replace(status=DONE, objective=found, same_as=str(done.absolute())))
                 return found
             try:
                 found = self._train(checked, job, named)
