@@ -76,6 +76,21 @@ def held_save() -> None:
     final.write = held
 
 
+def endless_step() -> None:
+    """The fourth step takes for ever, and `slept` appears."""
+    from coopsgd.loop.loop import Loop
+
+    advance = Loop.advance
+
+    def slow(self: Any) -> None:
+        advance(self)
+        if self.state.k == 3:
+            Path("slept").touch()
+            time.sleep(1e6)
+
+    Loop.advance = slow
+
+
 class Command:
     """`coopsgd WORDS` under way in tmp_path."""
 

@@ -7,12 +7,10 @@ import json
 import shutil
 import signal
 import tempfile
-import time
-from pathlib import Path
 
 import pytest
 import torch
-from running import LONG, linux, started, until  # noqa: F401  a fixture
+from running import LONG, endless_step, linux, started, until  # noqa: F401  a fixture
 from safetensors.torch import load_file, save_file
 
 from coopsgd.commands import verify as verb
@@ -376,19 +374,9 @@ def test_a_run_in_use(started, cli):  # noqa: F811
 
 
 def sleepy():
-    """A step that takes for ever."""
+    """A step that takes for ever, in a place for temporary files of its own."""
     temporary()
-    from coopsgd.loop.loop import Loop
-
-    advance = Loop.advance
-
-    def slow(self):
-        advance(self)
-        if self.state.k == 3:
-            Path("slept").touch()
-            time.sleep(1e6)
-
-    Loop.advance = slow
+    endless_step()
 
 
 @linux

@@ -7,12 +7,11 @@ import os
 import signal
 import time
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from running import LONG, linux, started, until  # noqa: F401  a fixture
+from running import LONG, endless_step, linux, started, until  # noqa: F401  a fixture
 from safetensors.torch import load_file
 
 import coopsgd
@@ -49,7 +48,7 @@ def test_the_first_signal_saves_the_run(started, cli, tmp_path, processes, name)
 @linux
 def test_a_signal_when_a_step_takes_long_is_acted_on_by_the_second(started, tmp_path):  # noqa: F811
     """The first one waits for the end of the step, a second one does not."""
-    command = started("train", *LONG, "processes=2", "hydra.run.dir=r", first=sleepy)
+    command = started("train", *LONG, "processes=2", "hydra.run.dir=r", first=endless_step)
     until((tmp_path / "slept").exists, "a long step")
     command.send(signal.SIGINT)
     time.sleep(0.5)
@@ -57,21 +56,6 @@ def test_a_signal_when_a_step_takes_long_is_acted_on_by_the_second(started, tmp_
     command.send(signal.SIGINT)
     assert command.ended(within=5).code == 130
     command.nothing_left()
-
-
-def sleepy():
-    """Steps that take for ever."""
-    from coopsgd.loop.loop import Loop
-
-    advance = Loop.advance
-
-    def slow(self):
-        advance(self)
-        if self.state.k == 3:
-            Path("slept").touch()
-            time.sleep(1e6)
-
-    Loop.advance = slow
 
 
 @linux
