@@ -10,9 +10,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from coopsgd.host import newfile
+
+T = TypeVar("T")
 
 
 def atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -21,15 +23,21 @@ def atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         pass
 
 
+def on_disk(path: Path, write: Callable[[BinaryIO], T]) -> T:
+    """Let `write` fill a new file at `path`, which is on disk when this returns; what it returned."""
+    with newfile.create(path) as file:
+        found = write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    return found
+
+
 def new(path: Path, content: bytes) -> None:
     """Make a file that appears only when it is whole and on disk. FileExistsError where one is; OSError names the path."""
     half = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         clear_halves(path.parent, path.name)
-        with newfile.create(half) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        on_disk(half, lambda file: file.write(content))
         try:
             os.link(half, path)
         except FileExistsError:
@@ -53,10 +61,7 @@ def staged(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_halves(path.parent, path.name)
-        with newfile.create(half) as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+        on_disk(half, write)
         yield half
         half.replace(path)
     except BaseException as error:

@@ -26,7 +26,7 @@ from torch import Tensor
 from coopsgd.errors import DamagedFile
 from coopsgd.fleet.base import Fleet
 from coopsgd.fleet.plan import Layout
-from coopsgd.host import files, newfile
+from coopsgd.host import files
 from coopsgd.loop.saved import ByProcess, ByRow, Leaf, Shared, flatten, inflate
 from coopsgd.run import tensors as safetensors
 from coopsgd.run.folders import checkpoint_place, steps_saved
@@ -40,14 +40,10 @@ FORMAT = 1
 def write(path: Path, tensors: dict[str, Sequence[Tensor]]) -> tuple[int, str]:
     """tensors.write, on disk when it returns. OSError names the path."""
     try:
-        with newfile.create(path) as file:
-            written = safetensors.write(file, tensors)
-            file.flush()
-            os.fsync(file.fileno())
+        return files.on_disk(path, lambda file: safetensors.write(file, tensors))
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-    return written
 
 
 def save(folder: Path, step: int, tree: Any, fleet: Fleet, about: Callable[[], dict[str, Any]]) -> int:
