@@ -16,7 +16,7 @@ import click
 from coopsgd import __version__
 from coopsgd.blame import blame
 from coopsgd.errors import ConfigError, Interrupted, RunFailed, full_errors
-from coopsgd.host import signals, stdio
+from coopsgd.host import collector, signals, stdio
 
 # Small matrices gain nothing from threads, and a process that has none forks safely. Workers set their own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -275,6 +275,7 @@ _verb: str | None = None  # the one that was called
 
 def main() -> None:
     """The entry point: a user's mistake is one line and exit code 2, what failed is 1, a signal 128 + its number."""
+    collector.rest()
     stdio.guard()
     signals.raising()
     # read when torch is loaded: its threads wait asleep. On a busy machine spinning made a mixing 200 times slower

@@ -7,6 +7,7 @@ that started them (ownership.py). What a test waits for has HANG seconds: so muc
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import multiprocessing
@@ -36,7 +37,7 @@ torch.set_num_threads(1)
 WARM = multiprocessing.get_context("forkserver")
 MODULES = [m.name for m in pkgutil.walk_packages(coopsgd.__path__, "coopsgd.") if not m.name.endswith("__main__")]
 DRAWING = ["matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.ticker"]  # half a second of each run's end
-WARM.set_forkserver_preload(["pytest", *MODULES, "scipy.sparse.csgraph", *DRAWING, "conftest", "playing"])
+WARM.set_forkserver_preload(["pytest", *MODULES, "scipy.sparse.csgraph", *DRAWING, "conftest", "playing", "warm"])
 os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the server, which takes no sys.path from us, finds `playing`
 if "coopsgd-tests" not in os.environ.get("XDG_CACHE_HOME", ""):  # the server, which imports this file too, keeps ours
     CACHE = tempfile.TemporaryDirectory(prefix="coopsgd-tests")  # what tests read is not left in the user's cache
@@ -170,6 +171,12 @@ def _answer(pipe: Any, function: Any, arguments: tuple[Any, ...]) -> None:
         pipe.send((True, function(*arguments)))
     except BaseException:
         pipe.send((False, traceback.format_exc()))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays: no look for garbage goes through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -167,7 +167,9 @@ def test_matplotlib_is_imported_when_something_is_drawn():
 
 
 USUAL = """
+import gc
 import sys
+usual = gc.get_threshold()
 from coopsgd.cli import main
 for words in (["show", "algo=dpsgd"], ["train", "task=quadratic", "steps=3", "processes=1", "hydra.run.dir=r"]):
     sys.argv = ["coopsgd", *words]
@@ -175,13 +177,17 @@ for words in (["show", "algo=dpsgd"], ["train", "task=quadratic", "steps=3", "pr
         main()
     except SystemExit as ended:
         assert not ended.code, ended.code
-found = sorted({name.partition(".")[0] for name in sys.modules} & {"scipy", "networkx", "sklearn", "matplotlib", "torchvision"})
+heavy = {"scipy", "networkx", "sklearn", "matplotlib", "torchvision", "sympy"}
+found = sorted({name.partition(".")[0] for name in sys.modules} & heavy)
 assert not found, found
+looks = [one["collections"] for one in gc.get_stats()]
+assert looks[1] < 10 and looks[2] == 0, f"the collector looked through what was imported: {looks} times"
+assert gc.get_freeze_count() > 100_000 and gc.get_threshold() == usual, "the collector sleeps on, or looks at everything"
 """
 
 
 def test_what_a_usual_command_imports(tmp_path):
-    """Each of these takes a tenth of a second or more to import."""
+    """Each of these takes a tenth of a second or more to import, and each look through what was imported another."""
     done = subprocess.run([sys.executable, "-c", USUAL], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

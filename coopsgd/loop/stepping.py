@@ -82,5 +82,5 @@ def clip_(grad: Tensor, limit: float) -> None:
 def reserved(x: Tensor) -> Tensor:
     """Zeros like x that take memory only once they are written to: a fused run never does."""
     if x.device.type != "cpu" or not x.numel():
-        return torch.zeros_like(x)
+        return x.new_zeros(x.shape)  # zeros_like of a tensor without numbers would import sympy, a quarter of a second
     return torch.frombuffer(mmap.mmap(-1, x.numel() * x.element_size(), flags=PRIVATE), dtype=x.dtype).view(x.shape)

@@ -28,7 +28,7 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 
 from coopsgd.errors import Interrupted, RunFailed
 from coopsgd.fleet.waits import FIRST, FLOOR, Wait
-from coopsgd.host import files, signals
+from coopsgd.host import collector, files, signals
 from coopsgd.host.environment import environment
 from coopsgd.host.signals import Noted
 from coopsgd.run import final, worker
@@ -306,6 +306,7 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
     It returns as well when a signal came during the last save, which then was finished: see ending.noted. work: what each
     process does instead, called as worker.work is; silent: it has no console to talk to.
     """
+    collector.wake()  # what is imported is shared by the forks
     logs = folder / "logs"
     _prepare(folder, logs)
     board = Board(settings.processes)

@@ -31,7 +31,7 @@ from coopsgd.fleet.plan import Layout, layout_of
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.fleet.waits import FIRST, LAST, START, Wait, Waits
-from coopsgd.host import files, signals, stdio
+from coopsgd.host import collector, files, signals, stdio
 from coopsgd.host.child import die_with
 from coopsgd.loop.evaluation import Outcome, train
 from coopsgd.loop.saved import homes
@@ -209,6 +209,7 @@ def joined(
     settings: schema.Config, layout: Layout, rank: int, store: str | Path | None
 ) -> Iterator[tuple[Stacked, torch.device]]:
     """This process made ready, and in one group with the others: the fleet of this layout, and where its rows are."""
+    collector.wake()
     torch.set_num_threads(settings.threads)
     _keep_freed_memory()
     device = _device(settings.device)

@@ -69,10 +69,13 @@ MAY_ASK = {
 }
 
 
+_hints = functools.cache(get_type_hints)  # of a class; asked for by the hundred
+
+
 def filled_by_run(cls: Any) -> dict[str, str]:
     """What each field that the run fills is given: by its mark (registry.of_run), or by its type."""
     try:
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
     except Exception:  # `typed` says which
         hints = {}
     found = {f.name: f.metadata.get("of_run") or _by_type(hints.get(f.name)) for f in fields(cls) if f.init}
@@ -244,7 +247,7 @@ def typed(where: str, cls: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """
     known = {f.name: f for f in fields(cls) if f.init}
     try:
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
     except Exception as error:  # an annotation names what its module does not have
         raise ConfigError(f"{where}: {cls.__name__} has annotations that cannot be read: {with_location(error, cls)}") from None
     return {name: _typed(f"{where}.{name}", hints.get(name), value, known.get(name)) for name, value in arguments.items()}

@@ -1,5 +1,9 @@
 """`python -m coopsgd.commands.probe FOLDER`: one process of a probe that torchrun started."""
 
-from coopsgd.commands.probe.worker import main
+from coopsgd.host import collector
 
-main()
+if __name__ == "__main__":
+    collector.rest()
+    from coopsgd.commands.probe import worker
+
+    worker.main()
