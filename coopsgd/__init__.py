@@ -1,14 +1,16 @@
 """coopsgd: write a cooperative SGD algorithm as (tau, W, v), get its theory, simulate it, run it for real.
 
 After Wang & Joshi, "Cooperative SGD", arXiv:1808.07576. From Python: `coopsgd.Run(folder)` reads a finished run;
-`coopsgd.register` adds an algorithm, a graph, a model, ...; `coopsgd.Strategy` and what goes with it is what a new algorithm
-is written with. All are imported when first asked for, so that the command line answers `--help` at once.
+`coopsgd.Cooperation` is an algorithm in a training loop of your own; `coopsgd.register` adds an algorithm, a graph, a model,
+...; `coopsgd.Strategy` and what goes with it is what a new algorithm is written with. All are imported when first asked for, so
+that the command line answers `--help` at once.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coopsgd.cooperation.cooperation import Cooperation
     from coopsgd.fleet.base import Common, Fleet, Pending, Rows
     from coopsgd.mixing.base import Mixing
     from coopsgd.mixing.graphs import Graph
@@ -17,9 +19,23 @@ if TYPE_CHECKING:
     from coopsgd.strategies.base import Strategy, Tick
 
 __version__ = "0.1.0"
-__all__ = ["Common", "Fleet", "Graph", "Mixing", "Pending", "Rows", "Run", "Strategy", "Tick", "__version__", "register"]
+__all__ = [
+    "Common",
+    "Cooperation",
+    "Fleet",
+    "Graph",
+    "Mixing",
+    "Pending",
+    "Rows",
+    "Run",
+    "Strategy",
+    "Tick",
+    "__version__",
+    "register",
+]
 
 HOMES = {
+    "coopsgd.cooperation.cooperation": ("Cooperation",),
     "coopsgd.fleet.base": ("Common", "Fleet", "Pending", "Rows"),
     "coopsgd.mixing.base": ("Mixing",),
     "coopsgd.mixing.graphs": ("Graph",),

@@ -67,7 +67,7 @@ def overrides(words: list[str]) -> list[CompletionItem]:
     from hydra._internal.core_plugins.bash_completion import BashCompletion
     from hydra.core.global_hydra import GlobalHydra
 
-    from coopsgd.commands import compose
+    from coopsgd.setup import compose
 
     compose.register_schema()
     flags = [at for at, word in enumerate(words) if word in ("--config-dir", "-cd")]

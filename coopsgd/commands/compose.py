@@ -10,30 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
-
 from coopsgd.blame import blame
 from coopsgd.errors import ConfigError, RunFailed, full_errors
 from coopsgd.host import child, sizes
 from coopsgd.predict import foresight
 from coopsgd.run.folders import refuse_nowhere
 from coopsgd.run.progress import say
-from coopsgd.setup import catalogue, schema, sources
+from coopsgd.setup.compose import composed, register_schema, task_words
 from coopsgd.setup.flags import refuse_flags
-from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
+from coopsgd.setup.messages import MISTAKES, one_line
 from coopsgd.setup.resolve import Checked, given, placed, resolve
-from coopsgd.setup.schema import Config
-from coopsgd.setup.words import mended, quoted
+from coopsgd.setup.words import mended
 
 LARGE = 1000  # workers beyond whom spectra take seconds
-
-
-def task_words(hydra_config: Any) -> list[str]:
-    """The overrides as they were given: an interpolation in one is not looked up."""
-    found: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
-    return [str(word) for word in found]
 
 
 def check(
@@ -88,12 +77,7 @@ def compose_config(words: Sequence[str], config_dir: str | None = None, verb: st
     refuse_flags(words, verb)
     words, notes = mended(words, verb)
     try:
-        try:
-            with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
-                more = [search_in(config_dir)] if config_dir else []
-                cfg = hydra.compose("config", [*words, *more], return_hydra_config=True)
-        except BUGS as error:
-            raise ConfigError(uncomposed(words, error)) from None
+        cfg = composed(words, config_dir)
         m = cfg.get("workers")
         if isinstance(m, int) and LARGE < m < sizes.MEMBERS:  # more are about to be refused
             say(f"{verb}: the matrices of {m} workers take a while")
@@ -105,18 +89,3 @@ def compose_config(words: Sequence[str], config_dir: str | None = None, verb: st
         if full_errors():
             raise
         raise ConfigError(one_line(error)) from None
-
-
-def search_in(folder: str) -> str:
-    """The override by which Hydra finds yamls in a user's folder, too."""
-    return f"hydra.searchpath=[{quoted(f'file://{Path(folder).resolve()}')}]"
-
-
-def register_schema() -> None:
-    """Tell Hydra the keys of a config and their help, and have it read a user's yamls through `sources`."""
-    sources.install()
-    node = OmegaConf.structured(Config)
-    for name in schema.GROUPS:  # open: a group's keys are checked against the class it chooses
-        node[name] = OmegaConf.create({}, flags={"struct": False})
-    ConfigStore.instance().store(name="schema", node=node)
-    OmegaConf.register_new_resolver("coopsgd.help", catalogue.help_text, replace=True)

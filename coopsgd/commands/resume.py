@@ -17,6 +17,7 @@ from coopsgd.run.folders import in_use_by_us, rehydrated, rewrite_config, steps_
 from coopsgd.run.reader import summary_of
 from coopsgd.run.start import as_it_was, reached, start, summed_up
 from coopsgd.setup import checks, schema
+from coopsgd.setup.compose import register_schema
 from coopsgd.setup.flags import refuse_flags
 from coopsgd.setup.identity import placement, trained
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
@@ -158,7 +159,7 @@ def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:
     refuse_flags(words, "resume")
     words, notes = mended(words, "resume")
     file = folder / "config.yaml"
-    compose.register_schema()
+    register_schema()
     ConfigStore.instance().store(name=AGAIN, node=rehydrated(file) if trust else without_hydra(file))
     try:
         try:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -90,6 +90,7 @@ class Carried:
     def __init__(self, rows: tuple[Rows, ...], by: Any = None) -> None:
         self.rows, self.by = rows, by
         self.taken = False
+        self.unlike = False  # was there a verb that could not take them, on numbers of another kind?
         self.made: tuple[Tensor, ...] = ()
 
 
@@ -138,8 +139,10 @@ class Fleet(ABC):
 
     @contextmanager
     def carrying(self, *xs: Rows, by: Any = None) -> Iterator[Carried]:
-        """Inside, a verb takes these Rows along in its message and does to them what it does to its own; in place, if it is
-        `mix`. by: the matrix that must be the one that mixes them; None: the first verb takes them, whatever it is.
+        """Inside, a verb on rows of the same kind takes these Rows along in its message and does to them what it does to its
+        own; in place, if it is `mix`.
+
+        by: the matrix that must be the one that mixes them; None: the first verb takes them, whatever it is.
         """
         found = Carried(xs, by)
         self._carried = found if xs else None
@@ -148,10 +151,13 @@ class Fleet(ABC):
         finally:
             self._carried = None
 
-    def _boarded(self, later: bool, W: Any = None) -> tuple[Carried, tuple[Rows, ...]]:
-        """What the verb that begins takes along: copies, if what was given may change before it has left."""
+    def _boarded(self, x: Rows, later: bool, W: Any = None) -> tuple[Carried, tuple[Rows, ...]]:
+        """What a verb that begins on x takes along: copies, if what was given may change before it has left."""
         found = self._carried
         if found is None or (found.by is not None and found.by is not W):
+            return Carried(()), ()
+        if not all(map(partial(_alike, x), found.rows)):
+            found.unlike = True
             return Carried(()), ()
         self._carried, found.taken = None, True
         return found, tuple(x.clone() for x in found.rows) if later else found.rows
@@ -182,7 +188,7 @@ class Fleet(ABC):
 
     def _mixing(self, W: Any, *xs: Rows, later: bool = False) -> Pending:
         self._refuse_others("mix", *xs)
-        carried, more = self._boarded(later, W)
+        carried, more = self._boarded(xs[0], later, W)
         factors = W.factors if isinstance(W, Matrix) else (W,)  # in the order they are applied
         every = (*xs, *more)
 
@@ -201,7 +207,7 @@ class Fleet(ABC):
 
     def _averaging(self, *xs: Rows, later: bool = False) -> Pending:
         self._refuse_others("mean", *xs)
-        carried, more = self._boarded(later)
+        carried, more = self._boarded(xs[0], later)
         if self.ledger.paused and more:  # nobody counts messages: each has the bits that it has alone
             return self._apart(carried, self._averaging(*xs), [self._averaging(x) for x in more])
         every = (*xs, *more)
@@ -220,7 +226,7 @@ class Fleet(ABC):
         self._refuse_others("pick", x)
         if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < self.m + self.v:
             raise ValueError(f"fleet.pick: there are rows 0 to {self.m + self.v - 1}, got {i!r}")
-        carried, more = self._boarded(later)
+        carried, more = self._boarded(x, later)
         if self.ledger.paused and more:
             return self._apart(carried, self._picking(x, i), [self._picking(y, i) for y in more])
         every = (x, *more)
@@ -362,6 +368,11 @@ class Fleet(ABC):
         finally:
             if not self.ledger.paused:
                 self.ledger.comm_s += time.perf_counter() - start
+
+
+def _alike(x: Rows, y: Rows) -> bool:
+    """May they be one message?"""
+    return x.dtype == y.dtype and x.device == y.device
 
 
 def _width(x: Rows) -> int:

@@ -29,33 +29,38 @@ class Processes(Stacked):
     def rows(self, start: Tensor) -> Rows:
         start = start.clone()
         with self._may_wait("broadcast"):
-            dist.broadcast(start, 0)  # equal by the seed already; equal bit by bit now, on unlike hosts too
+            # equal by the seed already; equal bit by bit now, on unlike hosts too
+            self._done(dist.broadcast(start, 0, async_op=True))
         return super().rows(start)
 
     def total(self, values: Tensor) -> Tensor:
         # nccl moves nothing that is not on a GPU
         summed = values.to("cuda") if dist.get_backend() == "nccl" else values.clone()
         with self._may_wait("total"):
-            dist.all_reduce(summed)
+            self._done(dist.all_reduce(summed, async_op=True))
         return summed.to(values.device)
 
     def gather(self, x: Rows) -> Tensor | None:
         with self._may_wait("gather"):
             if self.rank:
-                dist.send(self._own(x, self.rank), 0)
+                self._done(dist.isend(self._own(x, self.rank), 0))
                 return None
             everything = x.new_empty(self.layout.n, x.shape[1])
             for q in range(self.layout.processes):
                 rows = self.layout.owned(q)
                 part = self._own(x, 0) if q == 0 else x.new_empty(len(rows), x.shape[1])
                 if q:
-                    dist.recv(part, q)
+                    self._done(dist.irecv(part, q))
                 everything[rows] = part
             return everything
 
     def barrier(self) -> None:
         with self._may_wait("barrier"):
-            dist.barrier()
+            self._done(dist.barrier(async_op=True))
+
+    def _done(self, work: Any) -> None:
+        """Return when it is done; inside `_may_wait`."""
+        work.wait()
 
     @contextmanager
     def _may_wait(self, verb: str) -> Iterator[None]:
@@ -91,7 +96,7 @@ class Processes(Stacked):
     def _wait(self, pending: list[Any], verb: str) -> None:
         with self._waiting(verb):
             for work in pending:
-                work.wait()
+                self._done(work)
 
     def _exchange(self, lowered: Lowered, core: Tensor, arriving: Tensor) -> Callable[[], None]:
         """All receives are posted before any send: no order of ranks can hang, and it is faster (gloo)."""

@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from coopsgd.errors import RunFailed
+from coopsgd.loop.blocks import Blocks, Blockwise, each, waited
 from coopsgd.loop.inner import Inner
 from coopsgd.loop.rounds import Rounds
 from coopsgd.loop.saved import NotSaved, flatten, homes, inflate, marked
@@ -87,7 +89,8 @@ class Loop:
         cls = type(strategy)
         # W x and nothing more: in place
         self._mixes = strategy.schedule is not None and cls.send is Strategy.send and cls.receive is Strategy.receive
-        x, start = fleet.rows(problem.start()), problem.statistics()
+        x, start = each(fleet.rows, problem.start()), problem.statistics()
+        self.moves: Any = Blockwise(strategy) if isinstance(x, Blocks) else strategy
         stats = None if start is None else fleet.rows(start)
         optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps)
         losses = Losses(fleet, parts.period.WATCHES)
@@ -100,31 +103,45 @@ class Loop:
             self._restore(saved)
             return
         with fleet.measuring():  # all rows are equal: nothing that an algorithm starts from needs a message
-            self.state.s = strategy.init(fleet, x)
+            self.state.s = self.moves.init(fleet, x)
         rounds.begin(0, optimiser.lr)
         self._check_savable()
 
     def advance(self) -> None:
         """One iteration."""
+        self.begin()
+        self.finish()
+
+    def begin(self) -> None:
+        """What comes before the gradient of this iteration: a communication that was put off, a message that leaves now.
+
+        A second call does nothing.
+        """
         st, fleet, clock = self.state, self.fleet, self.fleet.clock
         fleet.step = st.k
         if st.postponed is not None:
             self._communicate(st.postponed, st.k)
             st.postponed = None
-        k, rounds, lr = st.k, st.rounds, st.inner.lr
-        rounds.begin(k, lr)
-        t, active, due = Tick(k, rounds.r, lr), rounds.active, rounds.due
-        here = None if active is None else active[fleet.workers.start : fleet.workers.stop]
-        own = rounds.own[fleet.workers.start : fleet.workers.stop]
+        rounds, lr = st.rounds, st.inner.lr
+        rounds.begin(st.k, lr)
         if clock:
-            clock.begin(k, active)
-        if rounds.left == self._late:
-            self.observer.sends(self, k + rounds.left)
+            clock.begin(st.k, rounds.active)
+        if st.flight is None and rounds.left == self._late:
+            self.observer.sends(self, st.k + rounds.left)
+            t = Tick(st.k, rounds.r, lr)
             st.flight = self._sent(t, st.x.clone(), self._frozen(st.s), [x.clone() for x in self._companions(t)])
             if self._buffers == "reset":
                 st.inner.reset()
-        if clock:
-            clock.compute()
+
+    def finish(self) -> None:
+        """The rest of the iteration that was begun: gradient, step, and the communication that may be due."""
+        st, fleet = self.state, self.fleet
+        k, rounds, lr = st.k, st.rounds, st.inner.lr
+        t, active, due = Tick(k, rounds.r, lr), rounds.active, rounds.due
+        here = None if active is None else active[fleet.workers.start : fleet.workers.stop]
+        own = rounds.own[fleet.workers.start : fleet.workers.stop]
+        if fleet.clock:
+            fleet.clock.compute()
         if self.steps.fused:
             loss = self.steps.descend(k, here, own)
         else:
@@ -163,7 +180,8 @@ class Loop:
             flight = tree["flight"]
             if clock:
                 clock.restore(flight["clock"])
-            st.flight = self._sent(flight["t"], flight["sent"], flight["s"], flight["companions"])
+            sent = Blocks(flight["sent"]) if isinstance(st.x, Blocks) else flight["sent"]
+            st.flight = self._sent(flight["t"], sent, flight["s"], flight["companions"])
         st.ledger.restore(tree["ledger"])
         if clock:
             clock.restore(tree["clock"])
@@ -205,11 +223,11 @@ class Loop:
     def _direction(self, t: Tick, grad: Rows) -> Tensor:
         st = self.state
         if self.strategy.send is not None:
-            direction, st.s = self.strategy.direction(self.fleet, t, grad, st.x, st.s)
+            direction, st.s = self.moves.direction(self.fleet, t, grad, st.x, st.s)
             return direction
         with self.fleet.carrying(*self._companions(t)) as carried:  # it communicates here, in every step
-            direction, st.s = self.strategy.direction(self.fleet, t, grad, st.x, st.s)
-        self._unload(carried)
+            direction, st.s = self.moves.direction(self.fleet, t, grad, st.x, st.s)
+        self._unload(carried, self._sent_apart(carried))
         return direction
 
     def _end_round(self, t: Tick) -> None:
@@ -226,7 +244,7 @@ class Loop:
             flight, st.flight = st.flight, None
             heard = waited(flight.pending)
             self._unload(flight.carried, flight.apart)
-            y, st.s = self.strategy.receive(self.fleet, t, flight.sent, heard, st.s)
+            y, st.s = self.moves.receive(self.fleet, t, flight.sent, heard, st.s)
             st.x.sub_(flight.sent.sub_(y))  # x + (y - sent), to the bit
             self._received(self._late)
 
@@ -236,12 +254,12 @@ class Loop:
         self.observer.sends(self, done)
         W = self._matrix(t)
         with fleet.carrying(*self._companions(t), by=W) as carried:
-            heard: Any = fleet.mix(W, st.x) if self._mixes else self.strategy.send(fleet, t, st.x, st.s)
+            heard: Any = each(partial(fleet.mix, W), st.x) if self._mixes else self.moves.send(fleet, t, st.x, st.s)
         apart = self._sent_apart(carried)
         if not self._mixes:
             heard = waited(heard)
         self._unload(carried, apart)  # verbs are waited for in the order in which they were started
-        y, st.s = self.strategy.receive(fleet, t, st.x, heard, st.s)
+        y, st.s = self.moves.receive(fleet, t, st.x, heard, st.s)
         if y is not st.x:
             st.x.copy_(y)
         if self._buffers == "reset":
@@ -252,7 +270,7 @@ class Loop:
         """What leaves now and is due some steps later. Nothing that is given changes until then."""
         clock = self.fleet.clock.saved() if self.fleet.clock else None
         with self.fleet.carrying(*companions, by=self._matrix(t)) as carried:
-            pending = self.strategy.send(self.fleet, t, x, s)
+            pending = self.moves.send(self.fleet, t, x, s)
         return Flight(t, x, s, companions, clock, pending, carried, self._sent_apart(carried))
 
     def _frozen(self, s: Any) -> Any:
@@ -269,9 +287,11 @@ class Loop:
         return None if schedule is None else schedule.at(self.fleet.m, t.round)
 
     def _sent_apart(self, carried: Carried) -> Pending | None:
-        """In a message of their own, what a strategy with a matrix did not mix by it."""
-        if carried.taken or not carried.rows or carried.by is None:
+        """In a message of their own, what a strategy with a matrix did not mix by it, or what its message could not take."""
+        if carried.taken or not carried.rows or (carried.by is None and not carried.unlike):
             return None
+        if carried.by is None:
+            return self.fleet.later(self.fleet.mean, *carried.rows)
         return self.fleet.later(self.fleet.mix, carried.by, *carried.rows)
 
     def _companions(self, t: Tick) -> Sequence[Rows]:
@@ -303,8 +323,3 @@ class Loop:
                 st.stats.copy_(new)
         if mixed:
             st.inner.put(mixed)
-
-
-def waited(pending: Pending | tuple[Pending, ...]) -> Any:
-    """The answer of a verb that was started, or of several, in order."""
-    return tuple(one.wait() for one in pending) if isinstance(pending, tuple) else pending.wait()

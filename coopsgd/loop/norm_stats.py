@@ -24,9 +24,9 @@ def answer(loop: Loop, problem: Problem, policy: str) -> tuple[Common, Tensor | 
 
     An exchange: call it while measuring.
     """
-    st, fleet, strategy = loop.state, loop.fleet, loop.strategy
+    st, fleet = loop.state, loop.fleet
     with fleet.carrying(*([] if st.stats is None or policy != "average" else [st.stats])) as carried:
-        found = strategy.answer(fleet, st.x, st.s)
+        found = loop.moves.answer(fleet, st.x, st.s)
     if st.stats is None:
         return found, None
     mean = carried.made[0] if carried.made else fleet.mean(st.stats)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from coopsgd.loop.blocks import by_row
 from coopsgd.loop.saved import ByProcess, ByRow
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Flight:
     def saved(self, mark: Callable[[Any], Any]) -> dict[str, Any]:
         """To send it again; mark: marks the tensors of a strategy's state."""
         companions = [ByRow([x]) for x in self.companions]
-        return {"t": self.t, "sent": ByRow([self.sent]), "s": mark(self.s), "companions": companions, "clock": self.clock}
+        return {"t": self.t, "sent": by_row(self.sent), "s": mark(self.s), "companions": companions, "clock": self.clock}
 
 
 @dataclass
@@ -62,7 +63,7 @@ class State:
     def saved(self, mark: Callable[[Any], Any]) -> dict[str, Any]:
         """All of it as a tree (loop/saved.py); nothing is copied. mark: marks the tensors of a strategy's state."""
         return {
-            "x": ByRow([self.x]),
+            "x": by_row(self.x),
             "stats": None if self.stats is None else ByRow([self.stats]),
             "module_buffers": [ByRow([b]) for b in self.module_buffers],
             "s": mark(self.s),

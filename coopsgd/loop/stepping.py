@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from coopsgd.loop.blocks import each
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -28,6 +30,7 @@ class Steps:
 
     statistics: (r, b) running statistics, or None; module_buffers: (w, ...) others; clip: the largest norm of a worker's
     gradient, or None.
+    Of a problem that KEEPS_GRADIENTS where its optimiser finds them there are no rows of them, unless somebody reads them.
     fusing: may steps be fused with their gradients, as far as whoever asks for them is concerned? unwatched(k): how many steps,
     k the first, are then taken before x is mixed or looked at; at least 1.
     """
@@ -44,7 +47,8 @@ class Steps:
         unwatched: Callable[[int], int],
     ) -> None:
         self._problem, self._inner, self._x, self._unwatched = problem, inner, x, unwatched
-        self._grad = reserved(x)
+        # where gradients stay in the modules, rows of them are for a strategy that asks for them
+        self._grad: Any = None if fusing and getattr(problem, "KEEPS_GRADIENTS", False) else each(reserved, x)
         problem.bind(x, self._grad, statistics, module_buffers)
         self._clip = clip
         self.fused = fusing and inner.plain and clip is None and hasattr(problem, "descend")

@@ -182,10 +182,10 @@ class Checkpoint:
         with contextlib.ExitStack() as stack:
             opened = [stack.enter_context(safe_open(self.path / name, framework="pt")) for name in self.manifest["files"]]
             names = [set(file.keys()) for file in opened]
-            yield _Read(opened, names, [list(rows) for rows in self.manifest["rows"]], layout, rank)
+            yield Reader(opened, names, [list(rows) for rows in self.manifest["rows"]], layout, rank)
 
 
-class _Read:
+class Reader:
     """Reads what process `rank` of a layout holds from the files of all processes."""
 
     def __init__(self, opened: list[Any], names: list[set[str]], rows: list[list[int]], layout: Layout, rank: int) -> None:

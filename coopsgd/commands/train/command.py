@@ -21,7 +21,6 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from coopsgd import __version__
-from coopsgd.commands import compose
 from coopsgd.commands.train import launching
 from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, full_errors
@@ -34,6 +33,7 @@ from coopsgd.run.schema import metric
 from coopsgd.run.sweep import table as sweep_table
 from coopsgd.setup import build, checks, objective, sweeps, yamls
 from coopsgd.setup.again import Again, taken_out
+from coopsgd.setup.compose import register_schema, search_in, task_words
 from coopsgd.setup.flags import Line, sort
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.setup.schema import Config
@@ -143,7 +143,7 @@ def _through_hydra(session: Session, flags: dict[str, str]) -> int:
         if flag in flags and not {"--cfg", "--help"} & set(flags):
             raise ConfigError(f"{flag}: is about what --cfg shows; add --cfg job")
     flags = _from_a_folder(session, flags)
-    compose.register_schema()
+    register_schema()
     OmegaConf.register_new_resolver("coopsgd.subdir", session.subdir, replace=True)
     OmegaConf.register_new_resolver("coopsgd.fresh", session.fresh, replace=True, use_cache=True)
     usage = io.StringIO()
@@ -212,7 +212,7 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
     """What Hydra's main does with words to run; but a single run is checked before a folder is made for it."""
     words, name = list(session.words), flags.get("--config-name", "config")
     if "--config-dir" in flags:
-        words.append(compose.search_in(flags["--config-dir"]))
+        words.append(search_in(flags["--config-dir"]))
     at = flags.get("--config-path", CONF)
     module = at.startswith("pkg://")
     found: Any = hydra.initialize_config_module if module else hydra.initialize_config_dir
@@ -238,10 +238,10 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
             session.jobs.begin()
             OmegaConf.save(cfg, session.jobs.sweep / "multirun.yaml")  # which not every sweeper does
             sweeper = launching.sweeper(cfg, context, session)
-            session.total = _jobs(sweeper, compose.task_words(cfg.hydra))
+            session.total = _jobs(sweeper, task_words(cfg.hydra))
             if session.total is not None and session.total >= MANY:
                 say(f"a sweep of {session.total} jobs: their configs are read first")
-            sweeper.sweep(arguments=compose.task_words(cfg.hydra))
+            sweeper.sweep(arguments=task_words(cfg.hydra))
             callbacks.on_multirun_end(config=cfg, config_name=name)
             return
         session.check(cfg)

@@ -29,6 +29,7 @@ from coopsgd.run.objective import objective
 from coopsgd.run.start import reached, start, summed_up
 from coopsgd.setup import checks, sweeps
 from coopsgd.setup.again import Again
+from coopsgd.setup.compose import task_words
 from coopsgd.setup.identity import identity, placement
 from coopsgd.setup.messages import MISTAKES, one_line
 from coopsgd.setup.resolve import Checked, given
@@ -72,7 +73,7 @@ class Session:
         hydra_config, self.started = HydraConfig.get(), True
         self.sweeping = hydra_config.mode == RunMode.MULTIRUN
         folder = Path(hydra_config.runtime.output_dir)
-        label = " ".join(compose.task_words(hydra_config)) or "defaults"
+        label = " ".join(task_words(hydra_config)) or "defaults"
         self._kept = False
         job = Job(hydra_config.job.num if self.sweeping else 0, label, str(folder))
         job = job._replace(console=console(), host=socket.gethostname(), pid=os.getpid())
@@ -139,7 +140,7 @@ class Session:
             raise ConfigError(one_line(error)) from error
 
     def _check(self, cfg: Any, hydra_config: Any) -> Checked:
-        words, choices = compose.task_words(hydra_config), dict(hydra_config.runtime.choices)
+        words, choices = task_words(hydra_config), dict(hydra_config.runtime.choices)
         return compose.check(cfg, words, choices, self.beside, self.trust, at_once=self.at_once)
 
     def expect(self, number: int, words: Sequence[str]) -> None:
@@ -204,7 +205,7 @@ class Session:
         settings = checked.config
         if settings.launch:
             checks.only_copy()
-        named = given(compose.task_words(hydra_config))
+        named = given(task_words(hydra_config))
         if self.jobs is None:
             return self._train(checked, job, named)
         # one that is asked to run elsewhere, or to keep something else, is wanted for that

@@ -1,0 +1,225 @@
+"""A user's modules as rows: each parameter becomes a view of its row and stays the object that he and his optimiser hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coopsgd.cooperation.refusals import refuse_modules, structure
+from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.loop.blocks import Blocks, blocks_of
+from coopsgd.models.base import is_statistic
+
+
+@dataclass(eq=False)
+class Held:
+    """A tensor that a module holds, and where in its row it lies: row[at:] seen with its shape and strides."""
+
+    name: str
+    owner: nn.Module
+    key: str  # of the owner's parameters or buffers
+    tensor: Tensor
+    at: int = 0
+    stride: tuple[int, ...] = ()
+    address: int = 0  # of its view
+
+    def of(self, row: Tensor) -> Tensor:
+        """Its view of a row (d,)."""
+        return row.as_strided(self.tensor.shape, self.stride, row.storage_offset() + self.at)
+
+    def move(self, row: Tensor) -> None:
+        """Make it its view of this row; the row says what it holds."""
+        self.tensor.data = self.of(row)
+        self.address = self.tensor.data_ptr()
+
+
+class Modules:
+    """What the loop asks of a problem (tasks/base.py), answered by the modules of the workers of this process.
+
+    Parameters that need a gradient are the row, a block of it for each kind of number and device (loop/blocks.py). Numbers
+    among the buffers, BatchNorm's running mean and variance, are the row of statistics. All else stays where it is.
+    """
+
+    KEEPS_GRADIENTS = True
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        refuse_modules(modules)
+        self.modules = modules
+        parameters = [_held(module, "_parameters") for module in modules]
+        buffers = [_held(module, "_buffers") for module in modules]
+        self._frozen = [[held for held in every if not held.tensor.requires_grad] for every in parameters]
+        self.kinds = list(dict.fromkeys(_kind(held.tensor) for held in parameters[0] if held.tensor.requires_grad))
+        # of each module, for each kind, what is trained
+        self._trained = [
+            [_laid([h for h in every if h.tensor.requires_grad and _kind(h.tensor) == kind]) for kind in self.kinds]
+            for every in parameters
+        ]
+        self._kept = [_laid([held for held in every if is_statistic(held.tensor)]) for every in buffers]
+        self._others = [[held for held in every if held not in kept] for every, kept in zip(buffers, self._kept, strict=True)]
+        if len({_kind(held.tensor) for held in self._kept[0]}) > 1:
+            raise ConfigError("model: its running statistics are of several dtypes, or on several devices; not supported")
+        self._x: Any = None
+        self._stats: Tensor | None = None
+        self._grad: Any = None
+        self.losses = torch.zeros(len(modules), 1)  # (r, 1) of the step that is taken
+        self.resting = False  # has this process no more data? Then its gradients are none
+
+    @property
+    def d(self) -> int:
+        """Numbers in a row."""
+        return sum(held.tensor.numel() for part in self._trained[0] for held in part)
+
+    @property
+    def b(self) -> int:
+        """Running statistics of a module."""
+        return sum(held.tensor.numel() for held in self._kept[0])
+
+    def structure(self) -> list[str]:
+        """One line a tensor, the same in every process whose modules are alike."""
+        return structure(self.modules[0])
+
+    # what the loop asks
+
+    def start(self) -> Any:
+        """The first module's parameters, (1, d), or a block of them of each kind."""
+        found = [_joined(part)[None] for part in self._trained[0]]
+        return found[0] if len(found) == 1 else Blocks(found)
+
+    def statistics(self) -> Tensor | None:
+        """The first module's, (1, b)."""
+        return _joined(self._kept[0])[None] if self._kept[0] else None
+
+    def module_buffers(self) -> Sequence[Tensor]:
+        """None: what else a module keeps is its own."""
+        return ()
+
+    def bind(self, x: Any, grad: Any, statistics: Tensor | None = None, module_buffers: Any = None) -> None:
+        """Make the parameters of module i views of row i, and its statistics; their values become those of the row."""
+        self._x, self._grad, self._stats = x, grad, statistics
+        for i in range(len(self.modules)):
+            for held, row in self._in_rows(x, i):
+                held.move(row)
+            for held in self._kept[i] if statistics is not None else ():
+                held.move(statistics[i])  # type: ignore[index]
+
+    def gradients(self, k: int, active: Any, own: Any) -> Tensor:
+        """The losses that the user named, and his gradients in rows where a strategy asks for them."""
+        for i in range(len(self.modules)) if self._grad is not None else ():
+            for held, row in self._in_rows(self._grad, i):
+                grad, into = held.tensor.grad, held.of(row)
+                if grad is None or self.resting or (active is not None and not active[i]):
+                    into.zero_()
+                else:
+                    into.copy_(grad.to_dense() if grad.is_sparse else grad)
+        return self.losses
+
+    # what the cooperation asks
+
+    def same_rest(self, spread: Callable[[Tensor], None] | None) -> None:
+        """Make what is in no row (frozen parameters, counters) that of rank 0's first module, as DDP does."""
+        rests = [[*frozen, *others] for frozen, others in zip(self._frozen, self._others, strict=True)]
+        with torch.no_grad():
+            for mine in rests[0] if spread else ():
+                spread(mine.tensor.detach())  # type: ignore[misc]
+            for other in rests[1:]:
+                for mine, first in zip(other, rests[0], strict=True):
+                    mine.tensor.copy_(first.tensor)
+
+    def views(self, rows: Any, i: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each parameter of module i that is trained, with its part of these rows, (r, d) or (1, d), or of their blocks."""
+        for held, row in self._in_rows(rows, i):
+            yield held.tensor, held.of(row)
+
+    def in_place(self) -> None:
+        """RunFailed unless every parameter is still the view that it was made; buffers that were replaced are taken in."""
+        for i in range(len(self.modules)):
+            for part in self._trained[i]:
+                for held in part:
+                    p = held.tensor
+                    if held.owner._parameters.get(held.key) is not p or p.data_ptr() != held.address:
+                        raise RunFailed(
+                            f"parameter {held.name} was replaced or moved after the Cooperation was made, and would not be "
+                            "mixed; make the Cooperation after model.to(...), load_state_dict(assign=True) and their like"
+                        )
+                    if not p.requires_grad:
+                        raise RunFailed(f"parameter {held.name} was frozen after the Cooperation was made; freeze it before")
+            for held in self._frozen[i]:
+                if held.tensor.requires_grad:
+                    raise RunFailed(
+                        f"parameter {held.name} was frozen when the Cooperation was made, so it is in no message; set "
+                        "requires_grad before"
+                    )
+            for held in self._kept[i] if self._stats is not None else ():
+                now = held.owner._buffers[held.key]
+                if now is not held.tensor or now.data_ptr() != held.address:
+                    place = held.of(self._stats[i])  # type: ignore[index]
+                    place.copy_(held.tensor if now is None else now)
+                    held.tensor.data = place
+                    held.owner._buffers[held.key] = held.tensor
+
+    @contextmanager
+    def holding(self, model: Any, statistics: Tensor | None) -> Iterator[None]:
+        """Inside, every module has this model (1, d) and these statistics (1, b); afterwards its own again, bit for bit."""
+        w = len(self.modules)
+        places = [block[:w] for block in blocks_of(self._x)] + ([] if self._stats is None else [self._stats[:w]])
+        given = [*blocks_of(model), *([] if self._stats is None else [statistics])]
+        places += [held.tensor for others in self._others for held in others]
+        before = [place.clone() for place in places]
+        with torch.no_grad():
+            for place, value in zip(places, given, strict=False):
+                if value is not None:
+                    place.copy_(value.expand_as(place))
+        try:
+            yield
+        finally:
+            self.in_place()
+            with torch.no_grad():
+                for place, value in zip(places, before, strict=True):
+                    place.copy_(value)
+
+    def _in_rows(self, rows: Any, i: int) -> Iterator[tuple[Held, Tensor]]:
+        """What module i trains, each with its row of these, or of their block."""
+        for block, part in zip(blocks_of(rows), self._trained[i], strict=True):
+            row = block[i if len(block) > 1 else 0]
+            for held in part:
+                yield held, row
+
+
+def _held(module: nn.Module, kind: str) -> list[Held]:
+    """Every parameter or buffer of a module once, however often it is used."""
+    found: dict[int, Held] = {}
+    for prefix, part in module.named_modules():
+        for key, tensor in getattr(part, kind).items():
+            if tensor is not None and id(tensor) not in found:
+                found[id(tensor)] = Held(f"{prefix}.{key}".lstrip("."), part, key, tensor)
+    return list(found.values())
+
+
+def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.device]:
+    return tensor.dtype, tensor.device
+
+
+def _laid(every: list[Held]) -> list[Held]:
+    """The same, one behind the other in a row, each with its own strides where these leave no holes."""
+    at = 0
+    for held in every:
+        x = held.tensor
+        last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+        dense = x.numel() > 0 and last + 1 == x.numel()
+        held.at, held.stride = at, x.stride() if dense else torch.empty(x.shape, device="meta").stride()
+        at += x.numel()
+    return every
+
+
+def _joined(every: list[Held]) -> Tensor:
+    """(d,) a copy of them."""
+    first = every[0].tensor
+    row = torch.zeros(sum(held.tensor.numel() for held in every), dtype=first.dtype, device=first.device)
+    for held in every:
+        held.of(row).copy_(held.tensor.detach())
+    return row

@@ -1,0 +1,154 @@
+"""A user's optimisers where the loop has its own (loop/inner.py): they take the steps, and their state stays theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from coopsgd.cooperation.modules import Modules
+from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.loop.blocks import blocks_of
+from coopsgd.optim import SQUARES
+
+
+class SeveralRates(NamedTuple):
+    """In place of the learning rate, where there is not one: whoever computes with it is told so."""
+
+    rates: tuple[float, ...]
+
+    def refuse(self, *_: Any) -> Any:
+        """RunFailed."""
+        rates = ", ".join(f"{rate:g}" for rate in self.rates)
+        raise RunFailed(
+            f"this algorithm or period computes with the learning rate, and the optimiser has several ({rates}); give all its "
+            "parameter groups one rate, or choose an algorithm that needs none"
+        )
+
+
+COMPUTE = "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv pow rpow neg lt le gt ge float"
+for _name in COMPUTE.split():
+    setattr(SeveralRates, f"__{_name}__", SeveralRates.refuse)
+
+
+class Optimizers:
+    """One optimiser a worker of this process, behind the methods of loop/inner.py's Inner.
+
+    writes: is what they step along another gradient than the user's? buffers: are their buffers mixed (buffers=average)?
+    """
+
+    plain = False
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], modules: Modules, writes: bool, buffers: bool) -> None:
+        self._optimizers, self._modules, self._writes = optimizers, modules, writes
+        self._x: Any = None
+        self._names = (
+            sorted(set().union(*(_kept(group, optimizers[0]) for group in optimizers[0].param_groups))) if buffers else []
+        )
+        self.scaler: Any = None
+
+    def at(self, settings: Any, schedule: Any, x: Any, workers: int, steps: int) -> Optimizers:
+        """As the loop makes its own, for the rows x."""
+        self._x = x
+        return self
+
+    @property
+    def lr(self) -> Any:
+        """The learning rate of the coming step; where there are several, a SeveralRates."""
+        rates = {float(group["lr"]) for optimizer in self._optimizers for group in optimizer.param_groups if "lr" in group}
+        return rates.pop() if len(rates) == 1 else SeveralRates(tuple(sorted(rates)))
+
+    def step(self, x: Any, direction: Any, active: Any = None) -> Any:
+        """A step of each active worker along its gradient, or along what the strategy made of it."""
+        for i, optimizer in enumerate(self._optimizers):
+            if active is not None and not active[i]:
+                continue
+            if self._writes:
+                self._put(optimizer, direction, i)
+            elif self._modules.resting:
+                continue
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+        return x
+
+    def _put(self, optimizer: torch.optim.Optimizer, direction: Any, i: int) -> None:
+        """Make a direction the gradients of module i; one that is not finite is what a scaler skips."""
+        for p, value in self._modules.views(direction, i):
+            if p.grad is None or p.grad.is_sparse:
+                p.grad = torch.empty_like(p)
+            p.grad.copy_(value)
+        if self.scaler is not None and self.scaler.is_enabled():
+            bad = float(not all(bool(torch.isfinite(block).all()) for block in blocks_of(direction)))
+            for found in self.scaler._found_inf_per_device(optimizer).values():
+                found.fill_(bad)
+
+    def unscale(self) -> None:
+        """Have the true gradients in the modules, for who reads them before the step."""
+        if self.scaler is not None and self.scaler.is_enabled() and self._writes and not self._modules.resting:
+            for optimizer in self._optimizers:
+                if self.scaler._per_optimizer_states[id(optimizer)]["stage"] is torch.amp.grad_scaler.OptState.READY:
+                    self.scaler.unscale_(optimizer)
+
+    def advance(self) -> None:
+        """Nothing: schedules are the user's."""
+
+    def stacked(self) -> list[Tensor]:
+        """What the optimisers keep beside each parameter, in rows like those of the models; zeros where there is nothing yet."""
+        found: list[Tensor] = []
+        for name in self._names:
+            rows = [torch.zeros_like(block) for block in blocks_of(self._x)]
+            for i, optimizer in enumerate(self._optimizers):
+                for p, place in self._modules.views(_like(self._x, rows), i):
+                    value = optimizer.state.get(p, {}).get(name)
+                    if value is not None:
+                        place.copy_(value)
+            found += rows
+        return found
+
+    def put(self, stacked: Sequence[Tensor]) -> None:
+        """Make these rows the buffers, in the order of `stacked`."""
+        n = len(blocks_of(self._x))
+        for at, name in enumerate(self._names):
+            rows = stacked[at * n : (at + 1) * n]
+            for i, optimizer in enumerate(self._optimizers):
+                for p, value in self._modules.views(_like(self._x, rows), i):
+                    mine = optimizer.state.get(p, {}).get(name)
+                    if mine is not None:
+                        mine.copy_(value.clamp(min=0) if name in SQUARES else value)
+
+    def reset(self) -> None:
+        """Forget all buffers and step counts."""
+        for optimizer in self._optimizers:
+            optimizer.state.clear()
+
+    def saved(self) -> dict[str, Any]:
+        """Nothing: their state is the user's to save."""
+        return {}
+
+    def restore(self, tree: dict[str, Any], k: int) -> None:
+        """Nothing."""
+
+
+def _like(x: Any, rows: Sequence[Tensor]) -> Any:
+    """Rows, in blocks where x is."""
+    return type(x)(rows) if isinstance(x, tuple) else rows[0]
+
+
+def _kept(group: dict[str, Any], optimizer: torch.optim.Optimizer) -> set[str]:
+    """The names of the vectors that an optimiser keeps of a parameter, found by a step of another of its class."""
+    trial = torch.nn.Parameter(torch.zeros(2, 3))
+    trial.grad = torch.ones(2, 3)
+    options = {name: value for name, value in group.items() if name in optimizer.defaults}
+    try:
+        other = type(optimizer)([trial], **options)
+        other.step()
+    except Exception as error:
+        kind = type(optimizer).__name__
+        raise ConfigError(
+            f"buffers=average: what {kind} keeps could not be found out ({error}); use buffers=keep or reset"
+        ) from None
+    return {name for name, value in other.state[trial].items() if torch.is_tensor(value) and value.shape == trial.shape}

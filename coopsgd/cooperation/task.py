@@ -1,0 +1,28 @@
+"""What a config has for its task where the loop is the user's: nothing of ours is learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from coopsgd.tasks.base import Problem, Task
+
+if TYPE_CHECKING:
+    from coopsgd.setup.schema import Config
+
+
+@dataclass(frozen=True)
+class Users(Task):
+    """A network of `parameters` numbers and so many running statistics, whose data the config does not know."""
+
+    parameters: int = 0
+    running: int = 0
+
+    def dimension(self, config: Config) -> int:
+        return self.parameters
+
+    def statistics(self, config: Config) -> int:
+        return self.running
+
+    def build(self, config: Config, rows: range, device: Any) -> Problem:
+        raise LookupError("its problem is made of the user's modules")

@@ -1,0 +1,118 @@
+"""From the words of a command line, a dict or a yaml to the parts of a run whose task, data and optimiser are the user's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from coopsgd.cooperation.task import Users
+from coopsgd.errors import ConfigError
+from coopsgd.setup import compose, yamls
+from coopsgd.setup.formats import FORMAT
+from coopsgd.setup.messages import MISTAKES, one_line
+from coopsgd.setup.parts import Parts
+from coopsgd.setup.resolve import given, resolve
+from coopsgd.setup.schema import GROUPS, KEYS
+from coopsgd.setup.words import mended, quoted
+
+READ = ("algo", "period", "topology", "tau", "order", "delay", "buffers", "norm_stats", "seed", "workers", "timeout")
+YOURS = "optim"
+TASK = f"{Users.__module__}:{Users.__qualname__}"
+
+
+def parts_of(words: Sequence[Any], workers: int, parameters: int, statistics: int) -> tuple[Parts, tuple[str, ...]]:
+    """The parts that these words name, for so many workers, and notes on words that have no use here.
+
+    words: each `key=value`, a whole `coopsgd train ...` line, a mapping, or the path of a yaml. ConfigError when they cannot
+    work.
+    """
+    flat = [word for one in words for word in _flat(one)]
+    try:
+        flat, notes = mended(flat, "Cooperation")
+        used, ignored = _sorted(flat)
+        with compose.borrowed():
+            cfg = compose.composed(used)
+        node: dict[str, Any] = {name: cfg.get(name) for name in KEYS}
+        if "workers" in given(used) and node["workers"] != workers:
+            raise ConfigError(f"workers={node['workers']}: there are {workers}, one a process or model; leave it out")
+        node |= {"workers": workers, "task": {"name": TASK, "parameters": parameters, "running": statistics}}
+        node |= dict.fromkeys(("model", "data", "partition", "stop", "cluster"))
+        said = compose.task_words(cfg.hydra)
+        checked = resolve(node, said, dict(cfg.hydra.runtime.choices))
+    except MISTAKES as error:
+        raise ConfigError(one_line(error)) from None
+    config = replace(checked.config, processes=1, threads=1, device="cpu")
+    _refuse(checked.parts, statistics)
+    note = [f"{', '.join(dict.fromkeys(ignored))}: ignored; your own loop decides that"] if ignored else []
+    return checked.parts.but(config), (*notes, *note, *checked.notes)
+
+
+def _refuse(parts: Parts, statistics: int) -> None:
+    config, schedule = parts.config, parts.strategy.schedule
+    if statistics and config.norm_stats == "recalibrate":
+        raise ConfigError(
+            "norm_stats=recalibrate: needs data, which are yours; use average or local, and torch.optim.swa_utils.update_bn "
+            "within `with coop.answer():`"
+        )
+    if config.buffers == "average" and schedule is not None and (weight := schedule.negative(config.workers)) is not None:
+        raise ConfigError(
+            f"buffers=average: {weight}, which can make a mean square of an optimiser negative; use buffers=keep or reset"
+        )
+
+
+def _flat(one: Any) -> Iterator[str]:
+    """The words that one argument stands for."""
+    if isinstance(one, Mapping):
+        yield from _of_mapping(one)
+    elif isinstance(one, os.PathLike) or (isinstance(one, str) and re.search(r"\.ya?ml$", one) and "=" not in one):
+        yield from _of_mapping(yamls.keys(Path(one)))
+    elif isinstance(one, str):
+        line = shlex.split(one) if one.split()[:2] == ["coopsgd", "train"] else [one]
+        yield from line[2:] if len(line) > 1 else line
+    else:
+        raise ConfigError(f"words: each is a word as in 'tau=4', a dict or the path of a yaml, got {type(one).__name__}")
+
+
+def _of_mapping(found: Mapping[Any, Any]) -> Iterator[str]:
+    if (version := found.get("format", FORMAT)) != FORMAT:
+        raise ConfigError(f"format: {version} is that of another version's run; this one writes {FORMAT}")
+    for name, value in found.items():
+        if name == "format" or (name == YOURS and "format" in found):  # a run's own config.yaml says everything
+            continue
+        if str(name) in GROUPS and isinstance(value, Mapping):
+            if "name" in value:
+                yield f"{name}={_text(value['name'])}"
+            yield from (f"++{name}.{key}={_text(inner)}" for key, inner in value.items() if key != "name")
+        else:
+            yield f"{name}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    """A value as a word has it."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_text(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_text, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    return quoted(text) if isinstance(value, str) and not re.fullmatch(r"[\w./:-]+", text) else text
+
+
+def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that have a use here, and the keys of those that have none. ConfigError for what the optimiser says."""
+    used, ignored = [], []
+    for word in words:
+        name = re.split(r"[=@]", word.lstrip("+~"), maxsplit=1)[0].partition(".")[0]
+        if name == YOURS:
+            raise ConfigError(f"{word}: the optimiser is yours; set it there and leave the word out")
+        if name in READ or name not in KEYS:
+            used.append(word)
+        else:
+            ignored.append(name)
+    return used, ignored

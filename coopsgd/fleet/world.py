@@ -1,0 +1,167 @@
+"""The processes of a program that is not ours: who they are, what each has to say, and which of them did not come."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.fleet import plan as plans
+from coopsgd.fleet.processes import Processes
+from coopsgd.fleet.waits import Waits
+
+GRACE = 5.0  # seconds in which those who wait too will have said so
+SLICE = 0.5  # seconds between two looks at who has ended
+
+
+def join(device: torch.device) -> tuple[int, int]:
+    """(rank, size) of the default process group, which is made where torchrun has started this process and there is none yet.
+
+    (0, 1) in a process of no group. ConfigError when the group cannot move what is on this device.
+    """
+    if not dist.is_initialized():
+        if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+            return 0, 1
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    moves = str(dist.distributed_c10d._get_default_group()._device_types)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if f"'{device.type}'" not in moves or (device.type == "cuda" and "nccl" not in str(dist.get_backend_config())):
+        raise ConfigError(
+            f"the model is on {device.type}, and the process group ({dist.get_backend()}) moves no models there; make it by "
+            f'torch.distributed.init_process_group("{backend}")'
+        )
+    return dist.get_rank(), dist.get_world_size()
+
+
+def everybody(mine: Any) -> list[Any]:
+    """What each process has to say, by rank."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found
+
+
+def everybody_at_first(mine: Any) -> list[Any] | None:
+    """What each process has to say, by rank, known to rank 0; None elsewhere."""
+    found: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(mine, found)
+    return found
+
+
+def spread(x: Tensor) -> None:
+    """Make it what it is at rank 0."""
+    dist.broadcast(x, 0)
+
+
+class World(Processes):
+    """A fleet in the default process group that nobody watches from outside: who does not come to a verb is named by those who
+    wait for it.
+
+    They tell each other over the group's store, only when there is something to tell. timeout: seconds that a process may keep
+    the others waiting.
+    """
+
+    _made = 0  # in this process, and in the same order in all of them
+
+    def __init__(self, layout: plans.Layout, rank: int, timeout: float) -> None:
+        super().__init__(layout, rank, timeout, Waits(timeout))
+        World._made += 1
+        self._store = dist.PrefixStore(f"coopsgd/{World._made}", dist.distributed_c10d._get_default_store())
+        self._limit, self._meetings = timedelta(seconds=timeout), 0
+
+    @property
+    def _others(self) -> list[int]:
+        return [q for q in range(self.layout.processes) if q != self.rank]
+
+    def post(self, what: str, value: str) -> None:
+        """Tell whoever asks for `what` of this process; nobody, when whoever kept the store has gone."""
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"{what}/{self.rank}", value)
+
+    def posted(self, what: str, rank: int) -> str | None:
+        """What that process has told of it; None: nothing, or nobody keeps it any more."""
+        key = f"{what}/{rank}"
+        with contextlib.suppress(RuntimeError):
+            return str(self._store.get(key).decode()) if self._store.check([key]) else None
+        return None
+
+    def meet(self, what: str) -> None:
+        """Return when every process has come here after the same step. RunFailed names those that have not."""
+        self._meetings += 1
+        serial, end = f"meet {self._meetings}", time.monotonic() + self._limit.total_seconds()
+        self.post(serial, f"{what} after step {self.step}")
+        while not self._all_there(serial):
+            missing = [q for q in self._others if self.posted(serial, q) is None]
+            if missing and (time.monotonic() > end or any(self.posted("ended", q) for q in missing)):
+                raise RunFailed(f"{what} after step {self.step}: {self._where(missing)}; every process must call it{ENDS}")
+        said = [self.posted(serial, q) for q in range(self.layout.processes)]
+        with contextlib.suppress(RuntimeError):
+            self._store.delete_key(f"meet {self._meetings - 1}/{self.rank}")  # all have seen it: they came here
+        if len(set(said)) > 1:
+            places = ", ".join(f"rank {q} is at {one}" for q, one in enumerate(said))
+            raise RunFailed(f"{what}: every process must call it after the same step, but {places}{ENDS}")
+
+    def others_reach(self, what: str, least: int) -> bool:
+        """Does another process come to `least` of what all count and post, as a number, with " ended" behind the last?
+
+        Returns when it is known. RunFailed when one says nothing any more.
+        """
+        end = time.monotonic() + self._limit.total_seconds()
+        while True:
+            said = {q: (self.posted(what, q) or "-1").partition(" ") for q in self._others}
+            if any(int(number) >= least for number, _, _ in said.values()):
+                return True
+            silent = [q for q, (_, _, ended) in said.items() if not ended]
+            if not silent:
+                return False
+            if time.monotonic() > end or any(self.posted("ended", q) for q in silent):
+                raise RunFailed(f"join after step {self.step}: {self._where(silent)}")
+            time.sleep(0.005)
+
+    def _all_there(self, serial: str) -> bool:
+        try:
+            self._store.wait([f"{serial}/{q}" for q in self._others], timedelta(seconds=SLICE))
+        except RuntimeError:
+            return False
+        return True
+
+    def _done(self, work: Any) -> None:
+        try:
+            if dist.get_backend() == "gloo":
+                work.wait(self._limit)
+            else:  # of nccl it is the stream that waits, as long as the group's own timeout says
+                work.wait()
+        except RuntimeError as error:
+            now = self._waits.now
+            missing = self._missing("stuck", str(now))
+            lines = str(error).strip().splitlines()
+            raise RunFailed(f"{now}: {self._where(missing)}{ENDS} (torch: {lines[0] if lines else error})") from error
+
+    def _missing(self, what: str, value: str) -> list[int]:
+        """The processes that do not tell of the same within some seconds."""
+        self.post(what, value)
+        end = time.monotonic() + GRACE
+        while True:
+            missing = [q for q in self._others if self.posted(what, q) is None]
+            gone = [q for q in missing if self.posted("ended", q) is not None]
+            if gone or not missing or time.monotonic() > end:
+                return gone or missing
+            time.sleep(0.05)
+
+    def _where(self, ranks: Iterable[int]) -> str:
+        """What is known of these processes."""
+        found: Sequence[str] = [
+            f"rank {q} has ended after step {step}" if (step := self.posted("ended", q)) else f"rank {q} did not come"
+            for q in ranks
+        ]
+        return " and ".join(found) or "all processes are there, but the connection between two of them broke"
+
+
+ENDS = "; where some have less data than others, wrap the loop in `with coop.join():`"

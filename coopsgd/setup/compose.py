@@ -1,0 +1,69 @@
+"""From words to what Hydra composes of them: the yamls of conf/, a user's own, and the keys of the schema. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from coopsgd.errors import ConfigError
+from coopsgd.setup import catalogue, schema, sources
+from coopsgd.setup.messages import BUGS, uncomposed
+from coopsgd.setup.schema import Config
+from coopsgd.setup.words import quoted
+
+SCHEMA = "schema"
+
+
+def composed(words: Sequence[str], config_dir: str | None = None) -> Any:
+    """The config of these words, with Hydra's own section. ConfigError when they lead nowhere.
+
+    Inside another Hydra application, its state is as it was afterwards.
+    """
+    more = [search_in(config_dir)] if config_dir else []
+    try:
+        with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
+            return hydra.compose("config", [*words, *more], return_hydra_config=True)
+    except BUGS as error:
+        raise ConfigError(uncomposed(words, error)) from None
+
+
+def task_words(hydra_config: Any) -> list[str]:
+    """The overrides as they were given: an interpolation in one is not looked up."""
+    found: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    return [str(word) for word in found]
+
+
+def search_in(folder: str) -> str:
+    """The override by which Hydra finds yamls in a user's folder, too."""
+    return f"hydra.searchpath=[{quoted(f'file://{Path(folder).resolve()}')}]"
+
+
+def register_schema() -> None:
+    """Tell Hydra the keys of a config and their help, and have it read a user's yamls through `sources`."""
+    sources.install()
+    node = OmegaConf.structured(Config)
+    for name in schema.GROUPS:  # open: a group's keys are checked against the class it chooses
+        node[name] = OmegaConf.create({}, flags={"struct": False})
+    ConfigStore.instance().store(name=SCHEMA, node=node)
+    OmegaConf.register_new_resolver("coopsgd.help", catalogue.help_text, replace=True)
+
+
+@contextmanager
+def borrowed() -> Iterator[None]:
+    """Inside, `register_schema` in a program whose own Hydra application may have a node of that name."""
+    repo, name = ConfigStore.instance().repo, f"{SCHEMA}.yaml"
+    before = repo.get(name)
+    register_schema()
+    try:
+        yield
+    finally:
+        if before is None:
+            del repo[name]
+        else:
+            repo[name] = before
