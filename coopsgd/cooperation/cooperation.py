@@ -54,6 +54,7 @@ class Cooperation(Observer):
     optimizer: a torch.optim.Optimizer of its parameters. Its state, its parameter groups and their schedules stay the user's.
     words: as on the command line of `coopsgd train`, as a whole such line, a dict of them, or the path of a yaml. What concerns
     task, data, steps or a cluster is ignored with a note.
+    samples: how many this worker (each of several) learns from, for an algorithm that weighs workers by it (fedavg).
     timeout: seconds that one process may keep the others waiting before they fail, naming it.
 
     ConfigError for what cannot work, in every process, and where words or models of the processes differ.
@@ -64,13 +65,14 @@ class Cooperation(Observer):
         model: nn.Module | Sequence[nn.Module],
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *words: str | Mapping[str, Any],
+        samples: int | Sequence[int] | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
         models: list[Any] = [*model] if isinstance(model, list | tuple) else [model]
         optimizers: list[Any] = [*optimizer] if isinstance(optimizer, list | tuple) else [optimizer]
         device = next((p.device for m in models if isinstance(m, nn.Module) for p in m.parameters()), torch.device("cpu"))
         self.rank, self.processes = world.join(device)
-        self._model, self._modules, self._parts, self.notes = self._made(model, models, optimizers, words)
+        self._model, self._modules, self._parts, self.notes = self._made(model, models, optimizers, words, samples)
         strategy, config = self._parts.strategy, self._parts.config
         layout = layout_of(strategy.schedule, config.workers, self.processes)
         limit = timeout if config.timeout == "auto" else config.timeout
@@ -92,15 +94,16 @@ class Cooperation(Observer):
         self._ahead()
 
     def _made(
-        self, model: Any, models: list[Any], optimizers: list[Any], words: Sequence[Any]
+        self, model: Any, models: list[Any], optimizers: list[Any], words: Sequence[Any], samples: Any
     ) -> tuple[Any, Modules, Parts, tuple[str, ...]]:
         """The parts, the same in every process. ConfigError in all of them when one cannot be made in one, or differs."""
         mine: dict[str, Any] = {}
         found: Any = None
+        shares = world.everybody(samples) if self.processes > 1 else [samples]
         try:
             modules = Modules(models)
             refuse_optimizers(optimizers, models)
-            parts, notes = parts_of(words, self.processes * len(models), modules.d, modules.b)
+            parts, notes = parts_of(words, self.processes * len(models), modules.d, modules.b, _each(shares, len(models)))
             found = model, modules, parts, notes
             mine["version"] = [f"coopsgd {coopsgd.__version__}", f"torch {torch.__version__}"]
             mine["model"] = modules.structure()
@@ -126,8 +129,8 @@ class Cooperation(Observer):
         """Call it where `optimizer.step()` was: a step along the gradients in the model, and the communication that is due.
 
         loss: this step's, for a period that looks at it (adacomm); of several models a list. scaler: a torch.amp.GradScaler,
-        whose `step(optimizer)` is called; a step that it skips counts as one, so that the processes stay together. Gradients are
-        not zeroed; `scaler.update()` and schedulers are yours. True when models were mixed at the end of it.
+        whose `step(optimizer)` is called; a step that it skips counts as one, so that the processes stay together. Gradients
+        are not zeroed; `scaler.update()` and schedulers are yours. True when models were mixed at the end of it.
 
         RunFailed, naming the process, when another one does not come to a communication.
         """
@@ -329,6 +332,17 @@ class Cooperation(Observer):
     def _refuse_within(self, what: str) -> None:
         if self._within:
             raise RuntimeError(f"{what}: not within `with coop.{self._within}():`, where the model is not this worker's own")
+
+
+def _each(shares: list[Any], models: int) -> list[int] | None:
+    """Samples of every worker, of what each process has said of its own. ConfigError when only some have."""
+    if all(share is None for share in shares):
+        return None
+    flat = [[*share] if isinstance(share, list | tuple) else [share] for share in shares]
+    for q, mine in enumerate(flat):
+        if len(mine) != models or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in mine):
+            raise ConfigError(f"samples: a whole number of at least 1 for each model and process, got {shares[q]} in rank {q}")
+    return [n for mine in flat for n in mine]
 
 
 def _leave(fleet: weakref.ref[world.World]) -> None:

@@ -97,7 +97,7 @@ class Optimizers:
         """Nothing: schedules are the user's."""
 
     def stacked(self) -> list[Tensor]:
-        """What the optimisers keep beside each parameter, in rows like those of the models; zeros where there is nothing yet."""
+        """What the optimisers keep beside each parameter, in rows like those of the models; zeros for nothing."""
         found: list[Tensor] = []
         for name in self._names:
             rows = [torch.zeros_like(block) for block in blocks_of(self._x)]

@@ -56,8 +56,8 @@ def loaded(state: Mapping[str, Any], make: Callable[[Any], Loop], parts: Parts, 
         read = _Memory(state["tensors"]).read
     else:
         raise ConfigError(
-            f"load_state_dict: this is the state of process {state['rank']} of {state['processes']}, and this process is {rank} "
-            f"of {layout.processes}; give each its own, or all of them one of state_dict(gathered=True)"
+            f"load_state_dict: this is the state of process {state['rank']} of {state['processes']}, and this process is "
+            f"{rank} of {layout.processes}; give each its own, or all of them one of state_dict(gathered=True)"
         )
     modules = [*homes(parts.strategy, parts.period), optimizers]
     return make(inflate(state["tree"], lambda at, kind: read(at, kind).clone(), modules))

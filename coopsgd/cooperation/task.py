@@ -17,12 +17,16 @@ class Users(Task):
 
     parameters: int = 0
     running: int = 0
+    samples: Any = None  # of each worker, a list; None: nobody has said
 
     def dimension(self, config: Config) -> int:
         return self.parameters
 
     def statistics(self, config: Config) -> int:
         return self.running
+
+    def sizes(self, config: Config) -> list[int] | None:
+        return self.samples
 
     def build(self, config: Config, rows: range, device: Any) -> Problem:
         raise LookupError("its problem is made of the user's modules")

@@ -13,6 +13,7 @@ from typing import Any
 from coopsgd.cooperation.task import Users
 from coopsgd.errors import ConfigError
 from coopsgd.setup import compose, yamls
+from coopsgd.setup.build import algo_classes, filled_by_run
 from coopsgd.setup.formats import FORMAT
 from coopsgd.setup.messages import MISTAKES, one_line
 from coopsgd.setup.parts import Parts
@@ -25,7 +26,9 @@ YOURS = "optim"
 TASK = f"{Users.__module__}:{Users.__qualname__}"
 
 
-def parts_of(words: Sequence[Any], workers: int, parameters: int, statistics: int) -> tuple[Parts, tuple[str, ...]]:
+def parts_of(
+    words: Sequence[Any], workers: int, parameters: int, statistics: int, samples: list[int] | None
+) -> tuple[Parts, tuple[str, ...]]:
     """The parts that these words name, for so many workers, and notes on words that have no use here.
 
     words: each `key=value`, a whole `coopsgd train ...` line, a mapping, or the path of a yaml. ConfigError when they cannot
@@ -40,7 +43,10 @@ def parts_of(words: Sequence[Any], workers: int, parameters: int, statistics: in
         node: dict[str, Any] = {name: cfg.get(name) for name in KEYS}
         if "workers" in given(used) and node["workers"] != workers:
             raise ConfigError(f"workers={node['workers']}: there are {workers}, one a process or model; leave it out")
-        node |= {"workers": workers, "task": {"name": TASK, "parameters": parameters, "running": statistics}}
+        node |= {
+            "workers": workers,
+            "task": {"name": TASK, "parameters": parameters, "running": statistics, "samples": samples},
+        }
         node |= dict.fromkeys(("model", "data", "partition", "stop", "cluster"))
         said = compose.task_words(cfg.hydra)
         checked = resolve(node, said, dict(cfg.hydra.runtime.choices))
@@ -48,6 +54,8 @@ def parts_of(words: Sequence[Any], workers: int, parameters: int, statistics: in
         raise ConfigError(one_line(error)) from None
     config = replace(checked.config, processes=1, threads=1, device="cpu")
     _refuse(checked.parts, statistics)
+    if samples is None and any("sizes" in filled_by_run(cls).values() for cls in algo_classes(config)):
+        notes.append("samples: nobody said how many each worker has, so all weigh the same; give Cooperation(samples=...)")
     note = [f"{', '.join(dict.fromkeys(ignored))}: ignored; your own loop decides that"] if ignored else []
     return checked.parts.but(config), (*notes, *note, *checked.notes)
 
@@ -111,7 +119,8 @@ def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:
         name = re.split(r"[=@]", word.lstrip("+~"), maxsplit=1)[0].partition(".")[0]
         if name == YOURS:
             raise ConfigError(f"{word}: the optimiser is yours; set it there and leave the word out")
-        if name in READ or name not in KEYS:
+        # batch_size is for who counts passes over a share
+        if name in READ or name not in KEYS or (name == "batch_size" and any("algo.epochs=" in one for one in words)):
             used.append(word)
         else:
             ignored.append(name)

@@ -124,10 +124,11 @@ def mixed(parts: Parts) -> None:
     if schedule is None or not (statistics or squares) or (weight := schedule.negative(config.workers)) is None:
         return
     if statistics:
-        raise ConfigError(
-            f"norm_stats=average: {weight}, which can make a running variance negative; use norm_stats=recalibrate, "
-            "norm_stats=local, or weights that are not negative"
-        )
+        ways = ["norm_stats=recalibrate"] * ("data" in parts.task.USES) + [
+            "norm_stats=local",
+            "or weights that are not negative",
+        ]
+        raise ConfigError(f"norm_stats=average: {weight}, which can make a running variance negative; use {', '.join(ways)}")
     raise ConfigError(
         f"buffers=average: {weight}, which can make the mean square that optim={config.optim['name']} keeps negative; "
         "use buffers=keep or reset, or weights that are not negative"
