@@ -24,7 +24,7 @@ EXACT = 1e-12
 STEPS = 11  # a message that leaves before step 12 has left here after step 11: the cases below have none
 RUN = ("workers=4", "dtype=float64", "batch_size=4", "device=cpu", f"steps={STEPS}", "launch=false")
 MLP = ("model.hidden=[6]",)
-CNN = ("model=cnn", "model.width=4", "model.norm=batch")
+CNN = ("model=cnn", "model.width=8", "model.norm=batch")
 SGD = ("optim.lr=0.05", "optim.momentum=0.9")
 ALGOS = [choice.name for choice in catalogue.choices("algo") if choice.name != "cooperative"]
 
