@@ -7,7 +7,7 @@ import contextlib
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -125,18 +125,23 @@ class Cooperation(Observer):
 
     # training
 
-    def step(self, loss: Any = None, scaler: Any = None) -> bool:
+    def step(self, loss: Any = None, scaler: Any = None, step: Callable[[], Any] | None = None) -> bool:
         """Call it where `optimizer.step()` was: a step along the gradients in the model, and the communication that is due.
 
         loss: this step's, for a period that looks at it (adacomm); of several models a list. scaler: a torch.amp.GradScaler,
         whose `step(optimizer)` is called; a step that it skips counts as one, so that the processes stay together. Gradients
         are not zeroed; `scaler.update()` and schedulers are yours. True when models were mixed at the end of it.
 
+        step: called in place of `optimizer.step()` (or of `scaler.step(optimizer)`), where a framework has a way of its own to
+        take it. One model only.
+
         RunFailed, naming the process, when another one does not come to a communication.
         """
         self._refuse_within("step")
         self._see(loss)
-        self._inner.scaler = scaler
+        if step is not None and len(self._fleet.workers) > 1:
+            raise ConfigError("step: one function cannot take the steps of several models; leave step= out")
+        self._inner.scaler, self._inner.take = scaler, step
         self._loop.begin()
         self._running()
         self._inner.unscale()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +48,7 @@ class Optimizers:
             sorted(set().union(*(_kept(group, optimizers[0]) for group in optimizers[0].param_groups))) if buffers else []
         )
         self.scaler: Any = None
+        self.take: Callable[[], Any] | None = None  # what takes the step in place of optimizer and scaler
 
     def at(self, settings: Any, schedule: Any, x: Any, workers: int, steps: int) -> Optimizers:
         """As the loop makes its own, for the rows x."""
@@ -69,7 +70,9 @@ class Optimizers:
                 self._put(optimizer, direction, i)
             elif self._modules.resting:
                 continue
-            if self.scaler is None:
+            if self.take is not None:
+                self.take()
+            elif self.scaler is None:
                 optimizer.step()
             else:
                 self.scaler.step(optimizer)
