@@ -65,6 +65,7 @@ class Optimizers:
         """A step of each active worker along its gradient, or along what the strategy made of it."""
         for i, optimizer in enumerate(self._optimizers):
             if active is not None and not active[i]:
+                self._nothing_found(i)
                 continue
             if self._writes:
                 self._put(optimizer, direction, i)
@@ -88,6 +89,14 @@ class Optimizers:
             bad = float(not all(bool(torch.isfinite(block).all()) for block in blocks_of(direction)))
             for found in self.scaler._found_inf_per_device(optimizer).values():
                 found.fill_(bad)
+
+    def _nothing_found(self, i: int) -> None:
+        """A scaler's update asks what its step has found: nothing, where none was taken."""
+        if self.scaler is not None and self.scaler.is_enabled():
+            state = self.scaler._per_optimizer_states[id(self._optimizers[i])]
+            if not state["found_inf_per_device"]:
+                device = blocks_of(self._x)[0].device
+                state["found_inf_per_device"] = {device: torch.zeros((), device=device)}
 
     def unscale(self) -> None:
         """Have the true gradients in the modules, for who reads them before the step."""
