@@ -1,0 +1,146 @@
+"""The examples run as they say, under torchrun with two workers, and learn; three lines make an algorithm of a plain script."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import HANG
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DRIVER = Path(__file__).parent / "scripts_in_turn.py"
+SECONDS = (".ledger.comm_s",)  # of a state, what is measured
+
+
+def torchrun(folder: Path, *lines: str) -> tuple[str, list[list[Any]]]:
+    """Run these lines, each an example and its words, in two workers of torchrun.
+
+    What they print, and what they leave, by line and rank.
+    """
+    mine = {"PYTHONPATH": "", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(DRIVER), str(folder)]
+    line += [f"'{EXAMPLES}/{one.partition(' ')[0]}' {one.partition(' ')[2]}" for one in lines]
+    done = subprocess.run(line, cwd=folder, env={**os.environ, **mine}, capture_output=True, text=True, timeout=HANG)
+    assert done.returncode == 0, done.stdout + done.stderr
+    read = [[torch.load(folder / f"{n}.{rank}.pt") for rank in (0, 1)] for n in range(len(lines))]
+    return done.stdout, read
+
+
+RUNS = {
+    "plain": "plain.py --epochs 3 --out plain",
+    "easgd": "easgd.py --epochs 3 --out easgd",
+    "gossip": "gossip.py --epochs 3 --out gossip",
+    "gpt": "char_gpt.py --steps 11 --save-every 11 --out whole",
+    "gpt, a part": "char_gpt.py --steps 5 --out parts",
+    "gpt, the rest": "char_gpt.py --steps 11 --out parts",
+    "gpt, fp16": "char_gpt.py --steps 5 --amp fp16 --accumulate 1 --out fp16",
+}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """All examples, in one start of torchrun."""
+    folder = tmp_path_factory.mktemp("examples")
+    printed, found = torchrun(folder, *RUNS.values())
+    return printed, dict(zip(RUNS, found, strict=True)), folder
+
+
+def changed(before: str, after: str) -> list[str]:
+    """The lines of a diff that stand only in `after`, blank ones left out: each was added, or takes the place of another."""
+    lines = difflib.ndiff((EXAMPLES / before).read_text().splitlines(), (EXAMPLES / after).read_text().splitlines())
+    found = [line for line in lines if line[:1] in "+-" and line[2:].strip()]
+    added, gone = ([line[2:].strip() for line in found if line[0] == sign] for sign in "+-")
+    assert len(gone) <= len(added), "a line that only goes is a change too"
+    return added
+
+
+@pytest.mark.parametrize(
+    ("script", "words"), [("easgd", '"algo=easgd", "tau=10"'), ("gossip", '"algo=dpsgd", "topology=exponential"')]
+)
+def test_three_lines_train_by_an_algorithm_and_a_fourth_measures_its_answer(script, words):
+    """Counted is every line of the script that is not in plain.py, but blank ones; the docstring is the same in all three.
+
+    Import, Cooperation and step are the three that train. The fourth is not needed to train: where the plain script evaluates
+    its own model under `torch.no_grad()`, this one evaluates what the workers have come to together.
+    """
+    *three, fourth = changed("plain.py", f"{script}.py")
+    assert three == ["import coopsgd", f"coop = coopsgd.Cooperation(model, optimizer, {words})", "coop.step()"]
+    assert fourth == "with torch.no_grad(), coop.answer():"
+
+
+def test_one_line_makes_gossip_of_easgd():
+    assert len(changed("easgd.py", "gossip.py")) == 1
+
+
+def losses(printed: str) -> list[list[float]]:
+    """What worker 0 printed of its loss, a list a script."""
+    found: list[list[float]] = []
+    for epoch, loss in re.findall(r"^epoch (\d+): loss ([\d.]+)", printed, re.MULTILINE):
+        if epoch == "1":
+            found.append([])
+        found[-1].append(float(loss))
+    return found
+
+
+def test_workers_of_the_plain_script_know_nothing_of_each_other(ran):
+    first, second = ran[1]["plain"]
+    assert not torch.allclose(first["own"], second["own"], atol=0.01) and first["accuracy"] > 0.85
+
+
+@pytest.mark.parametrize(("script", "tau"), [("easgd", 10), ("gossip", 1)])
+def test_digits_are_learned_together(ran, script, tau):
+    """Two messages a round: both are an average of the two workers (of EASGD's centre each keeps a copy)."""
+    printed, found, folder = ran
+    first, second = found[script]
+    assert len(losses(printed)) == 3 and all(of_one[-1] < of_one[0] for of_one in losses(printed)), printed
+    assert torch.equal(first["answer"], second["answer"]) and first["accuracy"] == second["accuracy"] > 0.9
+    for one in (first, second):
+        assert one["steps"] == 3 * 51 and one["rounds"] == one["steps"] // tau
+        assert one["messages"] == 2 * one["rounds"] and one["bytes"] == one["messages"] * 4 * len(one["own"])
+    assert first["consensus"] == pytest.approx(second["consensus"]) and (first["consensus"] > 1e-3) == (script == "easgd")
+    assert len(list((folder / script).glob("events.out.tfevents.*"))) == 1
+
+
+def test_a_gpt_learns_and_its_workers_agree_in_the_answer(ran):
+    first, second = ran[1]["gpt"]
+    assert torch.equal(first["answer"], second["answer"]) and first["held_out"] == second["held_out"] < 3.7
+    assert not torch.equal(first["own"], second["own"]), "a message of one step ago: each is a step ahead of the mean"
+    assert (first["steps"], first["rounds"]) == (11, 2)
+    assert first["messages"] == 6 and first["bytes"] == 6 * 4 * len(first["own"]), "those of step 12 are under way"
+
+
+def test_a_gpt_that_was_stopped_goes_on_bit_for_bit(ran):
+    """Stopped after 5 of 11 steps, in the middle of a round of 4, and started again in another program."""
+    whole, parts = ran[1]["gpt"], ran[1]["gpt, the rest"]
+    assert ran[1]["gpt, a part"][0]["steps"] == 5
+    for rank in (0, 1):
+        assert torch.equal(whole[rank]["own"], parts[rank]["own"]) and torch.equal(whole[rank]["answer"], parts[rank]["answer"])
+        one, other = (torch.load(ran[2] / folder / f"rank{rank}.pt") for folder in ("whole", "parts"))
+        assert one.keys() == other.keys() == {"optimizer", "scheduler", "scaler", "coop"}
+        assert same(one["optimizer"], other["optimizer"]) and one["scheduler"] == other["scheduler"]
+        assert same(*({at: x for at, x in state["coop"]["tensors"].items() if at not in SECONDS} for state in (one, other)))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Are these trees of tensors equal, bit for bit?"""
+    if torch.is_tensor(a):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_half_precision_with_a_scaler(ran):
+    """Steps that the scaler skips, as its first ones do while the scale is too large, count in all workers."""
+    first, second = ran[1]["gpt, fp16"]
+    assert first["steps"] == second["steps"] == 5 and first["rounds"] == 1
+    assert torch.isfinite(first["own"]).all() and torch.equal(first["answer"], second["answer"])
