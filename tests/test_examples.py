@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +18,24 @@ import pytest
 import torch
 from conftest import HANG
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-DRIVER = Path(__file__).parent / "scripts_in_turn.py"
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+EXAMPLES = ROOT / "examples"
+DRIVER = HERE / "scripts_in_turn.py"
 SECONDS = (".ledger.comm_s",)  # of a state, what is measured
 
 
-def torchrun(folder: Path, *lines: str) -> tuple[str, list[list[Any]]]:
+def torchrun(folder: Path, *lines: str, warnings: str = "error") -> tuple[str, list[list[Any]]]:
     """Run these lines, each an example and its words, in two workers of torchrun.
 
     What they print, and what they leave, by line and rank.
     """
-    mine = {"PYTHONPATH": "", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    mine = {"PYTHONPATH": "", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings}
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(DRIVER), str(folder)]
-    line += [f"'{EXAMPLES}/{one.partition(' ')[0]}' {one.partition(' ')[2]}" for one in lines]
+    line += [
+        f"'{HERE if one.startswith('trained_by') else EXAMPLES}/{one.partition(' ')[0]}' {one.partition(' ')[2]}"
+        for one in lines
+    ]
     done = subprocess.run(line, cwd=folder, env={**os.environ, **mine}, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stdout + done.stderr
     read = [[torch.load(folder / f"{n}.{rank}.pt") for rank in (0, 1)] for n in range(len(lines))]
@@ -144,3 +153,81 @@ def test_half_precision_with_a_scaler(ran):
     first, second = ran[1]["gpt, fp16"]
     assert first["steps"] == second["steps"] == 5 and first["rounds"] == 1
     assert torch.isfinite(first["own"]).all() and torch.equal(first["answer"], second["answer"])
+
+
+FRAMEWORKS = {
+    "huggingface": "huggingface.py --steps 9 --save-every 5 --out hf",
+    "huggingface, the rest": "huggingface.py --steps 9 --save-every 100 --out hf --resume hf/checkpoint-5",
+    "lightning": "lightning_callback.py --epochs 2 --out li",
+    "lightning, a part": "lightning_callback.py --epochs 1 --out li_parts",
+    "lightning, the rest": "lightning_callback.py --epochs 2 --out li_parts --resume li_parts/checkpoints/epoch=0-step=26.ckpt",
+    "lightning, fp16": "lightning_callback.py --epochs 1 --precision 16-mixed --out li_half",
+    "huggingface DDP": "trained_by.py huggingface",
+    "huggingface fullsync": "trained_by.py huggingface algo=fullsync",
+    "lightning DDP": "trained_by.py lightning",
+    "lightning fullsync": "trained_by.py lightning algo=fullsync",
+}
+
+
+@pytest.fixture(scope="module")
+def frameworks(tmp_path_factory):
+    """The examples of frameworks, in one start of torchrun."""
+    if missing := [name for name in ("transformers", "accelerate", "lightning") if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"{', '.join(missing)} not installed: pip install '.[frameworks]'")
+    folder = tmp_path_factory.mktemp("frameworks")
+    printed, found = torchrun(folder, *FRAMEWORKS.values(), warnings="ignore")
+    return printed, dict(zip(FRAMEWORKS, found, strict=True)), folder
+
+
+@pytest.mark.parametrize(
+    ("script", "steps", "tau"), [("huggingface", 9, 4), ("lightning", 52, 10), ("lightning, fp16", 26, 10)]
+)
+def test_a_framework_trains_by_an_algorithm(frameworks, script, steps, tau):
+    """Accumulation over two batches in each: a step is one of the optimizer, and workers drift apart between two mixings."""
+    first, second = frameworks[1][script]
+    assert first["steps"] == second["steps"] == steps and first["rounds"] == second["rounds"] == steps // tau
+    assert first["bytes"] == 2 * first["rounds"] * 4 * len(first["own"])
+    assert torch.equal(first["answer"], second["answer"]) and not torch.equal(first["own"], second["own"])
+    learned = {"huggingface": ("held_out", 0.0, 5.2), "lightning": ("accuracy", 0.85, 1.0)}[script.partition(",")[0]]
+    name, least, most = learned
+    assert least < first[name] < most and first[name] == pytest.approx(second[name])
+
+
+@pytest.mark.parametrize("framework", ["huggingface", "lightning"])
+def test_a_framework_goes_on_bit_for_bit(frameworks, framework):
+    """Every worker has its own model again, and its own momentum, of which the framework by itself saves worker 0's."""
+    whole, rest = frameworks[1][framework], frameworks[1][f"{framework}, the rest"]
+    for rank in (0, 1):
+        assert rest[rank]["steps"] == whole[rank]["steps"] and torch.equal(rest[rank]["own"], whole[rank]["own"])
+
+
+@pytest.mark.parametrize("framework", ["huggingface", "lightning"])
+def test_fullsync_in_a_framework_is_its_own_ddp(frameworks, framework):
+    """That no DDP is left around the model is seen above, where workers differ; here that nothing else of the step is."""
+    for ddp, ours in zip(frameworks[1][f"{framework} DDP"], frameworks[1][f"{framework} fullsync"], strict=True):
+        assert ours["rounds"] == ours["steps"] == 6
+        torch.testing.assert_close(ours["own"], ddp["own"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("script", ["huggingface", "lightning_callback"])
+def test_a_callback_has_less_than_forty_lines(script):
+    """Counted are all of its class, from `class` on, but blank ones."""
+    tree = ast.parse((EXAMPLES / f"{script}.py").read_text())
+    (found,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "CooperationCallback"]
+    lines = (EXAMPLES / f"{script}.py").read_text().splitlines()[found.lineno - 1 : found.end_lineno]
+    assert len([line for line in lines if line.strip()]) < 40
+
+
+def test_the_source_distribution_has_the_examples(tmp_path):
+    source = tmp_path / "source"
+    for part in ("coopsgd", "conf", "examples"):
+        shutil.copytree(ROOT / part, source / part)
+    for part in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / part, source / part)
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (made,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(made) as files:
+        inside = {Path(name).name for name in files.getnames() if Path(name).parent.name == "examples"}
+    assert inside == {path.name for path in EXAMPLES.glob("*.py")}
