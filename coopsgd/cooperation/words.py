@@ -38,6 +38,9 @@ def parts_of(
     try:
         flat, notes = mended(flat, "Cooperation")
         used, ignored = _sorted(flat)
+        if not statistics and any(word.startswith("norm_stats=") for word in used):
+            used = [word for word in used if not word.startswith("norm_stats=")]
+            notes.append("norm_stats: the model keeps no running statistics; ignored")
         with compose.borrowed():
             cfg = compose.composed(used)
         node: dict[str, Any] = {name: cfg.get(name) for name in KEYS}

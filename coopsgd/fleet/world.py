@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -141,8 +142,8 @@ class World(Processes):
         except RuntimeError as error:
             now = self._waits.now
             missing = self._missing("stuck", str(now))
-            lines = str(error).strip().splitlines()
-            raise RunFailed(f"{now}: {self._where(missing)}{ENDS} (torch: {lines[0] if lines else error})") from error
+            why = re.sub(r"^\[\S+:\d+\] ", "", str(error).strip().partition("\n")[0]).partition(". ")[0]
+            raise RunFailed(f"{now}: {self._where(missing)}{ENDS} (torch: {why})") from error
 
     def _missing(self, what: str, value: str) -> list[int]:
         """The processes that do not tell of the same within some seconds."""

@@ -87,6 +87,7 @@ class Loop:
         self._delay: float = math.inf if config.delay == "tau" else config.delay
         self._averages = config.norm_stats == "average"
         cls = type(strategy)
+        self._as_it_is = cls.direction is Strategy.direction  # steps go along the gradient
         # W x and nothing more: in place
         self._mixes = strategy.schedule is not None and cls.send is Strategy.send and cls.receive is Strategy.receive
         x, start = each(fleet.rows, problem.start()), problem.statistics()
@@ -95,9 +96,8 @@ class Loop:
         optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps)
         losses = Losses(fleet, parts.period.WATCHES)
         rounds = Rounds(parts.period, strategy.schedule, fleet.m, losses, lambda: fleet.clock.now if fleet.clock else math.nan)
-        simple = cls.direction is Strategy.direction
         beside = [b.expand(len(fleet.workers), *b.shape[1:]).clone() for b in problem.module_buffers()]
-        self.steps = Steps(problem, optimiser, x, stats, beside, config.clip, simple, self._unwatched)
+        self.steps = Steps(problem, optimiser, x, stats, beside, config.clip, self._as_it_is, self._unwatched)
         self.state = State(x, stats, beside, (), optimiser, rounds, losses, fleet.ledger, fleet.clock)
         if saved is not None:
             self._restore(saved)
@@ -222,6 +222,8 @@ class Loop:
 
     def _direction(self, t: Tick, grad: Rows) -> Tensor:
         st = self.state
+        if self._as_it_is:
+            return grad
         if self.strategy.send is not None:
             direction, st.s = self.moves.direction(self.fleet, t, grad, st.x, st.s)
             return direction
@@ -275,7 +277,7 @@ class Loop:
 
     def _frozen(self, s: Any) -> Any:
         """The strategy's state, as it stays whatever `direction` makes of it."""
-        return s if type(self.strategy).direction is Strategy.direction else copy.deepcopy(s)
+        return s if self._as_it_is else copy.deepcopy(s)
 
     def _received(self, late: int) -> None:
         self.state.ledger.rounds += 1

@@ -167,7 +167,8 @@ def _without_unused(parts: Parts, said: Sequence[str]) -> tuple[Config, tuple[st
     if "topology" not in wanted:
         why["topology"] = f"{algo} has no free topology"
     unused = [name for name in ("model", "data", "partition", "batch_size") if name not in task.USES]
-    unused += ["norm_stats", "amp", "engine", "eval_samples"] if "model" in unused else []
+    unused += ["amp", "engine", "eval_samples"] if "model" in unused else []
+    unused += ["norm_stats"] if "model" in unused and not task.statistics(config) else []
     why |= dict.fromkeys(unused, f"task {config.task['name']} has none")
     changes |= {name: {"name": "constant"} if name == "period" else None for name in why if name in GROUPS}
     own = {f"algo.{f.name}" for cls in build.algo_classes(config) for f in build.own(cls)}

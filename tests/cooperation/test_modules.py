@@ -1,0 +1,460 @@
+"""A user's modules, optimisers and scalers as they come: what becomes of each, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from programs import network
+from torch import nn
+from written import SlowMo
+
+from coopsgd import Cooperation
+from coopsgd.errors import ConfigError, RunFailed
+
+PASGD = ("algo=pasgd", "tau=1")
+
+
+def pair(make: Any, *words: str, lr: float = 0.1, **settings: Any) -> tuple[list[Any], list[Any], Cooperation]:
+    """Two workers in this process, each with a module of make(), and their cooperation."""
+    models = [make() for _ in range(2)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9) for model in models]
+    return models, optimizers, Cooperation(models, optimizers, *(words or PASGD), **settings)
+
+
+def gradients(models: list[Any], k: int = 0, size: int = 4) -> None:
+    """Fill them: a function of worker and step."""
+    for i, model in enumerate(models):
+        draw = torch.Generator().manual_seed(1000 * i + k)
+        p = next(model.parameters())
+        x = torch.randn(8, size, generator=draw, dtype=torch.float64).to(p.dtype)
+        model.zero_grad()
+        model(x).float().square().mean().backward()
+
+
+def values(model: Any) -> torch.Tensor:
+    return torch.cat([p.detach().double().reshape(-1) for p in model.parameters()])
+
+
+def test_parameters_stay_the_objects_that_they_were():
+    model, other = network(), network()
+    mine = list(model.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    gradients([model])
+    optimizer.step()
+    state, before = copy.deepcopy(optimizer.state[mine[0]]), values(model)
+    Cooperation([model, other], [optimizer, torch.optim.Adam(other.parameters(), lr=0.1)], *PASGD)
+    assert [*model.parameters()] == mine
+    assert torch.equal(values(model), before)
+    assert torch.equal(values(other), before)  # all start from the first
+    assert torch.equal(optimizer.state[mine[0]]["exp_avg"], state["exp_avg"])
+
+
+def test_a_step_zeroes_no_gradients():
+    models, _, coop = pair(network)
+    gradients(models)
+    before = [p.grad.clone() for p in models[1].parameters()]
+    coop.step()
+    assert all(torch.equal(p.grad, g) for p, g in zip(models[1].parameters(), before, strict=True))
+
+
+class Tied(nn.Module):
+    """An embedding that is the output layer too, and a frozen layer between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.embed, self.between, self.out = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(4, 5)
+        self.out.weight = self.embed.weight
+        self.between.requires_grad_(False)
+
+    def forward(self, x: Any) -> Any:
+        return self.embed(x) + self.between(self.out(x))
+
+
+def test_tied_and_frozen_parameters():
+    models, _, coop = pair(Tied)
+    for k in range(3):
+        gradients(models, k)
+        coop.step()
+    assert all(model.out.weight is model.embed.weight for model in models)
+    assert torch.equal(models[0].embed.weight, models[1].embed.weight)
+    assert torch.equal(models[0].between.weight, Tied().between.weight)
+    numbers = sum(p.numel() for p in Tied().parameters() if p.requires_grad)
+    assert coop.ledger.bytes == 3 * 2 * (2 - 1) * numbers * 4  # neither is sent twice, nor what is frozen at all
+
+
+def test_what_is_frozen_starts_from_the_first_too():
+    def make() -> Any:
+        model = Tied()
+        nn.init.normal_(model.between.weight)
+        return model
+
+    models, *_ = pair(make)
+    assert torch.equal(models[0].between.weight, models[1].between.weight)
+
+
+def unfreeze(models: Any) -> None:
+    models[1].between.weight.requires_grad_(True)
+
+
+def freeze(models: Any) -> None:
+    models[0].embed.bias.requires_grad_(False)
+
+
+def move(models: Any) -> None:
+    models[0].double()
+
+
+def replace(models: Any) -> None:
+    models[1].load_state_dict(models[0].state_dict(), assign=True)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (unfreeze, "between.weight was frozen when the Cooperation was made"),
+        (freeze, "embed.bias was frozen after the Cooperation was made"),
+        (move, "embed.weight was replaced or moved after"),
+        (replace, "embed.weight was replaced or moved after"),
+    ],
+)
+def test_what_would_not_be_mixed_any_more_is_an_error(harm, message):
+    models, _, coop = pair(Tied)
+    gradients(models)
+    harm(models)
+    with pytest.raises(RunFailed, match=message):
+        coop.step()
+
+
+def test_values_that_are_loaded_in_place_are_taken():
+    models, _, coop = pair(network)
+    models[0].load_state_dict(network(seed=7).state_dict())
+    models[1].load_state_dict(network(seed=8).state_dict())
+    mean = (values(models[0]) + values(models[1])) / 2
+    for model in models:
+        model.zero_grad()
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+    coop.step()
+    assert torch.allclose(values(models[1]), mean, atol=1e-15)
+
+
+def test_strides_stay():
+    def make() -> Any:
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+        return layers.to(memory_format=torch.channels_last)
+
+    models, _, _ = pair(make)
+    fresh = make()
+    assert torch.equal(models[1][0].weight, fresh[0].weight)
+    assert models[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class Mixed(nn.Module):
+    """bfloat16, float32 and float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.a, self.norm, self.b = nn.Linear(4, 6).bfloat16(), nn.BatchNorm1d(6), nn.Linear(6, 3).double()
+
+    def forward(self, x: Any) -> Any:
+        return self.b(self.norm(self.a(x.bfloat16()).float()).double())
+
+
+@pytest.mark.parametrize(
+    "words", [PASGD, ("algo=fullsync",), ("algo=pasgd", "tau=2", "delay=1"), ("algo=easgd", "tau=2", "norm_stats=local")]
+)
+def test_numbers_of_several_kinds(words):
+    """Each kind is a row of its own: what a kind becomes is what it becomes in a model of that kind alone."""
+    models, _, coop = pair(Mixed, *words)
+    everywhere = [copy.deepcopy(model) for model in models]
+    steps = 4
+    for k in range(steps):
+        gradients(models, k)
+        coop.step()
+    assert [p.dtype for p in models[0].parameters()] == [p.dtype for p in everywhere[0].parameters()]
+    if coop.config.algo["name"] != "easgd" and not coop.config.delay:
+        assert torch.equal(values(models[0]), values(models[1]))
+    sizes = {torch.bfloat16: 30, torch.float32: 12, torch.float64: 21}
+    a_round = sum(n * dtype.itemsize for dtype, n in sizes.items()) + (12 * 4 if coop.config.norm_stats == "average" else 0)
+    if words == PASGD:
+        assert coop.ledger.bytes == steps * 2 * a_round
+        assert coop.ledger.messages == steps * 2 * 3  # an average of two, of each kind
+        assert torch.equal(models[0].norm.running_var, models[1].norm.running_var)
+        mean = [(a + b) / 2 for a, b in zip(*by_hand(everywhere, 1), strict=True)]
+        again, _, coop = pair(Mixed, *words)
+        gradients(again, 0)
+        coop.step()
+        for found, expected in zip(again[0].parameters(), mean, strict=True):
+            assert torch.allclose(found.double(), expected.double(), rtol=2e-2 if found.dtype == torch.bfloat16 else 1e-6)
+    with coop.answer(), pytest.raises(ZeroDivisionError):
+        1 / 0  # noqa: B018
+    tree = coop.state_dict()
+    before = [values(model) for model in models]
+    gradients(models, 9)
+    coop.step()
+    coop.load_state_dict(tree)
+    if words != PASGD:
+        assert all(torch.equal(values(model), row) for model, row in zip(models, before, strict=True))
+
+
+def by_hand(models: list[Any], steps: int) -> list[list[Any]]:
+    """Parameters of each after plain steps of its own."""
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) for model in models]
+    for k in range(steps):
+        gradients(models, k)
+        for optimizer in optimizers:
+            optimizer.step()
+    return [[p.detach().clone() for p in model.parameters()] for model in models]
+
+
+def test_groups_of_parameters_have_their_own_rates():
+    models = [network() for _ in range(2)]
+    optimizers = [
+        torch.optim.SGD([{"params": m[0].parameters()}, {"params": m[2].parameters(), "lr": 0.5}], lr=0.1) for m in models
+    ]
+    coop = Cooperation(models, optimizers, *PASGD)
+    before = network()
+    gradients(models)
+    coop.step()
+    gradients(both := [network(), network()])
+    for at, rate in ((0, 0.1), (2, 0.5)):
+        mean = (both[0][at].weight.grad + both[1][at].weight.grad) / 2
+        assert torch.allclose(models[0][at].weight, before[at].weight - rate * mean, atol=1e-14)
+    assert "train/lr" not in coop.scalars()
+    assert coop.state_dict() is not None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("algo=pasgd", f"algo.strategy={SlowMo.__module__}:SlowMo", "~algo.mixing", "tau=1"),
+        ("algo=pasgd", "period=qsr"),
+    ],
+)
+def test_who_needs_one_rate_says_so(words):
+    models = [network() for _ in range(2)]
+    optimizers = [
+        torch.optim.SGD([{"params": m[0].parameters()}, {"params": m[2].parameters(), "lr": 0.5}], lr=0.1) for m in models
+    ]
+    gradients(models)
+    with pytest.raises(RunFailed, match=r"the optimiser has several \(0.1, 0.5\); give all its parameter groups one rate"):
+        Cooperation(models, optimizers, *words).step()
+
+
+@pytest.mark.parametrize("words", [PASGD, ("algo=fullsync",)])
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_a_scaler_that_skips_a_step(words, unscaled):
+    """The first worker's gradient overflows in step 1: pasgd skips its step alone, fullsync that of all, and both count."""
+    models, optimizers, coop = pair(network, *words)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+    scaler.scale(torch.zeros(()))  # begins here, as with a loss
+    reference = [network(), network()]
+    others = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) for model in reference]
+    for k in range(3):
+        scale = scaler.get_scale()
+        gradients(models, k)
+        for i, model in enumerate(models):
+            for p in model.parameters():
+                p.grad.mul_(scale)
+            if k == 1 and i == 0:
+                model[0].weight.grad[0, 0] = torch.inf
+        if unscaled:
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
+        coop.step(scaler=scaler)
+        scaler.update()
+        gradients(reference, k)
+        steppers = others
+        if words != PASGD:
+            for p, q in zip(reference[0].parameters(), reference[1].parameters(), strict=True):
+                p.grad = q.grad = (p.grad + q.grad) / 2
+            steppers = [] if k == 1 else others
+        for i, optimizer in enumerate(steppers):
+            if not (k == 1 and i == 0):
+                optimizer.step()
+        mean = (values(reference[0]) + values(reference[1])) / 2
+        for model in reference:
+            nn.utils.vector_to_parameters(mean.clone(), model.parameters())
+    assert coop.steps == 3
+    assert scaler.get_scale() == 2.0**3
+    assert torch.allclose(values(models[0]), mean, atol=1e-14)
+
+
+def test_accumulated_and_clipped_gradients():
+    models, _, coop = pair(network, "algo=fullsync")
+    reference = network()
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    total: list[Any] = []
+    for model in models:
+        model.zero_grad()
+    for micro in range(3):
+        for i, model in enumerate(models):
+            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(10 * i + micro), dtype=torch.float64)
+            (model(x).square().mean() / 3).backward()
+    for model in models:
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        total.append([p.grad.clone() for p in model.parameters()])
+    coop.step()
+    for p, a, b in zip(reference.parameters(), *total, strict=True):
+        p.grad = (a + b) / 2
+    optimizer.step()
+    assert torch.allclose(values(models[1]), values(reference), atol=1e-15)
+
+
+def test_a_gradient_that_some_do_not_have():
+    models, _, coop = pair(network, "algo=fullsync")
+    gradients(models)
+    expected = models[0][2].bias.grad / 2
+    models[1][2].bias.grad = None
+    coop.step()
+    assert torch.allclose(models[1][2].bias.grad, expected)
+
+
+class Replacing(nn.Module):
+    """Puts a new tensor in the place of its buffer, as some people write a running mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x: Any) -> Any:
+        if self.training:
+            self.seen = 0.5 * self.seen + x.detach().mean(0)
+        return self.linear(x)
+
+
+def test_buffers_that_are_replaced_are_mixed():
+    models, _, coop = pair(Replacing)
+    gradients(models)
+    mean = (models[0].seen + models[1].seen) / 2
+    assert not torch.equal(models[0].seen, models[1].seen)
+    coop.step()
+    assert all(torch.allclose(model.seen, mean) for model in models)
+
+
+def normed() -> nn.Sequential:
+    return network(nn.BatchNorm1d(6).double())
+
+
+def test_the_answer_comes_and_goes():
+    models, _, coop = pair(normed, "algo=dpsgd", "topology=ring", "tau=5", "delay=1")
+    for k in range(3):
+        gradients(models, k)
+        coop.step()
+    before = [copy.deepcopy(model.state_dict()) for model in models]
+    mean = (values(models[0]) + values(models[1])) / 2
+    charged = coop.ledger.totals()
+    with pytest.raises(ZeroDivisionError), coop.answer() as inside:
+        assert inside is models
+        assert torch.allclose(values(models[0]), mean, atol=1e-15)
+        assert torch.equal(values(models[0]), values(models[1]))
+        assert torch.allclose(models[0][1].running_mean, (before[0]["1.running_mean"] + before[1]["1.running_mean"]) / 2)
+        models[0](torch.randn(5, 4).double())  # in training mode: statistics and their count move
+        1 / 0  # noqa: B018
+    for model, was in zip(models, before, strict=True):
+        assert all(torch.equal(value, was[name]) for name, value in model.state_dict().items())
+    assert coop.ledger.totals() == charged
+    for k in range(3, 9):  # and the message under way arrives
+        gradients(models, k)
+        coop.step()
+    assert coop.ledger.rounds == 1
+
+
+def shared() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight.data = model[0].weight.data
+    return model
+
+
+def foreign() -> Any:
+    model, other = network(), network()
+    return model, torch.optim.SGD([*model.parameters(), *other.parameters()], lr=0.1)
+
+
+def untrained() -> nn.Module:
+    return network().requires_grad_(False)
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "no module": (lambda: ("model", None), "model: must be a torch.nn.Module, or a list of them, got str"),
+    "no optimizer": (lambda: (network(), None), "optimizer: must be a torch.optim.Optimizer, got NoneType"),
+    "another's optimizer": (
+        foreign,
+        "optimizer: steps a parameter of shape (6, 4) that model does not have, so it would be trained",
+    ),
+    "shared memory": (shared, "model: parameters 0.weight and 1.weight share memory without being one parameter"),
+    "lazy": (lambda: nn.LazyLinear(3), "model: parameter weight has no shape yet (a lazy module)"),
+    "meta": (lambda: nn.Linear(3, 3, device="meta"), "model: parameter weight is on the meta device"),
+    "complex": (
+        lambda: nn.Linear(3, 3, dtype=torch.complex64),
+        "model: parameter weight is complex64; only dense real numbers",
+    ),
+    "frozen": (untrained, "model: no parameter requires a gradient"),
+    "lbfgs": (
+        lambda: (m := network(), torch.optim.LBFGS(m.parameters())),
+        "optimizer: LBFGS computes gradients of its own, between which",
+    ),
+    "data parallel": (lambda: nn.DataParallel(network()), "model: DataParallel averages gradients by itself; give the module"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused(what):
+    made, line = REFUSED[what]
+    given = made()
+    model, optimizer = given if isinstance(given, tuple) else (given, None)
+    if optimizer is None and what not in ("no module", "no optimizer"):
+        optimizer = torch.optim.SGD(list(model.parameters()), lr=0.1)
+    with pytest.raises(ConfigError) as caught:
+        Cooperation(model, optimizer, "algo=independent")
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_models_of_one_process_must_be_alike_and_apart():
+    a, b, c = network(), network(), nn.Linear(4, 3)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (a, b, c)]
+    with pytest.raises(ConfigError, match=r"models 0 and 1 differ: .* all workers train the same network"):
+        Cooperation([a, c], [optimizers[0], optimizers[2]], *PASGD)
+    with pytest.raises(ConfigError, match=r"parameter 0\.weight is in two of the 2 models"):
+        Cooperation([a, a], optimizers[:2], *PASGD)
+    with pytest.raises(ConfigError, match="one for each model, got 1 for 2"):
+        Cooperation([a, b], optimizers[:1], *PASGD)
+
+
+def test_sharded_parameters_are_refused(process_groups):
+    for line in process_groups(2)(_sharded):
+        assert (
+            "is a DTensor, sharded or replicated over a mesh, so it cannot be a view of one worker's row; not supported" in line
+        )
+
+
+def _sharded(rank: int) -> str:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_module
+
+    model = distribute_module(nn.Linear(4, 4), init_device_mesh("cpu", (2,)))
+    with pytest.raises(ConfigError) as caught:
+        Cooperation(model, torch.optim.SGD(model.parameters(), lr=0.1), *PASGD)
+    return str(caught.value)
+
+
+def test_one_worker_alone_is_as_if_there_were_no_cooperation():
+    model, reference = network(), network()
+    optimizer, other = (torch.optim.Adam(m.parameters(), lr=0.1) for m in (model, reference))
+    coop = Cooperation(model, optimizer, "algo=pasgd", "tau=2")
+    for k in range(5):
+        gradients([model], k)
+        coop.step()
+        gradients([reference], k)
+        other.step()
+    assert np.array_equal(values(model), values(reference))
