@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -20,12 +21,12 @@ from coopsgd.setup.parts import Parts
 FORMAT = 1
 
 
-def state_dict(loop: Loop, layout: Layout, rank: int) -> dict[str, Any]:
+def state_dict(loop: Loop, structure: list[str], layout: Layout, rank: int) -> dict[str, Any]:
     """What this process has: the tree of the loop's state and, apart, its tensors, by their places in it; copies."""
     skeleton, leaves = flatten(loop.saved())
     kinds = {at: type(leaf).__name__ for at, leaf in leaves.items()}
     tensors = {at: torch.cat([*leaf.parts]) if isinstance(leaf, ByRow) else leaf.tensor.clone() for at, leaf in leaves.items()}
-    about = {"format": FORMAT, "words": trained(loop.parts), "m": layout.m, "v": layout.v}
+    about = {"format": FORMAT, "words": trained(loop.parts), "model": structure}
     return {**about, "rank": rank, "processes": layout.processes, "tree": skeleton, "kinds": kinds, "tensors": tensors}
 
 
@@ -40,10 +41,16 @@ def joined(every: Sequence[dict[str, Any]], layout: Layout) -> dict[str, Any]:
     return {**{k: v for k, v in every[0].items() if k not in ("rank", "tensors")}, "rows": rows, "ranks": tensors}
 
 
-def loaded(state: Mapping[str, Any], make: Callable[[Any], Loop], parts: Parts, layout: Layout, rank: int) -> Loop:
+def loaded(
+    state: Mapping[str, Any], make: Callable[[Any], Loop], parts: Parts, structure: list[str], layout: Layout, rank: int
+) -> Loop:
     """The loop that goes on from it. ConfigError when it is of another run, or of another process."""
     if not isinstance(state, Mapping) or state.get("format") != FORMAT:
         raise ConfigError("load_state_dict: this is no state of a Cooperation; give what coop.state_dict() told")
+    if state["model"] != structure:
+        for mine, before in zip_longest(structure, state["model"], fillvalue="nothing"):
+            if mine != before:
+                raise ConfigError(f"load_state_dict: the model is {mine}, where the state is of {before}")
     now = trained(parts)
     for key, value in now.items():
         if (before := state["words"].get(key)) != value:

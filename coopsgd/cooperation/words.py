@@ -22,6 +22,7 @@ from coopsgd.setup.schema import GROUPS, KEYS
 from coopsgd.setup.words import mended, quoted
 
 READ = ("algo", "period", "topology", "tau", "order", "delay", "buffers", "norm_stats", "seed", "workers", "timeout")
+RUNS = tuple(name for name in READ if name != "workers")
 YOURS = "optim"
 TASK = f"{Users.__module__}:{Users.__qualname__}"
 
@@ -93,7 +94,7 @@ def _of_mapping(found: Mapping[Any, Any]) -> Iterator[str]:
     if (version := found.get("format", FORMAT)) != FORMAT:
         raise ConfigError(f"format: {version} is that of another version's run; this one writes {FORMAT}")
     for name, value in found.items():
-        if name == "format" or (name == YOURS and "format" in found):  # a run's own config.yaml says everything
+        if value is None or ("format" in found and name not in RUNS):  # a run's own config.yaml says everything
             continue
         if str(name) in GROUPS and isinstance(value, Mapping):
             if "name" in value:

@@ -20,6 +20,8 @@ from coopsgd.fleet.waits import FIRST, Waits
 class Processes(Stacked):
     """An equal share of the workers in each process of the default process group."""
 
+    tag = 0  # of messages between two processes
+
     def __init__(self, layout: plans.Layout, rank: int, timeout: float = FIRST, waits: Waits | None = None) -> None:
         """timeout: seconds after which torch stops waiting for a process; waits: is told of each wait."""
         super().__init__(layout, rank)
@@ -43,14 +45,14 @@ class Processes(Stacked):
     def gather(self, x: Rows) -> Tensor | None:
         with self._may_wait("gather"):
             if self.rank:
-                self._done(dist.isend(self._own(x, self.rank), 0))
+                self._done(dist.isend(self._own(x, self.rank), 0, tag=self.tag))
                 return None
             everything = x.new_empty(self.layout.n, x.shape[1])
             for q in range(self.layout.processes):
                 rows = self.layout.owned(q)
                 part = self._own(x, 0) if q == 0 else x.new_empty(len(rows), x.shape[1])
                 if q:
-                    self._done(dist.irecv(part, q))
+                    self._done(dist.irecv(part, q, tag=self.tag))
                 everything[rows] = part
             return everything
 
@@ -119,8 +121,8 @@ class Processes(Stacked):
             calls = [dist.P2POp(dist.irecv, part, src) for part, src in receives]
             calls += [dist.P2POp(dist.isend, part, dst) for part, dst in sends]
             return dist.batch_isend_irecv(calls) if calls else []
-        started: list[Any] = [dist.irecv(part, src) for part, src in receives]
-        return started + [dist.isend(part, dst) for part, dst in sends]
+        started: list[Any] = [dist.irecv(part, src, tag=self.tag) for part, src in receives]
+        return started + [dist.isend(part, dst, tag=self.tag) for part, dst in sends]
 
     def _mean(self, x: Rows) -> Callable[[], Common]:
         share = len(self.workers)

@@ -74,6 +74,7 @@ class World(Processes):
     def __init__(self, layout: plans.Layout, rank: int, timeout: float) -> None:
         super().__init__(layout, rank, timeout, Waits(timeout))
         World._made += 1
+        self.tag = World._made  # a message that one has left on the way is not taken for another's
         self._store = dist.PrefixStore(f"coopsgd/{World._made}", dist.distributed_c10d._get_default_store())
         self._limit, self._meetings = timedelta(seconds=timeout), 0
 

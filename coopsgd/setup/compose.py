@@ -9,6 +9,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from coopsgd.errors import ConfigError
@@ -21,10 +22,7 @@ SCHEMA = "schema"
 
 
 def composed(words: Sequence[str], config_dir: str | None = None) -> Any:
-    """The config of these words, with Hydra's own section. ConfigError when they lead nowhere.
-
-    Inside another Hydra application, its state is as it was afterwards.
-    """
+    """The config of these words, with Hydra's own section. ConfigError when they lead nowhere."""
     more = [search_in(config_dir)] if config_dir else []
     try:
         with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
@@ -56,13 +54,15 @@ def register_schema() -> None:
 
 @contextmanager
 def borrowed() -> Iterator[None]:
-    """Inside, `register_schema` in a program whose own Hydra application may have a node of that name."""
+    """Inside, Hydra is ours, with our schema; afterwards it is again that of the program that we are called in."""
     repo, name = ConfigStore.instance().repo, f"{SCHEMA}.yaml"
-    before = repo.get(name)
+    before, running = repo.get(name), GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     register_schema()
     try:
         yield
     finally:
+        GlobalHydra.instance().hydra = running
         if before is None:
             del repo[name]
         else:
