@@ -53,12 +53,16 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """All examples, in one start of torchrun."""
-    folder = tmp_path_factory.mktemp("examples")
-    printed, found = torchrun(folder, *RUNS.values())
-    return printed, dict(zip(RUNS, found, strict=True)), folder
+def test_the_examples_run_and_learn(tmp_path):
+    """All in one start of torchrun, of which each takes ten seconds of processor time: one test, whose checks follow."""
+    printed, found = torchrun(tmp_path, *RUNS.values())
+    ran = printed, dict(zip(RUNS, found, strict=True)), tmp_path
+    workers_of_the_plain_script_know_nothing_of_each_other(ran)
+    digits_are_learned_together(ran, "easgd", 10)
+    digits_are_learned_together(ran, "gossip", 1)
+    a_gpt_learns_and_its_workers_agree_in_the_answer(ran)
+    a_gpt_that_was_stopped_goes_on_bit_for_bit(ran)
+    half_precision_with_a_scaler(ran)
 
 
 def changed(before: str, after: str) -> list[str]:
@@ -98,13 +102,12 @@ def losses(printed: str) -> list[list[float]]:
     return found
 
 
-def test_workers_of_the_plain_script_know_nothing_of_each_other(ran):
+def workers_of_the_plain_script_know_nothing_of_each_other(ran: Any) -> None:
     first, second = ran[1]["plain"]
     assert not torch.allclose(first["own"], second["own"], atol=0.01) and first["accuracy"] > 0.85
 
 
-@pytest.mark.parametrize(("script", "tau"), [("easgd", 10), ("gossip", 1)])
-def test_digits_are_learned_together(ran, script, tau):
+def digits_are_learned_together(ran: Any, script: str, tau: int) -> None:
     """Two messages a round: both are an average of the two workers (of EASGD's centre each keeps a copy)."""
     printed, found, folder = ran
     first, second = found[script]
@@ -117,7 +120,7 @@ def test_digits_are_learned_together(ran, script, tau):
     assert len(list((folder / script).glob("events.out.tfevents.*"))) == 1
 
 
-def test_a_gpt_learns_and_its_workers_agree_in_the_answer(ran):
+def a_gpt_learns_and_its_workers_agree_in_the_answer(ran: Any) -> None:
     first, second = ran[1]["gpt"]
     assert torch.equal(first["answer"], second["answer"]) and first["held_out"] == second["held_out"] < 3.7
     assert not torch.equal(first["own"], second["own"]), "a message of one step ago: each is a step ahead of the mean"
@@ -125,7 +128,7 @@ def test_a_gpt_learns_and_its_workers_agree_in_the_answer(ran):
     assert first["messages"] == 6 and first["bytes"] == 6 * 4 * len(first["own"]), "those of step 12 are under way"
 
 
-def test_a_gpt_that_was_stopped_goes_on_bit_for_bit(ran):
+def a_gpt_that_was_stopped_goes_on_bit_for_bit(ran: Any) -> None:
     """Stopped after 5 of 11 steps, in the middle of a round of 4, and started again in another program."""
     whole, parts = ran[1]["gpt"], ran[1]["gpt, the rest"]
     assert ran[1]["gpt, a part"][0]["steps"] == 5
@@ -148,7 +151,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def test_half_precision_with_a_scaler(ran):
+def half_precision_with_a_scaler(ran: Any) -> None:
     """Steps that the scaler skips, as its first ones do while the scale is too large, count in all workers."""
     first, second = ran[1]["gpt, fp16"]
     assert first["steps"] == second["steps"] == 5 and first["rounds"] == 1
@@ -169,22 +172,22 @@ FRAMEWORKS = {
 }
 
 
-@pytest.fixture(scope="module")
-def frameworks(tmp_path_factory):
-    """The examples of frameworks, in one start of torchrun."""
+def test_trainers_of_frameworks(tmp_path):
+    """All in one start of torchrun; the checks follow."""
     if missing := [name for name in ("transformers", "accelerate", "lightning") if importlib.util.find_spec(name) is None]:
         pytest.skip(f"{', '.join(missing)} not installed: pip install '.[frameworks]'")
-    folder = tmp_path_factory.mktemp("frameworks")
-    printed, found = torchrun(folder, *FRAMEWORKS.values(), warnings="ignore")
-    return printed, dict(zip(FRAMEWORKS, found, strict=True)), folder
+    _, found = torchrun(tmp_path, *FRAMEWORKS.values(), warnings="ignore")
+    ran = dict(zip(FRAMEWORKS, found, strict=True))
+    for script, steps, tau in (("huggingface", 9, 4), ("lightning", 52, 10), ("lightning, fp16", 26, 10)):
+        a_framework_trains_by_an_algorithm(ran, script, steps, tau)
+    for framework in ("huggingface", "lightning"):
+        a_framework_goes_on_bit_for_bit(ran, framework)
+        fullsync_in_a_framework_is_its_own_ddp(ran, framework)
 
 
-@pytest.mark.parametrize(
-    ("script", "steps", "tau"), [("huggingface", 9, 4), ("lightning", 52, 10), ("lightning, fp16", 26, 10)]
-)
-def test_a_framework_trains_by_an_algorithm(frameworks, script, steps, tau):
+def a_framework_trains_by_an_algorithm(ran: Any, script: str, steps: int, tau: int) -> None:
     """Accumulation over two batches in each: a step is one of the optimizer, and workers drift apart between two mixings."""
-    first, second = frameworks[1][script]
+    first, second = ran[script]
     assert first["steps"] == second["steps"] == steps and first["rounds"] == second["rounds"] == steps // tau
     assert first["bytes"] == 2 * first["rounds"] * 4 * len(first["own"])
     assert torch.equal(first["answer"], second["answer"]) and not torch.equal(first["own"], second["own"])
@@ -193,18 +196,16 @@ def test_a_framework_trains_by_an_algorithm(frameworks, script, steps, tau):
     assert least < first[name] < most and first[name] == pytest.approx(second[name])
 
 
-@pytest.mark.parametrize("framework", ["huggingface", "lightning"])
-def test_a_framework_goes_on_bit_for_bit(frameworks, framework):
+def a_framework_goes_on_bit_for_bit(ran: Any, framework: str) -> None:
     """Every worker has its own model again, and its own momentum, of which the framework by itself saves worker 0's."""
-    whole, rest = frameworks[1][framework], frameworks[1][f"{framework}, the rest"]
+    whole, rest = ran[framework], ran[f"{framework}, the rest"]
     for rank in (0, 1):
         assert rest[rank]["steps"] == whole[rank]["steps"] and torch.equal(rest[rank]["own"], whole[rank]["own"])
 
 
-@pytest.mark.parametrize("framework", ["huggingface", "lightning"])
-def test_fullsync_in_a_framework_is_its_own_ddp(frameworks, framework):
+def fullsync_in_a_framework_is_its_own_ddp(ran: Any, framework: str) -> None:
     """That no DDP is left around the model is seen above, where workers differ; here that nothing else of the step is."""
-    for ddp, ours in zip(frameworks[1][f"{framework} DDP"], frameworks[1][f"{framework} fullsync"], strict=True):
+    for ddp, ours in zip(ran[f"{framework} DDP"], ran[f"{framework} fullsync"], strict=True):
         assert ours["rounds"] == ours["steps"] == 6
         torch.testing.assert_close(ours["own"], ddp["own"], rtol=0, atol=1e-6)
 
