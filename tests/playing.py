@@ -51,6 +51,8 @@ class Played(NamedTuple):
     held: list[np.ndarray]  # each process's own rows
     layout: Any
     lags: bool  # is the answer without what came after the last communication?
+    stats: np.ndarray | None  # (m + v, b) running statistics
+    ledger: dict[str, Any]  # as in summary.json
 
 
 def settle(words: Any) -> schema.Config:
@@ -83,6 +85,7 @@ def run(rank: int, settings: schema.Config, processes: int) -> Any:
     fleet.clock = clock_of(parts)
     outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem))
     everything = fleet.gather(outcome.x)
+    stats = None if outcome.stats is None else fleet.gather(outcome.stats)
     ledger = fleet.ledger
     return (
         None if everything is None else everything.numpy(),
@@ -93,6 +96,8 @@ def run(rank: int, settings: schema.Config, processes: int) -> Any:
         outcome.x.numpy().copy(),
         layout,
         outcome.answer_lags,
+        None if stats is None else stats.numpy(),
+        ledger.summary(),
     )
 
 
@@ -104,9 +109,9 @@ def play(process_groups: Any, processes: int, *words: str) -> Played:
 def play_settled(process_groups: Any, processes: int, settings: schema.Config) -> Played:
     """The same of a checked config."""
     answers = [run(0, settings, 1)] if processes == 1 else process_groups(processes)(run, settings, processes)
-    x, answer, logical, wire, lines, _, layout, lags = answers[0]
+    x, answer, logical, wire, lines, _, layout, lags, stats, ledger = answers[0]
     assert all(other[2] == logical for other in answers), "processes disagree about the ledger"
-    return Played(x, answer, logical, wire, lines, [other[5] for other in answers], layout, lags)
+    return Played(x, answer, logical, wire, lines, [other[5] for other in answers], layout, lags, stats, ledger)
 
 
 def mixed(rank: int, processes: int, v: int, Ws: list[np.ndarray], x: np.ndarray) -> list[Any]:
