@@ -91,6 +91,19 @@ def endless_step() -> None:
     Loop.advance = slow
 
 
+def slow_steps(seconds: float) -> None:
+    """Each step takes so long, asleep: whoever looks on comes in time, and computes no more than there is to compute."""
+    from coopsgd.loop.loop import Loop
+
+    advance = Loop.advance
+
+    def slow(self: Any) -> None:
+        time.sleep(seconds)
+        advance(self)
+
+    Loop.advance = slow
+
+
 class Command:
     """`coopsgd WORDS` under way in tmp_path."""
 

@@ -15,7 +15,11 @@ from running import linux, until
 TESTS = '''
 import json, os, subprocess, sys, time
 from pathlib import Path
+from conftest import WARM
 from running import LONG, alive, children
+
+NEEDED = ["coopsgd.commands.train.command", "coopsgd.run.launch", "conftest", "running"]
+WARM.set_forkserver_preload(NEEDED)
 
 DAEMON = """
 import os, sys, time

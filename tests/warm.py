@@ -1,7 +1,7 @@
-"""What the fork server does after all imports, so that its forks need not: Hydra reads its grammar and looks for its plugins.
+"""What the fork server does after all imports, so that its forks need not.
 
-It computes nothing, checks no config and builds no part. What it holds is not looked through by a fork's collector of garbage,
-which would copy all of it.
+Hydra reads its grammar and looks for its plugins, matplotlib for its fonts. It computes nothing, checks no config and builds no
+part. What it holds is not looked through by a fork's collector of garbage, which would copy all of it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import gc
 import hydra
 
 from coopsgd.commands.compose import register_schema
+from coopsgd.run import pictures
 
 register_schema()
 with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
     hydra.compose("config", ["algo=easgd", "tau=4", "hydra.run.dir=r"], return_hydra_config=True)
+pictures.get_ready()
 gc.collect()
 gc.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from running import LONG, endless_step, linux, started, until  # noqa: F401  a fixture
+from running import LONG, endless_step, linux, slow_steps, started, until  # noqa: F401  a fixture
 from safetensors.torch import load_file
 
 import coopsgd
@@ -21,21 +22,22 @@ from coopsgd.run.folders import steps_saved
 from coopsgd.setup.values import seconds_of
 
 SLOW = ("task=quadratic", "dtype=float64", "workers=4", "device=cpu", "log_every=50", "eval_every=100", "save=rows")
-WORDS = (*SLOW, "algo=easgd", "tau=3", "optim.momentum=0.9", "task.dim=3000", "steps=4000", "checkpoint_every=0")
+WORDS = (*SLOW, "algo=easgd", "tau=3", "optim.momentum=0.9", "task.dim=3000", "steps=400", "checkpoint_every=0")
 
 
 @linux
 @pytest.mark.parametrize(("name", "processes"), [("INT", 2), ("TERM", 1), ("HUP", 2)])
 def test_the_first_signal_saves_the_run(started, cli, tmp_path, processes, name):  # noqa: F811
     assert cli("train", *WORDS, f"processes={processes}", "hydra.run.dir=whole").code == 0
-    command = started("train", *WORDS, f"processes={processes}", "hydra.run.dir=r")
+    slowly = functools.partial(slow_steps, 0.01)
+    command = started("train", *WORDS, f"processes={processes}", "hydra.run.dir=r", first=slowly)
     command.at_work(processes)
     (command.send_all if name == "INT" else command.send)(getattr(signal, f"SIG{name}"))
     ended = command.ended(within=5)
     assert ended.code == 128 + getattr(signal, f"SIG{name}")
     (step,) = steps_saved(tmp_path / "r")
     (line,) = ended.lines
-    assert f" at step {step} of 4000; coopsgd resume {tmp_path / 'r'} goes on from step {step}" in line
+    assert f" at step {step} of 400; coopsgd resume {tmp_path / 'r'} goes on from step {step}" in line
     assert command.summary()["status"] == "interrupted"
     command.nothing_left()
     assert cli("resume", "r").code == 0
