@@ -36,7 +36,7 @@ sampler = DistributedSampler(train, world, rank)
 loader = DataLoader(train, batch_size=16, sampler=sampler)
 
 torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10)).to(device)
+model = nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10)).to(device)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 coop = coopsgd.Cooperation(model, optimizer, "algo=easgd", "tau=10")
 writer = SummaryWriter(args.out) if rank == 0 else None

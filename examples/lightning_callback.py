@@ -71,7 +71,7 @@ class CooperationCallback(lightning.Callback):
 class Digits(lightning.LightningModule):
     def __init__(self):
         super().__init__()
-        self.model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10))
+        self.model = nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
 
     def training_step(self, batch, batch_idx):
         x, y = batch

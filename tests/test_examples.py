@@ -25,20 +25,28 @@ DRIVER = HERE / "scripts_in_turn.py"
 SECONDS = (".ledger.comm_s",)  # of a state, what is measured
 
 
-def torchrun(folder: Path, *lines: str, warnings: str = "error") -> tuple[str, list[list[Any]]]:
-    """Run these lines, each an example and its words, in two workers of torchrun.
+def torchrun(folder: Path, *lines: str, warnings: str = "error", workers: int = 2) -> tuple[str, list[list[Any]]]:
+    """Run these lines, each an example and its words, in workers of torchrun.
 
     What they print, and what they leave, by line and rank.
     """
     mine = {"PYTHONPATH": "", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings}
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(DRIVER), str(folder)]
+    line = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={workers}",
+        str(DRIVER),
+        str(folder),
+    ]
     line += [
         f"'{HERE if one.startswith('trained_by') else EXAMPLES}/{one.partition(' ')[0]}' {one.partition(' ')[2]}"
         for one in lines
     ]
     done = subprocess.run(line, cwd=folder, env={**os.environ, **mine}, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stdout + done.stderr
-    read = [[torch.load(folder / f"{n}.{rank}.pt") for rank in (0, 1)] for n in range(len(lines))]
+    read = [[torch.load(folder / f"{n}.{rank}.pt") for rank in range(workers)] for n in range(len(lines))]
     return done.stdout, read
 
 
@@ -100,6 +108,15 @@ def losses(printed: str) -> list[list[float]]:
             found.append([])
         found[-1].append(float(loss))
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3, 4])
+def test_more_workers_and_one(tmp_path, workers):
+    """What an algorithm makes of their number (EASGD's pull, a graph) suits the models of the examples."""
+    lines = ["plain.py --epochs 1", "easgd.py --epochs 1", "gossip.py --epochs 1", "char_gpt.py --steps 9"]
+    for left in torchrun(tmp_path, *lines, workers=workers)[1][1:]:
+        assert all(torch.equal(one["answer"], left[0]["answer"]) for one in left) and left[0]["rounds"] > 0
 
 
 def workers_of_the_plain_script_know_nothing_of_each_other(ran: Any) -> None:
