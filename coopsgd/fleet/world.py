@@ -128,11 +128,19 @@ class World(Processes):
             time.sleep(0.005)
 
     def _all_there(self, serial: str) -> bool:
-        try:
-            self._store.wait([f"{serial}/{q}" for q in self._others], timedelta(seconds=SLICE))
-        except RuntimeError:
-            return False
+        """Have all others come, at the latest in SLICE seconds? (A `wait` of the store that is in vain is told by torch.)"""
+        keys, end, pause = [f"{serial}/{q}" for q in self._others], time.monotonic() + SLICE, 0.0002
+        while not self._has(keys):
+            if time.monotonic() > end:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
         return True
+
+    def _has(self, keys: list[str]) -> bool:
+        with contextlib.suppress(RuntimeError):
+            return bool(self._store.check(keys))
+        return False
 
     def _done(self, work: Any) -> None:
         try:
