@@ -126,7 +126,7 @@ class Inner:
         for part, (a, b) in zip(self._parts, self._bounds, strict=True):
             if counts[a] >= 0:
                 state = self._optimizer.state[part]
-                state |= {name: rows[a:b].clone() for name, rows in tree["buffers"].items()}
+                state |= {name: rows[a:b].to(self._x.device, copy=True) for name, rows in tree["buffers"].items()}
                 if self._counts:
                     state["step"] = torch.tensor(counts[a])
         if self._schedule is None:

@@ -17,7 +17,7 @@ from coopsgd.errors import RunFailed
 from coopsgd.loop.blocks import Blocks, Blockwise, each, waited
 from coopsgd.loop.inner import Inner
 from coopsgd.loop.rounds import Rounds
-from coopsgd.loop.saved import NotSaved, flatten, homes, inflate, marked
+from coopsgd.loop.saved import NotSaved, flatten, homes, inflate, marked, placed
 from coopsgd.loop.state import Flight, Losses, State
 from coopsgd.loop.stepping import AHEAD, Steps
 from coopsgd.mixing.base import first_negative
@@ -167,6 +167,7 @@ class Loop:
 
     def _restore(self, tree: dict[str, Any]) -> None:
         st, clock = self.state, self.fleet.clock
+        tree = tree | {name: placed(tree[name], st.x.device) for name in ("s", "losses", "flight")}
         st.x.copy_(tree["x"])
         if st.stats is not None:
             st.stats.copy_(tree["stats"])

@@ -114,6 +114,17 @@ def inflate(skeleton: Any, read: Callable[[str, str], Tensor], modules: Iterable
     return build(skeleton, "")
 
 
+def placed(tree: Any, device: torch.device) -> Any:
+    """The tree with its tensors on this device."""
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: placed(one, device) for key, one in tree.items()}
+    if (record := _record(tree)) is not None:
+        return type(tree)(**{name: placed(one, device) for name, one in record.fields.items()})
+    return type(tree)(placed(one, device) for one in tree) if type(tree) in (list, tuple) else tree
+
+
 def _record(value: Any) -> Record | None:
     if isinstance(value, Record):
         return value
