@@ -22,6 +22,7 @@ from coopsgd.fleet.entries import Entries
 from coopsgd.mixing.matrix import SPARSE, Matrix, Outer
 
 CHUNK = 1 << 16  # numbers handled at a time, so that a slice of the rows and what is made of it stay in cache
+GPU_CHUNK = 1 << 26  # on a GPU, where every slice costs the launch of some kernels
 
 
 @dataclass
@@ -92,7 +93,7 @@ class _Split:
     """S = diagonal + u v'."""
 
     def __init__(self, diagonal: np.ndarray, u: np.ndarray, v: np.ndarray, extras: Sequence[Entries], like: Tensor) -> None:
-        self.step = _step(len(u))
+        self.step = _step(len(u), like)
         self.extras = [_extra(M, like) for M in extras]
         self.diagonal = None if np.all(diagonal == 1) else _made(diagonal[:, None], like)
         pulls = np.any(u) and np.any(v)
@@ -155,12 +156,12 @@ class _Product:
         self.gathered: _Gathered | None = None
         if _sparse(len(changed), len(used), len(rows)):
             self.gathered = _Gathered(rows, columns, weights, len(changed), like)
-            self.step = max(256, CHUNK // (len(changed) + len(used)))
+            self.step = _step(len(changed) + len(used), like, least=256)
         else:
             few = np.zeros((len(changed), len(used)), order="F")  # which product is taken depends on it, and its last bits
             few[rows, columns] = weights
             self.dense = _made(few, like)
-            self.step = _step(r)
+            self.step = _step(r, like)
 
     def __call__(self, x: Tensor, extras: tuple[Tensor, ...]) -> None:
         if self.changed is not None and not len(self.changed):
@@ -255,7 +256,7 @@ class Combined:
             product = _Gathered(rows, columns, weights, self.k, like)
         else:
             product = partial(torch.matmul, _made(Entries((self.k, len(used)), rows, columns, weights).dense(), like))
-        whole, step = len(used) == V.shape[1], _step(len(used))
+        whole, step = len(used) == V.shape[1], _step(len(used), like)
 
         def make(x: Tensor, out: Tensor) -> Tensor:
             for start in range(0, x.shape[1], step):
@@ -272,12 +273,13 @@ def _sparse(rows: int, columns: int, entries: int) -> bool:
 
 
 def _made(array: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(np.array(array)).to(like)
+    return torch.from_numpy(np.array(array)).to(like, non_blocking=True)
 
 
 def _index(rows: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(np.array(rows, dtype=np.int64)).to(like.device)
+    return torch.from_numpy(np.array(rows, dtype=np.int64)).to(like.device, non_blocking=True)
 
 
-def _step(rows: int) -> int:
-    return max(2048, CHUNK // max(rows, 1))
+def _step(rows: int, like: Tensor, least: int = 2048) -> int:
+    """How many columns of so many rows are handled at a time."""
+    return max(least, (CHUNK if like.device.type == "cpu" else GPU_CHUNK) // max(rows, 1))

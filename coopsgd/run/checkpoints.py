@@ -127,6 +127,7 @@ def _random() -> dict[str, Any]:
     kind, keys, at, has, cached = np.random.get_state(legacy=True)
     return {
         "torch": ByProcess(torch.get_rng_state()),
+        "gpu": ByProcess(torch.cuda.get_rng_state()) if torch.cuda.is_initialized() else None,
         "python": (version, ByProcess(torch.tensor(words)), gauss),
         "numpy": (str(kind), ByProcess(torch.from_numpy(np.asarray(keys, dtype=np.int64))), int(at), int(has), float(cached)),
     }
@@ -134,6 +135,8 @@ def _random() -> dict[str, Any]:
 
 def _put_random(tree: dict[str, Any]) -> None:
     torch.set_rng_state(tree["torch"])
+    if tree.get("gpu") is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(tree["gpu"])
     version, words, gauss = tree["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
     kind, keys, *rest = tree["numpy"]

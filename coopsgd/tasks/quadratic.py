@@ -144,11 +144,11 @@ class QuadraticProblem(Problem):
         if self._scale:
             # the whole fleet's noise of a step is one draw, of which a process keeps its rows
             noise = stream(self._seed, "noise", k).standard_normal(self._a.shape)[here]
-            self._grad.add_(torch.from_numpy(noise).to(**self._kind), alpha=self._scale)
+            self._grad.add_(torch.from_numpy(noise).to(**self._kind, non_blocking=True), alpha=self._scale)
         if active is not None:
-            idle = torch.from_numpy(~active)
-            self._grad[idle] = 0
-            loss[: len(self._rows)][idle] = 0
+            idle = torch.from_numpy((~active).nonzero()[0]).to(loss.device, non_blocking=True)
+            self._grad.index_fill_(0, idle, 0)
+            loss.index_fill_(0, idle, 0)
         return loss
 
     def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:

@@ -117,7 +117,7 @@ class SupervisedProblem(Problem):
     def __init__(self, task: Supervised, config: Config, rows: range, device: Any) -> None:
         import torch
 
-        from coopsgd.tasks.engines.choice import choose
+        from coopsgd.tasks.engines.choice import choose, fitted
         from coopsgd.tasks.engines.row_pool import RowPool
         from coopsgd.tasks.networks import bound
 
@@ -131,7 +131,10 @@ class SupervisedProblem(Problem):
         self._batches = Batches(shares, rows, config.batch_size, config.seed, again)
         self.samples, self._samples = config.batch_size, len(labels)
         self.steps_per_epoch = task.steps_per_epoch(config)
-        choice = choose(config.engine, self._bound, config.amp)
+        choice = choose(config.engine, self._bound, config.amp, torch.device(device).type, len(rows))
+        if choice.name == "vmap" and torch.device(device).type == "cuda":
+            own = np.zeros(len(rows), dtype=np.int64)
+            choice = fitted(choice, self._bound, *self._fetch(self._batches.at(own), own, 0, 1))
         threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
         self._crew = RowPool(choice, self._bound, len(rows), threads, config.amp)
         looked_at = eval_samples(config.eval_samples, self._tests, config.workers)
@@ -207,7 +210,9 @@ class SupervisedProblem(Problem):
         """The batches of rows [a, b) held here, at once."""
         import torch
 
-        return self._batch(torch.from_numpy(chosen[a:b]).to(self._device), self._rows[a:b], own[a:b].tolist())
+        # a GPU has taken what is sent from ordinary memory when this returns, though it is not waited for
+        which = torch.from_numpy(chosen[a:b]).to(self._device, non_blocking=True)
+        return self._batch(which, self._rows[a:b], own[a:b].tolist())
 
     def _seeds(self, a: int, b: int, k: int) -> list[int]:
         """What the dropout of rows [a, b) is drawn from at step k; nothing where there is none."""
@@ -218,16 +223,17 @@ class SupervisedProblem(Problem):
 
         from coopsgd.tasks.engines.base import cross_entropy
 
-        module, loss, right, n = self._bound.elsewhere(answer, statistics).eval(), 0.0, 0, 0
+        module, n = self._bound.elsewhere(answer, statistics).eval(), 0
+        loss, right = (torch.zeros((), dtype=kind, device=self._device) for kind in (torch.float64, torch.int64))
         with torch.no_grad():
             for which in torch.arange(self._tests, device=self._device).split(self.PART):
                 x, y = self._test(which)
                 logits = module(x)
-                loss += float(cross_entropy(logits, y, reduction="sum"))
-                right += int((logits.argmax(-1) == y).sum())
+                loss += cross_entropy(logits, y, reduction="sum")
+                right += (logits.argmax(-1) == y).sum()
                 n += y.numel()
         module.train()
-        return {"eval/loss": loss / n, "eval/accuracy": right / n}
+        return {"eval/loss": float(loss) / n, "eval/accuracy": int(right) / n}
 
     def accuracies(self, x: Tensor) -> list[float] | None:
         import torch
@@ -242,7 +248,7 @@ class SupervisedProblem(Problem):
                 right[a:b] += (logits.argmax(-1) == wanted).flatten(1).sum(1)
 
             self._crew.each(job)
-        return (right.double() / n).tolist()
+        return [count / n for count in right.tolist()]  # a GPU would multiply by 1 / n, which is another number
 
     def recalibrated(self, answer: Tensor, statistics: Tensor, batches: int) -> Tensor:
         import torch
