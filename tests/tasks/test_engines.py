@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from coopsgd.errors import ConfigError
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.tasks.engines.bmm import Bmm
-from coopsgd.tasks.engines.choice import CHUNK, Choice, choose
+from coopsgd.tasks.engines.choice import CHUNK, Choice, choose, fitted
 from coopsgd.tasks.engines.row_pool import RowPool
 from coopsgd.tasks.engines.vmap import Vmap
 from coopsgd.tasks.gradients import Bound
@@ -86,7 +87,7 @@ class Stage:
         self.inputs = torch.randn(ROWS, 5, 1, 8, 8, dtype=dtype)
         self.targets = torch.randint(10, (ROWS, 5))
         bound = Bound(make().to(dtype))
-        self.pool = RowPool(Choice(name, min(3, CHUNK[name])), bound, ROWS, threads)
+        self.pool = RowPool(Choice(name, min(3, CHUNK["cpu"][name])), bound, ROWS, threads)
         self.pool.bind(self.x, self.grad)
         self.losses = torch.full((ROWS,), torch.nan, dtype=dtype)
 
@@ -195,9 +196,52 @@ def test_threads_share_the_rows_and_an_error_in_one_is_told():
 
 def test_what_auto_chooses():
     for make, name in ((mlp, "bmm"), (logistic, "bmm"), (smooth, "bmm"), (cnn, "loop"), (odd, "loop")):
-        assert choose("auto", Bound(make())) == Choice(name, CHUNK[name])
+        assert choose("auto", Bound(make())) == Choice(name, CHUNK["cpu"][name])
     dropping = nn.Sequential(*mlp(), nn.Dropout(0.5), nn.Linear(10, 10))
     assert choose("auto", Bound(dropping)) == Choice("loop", 1)
+
+
+def test_what_auto_chooses_on_a_gpu():
+    dropping = nn.Sequential(*cnn(), nn.Dropout(0.5), nn.Linear(10, 10))
+    cases = (mlp, 1, "bmm"), (mlp, 64, "bmm"), (cnn, 3, "loop"), (cnn, 4, "vmap"), (lambda: dropping, 64, "loop")
+    for make, rows, name in cases:
+        assert choose("auto", Bound(make()), device="cuda", rows=rows) == Choice(name, CHUNK["cuda"][name])
+
+
+@pytest.mark.parametrize(("memory", "chunk"), [(1 << 40, 256), (400 << 20, 10), (1, 1)])
+def test_vmap_takes_as_many_rows_as_a_gpu_holds(monkeypatch, memory, chunk):
+    """A quarter of its memory, in rows of 10 MiB; the fake counts memory as torch.cuda does."""
+    taken = [1 << 20, 11 << 20] * 2
+    gpu = SimpleNamespace(total_memory=memory)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: taken.pop(0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: taken.pop(0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    batch = torch.randn(1, 4, 1, 8, 8), torch.zeros(1, 4, dtype=torch.int64)
+    assert fitted(Choice("vmap", 256), Bound(cnn()), *batch) == Choice("vmap", chunk)
+
+
+class Reads(nn.Module):
+    """Asks for a number in the middle, which vmap cannot give it."""
+
+    def forward(self, x):
+        return x * 2 if float(x.detach().sum()) > 0 else x
+
+
+def test_what_vmap_cannot_run_is_looped_over_saying_so(monkeypatch):
+    for name in ("reset_peak_memory_stats", "memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 0)
+    batch = torch.randn(1, 4, 64), torch.zeros(1, 4, dtype=torch.int64)
+    found = fitted(Choice("vmap", 256), Bound(nn.Sequential(nn.Linear(64, 10), Reads())), *batch)
+    assert found.name == "loop" and found.chunk == 1 and found.note.startswith("engine=vmap: ") and "looped over" in found.note
+
+
+def test_attention_of_many_models_is_one_batch():
+    """No warning that torch takes them one by one, which the suite would hear."""
+    words = ("task=language", "model.layers=1", "model.width=16", "model.heads=2", "model.context=16", "batch_size=4")
+    more = ("dtype=float64", "workers=4", "steps=2", "log_every=9", "eval_every=0", "device=cpu", "algo=pasgd")
+    one, other = (play(None, 1, *words, *more, f"engine={engine}") for engine in ("vmap", "loop"))
+    np.testing.assert_allclose(one.x, other.x, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["vmap", "bmm"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from coopsgd.tasks.engines.bmm import Bmm
 from coopsgd.tasks.engines.vmap import Vmap
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
 ENGINES: dict[str, type[Vmap] | type[Bmm]] = {"vmap": Vmap, "bmm": Bmm}
 
-# rows an engine takes at a time. bmm: 4 models and their gradients stay in cache for all steps of a round; a step of one
-# worker took 234, 187, 163, 234 and 212 us for 1, 2, 4, 8 and 16 at a time (mlp, one thread)
-CHUNK = {"loop": 1, "vmap": 8, "bmm": 4}
+# rows an engine takes at a time, by the type of the device. bmm on a CPU: 4 models and their gradients stay in cache for all
+# steps of a round; a step of one worker took 234, 187, 163, 234 and 212 us for 1, 2, 4, 8 and 16 at a time (mlp, one thread).
+# On a GPU all of them at once, but for the memory that their activations take (`fitted`)
+CHUNK = {"cpu": {"loop": 1, "vmap": 8, "bmm": 4}, "cuda": {"loop": 1, "vmap": 256, "bmm": 256}}
 
 # The engines auto prefers by kind of model, best first; after them the loop. From `scripts/bench_stacked.py`, batch 32, tau 10,
 # worker-steps a second of processor time on 2 cores (AMD EPYC, AVX-512), m = 8, 32, 128, 512:
@@ -26,7 +28,26 @@ CHUNK = {"loop": 1, "vmap": 8, "bmm": 4}
 #   cnn     47 46 42 47            48 49 54 59            27 29 29 34
 #
 # One convolution of one worker's batch fills a core, so a loop is as good as it gets; vmap is never the best of what fits.
-BEST: dict[str, tuple[str, ...]] = {"dense": ("bmm",), "convolutional": (), "other": ()}
+#
+# From `scripts/bench_gpu.py` on a GPU (NVIDIA H200, torch 2.11, float32), when the processor still waited for every copy of a
+# batch; ms a step of all m models, medians of 3 (modules: separate ones; torch.func: by hand):
+#
+#               modules          torch.func       loop             vmap of all      bmm of 4         bmm of all
+#   mlp 4       4.46             2.98             5.51             3.98             0.99             0.99
+#   mlp 16      15.9             2.95             21.7             3.61             2.96             0.96
+#   mlp 64      67.2             2.42             83.4             4.16             10.7             0.89
+#   cnn 4       9.89             8.55             10.4             8.49
+#   cnn 16      36.9             8.03             39.0             8.11
+#   gpt 4       34.3             23.0             37.6             28.1
+#   gpt 16      143              27.9             167              37.3
+#
+# The kernels of one small model leave a GPU idle, and many models at once take about the time of one.
+BEST: dict[str, dict[str, tuple[str, ...]]] = {
+    "cpu": {"dense": ("bmm",), "convolutional": (), "other": ()},
+    "cuda": {"dense": ("bmm",), "convolutional": ("vmap",), "other": ("vmap",)},
+}
+FEW = 4  # rows from which on vmap repays that it loads torch's compiler first
+SHARE = 0.25  # of a GPU's memory, that vmap may take for the rows it has under way
 
 
 class Choice(NamedTuple):
@@ -44,19 +65,41 @@ def kind(module: nn.Module) -> str:
     return "convolutional" if any(isinstance(part, nn.Conv2d) for part in module.modules()) else "other"
 
 
-def choose(wanted: str, bound: Bound, amp: str | None = None) -> Choice:
-    """The engine for stacked rows of this module. `wanted`: a name, or auto for the table's."""
-    module = bound.module
+def choose(wanted: str, bound: Bound, amp: str | None = None, device: str = "cpu", rows: int = FEW) -> Choice:
+    """The engine for so many stacked rows of this module. `wanted`: a name, or auto for the table's; device: cpu or cuda."""
+    module, chunk = bound.module, CHUNK[device]
     cannot = _pinned(bound, amp)
     if wanted == "auto":
-        fit = (name for name in BEST[kind(module)] if cannot is None and ENGINES[name].cannot(module) is None)
+        best = BEST[device][kind(module)] if cannot is None else ()
+        fit = (name for name in best if ENGINES[name].cannot(module) is None and (name != "vmap" or rows >= FEW))
         name = next(fit, "loop")
-        return Choice(name, CHUNK[name])
+        return Choice(name, chunk[name])
     if wanted != "loop":
         cannot = cannot or ENGINES[wanted].cannot(module)
         if cannot is not None:
-            return Choice("loop", CHUNK["loop"], f"engine={wanted}: {cannot}; the rows are looped over instead")
-    return Choice(wanted, CHUNK[wanted])
+            return Choice("loop", chunk["loop"], f"engine={wanted}: {cannot}; the rows are looped over instead")
+    return Choice(wanted, chunk[wanted])
+
+
+def fitted(choice: Choice, bound: Bound, inputs: Tensor, targets: Tensor) -> Choice:
+    """vmap on a GPU, after a try on one row and its first batch, (1, batch, ...): as many rows at a time as its memory allows.
+
+    Where torch cannot run this module so: the loop.
+    """
+    row, memory = bound.flat(), torch.cuda
+    engine = Vmap(bound.module)
+    engine.bind(row, torch.empty_like(row))
+    try:
+        for _ in range(2):  # the first time libraries take memory that they keep
+            memory.reset_peak_memory_stats()
+            before = memory.memory_allocated()
+            engine.gradients(0, 1, inputs, targets)
+            taken = memory.max_memory_allocated() - before
+    except RuntimeError as error:
+        why = str(error).strip().splitlines()[0]
+        return Choice("loop", CHUNK["cuda"]["loop"], f"engine=vmap: {why[:200]}; the rows are looped over instead")
+    most = int(SHARE * memory.get_device_properties(row.device).total_memory) // max(1, taken)
+    return choice._replace(chunk=max(1, min(choice.chunk, most)))
 
 
 def _pinned(bound: Bound, amp: str | None) -> str | None:

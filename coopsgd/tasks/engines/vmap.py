@@ -7,8 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coopsgd.tasks.engines.base import Engine, Layout, cross_entropy
+
+AT_ONCE = 8  # models that look at test samples, which are more than a batch
 
 
 class Vmap(Engine):
@@ -39,15 +42,16 @@ class Vmap(Engine):
 
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:
         module = self._module.eval()
-        with torch.no_grad():
-            found = torch.func.vmap(self._forward, in_dims=(0, None))(self._named(x), inputs)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            found = torch.func.vmap(self._forward, in_dims=(0, None), chunk_size=AT_ONCE)(self._named(x), inputs)
         module.train()
         return found
 
     def _both(self, x: Tensor, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         if self._all is None:
             self._all = torch.func.vmap(torch.func.grad_and_value(self._loss))
-        grads, losses = self._all(self._named(x), inputs, targets)
+        with sdpa_kernel(SDPBackend.MATH):  # vmap would take the models one by one through fused attention
+            grads, losses = self._all(self._named(x), inputs, targets)
         return [grads[name] for name in self._layout.names], losses
 
     def _named(self, x: Tensor) -> dict[str, Tensor]:
