@@ -40,6 +40,7 @@ from coopsgd.predict.monitor import Monitor
 from coopsgd.predict.rehearsal import clock_of
 from coopsgd.run import checkpoints, final
 from coopsgd.run.board import Board, Phase
+from coopsgd.run.device import not_full, ready
 from coopsgd.run.keeper import SAVE, STOP, Keeper, Stopped
 from coopsgd.run.report import Report, Silent
 from coopsgd.run.summary import summary
@@ -212,14 +213,14 @@ def joined(
     collector.wake()
     torch.set_num_threads(settings.threads)
     _keep_freed_memory()
-    device = _device(settings.device)
+    device = ready(settings.device)
     # the command that forked this process counts how long it waits, and leaves out what time all were suspended; gloo would not
     given = None if settings.timeout == "auto" else settings.timeout
     timeout = given or FIRST if _slot is None or device.type == "cuda" else UNTIMED
     waits = Waits(given, _tell)
     signals.handle("SIGCONT", waits.again)
     waits.begin("join", START, 0)
-    with _process_group(settings.processes, rank, device, timeout, store):
+    with not_full(), _process_group(settings.processes, rank, device, timeout, store):
         waits.end()
         yield Processes(layout, rank, timeout, waits) if settings.processes > 1 else Stacked(layout), device
 
@@ -319,14 +320,6 @@ def _peak_memory(fleet: Stacked) -> int:
     return int(fleet.total(peaks).max())
 
 
-def _device(name: str) -> torch.device:
-    if name == "cpu":
-        return torch.device("cpu")
-    index = int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
-
-
 @contextlib.contextmanager
 def _process_group(processes: int, rank: int, device: torch.device, timeout: float, store: str | Path | None) -> Any:
     """The default process group, for as long as it is needed; none for one process."""
@@ -334,7 +327,9 @@ def _process_group(processes: int, rank: int, device: torch.device, timeout: flo
         yield
         return
     wait = timedelta(seconds=timeout)
-    arguments: dict[str, Any] = {"backend": "nccl" if device.type == "cuda" else "gloo", "timeout": wait}
+    arguments: dict[str, Any] = {"backend": "gloo", "timeout": wait}
+    if device.type == "cuda":
+        arguments |= {"backend": "nccl", "device_id": device}
     if store is not None:  # one machine: meet over a file, talk over loopback, need no port and no name service
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         arguments |= {"store": dist.FileStore(str(store), processes), "rank": rank, "world_size": processes}
