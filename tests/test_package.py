@@ -89,7 +89,7 @@ FLOORS = (
     ("setup",),
     ("loop",),
     ("predict",),
-    ("run",),
+    ("run", "cooperation"),
     ("commands", "completion"),
     ("cli", "testing", ""),
 )
@@ -114,7 +114,7 @@ def test_imports_point_one_way():
 
     assert importers("click") == {"cli.py", "completion.py"}
     composers = {
-        "commands/compose.py",
+        "setup/compose.py",
         "commands/train/session.py",
         "commands/train/command.py",
         "commands/train/launching.py",
@@ -124,14 +124,16 @@ def test_imports_point_one_way():
     composers |= {"setup/messages.py", "setup/sources.py"}
     grammar = {"setup/words.py", "setup/sweeps.py"}  # they parse words; nothing is composed there
     assert importers("hydra") == composers | grammar
-    assert importers("torch.distributed") == {"run/launch.py", "run/worker.py", "fleet/processes.py", "testing/processes.py"}
+    distributed = {"fleet/processes.py", "fleet/world.py"}
+    assert importers("torch.distributed") == {"run/launch.py", "run/worker.py", *distributed, "testing/processes.py"}
     assert importers("coopsgd.fleet.stacked") <= {
         "run/worker.py",
         "fleet/processes.py",
+        "cooperation/cooperation.py",
         "testing/by_hand.py",
         "testing/runs.py",
     }
-    assert importers("coopsgd.fleet.processes") == {"run/worker.py", "testing/runs.py"}
+    assert importers("coopsgd.fleet.processes") == {"run/worker.py", "fleet/world.py", "testing/runs.py"}
     upwards: dict[str, set[str]] = {}
     for name, found in files.items():
         own = name.removesuffix(".py").removesuffix("__init__").replace("/", ".").strip(".")

@@ -77,13 +77,18 @@ def flat(model: Any) -> Any:
 
 
 def check(process_groups: Any, processes: int, *words: str) -> None:
-    """AssertionError unless both loops agree after every step."""
+    """The user's loop of these words in so many processes, against the run."""
     config = settle((*RUN, *words))
     mine = tuple(word for word in words if not word.startswith("optim"))
     if processes == 1:
         answers = [users_loop(0, 1, config, mine)]
     else:
         answers = process_groups(processes)(users_loop, processes, config, mine)
+    agree(config, answers)
+
+
+def agree(config: Any, answers: list[Any]) -> None:
+    """AssertionError unless what the users' loops told agrees with the run after every step."""
     loop = make_loop(config, observer=Recorder())
     module = bound(loop.parts.task, config.seed, torch.float64)
 
