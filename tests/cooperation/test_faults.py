@@ -154,7 +154,12 @@ def test_join_lets_all_come_to_an_end():
 
 
 def test_joined_workers_rest_and_join_changes_nothing_where_all_have_as_much():
-    cases = [("algo=pasgd tau=2", [[4, 1]]), ("algo=dpsgd tau=2", [[4, 4], [6, 6]]), ("algo=dpsgd tau=2", [[10, 10]])]
+    cases = [
+        ("algo=pasgd tau=2", [[4, 1]]),
+        ("algo=fullsync", [[3, 1]]),
+        ("algo=dpsgd tau=2", [[4, 4], [6, 6]]),
+        ("algo=dpsgd tau=2", [[10, 10]]),
+    ]
     first, second = (one.answer for one in run(2, joining, cases))
     loops = [Lone(0), Lone(1)]
     for k in range(4):  # by hand: who has ended keeps his model but for what is mixed into it
@@ -166,8 +171,17 @@ def test_joined_workers_rest_and_join_changes_nothing_where_all_have_as_much():
                 loop.put(mean)
     for mine, loop in zip((first, second), loops, strict=True):
         assert np.allclose(mine[0][0][0][0], loop.rows(), atol=1e-13)
-    (*_, twice), _ = first[1]
-    (once,), _ = first[2]
+    alone, other = Lone(0), Lone(1)
+    for k in range(3):  # of gradients the mean is taken with one that is nothing
+        alone.gradient()
+        other.gradient()
+        for p, q in zip(alone.model.parameters(), other.model.parameters(), strict=True):
+            p.grad = q.grad = (p.grad + (q.grad if k < 1 else 0)) / 2
+        alone.optimizer.step()
+        other.optimizer.step()
+    assert np.allclose(second[1][0][0][0], alone.rows(), atol=1e-13)
+    (*_, twice), _ = first[2]
+    (once,), _ = first[3]
     assert np.array_equal(twice[0], once[0])
     assert twice[1:] == once[1:] == (10, 5)
 
