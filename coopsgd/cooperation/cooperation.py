@@ -25,7 +25,7 @@ from coopsgd.fleet.ledger import Ledger
 from coopsgd.fleet.plan import layout_of
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop import norm_stats
-from coopsgd.loop.blocks import blocks_of, waited
+from coopsgd.loop.blocks import blocks_of
 from coopsgd.loop.consensus import distance
 from coopsgd.loop.loop import Loop, Observer
 from coopsgd.run.schema import METRICS
@@ -309,10 +309,6 @@ class Cooperation(Observer):
         In every process, with the words and the model that it is of. ConfigError when they are others.
         """
         self._refuse_within("load_state_dict")
-        if (flight := self._loop.state.flight) is not None:  # it arrives, and is not looked at
-            waited(flight.pending)
-            if flight.apart is not None:
-                flight.apart.wait()
         structure, layout = self._modules.structure(), self._fleet.layout
         self._loop = saved.loaded(state, self._again, self._parts, structure, layout, self.rank)
         self._ahead()

@@ -20,6 +20,7 @@ from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.waits import Waits
 
 GRACE = 5.0  # seconds in which those who wait too will have said so
+UNDER_WAY: set[Any] = set()  # messages that nobody has waited for: gloo hangs if one is thrown away before it has come
 SLICE = 0.5  # seconds between two looks at who has ended
 
 
@@ -142,7 +143,13 @@ class World(Processes):
             return bool(self._store.check(keys))
         return False
 
+    def _post(self, receives: list[tuple[Tensor, int]], sends: list[tuple[Tensor, int]]) -> list[Any]:
+        started = super()._post(receives, sends)
+        UNDER_WAY.update(started)
+        return started
+
     def _done(self, work: Any) -> None:
+        UNDER_WAY.discard(work)
         try:
             if dist.get_backend() == "gloo":
                 work.wait(self._limit)
