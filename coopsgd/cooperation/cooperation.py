@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from torch import nn
 
 import coopsgd
 from coopsgd.cooperation import saved
+from coopsgd.cooperation.clock import Wall
 from coopsgd.cooperation.modules import Modules
 from coopsgd.cooperation.optimizers import Optimizers
 from coopsgd.cooperation.refusals import difference, refuse_optimizers
@@ -77,6 +77,8 @@ class Cooperation(Observer):
         layout = layout_of(strategy.schedule, config.workers, self.processes)
         limit = timeout if config.timeout == "auto" else config.timeout
         self._fleet: Stacked = world.World(layout, self.rank, limit) if self.processes > 1 else Stacked(layout)
+        self._clock = Wall(self._of_first)
+        self._fleet.clock = self._clock  # type: ignore[assignment]
         self._modules.same_rest(world.spread if self.processes > 1 else None)
         writes = type(strategy).direction is not Strategy.direction
         self._inner = Optimizers(optimizers, self._modules, writes, config.buffers == "average")
@@ -85,7 +87,6 @@ class Cooperation(Observer):
         self._writers: list[tuple[Any, int]] = []
         self._within = ""  # the block under way in which no step is taken
         self._joining = self._communicated = False
-        self._began = time.monotonic()
         if self.rank == 0:
             for note in self.notes:
                 warnings.warn(f"coopsgd: {note}", stacklevel=2)
@@ -171,7 +172,9 @@ class Cooperation(Observer):
         each = [*loss] if isinstance(loss, list | tuple) else [loss]
         if len(each) != len(self._fleet.workers):
             raise ConfigError(f"step: one loss a model, got {len(each)} for {len(self._fleet.workers)}")
-        self._modules.losses[: len(each), 0] = torch.tensor([float(one) for one in each])
+        self._modules.losses[: len(each), 0] = torch.tensor(
+            [float(one.detach() if torch.is_tensor(one) else one) for one in each]
+        )
 
     @property
     def active(self) -> Any:
@@ -276,7 +279,7 @@ class Cooperation(Observer):
         """Numbers for a logger, by the tags that runs have in TensorBoard. No message is sent."""
         rounds, lr = self._loop.state.rounds, self._inner.lr
         found: dict[str, Any] = {**self.ledger.totals(), "comm_s": self.ledger.comm_s, "tau": rounds.tau}
-        found |= {"wall_s": time.monotonic() - self._began} | ({"lr": lr} if isinstance(lr, float) else {})
+        found |= {"wall_s": self._clock.saved()} | ({"lr": lr} if isinstance(lr, float) else {})
         return {METRICS[name].tag: value for name, value in found.items()}
 
     def log_to(self, writer: Any, every: int = 20) -> None:
@@ -334,6 +337,10 @@ class Cooperation(Observer):
         self._fleet.step = self.steps
         if isinstance(self._fleet, world.World):
             self._fleet.meet(what)
+
+    def _of_first(self, seconds: float) -> float:
+        """Rank 0's."""
+        return float(self._fleet.total(torch.tensor([seconds * (self.rank == 0)], dtype=torch.float64)))
 
     def _refuse_within(self, what: str) -> None:
         if self._within:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from coopsgd.cooperation.clock import Here
 from coopsgd.cooperation.task import Users
 from coopsgd.errors import ConfigError
 from coopsgd.setup import compose, yamls
@@ -24,7 +25,7 @@ from coopsgd.setup.words import mended, quoted
 READ = ("algo", "period", "topology", "tau", "order", "delay", "buffers", "norm_stats", "seed", "workers", "timeout")
 RUNS = tuple(name for name in READ if name != "workers")
 YOURS = "optim"
-TASK = f"{Users.__module__}:{Users.__qualname__}"
+TASK, CLUSTER = (f"{cls.__module__}:{cls.__qualname__}" for cls in (Users, Here))
 
 
 def parts_of(
@@ -51,7 +52,7 @@ def parts_of(
             "workers": workers,
             "task": {"name": TASK, "parameters": parameters, "running": statistics, "samples": samples},
         }
-        node |= dict.fromkeys(("model", "data", "partition", "stop", "cluster"))
+        node |= dict.fromkeys(("model", "data", "partition", "stop")) | {"cluster": {"name": CLUSTER}}
         said = compose.task_words(cfg.hydra)
         checked = resolve(node, said, dict(cfg.hydra.runtime.choices))
     except MISTAKES as error:
