@@ -57,7 +57,7 @@ def test_any_matrix(process_groups, kind, v, tau):
     elif kind == "blocks":
         W *= np.kron(np.eye(2), np.ones((n, n)))[::2, ::2][:n, :n] + np.eye(n)
     W /= W.sum(1, keepdims=True)
-    more = (f"tau={tau}", f"algo.v={v}", written(W), "algo.allow_disconnected=true")
+    more = (f"tau={tau}", f"algo.v={v}", written(W), "algo.allow_disconnected=true", "steps=11")
     words = (*QUADRATIC, "algo=cooperative", *more)
     expected = oracle.cooperative(problem(words), W.tolist(), v)
     played = {p: play(process_groups, p, *words) for p in (1, 2, 4)}
@@ -74,7 +74,7 @@ PAIRS = [(t, w) for t in TOPOLOGIES for w in WEIGHTS if t != "exponential" or w 
 
 @pytest.mark.parametrize(("topology", "weights"), PAIRS)
 def test_every_topology_is_its_matrix(process_groups, topology, weights):
-    words = (*QUADRATIC, "algo=dpsgd", "tau=2", f"topology={topology}", f"algo.weights={weights}")
+    words = (*QUADRATIC, "algo=dpsgd", "tau=2", f"topology={topology}", f"algo.weights={weights}", "steps=9")
     settings = settle(words)
     W = arrays.factors(Parts(settings).strategy.schedule, 8, 0)[0]
     expected = oracle.cooperative(problem(words), W.tolist())
@@ -88,7 +88,8 @@ def test_edges_in_odd_worlds_and_any_order(process_groups, processes):
     for _ in range(5):  # directed and irregular: some processes only send, some only receive, none in rank order
         W = rng.random((processes, processes)) * (rng.random((processes, processes)) < 0.4) + np.eye(processes)
         W /= W.sum(1, keepdims=True)
-        words = (*QUADRATIC, f"workers={processes}", "algo=cooperative", "tau=1", written(W), "algo.allow_disconnected=true")
+        words = (*QUADRATIC, f"workers={processes}", "steps=6", "algo=cooperative", "tau=1", written(W))
+        words += ("algo.allow_disconnected=true",)
         np.testing.assert_allclose(
             play(process_groups, processes, *words).x, oracle.cooperative(problem(words), W.tolist()), **EXACT
         )

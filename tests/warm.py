@@ -10,8 +10,8 @@ import gc
 
 import hydra
 
-from coopsgd.commands.compose import register_schema
 from coopsgd.run import pictures
+from coopsgd.setup.compose import register_schema
 
 register_schema()
 with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
