@@ -12,7 +12,7 @@ from conftest import HANG
 SCRIPT = Path(__file__).parents[1] / "scripts" / "stress_launch.py"
 
 
-@pytest.mark.parametrize("launches", [5, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("launches", [4, pytest.param(300, marks=pytest.mark.slow)])
 def test_launches_in_a_row_under_load(launches):
     done = subprocess.run(
         [sys.executable, SCRIPT, f"--launches={launches}", f"--limit={HANG}"],

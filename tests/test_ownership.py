@@ -13,10 +13,10 @@ from conftest import HANG, OWNER
 from running import linux, until
 
 TESTS = '''
-import json, os, subprocess, sys, time
+import functools, json, os, subprocess, sys, time
 from pathlib import Path
 from conftest import WARM
-from running import LONG, alive, children
+from running import LONG, alive, slow_steps
 
 NEEDED = ["coopsgd.commands.train.command", "coopsgd.run.launch", "conftest", "running"]
 WARM.set_forkserver_preload(NEEDED)
@@ -33,7 +33,8 @@ time.sleep(1e9)
 
 def start(started, tmp_path):
     """An endless run in 4 processes, a daemon with a session of its own, a fork of pytest, and the command."""
-    command = started("train", *LONG, "processes=4", "hydra.run.dir=r")
+    slowly = functools.partial(slow_steps, 0.003)
+    command = started("train", *LONG, "processes=4", "hydra.run.dir=r", first=slowly)
     workers = command.at_work()
     subprocess.run([sys.executable, "-S", "-c", DAEMON], cwd=tmp_path, check=True)
     while not ((tmp_path / "daemon").exists() and (tmp_path / "daemon").read_text().endswith("\\n")):
