@@ -7,7 +7,6 @@ that started them (ownership.py). What a test waits for has HANG seconds: so muc
 
 from __future__ import annotations
 
-import gc
 import io
 import logging
 import multiprocessing
@@ -32,7 +31,9 @@ import torch
 from ownership import Owner
 
 import coopsgd
+from coopsgd.host import collector
 
+collector.rest()  # until all is collected
 torch.set_num_threads(1)
 WARM = multiprocessing.get_context("forkserver")
 MODULES = [m.name for m in pkgutil.walk_packages(coopsgd.__path__, "coopsgd.") if not m.name.endswith("__main__")]
@@ -174,9 +175,8 @@ def _answer(pipe: Any, function: Any, arguments: tuple[Any, ...]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported and collected stays: no look for garbage goes through it again."""
-    gc.collect()
-    gc.freeze()
+    """What is imported and collected stays: no look for garbage goes through it."""
+    collector.wake()
 
 
 @pytest.fixture(autouse=True, scope="session")

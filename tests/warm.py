@@ -10,6 +10,7 @@ import gc
 
 import hydra
 
+from coopsgd.host import collector
 from coopsgd.run import pictures
 from coopsgd.setup.compose import register_schema
 
@@ -18,4 +19,4 @@ with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
     hydra.compose("config", ["algo=easgd", "tau=4", "hydra.run.dir=r"], return_hydra_config=True)
 pictures.get_ready()
 gc.collect()
-gc.freeze()
+collector.wake()
