@@ -71,7 +71,7 @@ class Cooperation(Observer):
         models: list[Any] = [*model] if isinstance(model, list | tuple) else [model]
         optimizers: list[Any] = [*optimizer] if isinstance(optimizer, list | tuple) else [optimizer]
         device = next((p.device for m in models if isinstance(m, nn.Module) for p in m.parameters()), torch.device("cpu"))
-        self.rank, self.processes = world.join(device)
+        self.rank, self.processes = world.join(device, timeout)
         self._model, self._modules, self._parts, self.notes = self._made(model, models, optimizers, words, samples)
         strategy, config = self._parts.strategy, self._parts.config
         layout = layout_of(strategy.schedule, config.workers, self.processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
@@ -24,15 +25,17 @@ UNDER_WAY: set[Any] = set()  # messages that nobody has waited for: gloo hangs i
 SLICE = 0.5  # seconds between two looks at who has ended
 
 
-def join(device: torch.device) -> tuple[int, int]:
+def join(device: torch.device, timeout: float) -> tuple[int, int]:
     """(rank, size) of the default process group, which is made where torchrun has started this process and there is none yet.
 
-    (0, 1) in a process of no group. ConfigError when the group cannot move what is on this device.
+    One that is made here waits `timeout` seconds for a process, and ends with the program. (0, 1) in a process of no group.
+    ConfigError when the group cannot move what is on this device.
     """
     if not dist.is_initialized():
         if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             return 0, 1
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+        atexit.register(_end)
     moves = str(dist.distributed_c10d._get_default_group()._device_types)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if f"'{device.type}'" not in moves or (device.type == "cuda" and "nccl" not in str(dist.get_backend_config())):
@@ -41,6 +44,12 @@ def join(device: torch.device) -> tuple[int, int]:
             f'torch.distributed.init_process_group("{backend}")'
         )
     return dist.get_rank(), dist.get_world_size()
+
+
+def _end() -> None:
+    """End the group: gloo's threads, when they outlive the interpreter, sometimes end it by SIGABRT."""
+    if dist.is_initialized() and not World.broken:  # a message that did not come would be waited for once more
+        dist.destroy_process_group()
 
 
 def everybody(mine: Any) -> list[Any]:
@@ -71,6 +80,7 @@ class World(Processes):
     """
 
     _made = 0  # in this process, and in the same order in all of them
+    broken = False  # has one of them waited in vain?
 
     def __init__(self, layout: plans.Layout, rank: int, timeout: float) -> None:
         super().__init__(layout, rank, timeout, Waits(timeout))
@@ -156,6 +166,7 @@ class World(Processes):
             else:  # of nccl it is the stream that waits, as long as the group's own timeout says
                 work.wait()
         except RuntimeError as error:
+            World.broken = True
             now = self._waits.now
             missing = self._missing("stuck", str(now))
             why = re.sub(r"^\[\S+:\d+\] ", "", str(error).strip().partition("\n")[0]).partition(". ")[0]
