@@ -40,7 +40,7 @@ Cooperation(model, torch.optim.SGD(model.parameters(), lr=0.1), "algo=pasgd")
 """
 
 
-@pytest.mark.parametrize("whose", ["own", "ours"])
+@pytest.mark.parametrize("whose", [pytest.param("own", marks=pytest.mark.slow), "ours"])
 def test_a_group_that_was_made_here_is_ended_here(whose):
     """One that outlives the interpreter ended 2 of 11 programs by SIGABRT, when all was done, on a busy machine."""
     started = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
