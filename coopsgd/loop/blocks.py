@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from coopsgd.fleet.base import Pending
-from coopsgd.loop.saved import ByRow
+from coopsgd.loop.saved import ByRow, placed
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Fleet
@@ -51,6 +51,13 @@ def blocks_of(x: Any) -> tuple[Tensor, ...]:
 def by_row(x: Any) -> Any:
     """Rows, marked for a checkpoint."""
     return [ByRow([one]) for one in x] if isinstance(x, Blocks) else ByRow([x])
+
+
+def like(tree: Any, x: Any) -> Any:
+    """What was saved of these rows, or of a strategy's state beside them, brought to where they are; of blocks a list."""
+    if not isinstance(x, Blocks):
+        return placed(tree, x.device)
+    return [placed(one, block.device) for one, block in zip(tree, x, strict=True)]
 
 
 class Blockwise:

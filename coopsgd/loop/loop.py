@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from coopsgd.errors import RunFailed
-from coopsgd.loop.blocks import Blocks, Blockwise, each, waited
+from coopsgd.loop.blocks import Blocks, Blockwise, blocks_of, each, like, waited
 from coopsgd.loop.inner import Inner
 from coopsgd.loop.rounds import Rounds
 from coopsgd.loop.saved import NotSaved, flatten, homes, inflate, marked, placed
@@ -167,7 +167,7 @@ class Loop:
 
     def _restore(self, tree: dict[str, Any]) -> None:
         st, clock = self.state, self.fleet.clock
-        tree = tree | {name: placed(tree[name], st.x.device) for name in ("s", "losses", "flight")}
+        tree = tree | {"s": like(tree["s"], st.x), "losses": placed(tree["losses"], blocks_of(st.x)[0].device)}
         st.x.copy_(tree["x"])
         if st.stats is not None:
             st.stats.copy_(tree["stats"])
@@ -181,8 +181,10 @@ class Loop:
             flight = tree["flight"]
             if clock:
                 clock.restore(flight["clock"])
-            sent = Blocks(flight["sent"]) if isinstance(st.x, Blocks) else flight["sent"]
-            st.flight = self._sent(flight["t"], sent, flight["s"], flight["companions"])
+            beside = [x.to(y) for x, y in zip(flight["companions"], self._companions(flight["t"]), strict=True)]
+            sent = like(flight["sent"], st.x)
+            sent = Blocks(sent) if isinstance(st.x, Blocks) else sent
+            st.flight = self._sent(flight["t"], sent, like(flight["s"], st.x), beside)
         st.ledger.restore(tree["ledger"])
         if clock:
             clock.restore(tree["clock"])
