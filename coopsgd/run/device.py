@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from coopsgd.errors import RunFailed
+from coopsgd.errors import ConfigError, RunFailed
 
 
 def ready(name: str) -> torch.device:
@@ -17,9 +17,16 @@ def ready(name: str) -> torch.device:
 
     With a GPU torch is told, for the whole process, that what is computed twice is to have the same bits twice, where it
     knows how, and that float32 is not tf32, which convolutions would use. Where torch does not know how, it warns.
+
+    ConfigError when this host has not so many GPUs.
     """
     if name == "cpu":
         return torch.device("cpu")
+    gpus, mates = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not gpus:
+        raise ConfigError("device: cuda was asked for, but torch sees no GPU here; freeze a folder with device=cpu")
+    if mates > gpus:
+        raise ConfigError(f"processes: nccl takes one process a GPU, got {mates} for {gpus} on this host; start {gpus} here")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it products may differ from one time to the next
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -28,7 +35,7 @@ def ready(name: str) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     # it adds in any order only where windows overlap
     warnings.filterwarnings("ignore", message="max_pool2d_with_indices_backward_cuda does not have a deterministic")
-    index = int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
+    index = int(os.environ.get("LOCAL_RANK", "0")) % gpus
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
@@ -40,4 +47,4 @@ def not_full() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         why = str(error).split(" If reserved")[0].split("Including")[0].strip()
-        raise RunFailed(f"the GPU's memory is full ({why}) lower workers or batch_size, or use device=cpu") from error
+        raise RunFailed(f"the GPU's memory is full ({why}); lower workers or batch_size, or use device=cpu") from error
