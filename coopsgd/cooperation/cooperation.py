@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
+import json
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -72,11 +73,15 @@ class Cooperation(Observer):
         optimizers: list[Any] = [*optimizer] if isinstance(optimizer, list | tuple) else [optimizer]
         device = next((p.device for m in models if isinstance(m, nn.Module) for p in m.parameters()), torch.device("cpu"))
         self.rank, self.processes = world.join(device, timeout)
+        self._notices = world.Notices(self.rank, self.processes, timeout) if self.processes > 1 else None
+        if self._notices is not None:
+            atexit.register(self._notices.leave)
         self._model, self._modules, self._parts, self.notes = self._made(model, models, optimizers, words, samples)
         strategy, config = self._parts.strategy, self._parts.config
         layout = layout_of(strategy.schedule, config.workers, self.processes)
-        limit = timeout if config.timeout == "auto" else config.timeout
-        self._fleet: Stacked = world.World(layout, self.rank, limit) if self.processes > 1 else Stacked(layout)
+        if self._notices is not None and config.timeout != "auto":
+            self._notices.timeout = config.timeout
+        self._fleet: Stacked = Stacked(layout) if self._notices is None else world.World(layout, self._notices)
         self._clock = Wall(self._of_first)
         self._fleet.clock = self._clock  # type: ignore[assignment]
         self._modules.same_rest(world.spread if self.processes > 1 else None)
@@ -90,8 +95,6 @@ class Cooperation(Observer):
         if self.rank == 0:
             for note in self.notes:
                 warnings.warn(f"coopsgd: {note}", stacklevel=2)
-        if isinstance(self._fleet, world.World):
-            atexit.register(_leave, weakref.ref(self._fleet))
         self._ahead()
 
     def _made(
@@ -100,7 +103,7 @@ class Cooperation(Observer):
         """The parts, the same in every process. ConfigError in all of them when one cannot be made in one, or differs."""
         mine: dict[str, Any] = {}
         found: Any = None
-        shares = world.everybody(samples) if self.processes > 1 else [samples]
+        shares = self._everybody(samples)
         try:
             modules = Modules(models)
             refuse_optimizers(optimizers, models)
@@ -112,12 +115,14 @@ class Cooperation(Observer):
             mine["words"] = [f"{key}={value}" for key, value in sorted(trained(parts).items())]
         except ConfigError as error:
             mine["error"] = str(error)
-        everyone = world.everybody(mine) if self.processes > 1 else [mine]
+        everyone = [mine]
+        if len(set(self._everybody(hashlib.sha256(json.dumps(mine).encode()).hexdigest()))) > 1 or "error" in mine:
+            everyone = self._everybody(mine)
         errors = {q: one["error"] for q, one in enumerate(everyone) if "error" in one}
         if errors:
             q, line = next(iter(errors.items()))
             raise ConfigError(line if len(errors) == self.processes else f"rank {q}: {line}")
-        for what, first in everyone[0].items():
+        for what, first in everyone[0].items() if len(everyone) > 1 else ():
             if others := [q for q, one in enumerate(everyone) if one[what] != first]:
                 ranks = f"rank{'s' * (len(others) > 1)} {', '.join(map(str, others))}"
                 how = difference(everyone[others[0]][what], first)
@@ -151,6 +156,8 @@ class Cooperation(Observer):
     def _finished(self) -> bool:
         self._communicated = False
         self._loop.finish()
+        if self._notices is not None:
+            self._notices.step = self.steps
         self._ahead()
         for writer, every in self._writers:
             if self.rank == 0 and self.steps % every == 0:
@@ -197,15 +204,15 @@ class Cooperation(Observer):
         if not isinstance(self._fleet, world.World):
             yield
             return
-        self._joining, fleet = True, self._fleet
+        self._joining, fleet, notices = True, self._fleet, self._fleet.notices
         fleet.meet("join")
-        fleet.post("round", "-1")
+        notices.post("round", "-1")
         fleet.meet("join")
         try:
             yield
-            fleet.post("round", f"{self._round} ended")
+            notices.post("round", f"{self._round} ended")
             self._modules.resting = True
-            while not self._at_boundary or fleet.others_reach("round", self._round + 1):
+            while not self._at_boundary or notices.others_reach("round", self._round + 1):
                 self._loop.begin()
                 self._finished()
         finally:
@@ -225,8 +232,8 @@ class Cooperation(Observer):
 
     def _running(self) -> None:
         """Tell those who have ended that this process takes a step of the round."""
-        if self._joining and self._at_boundary and isinstance(self._fleet, world.World):
-            self._fleet.post("round", f"{self._loop.state.rounds.r}")
+        if self._joining and self._at_boundary and self._notices is not None:
+            self._notices.post("round", f"{self._loop.state.rounds.r}")
 
     # looking
 
@@ -338,6 +345,12 @@ class Cooperation(Observer):
         if isinstance(self._fleet, world.World):
             self._fleet.meet(what)
 
+    def _everybody(self, mine: Any) -> list[Any]:
+        """What each process says, by rank; in JSON."""
+        if self._notices is None:
+            return [mine]
+        return [json.loads(one) for one in self._notices.everybody(json.dumps(mine), "making a Cooperation")]
+
     def _of_first(self, seconds: float) -> float:
         """Rank 0's."""
         return float(self._fleet.total(torch.tensor([seconds * (self.rank == 0)], dtype=torch.float64)))
@@ -356,9 +369,3 @@ def _each(shares: list[Any], models: int) -> list[int] | None:
         if len(mine) != models or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in mine):
             raise ConfigError(f"samples: a whole number of at least 1 for each model and process, got {shares[q]} in rank {q}")
     return [n for mine in flat for n in mine]
-
-
-def _leave(fleet: weakref.ref[world.World]) -> None:
-    """At the end of the process: those who still wait for it are told."""
-    if (still := fleet()) is not None:
-        still.post("ended", str(still.step))

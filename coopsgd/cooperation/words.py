@@ -85,10 +85,20 @@ def _flat(one: Any) -> Iterator[str]:
     elif isinstance(one, os.PathLike) or (isinstance(one, str) and re.search(r"\.ya?ml$", one) and "=" not in one):
         yield from _of_mapping(yamls.keys(Path(one)))
     elif isinstance(one, str):
-        line = shlex.split(one) if one.split()[:2] == ["coopsgd", "train"] else [one]
-        yield from line[2:] if len(line) > 1 else line
+        yield from _of_line(one)
     else:
         raise ConfigError(f"words: each is a word as in 'tau=4', a dict or the path of a yaml, got {type(one).__name__}")
+
+
+def _of_line(line: str) -> Sequence[str]:
+    """One word, several, or a whole `coopsgd train ...` line."""
+    try:
+        parts = shlex.split(line)
+    except ValueError:
+        return [line]
+    if parts[:2] == ["coopsgd", "train"]:
+        return parts[2:]
+    return parts if len(parts) > 1 and all(re.match(r"[~+]*\w[\w.@/]*(=|$)", part) for part in parts) else [line]
 
 
 def _of_mapping(found: Mapping[Any, Any]) -> Iterator[str]:

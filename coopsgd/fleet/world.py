@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -43,6 +43,8 @@ def join(device: torch.device, timeout: float) -> tuple[int, int]:
             f"the model is on {device.type}, and the process group ({dist.get_backend()}) moves no models there; make it by "
             f'torch.distributed.init_process_group("{backend}")'
         )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # on which nccl sends what is no tensor
     return dist.get_rank(), dist.get_world_size()
 
 
@@ -50,13 +52,6 @@ def _end() -> None:
     """End the group: gloo's threads, when they outlive the interpreter, sometimes end it by SIGABRT."""
     if dist.is_initialized() and not World.broken:  # a message that did not come would be waited for once more
         dist.destroy_process_group()
-
-
-def everybody(mine: Any) -> list[Any]:
-    """What each process has to say, by rank."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return found
 
 
 def everybody_at_first(mine: Any) -> list[Any] | None:
@@ -71,27 +66,26 @@ def spread(x: Tensor) -> None:
     dist.broadcast(x, 0)
 
 
-class World(Processes):
-    """A fleet in the default process group that nobody watches from outside: who does not come to a verb is named by those who
-    wait for it.
+class Notices:
+    """What the processes of a group tell each other over its store, which is no collective: nobody hangs whom another does not
+    hear.
 
-    They tell each other over the group's store, only when there is something to tell. timeout: seconds that a process may keep
-    the others waiting.
+    timeout: seconds that one may keep the others waiting.
     """
 
-    _made = 0  # in this process, and in the same order in all of them
-    broken = False  # has one of them waited in vain?
+    made = 0  # in this process, and in the same order in all of them
 
-    def __init__(self, layout: plans.Layout, rank: int, timeout: float) -> None:
-        super().__init__(layout, rank, timeout, Waits(timeout))
-        World._made += 1
-        self.tag = World._made  # a message that one has left on the way is not taken for another's
-        self._store = dist.PrefixStore(f"coopsgd/{World._made}", dist.distributed_c10d._get_default_store())
-        self._limit, self._meetings = timedelta(seconds=timeout), 0
+    def __init__(self, rank: int, processes: int, timeout: float) -> None:
+        Notices.made += 1
+        self.rank, self.processes, self.timeout, self.number = rank, processes, timeout, Notices.made
+        self.step = 0  # local steps done, for who asks when this process has ended
+        self._store = dist.PrefixStore(f"coopsgd/{self.number}", dist.distributed_c10d._get_default_store())
+        self._rounds = 0
 
     @property
-    def _others(self) -> list[int]:
-        return [q for q in range(self.layout.processes) if q != self.rank]
+    def others(self) -> list[int]:
+        """The other processes."""
+        return [q for q in range(self.processes) if q != self.rank]
 
     def post(self, what: str, value: str) -> None:
         """Tell whoever asks for `what` of this process; nobody, when whoever kept the store has gone."""
@@ -105,42 +99,64 @@ class World(Processes):
             return str(self._store.get(key).decode()) if self._store.check([key]) else None
         return None
 
-    def meet(self, what: str) -> None:
-        """Return when every process has come here after the same step. RunFailed names those that have not."""
-        self._meetings += 1
-        serial, end = f"meet {self._meetings}", time.monotonic() + self._limit.total_seconds()
-        self.post(serial, f"{what} after step {self.step}")
-        while not self._all_there(serial):
-            missing = [q for q in self._others if self.posted(serial, q) is None]
+    def everybody(self, mine: str, doing: str) -> list[str]:
+        """What each process says when it comes here, by rank. RunFailed names those that do not. doing: what all should."""
+        self._rounds += 1
+        what, end = f"round {self._rounds}", time.monotonic() + self.timeout
+        self.post(what, mine)
+        while not self._all_there(what):
+            missing = [q for q in self.others if self.posted(what, q) is None]
             if missing and (time.monotonic() > end or any(self.posted("ended", q) for q in missing)):
-                raise RunFailed(f"{what} after step {self.step}: {self._where(missing)}; every process must call it{ENDS}")
-        said = [self.posted(serial, q) for q in range(self.layout.processes)]
+                raise RunFailed(f"{doing}: {self.where(missing)}; every process must do the same")
+        said = [self.posted(what, q) or "" for q in range(self.processes)]
         with contextlib.suppress(RuntimeError):
-            self._store.delete_key(f"meet {self._meetings - 1}/{self.rank}")  # all have seen it: they came here
-        if len(set(said)) > 1:
-            places = ", ".join(f"rank {q} is at {one}" for q, one in enumerate(said))
-            raise RunFailed(f"{what}: every process must call it after the same step, but {places}{ENDS}")
+            self._store.delete_key(f"round {self._rounds - 1}/{self.rank}")  # all have read it: they came here
+        return said
 
     def others_reach(self, what: str, least: int) -> bool:
         """Does another process come to `least` of what all count and post, as a number, with " ended" behind the last?
 
         Returns when it is known. RunFailed when one says nothing any more.
         """
-        end = time.monotonic() + self._limit.total_seconds()
+        end = time.monotonic() + self.timeout
         while True:
-            said = {q: (self.posted(what, q) or "-1").partition(" ") for q in self._others}
+            said = {q: (self.posted(what, q) or "-1").partition(" ") for q in self.others}
             if any(int(number) >= least for number, _, _ in said.values()):
                 return True
             silent = [q for q, (_, _, ended) in said.items() if not ended]
             if not silent:
                 return False
             if time.monotonic() > end or any(self.posted("ended", q) for q in silent):
-                raise RunFailed(f"join after step {self.step}: {self._where(silent)}")
+                raise RunFailed(f"join after step {self.step}: {self.where(silent)}")
             time.sleep(0.005)
 
-    def _all_there(self, serial: str) -> bool:
+    def missing(self, what: str, value: str) -> list[int]:
+        """The processes that do not tell of the same within some seconds."""
+        self.post(what, value)
+        end = time.monotonic() + GRACE
+        while True:
+            missing = [q for q in self.others if self.posted(what, q) is None]
+            gone = [q for q in missing if self.posted("ended", q) is not None]
+            if gone or not missing or time.monotonic() > end:
+                return gone or missing
+            time.sleep(0.05)
+
+    def where(self, ranks: Iterable[int]) -> str:
+        """What is known of these processes."""
+        ended = {q: self.posted("ended", q) for q in ranks}
+        found = [f"rank {q} has ended after step {k}" if k else f"rank {q} did not come" for q, k in ended.items()]
+        if not found:
+            return "all processes are there, but one waited no longer, or the connection between two of them broke"
+        uneven = "; where some have less data than others, wrap the loop in `with coop.join():`" * any(ended.values())
+        return " and ".join(found) + uneven
+
+    def leave(self) -> None:
+        """At the end of the process: those who still wait for it are told."""
+        self.post("ended", str(self.step))
+
+    def _all_there(self, what: str) -> bool:
         """Have all others come, at the latest in SLICE seconds? (A `wait` of the store that is in vain is told by torch.)"""
-        keys, end, pause = [f"{serial}/{q}" for q in self._others], time.monotonic() + SLICE, 0.0002
+        keys, end, pause = [f"{what}/{q}" for q in self.others], time.monotonic() + SLICE, 0.0002
         while not self._has(keys):
             if time.monotonic() > end:
                 return False
@@ -153,6 +169,26 @@ class World(Processes):
             return bool(self._store.check(keys))
         return False
 
+
+class World(Processes):
+    """A fleet in the default process group that nobody watches from outside: who does not come to a verb is named by those who
+    wait for it.
+    """
+
+    broken = False  # has one of them waited in vain?
+
+    def __init__(self, layout: plans.Layout, notices: Notices) -> None:
+        super().__init__(layout, notices.rank, notices.timeout, Waits(notices.timeout))
+        self.tag = notices.number  # a message that another fleet has left on the way is not taken for one of this
+        self.notices, self._limit = notices, timedelta(seconds=notices.timeout)
+
+    def meet(self, what: str) -> None:
+        """Return when every process has come here after the same step. RunFailed names those that have not."""
+        said = self.notices.everybody(f"{what} after step {self.step}", f"{what} after step {self.step}")
+        if len(set(said)) > 1:
+            places = ", ".join(f"rank {q} is at {one}" for q, one in enumerate(said))
+            raise RunFailed(f"{what}: every process must call it after the same step, but {places}")
+
     def _post(self, receives: list[tuple[Tensor, int]], sends: list[tuple[Tensor, int]]) -> list[Any]:
         started = super()._post(receives, sends)
         UNDER_WAY.update(started)
@@ -160,6 +196,7 @@ class World(Processes):
 
     def _done(self, work: Any) -> None:
         UNDER_WAY.discard(work)
+        self.notices.step = self.step
         try:
             if dist.get_backend() == "gloo":
                 work.wait(self._limit)
@@ -168,28 +205,6 @@ class World(Processes):
         except RuntimeError as error:
             World.broken = True
             now = self._waits.now
-            missing = self._missing("stuck", str(now))
+            missing = self.notices.missing("stuck", str(now))
             why = re.sub(r"^\[\S+:\d+\] ", "", str(error).strip().partition("\n")[0]).partition(". ")[0]
-            raise RunFailed(f"{now}: {self._where(missing)}{ENDS} (torch: {why})") from error
-
-    def _missing(self, what: str, value: str) -> list[int]:
-        """The processes that do not tell of the same within some seconds."""
-        self.post(what, value)
-        end = time.monotonic() + GRACE
-        while True:
-            missing = [q for q in self._others if self.posted(what, q) is None]
-            gone = [q for q in missing if self.posted("ended", q) is not None]
-            if gone or not missing or time.monotonic() > end:
-                return gone or missing
-            time.sleep(0.05)
-
-    def _where(self, ranks: Iterable[int]) -> str:
-        """What is known of these processes."""
-        found: Sequence[str] = [
-            f"rank {q} has ended after step {step}" if (step := self.posted("ended", q)) else f"rank {q} did not come"
-            for q in ranks
-        ]
-        return " and ".join(found) or "all processes are there, but the connection between two of them broke"
-
-
-ENDS = "; where some have less data than others, wrap the loop in `with coop.join():`"
+            raise RunFailed(f"{now}: {self.notices.where(missing)} (torch: {why})") from error

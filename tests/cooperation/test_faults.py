@@ -101,6 +101,19 @@ def test_a_process_that_stands_still():
     assert "the mix of step 4: rank 1 did not come" in said[0].message
 
 
+def never_comes(rank: int) -> Any:
+    if rank == 1:
+        time.sleep(8)
+        return
+    Loop(rank, "algo=pasgd", timeout=3)
+
+
+def test_a_process_that_makes_no_cooperation():
+    said = run(2, never_comes)
+    assert said[0].kind == "RunFailed"
+    assert said[0].message == "making a Cooperation: rank 1 did not come; every process must do the same"
+
+
 def elsewhere(rank: int, what: str) -> Any:
     loop = Loop(rank, "algo=pasgd", "tau=4", timeout=3)
     loop.take(3 if rank else 2)
@@ -113,7 +126,7 @@ def elsewhere(rank: int, what: str) -> Any:
 def test_an_answer_that_not_all_ask_for():
     said = run(2, elsewhere, "one")
     assert said[0].kind == "RunFailed"
-    assert said[0].message.startswith("answer after step 2: rank 1 did not come; every process must call it")
+    assert said[0].message.startswith("answer after step 2: rank 1 did not come; every process must do the same")
 
 
 def test_an_answer_at_different_steps():

@@ -35,7 +35,14 @@ def test_the_words_may_be_a_line_a_dict_or_a_yaml(tmp_path, cli):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.dump({"algo": {"name": "dpsgd", "weights": "uniform"}, **nested}))
     assert cli("train", *words, "workers=2", "task=quadratic", "steps=2", "hydra.run.dir=run").code == 0
-    makes: list[Any] = [words, (line,), ({"algo": "dpsgd", "algo.weights": "uniform", **nested},), (path,), (str(path),)]
+    makes: list[Any] = [
+        words,
+        (line,),
+        (" ".join(words),),
+        ({"algo": "dpsgd", "algo.weights": "uniform", **nested},),
+        (path,),
+        (str(path),),
+    ]
     makes.append((str(tmp_path / "run" / "config.yaml"),))
     found = []
     for given in makes:
