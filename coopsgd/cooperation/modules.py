@@ -14,6 +14,7 @@ from coopsgd.cooperation.refusals import refuse_modules, structure
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.loop.blocks import Blocks, blocks_of
 from coopsgd.models.base import is_statistic
+from coopsgd.tasks.gradients import ALIGNMENT
 
 
 @dataclass(eq=False)
@@ -72,12 +73,12 @@ class Modules:
     @property
     def d(self) -> int:
         """Numbers in a row."""
-        return sum(held.tensor.numel() for part in self._trained[0] for held in part)
+        return sum(_taken(held.tensor) for part in self._trained[0] for held in part)
 
     @property
     def b(self) -> int:
         """Running statistics of a module."""
-        return sum(held.tensor.numel() for held in self._kept[0])
+        return sum(_taken(held.tensor) for held in self._kept[0])
 
     def structure(self) -> list[str]:
         """One line a tensor, the same in every process whose modules are alike."""
@@ -205,21 +206,30 @@ def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.device]:
 
 
 def _laid(every: list[Held]) -> list[Held]:
-    """The same, one behind the other in a row, each with its own strides where these leave no holes."""
+    """The same, one behind the other in a row, each with its own strides where these leave no holes.
+
+    On a GPU each begins at a multiple of 16 bytes, and so does the row behind: some of cuDNN's kernels take nothing else.
+    """
     at = 0
     for held in every:
         x = held.tensor
         last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
         dense = x.numel() > 0 and last + 1 == x.numel()
         held.at, held.stride = at, x.stride() if dense else torch.empty(x.shape, device="meta").stride()
-        at += x.numel()
+        at += _taken(x)
     return every
+
+
+def _taken(x: Tensor) -> int:
+    """Numbers of a row that a tensor takes."""
+    numbers = max(1, ALIGNMENT // x.element_size()) if x.is_cuda else 1
+    return -(-x.numel() // numbers) * numbers
 
 
 def _joined(every: list[Held]) -> Tensor:
     """(d,) a copy of them."""
     first = every[0].tensor
-    row = torch.zeros(sum(held.tensor.numel() for held in every), dtype=first.dtype, device=first.device)
+    row = torch.zeros(sum(_taken(held.tensor) for held in every), dtype=first.dtype, device=first.device)
     for held in every:
         held.of(row).copy_(held.tensor.detach())
     return row

@@ -37,8 +37,8 @@ def structure(module: nn.Module) -> list[str]:
     """One line a tensor, which says all that decides where it lies in a row."""
     found = []
     for name, p in module.named_parameters():
-        frozen = "" if p.requires_grad else ", frozen"
-        found.append(f"{name} {tuple(p.shape)} {_word(p.dtype)}, strides {p.stride()}{frozen}")
+        more = ("" if p.requires_grad else ", frozen") + (f", on {p.device.type}" if p.device.type != "cpu" else "")
+        found.append(f"{name} {tuple(p.shape)} {_word(p.dtype)}, strides {p.stride()}{more}")
     return found + [f"{name} {tuple(b.shape)} {_word(b.dtype)}, a buffer" for name, b in module.named_buffers()]
 
 

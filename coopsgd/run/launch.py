@@ -274,7 +274,7 @@ class Agent(LocalElasticAgent):
         there = any(path.stat().st_size for path in self._logs.glob("rank*.*"))
         return f"; its output is in {self._logs}" if there else ""
 
-    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+    def _shutdown(self, *given: Any, **named: Any) -> None:  # of torch, which takes other arguments in each version
         """End the workers: at once, but those past the last step may finish, if not stopped, unless a second signal comes."""
         begun, signalled = time.monotonic(), False
         while running := [rank for rank, process in enumerate(self._processes) if process.exitcode is None]:
@@ -289,7 +289,7 @@ class Agent(LocalElasticAgent):
                     os.kill(self._processes[rank].pid, signal.SIGCONT)  # a stopped one hears of it then
             signalled = True
             time.sleep(INTERVAL / 4)
-        super()._shutdown(death_sig, timeout)
+        super()._shutdown(*given, **named)
 
 
 def _is_stopped(pid: int) -> bool:

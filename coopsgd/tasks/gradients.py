@@ -14,6 +14,7 @@ from coopsgd.models.base import is_statistic
 from coopsgd.tasks.base import Place
 from coopsgd.tasks.engines.base import cross_entropy
 
+ALIGNMENT = 16  # bytes
 SMALL = 1 << 16  # numbers of a tensor that is looked at
 DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 
@@ -41,6 +42,10 @@ class Bound:
         self.b = sum(s.numel() for s in self._statistics)
         self._first = _joined(self._statistics) if self.b else None
         self._first_others = [other.clone() for other in self._others]
+        norms = {id(x) for norm in _norms(module) for x in (norm.weight, norm.bias, norm.running_mean, norm.running_var)}
+        self._of_norms = [id(p) in norms for p in self._parameters]
+        self._norms_buffers = norms
+        self._apart: list[tuple[Tensor, Tensor]] = []  # statistics that are where cuDNN takes them, and their places in the row
         self._hook: Any = None
         self._at: tuple[int, int] | None = None
         self._views: list[list[tuple[Tensor, Tensor | None]]] = []
@@ -103,11 +108,12 @@ class Bound:
     def row(self, i: int) -> nn.Module:
         """The module at row i, its gradients landing in gradient row i and its statistics in row i of theirs."""
         if self._at != (id(self._views), i):
-            for p, (value, into) in zip(self._parameters, self._views[i], strict=True):
-                p.data, p.grad = value, into
-            for buffer, value in self._beside[i] if self._beside else ():
-                buffer.data = value
-            self._at = (id(self._views), i)
+            apart = False
+            for p, (value, into), of_norm in zip(self._parameters, self._views[i], self._of_norms, strict=True):
+                p.data, p.grad = aligned(value) if of_norm else value, into
+                apart |= p.data_ptr() != value.data_ptr()
+            apart |= self._put(self._beside[i] if self._beside else ())
+            self._at = None if apart else (id(self._views), i)  # copies are made anew before each forward pass
         return self.module
 
     def elsewhere(self, model: Tensor, statistics: Tensor | None = None) -> nn.Module:
@@ -115,10 +121,9 @@ class Bound:
 
         Without statistics it has those it was made with.
         """
-        for p, value in zip(self._parameters, self._split(model[0]), strict=True):
-            p.data, p.grad = value, None
-        for buffer, value in self._state(None if statistics is None else statistics[0].clone()):
-            buffer.data = value
+        for p, value, of_norm in zip(self._parameters, self._split(model[0]), self._of_norms, strict=True):
+            p.data, p.grad = aligned(value) if of_norm else value, None
+        self._put(self._state(None if statistics is None else statistics[0].clone()))
         self._at = None
         return self.module
 
@@ -132,13 +137,24 @@ class Bound:
             norm.train()
         names = [name for name, p in module.named_parameters() if p.requires_grad]
         try:
-            return torch.func.functional_call(module, dict(zip(names, self._split(model[0]), strict=True)), inputs)
+            values = zip(names, self._split(model[0]), self._of_norms, strict=True)
+            given = {name: aligned(value) if of_norm else value for name, value, of_norm in values}
+            return torch.func.functional_call(module, given, inputs)
         finally:
             module.train()
 
     def look(self) -> Tensor:
         """(1, b) the statistics the module is at now."""
         return _joined(self._statistics)
+
+    def _put(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
+        """Make these buffers what they are to be; was one of them copied?"""
+        self._apart = []
+        for buffer, value in pairs:
+            buffer.data = aligned(value) if id(buffer) in self._norms_buffers else value
+            if buffer.data_ptr() != value.data_ptr():
+                self._apart.append((buffer, value))
+        return bool(self._apart)
 
     def _state(self, statistics: Tensor | None, others: Sequence[Tensor] | None = None) -> list[tuple[Tensor, Tensor]]:
         """Each buffer with what it is to be: a view of the row `statistics` (b,), one of `others`, else as it began."""
@@ -157,6 +173,8 @@ class Bound:
                 if now is not None:
                     buffer.data.copy_(now.detach())
                 owner._buffers[name] = buffer
+        for buffer, place in self._apart:
+            place.copy_(buffer.data)
 
     def _split(self, row: Tensor) -> list[Tensor]:
         parts = row.split([p.numel() for p in self._parameters])
@@ -171,6 +189,11 @@ class Bound:
             return part.view(shape)
         out, channels, height, width = shape
         return part.view(out, height, width, channels).permute(0, 3, 1, 2)
+
+
+def aligned(value: Tensor) -> Tensor:
+    """The view of a row, or a copy where cuDNN's BatchNorm cannot take it: it wants what it is given to begin at 16 bytes."""
+    return value.clone() if value.is_cuda and value.data_ptr() % ALIGNMENT else value
 
 
 def recalibrated(bound: Bound, model: Tensor, statistics: Tensor, batches: Iterable[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from written import SlowMo
 
 from coopsgd import Cooperation
+from coopsgd.cooperation import modules as layout
 from coopsgd.errors import ConfigError, RunFailed
 
 PASGD = ("algo=pasgd", "tau=1")
@@ -153,6 +154,21 @@ def test_strides_stay():
     fresh = make()
     assert torch.equal(models[1][0].weight, fresh[0].weight)
     assert models[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_row_with_gaps(monkeypatch):
+    """As modules lie on a GPU, each from a multiple of 16 bytes on: values are what they are without the gaps."""
+    monkeypatch.setattr(layout, "_taken", lambda x: -(-x.numel() // 4) * 4)
+    models, _, coop = pair(normed, "algo=dpsgd", "topology=ring", "tau=2")
+    monkeypatch.undo()
+    others, _, other = pair(normed, "algo=dpsgd", "topology=ring", "tau=2")
+    for k in range(5):
+        for pair_of, one in ((models, coop), (others, other)):
+            gradients(pair_of, k)
+            one.step()
+    for model, same in zip(models, others, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(model.state_dict().values(), same.state_dict().values(), strict=True))
+    assert coop.ledger.bytes > other.ledger.bytes
 
 
 class Mixed(nn.Module):

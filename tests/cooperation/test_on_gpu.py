@@ -114,7 +114,7 @@ class Mixed(nn.Module):
         return self
 
     def forward(self, x):
-        return self.b(self.norm(self.a(x.bfloat16()).float()).double()).cpu() * self.scale
+        return self.b(self.norm(self.a(x.to(self.a.weight)).float()).double()).cpu() * self.scale
 
 for words in ("algo=pasgd tau=1", "algo=dpsgd topology=ring tau=4 delay=2", "algo=fullsync"):
     loop = start("cuda", words, Mixed)

@@ -11,6 +11,8 @@ import pytest
 from faults import faulty
 from running import LONG, SHORT, held_save, linux, started, state, until  # noqa: F401  a fixture
 
+from coopsgd.run import launch
+
 pytestmark = linux
 
 
@@ -107,3 +109,14 @@ def test_a_worker_that_is_stopped_during_the_final_save_ends_the_run_too(started
     assert ended.code == (128 + number if number else 0) and "Traceback" not in ended.err, ended
     assert command.summary()["status"] == "completed"
     command.nothing_left()
+
+
+@pytest.mark.parametrize("given", [(), (15,), (15, 30)])
+def test_the_agents_end_is_told_what_torch_tells_it(monkeypatch, given):
+    """torch 2.11 hands over other arguments than 2.14: taken at their number, a command ended in a traceback, or never."""
+    told = []
+    monkeypatch.setattr(launch.LocalElasticAgent, "_shutdown", lambda self, *more: told.append(more))
+    agent = object.__new__(launch.Agent)
+    agent._processes = []
+    agent._shutdown(*given)
+    assert told == [given]
