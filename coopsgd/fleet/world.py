@@ -62,8 +62,12 @@ def everybody_at_first(mine: Any) -> list[Any] | None:
 
 
 def spread(x: Tensor) -> None:
-    """Make it what it is at rank 0."""
-    dist.broadcast(x, 0)
+    """Make it what it is at rank 0, whatever its numbers and strides are."""
+    if not x.numel():
+        return
+    sent = x.contiguous()  # a copy where its strides are others
+    dist.broadcast(sent.view(torch.uint8) if sent.ndim else sent.view(1).view(torch.uint8), 0)
+    x.copy_(sent)
 
 
 class Notices:

@@ -464,6 +464,35 @@ def _sharded(rank: int) -> str:
     return str(caught.value)
 
 
+class Odd(nn.Module):
+    """What is in no row: a frozen convolution channels last, and buffers of all kinds."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.linear, self.frozen = (
+            nn.Linear(2, 2),
+            nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last).requires_grad_(False),
+        )
+        self.register_buffer("mask", torch.rand(5) > 0.5)
+        self.register_buffer("count", torch.tensor(seed))
+        self.register_buffer("nothing", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("waves", torch.randn(3, dtype=torch.complex64))
+        self.register_buffer("never", torch.full((2,), -torch.inf))
+
+
+def odd(rank: int) -> dict[str, Any]:
+    model = Odd(rank)
+    Cooperation(model, torch.optim.SGD(model.linear.parameters(), lr=0.1), *PASGD)
+    return {name: x.numpy() for name, x in model.state_dict().items()}
+
+
+def test_what_is_in_no_row_is_that_of_the_first_process(process_groups):
+    expected = {name: x.numpy() for name, x in Odd(0).state_dict().items()}
+    for found in process_groups(2)(odd):
+        assert all(np.array_equal(found[name], x) for name, x in expected.items())
+
+
 def test_one_worker_alone_is_as_if_there_were_no_cooperation():
     model, reference = network(), network()
     optimizer, other = (torch.optim.Adam(m.parameters(), lr=0.1) for m in (model, reference))
