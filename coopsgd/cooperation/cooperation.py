@@ -88,7 +88,7 @@ class Cooperation(Observer):
         writes = type(strategy).direction is not Strategy.direction
         self._inner = Optimizers(optimizers, self._modules, writes, config.buffers == "average")
         self._loop = Loop(self._parts, self._fleet, self._modules, self._inner.at, observer=self)  # type: ignore[arg-type]
-        self._modules.losses = torch.zeros(self._fleet.local_rows, 1)
+        self._modules.losses = torch.zeros(self._fleet.local_rows, 1, device=blocks_of(self._loop.state.x)[0].device)
         self._writers: list[tuple[Any, int]] = []
         self._within = ""  # the block under way in which no step is taken
         self._joining = self._communicated = False
@@ -131,7 +131,7 @@ class Cooperation(Observer):
 
     # training
 
-    def step(self, loss: Any = None, scaler: Any = None, step: Callable[[], Any] | None = None) -> bool:
+    def step(self, *, loss: Any = None, scaler: Any = None, step: Callable[[], Any] | None = None) -> bool:
         """Call it where `optimizer.step()` was: a step along the gradients in the model, and the communication that is due.
 
         loss: this step's, for a period that looks at it (adacomm); of several models a list. scaler: a torch.amp.GradScaler,
@@ -144,12 +144,12 @@ class Cooperation(Observer):
         RunFailed, naming the process, when another one does not come to a communication.
         """
         self._refuse_within("step")
-        self._see(loss)
         if step is not None and len(self._fleet.workers) > 1:
             raise ConfigError("step: one function cannot take the steps of several models; leave step= out")
         self._inner.scaler, self._inner.take = scaler, step
-        self._loop.begin()
         self._running()
+        self._loop.begin()
+        self._see(loss)
         self._inner.unscale()
         return self._finished()
 
@@ -166,22 +166,34 @@ class Cooperation(Observer):
         return self._communicated
 
     def _ahead(self) -> None:
-        """A message that leaves before the next gradient leaves now, to travel meanwhile."""
-        if self.config.delay or self.config.order == "cta":
+        """A message that leaves before the next gradient leaves now, to travel meanwhile.
+
+        A round begins with it only where it may leave at once: else at the next step, when schedulers have set the rate.
+        """
+        self._loop.catch_up()
+        delay, smallest = self.config.delay, self._parts.period.smallest
+        at_once = delay == "tau" or (delay and (smallest is None or smallest <= delay))
+        if at_once or (delay and not self._at_boundary):
             self._loop.begin()
 
     def _see(self, loss: Any) -> None:
         """Keep the losses of this step, if the period looks at them."""
         if not self._parts.period.WATCHES:
             return
+        if loss is None and not self._any_active:
+            return
         if loss is None:
             raise ConfigError(f"step: period={self.config.period['name']} looks at the loss; call coop.step(loss=loss)")
         each = [*loss] if isinstance(loss, list | tuple) else [loss]
         if len(each) != len(self._fleet.workers):
             raise ConfigError(f"step: one loss a model, got {len(each)} for {len(self._fleet.workers)}")
-        self._modules.losses[: len(each), 0] = torch.tensor(
-            [float(one.detach() if torch.is_tensor(one) else one) for one in each]
-        )
+        for place, one in zip(self._modules.losses[:, 0], each, strict=False):  # nobody waits for a GPU here
+            place.copy_(one.detach() if torch.is_tensor(one) else torch.tensor(float(one)))
+
+    @property
+    def _any_active(self) -> bool:
+        active = self._loop.state.rounds.active
+        return active is None or bool(active[self._fleet.workers.start : self._fleet.workers.stop].any())
 
     @property
     def active(self) -> Any:
@@ -212,6 +224,7 @@ class Cooperation(Observer):
             yield
             notices.post("round", f"{self._round} ended")
             self._modules.resting = True
+            self._inner.scaler = self._inner.take = None
             while not self._at_boundary or notices.others_reach("round", self._round + 1):
                 self._loop.begin()
                 self._finished()
@@ -231,9 +244,9 @@ class Cooperation(Observer):
         return rounds.r - (0 < rounds.left == rounds.tau)
 
     def _running(self) -> None:
-        """Tell those who have ended that this process takes a step of the round."""
+        """Tell those who have ended that this process takes a step of the round; before it begins, for they are asked then."""
         if self._joining and self._at_boundary and self._notices is not None:
-            self._notices.post("round", f"{self._loop.state.rounds.r}")
+            self._notices.post("round", f"{self._round + 1}")
 
     # looking
 
@@ -258,6 +271,7 @@ class Cooperation(Observer):
     def consensus(self) -> float:
         """(1/m) sum over workers of the squared distance of their models to the mean, now. Every process must call it."""
         self._meet("consensus")
+        self._modules.in_place()
         with torch.no_grad(), self._fleet.measuring():
             return sum(distance(self._fleet, block) for block in blocks_of(self._loop.state.x))
 
@@ -304,6 +318,7 @@ class Cooperation(Observer):
         that of all processes, at rank 0; None elsewhere. Every process must call it, after the same step.
         """
         self._meet("state_dict")
+        self._modules.in_place()
         layout = self._fleet.layout
         mine = saved.state_dict(self._loop, self._modules.structure(), layout, self.rank)
         if not gathered:

@@ -53,6 +53,7 @@ class Modules:
         self.modules = modules
         parameters = [_held(module, "_parameters") for module in modules]
         buffers = [_held(module, "_buffers") for module in modules]
+        self._known = [{id(held.tensor) for held in every} for every in parameters]
         self._frozen = [[held for held in every if not held.tensor.requires_grad] for every in parameters]
         self.kinds = list(dict.fromkeys(_kind(held.tensor) for held in parameters[0] if held.tensor.requires_grad))
         # of each module, for each kind, what is trained
@@ -107,9 +108,11 @@ class Modules:
                 held.move(row)
             for held in self._kept[i] if statistics is not None else ():
                 held.move(statistics[i])  # type: ignore[index]
+                held.owner._buffers[held.key] = held.tensor
 
     def gradients(self, k: int, active: Any, own: Any) -> Tensor:
         """The losses that the user named, and his gradients in rows where a strategy asks for them."""
+        self.take_replaced()
         for i in range(len(self.modules)) if self._grad is not None else ():
             for held, row in self._in_rows(self._grad, i):
                 grad, into = held.tensor.grad, held.of(row)
@@ -117,7 +120,8 @@ class Modules:
                     into.zero_()
                 else:
                     into.copy_(grad.to_dense() if grad.is_sparse else grad)
-        return self.losses
+        idle = [i for i in range(len(self.modules)) if self.resting or (active is not None and not active[i])]
+        return self.losses.index_fill(0, torch.tensor(idle, device=self.losses.device), 0) if idle else self.losses
 
     # what the cooperation asks
 
@@ -138,7 +142,12 @@ class Modules:
 
     def in_place(self) -> None:
         """RunFailed unless every parameter is still the view that it was made; buffers that were replaced are taken in."""
-        for i in range(len(self.modules)):
+        for i, module in enumerate(self.modules):
+            if strangers := {id(p) for p in module.parameters()} - self._known[i]:
+                name = next(name for name, p in module.named_parameters() if id(p) in strangers)
+                raise RunFailed(
+                    f"parameter {name} is new since the Cooperation was made, and would not be mixed; make it afterwards"
+                )
             for part in self._trained[i]:
                 for held in part:
                     p = held.tensor
@@ -155,6 +164,11 @@ class Modules:
                         f"parameter {held.name} was frozen when the Cooperation was made, so it is in no message; set "
                         "requires_grad before"
                     )
+        self.take_replaced()
+
+    def take_replaced(self) -> None:
+        """Statistics that a forward pass has put elsewhere become those of the row."""
+        for i in range(len(self.modules)):
             for held in self._kept[i] if self._stats is not None else ():
                 now = held.owner._buffers[held.key]
                 if now is not held.tensor or now.data_ptr() != held.address:
@@ -169,7 +183,8 @@ class Modules:
         w = len(self.modules)
         places = [block[:w] for block in blocks_of(self._x)] + ([] if self._stats is None else [self._stats[:w]])
         given = [*blocks_of(model), *([] if self._stats is None else [statistics])]
-        places += [held.tensor for others in self._others for held in others]
+        others = [held for every in self._others for held in every]
+        places += [held.tensor for held in others]
         before = [place.clone() for place in places]
         with torch.no_grad():
             for place, value in zip(places, given, strict=False):
@@ -178,7 +193,9 @@ class Modules:
         try:
             yield
         finally:
-            self.in_place()
+            for held in others:
+                held.owner._buffers[held.key] = held.tensor
+            self.take_replaced()
             with torch.no_grad():
                 for place, value in zip(places, before, strict=True):
                     place.copy_(value)

@@ -74,7 +74,8 @@ class Optimizers:
             if self.take is not None:
                 self.take()
             elif self.scaler is None:
-                optimizer.step()
+                if not self._modules.resting or all(bool(block.isfinite().all()) for block in blocks_of(direction)):
+                    optimizer.step()  # where others skip a step, who rests skips it too
             else:
                 self.scaler.step(optimizer)
         return x
@@ -86,6 +87,7 @@ class Optimizers:
                 p.grad = torch.empty_like(p)
             p.grad.copy_(value)
         if self.scaler is not None and self.scaler.is_enabled():
+            self._nothing_found(self._optimizers.index(optimizer))
             bad = float(not all(bool(torch.isfinite(block).all()) for block in blocks_of(direction)))
             for found in self.scaler._found_inf_per_device(optimizer).values():
                 found.fill_(bad)
@@ -93,9 +95,11 @@ class Optimizers:
     def _nothing_found(self, i: int) -> None:
         """A scaler's update asks what its step has found: nothing, where none was taken."""
         if self.scaler is not None and self.scaler.is_enabled():
+            device = blocks_of(self._x)[0].device
+            if self.scaler._scale is None:
+                self.scaler._lazy_init_scale_growth_tracker(device)
             state = self.scaler._per_optimizer_states[id(self._optimizers[i])]
             if not state["found_inf_per_device"]:
-                device = blocks_of(self._x)[0].device
                 state["found_inf_per_device"] = {device: torch.zeros((), device=device)}
 
     def unscale(self) -> None:

@@ -107,6 +107,8 @@ def refuse_optimizers(optimizers: Sequence[Any], modules: Sequence[nn.Module]) -
             raise ConfigError(
                 "optimizer: LBFGS computes gradients of its own, between which nothing can be mixed; not supported"
             )
+        if (kind := type(optimizer).__name__) in ("ZeroRedundancyOptimizer", "PostLocalSGDOptimizer"):
+            raise ConfigError(f"optimizer: {kind} sends models or gradients by itself; give the optimiser that it wraps")
         mine = {id(p) for p in module.parameters()}
         for group in optimizer.param_groups:
             for p in group["params"]:

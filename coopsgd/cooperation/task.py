@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from coopsgd.optim import Constant
 from coopsgd.tasks.base import Problem, Task
 
 if TYPE_CHECKING:
     from coopsgd.setup.schema import Config
+
+
+@dataclass(frozen=True)
+class UsersSchedule(Constant):
+    """Whatever the user does with the rates of his optimiser."""
 
 
 @dataclass(frozen=True)

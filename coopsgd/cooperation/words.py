@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coopsgd.cooperation.clock import Here
-from coopsgd.cooperation.task import Users
+from coopsgd.cooperation.task import Users, UsersSchedule
 from coopsgd.errors import ConfigError
 from coopsgd.setup import compose, yamls
 from coopsgd.setup.build import algo_classes, filled_by_run
@@ -25,7 +25,7 @@ from coopsgd.setup.words import mended, quoted
 READ = ("algo", "period", "topology", "tau", "order", "delay", "buffers", "norm_stats", "seed", "workers", "timeout")
 RUNS = tuple(name for name in READ if name != "workers")
 YOURS = "optim"
-TASK, CLUSTER = (f"{cls.__module__}:{cls.__qualname__}" for cls in (Users, Here))
+TASK, CLUSTER, SCHEDULE = (f"{cls.__module__}:{cls.__qualname__}" for cls in (Users, Here, UsersSchedule))
 
 
 def parts_of(
@@ -52,7 +52,10 @@ def parts_of(
             "workers": workers,
             "task": {"name": TASK, "parameters": parameters, "running": statistics, "samples": samples},
         }
-        node |= dict.fromkeys(("model", "data", "partition", "stop")) | {"cluster": {"name": CLUSTER}}
+        node |= dict.fromkeys(("model", "data", "partition", "stop")) | {
+            "cluster": {"name": CLUSTER},
+            "schedule": {"name": SCHEDULE},
+        }
         said = compose.task_words(cfg.hydra)
         checked = resolve(node, said, dict(cfg.hydra.runtime.choices))
     except MISTAKES as error:

@@ -202,7 +202,7 @@ class World(Processes):
         UNDER_WAY.discard(work)
         self.notices.step = self.step
         try:
-            if dist.get_backend() == "gloo":
+            if dist.get_backend() == "gloo" or not torch.cuda.is_available():
                 work.wait(self._limit)
             else:  # of nccl it is the stream that waits, as long as the group's own timeout says
                 work.wait()

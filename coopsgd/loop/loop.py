@@ -117,11 +117,8 @@ class Loop:
 
         A second call does nothing.
         """
-        st, fleet, clock = self.state, self.fleet, self.fleet.clock
-        fleet.step = st.k
-        if st.postponed is not None:
-            self._communicate(st.postponed, st.k)
-            st.postponed = None
+        st, clock = self.state, self.fleet.clock
+        self.catch_up()
         rounds, lr = st.rounds, st.inner.lr
         rounds.begin(st.k, lr)
         if clock:
@@ -132,6 +129,14 @@ class Loop:
             st.flight = self._sent(t, st.x.clone(), self._frozen(st.s), [x.clone() for x in self._companions(t)])
             if self._buffers == "reset":
                 st.inner.reset()
+
+    def catch_up(self) -> None:
+        """The communication that waits for the next step to begin (order=cta), if there is one."""
+        st = self.state
+        self.fleet.step = st.k
+        if st.postponed is not None:
+            self._communicate(st.postponed, st.k)
+            st.postponed = None
 
     def finish(self) -> None:
         """The rest of the iteration that was begun: gradient, step, and the communication that may be due."""

@@ -79,14 +79,15 @@ class Loop:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=lr, momentum=0.9)
         self.coop = Cooperation(self.model, self.optimizer, *words, **settings)
 
-    def gradient(self) -> torch.Tensor:
-        """That of the coming step, a function of rank and step."""
+    def gradient(self, backward: bool = True) -> torch.Tensor:
+        """That of the coming step, a function of rank and step; the loss."""
         draw = torch.Generator().manual_seed(1000 * self.rank + self.k)
         p = next(p for p in self.model.parameters() if p.requires_grad)
         x = torch.randn(8, 4, generator=draw, dtype=torch.float64).to(p.dtype)
         self.optimizer.zero_grad()
         loss = self.model(x).square().mean()
-        loss.backward()
+        if backward:
+            loss.backward()
         self.k += 1
         return loss
 

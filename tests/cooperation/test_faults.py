@@ -149,7 +149,31 @@ def joining(rank: int, cases: list[tuple[str, list[list[int]]]]) -> list[Any]:
     return found
 
 
-ALGOS = ("algo=pasgd tau=3", "algo=dpsgd tau=2 delay=1", "algo=dpsgd tau=2 delay=tau", "algo=fullsync")
+def joining_with_a_scaler(rank: int) -> Any:
+    """Three steps of one rank, one of the other; fullsync, so that both end at one model."""
+    loop = Loop(rank, "algo=fullsync", timeout=60)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with loop.coop.join():
+        for _ in range(1 if rank else 3):
+            scaler.scale(loop.gradient(backward=False)).backward()
+            loop.coop.step(scaler=scaler)
+            scaler.update()
+    return loop.rows()
+
+
+def test_join_with_a_scaler():
+    first, second = run(2, joining_with_a_scaler)
+    assert not first.kind and not second.kind, (first, second)
+    assert np.array_equal(first.answer, second.answer)
+
+
+ALGOS = (
+    "algo=pasgd period=adacomm period.interval=2 tau=2",
+    "algo=pasgd tau=3",
+    "algo=dpsgd tau=2 delay=1",
+    "algo=dpsgd tau=2 delay=tau",
+    "algo=fullsync",
+)
 
 
 def test_join_lets_all_come_to_an_end():
@@ -160,7 +184,8 @@ def test_join_lets_all_come_to_an_end():
         for epoch in range(2):
             assert len({ended[epoch][1:] for ended in epochs}) == 1
         assert all(np.array_equal(answers[0], other) for other in answers)
-        assert epochs[0][0][1:] == {"algo=pasgd tau=3": (9, 3), "algo=fullsync": (7, 7)}.get(algo, (8, 4))
+        if "adacomm" not in algo:
+            assert epochs[0][0][1:] == {"algo=pasgd tau=3": (9, 3), "algo=fullsync": (7, 7)}.get(algo, (8, 4))
         rows = [ended[1][0] for ended in epochs]
         if "dpsgd" not in algo:  # the round that was under way has ended, and averaging makes them equal
             assert all(np.allclose(rows[0], other, atol=1e-12) for other in rows)

@@ -110,6 +110,10 @@ def move(models: Any) -> None:
     models[0].double()
 
 
+def exchange(models: Any) -> None:
+    models[1].out = nn.Linear(4, 5)
+
+
 def replace(models: Any) -> None:
     models[1].load_state_dict(models[0].state_dict(), assign=True)
 
@@ -120,13 +124,18 @@ def replace(models: Any) -> None:
         (unfreeze, "between.weight was frozen when the Cooperation was made"),
         (freeze, "embed.bias was frozen after the Cooperation was made"),
         (move, "embed.weight was replaced or moved after"),
-        (replace, "embed.weight was replaced or moved after"),
+        (replace, "embed.weight was replaced or moved after|parameter embed.weight is new"),
+        (exchange, "parameter out.weight is new since the Cooperation was made"),
     ],
 )
 def test_what_would_not_be_mixed_any_more_is_an_error(harm, message):
     models, _, coop = pair(Tied)
     gradients(models)
     harm(models)
+    with pytest.raises(RunFailed, match=message):
+        coop.state_dict()
+    with pytest.raises(RunFailed, match=message):
+        coop.consensus()
     with pytest.raises(RunFailed, match=message):
         coop.step()
 
@@ -348,13 +357,36 @@ class Replacing(nn.Module):
         return self.linear(x)
 
 
-def test_buffers_that_are_replaced_are_mixed():
-    models, _, coop = pair(Replacing)
+@pytest.mark.parametrize("words", [PASGD, ("algo=fullsync",), ("algo=pasgd", "tau=1", "delay=1")])
+def test_buffers_that_are_replaced_are_mixed(words):
+    models, _, coop = pair(Replacing, *words)
     gradients(models)
     mean = (models[0].seen + models[1].seen) / 2
     assert not torch.equal(models[0].seen, models[1].seen)
     coop.step()
-    assert all(torch.allclose(model.seen, mean) for model in models)
+    if not coop.config.delay:
+        assert all(torch.allclose(model.seen, mean) for model in models)
+    gradients(models, 1)
+    told = coop.state_dict()
+    kept = [model.seen.clone() for model in models]
+    gradients(models, 2)
+    coop.step()
+    coop.load_state_dict(told)
+    assert all(torch.equal(model.seen, was) for model, was in zip(models, kept, strict=True))
+    with coop.answer():
+        models[0](torch.ones(3, 4))
+    assert all(torch.equal(model.seen, was) for model, was in zip(models, kept, strict=True))
+
+
+def test_what_is_done_to_a_model_within_an_answer_hides_nothing():
+    models, _, coop = pair(network, "algo=dpsgd", "topology=ring", "tau=5")
+    gradients(models)
+    coop.step()
+    before = [values(model) for model in models]
+    with pytest.raises(KeyError), coop.answer():
+        models[0].requires_grad_(False)
+        raise KeyError
+    assert all(torch.equal(values(model), was) for model, was in zip(models, before, strict=True))
 
 
 def normed() -> nn.Sequential:

@@ -102,6 +102,40 @@ def test_words_that_cannot_work(words, line):
     assert "\n" not in str(caught.value)
 
 
+def test_who_is_idle_has_no_loss_and_counts_in_none():
+    models, _, coop = pair(network, "algo=fedavg", "algo.fraction=0.5", "period=adacomm", "tau=2", samples=[1, 1])
+    active = coop.active
+    gradients(models)
+    coop.step(loss=[1.0, 1.0])
+    assert coop._loop.state.losses() == 1
+    assert sorted(active) == [False, True]
+
+
+def test_a_period_reads_the_rate_that_a_scheduler_has_set():
+    lengths = {}
+    for words in (("delay=0",), ("delay=1",), ("order=cta",)):
+        models, optimizers, coop = pair(network, "algo=pasgd", "period=qsr", "period.alpha=0.1", "tau=4", *words)
+        mixed = []
+        for k in range(16):
+            gradients(models, k)
+            mixed.append(coop.step())
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = 0.1 if k < 3 else 0.03
+        lengths[words] = [k for k, one in enumerate(mixed) if one]
+    assert len({tuple(one) for one in lengths.values()}) == 1 and lengths[("delay=0",)] == [3, 14]
+
+
+def test_post_local_waits_for_a_drop_of_the_users_rate():
+    models, optimizers, coop = pair(network, "algo=pasgd", "period=post_local", "tau=3")
+    mixed = []
+    for k in range(8):
+        gradients(models, k)
+        mixed.append(coop.step())
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = 0.1 if k < 2 else 0.01
+    assert mixed == [True, True, True, False, False, True, False, False]
+
+
 def test_it_needs_the_loss_only_where_the_period_does():
     models, _, coop = pair(network, "algo=pasgd", "period=adacomm")
     gradients(models)

@@ -28,7 +28,7 @@ from coopsgd.tasks.gradients import Bound
 
 GPU = torch.device("cuda", 0)
 ALGOS = [choice.name for choice in catalogue.choices("algo")]
-RING = written(np.eye(8) / 2 + np.roll(np.eye(8), 1, 0) / 2)
+RING = np.eye(8) / 2 + np.roll(np.eye(8), 1, 0) / 2
 LONG = ("workers=8", "steps=1000", "tau=3", "batch_size=8")
 
 
@@ -92,6 +92,6 @@ def went_on(rank: int, words: tuple[str, ...]) -> tuple[str, int, int]:
 @pytest.mark.parametrize("name", [*ALGOS, *MORE])
 def test_nothing_lies_elsewhere_and_nobody_waits(process_groups, name, task):
     """In a process of its own, for one that has seen a GPU cannot fork."""
-    words = MORE.get(name, (f"algo={name}", *((RING,) if name == "cooperative" else ())))
+    words = MORE.get(name, (f"algo={name}", *((written(RING),) if name == "cooperative" else ())))
     ((device, before, after),) = process_groups(1)(went_on, (*task, *LONG, *words))
     assert device == "cuda:0" and after == before + 7
