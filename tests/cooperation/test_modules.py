@@ -10,11 +10,10 @@ import pytest
 import torch
 from programs import network
 from torch import nn
-from written import SlowMo
 
 from coopsgd import Cooperation
 from coopsgd.cooperation import modules as layout
-from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.errors import RunFailed
 
 PASGD = ("algo=pasgd", "tau=1")
 
@@ -239,109 +238,6 @@ def by_hand(models: list[Any], steps: int) -> list[list[Any]]:
     return [[p.detach().clone() for p in model.parameters()] for model in models]
 
 
-def test_groups_of_parameters_have_their_own_rates():
-    models = [network() for _ in range(2)]
-    optimizers = [
-        torch.optim.SGD([{"params": m[0].parameters()}, {"params": m[2].parameters(), "lr": 0.5}], lr=0.1) for m in models
-    ]
-    coop = Cooperation(models, optimizers, *PASGD)
-    before = network()
-    gradients(models)
-    coop.step()
-    gradients(both := [network(), network()])
-    for at, rate in ((0, 0.1), (2, 0.5)):
-        mean = (both[0][at].weight.grad + both[1][at].weight.grad) / 2
-        assert torch.allclose(models[0][at].weight, before[at].weight - rate * mean, atol=1e-14)
-    assert "train/lr" not in coop.scalars()
-    assert coop.state_dict() is not None
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("algo=pasgd", f"algo.strategy={SlowMo.__module__}:SlowMo", "~algo.mixing", "tau=1"),
-        ("algo=pasgd", "period=qsr"),
-    ],
-)
-def test_who_needs_one_rate_says_so(words):
-    models = [network() for _ in range(2)]
-    optimizers = [
-        torch.optim.SGD([{"params": m[0].parameters()}, {"params": m[2].parameters(), "lr": 0.5}], lr=0.1) for m in models
-    ]
-    gradients(models)
-    with pytest.raises(RunFailed, match=r"the optimiser has several \(0.1, 0.5\); give all its parameter groups one rate"):
-        Cooperation(models, optimizers, *words).step()
-
-
-@pytest.mark.parametrize("words", [PASGD, ("algo=fullsync",)])
-@pytest.mark.parametrize("unscaled", [False, True])
-def test_a_scaler_that_skips_a_step(words, unscaled):
-    """The first worker's gradient overflows in step 1: pasgd skips its step alone, fullsync that of all, and both count."""
-    models, optimizers, coop = pair(network, *words)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
-    scaler.scale(torch.zeros(()))  # begins here, as with a loss
-    reference = [network(), network()]
-    others = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) for model in reference]
-    for k in range(3):
-        scale = scaler.get_scale()
-        gradients(models, k)
-        for i, model in enumerate(models):
-            for p in model.parameters():
-                p.grad.mul_(scale)
-            if k == 1 and i == 0:
-                model[0].weight.grad[0, 0] = torch.inf
-        if unscaled:
-            for optimizer in optimizers:
-                scaler.unscale_(optimizer)
-        coop.step(scaler=scaler)
-        scaler.update()
-        gradients(reference, k)
-        steppers = others
-        if words != PASGD:
-            for p, q in zip(reference[0].parameters(), reference[1].parameters(), strict=True):
-                p.grad = q.grad = (p.grad + q.grad) / 2
-            steppers = [] if k == 1 else others
-        for i, optimizer in enumerate(steppers):
-            if not (k == 1 and i == 0):
-                optimizer.step()
-        mean = (values(reference[0]) + values(reference[1])) / 2
-        for model in reference:
-            nn.utils.vector_to_parameters(mean.clone(), model.parameters())
-    assert coop.steps == 3
-    assert scaler.get_scale() == 2.0**3
-    assert torch.allclose(values(models[0]), mean, atol=1e-14)
-
-
-def test_accumulated_and_clipped_gradients():
-    models, _, coop = pair(network, "algo=fullsync")
-    reference = network()
-    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
-    total: list[Any] = []
-    for model in models:
-        model.zero_grad()
-    for micro in range(3):
-        for i, model in enumerate(models):
-            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(10 * i + micro), dtype=torch.float64)
-            (model(x).square().mean() / 3).backward()
-    for model in models:
-        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
-        total.append([p.grad.clone() for p in model.parameters()])
-    coop.step()
-    for p, a, b in zip(reference.parameters(), *total, strict=True):
-        p.grad = (a + b) / 2
-    optimizer.step()
-    assert torch.allclose(values(models[1]), values(reference), atol=1e-15)
-
-
-def test_a_gradient_that_some_do_not_have():
-    models, _, coop = pair(network, "algo=fullsync")
-    gradients(models)
-    expected = models[0][2].bias.grad / 2
-    models[1][2].bias.grad = None
-    coop.step()
-    assert torch.allclose(models[1][2].bias.grad, expected)
-
-
 class Replacing(nn.Module):
     """Puts a new tensor in the place of its buffer, as some people write a running mean."""
 
@@ -415,85 +311,6 @@ def test_the_answer_comes_and_goes():
         gradients(models, k)
         coop.step()
     assert coop.ledger.rounds == 1
-
-
-def shared() -> nn.Module:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    model[1].weight.data = model[0].weight.data
-    return model
-
-
-def foreign() -> Any:
-    model, other = network(), network()
-    return model, torch.optim.SGD([*model.parameters(), *other.parameters()], lr=0.1)
-
-
-def untrained() -> nn.Module:
-    return network().requires_grad_(False)
-
-
-REFUSED: dict[str, tuple[Any, str]] = {
-    "no module": (lambda: ("model", None), "model: must be a torch.nn.Module, or a list of them, got str"),
-    "no optimizer": (lambda: (network(), None), "optimizer: must be a torch.optim.Optimizer, got NoneType"),
-    "another's optimizer": (
-        foreign,
-        "optimizer: steps a parameter of shape (6, 4) that model does not have, so it would be trained",
-    ),
-    "shared memory": (shared, "model: parameters 0.weight and 1.weight share memory without being one parameter"),
-    "lazy": (lambda: nn.LazyLinear(3), "model: parameter weight has no shape yet (a lazy module)"),
-    "meta": (lambda: nn.Linear(3, 3, device="meta"), "model: parameter weight is on the meta device"),
-    "complex": (
-        lambda: nn.Linear(3, 3, dtype=torch.complex64),
-        "model: parameter weight is complex64; only dense real numbers",
-    ),
-    "frozen": (untrained, "model: no parameter requires a gradient"),
-    "lbfgs": (
-        lambda: (m := network(), torch.optim.LBFGS(m.parameters())),
-        "optimizer: LBFGS computes gradients of its own, between which",
-    ),
-    "data parallel": (lambda: nn.DataParallel(network()), "model: DataParallel averages gradients by itself; give the module"),
-}
-
-
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused(what):
-    made, line = REFUSED[what]
-    given = made()
-    model, optimizer = given if isinstance(given, tuple) else (given, None)
-    if optimizer is None and what not in ("no module", "no optimizer"):
-        optimizer = torch.optim.SGD(list(model.parameters()), lr=0.1)
-    with pytest.raises(ConfigError) as caught:
-        Cooperation(model, optimizer, "algo=independent")
-    assert str(caught.value).startswith(line)
-    assert "\n" not in str(caught.value)
-
-
-def test_models_of_one_process_must_be_alike_and_apart():
-    a, b, c = network(), network(), nn.Linear(4, 3)
-    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (a, b, c)]
-    with pytest.raises(ConfigError, match=r"models 0 and 1 differ: .* all workers train the same network"):
-        Cooperation([a, c], [optimizers[0], optimizers[2]], *PASGD)
-    with pytest.raises(ConfigError, match=r"parameter 0\.weight is in two of the 2 models"):
-        Cooperation([a, a], optimizers[:2], *PASGD)
-    with pytest.raises(ConfigError, match="one for each model, got 1 for 2"):
-        Cooperation([a, b], optimizers[:1], *PASGD)
-
-
-def test_sharded_parameters_are_refused(process_groups):
-    for line in process_groups(2)(_sharded):
-        assert (
-            "is a DTensor, sharded or replicated over a mesh, so it cannot be a view of one worker's row; not supported" in line
-        )
-
-
-def _sharded(rank: int) -> str:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import distribute_module
-
-    model = distribute_module(nn.Linear(4, 4), init_device_mesh("cpu", (2,)))
-    with pytest.raises(ConfigError) as caught:
-        Cooperation(model, torch.optim.SGD(model.parameters(), lr=0.1), *PASGD)
-    return str(caught.value)
 
 
 class Odd(nn.Module):

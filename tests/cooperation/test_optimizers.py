@@ -1,0 +1,118 @@
+"""A user's optimisers and scalers: their groups, the steps that are skipped, gradients as they come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from programs import network
+from test_modules import PASGD, gradients, pair, values
+from torch import nn
+from written import SlowMo
+
+from coopsgd import Cooperation
+from coopsgd.errors import RunFailed
+
+
+def test_groups_of_parameters_have_their_own_rates():
+    models = [network() for _ in range(2)]
+    optimizers = [
+        torch.optim.SGD([{"params": m[0].parameters()}, {"params": m[2].parameters(), "lr": 0.5}], lr=0.1) for m in models
+    ]
+    coop = Cooperation(models, optimizers, *PASGD)
+    before = network()
+    gradients(models)
+    coop.step()
+    gradients(both := [network(), network()])
+    for at, rate in ((0, 0.1), (2, 0.5)):
+        mean = (both[0][at].weight.grad + both[1][at].weight.grad) / 2
+        assert torch.allclose(models[0][at].weight, before[at].weight - rate * mean, atol=1e-14)
+    assert "train/lr" not in coop.scalars()
+    assert coop.state_dict() is not None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("algo=pasgd", f"algo.strategy={SlowMo.__module__}:SlowMo", "~algo.mixing", "tau=1"),
+        ("algo=pasgd", "period=qsr"),
+    ],
+)
+def test_who_needs_one_rate_says_so(words):
+    models = [network() for _ in range(2)]
+    optimizers = [
+        torch.optim.SGD([{"params": m[0].parameters()}, {"params": m[2].parameters(), "lr": 0.5}], lr=0.1) for m in models
+    ]
+    gradients(models)
+    with pytest.raises(RunFailed, match=r"the optimiser has several \(0.1, 0.5\); give all its parameter groups one rate"):
+        Cooperation(models, optimizers, *words).step()
+
+
+@pytest.mark.parametrize("words", [PASGD, ("algo=fullsync",)])
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_a_scaler_that_skips_a_step(words, unscaled):
+    """The first worker's gradient overflows in step 1: pasgd skips its step alone, fullsync that of all, and both count."""
+    models, optimizers, coop = pair(network, *words)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+    scaler.scale(torch.zeros(()))  # begins here, as with a loss
+    reference = [network(), network()]
+    others = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) for model in reference]
+    for k in range(3):
+        scale = scaler.get_scale()
+        gradients(models, k)
+        for i, model in enumerate(models):
+            for p in model.parameters():
+                p.grad.mul_(scale)
+            if k == 1 and i == 0:
+                model[0].weight.grad[0, 0] = torch.inf
+        if unscaled:
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
+        coop.step(scaler=scaler)
+        scaler.update()
+        gradients(reference, k)
+        steppers = others
+        if words != PASGD:
+            for p, q in zip(reference[0].parameters(), reference[1].parameters(), strict=True):
+                p.grad = q.grad = (p.grad + q.grad) / 2
+            steppers = [] if k == 1 else others
+        for i, optimizer in enumerate(steppers):
+            if not (k == 1 and i == 0):
+                optimizer.step()
+        mean = (values(reference[0]) + values(reference[1])) / 2
+        for model in reference:
+            nn.utils.vector_to_parameters(mean.clone(), model.parameters())
+    assert coop.steps == 3
+    assert scaler.get_scale() == 2.0**3
+    assert torch.allclose(values(models[0]), mean, atol=1e-14)
+
+
+def test_accumulated_and_clipped_gradients():
+    models, _, coop = pair(network, "algo=fullsync")
+    reference = network()
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    total: list[Any] = []
+    for model in models:
+        model.zero_grad()
+    for micro in range(3):
+        for i, model in enumerate(models):
+            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(10 * i + micro), dtype=torch.float64)
+            (model(x).square().mean() / 3).backward()
+    for model in models:
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        total.append([p.grad.clone() for p in model.parameters()])
+    coop.step()
+    for p, a, b in zip(reference.parameters(), *total, strict=True):
+        p.grad = (a + b) / 2
+    optimizer.step()
+    assert torch.allclose(values(models[1]), values(reference), atol=1e-15)
+
+
+def test_a_gradient_that_some_do_not_have():
+    models, _, coop = pair(network, "algo=fullsync")
+    gradients(models)
+    expected = models[0][2].bias.grad / 2
+    models[1][2].bias.grad = None
+    coop.step()
+    assert torch.allclose(models[1][2].bias.grad, expected)
