@@ -30,6 +30,12 @@ def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -
     return overrides([*(ctx.params.get("words") or ()), incomplete])
 
 
+def _complete_listed(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    from coopsgd.completion import listed
+
+    return listed(incomplete, ctx.params.get("config_dir"))
+
+
 class Place(click.Path):
     """A path that is not empty: nothing would be this folder."""
 
@@ -252,12 +258,22 @@ def probe(words: tuple[str, ...], output: str | None, steps: int, as_json: bool,
 @version_option
 @as_json_option
 @config_dir_option
-@click.argument("group", required=False)
-def list_(as_json: bool, config_dir: str | None, group: str | None) -> None:
-    """What can be chosen: algorithms, topologies, tasks, models, data sets, ...; of one GROUP with the keys of each choice."""
-    from coopsgd.setup import catalogue
+@click.argument("what", required=False, shell_complete=_complete_listed)
+def list_(as_json: bool, config_dir: str | None, what: str | None) -> None:
+    """What can be chosen and set.
 
-    catalogue.show(as_json, config_dir, group)
+    \b
+    coopsgd list                   every group, with its choices
+    coopsgd list algo              the choices of a group
+    coopsgd list cluster=custom    the keys of a choice: type, unit, default and what each is
+    coopsgd list run               the keys of the run itself: steps, eval_every, timeout, ...
+    coopsgd list optim.lr          one key, wherever it is
+
+    A class of your own is listed by its yaml in --config-dir, or as GROUP=MODULE:CLASS.
+    """
+    from coopsgd.commands import listing
+
+    listing.show(what, as_json, config_dir)
 
 
 @cli.command()

@@ -87,16 +87,29 @@ def overrides(words: list[str]) -> list[CompletionItem]:
     return [CompletionItem(value) for value in dict.fromkeys(found) if value.startswith(words[-1])]
 
 
+def listed(incomplete: str, config_dir: str | None) -> list[CompletionItem]:
+    """What `coopsgd list` takes: groups, their choices, keys."""
+    from coopsgd.commands.listing import known_words
+
+    return [CompletionItem(word) for word in dict.fromkeys(known_words(config_dir)) if word.startswith(incomplete)]
+
+
 def _keys(words: list[str], config_dir: str | None) -> list[str]:
-    """GROUP.KEY for the group that the last word is about, of what the words before it choose there."""
-    from coopsgd.setup import catalogue
+    """GROUP.KEY for the group that the last word is about, of what the words before it choose there; of any, if none is chosen.
+
+    Of a word without a group, the words that are about the folder of a run.
+    """
+    from coopsgd.setup import again, catalogue
     from coopsgd.setup.schema import GROUPS
 
     group, dot, rest = words[-1].partition(".")
-    if not dot or "=" in rest:
+    if not dot:
+        return list(again.HELP)
+    if "=" in rest or group not in GROUPS:
         return []
     named = [word.partition("=")[2] for word in words[:-1] if word.startswith(f"{group}=")]
     chosen = named[-1] if named else catalogue.default(group)
-    if group not in GROUPS or chosen not in {choice.name for choice in catalogue.choices(group, config_dir)}:
-        return []
-    return [f"{group}.{option.key}" for option in catalogue.options(group, str(chosen), config_dir)]
+    known = [choice.name for choice in catalogue.choices(group, config_dir)]
+    choices = known if chosen is None else [chosen] if chosen in known else []
+    found = [option.key for name in choices for option in catalogue.options(group, name, config_dir)]
+    return [catalogue.full_key(group, key) for key in dict.fromkeys(found)]

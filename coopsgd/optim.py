@@ -6,7 +6,7 @@ They import no torch; loop/inner.py puts them to work on the rows of one process
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from coopsgd.registry import option, register
@@ -35,11 +35,13 @@ def _share(name: str, value: float) -> None:
 class SGD:
     """Stochastic gradient descent, with heavy-ball or Nesterov momentum and L2 weight decay when asked (torch.optim.SGD)."""
 
-    lr: float = option(0.1, "the learning rate")
-    momentum: float = 0.0
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    dampening: float = 0.0
+    lr: float = option(0.1, "the learning rate", unit="")
+    momentum: float = option(0.0, "share of the velocity that stays from step to step (torch.optim.SGD)", unit="share")
+    nesterov: bool = option(False, "Nesterov's momentum, looking ahead")
+    weight_decay: float = option(
+        0.0, "share of the parameter that is added to its gradient; adamw: that is taken off it, times lr", unit=""
+    )
+    dampening: float = option(0.0, "share of the gradient that momentum leaves out", unit="share")
 
     KIND: ClassVar[str | None] = "SGD"
     COUNTS: ClassVar[bool] = False  # does its state count steps?
@@ -68,11 +70,13 @@ class SGD:
 class Adam:
     """Adam (torch.optim.Adam)."""
 
-    lr: float = option(0.001, "the learning rate")
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    lr: float = option(0.001, "the learning rate", unit="")
+    beta1: float = option(0.9, "share of the mean gradient that stays from step to step", unit="share")
+    beta2: float = option(0.999, "share of the mean squared gradient that stays from step to step", unit="share")
+    eps: float = option(1e-8, "added to the root of the mean squared gradient", unit="")
+    weight_decay: float = option(
+        0.0, "share of the parameter that is added to its gradient; adamw: that is taken off it, times lr", unit=""
+    )
 
     KIND: ClassVar[str | None] = "Adam"
     COUNTS: ClassVar[bool] = True
@@ -103,8 +107,8 @@ class Constant:
     the last of them is the first at the full rate (torch LinearLR, then SequentialLR).
     """
 
-    warmup: int = option(0, "steps in which the rate rises linearly")
-    warmup_from: float = option(0.0, "share of the rate that it rises from")
+    warmup: int = option(0, "in which the rate rises linearly", unit="steps")
+    warmup_from: float = option(0.0, "of the rate, that it rises from", unit="share")
 
     KIND: ClassVar[str | None] = None
 
@@ -146,8 +150,8 @@ class Constant:
 class StepDecay(Constant):
     """The rate times gamma every `every` steps after the warm-up (torch StepLR); every auto: a third of them."""
 
-    every: Any = option("auto", "steps; auto: a third of the run")
-    gamma: float = 0.1
+    every: Any = option("auto", "between two drops; auto: a third of the run", unit="steps", type="int or auto")
+    gamma: float = option(0.1, "what the rate is multiplied by at a drop", unit="")
 
     KIND: ClassVar[str | None] = "StepLR"
 
@@ -171,8 +175,8 @@ class StepDecay(Constant):
 class MultiStep(Constant):
     """The rate times gamma at each of the `milestones`, in steps from the start of the run (torch MultiStepLR)."""
 
-    milestones: list[int] = field(default_factory=list)
-    gamma: float = 0.1
+    milestones: list[int] = option([], "at which the rate drops, as in [500,750]", unit="steps")
+    gamma: float = option(0.1, "what the rate is multiplied by at a drop", unit="")
 
     KIND: ClassVar[str | None] = "MultiStepLR"
 
@@ -199,7 +203,7 @@ class MultiStep(Constant):
 class Cosine(Constant):
     """The rate falls, after the warm-up, along half a cosine to `floor` at the end of the run (torch CosineAnnealingLR)."""
 
-    floor: float = 0.0
+    floor: float = option(0.0, "what the rate falls to", unit="")
 
     KIND: ClassVar[str | None] = "CosineAnnealingLR"
 

@@ -7,6 +7,7 @@ adds names by an entry point in the group `coopsgd.<kind>`; `module:Class` names
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import functools
 import importlib
@@ -45,9 +46,15 @@ _known: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 T = TypeVar("T")
 
 
-def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A key of a class that a config can name: a field with a default, and what `coopsgd list` says of it."""
-    return field(default=default, metadata={"help": help, **metadata})
+def option(default: Any, help: str, *, unit: str | None = None, type: str | None = None, **metadata: Any) -> Any:
+    """A key of a class that a config can name: a field with a default, and what `coopsgd list` says of it.
+
+    help: a line. unit: of a number, empty for one without. type: what it may be, as in "int or auto", where Any is annotated.
+    """
+    said = {"help": help, "unit": unit, "type": type, **metadata}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata=said)
+    return field(default=default, metadata=said)
 
 
 def register(name: str, kind: str = "strategy") -> Callable[[T], T]:

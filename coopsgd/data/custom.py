@@ -56,13 +56,21 @@ class Custom(DataSet):
     one number a channel: auto is those of the training set for bytes, 0 and 1 for floats.
     """
 
-    path: Any = option(None, "module:Class")
-    arguments: Any = field(default_factory=dict)
-    train: Any = option(None, "arguments of the training set alone, as in {root: a}")
-    test: Any = option(None, "of the test set; without them and without train or split, a tenth of each class is held out")
-    split_seed: int = option(0, "which tenth; the run's seed does not move it")
-    mean: Any = option("auto", "a channel's; auto: of the training set for bytes, 0 for floats")
-    std: Any = option("auto", "likewise; auto: 1 for floats")
+    path: Any = option(None, "of the data set, a class or a function", type="module:Class")
+    arguments: Any = option({}, "of both parts, as in {root: a}", type="dict")
+    train: Any = option(None, "arguments of the training set alone, as in {root: a}", type="dict or null")
+    test: Any = option(
+        None,
+        "of the test set; without them and without train or split, a tenth of each class is held out",
+        type="dict or null",
+    )
+    split_seed: int = option(0, "which tenth; the run's seed does not move it", unit="")
+    mean: Any = option(
+        "auto", "a channel's; auto: of the training set for bytes, 0 for floats", unit="", type="float, list or auto"
+    )
+    std: Any = option(
+        "auto", "a channel's; auto: of the training set for bytes, 1 for floats", unit="", type="float, list or auto"
+    )
 
     IMPORTS = ("path",)
 

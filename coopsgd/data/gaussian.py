@@ -25,11 +25,11 @@ class Gaussian(DataSet):
     `test_samples` are drawn besides.
     """
 
-    classes: int = 10
-    dim: int = 20
-    separation: float = option(4.0, "distance of every two means; the noise has variance 1")
-    samples: int = option(10000, "for training")
-    test_samples: int = 2000
+    classes: int = option(10, "one normal distribution each", unit="classes")
+    dim: int = option(20, "numbers of a sample", unit="numbers")
+    separation: float = option(4.0, "distance of every two means; the noise has variance 1", unit="standard deviations")
+    samples: int = option(10000, "for training", unit="samples")
+    test_samples: int = option(2000, "for testing", unit="samples")
 
     TEST = "drawn besides"
 

@@ -58,8 +58,8 @@ class Quantity(Partition):
     every epoch.
     """
 
-    alpha: float = option(0.5, "small: some hold far more than others")
-    min_size: int = option(32, "samples that everyone holds")
+    alpha: float = option(0.5, "small: some hold far more than others", unit="")
+    min_size: int = option(32, "that everyone holds", unit="samples")
     reshuffle: bool = option(False, "the same amounts, dealt anew every epoch")
 
     def __post_init__(self) -> None:
@@ -84,7 +84,9 @@ class Shards(Partition):
     class to be held by someone.
     """
 
-    classes: Any = option("auto", "of each worker; auto: 2, or as many as it takes for every class to be held")
+    classes: Any = option(
+        "auto", "of each worker; auto: 2, or as many as it takes for every class to be held", unit="classes", type="int or auto"
+    )
 
     def __post_init__(self) -> None:
         k = self.classes
@@ -144,9 +146,9 @@ class Dirichlet(Partition):
     Dirichlet(alpha), renormalised where a class is used up (arXiv:1909.06335); min_size and attempts then play no part.
     """
 
-    alpha: float = option(0.1, "small: a class belongs to few")
-    min_size: int = option(32, "samples that everyone must hold, or it is drawn again")
-    attempts: int = 1000
+    alpha: float = option(0.1, "small: a class belongs to few", unit="")
+    min_size: int = option(32, "that everyone must hold, or it is drawn again", unit="samples")
+    attempts: int = option(1000, "draws before it is given up that everyone holds min_size", unit="draws")
     equal: bool = option(False, "as many samples each, a mix of classes each; min_size and attempts then play no part")
 
     def __post_init__(self) -> None:

@@ -38,7 +38,7 @@ class Text(DataSet):
     imported. It differs from one Python to the next, so `show` and the summary give its SHA-256.
     """
 
-    file: Any = option(None, "its path, UTF-8; none: Python's documentation strings")
+    file: Any = option(None, "of the text, UTF-8; null: Python's documentation strings", type="path or null")
 
     FILES = ("file",)
     INPUT = "tokens"

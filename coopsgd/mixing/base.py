@@ -20,6 +20,7 @@ from coopsgd.mixing.expectation import Expectation, Outcomes
 from coopsgd.mixing.matrix import FOLLOWED, ROUNDING, Matrix
 from coopsgd.mixing.recognise import recognise
 from coopsgd.mixing.structured import Product
+from coopsgd.registry import option
 from coopsgd.setup.exact import as_float64
 
 LOOKED_AT = 1000  # communications of a schedule without a cycle whose weights are looked at before a run
@@ -31,7 +32,7 @@ LONGEST = 64  # communications of a cycle up to which its matrices count as recu
 class Mixing:
     """A schedule of mixing matrices over m workers (rows first) and `num_aux` auxiliary models (rows last)."""
 
-    allow_disconnected: bool = False  # run although the workers never agree
+    allow_disconnected: bool = option(False, "run although the workers never agree")
     _cache: dict[tuple[int, int], Matrix] = field(default_factory=dict, init=False, repr=False, compare=False)
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -207,7 +207,7 @@ def _sides(name: str, m: int, rows: Any) -> tuple[int, int]:
 class Grid(Graph):
     """Rows by columns, neighbours up, down, left and right; the border ends."""
 
-    rows: Any = option("auto", "how many; auto: as square as it gets")
+    rows: Any = option("auto", "of the grid; auto: as square as it gets", unit="rows", type="int or auto")
 
     def _links(self, m: int, seed: int) -> Links:
         rows, cols = _sides("grid", m, self.rows)
@@ -274,7 +274,7 @@ def _connected(graph: Any) -> bool:
 class RandomRegular(Graph):
     """A connected graph drawn among those in which everyone has `degree` neighbours; the seed is the run's."""
 
-    degree: int = option(3, "neighbours of each")
+    degree: int = option(3, "neighbours of each", unit="workers")
 
     def _links(self, m: int, seed: int) -> Links:
         import networkx
@@ -296,7 +296,7 @@ class RandomRegular(Graph):
 class ErdosRenyi(Graph):
     """Each pair is an edge with probability p, redrawn until connected; auto is 2 ln(m) / m, rarely redrawn."""
 
-    p: Any = option("auto", "probability of a pair; auto: 2 ln(m) / m")
+    p: Any = option("auto", "probability of a pair; auto: 2 ln(m) / m", unit="share", type="float or auto")
 
     def __post_init__(self) -> None:
         if self.p != "auto" and not (isinstance(self.p, int | float) and 0 < self.p <= 1):

@@ -294,9 +294,16 @@ class Matcha(Mixing):
 
     structured: ClassVar[bool] = True
 
-    budget: float = option(0.5, "expected share of the matchings in a communication")
-    alpha: Any = option("auto", "the weight of a link; auto: that of the least mean square contraction")
-    probabilities: Any = "auto"
+    budget: float = option(0.5, "expected share of the matchings in a communication", unit="share")
+    alpha: Any = option(
+        "auto", "the weight of a link; auto: that of the least mean square contraction", unit="", type="float or auto"
+    )
+    probabilities: Any = option(
+        "auto",
+        "of each matching, to be drawn in a communication; auto: the best within the budget",
+        unit="share",
+        type="list or auto",
+    )
     topology: Graph = field(default_factory=Ring)
     seed: int = of_run("seed", 0)
 

@@ -38,9 +38,9 @@ class Sampled(Mixing):
 
     structured: ClassVar[bool] = True
 
-    fraction: float = option(0.5, "of the clients, in every round")
-    weighting: str = option("samples", "samples; uniform; or proportional: drawn in proportion to their samples")
-    epochs: Any = option(None, "local passes over a client's own share instead of tau steps")
+    fraction: float = option(0.5, "of the clients, in every round", unit="share")
+    weighting: str = option("samples", "of the mean: samples; uniform; or proportional: drawn in proportion to their samples")
+    epochs: Any = option(None, "local passes over a client's own share instead of tau steps", unit="epochs", type="int or null")
     seed: int = of_run("seed", 0)
     sizes: Any = of_run("sizes", None)  # samples of each worker; None where there are none to count
     batch_size: int = of_run("batch_size", 1)

@@ -49,7 +49,7 @@ class Gossip(Mixing):
     weights: metropolis, uniform (1 / (1 + largest degree)), best_constant or fdla (the smallest zeta of all on this graph).
     """
 
-    weights: str = option("metropolis", "metropolis, uniform, best_constant or fdla")
+    weights: str = option("metropolis", "of the links: metropolis, uniform, best_constant or fdla")
     topology: Graph = field(default_factory=Ring)
     seed: int = of_run("seed", 0)
 
@@ -74,8 +74,8 @@ class Elastic(Mixing):
 
     structured: ClassVar[bool] = True
 
-    alpha: Any = option("auto", "the pull; auto: 2 / (m + 2), which minimises zeta")
-    allow_unstable: bool = False  # accept an alpha outside the range in which the workers agree
+    alpha: Any = option("auto", "the pull; auto: 2 / (m + 2), which minimises zeta", unit="", type="float or auto")
+    allow_unstable: bool = option(False, "accept an alpha outside the range in which the workers agree")
 
     def __post_init__(self) -> None:
         auto_or_number("algo.alpha", self.alpha)
@@ -111,7 +111,9 @@ class Anchored(Gossip):
 
     structured = Gossip.structured
 
-    alpha: Any = option("auto", "the pull; auto: (1 + zeta) / (m + 1 + zeta), which minimises zeta")
+    alpha: Any = option(
+        "auto", "the pull; auto: (1 + zeta) / (m + 1 + zeta), which minimises zeta", unit="", type="float or auto"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,11 +143,11 @@ class Hierarchical(Mixing):
 
     structured: ClassVar[bool] = True
 
-    groups: Any = option(2, "how many; or their sizes; or lists of workers")
-    root: bool = option(
-        True, "false: the group models talk to each other"
-    )  # false: the group models talk to each other, all to all
-    weight: Any = option("auto", "of a link; auto: 2 / (lambda_2 + lambda_max) of the tree's Laplacian")
+    groups: Any = option(2, "how many; or their sizes; or lists of workers", unit="groups, workers", type="int or list")
+    root: bool = option(True, "of the tree; false: the group models talk to each other, all to all")
+    weight: Any = option(
+        "auto", "of a link; auto: 2 / (lambda_2 + lambda_max) of the tree's Laplacian", unit="", type="float or auto"
+    )
 
     AUX: ClassVar[str] = "algo.groups"
 

@@ -35,7 +35,7 @@ class OnePeer(Mixing):
 
     structured: ClassVar[bool] = True
 
-    form: str = option("exponential", "exponential; or hypercube: pairs, for a power of two workers")
+    form: str = option("exponential", "of the cycle: exponential; or hypercube: pairs, for a power of two workers")
 
     def __post_init__(self) -> None:
         if self.form not in ("exponential", "hypercube"):
@@ -130,7 +130,7 @@ class Pairwise(Matching):
 
     structured: ClassVar[bool] = True
 
-    events: int = option(1, "pairs a communication, one after the other")
+    events: int = option(1, "pairs a communication, one after the other", unit="pairs")
 
     def __post_init__(self) -> None:
         if self.events < 1:
@@ -177,7 +177,7 @@ class Pairwise(Matching):
 class GossipPGA(Gossip):
     """Gossip, but every `every`-th communication averages everyone. Chen et al., ICML 2021 (arXiv:2105.09080)."""
 
-    every: int = option(6, "communication that averages everyone")
+    every: int = option(6, "so many communications, the last of which averages everyone", unit="rounds")
 
     CYCLE = "algo.every"
     structured = Gossip.structured
@@ -207,8 +207,10 @@ class TwoLevel(Mixing):
 
     structured: ClassVar[bool] = True
 
-    groups: Any = option(2, "how many; or their sizes; or lists of workers")
-    tau_2: Any = option("auto", "steps between averages of everyone, a multiple of tau; auto: 4 tau")
+    groups: Any = option(2, "how many; or their sizes; or lists of workers", unit="groups, workers", type="int or list")
+    tau_2: Any = option(
+        "auto", "between averages of everyone, a multiple of tau; auto: 4 tau", unit="steps", type="int or auto"
+    )
     tau: Any = of_run("tau", 10)
 
     CYCLE = "algo.tau_2"

@@ -23,9 +23,12 @@ class Written(Mixing):
     """
 
     W: Any = option(
-        None, "a .npy file or a list of rows, (m + v) x (m + v), row i = what member i takes; a list of these; module:function"
+        None,
+        "a .npy file or a list of rows, (m + v) x (m + v), row i = what member i takes; a list of these; module:function",
+        unit="",
+        type="path, list or module:function",
     )
-    v: int = option(0, "auxiliary models")
+    v: int = option(0, "auxiliary models", unit="models")
 
     IMPORTS = ("W",)  # fields that may name what is imported: build.py asks before it makes one
     CYCLE = "algo.W"

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class CNN(Model):
     """Two 3 x 3 convolutions with normalisation, ReLU and pooling, then two linear layers (0.42 M parameters on 28 x 28)."""
 
-    width: int = 32
-    dropout: float = 0.0
+    width: int = option(32, "of the first convolution; the second has twice as many", unit="channels")
+    dropout: float = option(0.0, "probability that a number is dropped in training", unit="share")
     norm: str = option("group", "group; batch, see norm_stats; or none")
 
     def __post_init__(self) -> None:

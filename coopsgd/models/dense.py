@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from coopsgd.models.base import Model, check_dropout, linear, size
-from coopsgd.registry import register
+from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -32,8 +32,8 @@ class Logistic(Model):
 class MLP(Model):
     """Fully connected, ReLU between the layers; `hidden` lists their widths."""
 
-    hidden: list[int] = field(default_factory=lambda: [200])
-    dropout: float = 0.0
+    hidden: list[int] = option([200], "width of each hidden layer", unit="units")
+    dropout: float = option(0.0, "probability that a number is dropped in training", unit="share")
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)

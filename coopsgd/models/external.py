@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from coopsgd.host.child import ChildFailed, answer_of
@@ -72,8 +72,8 @@ class TorchVision(External):
     arguments: more of its keyword arguments. Grey images are shown to it as three equal colours.
     """
 
-    arch: str = option("resnet18", "its name there")
-    arguments: Any = field(default_factory=dict)
+    arch: str = option("resnet18", "its name in torchvision.models")
+    arguments: Any = option({}, "of that class or function, as in {width: 2}", type="dict")
 
     def __post_init__(self) -> None:
         _check_arguments(self.arguments, "{width_per_group: 128}")
@@ -105,8 +105,8 @@ class Custom(External):
     It takes (batch, channels, height, width) and gives (batch, classes) logits. A file beside you is importable.
     """
 
-    path: Any = option(None, "module:Class")
-    arguments: Any = field(default_factory=dict)
+    path: Any = option(None, "of the network: a class of modules, or a function that gives one", type="module:Class")
+    arguments: Any = option({}, "of that class or function, as in {width: 2}", type="dict")
 
     IMPORTS = ("path",)
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class GPT(Model):
     """Decoder-only transformer on characters, pre-LayerNorm (1.0 M parameters on about 100 characters). Radford et al. 2019."""
 
-    layers: int = 5
-    heads: int = 4
-    width: int = 128
-    context: int = option(128, "characters it sees")
-    dropout: float = 0.0
+    layers: int = option(5, "blocks of attention and a dense network, one after the other", unit="blocks")
+    heads: int = option(4, "of attention in each block; they divide the width", unit="heads")
+    width: int = option(128, "numbers that stand for a character between blocks", unit="numbers")
+    context: int = option(128, "what it sees of the text before", unit="characters")
+    dropout: float = option(0.0, "probability that a number is dropped in training", unit="share")
 
     INPUT = "tokens"
 

@@ -24,7 +24,7 @@ class ResNet(Model):
     without one every block begins as the identity, or the deeper ones would overflow.
     """
 
-    depth: int = option(20, "6 n + 2")
+    depth: int = option(20, "layers with weights, 6 n + 2", unit="layers")
     norm: str = option("group", "group; batch: as in the paper, see norm_stats; or none")
 
     def __post_init__(self) -> None:

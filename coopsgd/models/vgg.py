@@ -27,7 +27,7 @@ class VGG(Model):
     No biases beside a norm, He initialisation. `norm` is group, batch or none. Images of 28 to 31 are framed with zeros to 32.
     """
 
-    depth: int = option(11, "11 or 16")
+    depth: int = option(11, "layers with weights: 11 or 16", unit="layers")
     norm: str = option("group", "group; batch, see norm_stats; or none")
 
     def __post_init__(self) -> None:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from coopsgd.errors import ConfigError
 
 HELP = {
-    "resume": "auto: go on with the run that its folder holds, if any, so that a command may be given again [never]",
-    "skip_done": "true: of a sweep, leave out what some run in its folder has done already [false]",
+    "resume": "auto: go on with the run that its folder holds, if any, so that a command may be given again",
+    "skip_done": "true: of a sweep, leave out what some run in its folder has done already",
 }
 VALUES = {"resume": ("never", "auto"), "skip_done": ("false", "true")}
 

@@ -220,8 +220,11 @@ def class_of(kind: str, where: str, name: Any) -> Any:
 def _refuse_unknown(where: str, choice: Any, node: Mapping[str, Any], known: set[str]) -> None:
     for name in node:
         if name not in known:
+            from coopsgd.setup.suggestions import elsewhere
+
             has = f"known: {', '.join(sorted(known))}" if known else "it has no keys"
-            raise ConfigError(f"{where}.{name}: {choice} has no such key{did_you_mean(name, sorted(known))}; {has}")
+            meant = did_you_mean(name, sorted(known)) or elsewhere(where, name)
+            raise ConfigError(f"{where}.{name}: {choice} has no such key{meant}; {has}")
 
 
 def refuse_unstackable(choice: Any) -> None:

@@ -5,8 +5,9 @@ The first comment line says what it is; a second one, `# paper: ...`, where it c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, Field, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,29 +44,81 @@ def settings(group: str, name: str, config_dir: str | None = None) -> dict[str, 
 
 
 class Option(NamedTuple):
-    """A key below a group."""
+    """A key of the config, as its dataclass has it."""
 
-    key: str
-    value: Any  # what it is when it is not given
+    key: str  # without its group
+    type: str  # as in "int or auto"
+    unit: str  # of a number; empty for one without, and for what is no number
+    value: Any  # what it is when it is not given; MISSING when it must be
     help: str
 
 
 KINDS = {"topology": ("graph",), "algo": ("strategy", "mixing")}  # what a group's yaml names, where that is called otherwise
+RUN = "run"  # what `coopsgd list` calls the keys that are in no group
 
 
-def options(group: str, name: str, config_dir: str | None = None) -> list[Option]:
-    """The keys of a choice: the yaml's own, and fields of the built-in classes it names. A user's class is not imported."""
+def options(group: str, name: str, config_dir: str | None = None, importing: bool = False) -> list[Option]:
+    """The keys of a choice: the yaml's own, and fields of the classes it names.
+
+    importing: classes of a user's own are imported, too; name may then be module:Class. Else nothing of theirs runs.
+    ConfigError when they cannot be.
+    """
     from coopsgd.setup.build import default_of, own
 
-    said = settings(group, name, config_dir)
-    found = {key: Option(key, value, "") for key, value in said.items() if key not in ("name", "strategy", "mixing")}
-    for kind in KINDS.get(group, (group,)):
-        named = said.get(kind if group == "algo" else "name")
-        if not isinstance(named, str) or ":" in named:
-            continue
-        for f in own(registry.lookup(kind, named)):
-            found[f.name] = Option(f.name, said.get(f.name, default_of(f)), f.metadata.get("help", ""))
+    said = settings(group, name, config_dir) if name in _texts(group, config_dir) else {}
+    of_run = {option.key: option for option in run_options()}
+    found = {
+        key: of_run[key]._replace(value=value) if key in of_run else Option(key, type(value).__name__, "", value, "")
+        for key, value in said.items()
+        if key not in ("name", "strategy", "mixing")
+    }
+    for cls in _classes(group, name, said, importing):
+        for f in own(cls):
+            found[f.name] = _option(f, said.get(f.name, default_of(f)))
     return list(found.values())
+
+
+def _classes(group: str, name: str, said: dict[str, Any], importing: bool) -> Iterator[Any]:
+    """What the yaml of a choice names; where there is none, `name` itself: module:Class, or what a package registers."""
+    from coopsgd.mixing.base import Mixing
+    from coopsgd.setup.build import class_of
+
+    kinds = KINDS.get(group, (group,))
+    if not said and group == "algo":
+        found = registry.imported(group, name) if ":" in name else None
+        mixing = isinstance(found, type) and issubclass(found, Mixing)
+        mixing = mixing or (
+            found is None and name not in {point.name for point in registry.entry_points(group="coopsgd.strategy")}
+        )
+        kinds = ("mixing",) if mixing else ("strategy",)
+    for kind in kinds:
+        named = said.get(kind if group == "algo" else "name") if said else name
+        if isinstance(named, str) and (importing or ":" not in named):
+            yield class_of(kind, group, named)
+
+
+def _option(f: Field[Any], value: Any) -> Option:
+    said = f.metadata
+    written = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
+    kind = said.get("type") or ("any" if written == "Any" else written.replace(" | None", " or null"))
+    return Option(f.name, kind, said.get("unit") or "", value, said.get("help", ""))
+
+
+def run_options() -> list[Option]:
+    """The keys at the top of the config, and the words of train that are about its folder."""
+    found = [_option(f, f.default) for f in fields(Config) if f.name not in GROUPS]
+    return found + [Option(name, "str", "", again.VALUES[name][0], text) for name, text in again.HELP.items()]
+
+
+def registered(group: str) -> list[Choice]:
+    """What installed packages bring by an entry point; a yaml of a user's own names it, as a class of theirs."""
+    found = []
+    for kind in KINDS.get(group, (group,)):
+        for point in registry.entry_points(group=f"coopsgd.{kind}"):
+            package = point.dist.name if point.dist is not None else point.value
+            key = kind if group == "algo" else "name"
+            found.append(Choice(group, point.name, f"of {package}; for a yaml of your own: {key}: {point.name}", ""))
+    return found
 
 
 def default(group: str) -> str | None:
@@ -103,7 +156,6 @@ def help_text() -> str:
 
 
 def _help_lines() -> Iterator[str]:
-    keys = {f.name: f for f in fields(Config)}
     yield "coopsgd train: run cooperative SGD with workers in processes of this machine."
     yield ""
     yield "== Groups (choose one: algo=easgd; set a key of it: algo.alpha=0.1) =="
@@ -114,48 +166,29 @@ def _help_lines() -> Iterator[str]:
             yield f"    {choice.name:{width}}  {choice.about}"
     yield ""
     yield "== Keys (set one: workers=8; sweep: -m tau=1,4,16) =="
-    width = max(map(len, keys))
-    for name, f in keys.items():
-        if name not in GROUPS:
-            yield f"{name:{width}}  {f.metadata['help']} [{f.default if f.default is not None else 'not set'}]"
-    for name, text in again.HELP.items():
-        yield f"{name:{width}}  {text}"
+    run = run_options()
+    width = max(len(option.key) for option in run)
+    for option in run:
+        yield f"{option.key:{width}}  {option.help} [{'not set' if option.value is None else option.value}]"
     yield ""
-    yield "Keys below a group, with a line on each: coopsgd list GROUP, as in coopsgd list algo."
+    yield "== Keys below a group: coopsgd list GROUP=NAME, with type, unit and default, as in coopsgd list optim=sgd =="
+    yield from table("optim", options("optim", "sgd"))
+    yield ""
+    yield "coopsgd list GROUP names the choices, coopsgd list run the keys above, coopsgd list KEY one of them."
     yield "The run folder is outputs/DATE/TIME (set hydra.run.dir), or multirun/DATE/TIME/SWEPT-KEYS (hydra.sweep.dir)."
 
 
-def show(as_json: bool, config_dir: str | None = None, wanted: str | None = None) -> None:
-    """Print every choice of every group; of one group with the keys of each."""
-    import json
-    from dataclasses import asdict
+def full_key(group: str, key: str) -> str:
+    """As it is written on the command line; a yaml's keys of the run are in no group."""
+    return key if group == RUN or key in KEYS else f"{group}.{key}"
 
-    groups = [group for group in ABOUT if wanted in (None, group)]
-    if not groups:
-        raise ConfigError(f"{wanted}: is no group{registry.did_you_mean(wanted or '', ABOUT)}; known: {', '.join(ABOUT)}")
 
-    def keys(choice: Choice) -> list[Option]:
-        return [] if not wanted or wanted == EXPERIMENTS else options(wanted, choice.name, config_dir)
-
-    found = {group: [(choice, keys(choice)) for choice in choices(group, config_dir)] for group in groups}
-    if as_json:
-        listed = {
-            group: [asdict(c) | ({"keys": [one._asdict() for one in own]} if wanted else {}) for c, own in some]
-            for group, some in found.items()
-        }
-        print(json.dumps(listed, indent=2, default=str))
-        return
-    for group, some in found.items():
-        width = max(len(choice.name) for choice, _ in some)
-        print(f"{group}: {ABOUT[group]}")
-        for choice, own in some:
-            print(f"  {choice.name:{width}}  {choice.about}")
-            if choice.paper:
-                print(f"  {'':{width}}    {choice.paper}")
-            for option in own:
-                value = json.dumps(option.value, default=str).replace('"', "")
-                key = option.key if option.key in KEYS else f"{group}.{option.key}"  # of the run: what auto means
-                print(f"  {'':{width}}  {key}={value}{'  ' + option.help if option.help else ''}")
-        if not wanted and group != EXPERIMENTS:
-            print(f"  keys of each: coopsgd list {group}")
-        print()
+def table(group: str, found: Iterable[Option]) -> Iterator[str]:
+    """Lines with key, type, unit, default and what it is."""
+    rows = [("key", "type", "unit", "default", "")]
+    for option in found:
+        value = "(needed)" if option.value is MISSING else json.dumps(option.value, default=str).replace('"', "")
+        rows.append((full_key(group, option.key), option.type, option.unit or "-", value or "-", option.help))
+    widths = [max(len(row[at]) for row in rows) for at in range(4)]
+    for row in rows:
+        yield ("  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)) + f"  {row[4]}").rstrip()

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from coopsgd.errors import ConfigError
+from coopsgd.registry import option
 from coopsgd.setup import yamls
 from coopsgd.setup.formats import FORMAT, upgraded
 
@@ -46,13 +47,13 @@ WHOLE = (
 COUNTS = ("groups", "epochs", "tau_2", "every", "switch", "interval", "classes", "rows", "tau")
 
 
-def key(default: Any, help: str, *, identity: bool) -> Any:
-    """A top-level key of the config with its line for `--help`.
+def key(default: Any, help: str, *, identity: bool, unit: str | None = None, type: str | None = None) -> Any:
+    """A top-level key of the config with its line, unit and type: see registry.option.
 
     identity: does it say what is trained? Else it says where or how that is computed, looked at, kept or called, and two runs
     that differ in it train the same models: see identity.py.
     """
-    return field(default=default, metadata={"help": help, "identity": identity})
+    return option(default, help, unit=unit, type=type, identity=identity)
 
 
 def group(help: str) -> Any:
@@ -76,7 +77,11 @@ class Config:
     cluster: Any = group("whose seconds to simulate (sim_s): a step's time, links; none unless it is named")
     stop: Any = group("when a run ends before its steps are done: a target is reached, or a budget spent")
     tau: Any = key(
-        "auto", "local steps between communications, or [[from step, tau], ...]; auto: what the algo's yaml says", identity=True
+        "auto",
+        "between communications, or [[from step, tau], ...]; auto: what the algo's yaml says",
+        identity=True,
+        unit="steps",
+        type="int, list or auto",
     )
     order: str = key(
         "auto",
@@ -85,57 +90,98 @@ class Config:
     )
     delay: Any = key(
         "auto",
-        "how many local steps old what is mixed is, or tau; auto: as the algo's yaml says, else 0",
+        "how old what is mixed is, in local steps, or tau; auto: as the algo's yaml says, else 0",
         identity=True,
+        unit="steps",
+        type="int, tau or auto",
     )
     buffers: str = key(
         "auto",
         "of the optimiser, at a communication: keep, average, reset; auto: as the algo's yaml says, else keep",
         identity=True,
     )
-    workers: int = key(4, "m, how many models are trained", identity=True)
-    processes: Any = key("auto", "how many processes hold them; auto: one a worker while they fit the machine", identity=False)
-    threads: Any = key("auto", "torch threads of one process; auto: cores / processes, at least 1", identity=False)
-    steps: Any = key(None, f"local steps of every worker; {STEPS} unless epochs is given", identity=True)
-    epochs: Any = key(None, "instead of steps: passes of every worker over its own share", identity=True)
-    batch_size: int = key(32, "samples in one worker's minibatch", identity=True)
-    seed: int = key(0, "of everything random", identity=True)
+    workers: int = key(4, "m, how many models are trained", identity=True, unit="workers")
+    processes: Any = key(
+        "auto",
+        "how many processes hold them; auto: one a worker while they fit the machine",
+        identity=False,
+        unit="processes",
+        type="int or auto",
+    )
+    threads: Any = key(
+        "auto",
+        "torch threads of one process; auto: cores / processes, at least 1",
+        identity=False,
+        unit="threads",
+        type="int or auto",
+    )
+    steps: Any = key(
+        None, f"local steps of every worker; {STEPS} unless epochs is given", identity=True, unit="steps", type="int or null"
+    )
+    epochs: Any = key(
+        None, "instead of steps: passes of every worker over its own share", identity=True, unit="epochs", type="int or null"
+    )
+    batch_size: int = key(32, "samples in one worker's minibatch", identity=True, unit="samples")
+    seed: int = key(0, "of everything random", identity=True, unit="")
     dtype: str = key("float32", "of the models: float32 or float64", identity=True)
     device: str = key("auto", "cpu, cuda, or auto: cuda where there is one", identity=False)
-    log_every: int = key(20, "steps between two lines of metrics.jsonl", identity=False)
+    log_every: int = key(20, "between two lines of metrics.jsonl", identity=False, unit="steps")
     norm_stats: str = key(
         "average", "BatchNorm's running statistics: average with the models, local, or recalibrate the mean's", identity=True
     )
-    clip: Any = key(None, "largest norm of one worker's gradient row; a longer one is scaled down to it", identity=True)
-    amp: Any = key(
-        None, "bf16: forward and backward passes in bfloat16 autocast; models, mixing, optimiser keep dtype", identity=True
+    clip: Any = key(
+        None,
+        "largest norm of one worker's gradient row; a longer one is scaled down to it",
+        identity=True,
+        unit="",
+        type="float or null",
     )
-    eval_every: int = key(100, "steps between two evaluations; 0: at the start and the end only", identity=False)
+    amp: Any = key(
+        None,
+        "bf16: forward and backward passes in bfloat16 autocast; models, mixing, optimiser keep dtype",
+        identity=True,
+        type="bf16 or null",
+    )
+    eval_every: int = key(100, "between two evaluations; 0: at the start and the end only", identity=False, unit="steps")
     eval_samples: Any = key(
-        "auto", "test samples single workers are measured on; auto: all, fewer beyond 32 workers", identity=False
+        "auto",
+        "test samples single workers are measured on; auto: all, fewer beyond 32 workers",
+        identity=False,
+        unit="samples",
+        type="int or auto",
     )
     engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm", identity=False)
     save: str = key(
         "auto", "what to keep at the end: rows, answer, none; auto: rows up to 200 MB, else the answer", identity=False
     )
     checkpoint_every: Any = key(
-        "auto", "steps, or a time as in 10min, between two checkpoints; auto: 5min while that is cheap; 0: none", identity=False
+        "auto",
+        "between two checkpoints, or a time as in 10min; auto: 5min while that is cheap; 0: none",
+        identity=False,
+        unit="steps",
+        type="int, text or auto",
     )
-    keep: int = key(2, "how many checkpoints stay", identity=False)
+    keep: int = key(2, "how many checkpoints stay", identity=False, unit="checkpoints")
     objective: Any = key(
         "eval/loss",
         "what a sweep that looks for the best is told: a metric at the end, or bytes, seconds, sim_seconds until stop.target",
         identity=False,
+        type="text or null",
     )
     name: str = key("", "a name of your own, kept in the summary", identity=False)
     timeout: Any = key(
         "auto",
-        "seconds a process waits for another before the run fails; auto: 20 times the longest step, evaluation, checkpoint or "
+        "that a process waits for another before the run fails; auto: 20 times the longest step, evaluation, checkpoint or "
         "round here so far, at least 60, and 600 for the first of each",
         identity=False,
+        unit="s",
+        type="float or auto",
     )
     max_restarts: int = key(
-        0, "how often workers are started again from the last checkpoint when one of them has failed", identity=False
+        0,
+        "how often workers are started again from the last checkpoint when one of them has failed",
+        identity=False,
+        unit="restarts",
     )
     launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines", identity=False)
 

@@ -30,10 +30,12 @@ class Stop:
     """
 
     metric: str | None = option(None, "of a log line, as eval/loss: the run ends when it has come to stop.target")
-    target: float | None = option(None, "of stop.metric: at least that of a share, as eval/accuracy, else at most that")
-    bytes: float | None = option(None, "budget: the run ends when its messages have come to so many bytes")
-    seconds: float | None = option(None, "budget: the run ends after so many seconds of training, measuring left out")
-    sim_seconds: float | None = option(None, "budget: the run ends after so many seconds on the clock of cluster=")
+    target: float | None = option(
+        None, "of stop.metric: at least that of a share, as eval/accuracy, else at most that", unit="the metric's"
+    )
+    bytes: float | None = option(None, "budget: the run ends when its messages have come to so many", unit="bytes")
+    seconds: float | None = option(None, "budget: the run ends after so much training, measuring left out", unit="s")
+    sim_seconds: float | None = option(None, "budget: the run ends after so much time on the clock of cluster=", unit="s")
 
     def __post_init__(self) -> None:
         for name in ("target", *BUDGETS):

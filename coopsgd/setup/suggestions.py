@@ -58,8 +58,14 @@ def nested(config_dir: str | None = None) -> dict[str, list[str]]:
 
 def nearest(name: str) -> list[str]:
     """Keys that may be meant by one that is none, whatever its case: of the same name below a group, else the most alike."""
-    plain = like(name.rpartition(".")[2])
-    below = nested()
+    group, _, last = name.rpartition(".")
+    plain, below = like(last), nested()
+    if group in GROUPS:
+        here = {like(key): f"{group}.{key}" for key, where in below.items() if f"{group}.{key}" in where}
+        if (close := closest(plain, here)) is not None:
+            return [here[close]]
+    if last in below:
+        return below[last]
     for key in (*KEYS, "experiment", *again.HELP):
         if like(key) == plain:
             return [key]
@@ -80,7 +86,20 @@ def unknown_key(key: str) -> str:
     keys = [f"{close}.{rest}" for close in nearest(group) if close in GROUPS] if rest else []
     keys = keys or nearest(key)
     meant = f"; did you mean {' or '.join(keys)}?" if keys else ""
-    return f"no key named {brief(key)!r}{meant}; `coopsgd train --help` lists them"
+    return f"no key named {brief(key)!r}{meant}; `coopsgd list run` and `coopsgd list GROUP=NAME` have them all"
+
+
+def elsewhere(group: str, name: str) -> str:
+    """'; it is a key of algo=dpsgd' when other choices of the group have it; what may be meant when other groups do."""
+    having = [
+        f"{group}={choice.name}"
+        for choice in catalogue.choices(group)
+        if any(option.key == name and option.key not in KEYS for option in catalogue.options(group, choice.name))
+    ]
+    if having:
+        return f"; it is a key of {', '.join(having)}"
+    keys = [key for key in nearest(name) if not key.startswith(f"{group}.")]
+    return f"; did you mean {' or '.join(keys)}?" if keys else ""
 
 
 def choices_named(name: str) -> list[str]:

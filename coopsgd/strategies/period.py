@@ -127,7 +127,9 @@ class Rule(Period):
 class PostLocal(Rule):
     """tau = 1 until step `switch`, then tau: post-local SGD. switch: auto is the first drop of the rate. arXiv:1808.07217."""
 
-    switch: Any = option("auto", "until when tau is 1: a step; auto: the first drop of the learning rate")
+    switch: Any = option(
+        "auto", "until when tau is 1; auto: the first drop of the learning rate", unit="steps", type="int or auto"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -170,8 +172,8 @@ class QSR(Rule):
     then ends unmixed, unlike in the authors' code.
     """
 
-    alpha: float = 0.1
-    power: float = 2.0
+    alpha: float = option(0.1, "tau is at least (alpha / lr) to the power", unit="")
+    power: float = option(2.0, "of alpha / lr: 2 is the quadratic rule, 1 the linear one", unit="")
     warmup: int = of_run("warmup", 0)  # steps
 
     def __post_init__(self) -> None:
@@ -217,9 +219,11 @@ class AdaComm(Rule):
     multiplied by gamma (1: never). While the rate warms up tau stays as it is given; all of this begins after it.
     """
 
-    interval: Any = option(100, "steps between two decisions; or 60s: seconds on the cluster's clock")
-    gamma: float = option(0.5, "what tau is multiplied by when the rule would not lower it; 1: never")
-    floor: float = option(0.0, "the least loss there is, if known")
+    interval: Any = option(
+        100, "between two decisions; or 60s: seconds on the cluster's clock", unit="steps", type="int or text"
+    )
+    gamma: float = option(0.5, "what tau is multiplied by when the rule would not lower it; 1: never", unit="")
+    floor: float = option(0.0, "the least loss there is, if known", unit="loss")
     warmup: int = of_run("warmup", 0)  # steps
 
     WATCHES: ClassVar[bool] = True

@@ -29,7 +29,7 @@ class Language(Supervised):
 
     model: Any = of_run("model", kw_only=True)  # that reads `context` characters
     data: Any = of_run("data", kw_only=True)  # that loads Characters
-    windows: int = option(64, "of the test part, in an evaluation")
+    windows: int = option(64, "of the test part, in an evaluation", unit="windows")
 
     INPUT = "tokens"
 

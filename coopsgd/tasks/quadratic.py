@@ -32,12 +32,14 @@ class Quadratic(Task):
     same f) or read from .npy files by `curvature` and `centers`. Starts at 0 or at `start`, (dim,).
     """
 
-    dim: int = option(10, "d, numbers of a model")
-    sigma: float = option(1.0, "E||noise||^2 = sigma^2, in all")
-    heterogeneity: float = option(1.0, "0: every worker has the same f")
-    curvature: Any = option(None, ".npy, (m, dim)")
-    centers: Any = option(None, ".npy, (m, dim)")
-    start: Any = option(None, ".npy, (dim,)")
+    dim: int = option(10, "d, numbers of a model", unit="numbers")
+    sigma: float = option(1.0, "of the gradient noise: E||noise||^2 = sigma^2, in all", unit="")
+    heterogeneity: float = option(1.0, "how far the workers' minima lie apart; 0: every worker has the same f", unit="")
+    curvature: Any = option(None, ".npy, (m, dim), of each worker's f; null: drawn from the seed", unit="", type="path or null")
+    centers: Any = option(
+        None, ".npy, (m, dim), the minimum of each worker's f; null: drawn from the seed", unit="", type="path or null"
+    )
+    start: Any = option(None, ".npy, (dim,), where the models begin; null: at 0", unit="", type="path or null")
 
     ARRAYS = ("curvature", "centers", "start")
 

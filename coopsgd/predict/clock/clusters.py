@@ -43,14 +43,16 @@ class Links(Cluster):
     all_reduce: ring, tree, halving_doubling, or two_level: in each group, then over the groups.
     """
 
-    step: str = option("constant", "how its time is spread: constant, exponential, pareto")
-    step_s: float = option(0.01, "mean seconds of a local step")
-    jitter: float = option(1.0, "the share of it that is random")
-    tail: float = option(2.5, "of pareto")
-    speeds: Any = option(None, "a number a worker; 0.5 takes twice as long")
-    latency_s: Any = option(1e-4, "seconds of a message, or a matrix [to, from] over groups")
-    bandwidth: Any = option("1 Gbit/s", "of a link, or a matrix likewise")
-    groups: Any = option(None, "of hosts, the sites: how many; or their sizes; or lists of workers")
+    step: str = option("constant", "how the time of a local step is spread: constant, exponential, pareto")
+    step_s: float = option(0.01, "mean time of a local step", unit="s")
+    jitter: float = option(1.0, "of that time, what is random", unit="share")
+    tail: float = option(2.5, "of pareto: above 1, smaller is heavier", unit="")
+    speeds: Any = option(None, "a number a worker; 0.5 takes twice as long", unit="", type="list or null")
+    latency_s: Any = option(1e-4, "of a message, or a matrix [to, from] over groups", unit="s", type="float or list")
+    bandwidth: Any = option("1 Gbit/s", "of a link, or a matrix likewise", unit="bit/s", type="text or list")
+    groups: Any = option(
+        None, "of hosts, the sites: how many; or their sizes; or lists of workers", unit="groups, workers", type="int or list"
+    )
     all_reduce: str = option("ring", "ring, tree, halving_doubling, two_level")
 
     def __post_init__(self) -> None:

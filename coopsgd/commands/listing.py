@@ -1,0 +1,130 @@
+"""What can be chosen and set: groups with their choices, the keys of a choice, the keys of the run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, asdict
+from typing import Any
+
+from coopsgd.errors import ConfigError
+from coopsgd.registry import did_you_mean
+from coopsgd.setup import catalogue
+from coopsgd.setup.catalogue import ABOUT, EXPERIMENTS, RUN, Choice, Option
+from coopsgd.setup.schema import KEYS
+from coopsgd.setup.suggestions import brief, nearest, nested
+
+
+def show(wanted: str | None, as_json: bool, config_dir: str | None = None) -> None:
+    """Print what `wanted` stands for: a group, GROUP=NAME, `run`, or a key; without it every choice of every group.
+
+    ConfigError when it is none of these.
+    """
+    group, equal, name = (wanted or "").partition("=")
+    if equal:
+        _show_choice(group, name, as_json, config_dir)
+    elif wanted is None or wanted in ABOUT:
+        _show_groups([one for one in ABOUT if wanted in (None, one)], wanted is not None, as_json, config_dir)
+    elif wanted == RUN:
+        _show_keys({RUN: catalogue.run_options()}, as_json, "keys of the run itself, set as in workers=8:")
+    else:
+        _show_keys(_having(wanted, config_dir), as_json)
+
+
+def known_words(config_dir: str | None = None) -> list[str]:
+    """All that can be asked for: for completion."""
+    chosen = [f"{group}={choice.name}" for group in ABOUT for choice in catalogue.choices(group, config_dir)]
+    below = [key for keys in nested(config_dir).values() for key in keys]
+    return [*ABOUT, RUN, *chosen, *(option.key for option in catalogue.run_options()), *below]
+
+
+def _choices(group: str, config_dir: str | None) -> list[Choice]:
+    """Those with a yaml, then those that packages register and no yaml names yet."""
+    found = catalogue.choices(group, config_dir)
+    return found + [one for one in catalogue.registered(group) if one.name not in {choice.name for choice in found}]
+
+
+def _facts(group: str, option: Option) -> dict[str, Any]:
+    """A key for a program; one that must be given has no default."""
+    found = {"key": catalogue.full_key(group, option.key), "type": option.type, "unit": option.unit, "help": option.help}
+    return found if option.value is MISSING else {**found, "default": option.value}
+
+
+def _described(choice: Choice, with_keys: bool, config_dir: str | None) -> dict[str, Any]:
+    """A choice for a program. Nothing of a user's own is imported."""
+    if not with_keys or choice.group == EXPERIMENTS:
+        return asdict(choice)
+    return {
+        **asdict(choice),
+        "keys": [_facts(choice.group, one) for one in catalogue.options(choice.group, choice.name, config_dir)],
+    }
+
+
+def _print_json(found: Any) -> None:
+    print(json.dumps(found, indent=2, default=str))
+
+
+def _show_groups(groups: list[str], alone: bool, as_json: bool, config_dir: str | None) -> None:
+    found = {group: _choices(group, config_dir) for group in groups}
+    if as_json:
+        return _print_json({group: [_described(choice, alone, config_dir) for choice in some] for group, some in found.items()})
+    for group, some in found.items():
+        width = max(len(choice.name) for choice in some)
+        print(f"{group}: {ABOUT[group]}")
+        for choice in some:
+            print(f"  {choice.name:{width}}  {choice.about}".rstrip())
+        if alone:
+            print(f"  keys of one: coopsgd list {group}={some[0].name}" + (", or MODULE:CLASS" if group != EXPERIMENTS else ""))
+        else:
+            print()
+    if not alone:
+        print("keys of a choice: coopsgd list GROUP=NAME; of the run itself: coopsgd list run; one: coopsgd list KEY")
+
+
+def _show_choice(group: str, name: str, as_json: bool, config_dir: str | None) -> None:
+    if group not in ABOUT:
+        raise ConfigError(f"{brief(group)}: is no group{did_you_mean(group, ABOUT)}; known: {', '.join(ABOUT)}")
+    known = {choice.name: choice for choice in _choices(group, config_dir)}
+    if name not in known and ":" not in name:
+        raise ConfigError(f"{group}: no {brief(name)!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
+    choice = known.get(name, Choice(group, name, "", ""))
+    found = [] if group == EXPERIMENTS else catalogue.options(group, name, config_dir, importing=True)
+    if as_json:
+        return _print_json({**asdict(choice), "keys": [_facts(group, option) for option in found]})
+    print(f"{group}={name}: {choice.about}".rstrip(": "))
+    if choice.paper:
+        print(f"  paper: {choice.paper}")
+    if group == EXPERIMENTS:
+        print(f"  sets: {json.dumps(catalogue.settings(group, name, config_dir))}")
+    for line in catalogue.table(group, found) if found else () if group == EXPERIMENTS else ("  it has no keys",):
+        print(line)
+
+
+def _show_keys(found: dict[str, list[Option]], as_json: bool, head: str = "") -> None:
+    """Of each GROUP=NAME, or of the run, these keys."""
+    if as_json:
+        return _print_json({of: [_facts(of.partition("=")[0], option) for option in some] for of, some in found.items()})
+    for of, some in found.items():
+        print(head or ("a key of the run:" if of == RUN else f"of {of}:"))
+        for line in catalogue.table(of.partition("=")[0], some):
+            print(line)
+
+
+def _having(wanted: str, config_dir: str | None) -> dict[str, list[Option]]:
+    """The choices that have this key, GROUP.KEY or KEY alone, each with it."""
+    found: dict[str, list[Option]] = {}
+    if here := [option for option in catalogue.run_options() if option.key == wanted]:
+        found[RUN] = here
+    for group in catalogue.GROUPS if not here else ():
+        for choice in catalogue.choices(group, config_dir):
+            some = [
+                option
+                for option in catalogue.options(group, choice.name, config_dir, importing=True)
+                if option.key not in KEYS and wanted in (option.key, f"{group}.{option.key}")
+            ]
+            if some:
+                found[f"{group}={choice.name}"] = some
+    if not found:
+        near = [] if wanted in ("", *ABOUT) else nearest(wanted)
+        meant = f"; did you mean {' or '.join(near)}?" if near else did_you_mean(wanted, (*ABOUT, RUN))
+        raise ConfigError(f"{brief(wanted)}: is no group and no key{meant}; groups: {', '.join(ABOUT)}, and run")
+    return found
