@@ -233,6 +233,12 @@ def test_every_yaml_composes_builds_and_takes_two_steps(process_groups, monkeypa
     if name == "from_probe":
         (tmp_path / "probe.json").write_text(probe_of("model.hidden=[8]"))
         words.add(f"cluster.file={tmp_path}/probe.json")
+    if (group, name) == ("topology", "file"):
+        (tmp_path / "g.txt").write_text("0 1\n1 2\n2 3\n")
+        words.add(f"topology.file={tmp_path}/g.txt")
+    if (group, name) == ("partition", "file"):
+        (tmp_path / "s.json").write_text(str([list(range(40 * i, 40 * i + 40)) for i in range(4)]))
+        words.add(f"partition.file={tmp_path}/s.json")
     if name in ("lenet", "vgg11", "vgg16"):  # too many poolings for images of 8 x 8
         words |= {"data.name=nets:Large", "batch_size=2", "eval_every=0"}
     if name == "fashion_mnist":

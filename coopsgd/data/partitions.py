@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import heapq
 import math
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from coopsgd.data import splits
 from coopsgd.registry import option, register
 from coopsgd.streams import stream
 
@@ -26,6 +28,10 @@ class Partition:
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
         """Sample numbers of each worker. Only where `moves` does the epoch matter, and then never the sizes."""
         raise NotImplementedError
+
+    def notes(self, samples: int, shares: Sequence[np.ndarray]) -> tuple[str, ...]:
+        """Lines that a user should read before a run with these shares of so many training samples starts."""
+        return ()
 
     @property
     def moves(self) -> bool:
@@ -197,16 +203,72 @@ class Dirichlet(Partition):
         return table
 
 
+USERS = ("auto", "dealt", "one")
+
+
+@register("file", "partition")
+@dataclass(frozen=True)
+class File(Partition):
+    """The split of a file: lists of sample numbers, one a worker, or whose each sample is (data/splits.py says how).
+
+    Users are natural clients, each with all of its samples. users=dealt: all of them are dealt to the workers, whole and at
+    random, as many each as can be; one: each worker is one of them, drawn at random if there are more; auto: one where there
+    are as many as workers, else dealt. Lists are the workers' own, one each in their order, unless users= says to take them for
+    users.
+    """
+
+    file: str = option("", ".json, .npz or .npy: lists of sample numbers, or a user for each sample")
+    users: str = option("auto", "dealt: whole users to workers; one: a user each; auto: one if there are as many, else dealt")
+
+    FILES: ClassVar[tuple[str, ...]] = ("file",)
+
+    def __post_init__(self) -> None:
+        if not self.file:
+            raise ValueError("partition.file: is missing; name the file of a split, as in partition.file=split.json")
+        if self.users not in USERS:
+            raise ValueError(f"partition.users: must be one of {', '.join(USERS)}, got {self.users!r}")
+
+    def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
+        split = splits.read(self.file, len(labels))
+        n, what = len(split.shares), "users" if split.users else "lists"
+        if not split.users and self.users == "auto" and n != workers:
+            raise ValueError(
+                f"partition.file: {self.file!r} holds {n} lists, but workers={workers}; set workers={n}, or "
+                "partition.users=dealt to deal them to the workers"
+            )
+        if n < workers:
+            raise ValueError(
+                f"partition.file: {self.file!r} holds {n} {what}, but workers={workers}; set workers to {n} or less"
+            )
+        if n == workers:
+            return split.shares
+        order = stream(seed, "partition").permutation(n)
+        if self.users == "one":
+            return [split.shares[user] for user in order[:workers]]
+        return [np.concatenate([split.shares[user] for user in some]) for some in np.array_split(order, workers)]
+
+    def notes(self, samples: int, shares: Sequence[np.ndarray]) -> tuple[str, ...]:
+        left = samples - sum(map(len, shares))
+        return (f"partition.file: {left} of {samples} training samples are nobody's",) if left else ()
+
+
 _last: tuple[Any, list[np.ndarray]] | None = None  # of this process, or of the one it was forked from
 
 
 def dealt(partition: Partition, labels: np.ndarray, workers: int, seed: int) -> list[np.ndarray]:
     """partition.deal at epoch 0. A second call with the same arguments is cheap."""
     global _last
-    key = repr(partition), len(labels), zlib.crc32(labels.tobytes()), workers, seed
+    key = repr(partition), _stamps(partition), len(labels), zlib.crc32(labels.tobytes()), workers, seed
     if _last is None or _last[0] != key:
         _last = key, [np.asarray(share) for share in partition.deal(labels, workers, seed)]
     return _last[1]
+
+
+def _stamps(partition: Partition) -> list[tuple[int, int]]:
+    """Of the files that it reads: when they were changed, and how long they are."""
+    names = (getattr(partition, name, None) for name in getattr(partition, "FILES", ()))
+    found = (os.stat(name) for name in names if isinstance(name, str) and os.path.exists(name))
+    return [(one.st_mtime_ns, one.st_size) for one in found]
 
 
 def left_over(n: int, shares: Sequence[np.ndarray]) -> np.ndarray:

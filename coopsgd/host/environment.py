@@ -1,4 +1,4 @@
-"""Environment variables that are set for a while."""
+"""Environment variables, and a working directory, that are set for a while."""
 
 from __future__ import annotations
 
@@ -19,3 +19,14 @@ def environment(**values: str) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def working_in(folder: str) -> Iterator[None]:
+    """While inside, this is the working directory; then the one before."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

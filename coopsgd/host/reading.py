@@ -85,10 +85,10 @@ def array(where: str, path: str, fits: Callable[[tuple[int, ...]], None] | None 
         return np.load(file, allow_pickle=False)
 
 
-def parsed(where: str, path: str | Path, out: str, parse: Callable[[str], Any], what: str) -> Any:
+def parsed(where: str, path: str | Path, out: str, parse: Callable[[str], Any], what: str, most: float = SMALL) -> Any:
     """What `parse` makes of a small text; `what` it should be, when it is not."""
     try:
-        return parse(text(where, path, out))
+        return parse(text(where, path, out, most))
     except ConfigError:
         raise
     except (ValueError, RecursionError):

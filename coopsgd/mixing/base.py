@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from coopsgd.host import reading, sizes
+from coopsgd.host import arrays, sizes
 from coopsgd.mixing import spectra
 from coopsgd.mixing.expectation import Expectation, Outcomes
 from coopsgd.mixing.matrix import FOLLOWED, ROUNDING, Matrix
@@ -158,8 +158,18 @@ class Mixing:
             over = "of a random communication" if cycle is None else "over a cycle of communications"
             raise ValueError(
                 f"no consensus: zeta {over} is {found:.6g}, not below 1 by more than rounding, so the workers never agree, or "
-                "so slowly that no run would show it; choose another W or topology, or set algo.allow_disconnected=true"
+                f"so slowly that no run would show it{self._apart(m)}; choose another W or topology, or set "
+                "algo.allow_disconnected=true"
             )
+
+    def _apart(self, m: int) -> str:
+        """Who hangs together, where its topology falls into parts."""
+        topology = getattr(self, "topology", None)
+        parts = topology.links(m, getattr(self, "seed", 0)).parts() if topology is not None else []
+        if len(parts) < 2:
+            return ""
+        some = " and ".join(f"{', '.join(map(str, one[:6]))}{', ...' * (len(one) > 6)}" for one in parts[:3])
+        return f" (the topology has {len(parts)} parts that no edge joins: workers {some}{', ...' * (len(parts) > 3)})"
 
 
 def _cleaned(W: Any) -> Any:
@@ -207,18 +217,20 @@ def auto_or_number(name: str, value: Any) -> None:
 
 
 def load_array(name: str, value: Any, fits: Callable[[tuple[int, ...]], None] | None = None) -> np.ndarray:
-    """A float64 array from a .npy file's path or a nested list. ValueError, naming `name`, when it is neither.
+    """A float64 array from a file's path (host/arrays.py) or a nested list. ValueError, naming `name`, when it is neither.
 
     fits: is shown the shape, of a file before the file is read, and raises when it will not do.
     """
     if value is None:
-        raise ValueError(f"{name}: is missing; give a .npy file or a list, as in {name}=w.npy")
+        raise ValueError(f"{name}: is missing; give a file of numbers or a list, as in {name}=w.npy")
     if isinstance(value, str):
-        return as_float64(name, reading.array(name, value, fits))
+        return as_float64(name, arrays.read(name, value, fits))
     try:
         found = np.array(value)
     except (ValueError, TypeError):
-        raise ValueError(f"{name}: {str(value)[:60]!r} holds no array of numbers; give a .npy file or a list of rows") from None
+        raise ValueError(
+            f"{name}: {str(value)[:60]!r} holds no array of numbers; give a file of numbers or a list of rows"
+        ) from None
     if fits is not None:
         fits(found.shape)
     return as_float64(name, found)

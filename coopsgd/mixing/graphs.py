@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from coopsgd.host import sizes
+from coopsgd.mixing import graphfiles
 from coopsgd.mixing.matrix import Modes
 from coopsgd.mixing.structured import circulant
 from coopsgd.registry import option, register
@@ -63,6 +64,18 @@ class Links:
         low, high = np.minimum(self.rows, self.columns), np.maximum(self.rows, self.columns)
         key = np.unique(low * self.m + high)
         return np.stack([key // self.m, key % self.m], axis=1)
+
+    def parts(self) -> list[list[int]]:
+        """The workers that hang together, whichever way messages go, in groups that do not."""
+        part = np.arange(self.m)
+        while True:
+            least = part.copy()
+            np.minimum.at(least, self.rows, part[self.columns])
+            np.minimum.at(least, self.columns, part[self.rows])
+            least = least[least]
+            if (least == part).all():
+                return [np.flatnonzero(part == one).tolist() for one in np.unique(part)]
+            part = least
 
     def adjacency(self) -> np.ndarray:
         """(m, m) bool"""
@@ -137,6 +150,10 @@ class Graph:
         """The same as a list, which needs no (m, m) array where the family is one of these."""
         own = type(self).adjacency is not Graph.adjacency
         return links_of(self.adjacency(m, seed)) if own else self._links(m, seed)
+
+    def notes(self, m: int) -> tuple[str, ...]:
+        """Lines that a user should read before a run on m workers starts."""
+        return ()
 
     def _links(self, m: int, seed: int) -> Links:
         raise NotImplementedError
@@ -312,3 +329,47 @@ class ErdosRenyi(Graph):
             if _connected(graph):
                 return links_of_pairs(m, graph.edges)
         raise ValueError(f"erdos_renyi: no connected graph in {ATTEMPTS} draws with p = {p:.4g} on {m} workers; raise p")
+
+
+@register("file", "graph")
+@dataclass(frozen=True)
+class File(Graph):
+    """The graph of a file: edge list, adjacency list, GML, GraphML or adjacency matrix (mixing/graphfiles.py); a node a worker.
+
+    Edges of lists go both ways unless directed=true: then an edge from a to b is a message that b takes from a. GML, GraphML
+    and matrices say it themselves (auto). Self-loops are dropped, an edge named twice counts once, weights are not read: lines
+    before the run say so.
+    """
+
+    file: str = option("", "edge list, adjacency list, GML, GraphML, or adjacency matrix, [i, j] = i takes from j")
+    format: str = option("auto", "edges, adjacency, gml, graphml, matrix; auto: by the end of the file's name")
+    directed: Any = option(
+        "auto", "true: an edge goes one way, from the first to the second; auto: as the file says, else false"
+    )
+
+    FILES: ClassVar[tuple[str, ...]] = ("file",)
+
+    def __post_init__(self) -> None:
+        if not self.file:
+            raise ValueError("topology.file: is missing; name the file of a graph, as in topology.file=graph.gml")
+        if self.format not in ("auto", *graphfiles.FORMATS):
+            raise ValueError(f"topology.format: must be auto or one of {', '.join(graphfiles.FORMATS)}, got {self.format!r}")
+        if self.directed not in ("auto", True, False):
+            raise ValueError(f"topology.directed: must be auto, true or false, got {self.directed!r}")
+
+    @cached_property
+    def _found(self) -> graphfiles.Read:
+        """What the file holds, read once."""
+        return graphfiles.read("topology.file", self.file, self.format)
+
+    def _links(self, m: int, seed: int) -> Links:
+        n, (a, b) = len(self._found.names), self._found.edges.T
+        if n != m:
+            lacks = sorted({*map(str, range(m))} - {*self._found.names}, key=int) if n < m else []
+            more = f" (no edge names {', '.join(lacks[:5])})" if len(lacks) == m - n else ""
+            raise ValueError(f"topology.file: {self.file!r} has {n} nodes, but workers={m}{more}; set workers={n}")
+        one_way = self._found.directed if self.directed == "auto" else self.directed
+        return _directed(m, b, a) if one_way else _undirected(m, a, b)
+
+    def notes(self, m: int) -> tuple[str, ...]:
+        return self._found.notes

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd.host import arrays
 from coopsgd.mixing.base import LOOKED_AT, Mixing, load_array
 from coopsgd.registry import imported, option, register
 from coopsgd.setup.exact import as_float64
@@ -18,13 +19,15 @@ from coopsgd.setup.exact import as_float64
 class Written(Mixing):
     """Any W you write: an (m + v, m + v) array, row i = what member i takes, auxiliary rows last.
 
-    W: a .npy file or a list of rows; an array of R of them, (R, m + v, m + v), is a schedule that repeats after R
-    communications; or module:function of (m, r), which answers with the matrix of communication r. Rows must sum to one.
+    W: a file (.npy, .npz, .mat, .csv, .txt) or a list of rows; an array of R of them, (R, m + v, m + v), is a schedule that
+    repeats after R communications; or module:function of (m, r), the matrix of communication r. Rows must sum
+    to one.
     """
 
     W: Any = option(
         None,
-        "a .npy file or a list of rows, (m + v) x (m + v), row i = what member i takes; a list of these; module:function",
+        "a file (.npy, .npz, .mat, .csv, .txt) or a list of rows, (m + v) x (m + v), row i = what member i takes; several of "
+        "these; module:function",
         unit="",
         type="path, list or module:function",
     )
@@ -96,13 +99,28 @@ class Written(Mixing):
         off = np.abs(W.sum(1) - 1)
         if off.max() > 1e-6:
             worst = int(off.argmax())
-            raise ValueError(f"algo.W: rows must sum to 1, row {worst} sums to {W[worst].sum():.6g}{when}")
+            hint = _instead(W)
+            raise ValueError(f"algo.W: rows must sum to 1, row {worst} sums to {W[worst].sum():.6g}{when}{hint}")
         return W / W.sum(1, keepdims=True)  # 0.3333333 is a third: 10^4 communications by 0.9999999 would shrink the models
 
 
 def is_function(W: Any) -> bool:
     """Is it the name of a function, module:function, and not of a file?"""
-    return isinstance(W, str) and ":" in W and not W.endswith(".npy")
+    return isinstance(W, str) and not arrays.named(W)
+
+
+def _instead(W: np.ndarray) -> str:
+    """What a matrix whose rows do not sum to 1 may have been meant to be."""
+    if np.abs(W.sum(0) - 1).max() <= 1e-6:
+        return (
+            "; its columns do. Row i is what member i takes: where models are columns, as arXiv:1808.07576 writes them, give "
+            "the transpose, W.T; a W of push-sum, by whose columns members share theirs out, is for another algorithm"
+        )
+    if np.isin(W, (0, 1)).all():
+        return (
+            "; it holds 0 and 1 alone, as an adjacency does: give that as topology=file topology.file=, weights are the algo's"
+        )
+    return ""
 
 
 def _function(name: str) -> Callable[[int, int], Any]:

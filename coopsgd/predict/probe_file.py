@@ -13,6 +13,7 @@ from coopsgd.errors import ConfigError
 from coopsgd.host import reading
 from coopsgd.mixing.base import load_array
 from coopsgd.predict.estimates import Estimate, Line
+from coopsgd.setup.identity import content
 from coopsgd.setup.schema import Config
 from coopsgd.tasks.base import Task
 
@@ -102,7 +103,7 @@ def identity(config: Config, task: Task) -> dict[str, Any]:
     reads = "data" in task.USES
     return {
         **used,
-        "partition": dict(config.partition) if reads else None,
+        "partition": _split(config, task) if reads else None,
         "batch_size": config.batch_size if "batch_size" in task.USES else 1,
         "workers": config.workers,
         "seed": config.seed,
@@ -111,6 +112,15 @@ def identity(config: Config, task: Task) -> dict[str, Any]:
         "settings": {name: _settings(config, name, task) for name, choice in used.items() if choice is not None}
         | ({"facts": task.about(config)} if reads else {}),
     }
+
+
+def _split(config: Config, task: Task) -> dict[str, Any]:
+    """The keys of the partition, files by what is in them."""
+    node = dict(config.partition)
+    for name in getattr(getattr(task, "partition", None), "FILES", ()):
+        if name in node:
+            node[name] = content(f"partition.{name}", node[name], numbers=False)
+    return node
 
 
 def _settings(config: Config, group: str, task: Task) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,11 +20,12 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from coopsgd.errors import ConfigError
-from coopsgd.host import newfile
+from coopsgd.host import newfile, reading
 from coopsgd.host.files import atomically, new
+from coopsgd.mixing.base import load_array
 from coopsgd.registry import TRUST
 from coopsgd.setup import yamls
-from coopsgd.setup.build import algo_classes, class_of
+from coopsgd.setup.build import classes, reads
 from coopsgd.setup.formats import upgraded
 from coopsgd.setup.schema import GROUPS, Config, dumps, frozen
 
@@ -180,28 +182,28 @@ def in_use_by_us(folder: Path, reading: bool = False, make: bool = False) -> Ite
 
 
 def _with_files(config: Config, folder: Path) -> Config:
-    """The config with what its files hold: small arrays in itself, large ones in `folder` as .npy, others as copies there."""
+    """The config with what its files hold: small arrays in itself, large ones in `folder` as .npy, others as copies there.
+
+    Files of data stay where they are: they are large, and known by their SHA-256.
+    """
     nodes: dict[str, Any] = {name: dict(node) for name in GROUPS if (node := getattr(config, name)) is not None}
-    if config.cluster is not None:
-        for name in class_of("cluster", "cluster", config.cluster["name"]).FILES:
-            content = Path(config.cluster[name]).read_bytes()
-            nodes["cluster"][name] = frozen("cluster", name, ".json")
-            with newfile.create(folder / nodes["cluster"][name]) as file:
-                file.write(content)
-    owners = [("algo", part) for part in algo_classes(config)] + [("task", class_of("task", "task", config.task["name"]))]
-    for group_name, cls in owners:
-        node = nodes[group_name]
-        for name in getattr(cls, "ARRAYS", ()):
+    for group, cls in classes(config):
+        node = nodes[group]
+        for name in reads(cls) if group != "data" else ():
             value = node.get(name)
             if not isinstance(value, str) or not Path(value).is_file():  # numbers, or the name of a function
                 continue
-            array = np.load(value)
-            if array.size <= INLINE:
+            array = load_array(f"{group}.{name}", value) if name in getattr(cls, "ARRAYS", ()) else None
+            if array is not None and array.size <= INLINE:
                 node[name] = array.tolist()
-            else:
-                node[name] = frozen(group_name, name, ".npy")
-                with newfile.create(folder / node[name]) as file:
+                continue
+            node[name] = frozen(group, name, ".npy" if array is not None else Path(value).suffix or ".txt")
+            with newfile.create(folder / node[name]) as file:
+                if array is not None:
                     np.save(file, array)
+                else:
+                    with reading.opened(f"{group}.{name}", value, "restore it") as source:
+                        shutil.copyfileobj(source, file)
     return replace(config, **nodes)
 
 

@@ -16,6 +16,7 @@ from coopsgd.blame import location, with_location
 from coopsgd.data.base import DataSet
 from coopsgd.data.partitions import Partition
 from coopsgd.errors import ConfigError
+from coopsgd.host import arrays
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.graphs import Graph
 from coopsgd.models.base import Model
@@ -159,12 +160,11 @@ def refuse_schedule(strategy: Strategy) -> None:
 @_on_guard
 def written_out(config: Config) -> Config:
     """The config with every key of every group that is used, by its default where it was not given."""
-    classes = {name: [class_of(KINDS[name], name, node.get("name"))] for name in KINDS if (node := getattr(config, name))}
     nodes: dict[str, Any] = {}
-    for name, parts in ({"algo": algo_classes(config)} | classes).items():
-        defaults = {f.name: default_of(f) for cls in parts for f in own(cls)}
-        node = getattr(config, name)
-        nodes[name] = {**node, **{key: value for key, value in defaults.items() if key not in node and _plain(value)}}
+    for group, cls in classes(config):
+        node = nodes.setdefault(group, dict(getattr(config, group)))
+        defaults = {f.name: default_of(f) for f in own(cls)}
+        node |= {key: value for key, value in defaults.items() if key not in node and _plain(value)}
     return replace(config, **nodes)
 
 
@@ -178,6 +178,28 @@ def _plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) and _plain(one) for key, one in value.items())
     return all(map(_plain, value)) if isinstance(value, list) else value is None or isinstance(value, bool | int | float | str)
+
+
+def classes(config: Config) -> list[tuple[str, Any]]:
+    """The classes that the groups of a config name, each with its group."""
+    others = [(name, node) for name in KINDS if (node := getattr(config, name))]
+    found = [(name, class_of(KINDS[name], name, node.get("name"))) for name, node in others]
+    return [("algo", cls) for cls in algo_classes(config)] + found
+
+
+def reads(cls: Any) -> set[str]:
+    """The keys of a class that may name a file: ARRAYS of numbers, which may be a list instead, and other FILES."""
+    return {f.name for f in own(cls)} & {*getattr(cls, "ARRAYS", ()), *getattr(cls, "FILES", ())}
+
+
+@_on_guard
+def with_full_names(config: Config) -> Config:
+    """The config with every file that it names by its full name: what is read later may be read from another folder."""
+    nodes: dict[str, Any] = {}
+    for group, cls in classes(config):
+        node = nodes.setdefault(group, dict(getattr(config, group)))
+        node |= {name: arrays.absolute(node[name]) for name in reads(cls) & node.keys()}
+    return replace(config, **nodes)
 
 
 @_on_guard
@@ -269,6 +291,7 @@ def _construct(kind: str, where: str, cls: Any, given: Mapping[str, Any], of_run
     for names, may in (("IMPORTS", may_import), ("ARRAYS", may_read), ("FILES", may_read)):
         for name in set(getattr(cls, names, ())) & found.keys():
             may(f"{where}.{name}", found[name])
+    found |= {name: arrays.absolute(found[name]) for name in reads(cls) & found.keys()}  # it may be read from another folder
     with blamed(where):
         try:
             return returned.guard(kind, cls(**found))

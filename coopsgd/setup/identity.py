@@ -88,9 +88,7 @@ def _group(parts: Parts, name: str) -> dict[str, Any] | None:
         found = {f.name: value for f in own if (value := build.default_of(f)) is not MISSING} | found
         names = {f.name for f in own} & found.keys()
         found |= build.typed(name, cls, {k: found[k] for k in names})
-        found |= {
-            k: _content(f"{name}.{k}", found[k]) for k in names & {*getattr(cls, "ARRAYS", ()), *getattr(cls, "FILES", ())}
-        }
+        found |= {k: content(f"{name}.{k}", found[k], k in getattr(cls, "ARRAYS", ())) for k in names & build.reads(cls)}
         found[key] = f"{cls.__module__}:{cls.__qualname__}"
         found |= _meant(parts, kind, cls, found)
     return found
@@ -132,13 +130,15 @@ def _near(a: Any, b: Any) -> bool:
         return bool(a == b)
 
 
-def _content(where: str, value: Any) -> Any:
-    """What a file or an array holds; the value itself when it names a function, or a file that is not there."""
+def content(where: str, value: Any, numbers: bool) -> Any:
+    """What a file holds, or an array (numbers); the value itself if it is a function, or a file that is not there."""
     if value is None or (isinstance(value, str) and not Path(value).is_file()):
         return value
     if isinstance(value, str) and Path(value).stat().st_size > LARGEST:
         return value
     try:
+        if not numbers:
+            raise ValueError
         array = np.ascontiguousarray(load_array(where, value), dtype="<f8")
     except ValueError:
         if not isinstance(value, str):

@@ -115,7 +115,9 @@ def _resolved(
         with _noted(look, refused, TooFewSamples):
             task.check(config)
         notes += task.notes(config)
-        config = _files(replace(config, steps=_length(config, task), epochs=None), parts)
+        if config.topology is not None:
+            notes += parts.topology.notes(m)
+        config = build.with_full_names(replace(config, steps=_length(config, task), epochs=None))
         if config.cluster is not None:
             notes += tuple(parts.cluster.check(config))
         parts.schedule.check(parts.optim.lr, config.steps)
@@ -184,13 +186,6 @@ def _without_stop(config: Config, parts: Parts) -> Config:
     parts.stop.check(config, accuracy, known)
     objective.refuse_for(config, parts.stop.metric is not None, accuracy, known)
     return config if parts.stop.given else replace(config, stop=None)
-
-
-def _files(config: Config, parts: Parts) -> Config:
-    """Files of the data by their full names: the run is read from other folders, too."""
-    names = getattr(parts.data, "FILES", ()) if config.data else ()
-    found = {name: str(Path(config.data[name]).resolve()) for name in names if config.data.get(name)}
-    return replace(config, data={**config.data, **found}) if found else config
 
 
 def placed(checked: Checked, gpus: int, look: bool = False, at_once: int = 1) -> Checked:

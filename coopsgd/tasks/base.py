@@ -83,7 +83,7 @@ class Task:
     """Settings of a task; a frozen dataclass that imports no torch."""
 
     USES: ClassVar[tuple[str, ...]] = ()  # which of model, data, batch_size it reads
-    ARRAYS: ClassVar[tuple[str, ...]] = ()  # fields that may name a .npy file
+    ARRAYS: ClassVar[tuple[str, ...]] = ()  # fields that may name a file of numbers
 
     def check(self, config: Config) -> None:
         """ValueError when it cannot work with this config; before any process starts."""

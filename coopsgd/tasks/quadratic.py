@@ -29,17 +29,19 @@ class Quadratic(Task):
     """f_i(x) = 1/2 sum_j a_ij (x_j - c_ij)^2, gradients with noise of E||noise||^2 = sigma^2 in all.
 
     a and c, (m, dim), are drawn from the seed (a within [0.1, 1], c normal; heterogeneity 0 gives every worker the
-    same f) or read from .npy files by `curvature` and `centers`. Starts at 0 or at `start`, (dim,).
+    same f) or read from files by `curvature` and `centers`. Starts at 0 or at `start`, (dim,).
     """
 
     dim: int = option(10, "d, numbers of a model", unit="numbers")
     sigma: float = option(1.0, "of the gradient noise: E||noise||^2 = sigma^2, in all", unit="")
     heterogeneity: float = option(1.0, "how far the workers' minima lie apart; 0: every worker has the same f", unit="")
-    curvature: Any = option(None, ".npy, (m, dim), of each worker's f; null: drawn from the seed", unit="", type="path or null")
-    centers: Any = option(
-        None, ".npy, (m, dim), the minimum of each worker's f; null: drawn from the seed", unit="", type="path or null"
+    curvature: Any = option(
+        None, "(m, dim), of each worker's f; null: drawn from the seed", unit="", type="path of numbers, list or null"
     )
-    start: Any = option(None, ".npy, (dim,), where the models begin; null: at 0", unit="", type="path or null")
+    centers: Any = option(
+        None, "(m, dim), the minimum of each worker's f; null: drawn from the seed", unit="", type="path of numbers, list or null"
+    )
+    start: Any = option(None, "(dim,), where the models begin; null: at 0", unit="", type="path of numbers, list or null")
 
     ARRAYS = ("curvature", "centers", "start")
 

@@ -87,7 +87,7 @@ class Supervised(Task):
         return {**facts, **self.data.about(config.seed)}
 
     def notes(self, config: Config) -> tuple[str, ...]:
-        return self.data.notes()
+        return (*self.data.notes(), *self.partition.notes(len(self.labels(config)), self.shares(config)))
 
     def learns_from(self, config: Config) -> Any:
         return self.data.load(config.seed)

@@ -21,6 +21,7 @@ from coopsgd.commands.resume import go_on_as
 from coopsgd.commands.train.done import Done
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.host import signals
+from coopsgd.host.environment import working_in
 from coopsgd.run import pictures
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.jobs import DONE, FAILED, INTERRUPTED, Job, Jobs, Objective
@@ -141,7 +142,8 @@ class Session:
 
     def _check(self, cfg: Any, hydra_config: Any) -> Checked:
         words, choices = task_words(hydra_config), dict(hydra_config.runtime.choices)
-        return compose.check(cfg, words, choices, self.beside, self.trust, at_once=self.at_once)
+        with working_in(hydra_config.runtime.cwd):  # hydra.job.chdir=true has left it: names of files are of this one
+            return compose.check(cfg, words, choices, self.beside, self.trust, at_once=self.at_once)
 
     def expect(self, number: int, words: Sequence[str]) -> None:
         """A job of these words is about to be launched: two must not have one folder."""

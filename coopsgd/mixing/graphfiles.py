@@ -1,0 +1,153 @@
+"""Graphs in a user's files: edge lists, adjacency lists, GML and GraphML (by networkx), adjacency matrices.
+
+Nodes are numbered from 0: by their names where all are whole numbers, else in the order of the file. An edge from a to b is a
+message that a sends and b takes; of a matrix A, A[i, j] says that i takes from j, as W does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from coopsgd.errors import ConfigError
+from coopsgd.host import arrays, reading
+
+FORMATS = {
+    "gml": (".gml",),
+    "graphml": (".graphml", ".xml"),
+    "edges": (".edges", ".edgelist", ".el", ".txt", ".csv", ".tsv"),
+    "adjacency": (".adjlist", ".adj"),
+    "matrix": (".npy", ".npz", ".mat"),
+}
+HEADERS = {("source", "target"), ("from", "to"), ("src", "dst"), ("src", "dest"), ("node1", "node2"), ("u", "v")}
+SHOWN = 12  # nodes that a note names
+LARGEST = 1 << 28  # bytes of a list that are read
+
+
+class Read(NamedTuple):
+    """names of the nodes; edges (E, 2), from and to, as in the file; directed: does it say which way they go?"""
+
+    names: tuple[str, ...]
+    edges: np.ndarray
+    directed: bool
+    notes: tuple[str, ...]
+
+
+def format_of(where: str, path: str, given: str) -> str:
+    """Of FORMATS, the one that is given, or that the file's name ends in. ConfigError when that says nothing."""
+    if given != "auto":
+        return given
+    suffix = Path(path).suffix.lower()
+    found = next((name for name, ends in FORMATS.items() if suffix in ends), None)
+    if found is None:
+        group = where.rpartition(".")[0]
+        raise ConfigError(
+            f"{where}: {path!r} ends in {suffix or 'nothing'}, which says no format; give {group}.format= one of "
+            f"{', '.join(FORMATS)}"
+        )
+    return found
+
+
+def read(where: str, path: str, given: str = "auto") -> Read:
+    """The graph in a file. ConfigError, in one line, when there is none."""
+    kind = format_of(where, path, given)
+    if kind in ("gml", "graphml"):
+        graph = of_networkx(where, path, kind)
+        labels = [str(data.get("label", node)) for node, data in graph.nodes(data=True)]
+        weighted = any("weight" in data for _, _, data in graph.edges(data=True))
+        found = _numbered(list(graph.nodes), graph.edges(), graph.is_directed(), labels)
+    elif kind == "matrix":
+        A = arrays.read(where, path)
+        if A.ndim != 2 or A.shape[0] != A.shape[1] or not len(A) or A.dtype.kind not in "biuf":
+            raise ConfigError(f"{where}: {path!r} holds {A.dtype} of shape {A.shape}, not a square matrix of 0 and 1")
+        weighted = not np.isin(A, (0, 1)).all()
+        rows, columns = np.nonzero(A)
+        found = Read(tuple(map(str, range(len(A)))), np.stack([columns, rows], axis=1), True, ())
+    else:
+        found, weighted = _of_lines(where, path, kind)
+    notes = [f"{where}: {note}" for note in found.notes]
+    loops = int((found.edges[:, 0] == found.edges[:, 1]).sum())
+    if loops:
+        notes.append(f"{where}: {loops} self-loop{'s' * (loops > 1)} dropped; what a worker keeps is for the weights to say")
+    if kind != "matrix" and (again := len(found.edges) - len(np.unique(found.edges, axis=0))):
+        notes.append(f"{where}: {again} edge{'s' * (again > 1)} named before; each counts once")
+    if weighted:
+        notes.append(
+            f"{where}: weights of edges are not read; algo.weights= makes them, or give W itself, algo=cooperative algo.W="
+        )
+    if found.names != tuple(map(str, range(len(found.names)))):
+        some = ", ".join(found.names[:SHOWN]) + ", ..." * (len(found.names) > SHOWN)
+        notes.append(f"{where}: workers 0, 1, ... are the nodes {some}")
+    return found._replace(notes=tuple(notes))
+
+
+def of_networkx(where: str, path: str, kind: str) -> Any:
+    """A networkx multigraph of GML or GraphML, its nodes in the order of their numbers."""
+    import networkx
+
+    content = reading.text(where, path, "give another file")
+    try:
+        if kind == "gml":
+            if not re.search(r"\bmultigraph\s", content):  # else networkx refuses an edge that is named twice
+                content = re.sub(r"\bgraph\s*\[", "graph [\nmultigraph 1", content, count=1)
+            content = re.sub(r"\bmultigraph\s+0\b", "multigraph 1", content)
+            found = networkx.parse_gml(content.splitlines(), label="id")
+        else:
+            found = networkx.parse_graphml(content, force_multigraph=True)
+    except Exception as error:  # networkx's own errors, and whatever else it runs into in such a file
+        what = {"gml": "GML", "graphml": "GraphML"}[kind]
+        why = " ".join(str(error).split())[:100] or type(error).__name__
+        raise ConfigError(f"{where}: {path!r} is no {what} that networkx reads ({why}); write it anew") from None
+    if not found.number_of_nodes():
+        raise ConfigError(f"{where}: {path!r} has no node; give another file")
+    ordered = found.__class__()
+    ordered.add_nodes_from((node, found.nodes[node]) for node in _order(list(found.nodes)))
+    ordered.add_edges_from(found.edges(data=True))
+    return ordered
+
+
+def _order(nodes: Sequence[Any]) -> list[Any]:
+    whole = all(re.fullmatch(r"-?\d+", str(node)) for node in nodes)
+    return sorted(nodes, key=lambda node: int(str(node))) if whole else list(nodes)
+
+
+def _numbered(
+    nodes: Iterable[Any], edges: Iterable[Any], directed: bool, labels: Sequence[str] | None = None, notes: Sequence[str] = ()
+) -> Read:
+    nodes = list(nodes)
+    at = {node: i for i, node in enumerate(nodes)}
+    pairs = np.array([(at[a], at[b]) for a, b in edges], dtype=np.int64).reshape(-1, 2)
+    return Read(tuple(labels or map(str, nodes)), pairs, directed, tuple(notes))
+
+
+def _of_lines(where: str, path: str, kind: str) -> tuple[Read, bool]:
+    """An edge, or a node and its neighbours, a line; and are there weights?"""
+    edges: list[tuple[str, str]] = []
+    nodes: dict[str, None] = {}
+    weighted, notes, first = False, list[str](), True
+    for number, line in enumerate(reading.text(where, path, "give another file", LARGEST).splitlines(), 1):
+        words = arrays.words_of(re.sub(r"\{.*\}\s*$", "", line))
+        if not words:
+            continue
+        if first and tuple(word.lower().strip("\"'") for word in words[:2]) in HEADERS:
+            notes.append(f"line {number}, {' '.join(words)!r}, is taken for a heading")
+            first = False
+            continue
+        first = False
+        if kind == "edges":
+            if not 2 <= len(words) <= 3 or not all(words):
+                raise ConfigError(
+                    f"{where}: {path!r}, line {number} has {len(words)} word{'s' * (len(words) > 1)}; an edge has two, from "
+                    "and to, and may have a weight; topology.format=adjacency is for lists of neighbours, matrix for 0 and 1"
+                )
+            weighted = weighted or (len(words) > 2 and words[2] != "1")
+            words = words[:2]
+        nodes.update(dict.fromkeys(words))
+        edges += [(words[0], other) for other in words[1:]]
+    if not nodes:
+        raise ConfigError(f"{where}: {path!r} holds no edge; give another file")
+    return _numbered(_order(list(nodes)), edges, False, notes=notes), weighted
