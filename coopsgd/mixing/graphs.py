@@ -344,7 +344,9 @@ class File(Graph):
     file: str = option("", "edge list, adjacency list, GML, GraphML, or adjacency matrix, [i, j] = i takes from j")
     format: str = option("auto", "edges, adjacency, gml, graphml, matrix; auto: by the end of the file's name")
     directed: Any = option(
-        "auto", "true: an edge goes one way, from the first to the second; auto: as the file says, else false"
+        "auto",
+        "true: an edge goes one way, from the first to the second; auto: as the file says, else false",
+        type="bool or auto",
     )
 
     FILES: ClassVar[tuple[str, ...]] = ("file",)

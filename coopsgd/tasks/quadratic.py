@@ -39,7 +39,10 @@ class Quadratic(Task):
         None, "(m, dim), of each worker's f; null: drawn from the seed", unit="", type="path of numbers, list or null"
     )
     centers: Any = option(
-        None, "(m, dim), the minimum of each worker's f; null: drawn from the seed", unit="", type="path of numbers, list or null"
+        None,
+        "(m, dim), the minimum of each worker's f; null: drawn from the seed",
+        unit="",
+        type="path of numbers, list or null",
     )
     start: Any = option(None, "(dim,), where the models begin; null: at 0", unit="", type="path of numbers, list or null")
 
