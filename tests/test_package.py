@@ -236,6 +236,10 @@ def test_every_yaml_composes_builds_and_takes_two_steps(process_groups, monkeypa
     if (group, name) == ("topology", "file"):
         (tmp_path / "g.txt").write_text("0 1\n1 2\n2 3\n")
         words.add(f"topology.file={tmp_path}/g.txt")
+    if (group, name) == ("cluster", "graph"):
+        lines = "".join(f"edge [ source 0 target {i} distance 100 ] " for i in (1, 2, 3))
+        (tmp_path / "n.gml").write_text("graph [ " + "".join(f"node [ id {i} ] " for i in range(4)) + lines + "]")
+        words.add(f"cluster.file={tmp_path}/n.gml")
     if (group, name) == ("partition", "file"):
         (tmp_path / "s.json").write_text(str([list(range(40 * i, 40 * i + 40)) for i in range(4)]))
         words.add(f"partition.file={tmp_path}/s.json")

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 
 from coopsgd.host.sizes import human_bytes
 from coopsgd.predict import cost
+from coopsgd.predict.clock import cycles
 from coopsgd.predict.constants import constants
 from coopsgd.predict.setting import Setting
 from coopsgd.predict.theory import linear_speedup
@@ -53,6 +54,9 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
     errors: {zeta, noise_coefficient, drift_coefficient, tau_consensus}: standard errors of expectations that are
     estimated from a sample; null where they are exact. Exact ones do not depend on the seed.
     cost: {messages, vectors, bytes_per_worker_mean, bytes_per_worker_max} a step, and seconds a step on the configured cluster.
+    cycle_mean: {seconds_per_round, seconds_per_step, seconds_with_barriers, exact, cycle} on the configured cluster: what a
+    round takes in the long run where workers wait for their neighbours alone, if all waited for the slowest, and a cycle of
+    hosts that decides it; not exact: of mean steps, a lower bound. null, and `no_cycle_mean` says why, where there is none.
     notes: lines for the user.
     """
     config = parts.config
@@ -108,6 +112,7 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
         },
         "largest_delayed_lr": delayed / known.L if delayed is not None and known and known.L > 0 else None,
         "cost": cost.per_step(parts) | {"seconds": cost.seconds(parts)},
+        **_cycle_mean(parts),
         "notes": [*dict.fromkeys((*notes, *more)), *filter(None, (setting.few, setting.slow))],
     }
 
@@ -119,6 +124,22 @@ def _alpha(schedule: Any, m: int) -> dict[str, float] | None:
         return None
     now = best if schedule.alpha == "auto" else float(schedule.alpha)
     return {"now": now, "best": best, "zeta_best": replace(schedule, alpha=best).zeta(m)}
+
+
+def _cycle_mean(parts: Parts) -> dict[str, Any]:
+    if parts.config.cluster is None:
+        return {"cycle_mean": None, "no_cycle_mean": None}
+    price, why = cycles.price(parts)
+    if price is None:
+        return {"cycle_mean": None, "no_cycle_mean": why}
+    found = {
+        "seconds_per_round": price.per_round,
+        "seconds_per_step": price.per_round / parts.config.tau,
+        "seconds_with_barriers": price.barrier,
+        "exact": price.exact,
+        "cycle": list(price.cycle),
+    }
+    return {"cycle_mean": found, "no_cycle_mean": None}
 
 
 def show(found: dict[str, Any]) -> None:
@@ -158,6 +179,15 @@ def show(found: dict[str, Any]) -> None:
         )
     if spent["seconds"] is not None:
         console.print(f"on this cluster a step takes {_n(spent['seconds'])} s")
+    if (cycle := found["cycle_mean"]) is not None:
+        least = "" if cycle["exact"] else "at least "
+        who = " -> ".join(map(str, [*cycle["cycle"], *cycle["cycle"][:1]]))
+        console.print(
+            f"in the long run a round takes {least}{_n(cycle['seconds_per_round'])} s, the maximum cycle mean ({who}); "
+            f"{_n(cycle['seconds_with_barriers'])} s if all waited for the slowest in each"
+        )
+    elif found["no_cycle_mean"]:
+        console.print(f"no cycle mean of a round in the long run: {found['no_cycle_mean']}")
 
 
 def _n(x: float | None, error: float | None = None) -> str:

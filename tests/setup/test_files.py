@@ -102,11 +102,23 @@ def test_a_name_is_a_file_or_a_function():
     assert [arrays.named(one) for one in ("w.npy", "a/b.csv", "C:/w.mat", "mine:W", 3, None)] == [True] * 3 + [False] * 3
 
 
+LINES = "".join(f"edge [ source {a} target {b} latency_ms {{0}} ] " for a, b in ((0, 1), (1, 2)))
+NETWORK = f"graph [ node [ id 0 ] node [ id 1 ] node [ id 2 ] {LINES}]"
 FILES = {
     "partition.file": ("s.json", json.dumps([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]), json.dumps([[0], [1], [2]])),
     "topology.file": ("g.txt", "0 1\n1 2\n", "0 1\n1 2\n2 0\n"),
+    "cluster.file": ("n.gml", NETWORK.format(1), NETWORK.format(2)),
 }
-WORDS = ("workers=3", "batch_size=1", "algo=dpsgd", "topology=file", "partition=file", "model=logistic", "steps=4")
+WORDS = (
+    "workers=3",
+    "batch_size=1",
+    "algo=dpsgd",
+    "topology=file",
+    "partition=file",
+    "model=logistic",
+    "steps=4",
+    "cluster=graph",
+)
 
 
 @pytest.fixture
@@ -120,7 +132,11 @@ def at(tmp_path, monkeypatch):
 
 def facts(config):
     parts = Parts(config)
-    return [share.tolist() for share in parts.task.shares(config)], parts.topology.links(3).pairs.tolist()
+    return (
+        [share.tolist() for share in parts.task.shares(config)],
+        parts.topology.links(3).pairs.tolist(),
+        parts.cluster.network(3, 3).a.tolist(),
+    )
 
 
 def test_a_run_keeps_what_its_files_held(at, tmp_path, monkeypatch):

@@ -121,7 +121,7 @@ class Clock:
         into = np.flatnonzero(counts.any(1))
         if not len(into):
             return None
-        a, b = self._network.a, self._network.b
+        a, b = self._network.a, self._network.at_once(counts > 0)
         most = int(np.count_nonzero(counts, axis=1).max())
         shape = len(into), most
         src, there = np.zeros(shape, dtype=int), np.zeros(shape, dtype=bool)

@@ -37,6 +37,15 @@ class Cluster:
         """(m,) seconds of local step k on each worker."""
         raise NotImplementedError
 
+    def mean_step_times(self, m: int) -> np.ndarray | None:
+        """(m,) seconds of a local step on each worker, in the mean; None: nobody knows."""
+        return None
+
+    @property
+    def steady(self) -> bool:
+        """Does every step of a worker take its mean time?"""
+        return False
+
     def network(self, m: int, hosts: int) -> Network:
         """The links between so many hosts, workers first, then servers."""
         raise NotImplementedError

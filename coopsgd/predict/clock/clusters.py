@@ -6,8 +6,6 @@ drawn for all workers at once, so every placement sees the same.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,39 +13,29 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from coopsgd.mixing.base import is_number
 from coopsgd.mixing.groups import split
 from coopsgd.predict.clock.cluster import Cluster
 from coopsgd.predict.clock.network import ALL_REDUCES, Network, all_reduce_s
+from coopsgd.predict.clock.steps import Steps, bits, seconds
+from coopsgd.predict.clock.underlay import Underlay
 from coopsgd.registry import of_run, option, register
-from coopsgd.setup.values import HUGE, TINY
-from coopsgd.streams import stream
 
 if TYPE_CHECKING:
     from coopsgd.predict.probe_file import Probe
 
-STEPS = ("constant", "exponential", "pareto")
+__all__ = ["FromProbe", "Links", "Underlay", "bits"]
 
 
 @register("custom", "cluster")
 @dataclass(frozen=True)
-class Links(Cluster):
+class Links(Steps):
     """A cluster of your own numbers.
-
-    step: how long a local step takes, of mean step_s seconds: constant; exponential, a shift and an exponential straggling;
-    pareto, with a tail that falls as t^-tail. jitter: the share of the mean that is random. speeds: one number a worker, 0.5
-    always takes twice as long.
 
     latency_s: seconds; bandwidth: bit/s, or as "100 Mbit/s". One number for all links, or a matrix [to, from] over groups (over
     workers where there are none). groups: how many sites; or their sizes; or lists of workers. A server is in the first.
     all_reduce: ring, tree, halving_doubling, or two_level: in each group, then over the groups.
     """
 
-    step: str = option("constant", "how the time of a local step is spread: constant, exponential, pareto")
-    step_s: float = option(0.01, "mean time of a local step", unit="s")
-    jitter: float = option(1.0, "of that time, what is random", unit="share")
-    tail: float = option(2.5, "of pareto: above 1, smaller is heavier", unit="")
-    speeds: Any = option(None, "a number a worker; 0.5 takes twice as long", unit="", type="list or null")
     latency_s: Any = option(1e-4, "of a message, or a matrix [to, from] over groups", unit="s", type="float or list")
     bandwidth: Any = option("1 Gbit/s", "of a link, or a matrix likewise", unit="bit/s", type="text or list")
     groups: Any = option(
@@ -57,31 +45,18 @@ class Links(Cluster):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.step not in STEPS:
-            raise ValueError(f"cluster.step: must be one of {', '.join(STEPS)}, got {self.step!r}")
         if self.all_reduce not in ALL_REDUCES:
             raise ValueError(f"cluster.all_reduce: must be one of {', '.join(ALL_REDUCES)}, got {self.all_reduce!r}")
         if self.all_reduce == "two_level" and self.groups is None:
             raise ValueError("cluster.all_reduce=two_level: needs cluster.groups, as in cluster.groups=2")
-        if not 0 <= self.step_s < math.inf:
-            raise ValueError(f"cluster.step_s: must be seconds, not negative, got {self.step_s}")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"cluster.jitter: a share of the mean, must lie in [0, 1], got {self.jitter}")
-        if not self.tail > 1:
-            raise ValueError(f"cluster.tail: must be above 1, else a step has no mean, got {self.tail}")
-        if self.speeds is not None and not (
-            isinstance(self.speeds, list) and self.speeds and all(is_number(s) and 0 < s < math.inf for s in self.speeds)
-        ):
-            raise ValueError(f"cluster.speeds: must list a positive number a worker, got {self.speeds!r}")
-        _matrix("latency_s", self.latency_s, _seconds)
+        _matrix("latency_s", self.latency_s, seconds)
         _matrix("bandwidth", self.bandwidth, bits)
 
     def check(self, config: Any) -> tuple[str, ...]:
+        super().check(config)
         m = config.workers
-        if self.speeds is not None and len(self.speeds) != m:
-            raise ValueError(f"cluster.speeds: names {len(self.speeds)} workers, but workers={m}; give one speed for each")
         n, what = len(self._sites(m)), "workers" if self.groups is None else "groups"
-        for name, read in (("latency_s", _seconds), ("bandwidth", bits)):
+        for name, read in (("latency_s", seconds), ("bandwidth", bits)):
             array = _matrix(name, getattr(self, name), read)
             if array.ndim and len(array) != n:
                 raise ValueError(f"cluster.{name}: is a matrix over {len(array)}, but there are {n} {what}; or give one number")
@@ -95,31 +70,19 @@ class Links(Cluster):
         except ValueError as error:
             raise ValueError(str(error).replace("algo.groups", "cluster.groups")) from None
 
-    def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
-        times = np.full(m, self.step_s)
-        if self.step != "constant":
-            draw = stream(seed, "step time", k)
-            if self.step == "exponential":
-                unit = draw.standard_exponential(m)
-            else:
-                unit = (1 + draw.pareto(self.tail, m)) * (self.tail - 1) / self.tail
-            times *= 1 - self.jitter + self.jitter * unit
-        return times if self.speeds is None else times / self.speeds
-
     def network(self, m: int, hosts: int) -> Network:
         site = np.zeros(hosts, dtype=int)
         for s, members in enumerate(self._sites(m)):
             site[list(members)] = s
-        latency, bandwidth = _matrix("latency_s", self.latency_s, _seconds), _matrix("bandwidth", self.bandwidth, bits)
+        latency, bandwidth = _matrix("latency_s", self.latency_s, seconds), _matrix("bandwidth", self.bandwidth, bits)
         shape, links = (hosts, hosts), np.ix_(site, site)
         a = latency[links] if latency.ndim else np.broadcast_to(latency, shape)
         b = 8 / (bandwidth[links] if bandwidth.ndim else np.broadcast_to(bandwidth, shape))
         return Network(a, b, self.ports, lambda group, nbytes: all_reduce_s(self.all_reduce, group, nbytes, a, b, site))
 
     def describe(self) -> str:
-        steps = f"steps of {self.step_s:g} s, {self.step}" + ("" if self.speeds is None else ", some workers slower")
-        links = f"{_told(self.bandwidth, bits)}, {_told(self.latency_s, _seconds)} s a message"
-        return f"{links}, all-reduce by {self.all_reduce}; {steps}"
+        links = f"{_told(self.bandwidth, bits)}, {_told(self.latency_s, seconds)} s a message"
+        return f"{links}, all-reduce by {self.all_reduce}; {self._told_steps()}"
 
 
 @register("from_probe", "cluster")
@@ -166,6 +129,13 @@ class FromProbe(Cluster):
         found = self.measured
         return np.array(found.workers_s) if self.own_speeds else np.full(m, found.step_s.value)
 
+    def mean_step_times(self, m: int) -> np.ndarray:
+        return self.step_times(m, 0, 0)
+
+    @property
+    def steady(self) -> bool:
+        return True
+
     def network(self, m: int, hosts: int) -> Network:
         found = self.measured.network
         if found is None:
@@ -183,29 +153,6 @@ class FromProbe(Cluster):
         found = self.measured
         hosts = found.network.processes if found.network is not None else 1
         return f"as measured in {self.file} ({len(found.workers_s)} workers, {hosts} processes)"
-
-
-UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-
-
-def bits(value: Any) -> float:
-    """Bit/s of a positive number, or of words like "100 Mbit/s". ValueError for anything else."""
-    words = (
-        re.fullmatch(r"\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*([kmgt]?)bit(/s)?\s*", value.lower()) if isinstance(value, str) else None
-    )
-    try:
-        speed = float(words[1]) * UNITS[words[2]] if words else float(value) if is_number(value) else math.nan
-    except ValueError:
-        speed = math.nan
-    if not TINY <= speed <= HUGE:
-        raise ValueError(f"must be a positive number of bit/s, or as '100 Mbit/s', got {value!r}")
-    return speed
-
-
-def _seconds(value: Any) -> float:
-    if not is_number(value) or not (value == 0 or TINY <= value <= HUGE):
-        raise ValueError(f"must be a number of seconds, not negative, got {value!r}")
-    return float(value)
 
 
 def _matrix(name: str, value: Any, read: Callable[[Any], float]) -> np.ndarray:

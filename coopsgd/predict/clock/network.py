@@ -22,12 +22,21 @@ ALL_REDUCES = ("ring", "tree", "halving_doubling", "two_level")
 
 @dataclass(frozen=True)
 class Network:
-    """Links between hosts, workers first. a, b: (hosts, hosts), [to, from]. all_reduce: (group, bytes) -> seconds."""
+    """Links between hosts, workers first. a, b: (hosts, hosts), [to, from]. all_reduce: (group, bytes) -> seconds.
+
+    shared: from who sends to whom at once, (hosts, hosts) bool, [to, from], the b of each while they share what they have in
+    common; None: they have nothing in common, but for the ports.
+    """
 
     a: np.ndarray
     b: np.ndarray
     ports: str
     all_reduce: Callable[[np.ndarray, float], float]
+    shared: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def at_once(self, who: np.ndarray) -> np.ndarray:
+        """(hosts, hosts) b of messages that all begin together."""
+        return self.b if self.shared is None else self.shared(who)
 
 
 def all_reduce_s(algorithm: str, group: np.ndarray, nbytes: float, a: np.ndarray, b: np.ndarray, site: np.ndarray) -> float:
@@ -40,10 +49,17 @@ def all_reduce_s(algorithm: str, group: np.ndarray, nbytes: float, a: np.ndarray
 
 
 def _played(algorithm: str, group: np.ndarray, nbytes: float, a: np.ndarray, b: np.ndarray) -> float:
+    return played(algorithm, group, nbytes, a, lambda links: b[links])
+
+
+def played(
+    algorithm: str, group: np.ndarray, nbytes: float, a: np.ndarray, rate: Callable[[tuple[Any, Any]], np.ndarray]
+) -> float:
+    """Seconds of an all-reduce of n bytes. rate: from the pairs of one round, (to, from), to their b."""
     total = 0.0
     for times, senders, receivers, share in _rounds(algorithm, len(group)):
         links = group[receivers], group[senders]
-        total += times * float((a[links] + nbytes * share * b[links]).max())
+        total += times * float((a[links] + nbytes * share * rate(links)).max())
     return total
 
 
