@@ -115,10 +115,19 @@ def test_a_barrier_costs_the_maximum_and_its_absence_the_mean(network, tmp_path)
 @pytest.mark.parametrize(
     "words", [("algo=one_peer", "workers=4"), ("algo=easgd", "workers=4"), ("algo=gossip_pga", "algo.every=3", "workers=4")]
 )
-@pytest.mark.parametrize("order", ["atc", "cta"])
-def test_a_schedule_that_repeats_is_priced_by_its_product(tmp_path, words, order):
+@pytest.mark.parametrize("when", ["order=atc", "order=cta", "delay=1", "delay=tau"])
+def test_a_schedule_that_repeats_is_priced_by_its_product(tmp_path, words, when):
     file = gml(tmp_path, *DUMBBELL)
-    base = ["task=quadratic", "task.dim=100", "cluster=graph", f"cluster.file={file}", "tau=2", f"order={order}", *words]
+    base = [
+        "task=quadratic",
+        "task.dim=100",
+        "cluster=graph",
+        f"cluster.file={file}",
+        "tau=2",
+        when,
+        "cluster.speeds=[1,0.7,1,1]",
+        *words,
+    ]
     parts = compose.compose_config(base).parts
     found, why = price(parts)
     assert found is not None, why
@@ -136,7 +145,6 @@ def test_of_random_steps_it_is_a_lower_bound(network):
 
 
 NONE = {
-    "delay": (("algo=dpsgd", "delay=1"), "delay=1"),
     "random": (("algo=matching",), "do not come again"),
     "every step": (("algo=fullsync",), "in every step"),
     "tau moves": (("algo=dpsgd", "tau=[[0,1],[5,2]]"), "not all alike"),

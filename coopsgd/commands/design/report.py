@@ -14,6 +14,7 @@ from rich.table import Table
 from coopsgd.commands.design.ranking import Entry, pareto
 from coopsgd.commands.design.study import Study
 from coopsgd.host.sizes import human_bytes
+from coopsgd.predict.clock import cycles
 
 WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
 
@@ -54,6 +55,7 @@ def facts(study: Study, words: Sequence[str], top: int, config_dir: str | None =
 
 
 def _entry(study: Study, entry: Entry, rank: int, words: Sequence[str], config_dir: str | None) -> dict[str, Any]:
+    tau = int(entry.candidate.config.tau)
     return {
         "rank": rank,
         "algo": entry.candidate.label,
@@ -63,6 +65,7 @@ def _entry(study: Study, entry: Entry, rank: int, words: Sequence[str], config_d
         "tau_eq": entry.tau_eq,
         "bytes_per_step": entry.bytes_per_step,
         "seconds_per_step": float(entry.times[-1]) / len(entry.times),
+        "cycle_mean_per_step": None if (price := cycles.price(entry.candidate.parts)[0]) is None else price.per_round / tau,
         "steps": entry.steps,
         "seconds": entry.seconds,
         "error": entry.error,
@@ -74,9 +77,10 @@ def _entry(study: Study, entry: Entry, rank: int, words: Sequence[str], config_d
 def command(entry: Entry, words: Sequence[str], config_dir: str | None = None) -> str:
     """The `coopsgd train` line of an entry: the user's words, the candidate's, and as many steps as it needs."""
     without = {word.partition("=")[0] for word in entry.candidate.words} | {"steps", "epochs", "hydra.run.dir"}
+    names = [(word, word.partition("=")[0].lstrip("+")) for word in words]
     if entry.candidate.config.topology is None:
-        without.add("topology")
-    kept = [word for word in words if word.partition("=")[0].lstrip("+") not in without]
+        without |= {name for _, name in names if name.partition(".")[0] == "topology"}
+    kept = [word for word, name in names if name not in without]
     where = [] if config_dir is None else ["--config-dir", config_dir]
     steps = f"steps={entry.steps or len(entry.times)}"
     return shlex.join(["coopsgd", "train", *where, *entry.candidate.words, *kept, steps])
@@ -109,7 +113,8 @@ def show(found: dict[str, Any]) -> None:
 def _ranking(console: Console, found: dict[str, Any]) -> None:
     error = "loss" if found["pilots"] is not None else "gradient²"
     columns = ("", "algorithm", "zeta", "tau_eq", "sent a step", "time a step", "steps", "seconds", error, "floor")
-    table = Table(*columns, box=None, pad_edge=False)
+    long_run = any(entry["cycle_mean_per_step"] is not None for entry in found["ranking"])
+    table = Table(*columns, *["long run"] * long_run, box=None, pad_edge=False)
     table.columns[1].no_wrap = True
     for entry in found["ranking"]:
         table.add_row(
@@ -123,8 +128,11 @@ def _ranking(console: Console, found: dict[str, Any]) -> None:
             _seconds(entry["seconds"]),
             f"{entry['error']:.4g}",
             f"{entry['floor']:.4g}",
+            *["-" if (mean := entry["cycle_mean_per_step"]) is None else _seconds(mean)] * long_run,
         )
     console.print(table)
+    if long_run:
+        console.print("long run: of a step, by the maximum cycle mean of rounds without barriers")
 
 
 def _check(console: Console, found: dict[str, Any]) -> None:

@@ -105,8 +105,6 @@ def price(parts: Parts) -> tuple[Price | None, str]:
             None,
             "its matrices do not come again" if cycle is None else f"its matrices come again after {cycle} rounds alone",
         )
-    if config.delay:
-        return None, f"with delay={config.delay} messages travel while steps are taken"
     if steps is None:
         return None, "this cluster does not say how long a step takes in the mean"
     hosts = m + (schedule.num_aux if schedule.server_owns_aux else 0)
@@ -114,7 +112,8 @@ def price(parts: Parts) -> tuple[Price | None, str]:
         return None, f"there are {hosts} hosts; it is found for at most {LARGEST}"
     if cluster.network(m, hosts).ports != "parallel":
         return None, f"cluster.ports={cluster.ports} has messages queue; cluster.ports=parallel has one"
-    matrices = _matrices(parts, config.tau * steps, cycle, hosts)
+    late = config.tau if config.delay == "tau" else min(config.delay, config.tau)
+    matrices = _matrices(parts, config.tau * steps, late * steps, cycle, hosts)
     whole, slowest = matrices[0], [float(A.max()) for A in matrices]
     for A in matrices[1:]:
         whole = product(A, whole)
@@ -122,8 +121,11 @@ def price(parts: Parts) -> tuple[Price | None, str]:
     return Price(mean / cycle, sum(slowest) / cycle, cluster.steady, critical_cycle(whole, mean)), ""
 
 
-def _matrices(parts: Parts, steps: np.ndarray, cycle: int, hosts: int) -> list[np.ndarray]:
-    """(hosts, hosts) of each communication of a cycle: the clock, started at one host after the other."""
+def _matrices(parts: Parts, steps: np.ndarray, late: np.ndarray, cycle: int, hosts: int) -> list[np.ndarray]:
+    """(hosts, hosts) of each communication of a cycle: the clock, started at one host after the other.
+
+    steps, late: (m,) seconds of the steps of a round, and of those of them that are taken while its messages travel.
+    """
     from coopsgd.predict.rehearsal import clock_of, stage
 
     clock: Any = clock_of(parts)
@@ -133,7 +135,9 @@ def _matrices(parts: Parts, steps: np.ndarray, cycle: int, hosts: int) -> list[n
         for j in range(hosts):
             clock.t[:] = -math.inf
             clock.t[j] = 0
-            clock.t[:m] += steps
+            over = clock.t.copy()
+            over[:m] += steps
+            clock.t[:m] += steps - late
             loop.communicate(r)
-            A[:, j] = clock.t
+            A[:, j] = np.maximum(clock.t, over)
     return found
