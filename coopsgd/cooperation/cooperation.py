@@ -19,6 +19,7 @@ from coopsgd.cooperation.clock import Wall
 from coopsgd.cooperation.modules import Modules
 from coopsgd.cooperation.optimizers import Optimizers
 from coopsgd.cooperation.refusals import difference, refuse_optimizers
+from coopsgd.cooperation.samples import each, said
 from coopsgd.cooperation.words import parts_of
 from coopsgd.errors import ConfigError
 from coopsgd.fleet import world
@@ -56,7 +57,8 @@ class Cooperation(Observer):
     words: as on the command line of `coopsgd train`, as a whole such line, a dict of them, or the path of a yaml. What concerns
     task, data, steps or a cluster is ignored with a note.
     samples: how many this worker (each of several) learns from, for an algorithm that weighs workers by it (fedavg).
-    timeout: seconds that one process may keep the others waiting before they fail, naming it.
+    timeout: seconds that one process may keep the others waiting before they fail, naming it; the word timeout= where you give
+    no argument, else 600.
 
     ConfigError for what cannot work, in every process, and where words or models of the processes differ.
     """
@@ -67,21 +69,22 @@ class Cooperation(Observer):
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *words: str | Mapping[str, Any],
         samples: int | Sequence[int] | None = None,
-        timeout: float = TIMEOUT,
+        timeout: float | None = None,
     ) -> None:
         models: list[Any] = [*model] if isinstance(model, list | tuple) else [model]
         optimizers: list[Any] = [*optimizer] if isinstance(optimizer, list | tuple) else [optimizer]
         device = next((p.device for m in models if isinstance(m, nn.Module) for p in m.parameters()), torch.device("cpu"))
-        self.rank, self.processes = world.join(device, timeout)
-        self._notices = world.Notices(self.rank, self.processes, timeout) if self.processes > 1 else None
+        limit = TIMEOUT if timeout is None else timeout
+        self.rank, self.processes = world.join(device, limit)
+        self._notices = world.Notices(self.rank, self.processes, limit) if self.processes > 1 else None
         if self._notices is not None:
             atexit.register(self._notices.leave)
         self._model, self._modules, self._parts, self.notes = self._made(model, models, optimizers, words, samples)
         strategy, config = self._parts.strategy, self._parts.config
         layout = layout_of(strategy.schedule, config.workers, self.processes)
-        if self._notices is not None and config.timeout != "auto":
+        if self._notices is not None and timeout is None and config.timeout != "auto":
             self._notices.timeout = config.timeout
-        self._fleet: Stacked = Stacked(layout) if self._notices is None else world.World(layout, self._notices)
+        self._fleet: Stacked = Stacked(layout) if self._notices is None else world.World(layout, self._notices, device)
         self._clock = Wall(self._of_first)
         self._fleet.clock = self._clock  # type: ignore[assignment]
         self._modules.same_rest(world.spread if self.processes > 1 else None)
@@ -103,11 +106,11 @@ class Cooperation(Observer):
         """The parts, the same in every process. ConfigError in all of them when one cannot be made in one, or differs."""
         mine: dict[str, Any] = {}
         found: Any = None
-        shares = self._everybody(samples)
+        shares = self._everybody(said(samples))
         try:
             modules = Modules(models)
             refuse_optimizers(optimizers, models)
-            parts, notes = parts_of(words, self.processes * len(models), modules.d, modules.b, _each(shares, len(models)))
+            parts, notes = parts_of(words, self.processes * len(models), modules.d, modules.b, each(shares, len(models)))
             found = model, modules, parts, notes
             mine["version"] = [f"coopsgd {coopsgd.__version__}", f"torch {torch.__version__}"]
             mine["model"] = modules.structure()
@@ -223,13 +226,13 @@ class Cooperation(Observer):
         try:
             yield
             notices.post("round", f"{self._round} ended")
-            self._modules.resting = True
+            self._modules.resting = fleet.resting = True
             self._inner.scaler = self._inner.take = None
             while not self._at_boundary or notices.others_reach("round", self._round + 1):
                 self._loop.begin()
                 self._finished()
         finally:
-            self._joining = self._modules.resting = False
+            self._joining = self._modules.resting = fleet.resting = False
 
     @property
     def _at_boundary(self) -> bool:
@@ -373,14 +376,3 @@ class Cooperation(Observer):
     def _refuse_within(self, what: str) -> None:
         if self._within:
             raise RuntimeError(f"{what}: not within `with coop.{self._within}():`, where the model is not this worker's own")
-
-
-def _each(shares: list[Any], models: int) -> list[int] | None:
-    """Samples of every worker, of what each process has said of its own. ConfigError when only some have."""
-    if all(share is None for share in shares):
-        return None
-    flat = [[*share] if isinstance(share, list | tuple) else [share] for share in shares]
-    for q, mine in enumerate(flat):
-        if len(mine) != models or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in mine):
-            raise ConfigError(f"samples: a whole number of at least 1 for each model and process, got {shares[q]} in rank {q}")
-    return [n for mine in flat for n in mine]

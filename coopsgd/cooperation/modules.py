@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from coopsgd.cooperation.refusals import refuse_modules, structure
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.loop.blocks import Blocks, blocks_of
-from coopsgd.models.base import is_statistic
+from coopsgd.models.base import statistics_of
 from coopsgd.tasks.gradients import ALIGNMENT
 
 
@@ -61,7 +61,11 @@ class Modules:
             [_laid([h for h in every if h.tensor.requires_grad and _kind(h.tensor) == kind]) for kind in self.kinds]
             for every in parameters
         ]
-        self._kept = [_laid([held for held in every if is_statistic(held.tensor)]) for every in buffers]
+        statistics = [{id(buffer) for buffer in statistics_of(module).values()} for module in modules]
+        self._kept = [
+            _laid([held for held in every if id(held.tensor) in known])
+            for every, known in zip(buffers, statistics, strict=True)
+        ]
         self._others = [[held for held in every if held not in kept] for every, kept in zip(buffers, self._kept, strict=True)]
         if len({_kind(held.tensor) for held in self._kept[0]}) > 1:
             raise ConfigError("model: its running statistics are of several dtypes, or on several devices; not supported")

@@ -307,6 +307,10 @@ class Fleet(ABC):
     def total(self, values: Tensor) -> Tensor:
         """Sum of a small tensor over processes, known to all."""
 
+    def one_rate(self, lr: float) -> float:
+        """The learning rate that all processes have, of this one's; every process asks. They have one: it is a run's."""
+        return lr
+
     @abstractmethod
     def gather(self, x: Rows) -> Tensor | None:
         """All m + v rows, each once, on rank 0; None elsewhere."""

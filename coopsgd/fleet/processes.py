@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -15,6 +16,12 @@ from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Rows
 from coopsgd.fleet.stacked import Lowered, Stacked, nothing
 from coopsgd.fleet.waits import FIRST, Waits
+
+
+def backend_of(device: torch.device) -> str:
+    """What moves tensors of this device between the processes of the default group; nothing: ""."""
+    pairs = (pair.partition(":") for pair in str(dist.get_backend_config()).split(","))
+    return next((backend for kind, _, backend in pairs if kind == device.type), "")
 
 
 class Processes(Stacked):
@@ -37,7 +44,7 @@ class Processes(Stacked):
 
     def total(self, values: Tensor) -> Tensor:
         # nccl moves nothing that is not on a GPU
-        summed = values.to("cuda") if dist.get_backend() == "nccl" else values.clone()
+        summed = values.clone() if backend_of(values.device) else values.to("cuda")
         with self._may_wait("total"):
             self._done(dist.all_reduce(summed, async_op=True))
         return summed.to(values.device)
@@ -117,10 +124,11 @@ class Processes(Stacked):
         return finish
 
     def _post(self, receives: list[tuple[Tensor, int]], sends: list[tuple[Tensor, int]]) -> list[Any]:
-        if dist.get_backend() == "nccl":  # nccl wants the calls of one exchange in one group
+        moved = [part.device for part, _ in (*receives, *sends)]
+        if moved and backend_of(moved[0]) == "nccl":  # which wants the calls of one exchange in one group
             calls = [dist.P2POp(dist.irecv, part, src) for part, src in receives]
             calls += [dist.P2POp(dist.isend, part, dst) for part, dst in sends]
-            return dist.batch_isend_irecv(calls) if calls else []
+            return dist.batch_isend_irecv(calls)
         started: list[Any] = [dist.irecv(part, src, tag=self.tag) for part, src in receives]
         return started + [dist.isend(part, dst, tag=self.tag) for part, dst in sends]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import re
 import time
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet import plan as plans
-from coopsgd.fleet.processes import Processes
+from coopsgd.fleet.processes import Processes, backend_of
 from coopsgd.fleet.waits import Waits
 
 GRACE = 5.0  # seconds in which those who wait too will have said so
@@ -36,9 +37,8 @@ def join(device: torch.device, timeout: float) -> tuple[int, int]:
             return 0, 1
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
         atexit.register(_end)
-    moves = str(dist.distributed_c10d._get_default_group()._device_types)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if f"'{device.type}'" not in moves or (device.type == "cuda" and "nccl" not in str(dist.get_backend_config())):
+    backend, found = "nccl" if device.type == "cuda" else "gloo", backend_of(device)
+    if not found or (device.type == "cuda" and found != "nccl"):
         raise ConfigError(
             f"the model is on {device.type}, and the process group ({dist.get_backend()}) moves no models there; make it by "
             f'torch.distributed.init_process_group("{backend}")'
@@ -147,6 +147,13 @@ class Notices:
 
     def where(self, ranks: Iterable[int]) -> str:
         """What is known of these processes."""
+        try:
+            self._store.check(["anything"])
+        except RuntimeError:  # it knows of nobody any more
+            return (
+                "the process that kept the store of the group (rank 0, where no torchrun keeps it) has gone, so nobody can "
+                "tell which of them ended first"
+            )
         ended = {q: self.posted("ended", q) for q in ranks}
         found = [f"rank {q} has ended after step {k}" if k else f"rank {q} did not come" for q, k in ended.items()]
         if not found:
@@ -181,10 +188,29 @@ class World(Processes):
 
     broken = False  # has one of them waited in vain?
 
-    def __init__(self, layout: plans.Layout, notices: Notices) -> None:
+    def __init__(self, layout: plans.Layout, notices: Notices, device: torch.device) -> None:
+        """device: where the models are."""
         super().__init__(layout, notices.rank, notices.timeout, Waits(notices.timeout))
         self.tag = notices.number  # a message that another fleet has left on the way is not taken for one of this
-        self.notices, self._limit = notices, timedelta(seconds=notices.timeout)
+        self.notices, self._limit, self._gpu = notices, timedelta(seconds=notices.timeout), device.type == "cuda"
+        self.resting = False  # has this process no more data? Then its rate counts for nothing
+
+    def one_rate(self, lr: Any) -> Any:
+        """That of all processes that take steps. RunFailed, in all, naming those whose rate is another."""
+        said = torch.zeros(self.layout.processes, 2, dtype=torch.float64)
+        if not self.resting:
+            said[self.rank, 0] = 1
+            said[self.rank, 1] = lr if isinstance(lr, float) else math.nan
+        rates = {q: rate for q, (told, rate) in enumerate(self.total(said).tolist()) if told}
+        first = min(rates, default=self.rank)
+        if len(rates) and math.isfinite(rates[first]):
+            for q, rate in rates.items():
+                if rate != rates[first]:
+                    raise RunFailed(
+                        f"the period computes with the learning rate, and after step {self.step} it is {rates[first]:g} at "
+                        f"rank {first} and {rate:g} at rank {q}; have the schedulers of all processes step alike"
+                    )
+        return rates[first] if self.resting and rates else lr
 
     def meet(self, what: str) -> None:
         """Return when every process has come here after the same step. RunFailed names those that have not."""
@@ -202,10 +228,10 @@ class World(Processes):
         UNDER_WAY.discard(work)
         self.notices.step = self.step
         try:
-            if dist.get_backend() == "gloo" or not torch.cuda.is_available():
-                work.wait(self._limit)
-            else:  # of nccl it is the stream that waits, as long as the group's own timeout says
+            if self._gpu:  # of nccl it is the stream that waits, as long as the group's own timeout says
                 work.wait()
+            else:
+                work.wait(self._limit)
         except RuntimeError as error:
             World.broken = True
             now = self._waits.now

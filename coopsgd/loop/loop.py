@@ -95,7 +95,8 @@ class Loop:
         stats = None if start is None else fleet.rows(start)
         optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps)
         losses = Losses(fleet, parts.period.WATCHES)
-        rounds = Rounds(parts.period, strategy.schedule, fleet.m, losses, lambda: fleet.clock.now if fleet.clock else math.nan)
+        now = lambda: fleet.clock.now if fleet.clock else math.nan  # noqa: E731
+        rounds = Rounds(parts.period, strategy.schedule, fleet.m, losses, now, fleet.one_rate)
         beside = [b.expand(len(fleet.workers), *b.shape[1:]).clone() for b in problem.module_buffers()]
         self.steps = Steps(problem, optimiser, x, stats, beside, config.clip, self._as_it_is, self._unwatched)
         self.state = State(x, stats, beside, (), optimiser, rounds, losses, fleet.ledger, fleet.clock)
@@ -127,7 +128,7 @@ class Loop:
             self.observer.sends(self, st.k + rounds.left)
             t = Tick(st.k, rounds.r, lr)
             st.flight = self._sent(t, st.x.clone(), self._frozen(st.s), [x.clone() for x in self._companions(t)])
-            if self._buffers == "reset":
+            if self._buffers == "reset" and st.k:  # before the first step there are none of ours
                 st.inner.reset()
 
     def catch_up(self) -> None:

@@ -30,7 +30,10 @@ def _length(work: np.ndarray | None, tau: int) -> int:
 
 
 class Rounds:
-    """Counts local steps: whose turn it is, and which step a communication follows. loss, now: see Period.next."""
+    """Counts local steps: whose turn it is, and which step a communication follows.
+
+    loss, now: see Period.next. rate(lr): the learning rate of all processes, of this one's.
+    """
 
     def __init__(
         self,
@@ -39,8 +42,9 @@ class Rounds:
         m: int,
         loss: Callable[[], float] = unknown,
         now: Callable[[], float] = unknown,
+        rate: Callable[[float], float] = float,
     ) -> None:
-        self._period, self._schedule, self._m, self._loss, self._now = period, schedule, m, loss, now
+        self._period, self._schedule, self._m, self._loss, self._now, self._rate = period, schedule, m, loss, now, rate
         self._state: Any = None
         self._work: np.ndarray | None = None
         self._asked: tuple[int, int, np.ndarray | None] | None = None  # the latest answer of schedule.work, and to what
@@ -53,7 +57,8 @@ class Rounds:
         """Before step k: start a round if the last one is over."""
         if self._taken < self.tau:
             return
-        tau, self._state = self._period.next(self._state, k, lr, self._loss, self._now)
+        rate = lr if self._period.foreseen else self._rate(lr)
+        tau, self._state = self._period.next(self._state, k, rate, self._loss, self._now)
         self.r, self._work = self.r + 1, self._worked(self.r + 1, tau)
         self._taken, self.tau = 0, _length(self._work, tau)
 

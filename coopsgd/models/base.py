@@ -90,6 +90,15 @@ def convolved(norm: str, before: int, after: int) -> int:
     return 9 * before * after + after * (1 if norm == "none" else 2)
 
 
-def is_statistic(buffer: Tensor) -> bool:
-    """Is a module's buffer a running statistic, which may be mixed? Numbers are; what is not finite is a mask."""
-    return buffer.is_floating_point() and bool(buffer.isfinite().all())
+def statistics_of(module: Module) -> dict[str, Tensor]:
+    """A module's buffers that are running statistics, which may be mixed, by name.
+
+    Numbers that belong to its state are. What is made with persistent=False is a constant (a table of positions), what is not
+    finite a mask.
+    """
+    constant = {id(part._buffers[key]) for part in module.modules() for key in part._non_persistent_buffers_set}
+    return {
+        name: buffer
+        for name, buffer in module.named_buffers()
+        if buffer.is_floating_point() and id(buffer) not in constant and bool(buffer.isfinite().all())
+    }

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from coopsgd.host.child import ChildFailed, answer_of
-from coopsgd.models.base import Model, is_statistic
+from coopsgd.models.base import Model, statistics_of
 from coopsgd.registry import did_you_mean, imported, is_function, option, register
 from coopsgd.setup.schema import DTYPES
 
@@ -186,7 +186,7 @@ def _tried(model: External, shape: tuple[int, ...], classes: int, batch: int, ch
     for p in learned:
         if p.dim() == 4 and channels_last:
             p.data = p.data.to(memory_format=torch.channels_last)
-    before = [b.clone() for b in module.buffers()]
+    statistics = sum(b.numel() for b in statistics_of(module).values())
     unfit: dict[str, RuntimeError] = {}
     for dtype in DTYPES:
         try:
@@ -197,7 +197,6 @@ def _tried(model: External, shape: tuple[int, ...], classes: int, batch: int, ch
             unfit[dtype] = error
     if len(unfit) == len(DTYPES):
         raise unfit[DTYPES[0]]
-    statistics = sum(b.numel() for b in before if is_statistic(b))
     why = {dtype: " ".join(str(error).split())[:500] for dtype, error in unfit.items()}
     return Seen(sum(p.numel() for p in learned), statistics, channels_last, why)
 

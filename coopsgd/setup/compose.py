@@ -10,6 +10,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
 from coopsgd.errors import ConfigError
@@ -56,13 +57,15 @@ def register_schema() -> None:
 def borrowed() -> Iterator[None]:
     """Inside, Hydra is ours, with our schema; afterwards it is again that of the program that we are called in."""
     repo, name = ConfigStore.instance().repo, f"{SCHEMA}.yaml"
-    before, running = repo.get(name), GlobalHydra.instance().hydra
+    before, running, version = repo.get(name), GlobalHydra.instance().hydra, VersionBase.instance().version_base
     GlobalHydra.instance().clear()
-    register_schema()
     try:
-        yield
+        with sources.borrowed():
+            register_schema()
+            yield
     finally:
         GlobalHydra.instance().hydra = running
+        VersionBase.instance().version_base = version
         if before is None:
             del repo[name]
         else:

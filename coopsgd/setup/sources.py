@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource as HydrasSource
@@ -38,3 +40,15 @@ def install() -> None:
     Plugins.instance()  # registers its own
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
     FileConfigSource.last = ""
+
+
+@contextmanager
+def borrowed() -> Iterator[None]:
+    """Inside, Hydra may be told to read through here; afterwards it reads as it did before."""
+    Plugins.instance()
+    types = SourcesRegistry.instance().types
+    before = types[FileConfigSource.scheme()]
+    try:
+        yield
+    finally:
+        types[FileConfigSource.scheme()] = before

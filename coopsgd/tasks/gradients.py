@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from coopsgd.models.base import is_statistic
+from coopsgd.models.base import statistics_of
 from coopsgd.tasks.base import Place
 from coopsgd.tasks.engines.base import cross_entropy
 
@@ -34,9 +34,9 @@ class Bound:
     def __init__(self, module: nn.Module, channels_last: bool = True) -> None:
         self.module, self.channels_last = module, channels_last
         self._parameters = [p for p in module.parameters() if p.requires_grad]
-        buffers = list(module.buffers())
-        self._statistics = [b for b in buffers if is_statistic(b)]
-        self._others = [b for b in buffers if not is_statistic(b)]
+        self._statistics = list(statistics_of(module).values())
+        known = {id(b) for b in self._statistics}
+        self._others = [b for b in module.buffers() if id(b) not in known]
         self._owners = [(part, name, b) for part in module.modules() for name, b in part._buffers.items() if b is not None]
         self.d = sum(p.numel() for p in self._parameters)
         self.b = sum(s.numel() for s in self._statistics)
@@ -76,7 +76,7 @@ class Bound:
     def places(self) -> dict[str, list[Place]]:
         """Where in a row each parameter lies, and where in its row each statistic."""
         parameters = [name for name, p in self.module.named_parameters() if p.requires_grad]
-        statistics = [name for name, buffer in self.module.named_buffers() if is_statistic(buffer)]
+        statistics = list(statistics_of(self.module))
         row, others = torch.empty(self.d, device="meta"), torch.empty(self.b, device="meta")
         parts = {"parameters": (parameters, self._split(row)), "statistics": (statistics, self._split_statistics(others))}
         return {

@@ -238,6 +238,45 @@ class Lone(Loop):
                 at += p.numel()
 
 
+def scheduled(rank: int, apart: bool) -> Any:
+    """qsr computes with a rate that a scheduler halves after every step, of one process later where they are `apart`."""
+    loop = Loop(rank, "algo=pasgd", "period=qsr", "period.alpha=0.1", "period.power=1", "tau=1", timeout=60)
+    halve = torch.optim.lr_scheduler.ExponentialLR(loop.optimizer, 0.5)
+    with loop.coop.join():
+        for k in range(2 if rank and not apart else 5):
+            loop.take(1)
+            if k or not apart or not rank:
+                halve.step()
+    return loop.coop.steps, loop.coop.ledger.rounds, loop.rows()
+
+
+def test_a_period_that_computes_with_the_rate():
+    line = "the period computes with the learning rate, and after step 1 it is 0.05 at rank 0 and 0.1 at rank 1; have"
+    assert all(one.kind == "RunFailed" and one.message.startswith(line) for one in run(2, scheduled, True))
+    first, second = run(2, scheduled, False)  # whose data have ended counts on the rate of those that go on
+    assert not first.kind and not second.kind, (first, second)
+    assert first.answer[:2] == second.answer[:2]
+    assert first.answer[1] < first.answer[0]
+    assert np.allclose(first.answer[2], second.answer[2], atol=1e-15)
+
+
+def numbers(rank: int) -> Any:
+    """Of samples in numpy's numbers, and in none."""
+    loop = Loop(rank, "algo=fedavg", "algo.fraction=1", "tau=1", samples=np.int64(3 if rank else 1))
+    with pytest.raises(
+        ConfigError, match=r"samples: a whole number of at least 1 for each model and process, got 2.5 in rank 1"
+    ):
+        Loop(rank, "algo=fedavg", samples=2.5 if rank else 1)
+    loop.take(1)
+    return loop.rows()
+
+
+def test_samples_are_numbers_of_every_kind():
+    first, second = run(2, numbers)
+    assert not first.kind and not second.kind, (first, second)
+    assert np.array_equal(first.answer, second.answer)
+
+
 def within_join(rank: int) -> Any:
     loop = Loop(rank, "algo=pasgd")
     with loop.coop.join(), pytest.raises(RuntimeError, match=r"answer: not within `with coop.join\(\):`"), loop.coop.answer():

@@ -14,6 +14,7 @@ from torch import nn
 from coopsgd import Cooperation
 from coopsgd.cooperation import modules as layout
 from coopsgd.errors import RunFailed
+from coopsgd.models.base import statistics_of
 
 PASGD = ("algo=pasgd", "tau=1")
 
@@ -328,16 +329,18 @@ class Odd(nn.Module):
         self.register_buffer("nothing", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("waves", torch.randn(3, dtype=torch.complex64))
         self.register_buffer("never", torch.full((2,), -torch.inf))
+        self.register_buffer("table", torch.rand(7), persistent=False)
 
 
 def odd(rank: int) -> dict[str, Any]:
     model = Odd(rank)
     Cooperation(model, torch.optim.SGD(model.linear.parameters(), lr=0.1), *PASGD)
-    return {name: x.numpy() for name, x in model.state_dict().items()}
+    return {name: x.numpy() for name, x in [*model.state_dict().items(), ("table", model.table)]}
 
 
 def test_what_is_in_no_row_is_that_of_the_first_process(process_groups):
-    expected = {name: x.numpy() for name, x in Odd(0).state_dict().items()}
+    first = Odd(0)
+    expected = {name: x.numpy() for name, x in [*first.state_dict().items(), ("table", first.table)]}
     for found in process_groups(2)(odd):
         assert all(np.array_equal(found[name], x) for name, x in expected.items())
 
@@ -352,3 +355,14 @@ def test_one_worker_alone_is_as_if_there_were_no_cooperation():
         gradients([reference], k)
         other.step()
     assert np.array_equal(values(model), values(reference))
+
+
+def test_a_table_that_is_no_state_is_not_sent():
+    models, _, coop = pair(lambda: Odd(0), *PASGD)
+    assert statistics_of(models[0]) == {}
+    models[1].table.add_(1)
+    for p in [*models[0].linear.parameters(), *models[1].linear.parameters()]:
+        p.grad = torch.ones_like(p)
+    assert coop.step()
+    assert torch.equal(models[1].table, models[0].table + 1)
+    assert coop.ledger.bytes == 2 * 4 * sum(p.numel() for p in models[0].linear.parameters())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from programs import network
@@ -116,3 +117,17 @@ def test_a_gradient_that_some_do_not_have():
     models[1][2].bias.grad = None
     coop.step()
     assert torch.allclose(models[1][2].bias.grad, expected)
+
+
+def test_reset_forgets_nothing_that_was_loaded_before_the_first_step():
+    model, reference = network(), network()
+    optimizer, other = (torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, reference))
+    for m, o in ((model, optimizer), (reference, other)):
+        gradients([m], 7)
+        o.step()
+    coop = Cooperation([model], [optimizer], "algo=pasgd", "tau=1", "delay=1", "buffers=reset")
+    gradients([model])
+    gradients([reference])
+    coop.step()
+    other.step()
+    assert np.array_equal(values(model), values(reference))

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.version import VersionBase
 from omegaconf import OmegaConf
 from programs import Loop, network
 from test_modules import gradients, normed, pair, values
@@ -186,9 +189,13 @@ def test_samples_weigh_where_they_are_known():
 def test_it_lives_in_somebody_elses_hydra_application(tmp_path):
     (tmp_path / "config.yaml").write_text("defaults: [schema, _self_]\nlr: 0.5\n")
     ConfigStore.instance().store(name="schema", node=OmegaConf.create({"lr": 0.1, "mine": True}))
-    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+    Plugins.instance()
+    before = SourcesRegistry.instance().resolve("file")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.2"):
         pair(network, "algo=easgd")
         found = hydra.compose("config")
+        assert str(VersionBase.instance().getbase()) == "1.2"
+        assert SourcesRegistry.instance().resolve("file") is before
     del ConfigStore.instance().repo["schema.yaml"]
     assert found == {"lr": 0.5, "mine": True}
 

@@ -46,3 +46,37 @@ def test_a_group_that_was_made_here_is_ended_here(whose):
     line = [sys.executable, "-c", ENDS, whose]
     done = subprocess.run(line, env={**os.environ, **started}, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == f"a group is left: {whose == 'own'}\n", done.stdout + done.stderr
+
+
+ALONE = """
+import sys, torch, torch.distributed as dist
+from coopsgd import Cooperation
+rank, path = int(sys.argv[1]), sys.argv[2]
+store = dist.TCPStore("127.0.0.1", 0 if rank == 0 else int(open(path).read()), None, rank == 0, wait_for_workers=False)
+if rank == 0:
+    import os
+    open(path + "_", "w").write(str(store.port))
+    os.rename(path + "_", path)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+model = torch.nn.Linear(2, 1)
+coop = Cooperation(model, torch.optim.SGD(model.parameters(), lr=0.1), "algo=pasgd", "tau=1", timeout=2)
+for k in range(2 if rank else 1):
+    model.zero_grad()
+    model(torch.ones(1, 2)).sum().backward()
+    coop.step()
+import os
+os._exit(0)
+"""
+
+
+def test_nobody_is_named_when_the_store_went_with_its_keeper(tmp_path):
+    """Rank 0 ends first, and with it what it would have told; where the store outlives it, it is named (test_faults.py)."""
+    path = tmp_path / "port"
+    first = subprocess.Popen([sys.executable, "-c", ALONE, "0", str(path)])
+    while not path.exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    second = subprocess.run([sys.executable, "-c", ALONE, "1", str(path)], capture_output=True, text=True, timeout=60)
+    assert first.wait(60) == 0
+    assert "the process that kept the store of the group (rank 0, where no torchrun keeps it) has gone" in second.stderr
+    assert "did not come" not in second.stderr
