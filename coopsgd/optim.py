@@ -6,6 +6,7 @@ They import no torch; loop/inner.py puts them to work on the rows of one process
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -98,59 +99,105 @@ class AdamW(Adam):
     KIND: ClassVar[str | None] = "AdamW"
 
 
+def _refuse_above(floor: float, rate: float) -> None:
+    if floor > rate:
+        raise ValueError(f"schedule.floor: the rate falls to it, so it must be at most optim.lr={rate:g}, got {floor:g}")
+
+
+UNITS = ("step", "epoch", "round")
+
+
 @register("constant", "schedule")
 @dataclass(frozen=True)
 class Constant:
     """The rate of the optimiser, unchanged; like every schedule it can begin with a warm-up.
 
-    Step k (from 0) of the first `warmup` steps has the share f + (1 - f) (k + 1) / warmup of the rate, f = `warmup_from`:
+    Every schedule counts in units, and the rate moves when one is over, as torch's scheduler does that is stepped once a unit:
+    after every step, epoch (a number of steps that is known before) or round.
+
+    Unit n (from 0) of the first `warmup` has the share f + (1 - f) (n + 1) / warmup of the rate, f = `warmup_from`:
     the last of them is the first at the full rate (torch LinearLR, then SequentialLR).
+
+    `length` is that of the run, in units; None where only the run can tell how many rounds it has.
     """
 
-    warmup: int = option(0, "in which the rate rises linearly", unit="steps")
+    warmup: int = option(0, "in which the rate rises linearly", unit="schedule.unit")
     warmup_from: float = option(0.0, "of the rate, that it rises from", unit="share")
+    unit: Any = option(
+        "step",
+        "what warm-up and milestones count, and how often the rate moves: step, epoch, round, or so many steps",
+        unit="steps",
+        type="step, epoch, round or int",
+    )
 
     KIND: ClassVar[str | None] = None
+    WATCHES: ClassVar[bool] = False  # is it told of every evaluation?
 
     def __post_init__(self) -> None:
+        whole = isinstance(self.unit, int) and not isinstance(self.unit, bool) and self.unit >= 1
+        if not whole and self.unit not in UNITS:
+            raise ValueError(f"schedule.unit: must be step, epoch or round, or a whole number of steps, got {self.unit!r}")
         if self.warmup < 0:
             raise ValueError(f"schedule.warmup: must be a whole number of steps, at least 0, got {self.warmup}")
         _share("schedule.warmup_from", self.warmup_from)
 
-    def check(self, rate: float, steps: int) -> None:
-        """ValueError when it cannot move this rate over so many steps."""
-        self.arguments(steps)
+    @property
+    def moves_every(self) -> int | None:
+        """Steps of a unit; None for rounds. Of an epoch it is in the config that was checked."""
+        return {"step": 1, "epoch": 1, "round": None}[self.unit] if isinstance(self.unit, str) else int(self.unit)
 
-    def arguments(self, steps: int) -> dict[str, Any]:
-        """Keyword arguments of the torch scheduler for a run of this many steps; it starts when the warm-up ends."""
-        if self.warmup and self.warmup >= steps:
-            raise ValueError(f"schedule.warmup: {self.warmup} steps leave nothing of a run of {steps}; lower it")
+    @property
+    def counts(self) -> str:
+        """What its numbers are of, in words."""
+        return {"step": "steps", "epoch": "epochs", "round": "rounds"}.get(self.unit, f"times {self.unit} steps")
+
+    def check(self, rate: float, length: int | None) -> None:
+        """ValueError when it cannot move this rate over such a run."""
+        self.arguments(length)
+
+    def arguments(self, length: int | None) -> dict[str, Any]:
+        """What the part after the warm-up is made with, as keyword arguments of its torch scheduler if it has one."""
+        if self.warmup and length is not None and self.warmup >= length:
+            raise ValueError(f"schedule.warmup: {self.warmup} {self.counts} leave nothing of a run of {length}; lower it")
         return {}
 
-    def drops(self, steps: int) -> list[int] | None:
-        """From which steps on the rate is lower than before, the first of them at least; None: it does not say."""
+    def drops(self, length: int) -> list[int] | None:
+        """From which units on the rate is lower than before, the first of them at least; None: it does not say."""
         return None
 
-    def torch(self, optimizer: Any, steps: int) -> Any:
-        """The torch scheduler for a run of this many steps; None for a rate that stays."""
+    def torch(self, optimizer: Any, length: int | None) -> Any:
+        """The scheduler for such a run, to be stepped once a unit; None for a rate that stays."""
         from torch.optim import lr_scheduler
 
-        arguments = self.arguments(steps)
-        parts: list[Any] = []
+        arguments, parts = self.arguments(length), list[Any]()
         if self.warmup:
             first = self.warmup_from + (1 - self.warmup_from) / self.warmup
             parts.append(lr_scheduler.LinearLR(optimizer, start_factor=first, total_iters=self.warmup - 1))
-        if self.KIND is not None:
-            parts.append(getattr(lr_scheduler, self.KIND)(optimizer, **arguments))
+        if (main := self._after_warmup(optimizer, arguments)) is not None:
+            parts.append(main)
         return lr_scheduler.SequentialLR(optimizer, parts, [self.warmup]) if len(parts) == 2 else parts[0] if parts else None
+
+    def _after_warmup(self, optimizer: Any, arguments: dict[str, Any]) -> Any:
+        from torch.optim import lr_scheduler
+
+        return None if self.KIND is None else getattr(lr_scheduler, self.KIND)(optimizer, **arguments)
+
+    def _rest(self, length: int | None) -> int:
+        """Units after the warm-up. ValueError where the run does not know how many it has."""
+        if length is None:
+            raise ValueError(
+                "schedule.unit: this schedule depends on how many rounds the run has, which is decided as it runs; use "
+                "schedule.unit=step or epoch"
+            )
+        return length - self.warmup
 
 
 @register("step", "schedule")
 @dataclass(frozen=True)
 class StepDecay(Constant):
-    """The rate times gamma every `every` steps after the warm-up (torch StepLR); every auto: a third of them."""
+    """The rate times gamma every `every` units after the warm-up (torch StepLR); every auto: a third of them."""
 
-    every: Any = option("auto", "between two drops; auto: a third of the run", unit="steps", type="int or auto")
+    every: Any = option("auto", "between two drops; auto: a third of the run", unit="schedule.unit", type="int or auto")
     gamma: float = option(0.1, "what the rate is multiplied by at a drop", unit="")
 
     KIND: ClassVar[str | None] = "StepLR"
@@ -159,23 +206,23 @@ class StepDecay(Constant):
         super().__post_init__()
         _positive("schedule.gamma", self.gamma)
 
-    def arguments(self, steps: int) -> dict[str, Any]:
-        super().arguments(steps)
-        every = max(1, (steps - self.warmup) // 3) if self.every == "auto" else self.every
+    def arguments(self, length: int | None) -> dict[str, Any]:
+        super().arguments(length)
+        every = max(1, self._rest(length) // 3) if self.every == "auto" else self.every
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"schedule.every: must be auto or a whole number of at least 1, got {self.every!r}")
         return {"step_size": every, "gamma": self.gamma}
 
-    def drops(self, steps: int) -> list[int]:
-        return [self.warmup + self.arguments(steps)["step_size"]]
+    def drops(self, length: int) -> list[int]:
+        return [self.warmup + self.arguments(length)["step_size"]]
 
 
 @register("multistep", "schedule")
 @dataclass(frozen=True)
 class MultiStep(Constant):
-    """The rate times gamma at each of the `milestones`, in steps from the start of the run (torch MultiStepLR)."""
+    """The rate times gamma at each of the `milestones`, in units from the start of the run (torch MultiStepLR)."""
 
-    milestones: list[int] = option([], "at which the rate drops, as in [500,750]", unit="steps")
+    milestones: list[int] = option([], "at which the rate drops, as in [500,750]", unit="schedule.unit")
     gamma: float = option(0.1, "what the rate is multiplied by at a drop", unit="")
 
     KIND: ClassVar[str | None] = "MultiStepLR"
@@ -184,17 +231,21 @@ class MultiStep(Constant):
         super().__post_init__()
         _positive("schedule.gamma", self.gamma)
 
-    def arguments(self, steps: int) -> dict[str, Any]:
+    def arguments(self, length: int | None) -> dict[str, Any]:
         if not self.milestones:
-            raise ValueError("schedule.milestones: name the steps at which the rate drops, as in schedule.milestones=[500,750]")
+            raise ValueError(
+                f"schedule.milestones: name the {self.counts} at which the rate drops, as in schedule.milestones=[500,750]"
+            )
         if any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in self.milestones):
             raise ValueError(f"schedule.milestones: must list whole numbers of at least 1, got {self.milestones}")
-        super().arguments(steps)
+        super().arguments(length)
         if min(self.milestones) <= self.warmup:
-            raise ValueError(f"schedule.milestones: {min(self.milestones)} lies within the warm-up of {self.warmup} steps")
+            raise ValueError(
+                f"schedule.milestones: {min(self.milestones)} lies within the warm-up of {self.warmup} {self.counts}"
+            )
         return {"milestones": [k - self.warmup for k in self.milestones], "gamma": self.gamma}
 
-    def drops(self, steps: int) -> list[int]:
+    def drops(self, length: int) -> list[int]:
         return sorted(self.milestones)
 
 
@@ -211,16 +262,164 @@ class Cosine(Constant):
         super().__post_init__()
         _not_negative("schedule.floor", self.floor)
 
-    def check(self, rate: float, steps: int) -> None:
-        super().check(rate, steps)
-        if self.floor > rate:
-            raise ValueError(
-                f"schedule.floor: the rate falls to it, so it must be at most optim.lr={rate:g}, got {self.floor:g}"
-            )
+    def check(self, rate: float, length: int | None) -> None:
+        super().check(rate, length)
+        _refuse_above(self.floor, rate)
 
-    def arguments(self, steps: int) -> dict[str, Any]:
-        super().arguments(steps)
-        return {"T_max": steps - self.warmup, "eta_min": self.floor}
+    def arguments(self, length: int | None) -> dict[str, Any]:
+        super().arguments(length)
+        return {"T_max": self._rest(length), "eta_min": self.floor}
 
-    def drops(self, steps: int) -> list[int]:
+    def drops(self, length: int) -> list[int]:
         return [self.warmup + 1]
+
+
+@register("exponential", "schedule")
+@dataclass(frozen=True)
+class Exponential(Constant):
+    """The rate times gamma after every unit that follows the warm-up (torch ExponentialLR)."""
+
+    gamma: float = option(0.99, "what the rate is multiplied by after each unit", unit="")
+
+    KIND: ClassVar[str | None] = "ExponentialLR"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"schedule.gamma: must lie in (0, 1], got {self.gamma}")
+
+    def arguments(self, length: int | None) -> dict[str, Any]:
+        super().arguments(length)
+        return {"gamma": self.gamma}
+
+    def drops(self, length: int) -> list[int]:
+        return [self.warmup + 1] if self.gamma < 1 else []
+
+
+@dataclass(frozen=True)
+class Formula(Constant):
+    """The rate times a function of the units since the warm-up (torch LambdaLR)."""
+
+    def _after_warmup(self, optimizer: Any, arguments: dict[str, Any]) -> Any:
+        from torch.optim import lr_scheduler
+
+        (group,) = optimizer.param_groups
+        rate = group.get("initial_lr", group["lr"])  # a warm-up that was made before has lowered the rate already
+        return lr_scheduler.LambdaLR(optimizer, self._factor(rate, **arguments))
+
+    def _factor(self, rate: float, **arguments: Any) -> Callable[[int], float]:
+        """What the rate is multiplied by n units after the warm-up."""
+        raise NotImplementedError
+
+    def drops(self, length: int) -> list[int]:
+        return [self.warmup + 1]
+
+
+@register("linear", "schedule")
+@dataclass(frozen=True)
+class Linear(Formula):
+    """The rate falls, after the warm-up, along a straight line to `floor` at the end of the run (torch PolynomialLR for 0)."""
+
+    floor: float = option(0.0, "what the rate falls to", unit="")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _not_negative("schedule.floor", self.floor)
+
+    def check(self, rate: float, length: int | None) -> None:
+        super().check(rate, length)
+        _refuse_above(self.floor, rate)
+
+    def arguments(self, length: int | None) -> dict[str, Any]:
+        super().arguments(length)
+        return {"total": self._rest(length)}
+
+    def _factor(self, rate: float, **arguments: Any) -> Callable[[int], float]:
+        end, total = self.floor / rate, max(1, arguments["total"])
+        return lambda n: end + (1 - end) * max(0.0, 1 - n / total)
+
+
+@register("inverse", "schedule")
+@dataclass(frozen=True)
+class Inverse(Formula):
+    """The rate divided by (1 + decay n)^power, n units after the warm-up: 1 / t, or 1 / sqrt(t) for power = 0.5."""
+
+    decay: float = option(0.01, "the rate is divided by 1 + decay times the units since the warm-up", unit="")
+    power: float = option(1.0, "of that divisor; 0.5: the inverse square root", unit="")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("schedule.decay", self.decay)
+        _positive("schedule.power", self.power)
+
+    def _factor(self, rate: float, **arguments: Any) -> Callable[[int], float]:
+        return lambda n: (1 + self.decay * n) ** -self.power
+
+
+@register("plateau", "schedule")
+@dataclass(frozen=True)
+class Plateau(Constant):
+    """The rate times gamma when more than `patience` evaluations in a row have not lowered eval/loss (torch ReduceLROnPlateau).
+
+    An evaluation lowers it when it is below the lowest by more than the share `threshold` of it. Those of eval_every count,
+    without those of the warm-up, the one at the start, and one at the end alone. What was seen is part of the state of the run.
+    """
+
+    gamma: float = option(0.1, "what the rate is multiplied by", unit="")
+    patience: int = option(10, "without a lower eval/loss that are borne; the next one lowers the rate", unit="evaluations")
+    threshold: float = option(1e-4, "of the lowest eval/loss, by which it must be lower", unit="share")
+    floor: float = option(0.0, "what the rate falls to at most", unit="")
+
+    WATCHES: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.gamma < 1:
+            raise ValueError(f"schedule.gamma: must lie in (0, 1), got {self.gamma}")
+        if self.patience < 0:
+            raise ValueError(f"schedule.patience: must be a whole number of evaluations, at least 0, got {self.patience}")
+        _share("schedule.threshold", self.threshold)
+        _not_negative("schedule.floor", self.floor)
+
+    def check(self, rate: float, length: int | None) -> None:
+        super().check(rate, length)
+        _refuse_above(self.floor, rate)
+
+    def torch(self, optimizer: Any, length: int | None) -> Any:
+        self.arguments(length)
+        return _Plateau(self, optimizer.param_groups[0])
+
+
+class _Plateau:
+    """A plateau's rate in a group of an optimiser; stepped once a unit, and told of every evaluation."""
+
+    def __init__(self, schedule: Plateau, group: dict[str, Any]) -> None:
+        self._schedule, self._group, self._rate = schedule, group, group["lr"]
+        self.last_epoch = 0  # units so far, by torch's name
+        self.best: float | None = None  # the lowest loss
+        self.waited = 0  # evaluations since
+        self.factor = 1.0
+        self._move()
+
+    def step(self) -> None:
+        """A unit is over."""
+        self.last_epoch += 1
+        self._move()
+
+    def heard(self, loss: float) -> None:
+        """An evaluation, after the step before the coming one."""
+        if self.last_epoch < self._schedule.warmup:
+            return
+        if self.best is None or loss < self.best - self._schedule.threshold * abs(self.best):
+            self.best, self.waited = loss, 0
+            return
+        self.waited += 1
+        if self.waited > self._schedule.patience:
+            self.factor, self.waited = self.factor * self._schedule.gamma, 0
+            self._move()
+
+    def _move(self) -> None:
+        w, f, n = self._schedule.warmup, self._schedule.warmup_from, self.last_epoch
+        rise = f + (1 - f) * (n + 1) / w if n < w else 1.0
+        floor = self._schedule.floor if n >= w else 0.0
+        self._group["lr"] = max(self._rate * rise * self.factor, floor)

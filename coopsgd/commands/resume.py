@@ -30,6 +30,7 @@ AGAIN = "again"  # the name by which Hydra finds the config of the folder
 MAY_CHANGE = (
     "steps",
     "epochs",
+    "rounds",
     "log_every",
     "eval_every",
     "processes",
@@ -117,6 +118,11 @@ def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Colle
     for name in changed:
         if name in ("log_every", "eval_every") and Parts(before).stop.looks:
             raise ConfigError(f"{name}: says when stop is looked at, so it would change where this run ends; leave it out")
+        if name == "eval_every" and Parts(before).schedule.WATCHES:
+            kind = before.schedule["name"]
+            raise ConfigError(
+                f"{name}: says when schedule={kind} looks, so it would change the rates of this run; leave it out"
+            )
         if name not in MAY_CHANGE:
             raise _another(_exactly(name, getattr(before, name), getattr(settings, name)))
     at = next(iter(steps_saved(folder)), None)
@@ -145,7 +151,8 @@ def _notes(checked: Checked, before: schema.Config, at: int | None) -> list[str]
     notes, schedule, steps = [], checked.parts.schedule, checked.config.steps
     if at is None:
         notes.append("the run has no checkpoint: it starts over")
-    if schedule.arguments(steps) != schedule.arguments(before.steps):
+    now, then = checked.parts.units, Parts(before).units
+    if schedule.arguments(now) != schedule.arguments(then):
         name = checked.config.schedule["name"]
         notes.append(
             f"schedule={name} depends on how long the run is: the rate now moves as in a run of {steps} steps, so far it "
@@ -158,6 +165,8 @@ def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:
     """The config of the folder with these words, as `train --config-path FOLDER` reads it."""
     refuse_flags(words, "resume")
     words, notes = mended(words, "resume")
+    if {"epochs", "rounds"} & {word.partition("=")[0] for word in words}:
+        words = ["steps=null", *words]  # the folder's own, unless a word says so
     file = folder / "config.yaml"
     register_schema()
     ConfigStore.instance().store(name=AGAIN, node=rehydrated(file) if trust else without_hydra(file))

@@ -11,13 +11,13 @@ from rich.table import Table
 
 from coopsgd.fleet import plan as plans
 from coopsgd.host.sizes import human_bytes
-from coopsgd.loop.rounds import ends
 from coopsgd.mixing import spectra
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.predict import cost
 from coopsgd.run import pictures
 from coopsgd.run.console import number
 from coopsgd.setup.parts import Parts
+from coopsgd.strategies.period import ends
 
 ROUNDS = 3, 12  # communications whose schedule is shown: at least, and at most when it takes as many to repeat
 WIDEST = 12  # rows of a matrix that fit a terminal

@@ -50,7 +50,7 @@ class Optimizers:
         self.scaler: Any = None
         self.take: Callable[[], Any] | None = None  # what takes the step in place of optimizer and scaler
 
-    def at(self, settings: Any, schedule: Any, x: Any, workers: int, steps: int) -> Optimizers:
+    def at(self, settings: Any, schedule: Any, x: Any, workers: int, length: int | None) -> Optimizers:
         """As the loop makes its own, for the rows x."""
         self._x = x
         return self
@@ -109,7 +109,7 @@ class Optimizers:
                 if self.scaler._per_optimizer_states[id(optimizer)]["stage"] is torch.amp.grad_scaler.OptState.READY:
                     self.scaler.unscale_(optimizer)
 
-    def advance(self) -> None:
+    def advance(self, ended: bool = False) -> None:
         """Nothing: schedules are the user's."""
 
     def stacked(self) -> list[Tensor]:

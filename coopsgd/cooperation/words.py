@@ -40,6 +40,9 @@ def parts_of(
     try:
         flat, notes = mended(flat, "Cooperation")
         used, ignored = _sorted(flat)
+        for word in used:
+            if re.search(r"\d\s*epochs?\b", word.partition("=")[2]):
+                raise ConfigError(f"{word}: how long an epoch is only your loop knows; give steps, as many as its loader has")
         if not statistics and any(word.startswith("norm_stats=") for word in used):
             used = [word for word in used if not word.startswith("norm_stats=")]
             notes.append("norm_stats: the model keeps no running statistics; ignored")

@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 class Communications:
     """The latest communication of a run, as the rows x (r, d) were before and after it.
 
-    aside: a context in which looking is neither charged nor timed. next_evaluation(k): after how many steps, k or more, there
-    is one. accuracies_of: what is wanted of the rows, before they are mixed, when an evaluation falls on a communication.
+    aside: a context in which looking is neither charged nor timed. next_evaluation(k, r): after how many steps, k or more,
+    there is one; r rounds end after k steps, or none does. accuracies_of: what is wanted of the rows, before they are mixed,
+    when an evaluation falls on a communication.
     """
 
     def __init__(
         self,
         aside: Callable[[], AbstractContextManager[None]],
-        next_evaluation: Callable[[int], int],
+        next_evaluation: Callable[[int, int | None], int],
         accuracies_of: Callable[[Tensor], list[float] | None],
     ) -> None:
         self._aside, self._next_evaluation, self._accuracies_of = aside, next_evaluation, accuracies_of
@@ -67,7 +68,8 @@ class Communications:
         that moment can tell how long the next round is.
         """
         mixes_first = loop.state.postponed is not None
-        at = self._next_evaluation(done + mixes_first)  # of cta one at `done` is over then
+        # of cta an evaluation at `done` is over then
+        at = self._next_evaluation(done + mixes_first, None if mixes_first else loop.state.rounds.r + 1)
         evaluated = at == done
         self._sent = False, None, None
         if evaluated or (ahead := loop.state.rounds.ahead(done)) is None or at < done + ahead:

@@ -18,6 +18,7 @@ from coopsgd.loop.consensus import Communications, finite
 from coopsgd.loop.loop import Loop, Observer
 from coopsgd.loop.saved import ByProcess, Shared
 from coopsgd.setup.external import ExternalError, is_external
+from coopsgd.setup.values import comes
 from coopsgd.strategies.base import Strategy, Tick
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Evaluator(Observer):
         self.line: dict[str, Any] = {}
         self.diverged_at: int | None = None
         self.diverged_workers: list[int] = []
-        self._stop = parts.stop
+        self._stop, self._watched = parts.stop, parts.schedule.WATCHES
         self.ended_by: str | None = None  # the key of stop that ends the run here
 
     def saved(self) -> dict[str, Any]:
@@ -144,10 +145,10 @@ class Evaluator(Observer):
 
     def due(self, step: int) -> bool:
         """Is there a line to write after this many steps, or a checkpoint?"""
-        return self._logs(step) or (self._keeper is not None and self._keeper.due(step))
+        return self._logs(step, None) or (self._keeper is not None and self._keeper.due(step))
 
-    def _logs(self, step: int) -> bool:
-        return step % self._config.log_every == 0 or self._evaluates(step)
+    def _logs(self, step: int, ended: int | None) -> bool:
+        return comes(self._config.log_every, step, ended) or self._evaluates(step, ended)
 
     def moved(self, loop: Loop, t: Tick, active: np.ndarray | None, due: bool) -> None:
         if self._monitor is not None:
@@ -171,9 +172,10 @@ class Evaluator(Observer):
         self._losses.append((loss, count))
         if len(self._losses) == 1000:  # a tensor a step would fill the memory of a run that never logs
             self._fold()
-        if due and self._stop.given and not self._logs(loop.state.k):
+        logs = self._logs(loop.state.k, loop.state.rounds.ended)
+        if due and self._stop.given and not logs:
             self.ended_by = self._spent(loop, {})
-        if self._logs(loop.state.k) or self.ended_by:
+        if logs or self.ended_by:
             self.log(loop, t.lr)
 
     def sound(self) -> bool:
@@ -209,13 +211,18 @@ class Evaluator(Observer):
             self._folded.append((sums, torch.tensor([count for _, count in self._losses], dtype=torch.float64)))
             self._losses.clear()
 
-    def _evaluates(self, step: int) -> bool:
-        every = self._config.eval_every
-        return step in (0, self._config.steps) or (every > 0 and step % every == 0)
+    def _evaluates(self, step: int, ended: int | None) -> bool:
+        """After this step, with which so many rounds have ended (None: it ends none)?"""
+        return step in (0, self._config.steps) or comes(self._config.eval_every, step, ended)
 
-    def next_evaluation(self, step: int) -> int:
-        """After how many steps, `step` or more, the models are evaluated next."""
+    def next_evaluation(self, step: int, ended: int | None) -> int:
+        """After how many steps, `step` or more, the models are evaluated next; `ended` rounds end after `step`, or none does.
+
+        Where evaluations go by rounds, at the end of a later round if not here: then of another communication.
+        """
         every, end = self._config.eval_every, self._config.steps
+        if isinstance(every, str):
+            return step if comes(every, step, ended) else end
         return end if every == 0 else min(end, -(-step // every) * every)
 
     @contextmanager
@@ -231,7 +238,9 @@ class Evaluator(Observer):
     def log(self, loop: Loop, lr: float) -> None:
         """Write the line of this step; evaluate if it is time."""
         self._loop, fleet, step = loop, loop.fleet, loop.state.k
-        with fleet.during(EVALUATION if self._evaluates(step) or self.ended_by else LINE), self.aside():
+        regular = comes(self._config.eval_every, step, loop.state.rounds.ended)
+        evaluates = regular or step in (0, self._config.steps)
+        with fleet.during(EVALUATION if evaluates or self.ended_by else LINE), self.aside():
             loss = self._loss(step)
             comm_s = float(fleet.total(torch.tensor([fleet.ledger.comm_s], dtype=torch.float64))) / fleet.layout.processes
             per_epoch = self._problem.steps_per_epoch
@@ -245,13 +254,16 @@ class Evaluator(Observer):
             line |= {**fleet.ledger.totals(), "lr": lr, "tau": loop.state.rounds.tau}
             line |= {"phase": self.communications.phase, "train/loss": loss, "consensus": None, "consensus_after": None}
             self._end(loop, line)
-            if self._evaluates(step) or self.diverged_at is not None or self.ended_by is not None:
+            if evaluates or self.diverged_at is not None or self.ended_by is not None:
                 self._look(loop, line)
             if self._monitor is not None:
                 line |= self._monitor.line(step, loop.state.x, line["consensus"] is not None)
             self._end(loop, line)
             if self.ended_by is not None and "eval/accuracy_worst" not in line:
                 self._look(loop, line)
+            if regular and step and self._watched:
+                told = torch.tensor([line["eval/loss"] if fleet.rank == 0 else 0.0], dtype=torch.float64)
+                loop.state.inner.heard(float(fleet.total(told)))
             self.line = line
             self._report.log(line)
 

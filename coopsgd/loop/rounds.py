@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coopsgd.strategies.period import Period, unknown
+from coopsgd.strategies.period import Period, length_of_round, unknown
 
 if TYPE_CHECKING:
     from coopsgd.mixing.base import Mixing
-
-
-def ends(period: Period, schedule: Mixing | None, m: int) -> Iterator[int]:
-    """After which step each round ends, for a period that is foreseen."""
-    rounds, k = Rounds(period, schedule, m), 0
-    while True:
-        rounds.begin(k, math.nan)
-        k += rounds.tau
-        rounds.skip()
-        yield k
-
-
-def _length(work: np.ndarray | None, tau: int) -> int:
-    """Steps of a round: of the worker that takes most."""
-    return tau if work is None else max(1, int(work.max()))
 
 
 class Rounds:
@@ -60,12 +44,12 @@ class Rounds:
         rate = lr if self._period.foreseen else self._rate(lr)
         tau, self._state = self._period.next(self._state, k, rate, self._loss, self._now)
         self.r, self._work = self.r + 1, self._worked(self.r + 1, tau)
-        self._taken, self.tau = 0, _length(self._work, tau)
+        self._taken, self.tau = 0, length_of_round(self._work, tau)
 
     def ahead(self, k: int) -> int | None:
         """So many steps will the next round take at most, which begins at step k; None: nobody can tell yet."""
         tau = self._period.at_most(self._state, k)
-        return None if tau is None else _length(self._worked(self.r + 1, tau), tau)
+        return None if tau is None else length_of_round(self._worked(self.r + 1, tau), tau)
 
     def _worked(self, r: int, tau: int) -> np.ndarray | None:
         """The schedule's `work`, asked once."""
@@ -81,10 +65,6 @@ class Rounds:
     def restore(self, tree: dict[str, Any]) -> None:
         self.r, self.tau, self._taken, self.own = tree["r"], tree["tau"], tree["taken"], tree["own"]
         self._work, self._state = tree["work"], tree["period"]
-
-    def skip(self) -> None:
-        """Leave the rest of the round out, for who only wants to know when rounds end."""
-        self._taken = self.tau
 
     @property
     def active(self) -> np.ndarray | None:
@@ -110,6 +90,11 @@ class Rounds:
     def due(self) -> bool:
         """Does a communication follow the coming step?"""
         return self.left == 1
+
+    @property
+    def ended(self) -> int | None:
+        """Which round, from 1, the step before ended; None when it was not the last of one."""
+        return None if self.left else self.r + 1
 
     def end(self, active: np.ndarray | None) -> None:
         """After a step that `active` took."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.loop.rounds import ends
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import SIZES
+from coopsgd.strategies.period import ends
 
 REHEARSED = 1000  # steps whose mean stands for a step of a longer run, if all its rounds are alike: whole cycles of them
 LONGEST = 20_000  # steps that are rehearsed at most

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
-from coopsgd.loop.rounds import ends
 from coopsgd.setup.parts import Parts
+from coopsgd.setup.values import length_of
 from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.period import ends
 
 FOLLOWED = 5000  # rounds that are counted one by one; who has more tells what is left when it is over
 
@@ -38,7 +39,10 @@ def notes(parts: Parts, given: Sequence[str] = ()) -> list[str]:
     rounds = _followed(parts)
     found = [*_about_communications(parts, rounds), *_about_period(parts, rounds), *_about_rates(parts)]
     for name, what in (("eval_every", "evaluated"), ("log_every", "logged")):
-        if name in given and getattr(config, name) > config.steps:
+        every, most = getattr(config, name), config.steps
+        if (length := length_of(every)) is not None:
+            every, most = length[0], config.steps if rounds is None else len(rounds.ends)
+        if name in given and every > most:
             found.append(
                 f"{name}={getattr(config, name)}: beyond the run of {config.steps} steps, {what} at its two ends alone"
             )
@@ -161,14 +165,17 @@ def _about_period(parts: Parts, rounds: _Rounds | None) -> Iterator[str]:
 
 def _drops(parts: Parts) -> list[int] | None:
     """The steps at which the rate drops, as far as its schedule tells; None when it does not."""
-    schedule = parts.schedule
-    return schedule.drops(parts.config.steps) if hasattr(schedule, "drops") else None  # a user's class need not say
+    schedule, length = parts.schedule, parts.units
+    drops = schedule.drops(length) if hasattr(schedule, "drops") and length is not None else None  # a user's class need not say
+    steps = None if drops is None else [parts.step_after(n) for n in drops]
+    return None if steps is None or None in steps else cast(list[int], steps)
 
 
 def _about_rates(parts: Parts) -> Iterator[str]:
     steps, name = parts.config.steps, (parts.config.schedule or {}).get("name")
     late = [k for k in _drops(parts) or () if k >= steps]
     if late:
-        which = f"schedule.milestones={late}" if name == "multistep" else f"schedule={name}: a drop after step {late[0]}"
+        unit = {1: ""}.get(parts.schedule.moves_every or 0, " (in steps)")
+        which = f"schedule.milestones={late}{unit}" if name == "multistep" else f"schedule={name}: a drop after step {late[0]}"
         verb = "lie" if name == "multistep" and len(late) > 1 else "lies"
         yield f"{which}: {verb} beyond the run of {steps} steps; the rate does not drop there"

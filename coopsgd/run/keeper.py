@@ -14,7 +14,7 @@ from coopsgd.errors import RunFailed
 from coopsgd.fleet.waits import CHECKPOINT
 from coopsgd.loop.saved import ByRow, flatten
 from coopsgd.run import checkpoints
-from coopsgd.setup.values import seconds_of
+from coopsgd.setup.values import comes, length_of, seconds_of
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Fleet
@@ -38,8 +38,8 @@ class Stopped(RunFailed):
 class Keeper:
     """Decides, with the other processes, after which steps this run is saved, and has it saved.
 
-    By config.checkpoint_every: steps, a time, 0 for never, or auto: every five minutes, less often where that took more than
-    a hundredth of the time, and not at all where checkpoints would fill the disk. The newest config.keep of them stay.
+    By config.checkpoint_every: steps, rounds, a time, 0 for never, or auto: every five minutes, less often where that took more
+    than a hundredth of the time, and not at all where checkpoints would fill the disk. The newest config.keep of them stay.
     asked(): what was asked of this process since it was called last, SAVE, STOP or None.
     """
 
@@ -50,15 +50,17 @@ class Keeper:
         self._end = config.steps
         every = config.checkpoint_every
         self._auto = every == "auto"
-        self._steps = every if isinstance(every, int) else 0
-        self._interval = AUTO if self._auto else 0.0 if self._steps or every == 0 else seconds_of("checkpoint_every", every)
+        self._every: int | str = (
+            every if isinstance(every, int) or length_of(every) else 0
+        )  # steps or rounds, if it goes by these
+        self._interval = AUTO if self._auto else 0.0 if self._every or every == 0 else seconds_of("checkpoint_every", every)
         self._saved_at = self._glanced_at = time.monotonic()
         self._glanced, self._next = 0, 1  # after which step all looked last, and look next
         self._written, self._seconds, self._bytes = 0, 0.0, 0
 
     def due(self, step: int) -> bool:
         """Must the models be there after this step?"""
-        return step == self._next or (self._steps > 0 and step % self._steps == 0)
+        return step == self._next or comes(self._every, step, None)
 
     def after(self, loop: Loop, evaluator: Evaluator) -> None:
         """A step is done. Stopped when the run must end; at its own end there is nothing to go on to."""
@@ -66,7 +68,7 @@ class Keeper:
         if loop.steps.ahead or k >= self._end:
             return
         save, stop = self._look(k) if k >= self._next else (False, False)
-        if save or stop or (self._steps > 0 and k % self._steps == 0):
+        if save or stop or comes(self._every, k, loop.state.rounds.ended):
             self.save(loop, evaluator, wanted=stop)
         if stop:
             raise Stopped(f"stopped at step {k}")

@@ -37,9 +37,13 @@ NEVER = object()
 WHOLE = {
     **dict.fromkeys(("workers", "batch_size", "log_every", "keep"), (1, NEVER)),
     **dict.fromkeys(("eval_every", "seed", "max_restarts"), (0, NEVER)),
-    **{"steps": (0, None), "epochs": (1, None)},
+    **{"steps": (0, None), "epochs": (1, None), "rounds": (1, None)},
     **dict.fromkeys(("processes", "threads", "eval_samples"), (1, "auto")),
 }
+
+
+LENGTHS = ("log_every", "eval_every")  # in steps, or text that says of what
+TOTALS = ("steps", "epochs", "rounds")  # how long the run is
 
 
 def scalars(config: Config) -> None:
@@ -50,14 +54,19 @@ def scalars(config: Config) -> None:
     for name, (least, other) in WHOLE.items():
         value = getattr(config, name)
         if value != other and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            way = " or auto" if other == "auto" else ""
+            if (length := values.length_of(value)) is not None and name in LENGTHS:
+                continue
+            way = " or auto" if other == "auto" else ", or as in 1epoch or 5rounds" if name in LENGTHS else ""
+            if length is not None and name in TOTALS:
+                way = f"; write {length[1]}s={length[0]}"
             raise ConfigError(f"{name}: must be a whole number of at least {least}{way}, got {value!r}")
     if config.checkpoint_every != "auto":
         every = config.checkpoint_every
         if isinstance(every, str):
-            values.seconds_of("checkpoint_every", every)
+            if values.length_of(every) is None:
+                values.seconds_of("checkpoint_every", every)
         elif isinstance(every, bool) or not isinstance(every, int) or every < 0:
-            raise ConfigError(f"checkpoint_every: must be steps, a time as in 10min, auto or 0, got {every!r}")
+            raise ConfigError(f"checkpoint_every: must be steps, 1epoch, 5rounds, a time as in 10min, auto or 0, got {every!r}")
     devices = ("auto", "cpu", "cuda")
     for name, known in (("dtype", DTYPES), ("save", SAVES), ("engine", ENGINES), ("device", devices)):
         if getattr(config, name) not in known:
@@ -76,8 +85,9 @@ def scalars(config: Config) -> None:
         raise ConfigError(f"amp: must be bf16 or null, got {config.amp!r}")
     if config.amp and config.dtype == "float64":
         raise ConfigError("amp=bf16: makes nothing of dtype=float64, whose point is precision; use dtype=float32")
-    if config.steps is not None and config.epochs is not None:
-        raise ConfigError(f"steps={config.steps} epochs={config.epochs}: give one of the two")
+    totals = [f"{name}={value}" for name in TOTALS if (value := getattr(config, name)) is not None]
+    if len(totals) > 1:
+        raise ConfigError(f"{' '.join(totals)}: give one of the {'two' if len(totals) == 2 else 'three'}")
 
 
 def placement(config: Config) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from coopsgd.host.files import sha256
 from coopsgd.mixing.base import load_array
 from coopsgd.mixing.groups import split
+from coopsgd.optim import Constant
 from coopsgd.setup import build
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import GROUPS, Config, UntrustedConfig
@@ -53,6 +54,9 @@ def trained(of: Config | Parts, seed: bool = True) -> dict[str, Any]:
         found["delay"] = config.tau
     if parts.stop.looks:  # the run ends where a line says so
         found |= {name: getattr(config, name) for name in ("log_every", "eval_every")}
+    schedule = _class("schedule", "schedule", (config.schedule or {}).get("name"), config)
+    if schedule is not None and schedule.WATCHES:  # the rate falls where an evaluation says so
+        found["eval_every"] = config.eval_every
     return {name: _plain(value) for name, value in found.items()}
 
 
@@ -105,6 +109,10 @@ def _meant(parts: Parts, kind: str, cls: Any, found: dict[str, Any]) -> dict[str
             more["alpha"] = None if schedule is None else schedule.best_alpha(parts.config.workers)
     if kind == "schedule" and not found.get("warmup", 1):
         more["warmup_from"] = None
+    if kind == "schedule" and found.get("unit") == 1:
+        more["unit"] = "step"
+    if cls is Constant and not found.get("warmup"):
+        more["unit"] = None
     return more
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from coopsgd.setup import build
+from coopsgd.setup import build, lengths
 from coopsgd.setup.schema import Config
 from coopsgd.setup.stop import Stop
+from coopsgd.strategies.period import Period
 
 if TYPE_CHECKING:
     from coopsgd.data.base import DataSet
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from coopsgd.optim import Constant
     from coopsgd.predict.clock.cluster import Cluster
     from coopsgd.strategies.base import Strategy
-    from coopsgd.strategies.period import Period
     from coopsgd.tasks.base import Task
 
 
@@ -78,6 +78,21 @@ class Parts:
         """How the learning rate moves."""
         return cast("Constant", self._make("schedule"))
 
+    @property
+    def units(self) -> int | None:
+        """How long the run is in what its schedule counts; None for rounds that only the run can tell."""
+        steps, unit = self.config.steps, self.schedule.moves_every
+        if unit is not None:
+            return -(-steps // unit)
+        return lengths.rounds_within(steps, self.period, self.strategy.schedule, self.config.workers)
+
+    def step_after(self, units: int) -> int | None:
+        """After which step that many of what the schedule counts are over; None where only the run can tell."""
+        unit, period = self.schedule.moves_every, self.period
+        if unit is not None or not period.foreseen:
+            return None if unit is None else units * unit
+        return lengths.step_of("schedule.unit=round", units, period, self.strategy.schedule, self.config.workers)
+
     @cached_property
     def cluster(self) -> Cluster:
         """Whose seconds are simulated; ConfigError when the config names none."""
@@ -97,8 +112,18 @@ class Parts:
             self.task.check(self.config)
             return self.task.sizes(self.config)
         if name == "warmup":
-            return (self.config.schedule or {}).get("warmup", 0)
+            return self._warmup()
         return getattr(self.config if name in build.NUMBERS else self, name)
+
+    def _warmup(self) -> int:
+        """Steps in which the rate rises; tau stays as it is given until they are over."""
+        warmup, unit = (self.config.schedule or {}).get("warmup", 0), (self.config.schedule or {}).get("unit", "step")
+        if not warmup or unit in ("step", 1) or not isinstance(warmup, int):
+            return warmup
+        if unit != "round":
+            return int(warmup * unit)
+        constant = Period(self.config.tau)
+        return lengths.step_of(f"schedule.warmup={warmup}", warmup, constant, self.strategy.schedule, self.config.workers)
 
     def but(self, config: Config, without: Sequence[str] = (), **parts: Any) -> Parts:
         """The same parts for another config, which names no others, but those given; it makes those named by `without` anew."""

@@ -18,7 +18,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from coopsgd.errors import ConfigError, TooFewSamples
 from coopsgd.registry import did_you_mean, guarded
-from coopsgd.setup import build, checks, objective, schema, timing, values
+from coopsgd.setup import build, checks, lengths, objective, schema, timing, values
 from coopsgd.setup.build import blamed
 from coopsgd.setup.external import is_external
 from coopsgd.setup.parts import Parts
@@ -99,6 +99,8 @@ def _resolved(
     config = _defaults(config)
     timing.refuse(config)
     parts, refused = Parts(config), list[str]()
+    config = lengths.in_steps(config, parts)
+    parts = parts.but(config, without=("strategy", "period"))
     said = given(overrides)
     config, notes = _without_unused(parts, said)
     config = build.written_out(config)
@@ -117,10 +119,16 @@ def _resolved(
         notes += task.notes(config)
         if config.topology is not None:
             notes += parts.topology.notes(m)
-        config = build.with_full_names(replace(config, steps=_length(config, task), epochs=None))
+        steps = _length(parts.but(config))
+        config = build.with_full_names(replace(config, steps=steps, epochs=None, rounds=None))
         if config.cluster is not None:
             notes += tuple(parts.cluster.check(config))
-        parts.schedule.check(parts.optim.lr, config.steps)
+        parts.schedule.check(parts.optim.lr, parts.but(config).units)
+        if parts.schedule.WATCHES and config.eval_every == 0:
+            raise ConfigError(
+                f"schedule={config.schedule['name']}: goes by eval/loss, which eval_every=0 asks for at the two ends alone; "
+                "give how often, as in eval_every=1epoch"
+            )
         config = _without_stop(config, parts)
         with _noted(look, refused):
             checks.mixed(parts.but(config))
@@ -251,11 +259,14 @@ def _as_group(name: str, node: Any, choice: str | None) -> dict[str, Any]:
     return node
 
 
-def _length(config: Config, task: Any) -> int:
+def _length(parts: Parts) -> int:
+    """Steps of the run."""
+    config = parts.config
+    if config.rounds is not None:
+        where = f"rounds={config.rounds}"
+        return lengths.step_of(where, config.rounds, parts.period, parts.strategy.schedule, config.workers)
     if config.epochs is None:
         return STEPS if config.steps is None else config.steps
-    per_epoch = task.steps_per_epoch(config)
-    if per_epoch is None:
-        raise ConfigError(f"epochs={config.epochs}: task {config.task['name']} has no epochs; give steps")
-    values.refuse_odd("epochs: its steps", config.epochs * per_epoch)
-    return config.epochs * per_epoch
+    steps = config.epochs * lengths.epoch_of(config, parts, f"epochs={config.epochs}")
+    values.refuse_odd("epochs: its steps", steps)
+    return int(steps)

@@ -23,7 +23,7 @@ DTYPES = tuple(SIZES)
 ENGINES = ("auto", "loop", "vmap", "bmm")
 NORM_STATS = ("average", "local", "recalibrate")
 SAVES = ("auto", "rows", "answer", "none")
-STEPS = 1000  # of a run that names neither steps nor epochs
+STEPS = 1000  # of a run that names neither steps nor epochs nor rounds
 
 
 WHOLE = (
@@ -31,6 +31,7 @@ WHOLE = (
     "delay",
     "steps",
     "epochs",
+    "rounds",
     "processes",
     "threads",
     "workers",
@@ -44,7 +45,7 @@ WHOLE = (
     "max_restarts",
 )
 # keys below a group that count something, beside those annotated int
-COUNTS = ("groups", "epochs", "tau_2", "every", "switch", "interval", "classes", "rows", "tau")
+COUNTS = ("groups", "epochs", "tau_2", "every", "switch", "interval", "classes", "rows", "tau", "unit")
 
 
 def key(default: Any, help: str, *, identity: bool, unit: str | None = None, type: str | None = None) -> Any:
@@ -78,10 +79,10 @@ class Config:
     stop: Any = group("when a run ends before its steps are done: a target is reached, or a budget spent")
     tau: Any = key(
         "auto",
-        "between communications, or [[from step, tau], ...]; auto: what the algo's yaml says",
+        "between communications, or as in 1epoch, or [[from step, tau], ...]; auto: what the algo's yaml says",
         identity=True,
         unit="steps",
-        type="int, list or auto",
+        type="int, text, list or auto",
     )
     order: str = key(
         "auto",
@@ -116,16 +117,29 @@ class Config:
         type="int or auto",
     )
     steps: Any = key(
-        None, f"local steps of every worker; {STEPS} unless epochs is given", identity=True, unit="steps", type="int or null"
+        None,
+        f"local steps of every worker; {STEPS} unless epochs or rounds is given",
+        identity=True,
+        unit="steps",
+        type="int or null",
     )
     epochs: Any = key(
         None, "instead of steps: passes of every worker over its own share", identity=True, unit="epochs", type="int or null"
+    )
+    rounds: Any = key(
+        None,
+        "instead of steps: communications, each with the local steps that lead to it",
+        identity=True,
+        unit="rounds",
+        type="int or null",
     )
     batch_size: int = key(32, "samples in one worker's minibatch", identity=True, unit="samples")
     seed: int = key(0, "of everything random", identity=True, unit="")
     dtype: str = key("float32", "of the models: float32 or float64", identity=True)
     device: str = key("auto", "cpu, cuda, or auto: cuda where there is one", identity=False)
-    log_every: int = key(20, "between two lines of metrics.jsonl", identity=False, unit="steps")
+    log_every: Any = key(
+        20, "between two lines of metrics.jsonl; or as in 1epoch, 5rounds", identity=False, unit="steps", type="int or text"
+    )
     norm_stats: str = key(
         "average", "BatchNorm's running statistics: average with the models, local, or recalibrate the mean's", identity=True
     )
@@ -142,7 +156,13 @@ class Config:
         identity=True,
         type="bf16 or null",
     )
-    eval_every: int = key(100, "between two evaluations; 0: at the start and the end only", identity=False, unit="steps")
+    eval_every: Any = key(
+        100,
+        "between two evaluations; or as in 1epoch, 5rounds; 0: at the start and the end only",
+        identity=False,
+        unit="steps",
+        type="int or text",
+    )
     eval_samples: Any = key(
         "auto",
         "test samples single workers are measured on; auto: all, fewer beyond 32 workers",
@@ -156,7 +176,7 @@ class Config:
     )
     checkpoint_every: Any = key(
         "auto",
-        "between two checkpoints, or a time as in 10min; auto: 5min while that is cheap; 0: none",
+        "between two checkpoints; or as in 1epoch, 5rounds, 10min; auto: 5min while that is cheap; 0: none",
         identity=False,
         unit="steps",
         type="int, text or auto",

@@ -73,5 +73,24 @@ def seconds_of(where: str, text: str) -> float:
     """90 for 90s or 1.5min. ConfigError, naming `where`, when it is no positive time."""
     found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(s|min|h)\s*", text)
     if found is None or not float(found[1]) > 0:
-        raise ConfigError(f"{where}: must be a time as in 30s, 10min or 2h, or a number of steps, got {text!r}")
+        raise ConfigError(
+            f"{where}: must be a time as in 30s, 10min or 2h, or a length as in 500 (steps), 1epoch or 5rounds, got {text!r}"
+        )
     return float(found[1]) * UNITS[found[2]]
+
+
+def length_of(value: Any) -> tuple[int, str] | None:
+    """(2, "epoch") for 2epochs: how many of step, epoch or round, at least one; None for whatever is no such text."""
+    found = re.fullmatch(r"\s*(\d+)\s*(step|epoch|round)s?\s*", value) if isinstance(value, str) else None
+    return (int(found[1]), found[2]) if found and int(found[1]) else None
+
+
+def comes(every: Any, step: int, ended: int | None) -> bool:
+    """Is it time for what comes so often, after `step` steps, of which the last ended round `ended` (from 1; None: none)?
+
+    every: steps, 0 for never, or rounds as in 2rounds.
+    """
+    if isinstance(every, int):
+        return every > 0 and step % every == 0
+    length = length_of(every)
+    return length is not None and ended is not None and ended % length[0] == 0

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from coopsgd.mixing.base import is_number
 from coopsgd.registry import of_run, option, register
+from coopsgd.setup.values import length_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from coopsgd.mixing.base import Mixing
     from coopsgd.setup.schema import Config
 
 
@@ -98,6 +102,21 @@ class Period:
         return self.tau, s
 
 
+def ends(period: Period, schedule: Mixing | None, m: int) -> Iterator[int]:
+    """After which step each round ends, for a period that is foreseen; schedule: says who takes how many of its steps."""
+    k, r, state = 0, 0, None
+    while True:
+        tau, state = period.next(state, k, math.nan, unknown, unknown)
+        k += length_of_round(None if schedule is None else schedule.work(m, r, tau), tau)
+        r += 1
+        yield k
+
+
+def length_of_round(work: np.ndarray | None, tau: int) -> int:
+    """Steps of a round: of the worker that takes most."""
+    return tau if work is None else max(1, int(work.max()))
+
+
 _UNFORESEEN: dict[str, Callable[[Any], Any]] = {
     "foreseen": lambda self: False,
     "largest": lambda self: None,
@@ -128,13 +147,16 @@ class PostLocal(Rule):
     """tau = 1 until step `switch`, then tau: post-local SGD. switch: auto is the first drop of the rate. arXiv:1808.07217."""
 
     switch: Any = option(
-        "auto", "until when tau is 1; auto: the first drop of the learning rate", unit="steps", type="int or auto"
+        "auto",
+        "until when tau is 1; or as in 5epochs, 20rounds; auto: the first drop of the learning rate",
+        unit="steps",
+        type="int or auto",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.switch != "auto":
-            _whole("period.switch", self.switch)
+            _whole("period.switch", self.switch, ", or as in 5epochs or 20rounds")
 
     def check(self, config: Config) -> None:
         if self.switch == "auto" and (config.schedule or {}).get("name") == "constant":
@@ -204,8 +226,9 @@ class _Adapted(NamedTuple):
     first: float | None  # loss at the start
     lr0: float
     lr: float  # at the last decision
-    at: float  # when it was, in steps or in seconds
+    at: float  # when it was, in steps, rounds or seconds
     tau: int
+    rounds: int = 0  # begun since the first was
 
 
 @register("adacomm", "period")
@@ -213,14 +236,17 @@ class _Adapted(NamedTuple):
 class AdaComm(Rule):
     """Communicate rarely at first, more often as the loss falls: ceil(sqrt(lr_0 / lr * F / F_0) * tau). arXiv:1810.08313.
 
-    Decided at the first round that starts `interval` after the last decision: so many steps, or, as in 60s, seconds of the
-    cluster's clock, as the paper has it. F is the minibatch loss, mean over workers and the steps since then, less `floor`
-    (F_inf, if known); F_0 that of the first round. When the rule does not lower tau although the rate is unchanged, tau is
-    multiplied by gamma (1: never). While the rate warms up tau stays as it is given; all of this begins after it.
+    Decided at the first round that starts `interval` after the last decision: so many steps, rounds, or, as in 60s, seconds
+    of the cluster's clock, as the paper has it. F is the minibatch loss, mean over workers and the steps since then, less
+    `floor` (F_inf, if known); F_0 that of the first round. When the rule does not lower tau although the rate is unchanged,
+    tau is multiplied by gamma (1: never). While the rate warms up tau stays as it is given; all of this begins after it.
     """
 
     interval: Any = option(
-        100, "between two decisions; or 60s: seconds on the cluster's clock", unit="steps", type="int or text"
+        100,
+        "between two decisions; or as in 1epoch, 5rounds, or 60s: seconds on the cluster's clock",
+        unit="steps",
+        type="int or text",
     )
     gamma: float = option(0.5, "what tau is multiplied by when the rule would not lower it; 1: never", unit="")
     floor: float = option(0.0, "the least loss there is, if known", unit="loss")
@@ -230,14 +256,20 @@ class AdaComm(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (
-            (isinstance(self.interval, int) and is_number(self.interval) and self.interval >= 1) or (self._seconds or 0) > 0
-        ):
+        whole = isinstance(self.interval, int) and is_number(self.interval) and self.interval >= 1
+        if not (whole or self._rounds or (self._seconds or 0) > 0):
             raise ValueError(
-                f"period.interval: must be a whole number of steps, at least 1, or seconds as in 60s, got {self.interval!r}"
+                "period.interval: must be a whole number of steps, at least 1, or as in 1epoch, 5rounds or 60s, got "
+                f"{self.interval!r}"
             )
         if not 0 < self.gamma <= 1:
             raise ValueError(f"period.gamma: must lie in (0, 1], got {self.gamma}")
+
+    @property
+    def _rounds(self) -> int | None:
+        """The interval in rounds; None when it is in steps or seconds."""
+        found = length_of(self.interval)
+        return found[0] if found and found[1] == "round" else None
 
     @property
     def _seconds(self) -> float | None:
@@ -259,12 +291,17 @@ class AdaComm(Rule):
     def at_most(self, s: Any, k: int) -> int | None:
         if k < self.warmup or s is None:
             return self.tau
+        if self._rounds is not None:
+            return s.tau if s.rounds + 1 - s.at < self._rounds else None
         return s.tau if self._seconds is None and k - s.at < self.interval else None
 
     def next(self, s: Any, k: int, lr: float, loss: Callable[[], float], now: Callable[[], float]) -> tuple[int, Any]:
         if k < self.warmup:
             return self.tau, s
+        s = None if s is None else s._replace(rounds=s.rounds + 1)
         at, interval = (k, self.interval) if self._seconds is None else (now(), self._seconds)
+        if self._rounds is not None:
+            at, interval = 0 if s is None else s.rounds, self._rounds
         if s is None:
             if k:
                 loss()  # what was seen in the warm-up is no F_0

@@ -41,6 +41,7 @@ VALUES = {
     "threads": ("threads=1", "threads=2"),
     "steps": ("steps=4", "steps=5"),
     "epochs": ("epochs=1", "epochs=2"),
+    "rounds": ("rounds=1", "rounds=2"),
     "batch_size": ("batch_size=8", "batch_size=9"),
     "seed": ("seed=0", "seed=1"),
     "dtype": ("dtype=float32", "dtype=float64"),
@@ -96,7 +97,7 @@ def test_a_key_makes_another_run_or_the_same_one_elsewhere(name):
     small = small if name == "norm_stats" else ("data=gaussian", "model.hidden=[4]")
     small += ("optim.momentum=0.9",) if name == "buffers" else ()
     one, other = VALUES[name]
-    base = ("algo=dpsgd", *small, "workers=4", "processes=1", *(["steps=4"] if name != "epochs" else []))
+    base = ("algo=dpsgd", *small, "workers=4", "processes=1", *(["steps=4"] if name not in ("epochs", "rounds") else []))
     base = tuple(word for word in base if word.split("=")[0] != one.split("=")[0])
     a = settle((*base, one))
     b = settle((*base, other)) if other else replace(a, device="cuda")
@@ -133,6 +134,9 @@ SAME = {
         ("task=classification", "steps=22"),
     ),
     "steps by default": ((), ("steps=1000",)),
+    "rounds in steps": (("algo=pasgd", "tau=4", "rounds=5"), ("algo=pasgd", "tau=4", "steps=20")),
+    "a unit that is a step": (("schedule=cosine", "schedule.unit=1"), ("schedule=cosine", "schedule.unit=step")),
+    "a unit that counts nothing": (("schedule.unit=round",), ()),
     "two names of one algorithm": (("algo=dpsgd", "tau=4"), ("algo=dpa", "tau=4")),
     "alpha by its number": (("algo=easgd", "workers=2"), ("algo=easgd", "workers=2", "algo.alpha=0.5")),
     "groups by their members": (("algo=two_level", "algo.groups=2"), ("algo=two_level", "algo.groups=[[0,1],[2,3]]")),

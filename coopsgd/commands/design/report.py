@@ -76,7 +76,7 @@ def _entry(study: Study, entry: Entry, rank: int, words: Sequence[str], config_d
 
 def command(entry: Entry, words: Sequence[str], config_dir: str | None = None) -> str:
     """The `coopsgd train` line of an entry: the user's words, the candidate's, and as many steps as it needs."""
-    without = {word.partition("=")[0] for word in entry.candidate.words} | {"steps", "epochs", "hydra.run.dir"}
+    without = {word.partition("=")[0] for word in entry.candidate.words} | {"steps", "epochs", "rounds", "hydra.run.dir"}
     names = [(word, word.partition("=")[0].lstrip("+")) for word in words]
     if entry.candidate.config.topology is None:
         without |= {name for _, name in names if name.partition(".")[0] == "topology"}
