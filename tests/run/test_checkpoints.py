@@ -99,7 +99,8 @@ def saved_after(kept, seconds_a_step, steps, monkeypatch, cost=0.0):
             kept._interval = max(kept._interval, (now[0] - began) / keeper.SHARE)
 
     monkeypatch.setattr(kept, "save", write)
-    loop = SimpleNamespace(state=SimpleNamespace(k=0), steps=SimpleNamespace(ahead=0))
+    state = SimpleNamespace(k=0, rounds=SimpleNamespace(ended=None))
+    loop = SimpleNamespace(state=state, steps=SimpleNamespace(ahead=0))
     for k in range(1, steps + 1):
         now[0] += seconds_a_step
         loop.state.k = k
