@@ -36,6 +36,8 @@ class Split(NamedTuple):
 def read(path: str, n: int) -> Split:
     """The split of n samples in a file. ConfigError or ValueError, in one line, when it is none of so many."""
     suffix = Path(path).suffix.lower()
+    with reading.opened(KEY, path, OUT):  # a folder, or nothing, has no ending that matters
+        pass
     if suffix not in SUFFIXES:
         raise ValueError(f"{KEY}: {path!r} ends in {suffix or 'nothing'}, not in {', '.join(SUFFIXES)}; {OUT}")
     found: Any

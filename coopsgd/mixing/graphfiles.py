@@ -44,7 +44,8 @@ def format_of(where: str, path: str, given: str) -> str:
     suffix = Path(path).suffix.lower()
     found = next((name for name, ends in FORMATS.items() if suffix in ends), None)
     if found is None:
-        group = where.rpartition(".")[0]
+        with reading.opened(where, path, "give another file"):  # a folder, or nothing, has no format either
+            group = where.rpartition(".")[0]
         raise ConfigError(
             f"{where}: {path!r} ends in {suffix or 'nothing'}, which says no format; give {group}.format= one of "
             f"{', '.join(FORMATS)}"

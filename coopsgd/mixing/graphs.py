@@ -374,4 +374,9 @@ class File(Graph):
         return _directed(m, b, a) if one_way else _undirected(m, a, b)
 
     def notes(self, m: int) -> tuple[str, ...]:
-        return self._found.notes
+        links = self.links(m)
+        heard = np.bincount(links.columns, minlength=m)
+        if links.undirected or (len({*links.degrees.tolist(), *heard.tolist()}) == 1):
+            return self._found.notes
+        note = "messages go one way and not by as many to and from each worker, so metropolis and uniform weights do not keep their mean"
+        return (*self._found.notes, f"topology.file: {note}")

@@ -180,6 +180,7 @@ def _plain(value: Any) -> bool:
     return all(map(_plain, value)) if isinstance(value, list) else value is None or isinstance(value, bool | int | float | str)
 
 
+@_on_guard
 def classes(config: Config) -> list[tuple[str, Any]]:
     """The classes that the groups of a config name, each with its group."""
     others = [(name, node) for name in KINDS if (node := getattr(config, name))]

@@ -92,9 +92,22 @@ def test_what_is_dropped_is_noted(tmp_path):
         assert np.array_equal(graph.adjacency(3), adjacency([(0, 1), (1, 2)], 3))
 
 
+def test_a_directed_graph_whose_weights_move_the_mean_is_noted(tmp_path):
+    cycle = [(0, 1), (1, 2), (2, 3), (3, 0)]
+    for edges, odd in ((cycle, False), ([*cycle, (0, 2)], True)):
+        path = written(tmp_path, "g.gml", edges, 4, directed=True)
+        graph = File(path)
+        assert any("do not keep their mean" in note for note in graph.notes(4)) == odd
+        W = Parts(
+            settle(("task=quadratic", "algo=dpsgd", "workers=4", "topology=file", f"topology.file={path}", f"seed={odd:d}"))
+        )
+        assert np.allclose(W.strategy.schedule.at(4, 0).dense().sum(0), 1) != odd
+
+
 BAD = {
     "nodes": ("g.txt", "0 1\n1 2\n", "has 3 nodes, but workers=4.*set workers=3"),
     "gap": ("g.txt", "0 1\n1 3\n", r"has 3 nodes, but workers=4 \(no edge names 2\)"),
+    "a folder": ("folder", None, "is a folder, not a file"),
     "ending": ("g.dot", "graph {}", "ends in .dot, which says no format; give topology.format="),
     "one word": ("g.txt", "0 1\n2\n", "line 2 has 1 word; an edge has two"),
     "a matrix": ("g.csv", "0,1,1,0\n" * 4, "line 1 has 4 words"),
@@ -113,7 +126,9 @@ BAD = {
 def test_a_file_that_is_no_graph_for_the_run_is_refused_in_a_line(tmp_path, kind):
     name, content, why = BAD[kind]
     path = tmp_path / name
-    if isinstance(content, np.ndarray):
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, np.ndarray):
         np.save(path, content)
     else:
         path.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -157,7 +157,7 @@ BAD = {
     "speeds": (FINE, ("cluster.speeds=[1]",), "cluster.speeds: names 1 workers, but workers=2"),
     "missing": (FINE, ("cluster.file=''",), "cluster.file: is missing"),
     "absent": (FINE, ("cluster.file=none.gml",), "cannot read .*none.gml"),
-    "ending": (FINE, ("cluster.file=edges.txt",), "ends in .txt; give GML"),
+    "ending": (FINE, (f"cluster.file={__file__}",), "ends in .py; give GML"),
 }
 
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from coopsgd.errors import ConfigError
+from coopsgd.host import reading
 from coopsgd.mixing import graphfiles
 from coopsgd.mixing.base import is_number
 from coopsgd.predict.clock.network import Network, played
@@ -116,6 +117,8 @@ class Underlay(Steps):
         suffix = Path(self.file).suffix.lower()
         kind = next((one for one in ("gml", "graphml") if suffix in graphfiles.FORMATS[one]), None)
         if kind is None:
+            with reading.opened(KEY, self.file, "give another file"):
+                pass
             raise ConfigError(
                 f"{KEY}: {self.file!r} ends in {suffix or 'nothing'}; give GML (.gml) or GraphML (.graphml, .xml)"
             )
