@@ -378,5 +378,7 @@ class File(Graph):
         heard = np.bincount(links.columns, minlength=m)
         if links.undirected or (len({*links.degrees.tolist(), *heard.tolist()}) == 1):
             return self._found.notes
-        note = "messages go one way and not by as many to and from each worker, so metropolis and uniform weights do not keep their mean"
+        note = (
+            "messages go one way and not by as many to and from each worker, so metropolis and uniform weights move their mean"
+        )
         return (*self._found.notes, f"topology.file: {note}")

@@ -97,7 +97,7 @@ def test_a_directed_graph_whose_weights_move_the_mean_is_noted(tmp_path):
     for edges, odd in ((cycle, False), ([*cycle, (0, 2)], True)):
         path = written(tmp_path, "g.gml", edges, 4, directed=True)
         graph = File(path)
-        assert any("do not keep their mean" in note for note in graph.notes(4)) == odd
+        assert any("weights move their mean" in note for note in graph.notes(4)) == odd
         W = Parts(
             settle(("task=quadratic", "algo=dpsgd", "workers=4", "topology=file", f"topology.file={path}", f"seed={odd:d}"))
         )
