@@ -23,7 +23,7 @@ from coopsgd.registry import lookup, names
 from coopsgd.setup import catalogue
 
 M = 4096
-GRAPHS = [choice.name for choice in catalogue.choices("topology")]
+GRAPHS = [choice.name for choice in catalogue.choices("topology") if choice.name != "file"]  # one needs a file
 MIXINGS = {name: lookup("mixing", name)() for name in names("mixing") if name != "matrix"}
 MIXINGS |= {
     f"{weights} on {graph}": Gossip(weights=weights, topology=lookup("graph", graph)())

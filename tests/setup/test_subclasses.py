@@ -19,7 +19,7 @@ from coopsgd.setup.external import conforms
 BUILT_IN = [(kind, name) for kind in HOMES for name in names(kind)]
 
 
-GRAPHS = [type(lookup("graph", name)()).__name__ for name in names("graph")]
+GRAPHS = [type(lookup("graph", name)()).__name__ for name in names("graph") if name != "file"]
 
 
 def doing_nothing(method):
