@@ -55,6 +55,11 @@ class Clock:
         self._everyone = Parts(((np.arange(m), 1),))
 
     @property
+    def ports(self) -> str:
+        """How messages of one host share its link."""
+        return self._network.ports
+
+    @property
     def now(self) -> float:
         """sim_s: the time of the worker that is latest."""
         return float(self.t[: self.m].max())

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from coopsgd.predict.clock.clock import Clock
 from coopsgd.setup.parts import Parts
 
-LARGEST = 256  # hosts whose matrix is made: one rehearsed communication each
+LARGEST = 1024  # hosts whose matrix is made: one rehearsed communication each
 LONGEST = 64  # communications of a cycle of matrices
 
 
@@ -110,10 +110,14 @@ def price(parts: Parts) -> tuple[Price | None, str]:
     hosts = m + (schedule.num_aux if schedule.server_owns_aux else 0)
     if hosts > LARGEST:
         return None, f"there are {hosts} hosts; it is found for at most {LARGEST}"
-    if cluster.network(m, hosts).ports != "parallel":
+    from coopsgd.predict.rehearsal import clock_of
+
+    clock = clock_of(parts)
+    assert clock is not None
+    if clock.ports != "parallel":
         return None, f"cluster.ports={cluster.ports} has messages queue; cluster.ports=parallel has one"
     late = config.tau if config.delay == "tau" else min(config.delay, config.tau)
-    matrices = _matrices(parts, config.tau * steps, late * steps, cycle, hosts)
+    matrices = _matrices(parts, clock, config.tau * steps, late * steps, cycle, hosts)
     whole, slowest = matrices[0], [float(A.max()) for A in matrices]
     for A in matrices[1:]:
         whole = product(A, whole)
@@ -121,14 +125,13 @@ def price(parts: Parts) -> tuple[Price | None, str]:
     return Price(mean / cycle, sum(slowest) / cycle, cluster.steady, critical_cycle(whole, mean)), ""
 
 
-def _matrices(parts: Parts, steps: np.ndarray, late: np.ndarray, cycle: int, hosts: int) -> list[np.ndarray]:
+def _matrices(parts: Parts, clock: Clock, steps: np.ndarray, late: np.ndarray, cycle: int, hosts: int) -> list[np.ndarray]:
     """(hosts, hosts) of each communication of a cycle: the clock, started at one host after the other.
 
     steps, late: (m,) seconds of the steps of a round, and of those of them that are taken while its messages travel.
     """
-    from coopsgd.predict.rehearsal import clock_of, stage
+    from coopsgd.predict.rehearsal import stage
 
-    clock: Any = clock_of(parts)
     loop, m = stage(parts, clock), len(steps)
     found = [np.empty((hosts, hosts)) for _ in range(cycle)]
     for r, A in enumerate(found):
