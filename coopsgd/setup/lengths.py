@@ -42,7 +42,7 @@ def in_steps(config: Config, parts: Parts) -> Config:
         """Steps for text that says steps or epochs; rounds and anything else as they are."""
         length = length_of(value)
         if length is None or length[1] == "round":
-            return value if length is None else f"{length[0]}rounds"
+            return value if length is None else f"{length[0]}round{'s' * (length[0] > 1)}"
         return length[0] if length[1] == "step" else epochs(f"{where}={value}", length[0])
 
     found: dict[str, Any] = {name: known(name, getattr(config, name)) for name in OFTEN}

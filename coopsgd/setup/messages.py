@@ -13,7 +13,8 @@ from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.registry import did_you_mean
 from coopsgd.setup import sources
 from coopsgd.setup.build import refuse_unstackable
-from coopsgd.setup.schema import GROUPS, KEYS
+from coopsgd.setup.schema import GROUPS
+from coopsgd.setup.suggestions import unknown_key
 
 # what is raised for a user's mistake; a yaml that holds itself ends in RecursionError
 MISTAKES = (ValueError, HydraException, OmegaConfBaseException, YAMLError, RecursionError, MemoryError)
@@ -44,7 +45,7 @@ def _message(error: BaseException) -> str:
     text = str(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return f"no key named {unknown[1]!r}{did_you_mean(unknown[1], KEYS)}; `coopsgd train --help` lists them"
+        return unknown_key(unknown[1])
     if "Key 'experiment' not in 'Config'" in text:
         return "experiment: its yaml must begin with the line `# @package _global_`, as conf/experiment's do"
     if alien := re.search(r"Key '([^']+)' not in 'Config'", text):

@@ -17,12 +17,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from coopsgd.errors import ConfigError, TooFewSamples
-from coopsgd.registry import did_you_mean, guarded
+from coopsgd.registry import guarded
 from coopsgd.setup import build, checks, lengths, objective, schema, timing, values
 from coopsgd.setup.build import blamed
 from coopsgd.setup.external import is_external
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import GROUPS, KEYS, STEPS, WHOLE, Config, beside_it, whole
+from coopsgd.setup.suggestions import unknown_key
 from coopsgd.strategies.base import Strategy
 
 
@@ -146,7 +147,7 @@ def _read(node: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     """The config that the words make, its interpolations resolved. ConfigError for a key that there is not."""
     for name in node:
         if name not in (*KEYS, "hydra"):
-            raise ConfigError(f"no key named {str(name)!r}{did_you_mean(str(name), KEYS)}; `coopsgd train --help` lists them")
+            raise ConfigError(unknown_key(str(name)))
     config = Config(**{name: value for name in KEYS if (value := _value(node, name)) is not None})
     found = {name: whole(getattr(config, name)) for name in WHOLE}
     found |= {name: _as_group(name, getattr(config, name), choices.get(name)) for name in GROUPS}

@@ -24,6 +24,7 @@ def test_an_epoch_is_the_steps_of_the_longest_pass():
     found = settle((*SMALL, *words))
     assert (found.eval_every, found.log_every, found.checkpoint_every) == (per_epoch, 2 * per_epoch, 3 * per_epoch)
     assert (found.tau, found.steps, found.epochs) == (per_epoch, 4 * per_epoch, None)
+    assert settle((*SMALL, "eval_every=01rounds")).eval_every == "1round"
     assert settle((*SMALL, "eval_every=7steps", "log_every=1step")).eval_every == 7
     listed = settle((*SMALL, "tau=[[0,1],[2epochs,8],[130rounds,20]]")).tau
     assert listed[1] == [2 * per_epoch, 8] and listed[2] == [2 * per_epoch + 8 * (130 - 2 * per_epoch), 20]
@@ -35,6 +36,31 @@ def test_a_switch_of_tau_is_given_in_any_unit():
         config = settle((*SMALL, "period=post_local", f"period.switch={said}", "tau=4"))
         assert config.period["switch"] == step
     assert settle((*SMALL, "period=adacomm", "period.interval=2epochs")).period["interval"] == 2 * per_epoch
+
+
+OWN = """
+from dataclasses import dataclass
+from coopsgd.registry import option
+from coopsgd.strategies.period import Period
+
+@dataclass(frozen=True)
+class Twice(Period):
+    after: int = option(5, "when tau doubles", unit="steps")
+
+    def next(self, s, k, lr, loss, now):
+        return (self.tau if k < self.after else 2 * self.tau), s
+"""
+
+
+def test_a_key_of_ones_own_that_is_in_steps_takes_epochs(tmp_path, monkeypatch):
+    (tmp_path / "own_twice.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    per_epoch = settle((*SMALL, "tau=1epoch")).tau
+    config = settle((*SMALL, "period.name=own_twice:Twice", "period.after=2epochs", "tau=3"))
+    assert config.period["after"] == 2 * per_epoch
+    assert (
+        play(None, 1, *SMALL, "period.name=own_twice:Twice", "period.after=1epoch", "tau=3", "steps=60").lines[-1]["tau"] == 6
+    )
 
 
 ROUNDS = {
