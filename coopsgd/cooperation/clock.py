@@ -11,14 +11,14 @@ from coopsgd.predict.clock.cluster import Cluster
 
 
 @dataclass(frozen=True)
-class Here(Cluster):
+class RunningProcesses(Cluster):
     """The processes that run, and their own time: nothing is simulated."""
 
     def describe(self) -> str:
         return "the processes that run"
 
 
-class Wall:
+class WallClock:
     """Seconds since the first step, in this session and those before it: rank 0's, told to all when one asks.
 
     agreed(seconds): rank 0's, in every process. Nothing that is charged moves it (fleet/base.py, Timing).

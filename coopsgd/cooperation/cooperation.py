@@ -15,7 +15,7 @@ from torch import nn
 
 import coopsgd
 from coopsgd.cooperation import saved
-from coopsgd.cooperation.clock import Wall
+from coopsgd.cooperation.clock import WallClock
 from coopsgd.cooperation.modules import Modules
 from coopsgd.cooperation.optimizers import Optimizers
 from coopsgd.cooperation.refusals import difference, refuse_optimizers
@@ -85,9 +85,9 @@ class Cooperation(Observer):
         if self._notices is not None and timeout is None and config.timeout != "auto":
             self._notices.timeout = config.timeout
         self._fleet: Stacked = Stacked(layout) if self._notices is None else world.World(layout, self._notices, device)
-        self._clock = Wall(self._of_first)
+        self._clock = WallClock(self._of_first)
         self._fleet.clock = self._clock  # type: ignore[assignment]
-        self._modules.same_rest(world.spread if self.processes > 1 else None)
+        self._modules.copy_unmixed(world.spread if self.processes > 1 else None)
         writes = type(strategy).direction is not Strategy.direction
         self._inner = Optimizers(optimizers, self._modules, writes, config.buffers == "average")
         self._loop = Loop(self._parts, self._fleet, self._modules, self._inner.at, observer=self)  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ class Cooperation(Observer):
         if self.rank == 0:
             for note in self.notes:
                 warnings.warn(f"coopsgd: {note}", stacklevel=2)
-        self._ahead()
+        self._send_ahead()
 
     def _made(
         self, model: Any, models: list[Any], optimizers: list[Any], words: Sequence[Any], samples: Any
@@ -152,7 +152,7 @@ class Cooperation(Observer):
         self._inner.scaler, self._inner.take = scaler, step
         self._running()
         self._loop.begin()
-        self._see(loss)
+        self._keep_losses(loss)
         self._inner.unscale()
         return self._finished()
 
@@ -161,14 +161,14 @@ class Cooperation(Observer):
         self._loop.finish()
         if self._notices is not None:
             self._notices.step = self.steps
-        self._ahead()
+        self._send_ahead()
         for writer, every in self._writers:
             if self.rank == 0 and self.steps % every == 0:
                 for tag, value in self.scalars().items():
                     writer.add_scalar(tag, value, self.steps)
         return self._communicated
 
-    def _ahead(self) -> None:
+    def _send_ahead(self) -> None:
         """A message that leaves before the next gradient leaves now, to travel meanwhile.
 
         A round begins with it only where it may leave at once: else at the next step, when schedulers have set the rate.
@@ -179,7 +179,7 @@ class Cooperation(Observer):
         if at_once or (delay and not self._at_boundary):
             self._loop.begin()
 
-    def _see(self, loss: Any) -> None:
+    def _keep_losses(self, loss: Any) -> None:
         """Keep the losses of this step, if the period looks at them."""
         if not self._parts.period.WATCHES:
             return
@@ -339,7 +339,7 @@ class Cooperation(Observer):
         self._refuse_within("load_state_dict")
         structure, layout = self._modules.structure(), self._fleet.layout
         self._loop = saved.loaded(state, self._again, self._parts, structure, layout, self.rank)
-        self._ahead()
+        self._send_ahead()
 
     def _again(self, tree: Any) -> Loop:
         return Loop(self._parts, self._fleet, self._modules, self._inner.at, observer=self, saved=tree)  # type: ignore[arg-type]

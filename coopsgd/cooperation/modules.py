@@ -129,7 +129,7 @@ class Modules:
 
     # what the cooperation asks
 
-    def same_rest(self, spread: Callable[[Tensor], None] | None) -> None:
+    def copy_unmixed(self, spread: Callable[[Tensor], None] | None) -> None:
         """Make what is in no row (frozen parameters, counters) that of rank 0's first module, as DDP does."""
         rests = [[*frozen, *others] for frozen, others in zip(self._frozen, self._others, strict=True)]
         with torch.no_grad():

@@ -18,7 +18,7 @@ class UsersSchedule(Constant):
 
 
 @dataclass(frozen=True)
-class Users(Task):
+class UsersTask(Task):
     """A network of `parameters` numbers and so many running statistics, whose data the config does not know."""
 
     parameters: int = 0

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coopsgd.cooperation.clock import Here
-from coopsgd.cooperation.task import Users, UsersSchedule
+from coopsgd.cooperation.clock import RunningProcesses
+from coopsgd.cooperation.task import UsersSchedule, UsersTask
 from coopsgd.errors import ConfigError
 from coopsgd.setup import compose, yamls
 from coopsgd.setup.build import algo_classes, filled_by_run
@@ -25,7 +25,7 @@ from coopsgd.setup.words import mended, quoted
 READ = ("algo", "period", "topology", "tau", "order", "delay", "buffers", "norm_stats", "seed", "workers", "timeout")
 RUNS = tuple(name for name in READ if name != "workers")
 YOURS = "optim"
-TASK, CLUSTER, SCHEDULE = (f"{cls.__module__}:{cls.__qualname__}" for cls in (Users, Here, UsersSchedule))
+TASK, CLUSTER, SCHEDULE = (f"{cls.__module__}:{cls.__qualname__}" for cls in (UsersTask, RunningProcesses, UsersSchedule))
 
 
 def parts_of(
