@@ -126,16 +126,20 @@ def _numbered(
 
 
 def _of_lines(where: str, path: str, kind: str) -> tuple[Read, bool]:
-    """An edge, or a node and its neighbours, a line; and are there weights?"""
+    """An edge, or a node and its neighbours, a line; and are there weights? A first line may say how many nodes there are."""
     edges: list[tuple[str, str]] = []
     nodes: dict[str, None] = {}
-    weighted, notes, first = False, list[str](), True
+    weighted, notes, first, count = False, list[str](), True, ""
     for number, line in enumerate(reading.text(where, path, "give another file", LARGEST).splitlines(), 1):
         words = arrays.words_of(re.sub(r"\{.*\}\s*$", "", line))
         if not words:
             continue
         if first and tuple(word.lower().strip("\"'") for word in words[:2]) in HEADERS:
             notes.append(f"line {number}, {' '.join(words)!r}, is taken for a heading")
+            first = False
+            continue
+        if first and len(words) == 1 and re.fullmatch(r"[1-9]\d{0,5}", words[0]):
+            count = words[0]
             first = False
             continue
         first = False
@@ -151,4 +155,14 @@ def _of_lines(where: str, path: str, kind: str) -> tuple[Read, bool]:
         edges += [(words[0], other) for other in words[1:]]
     if not nodes:
         raise ConfigError(f"{where}: {path!r} holds no edge; give another file")
+    numbered = dict.fromkeys(map(str, range(int(count or 0))))
+    if count and kind == "adjacency" and nodes.keys() != numbered.keys():
+        nodes[count] = None  # a node that has no neighbours
+    elif count:
+        notes.append(f"line 1, {count!r}, is taken for the number of nodes")
+        if more := [node for node in nodes if node not in numbered]:
+            raise ConfigError(
+                f"{where}: {path!r} says in its first line that it has {count} nodes, from 0, and names {more[0]!r}"
+            )
+        nodes.update(numbered)
     return _numbered(_order(list(nodes)), edges, False, notes=notes), weighted

@@ -8,6 +8,7 @@ import pytest
 from playing import settle
 
 from coopsgd.errors import ConfigError
+from coopsgd.mixing.graphfiles import read
 from coopsgd.mixing.graphs import File
 from coopsgd.setup.parts import Parts
 
@@ -90,6 +91,23 @@ def test_what_is_dropped_is_noted(tmp_path):
         notes = graph.notes(3)
         assert len(notes) == len(some) and all(any(word in note for note in notes) for word in some), notes
         assert np.array_equal(graph.adjacency(3), adjacency([(0, 1), (1, 2)], 3))
+
+
+def test_a_first_line_may_say_how_many_nodes_there_are(tmp_path):
+    for name, content, edges, m in (
+        ("g.edges", "3\n0 1\n1 2\n", [(0, 1), (1, 2)], 3),
+        ("more.edges", "4\n0 1\n1 2\n", [(0, 1), (1, 2)], 4),
+        ("g.adj", "3\n0 1\n1 0 2\n2 1\n", [(0, 1), (1, 2)], 3),
+        ("short.adj", "3\n0 1\n1 0 2\n", [(0, 1), (1, 2)], 3),
+        ("other.adj", "5\n0 1\n1 0 2\n", [(0, 1), (1, 2)], 4),
+    ):
+        (tmp_path / name).write_text(content)
+        found = read("topology.file", str(tmp_path / name))
+        assert len(found.names) == m
+        assert {tuple(sorted(edge)) for edge in found.edges.tolist()} == set(edges)
+    (tmp_path / "less.edges").write_text("2\n0 1\n1 2\n")
+    with pytest.raises(ConfigError, match=r"says in its first line that it has 2 nodes, from 0, and names '2'$"):
+        read("topology.file", str(tmp_path / "less.edges"))
 
 
 def test_a_directed_graph_whose_weights_move_the_mean_is_noted(tmp_path):
