@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,11 +39,11 @@ class Communications:
         self._aside, self._next_evaluation, self._accuracies_of = aside, next_evaluation, accuracies_of
         self.phase = 0  # local steps since the models were mixed, or began
         self._any = False  # has there been one?
-        self._before: float | None = None
+        self._before = Distances()
         self._after: float | None = None
         self._accuracies: list[float] | None = None
         # of the one that began: is it looked at? what was found when it was sent
-        self._sent: tuple[bool, float | None, list[float] | None] = False, None, None
+        self._sent: tuple[bool, Distances, list[float] | None] = False, Distances(), None
 
     def saved(self) -> dict[str, Any]:
         """What the lines to come depend on (loop/saved.py)."""
@@ -51,15 +51,20 @@ class Communications:
         return {
             "phase": self.phase,
             "any": self._any,
-            "before": self._before,
+            "before": tuple(self._before),
             "after": self._after,
-            "sent": (looked, before, None if accuracies is None else ByRow([torch.tensor(accuracies, dtype=torch.float64)])),
+            "sent": (
+                looked,
+                tuple(before),
+                None if accuracies is None else ByRow([torch.tensor(accuracies, dtype=torch.float64)]),
+            ),
         }
 
     def restore(self, tree: dict[str, Any]) -> None:
-        self.phase, self._any, self._before, self._after = (tree[name] for name in ("phase", "any", "before", "after"))
+        self.phase, self._any, self._after = (tree[name] for name in ("phase", "any", "after"))
         looked, before, accuracies = tree["sent"]
-        self._sent = looked, before, None if accuracies is None else accuracies.tolist()
+        self._before = Distances.of(tree["before"])
+        self._sent = looked, Distances.of(before), None if accuracies is None else accuracies.tolist()
 
     def sends(self, loop: Loop, done: int) -> None:
         """One begins; when it is over, `done` steps will have been taken.
@@ -71,11 +76,11 @@ class Communications:
         # of cta an evaluation at `done` is over then
         at = self._next_evaluation(done + mixes_first, None if mixes_first else loop.state.rounds.r + 1)
         evaluated = at == done
-        self._sent = False, None, None
+        self._sent = False, Distances(), None
         if evaluated or (ahead := loop.state.rounds.ahead(done)) is None or at < done + ahead:
             with self._aside():
                 accuracies = self._accuracies_of(loop.state.x) if evaluated else None
-                self._sent = True, distance(loop.fleet, loop.state.x), accuracies
+                self._sent = True, distances(loop.fleet, loop.state.x), accuracies
 
     def received(self, loop: Loop, late: int) -> None:
         """The models are what it made of them, and of the `late` steps since it was sent."""
@@ -92,25 +97,55 @@ class Communications:
         return found
 
     def values(self, loop: Loop) -> dict[str, float | None]:
-        """consensus and consensus_after, for an evaluation; before the first communication as it is. While measuring."""
+        """consensus, consensus_after and, where there are auxiliary models, eval/aux_distance, for an evaluation.
+
+        Before the first communication as it is. While measuring.
+        """
+        before, after = self._before, self._after
         if loop.state.postponed is not None:
-            return {"consensus": distance(loop.fleet, loop.state.x), "consensus_after": None}
-        if not self._any:
-            self._before = distance(loop.fleet, loop.state.x)
-        return {"consensus": self._before, "consensus_after": self._after}
+            before, after = distances(loop.fleet, loop.state.x), None
+        elif not self._any:
+            before = self._before = distances(loop.fleet, loop.state.x)
+        found = {"consensus": before.workers, "consensus_after": after}
+        return found | ({"eval/aux_distance": before.auxiliary} if loop.fleet.v else {})
 
 
-def distance(fleet: Fleet, x: Tensor) -> float:
-    """(1/m) sum over workers of ||x_i - mean||^2, summed in float64; 0 for equal rows. An exchange: call it while measuring."""
-    mine, first = x[: len(fleet.workers)], fleet.pick(x, 0)
-    total = torch.zeros((), dtype=torch.float64, device=x.device)
+class Distances(NamedTuple):
+    """Squared distances to the workers' mean; None where they were not looked at, or there are no such models."""
+
+    workers: float | None = None
+    auxiliary: float | None = None
+
+    @classmethod
+    def of(cls, saved: Any) -> Distances:
+        """From a checkpoint; earlier ones hold the workers' alone."""
+        return cls(*saved) if isinstance(saved, list | tuple) else cls(saved)
+
+
+def distances(fleet: Fleet, x: Tensor) -> Distances:
+    """Of the workers, (1/m) sum ||x_i - mean||^2, and of the auxiliary models, (1/v) sum ||z_a - mean||^2.
+
+    mean: the workers'. Summed in float64; 0 for equal rows. An exchange: call it while measuring.
+    """
+    w, first = len(fleet.workers), fleet.pick(x, 0)
+    totals = torch.zeros(1 + (fleet.v > 0), dtype=torch.float64, device=x.device)
+    once = fleet.layout.owned(fleet.rank) == fleet.layout.rows(fleet.rank)  # of replicated rows one process tells
     columns = max(1, (1 << 20) // len(x))  # at a time, so that no second copy of all models is made
     for at in range(0, x.shape[1], columns):
         off = x[:, at : at + columns] - first[:, at : at + columns]
         off -= fleet.mean(off)
-        total += off[: len(mine)].double().square_().sum()
-    found = float(fleet.total(total.cpu().reshape(1)))
-    return found / fleet.m if math.isfinite(found) else math.nan
+        totals[0] += off[:w].double().square_().sum()
+        if fleet.v and once:
+            totals[1] += off[w:].double().square_().sum()
+    found = zip(fleet.total(totals.cpu()).tolist(), (fleet.m, fleet.v), strict=False)
+    return Distances(*(total / count if math.isfinite(total) else math.nan for total, count in found))
+
+
+def distance(fleet: Fleet, x: Tensor) -> float:
+    """That of the workers alone."""
+    apart = distances(fleet, x).workers
+    assert apart is not None
+    return apart
 
 
 def finite(fleet: Fleet, *tensors: Tensor) -> bool:

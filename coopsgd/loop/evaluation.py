@@ -67,6 +67,7 @@ def train(
     st, line = loop.state, evaluator.line
     with fleet.measuring():
         answer, answer_stats = norm_stats.answer(loop, problem, parts.config.norm_stats)
+        stats = norm_stats.of_rows(loop, problem, parts.config.norm_stats)
         lags = evaluator.communications.phase > 0 and _lags(loop, answer)
     status = "completed" if evaluator.diverged_at is None else "diverged"
     ended_by = evaluator.ended_by if status == "completed" and st.k < parts.config.steps else None
@@ -75,7 +76,7 @@ def train(
         line["step"],
         st.x,
         answer,
-        st.stats,
+        stats,
         answer_stats,
         line,
         evaluator.diverged_at,
@@ -320,6 +321,7 @@ class Evaluator(Observer):
             raise ExternalError(f"{name}.answer: returned numbers that are not finite from rows that are; return a model")
         if fleet.rank == 0:
             found |= problem.evaluate(answer, stats)
+        found |= self._auxiliary(loop, answer, stats, found) if fleet.v else {}
         mine = self.communications.seen() or problem.accuracies(x)
         worst = best = None
         if mine is not None:
@@ -328,3 +330,17 @@ class Evaluator(Observer):
             everyone = fleet.total(everyone)
             worst, best = float(everyone.min()), float(everyone.max())
         return found | {"eval/accuracy_worst": worst, "eval/accuracy_best": best}
+
+    def _auxiliary(self, loop: Loop, answer: Tensor, stats: Tensor | None, of_answer: dict[str, Any]) -> dict[str, Any]:
+        """Loss and accuracy of the auxiliary models, their mean where there are several; on rank 0."""
+        each = []
+        for a in range(loop.fleet.v):
+            model, own = norm_stats.auxiliary(loop, self._problem, self._config.norm_stats, a)
+            if loop.fleet.rank == 0:
+                same = torch.equal(model, answer) and (own is None or stats is None or torch.equal(own, stats))
+                each.append(of_answer if same else self._problem.evaluate(model, own))
+        found: dict[str, Any] = {}
+        for name in ("loss", "accuracy") if each else ():
+            values = [value for one in each if (value := one.get(f"eval/{name}")) is not None]
+            found[f"eval/aux_{name}"] = sum(values) / len(values) if len(values) == len(each) else None
+        return found

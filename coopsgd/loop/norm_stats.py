@@ -3,6 +3,7 @@
 They are a second tensor of Rows, (r, b), beside the models x (r, d). `average` mixes them by the same W in the same message,
 charged like the rest; `local` leaves each worker its own; `recalibrate` leaves them too, and estimates the averaged model's
 anew before it is evaluated or shipped. The averaged model otherwise has the workers' mean statistics, single workers their own.
+An auxiliary model sees no batch: what `average` mixes into it are its own, else it goes by those of an averaged model.
 """
 
 from __future__ import annotations
@@ -33,3 +34,30 @@ def answer(loop: Loop, problem: Problem, policy: str) -> tuple[Common, Tensor | 
     if policy != "recalibrate":
         return found, mean
     return found, problem.recalibrated(found, mean, BATCHES) if fleet.rank == 0 else None
+
+
+def auxiliary(loop: Loop, problem: Problem, policy: str, a: int) -> tuple[Common, Tensor | None]:
+    """The same of auxiliary model a."""
+    st, fleet = loop.state, loop.fleet
+    model = fleet.pick(st.x, fleet.m + a)
+    if st.stats is None or policy == "average":
+        return model, None if st.stats is None else fleet.pick(st.stats, fleet.m + a)
+    mean = fleet.mean(st.stats)
+    if policy != "recalibrate":
+        return model, mean
+    return model, problem.recalibrated(model, mean, BATCHES) if fleet.rank == 0 else None
+
+
+def of_rows(loop: Loop, problem: Problem, policy: str) -> Tensor | None:
+    """(r, b) of every row held here, to keep with the models; those of auxiliary models as `auxiliary` has them.
+
+    An exchange: call it while measuring.
+    """
+    st, fleet = loop.state, loop.fleet
+    if st.stats is None or policy == "average" or not fleet.v:
+        return st.stats
+    mean, w = fleet.mean(st.stats), len(fleet.workers)
+    rows = st.stats.clone()
+    for i in range(w, len(rows)):
+        rows[i : i + 1] = mean if policy == "local" else problem.recalibrated(st.x[i : i + 1].clone(), mean, BATCHES)
+    return rows

@@ -15,7 +15,12 @@ from rich.table import Table
 from coopsgd.host.files import json_text
 from coopsgd.run.schema import evaluated, metric
 
-EVALS = (("loss", "eval/loss"), ("accuracy", "eval/accuracy"))  # as the console calls them
+EVALS = (  # as the console calls them
+    ("loss", "eval/loss"),
+    ("accuracy", "eval/accuracy"),
+    ("auxiliary loss", "eval/aux_loss"),
+    ("auxiliary accuracy", "eval/aux_accuracy"),
+)
 PAUSE = 0.1  # seconds between two plain lines, at least: a run that evaluates often would print nothing else
 
 

@@ -16,6 +16,7 @@ from coopsgd.registry import did_you_mean
 # when a name is there. On a line that has it the value is null where there is nothing to say
 ALWAYS = "every line"
 EVALUATED = "evaluations"
+AUXILIARY = "evaluations with v > 0"
 SIMULATED = "with `cluster=`"
 KNOWN = "tasks of known constants"
 KNOWN_EVALUATED = "their evaluations"
@@ -92,6 +93,14 @@ METRICS = {
         Metric("eval/accuracy", "share", EVALUATED, "the same; null where the task has none"),
         Metric("eval/accuracy_worst", "share", EVALUATED, "of the worst single worker"),
         Metric("eval/accuracy_best", "share", EVALUATED, "of the best"),
+        Metric("eval/aux_loss", "loss", AUXILIARY, "of the auxiliary model (EASGD's centre, a server's); of several the mean"),
+        Metric("eval/aux_accuracy", "share", AUXILIARY, "the same; null where the task has none"),
+        Metric(
+            "eval/aux_distance",
+            "squared distance",
+            AUXILIARY,
+            "from it to the workers' mean, at the moment of `consensus`; of several the mean",
+        ),
         Metric("eval/grad2", "", KNOWN, "squared norm of the gradient at u, the mean of all m + v models"),
         Metric("eval/grad2_mean", "", KNOWN, "the mean of it over the steps so far"),
         Metric("theory/bound", "", KNOWN, "its bound by theory, where there is one"),

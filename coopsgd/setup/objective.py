@@ -40,14 +40,14 @@ def refuse(objective: Any, target: bool) -> None:
             )
 
 
-def refuse_for(config: Config, target: bool, accuracy: bool, known: bool) -> None:
-    """ConfigError where a run of this config has no such objective. accuracy, known: does its task say these?"""
+def refuse_for(config: Config, target: bool, accuracy: bool, known: bool, auxiliary: bool = True) -> None:
+    """ConfigError where a run of this config has no such objective; the rest as in `refuse_absent`."""
     refuse(config.objective, target)
     for name in named(config.objective):
         if name == "sim_seconds" and not config.cluster:
             raise ConfigError("objective: sim_seconds needs the clock of a cluster; name one, as in cluster=wan_100m")
         if name in METRICS:
-            refuse_absent("objective", name, config, accuracy, known)
+            refuse_absent("objective", name, config, accuracy, known, auxiliary)
 
 
 def directions(sweeper: Any) -> list[bool] | None:

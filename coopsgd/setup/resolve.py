@@ -192,8 +192,10 @@ def _without_stop(config: Config, parts: Parts) -> Config:
     accuracy, known = "model" in parts.task.USES, parts.task.known(config) is not None
     if is_external(parts.task):
         accuracy = known = True  # it may say anything
-    parts.stop.check(config, accuracy, known)
-    objective.refuse_for(config, parts.stop.metric is not None, accuracy, known)
+    schedule = parts.strategy.schedule
+    auxiliary = schedule is not None and schedule.num_aux > 0
+    parts.stop.check(config, accuracy, known, auxiliary)
+    objective.refuse_for(config, parts.stop.metric is not None, accuracy, known, auxiliary)
     return config if parts.stop.given else replace(config, stop=None)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean, option, register
-from coopsgd.run.schema import KNOWN, KNOWN_EVALUATED, METRICS, SIMULATED
+from coopsgd.run.schema import AUXILIARY, KNOWN, KNOWN_EVALUATED, METRICS, SIMULATED
 
 if TYPE_CHECKING:
     from coopsgd.setup.schema import Config
@@ -78,17 +78,22 @@ class Stop:
                 return name
         return None
 
-    def check(self, config: Config, accuracy: bool, known: bool) -> None:
-        """ConfigError where a run of this config does not have what it reads. accuracy, known: does its task say these?"""
+    def check(self, config: Config, accuracy: bool, known: bool, auxiliary: bool) -> None:
+        """ConfigError where a run of this config does not have what it reads; the rest as in `refuse_absent`."""
         if self.sim_seconds is not None and not config.cluster:
             raise ConfigError("stop.sim_seconds: needs the clock of a cluster; name one, as in cluster=wan_100m")
         if self.metric is not None:
-            refuse_absent("stop.metric", self.metric, config, accuracy, known)
+            refuse_absent("stop.metric", self.metric, config, accuracy, known, auxiliary)
 
 
-def refuse_absent(where: str, name: str, config: Config, accuracy: bool, known: bool) -> None:
-    """ConfigError where no line of a run of this config has a value of this metric."""
+def refuse_absent(where: str, name: str, config: Config, accuracy: bool, known: bool, auxiliary: bool) -> None:
+    """ConfigError where no line of a run of this config has a value of this metric.
+
+    accuracy, known: does its task say these? auxiliary: has its algorithm auxiliary models?
+    """
     metric = METRICS[name]
+    if metric.when == AUXILIARY and not auxiliary:
+        raise ConfigError(f"{where}: algo={config.algo['name']} has no auxiliary model and so no {name}; use eval/loss")
     if metric.when == SIMULATED and not config.cluster:
         raise ConfigError(f"{where}: {name} is there with a cluster; name one, as in cluster=wan_100m")
     task = config.task.get("name")

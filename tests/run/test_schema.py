@@ -36,6 +36,7 @@ def test_a_line_has_the_names_that_the_schema_says_and_no_other(lines, name):
             schema.ALWAYS: True,
             schema.EVALUATED: looked,
             schema.SIMULATED: "cluster" in name,
+            schema.AUXILIARY: looked and ("algo=easgd" in RUNS[name] or "algo=fedavg" in RUNS[name]),
             schema.KNOWN: known,
             schema.KNOWN_EVALUATED: known and looked,
         }
