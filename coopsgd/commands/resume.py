@@ -151,8 +151,7 @@ def _notes(checked: Checked, before: schema.Config, at: int | None) -> list[str]
     notes, schedule, steps = [], checked.parts.schedule, checked.config.steps
     if at is None:
         notes.append("the run has no checkpoint: it starts over")
-    now, then = checked.parts.units, Parts(before).units
-    if schedule.arguments(now) != schedule.arguments(then):
+    if schedule.arguments(steps) != schedule.arguments(before.steps):
         name = checked.config.schedule["name"]
         notes.append(
             f"schedule={name} depends on how long the run is: the rate now moves as in a run of {steps} steps, so far it "

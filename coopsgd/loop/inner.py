@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coopsgd.loop.saved import ByRow
-from coopsgd.optim import SQUARES
+from coopsgd.optim import SQUARES, InUnits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +27,10 @@ class Inner:
     small. The first time some are idle they are taken apart, one parameter each, because torch keeps a step count per
     parameter: an idle row keeps model, buffers and count bit for bit.
 
-    length: of the run, in what the schedule counts; None where only the run can tell.
+    steps: of the run; schedule: as Constant.in_steps gives it.
     """
 
-    def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, length: int | None) -> None:
+    def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, steps: int) -> None:
         self._x, self._workers, self._settings = x, workers, settings
         self._divide(max(1, BLOCK // max(1, x.shape[1])))
         self._buffers, self._counts = settings.buffers, settings.COUNTS
@@ -41,9 +41,8 @@ class Inner:
         # the step as torch wrote it, without the wrappers that import the compiler and call profiler hooks
         self._step = inspect.unwrap(type(self._optimizer).step)
         self._no_grad = torch.no_grad
-        self._schedule, self._unit = schedule.torch(self._optimizer, length), schedule.moves_every
-        self._k = self._moved = 0  # steps taken; units that were over
-        self._length = json.dumps(schedule.arguments(length))  # what the schedule makes of how long the run is
+        self._schedule = schedule.torch(self._optimizer, steps)
+        self._length = json.dumps(schedule.arguments(steps))  # what the schedule makes of how long the run is
         if self._schedule is not None:
             self._optimizer._opt_called = True  # it would warn that the wrapped step was never called
 
@@ -76,10 +75,10 @@ class Inner:
         return self._x
 
     def advance(self, ended: bool = False) -> None:
-        """Move the schedule on, when a unit of it is over; after every iteration, whether or not it stepped. ended: a round?"""
-        self._k += 1
-        if self._schedule is not None and (ended if self._unit is None else self._k % self._unit == 0):
-            self._moved += 1
+        """Move the schedule on; after every iteration, whether or not it stepped. ended: did a round end with it?"""
+        if isinstance(self._schedule, InUnits):
+            self._schedule.move(ended)
+        elif self._schedule is not None:
             self._schedule.step()
 
     def heard(self, loss: float) -> None:
@@ -124,7 +123,6 @@ class Inner:
             "lr": self.lr,
             "schedule": None if self._schedule is None else _moved(self._schedule),
             "length": self._length,
-            "moved": self._moved,
         }
 
     def restore(self, tree: dict[str, Any], k: int) -> None:
@@ -139,14 +137,13 @@ class Inner:
                 state |= {name: rows[a:b].to(self._x.device, copy=True) for name, rows in tree["buffers"].items()}
                 if self._counts:
                     state["step"] = torch.tensor(counts[a])
-        self._k, self._moved = k, tree.get("moved", k)
         if self._schedule is None:
             return
         if tree["length"] == self._length:
             _put_back(self._schedule, tree["schedule"])
             self._optimizer.param_groups[0]["lr"] = tree["lr"]
         else:
-            for _ in range(self._moved):
+            for _ in range(k):
                 self._schedule.step()
 
     def _divide(self, rows: int) -> None:
@@ -177,8 +174,8 @@ def _without_compiler(kind: Any, parts: list[Any], arguments: dict[str, Any]) ->
     return kind(parts, foreach=False, **arguments)  # one tensor, or rows whose shapes repeat: nothing to batch
 
 
-# of a torch scheduler, or of a plateau; all else comes from the config
-MOVED = ("last_epoch", "_step_count", "_last_lr", "best", "waited", "factor")
+# of a torch scheduler or one of ours; all else comes from the config
+MOVED = ("last_epoch", "_step_count", "_last_lr", "units", "best", "waited", "fallen")
 
 
 def _moved(schedule: Any) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Loop:
         x, start = each(fleet.rows, problem.start()), problem.statistics()
         self.moves: Any = Blockwise(strategy) if isinstance(x, Blocks) else strategy
         stats = None if start is None else fleet.rows(start)
-        optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), parts.units)
+        optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps)
         losses = Losses(fleet, parts.period.WATCHES)
         now = lambda: fleet.clock.now if fleet.clock else math.nan  # noqa: E731
         rounds = Rounds(parts.period, strategy.schedule, fleet.m, losses, now, fleet.one_rate)

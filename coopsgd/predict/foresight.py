@@ -165,17 +165,15 @@ def _about_period(parts: Parts, rounds: _Rounds | None) -> Iterator[str]:
 
 def _drops(parts: Parts) -> list[int] | None:
     """The steps at which the rate drops, as far as its schedule tells; None when it does not."""
-    schedule, length = parts.schedule, parts.units
-    drops = schedule.drops(length) if hasattr(schedule, "drops") and length is not None else None  # a user's class need not say
-    steps = None if drops is None else [parts.step_after(n) for n in drops]
-    return None if steps is None or None in steps else cast(list[int], steps)
+    schedule = parts.schedule
+    return schedule.drops(parts.config.steps) if hasattr(schedule, "drops") else None  # a user's class need not say
 
 
 def _about_rates(parts: Parts) -> Iterator[str]:
     steps, name = parts.config.steps, (parts.config.schedule or {}).get("name")
     late = [k for k in _drops(parts) or () if k >= steps]
     if late:
-        unit = {1: ""}.get(parts.schedule.moves_every or 0, " (in steps)")
+        unit = "" if (parts.config.schedule or {}).get("unit", "step") in ("step", 1) else " (steps)"
         which = f"schedule.milestones={late}{unit}" if name == "multistep" else f"schedule={name}: a drop after step {late[0]}"
         verb = "lie" if name == "multistep" and len(late) > 1 else "lies"
         yield f"{which}: {verb} beyond the run of {steps} steps; the rate does not drop there"

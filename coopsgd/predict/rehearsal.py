@@ -111,8 +111,8 @@ def stage(parts: Parts, clock: Clock | None = None, observer: Observer | None = 
     class Outside(Inner):
         """Rates as they move; buffers have a shape."""
 
-        def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, length: int | None) -> None:
-            super().__init__(settings, schedule, torch.zeros(1, 1), 1, length)
+        def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, steps: int) -> None:
+            super().__init__(settings, schedule, torch.zeros(1, 1), 1, steps)
 
         def step(self, x: Tensor, direction: Tensor, active: np.ndarray | None = None) -> Tensor:
             return x

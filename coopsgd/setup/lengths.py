@@ -114,16 +114,6 @@ def step_of(where: str, rounds: int, period: Period, schedule: Mixing | None, m:
     return next(islice(ends(period, schedule, m), rounds - 1, None))
 
 
-def rounds_within(steps: int, period: Period, schedule: Mixing | None, m: int) -> int | None:
-    """How many rounds begin within so many steps; None where only the run can tell."""
-    alike = _alike(period, schedule)
-    if alike is not None:
-        return -(-steps // alike)
-    if not period.foreseen:
-        return None
-    return next((r for r, end in enumerate(islice(ends(period, schedule, m), COUNTED), 1) if end >= steps), None)
-
-
 def _alike(period: Period, schedule: Mixing | None) -> int | None:
     """Steps of every round, where all have as many."""
     constant = type(period) is Period and isinstance(period.tau, int)

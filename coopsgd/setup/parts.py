@@ -75,23 +75,9 @@ class Parts:
 
     @cached_property
     def schedule(self) -> Constant:
-        """How the learning rate moves."""
-        return cast("Constant", self._make("schedule"))
-
-    @property
-    def units(self) -> int | None:
-        """How long the run is in what its schedule counts; None for rounds that only the run can tell."""
-        steps, unit = self.config.steps, self.schedule.moves_every
-        if unit is not None:
-            return -(-steps // unit)
-        return lengths.rounds_within(steps, self.period, self.strategy.schedule, self.config.workers)
-
-    def step_after(self, units: int) -> int | None:
-        """After which step that many of what the schedule counts are over; None where only the run can tell."""
-        unit, period = self.schedule.moves_every, self.period
-        if unit is not None or not period.foreseen:
-            return None if unit is None else units * unit
-        return lengths.step_of("schedule.unit=round", units, period, self.strategy.schedule, self.config.workers)
+        """How the learning rate moves, its numbers in steps where they are not in rounds."""
+        made = cast("Constant", self._make("schedule"))
+        return made.in_steps(self._warmup()) if made.unit != "step" else made
 
     @cached_property
     def cluster(self) -> Cluster:
@@ -116,14 +102,18 @@ class Parts:
         return getattr(self.config if name in build.NUMBERS else self, name)
 
     def _warmup(self) -> int:
-        """Steps in which the rate rises; tau stays as it is given until they are over."""
-        warmup, unit = (self.config.schedule or {}).get("warmup", 0), (self.config.schedule or {}).get("unit", "step")
-        if not warmup or unit in ("step", 1) or not isinstance(warmup, int):
+        """Steps in which the rate rises. A period that asks for them keeps tau as it is given until they are over."""
+        node = self.config.schedule or {}
+        warmup, unit = node.get("warmup", 0), node.get("unit", "step")
+        if not warmup or unit == "step" or not isinstance(warmup, int):
             return warmup
         if unit != "round":
             return int(warmup * unit)
-        constant = Period(self.config.tau)
-        return lengths.step_of(f"schedule.warmup={warmup}", warmup, constant, self.strategy.schedule, self.config.workers)
+        cls = build.class_of("period", "period", (self.config.period or {}).get("name"))
+        period = Period(self.config.tau) if "warmup" in build.filled_by_run(cls).values() else self.period
+        if not period.foreseen and period.smallest is not None:  # until the rate falls
+            period = Period(period.smallest)
+        return lengths.step_of(f"schedule.warmup={warmup}", warmup, period, self.strategy.schedule, self.config.workers)
 
     def but(self, config: Config, without: Sequence[str] = (), **parts: Any) -> Parts:
         """The same parts for another config, which names no others, but those given; it makes those named by `without` anew."""

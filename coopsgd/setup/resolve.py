@@ -124,7 +124,7 @@ def _resolved(
         config = build.with_full_names(replace(config, steps=steps, epochs=None, rounds=None))
         if config.cluster is not None:
             notes += tuple(parts.cluster.check(config))
-        parts.schedule.check(parts.optim.lr, parts.but(config).units)
+        parts.schedule.check(parts.optim.lr, config.steps)
         if parts.schedule.WATCHES and config.eval_every == 0:
             raise ConfigError(
                 f"schedule={config.schedule['name']}: goes by eval/loss, which eval_every=0 asks for at the two ends alone; "

@@ -26,7 +26,7 @@ STEPS, RATE = 24, 0.4
 
 def rates(schedule: Constant, active: list[np.ndarray | None] | None = None) -> list[float]:
     x = torch.zeros(2, 3, dtype=torch.float64)
-    inner, found = Inner(SGD(lr=RATE), schedule, x, workers=2, length=STEPS), []
+    inner, found = Inner(SGD(lr=RATE), schedule, x, workers=2, steps=STEPS), []
     for k in range(STEPS):
         found.append(inner.lr)
         inner.step(x, torch.ones_like(x), active[k] if active else None)

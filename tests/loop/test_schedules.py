@@ -1,4 +1,4 @@
-"""Schedules by step, epoch or round, and the one that goes by eval/loss: held against torch's schedulers, stepped by hand."""
+"""Schedules in steps, epochs or rounds, and the one that goes by eval/loss: held against torch's schedulers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def by_torch(schedule: Constant, length: int) -> list[float]:
         Inverse: lambda: KINDS.LambdaLR(optimizer, lambda n: 1 / (1 + schedule.decay * n) ** schedule.power),
         Cosine: lambda: KINDS.CosineAnnealingLR(optimizer, length - w),
         MultiStep: lambda: KINDS.MultiStepLR(optimizer, [n - w for n in schedule.milestones], schedule.gamma),
-        StepDecay: lambda: KINDS.StepLR(optimizer, (length - w) // 3, schedule.gamma),
+        StepDecay: lambda: KINDS.StepLR(
+            optimizer, (length - w) // 3 if schedule.every == "auto" else schedule.every, schedule.gamma
+        ),
     }[type(schedule)]
     if w:
         warm = KINDS.LinearLR(optimizer, f + (1 - f) / w, total_iters=w - 1)
@@ -46,7 +48,7 @@ def by_torch(schedule: Constant, length: int) -> list[float]:
 
 def rates(schedule: Constant, steps: int, length: int, ends: set[int] = frozenset()) -> list[float]:
     """The rate of every step; ends: the steps that end a round."""
-    inner, found = Inner(SGD(lr=RATE), schedule, torch.zeros(1, 2, dtype=torch.float64), workers=1, length=length), []
+    inner, found = Inner(SGD(lr=RATE), schedule, torch.zeros(1, 2, dtype=torch.float64), workers=1, steps=length), []
     for k in range(1, steps + 1):
         found.append(inner.lr)
         inner.advance(k in ends)
@@ -61,19 +63,25 @@ ALL = [
     (Cosine, {}),
     (MultiStep, {"milestones": [5, 9]}),
     (StepDecay, {}),
+    (StepDecay, {"every": 3}),
 ]
+LENGTHS = [1, 4, 2, 2, 7, 1, 1, 3, 5, 2, 1, 6]  # steps of each round
 
 
 @pytest.mark.parametrize("warm", [{}, {"warmup": 3}, {"warmup": 4, "warmup_from": 0.25}], ids=str)
 @pytest.mark.parametrize(("kind", "more"), ALL)
-def test_the_rate_moves_once_a_unit_as_torchs_does(kind, more, warm):
+def test_what_is_given_in_units_is_what_torch_does_once_a_unit(kind, more, warm):
     expected = by_torch(kind(**more, **warm), UNITS)
     np.testing.assert_allclose(rates(kind(**more, **warm), UNITS, UNITS), expected, rtol=1e-12, atol=0)
-    by_five = rates(kind(**more, **warm, unit=5), 5 * UNITS, UNITS)
-    np.testing.assert_allclose(by_five, np.repeat(expected, 5), rtol=1e-12, atol=0)
-    lengths = [1, 4, 2, 2, 7, 1, 1, 3, 5, 2, 1, 6]
-    by_round = rates(kind(**more, **warm, unit="round"), sum(lengths), UNITS, set(np.cumsum(lengths).tolist()))
-    np.testing.assert_allclose(by_round, np.repeat(expected, lengths), rtol=1e-12, atol=0)
+    w, f = warm.get("warmup", 0), warm.get("warmup_from", 0.0)
+    for unit, lengths in ((5, [5] * UNITS), ("round", LENGTHS)):
+        steps, ends, rise = sum(lengths), set(np.cumsum(lengths).tolist()), sum(lengths[:w])
+        found = rates(kind(**more, **warm, unit=unit).in_steps(rise), steps, steps, ends)
+        if kind in (Linear, Cosine) or (kind is StepDecay and not more):  # they have no number but the warm-up
+            np.testing.assert_allclose(found, rates(kind(**more, **warm | {"warmup": rise}), steps, steps), rtol=1e-12, atol=0)
+            continue
+        np.testing.assert_allclose(found[:rise], [RATE * (f + (1 - f) * (k + 1) / rise) for k in range(rise)], rtol=1e-12)
+        np.testing.assert_allclose(found[rise:], np.repeat(expected[w:], lengths[w:]), rtol=1e-12, atol=0)
 
 
 def test_a_line_ends_at_its_floor():
@@ -89,7 +97,7 @@ LOSSES = [9.0, 8.0, 8.0, 7.9995, 8.5, 7.0, 7.1, 7.2, 7.3, 7.0, 6.9999, 7.5, 7.5,
 )
 def test_a_plateau_is_torchs(more):
     schedule = Plateau(**{"patience": 2, **more})
-    inner = Inner(SGD(lr=RATE), schedule, torch.zeros(1, 2), workers=1, length=99)
+    inner = Inner(SGD(lr=RATE), schedule, torch.zeros(1, 2), workers=1, steps=99)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
     scheduler = KINDS.ReduceLROnPlateau(
         optimizer,
@@ -111,7 +119,7 @@ def test_a_plateau_is_torchs(more):
 
 def test_a_plateau_waits_for_the_warm_up_to_end():
     schedule = Plateau(warmup=4, patience=0)
-    inner, found = Inner(SGD(lr=RATE), schedule, torch.zeros(1, 2), workers=1, length=99), []
+    inner, found = Inner(SGD(lr=RATE), schedule, torch.zeros(1, 2), workers=1, steps=99), []
     for _ in range(7):
         found.append(inner.lr)
         inner.advance()
@@ -149,7 +157,15 @@ def test_a_round_of_unequal_clients_is_one_round():
 
 def test_what_goes_by_the_rate_knows_its_unit():
     config = settle((*QUADRATIC, "algo=pasgd", "tau=4", "schedule=multistep", "schedule.milestones=[3]", "schedule.unit=round"))
-    assert Parts(config).step_after(3) == 12 and Parts(config).units == 6
+    assert Parts(config).schedule.unit == "round" and Parts(config).schedule.milestones == [3]
+    small = settle(
+        (*SMALL, "schedule=multistep", "schedule.milestones=[3]", "schedule.unit=epoch", "schedule.warmup=1", "epochs=5")
+    )
+    per_epoch = Parts(small).task.steps_per_epoch(small)
+    assert Parts(small).schedule == MultiStep(warmup=per_epoch, milestones=[3 * per_epoch])
+    for period, warmup in (("post_local", 2), ("post_local period.switch=1", 5), ("constant", 8)):
+        words = ("algo=pasgd", "tau=4", *f"period={period}".split(), "schedule=cosine", "schedule.warmup=2")
+        assert Parts(settle((*QUADRATIC, *words, "schedule.unit=round"))).schedule == Cosine(warmup=warmup)
     qsr = settle((*QUADRATIC, "algo=pasgd", "tau=4", "period=qsr", "schedule.warmup=2", "schedule.unit=round"))
     assert Parts(qsr).period.warmup == 8
     units = settle((*SMALL, "period=adacomm", "schedule.warmup=2", "schedule.unit=epoch", "epochs=9"))
@@ -188,6 +204,10 @@ RESUMED = {
     "plateau": (*PLATEAU, "schedule.warmup=3"),
     "exponential a round": ("algo=easgd", "tau=4", "schedule=exponential", "schedule.gamma=0.7", "schedule.unit=round"),
     "linear in units": ("algo=fedavg", "tau=3", "schedule=linear", "schedule.unit=4", "schedule.warmup=2"),
+    "milestones in rounds": (
+        *("algo=easgd", "tau=3", "schedule=multistep", "schedule.milestones=[3,7,12]", "schedule.unit=round"),
+        "schedule.warmup=2",
+    ),
     "adacomm in rounds": ("algo=easgd", "tau=4", "period=adacomm", "period.interval=2rounds", "period.gamma=0.5"),
 }
 
@@ -214,9 +234,14 @@ BAD = {
     "unit": (("schedule.unit=month",), ["schedule.unit", "step, epoch or round", "month"]),
     "unit of zero": (("schedule.unit=0",), ["schedule.unit", "0"]),
     "epochs of a quadratic": (("task=quadratic", "schedule.unit=epoch"), ["schedule.unit=epoch", "no epochs"]),
-    "rounds unknown": (("schedule=cosine", "schedule.unit=round", "period=qsr"), ["schedule.unit", "rounds", "epoch"]),
-    "warm-up in rounds": (("schedule.warmup=5", "schedule.unit=round", "steps=30"), ["schedule.warmup", "5 rounds", "3"]),
-    "gamma": (("schedule=exponential", "schedule.gamma=0"), ["schedule.gamma", "(0, 1]", "0"]),
+    "warm-up in rounds": (("schedule.warmup=5", "schedule.unit=round", "steps=30"), ["schedule.warmup", "50 steps", "30"]),
+    "milestone within": (
+        ("schedule=multistep", "schedule.milestones=[2]", "schedule.warmup=2", "schedule.unit=round"),
+        ["schedule.milestones", "2 lies within", "2 rounds"],
+    ),
+    "milestone of no number": (("schedule=multistep", "schedule.unit=epoch"), ["schedule.milestones", "name the"]),
+    "every": (("schedule=step", "schedule.unit=round", "schedule.every=0"), ["schedule.every", "0"]),
+    "gamma": (("schedule=exponential", "schedule.gamma=0"), ["schedule.gamma", "(0, 1)", "0"]),
     "gamma of a plateau": (("schedule=plateau", "schedule.gamma=1"), ["schedule.gamma", "(0, 1)", "1"]),
     "patience": (("schedule=plateau", "schedule.patience=-1"), ["schedule.patience", "-1"]),
     "threshold": (("schedule=plateau", "schedule.threshold=1"), ["schedule.threshold", "1"]),

@@ -186,7 +186,7 @@ class Counting:
 
 def test_steps_up_to_the_next_look_are_asked_for_at_once():
     x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
-    inner = Inner(SGD(lr=0.5), Constant(), x, workers=2, length=6)
+    inner = Inner(SGD(lr=0.5), Constant(), x, workers=2, steps=6)
     steps = Steps(problem, inner, x, None, [], None, fusing=True, unwatched=lambda k: 4 - k % 4)
     losses = [float(steps.descend(k, None, np.full(2, k))[0]) for k in range(6)]
     assert problem.asked == [("descend", 0, 4), ("descend", 4, 4)]
@@ -205,7 +205,7 @@ def test_steps_up_to_the_next_look_are_asked_for_at_once():
 )
 def test_a_gradient_is_stored_and_a_direction_stepped_along(settings, clip, fusing, fused):
     x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
-    inner = Inner(settings, Constant(), x, workers=2, length=1)
+    inner = Inner(settings, Constant(), x, workers=2, steps=1)
     steps = Steps(problem, inner, x, None, [], clip, fusing, lambda k: 1)
     assert steps.fused == fused and problem.asked == []
     loss, grad = steps.gradients(0, None, np.zeros(2, dtype=int))
@@ -225,7 +225,7 @@ def test_rows_in_blocks_are_stepped_as_rows_in_one(monkeypatch, settings):
     for block, parts in ((1 << 22, 1), (15, 3)):
         monkeypatch.setattr(inner_optimiser, "BLOCK", block)
         x = start.clone()
-        inner = Inner(settings, Constant(), x, workers=7, length=6)
+        inner = Inner(settings, Constant(), x, workers=7, steps=6)
         assert len(inner._parts) == parts
         for turn, direction in enumerate(directions):
             inner.step(x, direction, some if turn == 3 else None)

@@ -205,8 +205,8 @@ def test_a_packed_message_carries_models_and_buffers_together(process_groups):
 def test_idle_rows_keep_everything_bit_for_bit(settings):
     torch.manual_seed(0)
     x = torch.randn(3, 5, dtype=torch.float64)
-    inner = Inner(settings, Constant(), x, workers=3, length=9)
-    alone = [Inner(settings, Constant(), row, workers=1, length=9) for row in x.clone()[:, None]]
+    inner = Inner(settings, Constant(), x, workers=3, steps=9)
+    alone = [Inner(settings, Constant(), row, workers=1, steps=9) for row in x.clone()[:, None]]
     for turn, active in enumerate(
         [None, [True, False, True], [False, False, True], [True, True, True], None, [False, True, True]]
     ):
