@@ -258,8 +258,8 @@ def probe(words: tuple[str, ...], output: str | None, steps: int, as_json: bool,
 @version_option
 @as_json_option
 @config_dir_option
-@click.argument("what", required=False, shell_complete=_complete_listed)
-def list_(as_json: bool, config_dir: str | None, what: str | None) -> None:
+@click.argument("what", nargs=-1, shell_complete=_complete_listed)
+def list_(as_json: bool, config_dir: str | None, what: tuple[str, ...]) -> None:
     """What can be chosen and set.
 
     \b
@@ -273,7 +273,7 @@ def list_(as_json: bool, config_dir: str | None, what: str | None) -> None:
     """
     from coopsgd.commands import listing
 
-    listing.show(what, as_json, config_dir)
+    listing.show(listing.one_of(what), as_json, config_dir)
 
 
 @cli.command()

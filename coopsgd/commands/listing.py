@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict
 from typing import Any
 
@@ -11,7 +12,7 @@ from coopsgd.registry import did_you_mean
 from coopsgd.setup import catalogue
 from coopsgd.setup.catalogue import ABOUT, EXPERIMENTS, RUN, Choice, Option
 from coopsgd.setup.schema import KEYS
-from coopsgd.setup.suggestions import brief, nearest, nested
+from coopsgd.setup.suggestions import brief, choices_named, nearest, nested
 
 
 def show(wanted: str | None, as_json: bool, config_dir: str | None = None) -> None:
@@ -28,6 +29,14 @@ def show(wanted: str | None, as_json: bool, config_dir: str | None = None) -> No
         _show_keys({RUN: catalogue.run_options()}, as_json, "keys of the run itself, set as in workers=8:")
     else:
         _show_keys(_having(wanted, config_dir), as_json)
+
+
+def one_of(words: Sequence[str]) -> str | None:
+    """The word that is asked for. ConfigError for several."""
+    if len(words) > 1:
+        way = f"{words[0]}={words[1]}" if words[0] in ABOUT and "=" not in words[1] else words[0]
+        raise ConfigError(f"{brief(' '.join(words))}: one at a time, as in coopsgd list {brief(way)}")
+    return words[0] if words else None
 
 
 def known_words(config_dir: str | None = None) -> list[str]:
@@ -124,7 +133,7 @@ def _having(wanted: str, config_dir: str | None) -> dict[str, list[Option]]:
             if some:
                 found[f"{group}={choice.name}"] = some
     if not found:
-        near = [] if wanted in ("", *ABOUT) else nearest(wanted)
+        near = (nearest(wanted) or choices_named(wanted.rpartition(".")[2])) if wanted else []
         meant = f"; did you mean {' or '.join(near)}?" if near else did_you_mean(wanted, (*ABOUT, RUN))
         raise ConfigError(f"{brief(wanted)}: is no group and no key{meant}; groups: {', '.join(ABOUT)}, and run")
     return found
