@@ -37,7 +37,7 @@ HOMES = {
     "data": "coopsgd.data",
     "partition": "coopsgd.data.partitions",
     "optim": "coopsgd.optim",
-    "schedule": "coopsgd.optim",
+    "schedule": "coopsgd.schedules",
     "cluster": "coopsgd.predict.clock.clusters",
     "stop": "coopsgd.setup.stop",
 }

@@ -77,7 +77,8 @@ def modules(settings: schema.Config, warm: int, rounds: int) -> tuple[float, flo
 def stacked(settings: schema.Config, warm: int, rounds: int, stored: bool) -> tuple[float, float]:
     """The same of the parts that `coopsgd train` is made of."""
     from coopsgd.loop.inner import Inner
-    from coopsgd.optim import SGD, Constant
+    from coopsgd.optim import SGD
+    from coopsgd.schedules import Constant
 
     schedule, m = Parts(settings).strategy.schedule, settings.workers
     assert schedule is not None

@@ -83,7 +83,7 @@ FLOORS = (
     ),
     ("mixing",),
     ("fleet",),
-    ("optim", "strategies"),
+    ("optim", "schedules", "strategies"),
     ("modules", "models", "data", "predict.clock.network", "predict.clock.cluster"),
     ("tasks",),
     ("setup",),
@@ -151,7 +151,7 @@ def test_what_refuses_a_config_imports_no_torch():
     light += [f"run/{name}.py" for name in ("reader", "final", "folders", "start")]
     light += [f"commands/{name}.py" for name in ("compose", "analyze", "overlay", "probe/__init__", "probe/command")]
     light += [f"commands/train/{name}.py" for name in ("command", "session")]
-    light += ["cli.py", "registry.py", "streams.py", "optim.py", "fleet/plan.py", "loop/norm_stats.py"]
+    light += ["cli.py", "registry.py", "streams.py", "optim.py", "schedules.py", "fleet/plan.py", "loop/norm_stats.py"]
     light += [f"strategies/{name}.py" for name in ("base", "cooperative", "fullsync", "period")]
     light += [f"tasks/{name}.py" for name in ("quadratic", "supervised", "classification", "language")]
     light += [

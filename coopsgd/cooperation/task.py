@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coopsgd.optim import Constant
+from coopsgd.schedules import Constant
 from coopsgd.tasks.base import Problem, Task
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from coopsgd.loop.saved import ByRow
-from coopsgd.optim import SQUARES, InUnits
+from coopsgd.optim import SQUARES
+from coopsgd.schedules import InUnits
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,9 +20,9 @@ from coopsgd.host import arrays
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.graphs import Graph
 from coopsgd.models.base import Model
-from coopsgd.optim import Constant
 from coopsgd.predict.clock.cluster import Cluster
 from coopsgd.registry import OF_RUN, did_you_mean, guarded, lookup, may_import, may_read
+from coopsgd.schedules import Constant
 from coopsgd.setup import external, returned, values
 from coopsgd.setup.schema import COUNTS, Config, UntrustedConfig, whole
 from coopsgd.strategies.base import Strategy

@@ -18,7 +18,7 @@ import numpy as np
 from coopsgd.host.files import sha256
 from coopsgd.mixing.base import load_array
 from coopsgd.mixing.groups import split
-from coopsgd.optim import Constant
+from coopsgd.schedules import Constant
 from coopsgd.setup import build
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import GROUPS, Config, UntrustedConfig

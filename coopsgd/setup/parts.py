@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from coopsgd.data.partitions import Partition
     from coopsgd.mixing.graphs import Graph
     from coopsgd.models.base import Model
-    from coopsgd.optim import Constant
     from coopsgd.predict.clock.cluster import Cluster
+    from coopsgd.schedules import Constant
     from coopsgd.strategies.base import Strategy
     from coopsgd.tasks.base import Task
 

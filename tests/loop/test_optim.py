@@ -17,7 +17,8 @@ from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop.evaluation import train
 from coopsgd.loop.inner import Inner
 from coopsgd.loop.stepping import clip_
-from coopsgd.optim import SGD, Constant, Cosine, MultiStep, StepDecay
+from coopsgd.optim import SGD
+from coopsgd.schedules import Constant, Cosine, MultiStep, StepDecay
 from coopsgd.setup.parts import Parts
 from coopsgd.tasks.networks import network
 

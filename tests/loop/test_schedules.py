@@ -11,7 +11,8 @@ from playing import MLP, QUADRATIC, play, settle
 
 import coopsgd
 from coopsgd.loop.inner import Inner
-from coopsgd.optim import SGD, Constant, Cosine, Exponential, Inverse, Linear, MultiStep, Plateau, StepDecay
+from coopsgd.optim import SGD
+from coopsgd.schedules import Constant, Cosine, Exponential, Inverse, Linear, MultiStep, Plateau, StepDecay
 from coopsgd.setup.identity import identity
 from coopsgd.setup.parts import Parts
 

@@ -17,8 +17,9 @@ from coopsgd.loop import inner as inner_optimiser
 from coopsgd.loop.inner import Inner
 from coopsgd.loop.stepping import Steps, reserved
 from coopsgd.mixing.static import Average
-from coopsgd.optim import SGD, Adam, Constant
+from coopsgd.optim import SGD, Adam
 from coopsgd.registry import lookup
+from coopsgd.schedules import Constant
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.tasks.supervised import SupervisedProblem

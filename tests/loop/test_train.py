@@ -14,7 +14,8 @@ from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop.evaluation import train
 from coopsgd.loop.inner import Inner
 from coopsgd.mixing.static import Average
-from coopsgd.optim import SGD, Adam, AdamW, Constant
+from coopsgd.optim import SGD, Adam, AdamW
+from coopsgd.schedules import Constant
 from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 

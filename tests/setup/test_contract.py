@@ -16,9 +16,9 @@ from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.graphs import Graph
 from coopsgd.mixing.static import Average
 from coopsgd.models.base import Model
-from coopsgd.optim import Constant
 from coopsgd.predict.clock.clusters import Links
 from coopsgd.registry import lookup, names
+from coopsgd.schedules import Constant
 from coopsgd.setup import build
 from coopsgd.setup.external import FORMER, READ, conforms
 from coopsgd.strategies.base import Strategy

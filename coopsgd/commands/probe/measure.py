@@ -22,9 +22,10 @@ from coopsgd.commands.probe import curvature
 from coopsgd.loop.loop import Loop, Observer
 from coopsgd.loop.stepping import AHEAD
 from coopsgd.mixing.static import Identity
-from coopsgd.optim import SGD, Constant
+from coopsgd.optim import SGD
 from coopsgd.predict import estimates
 from coopsgd.predict.estimates import Estimate, Moments
+from coopsgd.schedules import Constant
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 from coopsgd.strategies.base import Strategy
