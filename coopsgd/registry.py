@@ -46,15 +46,17 @@ _known: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 T = TypeVar("T")
 
 
-def option(default: Any, help: str, *, unit: str | None = None, type: str | None = None, **metadata: Any) -> Any:
+def option(
+    default: Any, help: str, *, unit: str | None = None, type: str | None = None, kw_only: bool = False, **metadata: Any
+) -> Any:
     """A key of a class that a config can name: a field with a default, and what `coopsgd list` says of it.
 
     help: a line. unit: of a number, empty for one without. type: what it may be, as in "int or auto", where Any is annotated.
     """
     said = {"help": help, "unit": unit, "type": type, **metadata}
     if isinstance(default, list | dict):
-        return field(default_factory=lambda: copy.deepcopy(default), metadata=said)
-    return field(default=default, metadata=said)
+        return field(default_factory=lambda: copy.deepcopy(default), metadata=said, kw_only=kw_only)
+    return field(default=default, metadata=said, kw_only=kw_only)
 
 
 def register(name: str, kind: str = "strategy") -> Callable[[T], T]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from coopsgd.errors import TooFewSamples
+from coopsgd.setup.values import steps_of_pass
 from coopsgd.streams import stream
 
 
@@ -69,13 +70,18 @@ class DataSet:
         return ()
 
 
-def refuse_short(sizes: Sequence[int], batch_size: int, partition: str) -> None:
-    """TooFewSamples when a worker holds less than one batch: the one that holds least, with the ways out."""
+def refuse_short(sizes: Sequence[int], batch_size: int, partition: str, floor: bool = False) -> None:
+    """TooFewSamples when a worker holds less than one batch: the one that holds least, with the ways out.
+
+    floor: does the partition have a min_size?
+    """
     least = int(np.argmin(sizes))
     if sizes[least] < batch_size:
         raise TooFewSamples(
             f"batch_size: {batch_size} is more than the {sizes[least]} samples of worker {least} (partition {partition}, "
-            f"{sum(sizes)} samples among {len(sizes)} workers); lower batch_size or workers, or choose another partition"
+            f"{sum(sizes)} samples among {len(sizes)} workers); lower batch_size or workers, "
+            f"{'raise partition.min_size' if floor else 'choose another partition'}, or let it train on what it has by "
+            "partition.small=train"
         )
 
 
@@ -83,8 +89,8 @@ class Batches:
     """Minibatches of each row as a function of (seed, row, own step).
 
     A pass of a row over its share is its own: every pass deals the share anew, ragged end dropped, and a row with fewer
-    samples simply starts its next pass sooner. With `again`, a pass e is over the row's share of the deal again(e) instead
-    (the same sizes): reshuffled over all workers.
+    samples simply starts its next pass sooner. A row with fewer than a batch takes all of them in every step. With `again`, a
+    pass e is over the row's share of the deal again(e) instead (the same sizes): reshuffled over all workers.
     """
 
     def __init__(
@@ -99,22 +105,25 @@ class Batches:
         if again is not None:
             self._share = lru_cache(maxsize=2)(again)
         self._lengths = np.array([len(shares[i]) for i in rows])
-        self.per_epoch = self._lengths // batch_size  # (len(rows),) steps of a pass
-        if not self.per_epoch.all():
-            raise ValueError(f"batch_size: {batch_size} is more than a worker's {self._lengths.min()} samples")
+        self.per_epoch = steps_of_pass(self._lengths, batch_size)  # (len(rows),) steps of a pass
+        self.sizes = np.minimum(self._lengths, batch_size)  # (len(rows),) samples in a step
         # all orders end to end: shares may differ much in length
         self._starts = np.cumsum(self._lengths) - self._lengths
-        self._orders = np.zeros(self._lengths.sum(), dtype=np.int64)
+        self._orders = np.zeros(self._lengths.sum() + batch_size, dtype=np.int64)  # what follows a short row is cut off
         self._epochs = np.full(len(rows), -1)
         self._within, self._size = np.arange(batch_size), batch_size
 
     def at(self, own: np.ndarray) -> np.ndarray:
-        """(len(rows), batch_size) sample numbers; own: (len(rows),) steps each row has made."""
+        """(len(rows), batch_size) sample numbers, a row's own `sizes` in front; own: (len(rows),) steps each row has made."""
         epochs, step = np.divmod(own, self.per_epoch)
         stale = (epochs != self._epochs).nonzero()[0]
         if len(stale):
             self._deal(stale, epochs)
         return self._orders[(self._starts + step * self._size)[:, None] + self._within]
+
+    def of(self, chosen: np.ndarray, a: int, b: int) -> np.ndarray:
+        """The batches of rows [a, b), which are as large as each other, without what is no part of them."""
+        return chosen[a:b, : self.sizes[a]]
 
     def _deal(self, stale: np.ndarray, epochs: np.ndarray) -> None:
         for i in stale[np.argsort(epochs[stale], kind="stable")]:  # rows of one epoch together: they share a deal

@@ -17,13 +17,23 @@ from typing import Any, ClassVar
 import numpy as np
 
 from coopsgd.data import splits
-from coopsgd.registry import option, register
+from coopsgd.registry import of_run, option, register
 from coopsgd.streams import stream
+
+
+def _small(default: str) -> Any:
+    return option(default, "of workers that hold less than a batch: train on what they have; refuse the run", kw_only=True)
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A way of dealing."""
+    """A way of dealing.
+
+    small: what becomes of a worker that holds less than a batch. train: all it has is its batch, as of a loader without
+    drop_last; refuse: the run is refused.
+    """
+
+    small: str = _small("refuse")
 
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
         """Sample numbers of each worker. Only where `moves` does the epoch matter, and then never the sizes."""
@@ -60,13 +70,18 @@ class IID(Partition):
 class Quantity(Partition):
     """Unequal amounts, labels ignored: min_size each, the rest divided by one draw of Dirichlet(alpha) over workers.
 
-    Quantity skew of arXiv:2102.02079, with a floor instead of drawing again. reshuffle: amounts stay, samples are dealt anew
+    Quantity skew of arXiv:2102.02079, with a floor instead of drawing again. min_size=auto: one batch, where there are so many
+    samples, else one sample. reshuffle: amounts stay, samples are dealt anew
     every epoch.
     """
 
     alpha: float = option(0.5, "small: some hold far more than others", unit="")
-    min_size: int = option(32, "that everyone holds", unit="samples")
+    min_size: Any = option(
+        "auto", "that everyone holds; auto: one batch, where there are so many", unit="samples", type="int or auto"
+    )
     reshuffle: bool = option(False, "the same amounts, dealt anew every epoch")
+    small: str = _small("train")
+    batch_size: int = of_run("batch_size", 1)
 
     def __post_init__(self) -> None:
         _positive(self.alpha)
@@ -74,9 +89,12 @@ class Quantity(Partition):
 
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
         n = len(labels)
-        _enough("quantity", n, workers, self.min_size)
+        floor = self.min_size
+        if floor == "auto":
+            floor = self.batch_size if n >= workers * self.batch_size else 1
+        _enough("quantity", n, workers, floor)
         shares = stream(seed, "partition sizes").dirichlet(np.full(workers, self.alpha))
-        sizes = self.min_size + _divided(shares[None], np.array([n - workers * self.min_size]))[0]
+        sizes = floor + _divided(shares[None], np.array([n - workers * floor]))[0]
         return np.split(_shuffled(n, seed, epoch), np.cumsum(sizes)[:-1])
 
 
@@ -147,15 +165,24 @@ class Shards(Partition):
 class Dirichlet(Partition):
     """Label skew: each class is divided over the workers by a draw of Dirichlet(alpha), until all hold min_size samples.
 
-    arXiv:1905.12022. A small alpha gives a class to few. With many workers and a small alpha no draw gives everyone enough;
-    equal=true instead gives each worker the same number of samples and a mix of classes of its own from
-    Dirichlet(alpha), renormalised where a class is used up (arXiv:1909.06335); min_size and attempts then play no part.
+    arXiv:1905.12022. A small alpha gives a class to few. With many workers and a small alpha no draw gives everyone enough:
+    min_size=auto asks for one batch each (what that is depends on batch_size: give a number to compare several), and where no
+    draw gives it takes the first as it is; whoever that leaves without any is given one sample of whoever holds most.
+    equal=true instead gives each worker the same number of samples and a mix of classes of its own from Dirichlet(alpha),
+    renormalised where a class is used up (arXiv:1909.06335); min_size and attempts then play no part.
     """
 
     alpha: float = option(0.1, "small: a class belongs to few", unit="")
-    min_size: int = option(32, "that everyone must hold, or it is drawn again", unit="samples")
+    min_size: Any = option(
+        "auto",
+        "that everyone must hold, or it is drawn again; auto: one batch where a draw gives it",
+        unit="samples",
+        type="int or auto",
+    )
     attempts: int = option(1000, "draws before it is given up that everyone holds min_size", unit="draws")
     equal: bool = option(False, "as many samples each, a mix of classes each; min_size and attempts then play no part")
+    small: str = _small("train")
+    batch_size: int = of_run("batch_size", 1)
 
     def __post_init__(self) -> None:
         _positive(self.alpha)
@@ -166,7 +193,7 @@ class Dirichlet(Partition):
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
         draw = stream(seed, "partition")
         order, counts = _by_class(draw.permutation(len(labels)), labels)
-        _enough("dirichlet", len(labels), workers, 1 if self.equal else self.min_size)
+        _enough("dirichlet", len(labels), workers, 1 if self.equal or self.min_size == "auto" else self.min_size)
         table = self._mixes(counts, workers, draw) if self.equal else self._divisions(counts, workers, draw)
         owner = np.repeat(np.tile(np.arange(workers + 1), len(counts)), np.c_[table, counts - table.sum(1)].ravel())
         grouped = order[np.argsort(owner, kind="stable")]
@@ -174,17 +201,31 @@ class Dirichlet(Partition):
 
     def _divisions(self, counts: np.ndarray, workers: int, draw: np.random.Generator) -> np.ndarray:
         """(classes, workers) samples: every class divided on its own."""
-        best = 0
+        best, first, auto = 0, None, self.min_size == "auto"
+        floor = self.batch_size if auto else self.min_size
         for _ in range(self.attempts):
             table = _divided(draw.dirichlet(np.full(workers, self.alpha), size=len(counts)), counts)
             least = int(table.sum(0).min())
-            if least >= self.min_size:
+            if least >= floor:
                 return table
+            first = table if first is None else first
             best = max(best, least)
+            if auto and counts.sum() < workers * floor:
+                break
+        if auto and first is not None:
+            return _one_each(first)
         raise ValueError(
             f"partition: dirichlet with alpha={self.alpha:g} gave some worker of {workers} fewer than "
             f"min_size={self.min_size} samples in each of {self.attempts} draws (at best {best}); raise partition.alpha, "
             "lower workers or partition.min_size, or set partition.equal=true"
+        )
+
+    def notes(self, samples: int, shares: Sequence[np.ndarray]) -> tuple[str, ...]:
+        if self.equal or self.min_size != "auto" or min(map(len, shares)) >= self.batch_size:
+            return ()
+        return (
+            f"partition.min_size=auto: no draw gives each of {len(shares)} workers one batch, {self.batch_size} samples; the "
+            "first is taken, and whoever it leaves without any is given one",
         )
 
     def _mixes(self, counts: np.ndarray, workers: int, draw: np.random.Generator) -> np.ndarray:
@@ -219,6 +260,7 @@ class File(Partition):
 
     file: str = option("", ".json, .npz or .npy: lists of sample numbers, or a user for each sample")
     users: str = option("auto", "dealt: whole users to workers; one: a user each; auto: one if there are as many, else dealt")
+    small: str = _small("train")
 
     FILES: ClassVar[tuple[str, ...]] = ("file",)
 
@@ -320,6 +362,19 @@ def _positive(alpha: float) -> None:
         raise ValueError(f"partition.alpha: must be a positive number, got {alpha}")
 
 
-def _at_least_one(size: int) -> None:
-    if size < 1:
+def _at_least_one(size: Any) -> None:
+    if size != "auto" and (isinstance(size, bool) or not isinstance(size, int)):
+        raise ValueError(f"partition.min_size: must be auto or a whole number of at least 1, got {size!r}")
+    if size != "auto" and size < 1:
         raise ValueError(f"partition.min_size: must be at least 1, got {size}")
+
+
+def _one_each(table: np.ndarray) -> np.ndarray:
+    """(classes, workers) samples, where whoever had none has one: of the worker that has most, of its largest class."""
+    table = table.copy()
+    for worker in (table.sum(0) == 0).nonzero()[0]:
+        rich = table.sum(0).argmax()
+        c = table[:, rich].argmax()
+        table[c, rich] -= 1
+        table[c, worker] += 1
+    return table

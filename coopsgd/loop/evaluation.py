@@ -248,7 +248,7 @@ class Evaluator(Observer):
             line: dict[str, Any] = {
                 "step": step,
                 "epoch": self._taken / fleet.m / per_epoch if per_epoch else None,
-                "samples": self._taken * self._problem.samples,
+                "samples": int((loop.state.rounds.own * self._problem.samples).sum()),
             }
             line |= {"wall_s": time.perf_counter() - self._began, "train_s": self._train_s, "comm_s": comm_s}
             line |= {} if fleet.clock is None else {"sim_s": fleet.clock.now}

@@ -59,7 +59,7 @@ class Sampled(Mixing):
                 )
             if self.sizes is None:
                 raise ValueError(f"algo.epochs={self.epochs}: this task has no epochs; leave it out and set tau")
-            steps = self.epochs * max(int(size) for size in self.sizes) // self.batch_size
+            steps = self.epochs * values.steps_of_pass(max(int(size) for size in self.sizes), self.batch_size)
             values.refuse_odd(f"algo.epochs={self.epochs}: the steps of a round", steps)
 
     @property
@@ -126,7 +126,7 @@ class Sampled(Mixing):
 
     def _steps(self, clients: np.ndarray, tau: int) -> np.ndarray:
         """(m,) local steps of each worker."""
-        each = tau if self.epochs is None else self.epochs * (np.asarray(self.sizes) // self.batch_size)
+        each = tau if self.epochs is None else self.epochs * values.steps_of_pass(np.asarray(self.sizes), self.batch_size)
         return np.where(clients, each, 0)
 
     def negative(self, m: int) -> None:

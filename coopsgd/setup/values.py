@@ -94,3 +94,8 @@ def comes(every: Any, step: int, ended: int | None) -> bool:
         return every > 0 and step % every == 0
     length = length_of(every)
     return length is not None and ended is not None and ended % length[0] == 0
+
+
+def steps_of_pass(samples: Any, batch_size: int) -> Any:
+    """Steps of a pass over so many samples: whole batches, the ragged end dropped; fewer samples than a batch are one."""
+    return samples // batch_size + (samples < batch_size)

@@ -20,7 +20,7 @@ Place = tuple[str, tuple[int, ...], tuple[int, ...], int]  # name, shape, stride
 class Problem(Protocol):
     """One process's share of a task: the workers in `rows`."""
 
-    samples: int  # one worker's samples in one step
+    samples: Any  # in one step of a worker: a number, or (m,) of each worker of the run
     steps_per_epoch: int | None
 
     def start(self) -> Tensor:

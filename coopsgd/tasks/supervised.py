@@ -12,6 +12,7 @@ from coopsgd.data.base import Batches, DataSet, refuse_short
 from coopsgd.data.partitions import Partition, dealt, left_over
 from coopsgd.models.base import Model
 from coopsgd.registry import of_run
+from coopsgd.setup.values import steps_of_pass
 from coopsgd.streams import seed_of, stream
 from coopsgd.tasks.base import Place, Problem, Task
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from coopsgd.setup.schema import Config
     from coopsgd.tasks.engines.base import Engine
 
+SMALL = ("train", "refuse")
 EVALUATE = 250  # test samples in one forward pass
 
 
@@ -61,14 +63,33 @@ class Supervised(Task):
         model.check(data.SHAPE, data.CLASSES, config.batch_size)
         if why := model.unfit(data.SHAPE, data.CLASSES, config.dtype):
             raise ValueError(why)
-        refuse_short([len(share) for share in self.shares(config)], config.batch_size, config.partition["name"])
+        self._check_small(config)
+
+    def _check_small(self, config: Config) -> None:
+        """TooFewSamples, ValueError when a worker that holds less than a batch may not train, or cannot."""
+        partition, held = self.partition, [len(share) for share in self.shares(config)]
+        if partition.small not in SMALL:
+            raise ValueError(f"partition.small: must be one of {', '.join(SMALL)}, got {partition.small!r}")
+        floor = hasattr(partition, "min_size")
+        if partition.small == "refuse":
+            return refuse_short(held, config.batch_size, config.partition["name"], floor)
+        least = int(np.argmin(held))
+        if held[least] < min(2, config.batch_size):
+            try:
+                self.model.check(self.data.SHAPE, self.data.CLASSES, held[least])
+            except ValueError as error:
+                more = "raise partition.min_size, " if floor else ""
+                raise ValueError(
+                    f"partition: worker {least} holds {held[least]} sample, and {error}; {more}lower workers, or choose "
+                    "another partition or model"
+                ) from None
 
     def way_out(self) -> str:
         """What to choose when data or model are of another kind."""
         return "choose other data and model, or task=language for a text"
 
     def steps_per_epoch(self, config: Config) -> int | None:
-        return max(len(share) for share in self.shares(config)) // config.batch_size
+        return int(steps_of_pass(max(len(share) for share in self.shares(config)), config.batch_size))
 
     def class_counts(self, config: Config) -> dict[str, Any] | None:
         labels, shares, test = self.labels(config), self.shares(config), self.test_labels(config)
@@ -87,7 +108,15 @@ class Supervised(Task):
         return {**facts, **self.data.about(config.seed)}
 
     def notes(self, config: Config) -> tuple[str, ...]:
-        return (*self.data.notes(), *self.partition.notes(len(self.labels(config)), self.shares(config)))
+        shares = self.shares(config)
+        held, size = np.array([len(share) for share in shares]), config.batch_size
+        few = int((held < size).sum())
+        small = (
+            f"partition.small=train: {few} of {len(held)} workers hold fewer samples than batch_size={size}, {held.min()} at "
+            "least; they train on what they have"
+        )
+        told = (small,) if few and self.partition.small == "train" else ()
+        return (*self.data.notes(), *self.partition.notes(len(self.labels(config)), shares), *told)
 
     def learns_from(self, config: Config) -> Any:
         return self.data.load(config.seed)
@@ -129,14 +158,16 @@ class SupervisedProblem(Problem):
         partition, labels, shares = task.partition, task.labels(config), task.shares(config)
         again = (lambda epoch: partition.deal(labels, config.workers, config.seed, epoch)) if partition.moves else None
         self._batches = Batches(shares, rows, config.batch_size, config.seed, again)
-        self.samples, self._samples = config.batch_size, len(labels)
+        self.samples = np.minimum([len(share) for share in shares], config.batch_size)
+        self._batch_size, self._samples = config.batch_size, len(labels)
         self.steps_per_epoch = task.steps_per_epoch(config)
         choice = choose(config.engine, self._bound, config.amp, torch.device(device).type, len(rows))
         if choice.name == "vmap" and torch.device(device).type == "cuda":
             own = np.zeros(len(rows), dtype=np.int64)
-            choice = fitted(choice, self._bound, *self._fetch(self._batches.at(own), own, 0, 1))
+            most = int(self._batches.sizes.argmax())
+            choice = fitted(choice, self._bound, *self._fetch(self._batches.at(own), own, most, most + 1))
         threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
-        self._crew = RowPool(choice, self._bound, len(rows), threads, config.amp)
+        self._crew = RowPool(choice, self._bound, len(rows), threads, config.amp, self._batches.sizes)
         looked_at = eval_samples(config.eval_samples, self._tests, config.workers)
         self._looked_at = torch.from_numpy(stream(config.seed, "eval").permutation(self._tests)[:looked_at]).to(device)
         self.facts = {"engine": choice.name, "eval_samples": looked_at}
@@ -211,7 +242,7 @@ class SupervisedProblem(Problem):
         import torch
 
         # a GPU has taken what is sent from ordinary memory when this returns, though it is not waited for
-        which = torch.from_numpy(chosen[a:b]).to(self._device, non_blocking=True)
+        which = torch.from_numpy(self._batches.of(chosen, a, b)).to(self._device, non_blocking=True)
         return self._batch(which, self._rows[a:b], own[a:b].tolist())
 
     def _seeds(self, a: int, b: int, k: int) -> list[int]:
@@ -255,7 +286,7 @@ class SupervisedProblem(Problem):
 
         from coopsgd.tasks.gradients import recalibrated
 
-        size = min(self.samples, self._samples)
+        size = min(self._batch_size, self._samples)
 
         def batch(b: int) -> Tensor:
             which = stream(self._seed, "recalibrate", b).choice(self._samples, size, replace=False)

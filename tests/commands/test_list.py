@@ -165,8 +165,8 @@ def test_what_packages_register_is_listed(monkeypatch, capsys):
     listing.show("partition", as_json=False)
     assert "stripes    of pack:Stripes; for a yaml of your own: name: stripes" in capsys.readouterr().out
     listing.show("partition=stripes", as_json=True)
-    (key,) = json.loads(capsys.readouterr().out)["keys"]
-    assert key["key"] == "partition.width" and key["default"] == 7
+    keys = {key["key"]: key["default"] for key in json.loads(capsys.readouterr().out)["keys"]}
+    assert keys == {"partition.width": 7, "partition.small": "refuse"}  # its own, and what every partition has
 
 
 def test_help_says_where_keys_are_and_shows_one():

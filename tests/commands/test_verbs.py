@@ -89,7 +89,10 @@ def test_show_notes_what_only_a_run_would_refuse():
     for words, part in (
         (("batch_size=10000",), "batch_size: 10000 is more than"),
         (("device=cuda",), "device: cuda"),
-        (("partition=quantity", "partition.alpha=0.1", "partition.min_size=5"), "batch_size: 32 is more than"),
+        (
+            ("partition=quantity", "partition.alpha=0.1", "partition.min_size=5", "partition.small=refuse"),
+            "batch_size: 32 is more",
+        ),
     ):
         with pytest.raises(ConfigError):
             compose.compose_config(words, look=False)

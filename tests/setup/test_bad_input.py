@@ -109,7 +109,7 @@ CASES = {
     "epochs of a quadratic": (("task=quadratic", "epochs=2"), ["epochs", "quadratic"]),
     "batch too large": (("batch_size=1000",), ["batch_size", "1000", "358"]),
     "batch larger than one share": (
-        ("partition=quantity", "partition.alpha=0.1", "partition.min_size=5"),
+        ("partition=quantity", "partition.alpha=0.1", "partition.min_size=5", "partition.small=refuse"),
         ["batch_size", "32", "worker", "quantity"],
     ),
     "fewer samples than workers": (("workers=2000", "processes=1"), ["partition", "iid", "2000", "1433", "lower workers"]),

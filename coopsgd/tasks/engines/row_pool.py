@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from coopsgd.tasks.engines.base import Engine
@@ -16,7 +17,6 @@ from coopsgd.tasks.engines.loop import Loop
 from coopsgd.tasks.gradients import Bound
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
 Job = Callable[[Engine, int, int], None]
@@ -26,14 +26,18 @@ class RowPool:
     """One engine a thread. `each` calls a job for every chunk of rows; whichever thread is free takes the next one.
 
     Threads over rows, each computing with one torch thread, beat torch's own threads inside one small product; with
-    fewer rows than threads, torch's own share what is left over.
+    fewer rows than threads, torch's own share what is left over. Rows of a chunk have batches of one size.
+
+    batches: (rows,) samples in a step of each; None: as many in all.
     """
 
-    def __init__(self, choice: Choice, bound: Bound, rows: int, threads: int, amp: str | None = None) -> None:
+    def __init__(
+        self, choice: Choice, bound: Bound, rows: int, threads: int, amp: str | None = None, batches: np.ndarray | None = None
+    ) -> None:
         pinned = bound.random or bound.stateful
         # dropout draws from torch's one generator, buffers belong to the one module: those rows keep to one thread
         count = 1 if pinned else max(1, min(threads, rows))
-        self._rows = rows
+        self._rows, self._batches = rows, np.ones(rows) if batches is None else batches
         self._chunk = max(1, min(choice.chunk, -(-rows // count)))
         self._engines = [_engine(choice.name, bound, amp, first=i == 0) for i in range(count)]
         inner = max(1, threads // count) if self._engines[0].intra else 1
@@ -69,14 +73,16 @@ class RowPool:
             one.result()
 
     def _chunks(self, active: np.ndarray | None) -> Iterator[tuple[int, int]]:
-        """Neighbouring active rows, at most a chunk of them at a time."""
+        """Neighbouring active rows of equal batches, at most a chunk of them at a time."""
         a = 0
         while a < self._rows:
             if active is not None and not active[a]:
                 a += 1
                 continue
             b = a + 1
-            while b < min(self._rows, a + self._chunk) and (active is None or active[b]):
+            while b < min(self._rows, a + self._chunk) and self._batches[b] == self._batches[a]:
+                if active is not None and not active[b]:
+                    break
                 b += 1
             yield a, b
             a = b
