@@ -111,5 +111,5 @@ def _keys(words: list[str], config_dir: str | None) -> list[str]:
     chosen = named[-1] if named else catalogue.default(group)
     known = [choice.name for choice in catalogue.choices(group, config_dir)]
     choices = known if chosen is None else [chosen] if chosen in known else []
-    found = [option.key for name in choices for option in catalogue.options(group, name, config_dir)]
-    return [catalogue.full_key(group, key) for key in dict.fromkeys(found)]
+    found = [option.full_key for name in choices for option in catalogue.options(group, name, config_dir)]
+    return list(dict.fromkeys(found))

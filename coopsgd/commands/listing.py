@@ -11,7 +11,6 @@ from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean
 from coopsgd.setup import catalogue
 from coopsgd.setup.catalogue import ABOUT, EXPERIMENTS, RUN, Choice, Option
-from coopsgd.setup.schema import KEYS
 from coopsgd.setup.suggestions import brief, choices_named, nearest, nested
 
 
@@ -52,9 +51,9 @@ def _choices(group: str, config_dir: str | None) -> list[Choice]:
     return found + [one for one in catalogue.registered(group) if one.name not in {choice.name for choice in found}]
 
 
-def _facts(group: str, option: Option) -> dict[str, Any]:
+def _facts(option: Option) -> dict[str, Any]:
     """A key for a program; one that must be given has no default."""
-    found = {"key": catalogue.full_key(group, option.key), "type": option.type, "unit": option.unit, "help": option.help}
+    found = {"key": option.full_key, "type": option.type, "unit": option.unit, "help": option.help}
     return found if option.value is MISSING else {**found, "default": option.value}
 
 
@@ -64,7 +63,7 @@ def _described(choice: Choice, with_keys: bool, config_dir: str | None) -> dict[
         return asdict(choice)
     return {
         **asdict(choice),
-        "keys": [_facts(choice.group, one) for one in catalogue.options(choice.group, choice.name, config_dir)],
+        "keys": [_facts(one) for one in catalogue.options(choice.group, choice.name, config_dir)],
     }
 
 
@@ -98,23 +97,23 @@ def _show_choice(group: str, name: str, as_json: bool, config_dir: str | None) -
     choice = known.get(name, Choice(group, name, "", ""))
     found = [] if group == EXPERIMENTS else catalogue.options(group, name, config_dir, importing=True)
     if as_json:
-        return _print_json({**asdict(choice), "keys": [_facts(group, option) for option in found]})
+        return _print_json({**asdict(choice), "keys": [_facts(option) for option in found]})
     print(f"{group}={name}: {choice.about}".rstrip(": "))
     if choice.paper:
         print(f"  paper: {choice.paper}")
     if group == EXPERIMENTS:
         print(f"  sets: {json.dumps(catalogue.settings(group, name, config_dir))}")
-    for line in catalogue.table(group, found) if found else () if group == EXPERIMENTS else ("  it has no keys",):
+    for line in catalogue.table(found) if found else () if group == EXPERIMENTS else ("  it has no keys",):
         print(line)
 
 
 def _show_keys(found: dict[str, list[Option]], as_json: bool, head: str = "") -> None:
     """Of each GROUP=NAME, or of the run, these keys."""
     if as_json:
-        return _print_json({of: [_facts(of.partition("=")[0], option) for option in some] for of, some in found.items()})
+        return _print_json({of: [_facts(option) for option in some] for of, some in found.items()})
     for of, some in found.items():
         print(head or ("a key of the run:" if of == RUN else f"of {of}:"))
-        for line in catalogue.table(of.partition("=")[0], some):
+        for line in catalogue.table(some):
             print(line)
 
 
@@ -128,7 +127,7 @@ def _having(wanted: str, config_dir: str | None) -> dict[str, list[Option]]:
             some = [
                 option
                 for option in catalogue.options(group, choice.name, config_dir, importing=True)
-                if option.key not in KEYS and wanted in (option.key, f"{group}.{option.key}")
+                if option.group and wanted in (option.key, option.full_key)
             ]
             if some:
                 found[f"{group}={choice.name}"] = some

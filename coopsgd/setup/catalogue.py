@@ -18,7 +18,7 @@ from coopsgd import registry
 from coopsgd.errors import ConfigError
 from coopsgd.host import reading
 from coopsgd.setup import again
-from coopsgd.setup.schema import GROUPS, KEYS, Config
+from coopsgd.setup.schema import GROUPS, Config
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class Option(NamedTuple):
     unit: str  # of a number; empty for one without, and for what is no number
     value: Any  # what it is when it is not given; MISSING when it must be
     help: str
+    group: str = ""  # whose it is; empty for a key of the run itself
+
+    @property
+    def full_key(self) -> str:
+        """As it is written on the command line."""
+        return f"{self.group}.{self.key}" if self.group else self.key
 
 
 KINDS = {"topology": ("graph",), "algo": ("strategy", "mixing")}  # what a group's yaml names, where that is called otherwise
@@ -68,13 +74,13 @@ def options(group: str, name: str, config_dir: str | None = None, importing: boo
     said = settings(group, name, config_dir) if name in _texts(group, config_dir) else {}
     of_run = {option.key: option for option in run_options()}
     found = {
-        key: of_run[key]._replace(value=value) if key in of_run else Option(key, type(value).__name__, "", value, "")
+        key: of_run[key]._replace(value=value) if key in of_run else Option(key, type(value).__name__, "", value, "", group)
         for key, value in said.items()
         if key not in ("name", "strategy", "mixing")
     }
     for cls in _classes(group, name, said, importing):
         for f in own(cls):
-            found[f.name] = _option(f, said.get(f.name, default_of(f)))
+            found[f.name] = _option(f, said.get(f.name, default_of(f)))._replace(group=group)
     return list(found.values())
 
 
@@ -172,23 +178,18 @@ def _help_lines() -> Iterator[str]:
         yield f"{option.key:{width}}  {option.help} [{'not set' if option.value is None else option.value}]"
     yield ""
     yield "== Keys below a group: coopsgd list GROUP=NAME, with type, unit and default, as in coopsgd list optim=sgd =="
-    yield from table("optim", options("optim", "sgd"))
+    yield from table(options("optim", "sgd"))
     yield ""
     yield "coopsgd list GROUP names the choices, coopsgd list run the keys above, coopsgd list KEY one of them."
     yield "The run folder is outputs/DATE/TIME (set hydra.run.dir), or multirun/DATE/TIME/SWEPT-KEYS (hydra.sweep.dir)."
 
 
-def full_key(group: str, key: str) -> str:
-    """As it is written on the command line; a yaml's keys of the run are in no group."""
-    return key if group == RUN or key in KEYS else f"{group}.{key}"
-
-
-def table(group: str, found: Iterable[Option]) -> Iterator[str]:
+def table(found: Iterable[Option]) -> Iterator[str]:
     """Lines with key, type, unit, default and what it is."""
     rows = [("key", "type", "unit", "default", "")]
     for option in found:
         value = "(needed)" if option.value is MISSING else json.dumps(option.value, default=str).replace('"', "")
-        rows.append((full_key(group, option.key), option.type, option.unit or "-", value or "-", option.help))
+        rows.append((option.full_key, option.type, option.unit or "-", value or "-", option.help))
     widths = [max(len(row[at]) for row in rows) for at in range(4)]
     for row in rows:
         yield ("  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)) + f"  {row[4]}").rstrip()

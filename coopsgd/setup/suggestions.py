@@ -72,8 +72,9 @@ def nested(config_dir: str | None = None) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for group in GROUPS:
         choices = catalogue.choices(group, config_dir)
-        names = {option.key for choice in choices for option in catalogue.options(group, choice.name, config_dir)}
-        for name in names - set(KEYS):
+        options = (option for choice in choices for option in catalogue.options(group, choice.name, config_dir))
+        names = {option.key for option in options if option.group}
+        for name in names:
             found.setdefault(name, []).append(f"{group}.{name}")
     return found
 
@@ -116,7 +117,7 @@ def elsewhere(group: str, name: str) -> str:
     having = [
         f"{group}={choice.name}"
         for choice in catalogue.choices(group)
-        if any(option.key == name and option.key not in KEYS for option in catalogue.options(group, choice.name))
+        if any(option.key == name and option.group for option in catalogue.options(group, choice.name))
     ]
     if having:
         return f"; it is a key of {', '.join(having)}"

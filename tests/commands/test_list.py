@@ -188,3 +188,9 @@ def test_nothing_heavy_is_imported():
     code += "for what in ('model', 'model=gpt', 'lr', 'run'): listing.show(what, False)\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_key_that_is_called_like_one_of_the_run_is_its_own(cli):
+    assert "\n  algo.epochs" in cli("list", "algo=fedavg").out
+    assert "\n  algo.epochs" in cli("list", "algo.epochs").out
+    assert "\n  epochs" in cli("list", "epochs").out
