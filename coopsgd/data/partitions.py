@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from coopsgd.data import splits
+from coopsgd.data import heldout, splits
 from coopsgd.registry import of_run, option, register
 from coopsgd.streams import stream
 
@@ -31,9 +31,16 @@ class Partition:
 
     small: what becomes of a worker that holds less than a batch. train: all it has is its batch, as of a loader without
     drop_last; refuse: the run is refused.
+
+    test: shared, all workers are tested on the test set; local, besides, each on test_share of its own samples, which are then
+    not trained on.
     """
 
     small: str = _small("refuse")
+    test: str = option(
+        "shared", "what workers are tested on: the shared test set; local: besides, each on its own", kw_only=True
+    )
+    test_share: float = option(0.1, "of its samples, that a worker holds out where test=local", unit="share", kw_only=True)
 
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
         """Sample numbers of each worker. Only where `moves` does the epoch matter, and then never the sizes."""
@@ -42,6 +49,21 @@ class Partition:
     def notes(self, samples: int, shares: Sequence[np.ndarray]) -> tuple[str, ...]:
         """Lines that a user should read before a run with these shares of so many training samples starts."""
         return ()
+
+    @property
+    def tests_locally(self) -> bool:
+        """Does each worker hold out some of its samples? ValueError where that is not said well."""
+        if self.test not in heldout.TESTS:
+            raise ValueError(f"partition.test: must be one of {', '.join(heldout.TESTS)}, got {self.test!r}")
+        if not 0 < self.test_share < 1:
+            raise ValueError(f"partition.test_share: must lie in (0, 1), got {self.test_share}")
+        if self.test == "local" and self.moves:
+            raise ValueError("partition.test: local needs samples that stay with their worker; leave out partition.reshuffle")
+        return self.test == "local"
+
+    def one_batch(self, batch_size: int) -> int:
+        """Samples that a worker must be dealt to train on batches of that size."""
+        return heldout.enough(batch_size, self.test_share) if self.tests_locally else batch_size
 
     @property
     def moves(self) -> bool:
@@ -91,7 +113,8 @@ class Quantity(Partition):
         n = len(labels)
         floor = self.min_size
         if floor == "auto":
-            floor = self.batch_size if n >= workers * self.batch_size else 1
+            floor = self.one_batch(self.batch_size)
+            floor = floor if n >= workers * floor else 1
         _enough("quantity", n, workers, floor)
         shares = stream(seed, "partition sizes").dirichlet(np.full(workers, self.alpha))
         sizes = floor + _divided(shares[None], np.array([n - workers * floor]))[0]
@@ -202,7 +225,7 @@ class Dirichlet(Partition):
     def _divisions(self, counts: np.ndarray, workers: int, draw: np.random.Generator) -> np.ndarray:
         """(classes, workers) samples: every class divided on its own."""
         best, first, auto = 0, None, self.min_size == "auto"
-        floor = self.batch_size if auto else self.min_size
+        floor = self.one_batch(self.batch_size) if auto else self.min_size
         for _ in range(self.attempts):
             table = _divided(draw.dirichlet(np.full(workers, self.alpha), size=len(counts)), counts)
             least = int(table.sum(0).min())

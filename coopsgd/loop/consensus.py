@@ -34,16 +34,16 @@ class Communications:
         self,
         aside: Callable[[], AbstractContextManager[None]],
         next_evaluation: Callable[[int, int | None], int],
-        accuracies_of: Callable[[Tensor], list[float] | None],
+        accuracies_of: Callable[[Tensor], list[list[float]] | None],
     ) -> None:
         self._aside, self._next_evaluation, self._accuracies_of = aside, next_evaluation, accuracies_of
         self.phase = 0  # local steps since the models were mixed, or began
         self._any = False  # has there been one?
         self._before = Distances()
         self._after: float | None = None
-        self._accuracies: list[float] | None = None
+        self._accuracies: list[list[float]] | None = None
         # of the one that began: is it looked at? what was found when it was sent
-        self._sent: tuple[bool, Distances, list[float] | None] = False, Distances(), None
+        self._sent: tuple[bool, Distances, list[list[float]] | None] = False, Distances(), None
 
     def saved(self) -> dict[str, Any]:
         """What the lines to come depend on (loop/saved.py)."""
@@ -91,8 +91,8 @@ class Communications:
             with self._aside():
                 self._after = distance(loop.fleet, loop.state.x)
 
-    def seen(self) -> list[float] | None:
-        """Accuracies of the workers held here before the communication that this evaluation falls on; None if on none."""
+    def seen(self) -> list[list[float]] | None:
+        """Accuracies of each worker held here before the communication that this evaluation falls on; None if on none."""
         found, self._accuracies = self._accuracies, None
         return found
 

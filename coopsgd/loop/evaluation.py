@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +23,6 @@ from coopsgd.setup.values import comes
 from coopsgd.strategies.base import Strategy, Tick
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from coopsgd.fleet.base import Fleet
     from coopsgd.setup.parts import Parts
     from coopsgd.tasks.base import Problem
@@ -102,7 +101,7 @@ class Evaluator(Observer):
         self._config, self._problem, self._report, self._monitor = parts.config, problem, report, monitor
         self._keeper = keeper
         self._loop: Loop
-        self.communications = Communications(self.aside, self.next_evaluation, problem.accuracies)
+        self.communications = Communications(self.aside, self.next_evaluation, self._accuracies)
         self._began = self._resumed = time.perf_counter()
         self._train_s = 0.0
         self._taken = 0  # steps of all workers together
@@ -322,14 +321,24 @@ class Evaluator(Observer):
         if fleet.rank == 0:
             found |= problem.evaluate(answer, stats)
         found |= self._auxiliary(loop, answer, stats, found) if fleet.v else {}
-        mine = self.communications.seen() or problem.accuracies(x)
-        worst = best = None
-        if mine is not None:
-            everyone = torch.zeros(fleet.m, dtype=torch.float64)
-            everyone[workers.start : workers.stop] = torch.tensor(mine, dtype=torch.float64)
-            everyone = fleet.total(everyone)
-            worst, best = float(everyone.min()), float(everyone.max())
-        return found | {"eval/accuracy_worst": worst, "eval/accuracy_best": best}
+        mine = self.communications.seen() or self._accuracies(x)
+        if mine is None:
+            return found | {"eval/accuracy_worst": None, "eval/accuracy_best": None}
+        columns = torch.tensor(mine, dtype=torch.float64).view(len(mine), -1)
+        everyone = torch.zeros(fleet.m, columns.shape[1], dtype=torch.float64)
+        everyone[workers.start : workers.stop] = columns
+        accuracies, *local = fleet.total(everyone).T.numpy()
+        found |= {"eval/accuracy_worst": float(accuracies.min()), "eval/accuracy_best": float(accuracies.max())}
+        if local:
+            found |= over_workers("eval/local_accuracy", local[0])
+            if fleet.rank == 0:
+                found |= over_workers("eval/local_answer", problem.local_accuracies_of(answer, stats) or ())
+        return found
+
+    def _accuracies(self, x: Tensor) -> list[list[float]] | None:
+        """Of each worker held here: its accuracy, and where it holds samples out that on its own."""
+        found = [self._problem.accuracies(x), getattr(self._problem, "local_accuracies", lambda x: None)(x)]
+        return None if found[0] is None else [[*one] for one in zip(*(some for some in found if some is not None), strict=True)]
 
     def _auxiliary(self, loop: Loop, answer: Tensor, stats: Tensor | None, of_answer: dict[str, Any]) -> dict[str, Any]:
         """Loss and accuracy of the auxiliary models, their mean where there are several; on rank 0."""
@@ -344,3 +353,12 @@ class Evaluator(Observer):
             values = [value for one in each if (value := one.get(f"eval/{name}")) is not None]
             found[f"eval/aux_{name}"] = sum(values) / len(values) if len(values) == len(each) else None
         return found
+
+
+def over_workers(name: str, values: Any) -> dict[str, float | None]:
+    """Mean, standard deviation and tenth percentile of a number of each worker, without those that have none (nan)."""
+    there = np.asarray(values, dtype=float)
+    there = there[~np.isnan(there)]
+    if not len(there):
+        return {name: None, f"{name}_std": None, f"{name}_p10": None}
+    return {name: float(there.mean()), f"{name}_std": float(there.std()), f"{name}_p10": float(np.quantile(there, 0.1))}

@@ -18,7 +18,7 @@ DPI = 100  # pixels of an inch of the picture
 
 def show(console: Console, data: dict[str, Any], dealt: dict[str, Any]) -> None:
     """What is dealt, and to whom: all counts while they fit, else how workers differ."""
-    counts = np.array(dealt["counts"])
+    counts, held = np.array(dealt["counts"]), dealt.get("held_out")
     facts = {key: value for key, value in data.items() if not isinstance(value, list | bool)}
     console.print(f"\ndata: {', '.join(f'{value}' if key == 'name' else f'{key} {value}' for key, value in facts.items())}")
     left = f", {dealt['left_over']} left over" if dealt["left_over"] else ""
@@ -27,11 +27,15 @@ def show(console: Console, data: dict[str, Any], dealt: dict[str, Any]) -> None:
         head = ["worker", *map(str, range(counts.shape[1])), "total"]
         lines = [[str(i), *("." if n == 0 else str(n) for n in row), str(row.sum())] for i, row in enumerate(counts)]
         lines.append(["all", *map(str, counts.sum(0)), str(counts.sum())])
+        if held is not None:
+            head.append("held out")
+            lines = [[*line, str(n)] for line, n in zip(lines, [*held, sum(held)], strict=True)]
         if dealt["test"] is not None:
-            lines.append(["test", *map(str, dealt["test"]), str(sum(dealt["test"]))])
+            lines.append(["test", *map(str, dealt["test"]), str(sum(dealt["test"])), *([""] if held is not None else [])])
     else:
         head = ["of a worker", "smallest", "quarter", "median", "3 quarters", "largest"]
-        spreads = {name: np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) for name, values in describe(counts).items()}
+        measures = describe(counts) | ({} if held is None else {"held out": np.array(held)})
+        spreads = {name: np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) for name, values in measures.items()}
         lines = [[name, *(f"{v:.3g}" if v % 1 else f"{v:.0f}" for v in five)] for name, five in spreads.items()]
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     for line in (head, *lines):

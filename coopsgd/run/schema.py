@@ -17,6 +17,7 @@ from coopsgd.registry import did_you_mean
 ALWAYS = "every line"
 EVALUATED = "evaluations"
 AUXILIARY = "evaluations with v > 0"
+LOCAL = "evaluations with `partition.test=local`"
 SIMULATED = "with `cluster=`"
 KNOWN = "tasks of known constants"
 KNOWN_EVALUATED = "their evaluations"
@@ -93,6 +94,16 @@ METRICS = {
         Metric("eval/accuracy", "share", EVALUATED, "the same; null where the task has none"),
         Metric("eval/accuracy_worst", "share", EVALUATED, "of the worst single worker"),
         Metric("eval/accuracy_best", "share", EVALUATED, "of the best"),
+        Metric(
+            "eval/local_accuracy", "share", LOCAL, "of each worker on the samples it holds out of its own, the mean of them"
+        ),
+        Metric("eval/local_accuracy_std", "", LOCAL, "their standard deviation"),
+        Metric("eval/local_accuracy_p10", "share", LOCAL, "their tenth percentile"),
+        Metric(
+            "eval/local_answer", "share", LOCAL, "of the answer on the samples that each worker holds out, the mean of them"
+        ),
+        Metric("eval/local_answer_std", "", LOCAL, "their standard deviation"),
+        Metric("eval/local_answer_p10", "share", LOCAL, "their tenth percentile"),
         Metric("eval/aux_loss", "loss", AUXILIARY, "of the auxiliary model (EASGD's centre, a server's); of several the mean"),
         Metric("eval/aux_accuracy", "share", AUXILIARY, "the same; null where the task has none"),
         Metric(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean, option, register
-from coopsgd.run.schema import AUXILIARY, KNOWN, KNOWN_EVALUATED, METRICS, SIMULATED
+from coopsgd.run.schema import AUXILIARY, KNOWN, KNOWN_EVALUATED, LOCAL, METRICS, SIMULATED
 
 if TYPE_CHECKING:
     from coopsgd.setup.schema import Config
@@ -94,6 +94,8 @@ def refuse_absent(where: str, name: str, config: Config, accuracy: bool, known: 
     metric = METRICS[name]
     if metric.when == AUXILIARY and not auxiliary:
         raise ConfigError(f"{where}: algo={config.algo['name']} has no auxiliary model and so no {name}; use eval/loss")
+    if metric.when == LOCAL and (config.partition or {}).get("test") != "local":
+        raise ConfigError(f"{where}: {name} is there with partition.test=local; add it, or use eval/accuracy")
     if metric.when == SIMULATED and not config.cluster:
         raise ConfigError(f"{where}: {name} is there with a cluster; name one, as in cluster=wan_100m")
     task = config.task.get("name")

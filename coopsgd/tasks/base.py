@@ -68,6 +68,14 @@ class Problem(Protocol):
     def accuracies(self, x: Tensor) -> list[float] | None:
         """Accuracy of each worker held here, with its own statistics; None when the task has none."""
 
+    def local_accuracies(self, x: Tensor) -> list[float] | None:
+        """The same of each on the samples that it holds out of its own, nan where none; None unless workers hold some out."""
+        return None
+
+    def local_accuracies_of(self, answer: Tensor, statistics: Tensor | None = None) -> list[float] | None:
+        """Accuracy of one (1, d) model on the samples that each worker of the run holds out, in their order."""
+        return None
+
     # One whose task has `known` constants says ||grad F||^2 of a (1, d) model: `squared_gradient(model) -> float`.
 
     def recalibrated(self, answer: Tensor, statistics: Tensor, batches: int) -> Tensor:

@@ -70,5 +70,9 @@ class ClassificationProblem(SupervisedProblem):
         x, y = (part.index_select(0, which) for part in self._held_out)
         return self._input(x), y
 
+    def _own(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = (part.index_select(0, which) for part in self._train)
+        return self._input(x), y
+
     def _input(self, x: Tensor) -> Tensor:
         return x.to(self._exact, copy=True).sub_(self._mean).mul_(self._by_std).to(self._dtype)

@@ -81,3 +81,6 @@ class LanguageProblem(SupervisedProblem):
 
     def _test(self, which: Tensor) -> tuple[Tensor, Tensor]:
         return self._windows(self._held_out, self._chosen[which])
+
+    def _own(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        return self._windows(self._text, which)

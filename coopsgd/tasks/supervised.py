@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from coopsgd.data import heldout
 from coopsgd.data.base import Batches, DataSet, refuse_short
 from coopsgd.data.partitions import Partition, dealt, left_over
 from coopsgd.models.base import Model
@@ -47,8 +48,18 @@ class Supervised(Task):
         return None
 
     def shares(self, config: Config) -> list[np.ndarray]:
-        """The samples of each worker (in the first epoch, where they are dealt anew)."""
-        return dealt(self.partition, self.labels(config), config.workers, config.seed)
+        """The samples that each worker trains on (in the first epoch, where they are dealt anew)."""
+        return self._shares(config)[0]
+
+    def held_out(self, config: Config) -> list[np.ndarray] | None:
+        """The training samples that each worker is tested on instead of training on them; None where there are none."""
+        return self._shares(config)[1]
+
+    def _shares(self, config: Config) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+        shares = dealt(self.partition, self.labels(config), config.workers, config.seed)
+        if not self.partition.tests_locally:
+            return shares, None
+        return heldout.split(shares, self.partition.test_share, config.seed)
 
     def sizes(self, config: Config) -> list[int] | None:
         return [len(share) for share in self.shares(config)]
@@ -93,11 +104,12 @@ class Supervised(Task):
 
     def class_counts(self, config: Config) -> dict[str, Any] | None:
         labels, shares, test = self.labels(config), self.shares(config), self.test_labels(config)
-        classes = max(int(y.max()) for y in (labels, test) if y is not None) + 1
+        classes, held = max(int(y.max()) for y in (labels, test) if y is not None) + 1, self.held_out(config)
         return {
             "partition": config.partition["name"],
             "counts": [np.bincount(labels[share], minlength=classes).tolist() for share in shares],
-            "left_over": len(left_over(len(labels), shares)),
+            "left_over": len(left_over(len(labels), [*shares, *(held or ())])),
+            **({} if held is None else {"held_out": [len(share) for share in held]}),
             "test": None if test is None else np.bincount(test, minlength=classes).tolist(),
         }
 
@@ -115,8 +127,15 @@ class Supervised(Task):
             f"partition.small=train: {few} of {len(held)} workers hold fewer samples than batch_size={size}, {held.min()} at "
             "least; they train on what they have"
         )
-        told = (small,) if few and self.partition.small == "train" else ()
-        return (*self.data.notes(), *self.partition.notes(len(self.labels(config)), shares), *told)
+        told: tuple[str, ...] = (small,) if few and self.partition.small == "train" else ()
+        dealt_all = (
+            shares if (own := self.held_out(config)) is None else [np.append(*both) for both in zip(shares, own, strict=True)]
+        )
+        if own is not None and (alone := sum(len(share) == 0 for share in own)):
+            told += (
+                f"partition.test=local: {alone} of {len(own)} workers hold a single sample and are not tested on their own",
+            )
+        return (*self.data.notes(), *self.partition.notes(len(self.labels(config)), dealt_all), *told)
 
     def learns_from(self, config: Config) -> Any:
         return self.data.load(config.seed)
@@ -156,6 +175,7 @@ class SupervisedProblem(Problem):
         self._rows, self._seed = rows, config.seed
         self._tests = self._load(task, config)
         partition, labels, shares = task.partition, task.labels(config), task.shares(config)
+        self._own_tests = task.held_out(config)
         again = (lambda epoch: partition.deal(labels, config.workers, config.seed, epoch)) if partition.moves else None
         self._batches = Batches(shares, rows, config.batch_size, config.seed, again)
         self.samples = np.minimum([len(share) for share in shares], config.batch_size)
@@ -186,6 +206,10 @@ class SupervisedProblem(Problem):
 
     def _test(self, which: Tensor) -> tuple[Tensor, Tensor]:
         """The same of test samples, (n, ...) each."""
+        raise NotImplementedError
+
+    def _own(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of training samples that are held out, as they are."""
         raise NotImplementedError
 
     def start(self) -> Tensor:
@@ -280,6 +304,47 @@ class SupervisedProblem(Problem):
 
             self._crew.each(job)
         return [count / n for count in right.tolist()]  # a GPU would multiply by 1 / n, which is another number
+
+    def local_accuracies(self, x: Tensor) -> list[float] | None:
+        import torch
+
+        if self._own_tests is None:
+            return None
+        own, tests = self._own_statistics, [self._own_tests[row] for row in self._rows]
+        found = torch.full((len(tests),), torch.nan, dtype=torch.float64)
+
+        def job(engine: Engine, a: int, b: int) -> None:
+            for i in range(a, b):
+                statistics = None if own is None else own[i : i + 1]
+                found[i] = self._share_right(
+                    lambda inputs, i=i, s=statistics: engine.logits(x[i : i + 1], inputs, s)[0], tests[i]
+                )
+
+        self._crew.each(job)
+        return [float(share) for share in found]
+
+    def local_accuracies_of(self, answer: Tensor, statistics: Tensor | None = None) -> list[float] | None:
+        import torch
+
+        if self._own_tests is None:
+            return None
+        module = self._bound.elsewhere(answer, statistics).eval()
+        with torch.no_grad():
+            found = [self._share_right(module, mine) for mine in self._own_tests]
+        module.train()
+        return found
+
+    def _share_right(self, model: Any, mine: np.ndarray) -> float:
+        """The share of these training samples, of their tokens, that a model is right about; nan of none."""
+        import torch
+
+        right = n = 0
+        for which in torch.from_numpy(mine).to(self._device).split(self.PART):
+            if len(which):
+                inputs, wanted = self._own(which)
+                right += int((model(inputs).argmax(-1) == wanted).sum())
+                n += wanted.numel()
+        return right / n if n else float("nan")
 
     def recalibrated(self, answer: Tensor, statistics: Tensor, batches: int) -> Tensor:
         import torch

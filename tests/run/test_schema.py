@@ -17,6 +17,7 @@ RUNS = {
     "quadratic": ("algo=dpsgd", "task=quadratic", "task.heterogeneity=0", "optim.lr=0.02", *SHOWN),
     "on a cluster": ("algo=easgd", "task=quadratic", "cluster=wan_100m", "optim.lr=0.02", *SHOWN),
     "network": ("algo=pasgd", *MLP, *SHOWN),
+    "local tests": ("algo=easgd", *MLP, "batch_size=16", "partition.test=local", *SHOWN),
     "network on a cluster": ("algo=fedavg", *MLP, "batch_size=16", "cluster=two_sites", *SHOWN),
 }
 CAN_FAIL = ("theory/bound", "theory/consensus")  # there where theory has something to say
@@ -37,6 +38,7 @@ def test_a_line_has_the_names_that_the_schema_says_and_no_other(lines, name):
             schema.EVALUATED: looked,
             schema.SIMULATED: "cluster" in name,
             schema.AUXILIARY: looked and ("algo=easgd" in RUNS[name] or "algo=fedavg" in RUNS[name]),
+            schema.LOCAL: looked and "local" in name,
             schema.KNOWN: known,
             schema.KNOWN_EVALUATED: known and looked,
         }
