@@ -25,6 +25,7 @@ CONDITIONS = {
     "dpsgd": "of D-PSGD alone (tau = 1)",
     "sgd": "of SGD (one worker)",
     "computed": "computed from the matrices, c = {c:.4g}",
+    "drift": "below, where the f_i differ (derived)",
 }
 CONSTANT_NAMES = ("L", "L_F", "sigma2", "gap", "kappa2")  # constants
 
@@ -38,14 +39,16 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
     cycle averages exactly.
     alpha: {now, best, zeta_best} of a mixing with a pull: best is alpha*, which minimises zeta.
     constants: {L, sigma2, gap, kappa2}, L that of each worker's f_i, which the bound asks for; L_F: that of their mean F, where
-    it is known; source: where they are from; missing: how to get them.
+    it is known; source: where they are from; missing: how to get them. dissimilarity: {kappa2_best, beta} where it is known
+    that sqrt(kappa2) <= sqrt(kappa2_best) + beta ||grad F|| everywhere; else the bound takes kappa2 for its mean over the run.
     assumptions: [{name, holds, why}] of the bound.
     network_factor: A. largest_eta_eff_L, largest_eta_eff, largest_lr: {condition: number}; condition: published (c = 5),
-    derived (c = 2), pasgd, dpsgd, computed (of a cycle, from its matrices) or sgd. condition: the first of them that lr meets.
-    bound: {optimisation, noise, network, total} on the mean of ||grad F(u)||^2 over the planned steps.
-    linear_speedup: {condition: K} from which, with eta_eff = sqrt(m / K) / L, m workers need m times fewer steps.
-    All of these are null where the bound says nothing; where only "one f" fails, the factor and the steps are given: different
-    f_i add a term to the bound and ask for the same steps.
+    derived (c = 2), pasgd, dpsgd, computed (of a cycle, from its matrices), sgd, or, of f_i that differ, drift alone, which
+    must stay below its number. condition: the first of them that lr meets.
+    bound: {optimisation, noise, network, drift, total} on the mean of ||grad F(u)||^2 over the planned steps; drift is what
+    f_i that differ add (derived, docs/drift.md), 0 for one f.
+    linear_speedup: {condition: K} from which, with eta_eff = sqrt(m / K) / L, m workers need m times fewer steps; of one f.
+    All of these are null where the bound says nothing.
     consensus: stationary E (1/m) sum ||x_i - mean||^2, mean over a cycle's steps: noise_coefficient C, drift_coefficient H,
     noise = lr^2 sigma2 C, drift = lr^2 kappa2 H. Without curvature; drift for gradients that differ every way alike.
     pasgd: {tau_bound, tau_consensus}: the period at which periodic averaging has the same bound at equal eta_eff, and the same
@@ -71,7 +74,7 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
     delayed = setting.largest_delayed_step
     per_L = {name: x / known.L for name, x in largest.items()} if largest and known and known.L > 0 else None
     speedup = None
-    if A is not None and largest is not None and m > 1 and setting.holds():
+    if A is not None and largest is not None and m > 1 and not setting.differ:
         speedup = {name: linear_speedup(m, A, x) for name, x in largest.items()}
     return {
         **cost.identity(parts),
@@ -82,8 +85,11 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
         "eta_eff": setting.eta_eff,
         "rate": setting.rate,
         "alpha": _alpha(parts.strategy.schedule, config.workers),
-        "constants": {name: x for name, x in asdict(known).items() if name != "L_F"} if known else None,
+        "constants": {name: getattr(known, name) for name in CONSTANT_NAMES if name != "L_F"} if known else None,
         "L_F": known.L_F if known else None,
+        "dissimilarity": {"kappa2_best": known.kappa2_best, "beta": known.beta}
+        if known and known.kappa2_best is not None
+        else None,
         "source": source if known else None,
         "missing": None if known else source,
         "assumptions": [asdict(a) for a in setting.assumptions],
@@ -101,7 +107,7 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
             "drift": setting.lr**2 * known.kappa2 * H if steady and known and H is not None else None,
         },
         "pasgd": {
-            "tau_bound": A + 1 if A is not None and m > 1 and setting.holds() else None,
+            "tau_bound": A + 1 if A is not None and m > 1 and not setting.differ else None,
             "tau_consensus": 1 + per_C * C if tied and C is not None else None,
         },
         "errors": {
@@ -239,14 +245,31 @@ def _steps(console: Console, found: dict[str, Any]) -> None:
 def _bound(console: Console, found: dict[str, Any], failed: bool) -> None:
     bound = found["bound"]
     if bound:
-        console.print(
-            f"\nmean of ||grad F(u)||^2 over {found['steps']} steps is at most {_n(bound['total'])} = optimisation "
-            f"{_n(bound['optimisation'])} + noise {_n(bound['noise'])} + network {_n(bound['network'])}  "
-            f"(lr meets the condition {_named(found['condition'], found['largest_eta_eff_L'][found['condition']])})"
+        drift = found["condition"] == "drift"
+        names = ("optimisation", "noise", "network", *(("drift",) if drift else ()))
+        most = found["largest_eta_eff_L"][found["condition"]]
+        asked = (
+            f"derived for f_i that differ; eta_eff L is below {_n(most)}"
+            if drift
+            else f"lr meets the condition {_named(found['condition'], most)}"
         )
+        console.print(
+            f"\nmean of ||grad F(u)||^2 over {found['steps']} steps is at most {_n(bound['total'])} = "
+            f"{' + '.join(f'{name} {_n(bound[name])}' for name in names)}  ({asked})"
+        )
+        if drift:
+            console.print(f"  {_differ(found)}")
     elif found["constants"] and not failed:
         why = "no steps are planned" if not found["steps"] else f"lr {found['lr']:g} is above what every condition allows"
         console.print(f"\nno bound: {why}")
+
+
+def _differ(found: dict[str, Any]) -> str:
+    """How far the f_i may differ for this bound."""
+    apart = found["dissimilarity"]
+    if apart is None:
+        return f"if kappa2 is {_n(found['constants']['kappa2'])} in the mean over the run"
+    return f"for sqrt(kappa2) <= {_n(math.sqrt(apart['kappa2_best']))} + {_n(apart['beta'])} ||grad F||, which holds everywhere"
 
 
 def _term(coefficient: float, error: float | None, unit: str, value: float | None) -> str:

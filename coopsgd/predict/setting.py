@@ -159,17 +159,18 @@ class Setting:
         late = f"delay={self.config.delay}: the last gradients of a round are not mixed; the theorem is about delay=0"
         yield Assumption("order", not self.delay, late if self.delay else note)
         if self.known is not None:
-            one = self.known.kappa2 == 0
-            why = (
-                f"the workers' f_i differ, kappa2 = {self.known.kappa2:.6g}: that adds O(lr^2 L^2 kappa2 tau^2 / (1 - zeta)^2)"
-            )
-            yield Assumption("one f", one, "" if one else why)
+            differ = f"the workers' f_i differ, kappa2 = {self.known.kappa2:.6g}: the bound has a drift term (derived)"
+            yield Assumption("one f", True, differ if self.differ else "")
 
     def _about_tau(self) -> Assumption:
         name = (self.config.period or {}).get("name", "constant")
         if self.parts.period.largest is None:
             return Assumption("tau", False, f"period={name}: only the run can tell tau; shown for tau = {self.tau}")
         if name != "constant" or isinstance(self.config.tau, list):
+            if self.differ and (self.cycle or 1) > 1:
+                return Assumption(
+                    "tau", False, f"tau moves over a cycle of {self.cycle}: not derived where the workers' f_i differ"
+                )
             return Assumption("tau", True, f"tau moves: shown for its largest, {self.tau}")
         cut = (self.config.steps or 0) % self.tau
         return Assumption("tau", True, f"the last round is cut at {cut} of {self.tau} steps" if cut else "")
@@ -189,12 +190,9 @@ class Setting:
         return self.holds("matrices", "doubly stochastic", "one W", "zeta < 1", "everyone works", "order")
 
     @property
-    def applies(self) -> bool:
-        """Is the statement of the bound one about this algorithm, optimiser and schedule, if all workers have one f?
-
-        Where it is not, nothing that follows from it is given. Different f_i add a term to it, and ask for the same steps.
-        """
-        return all(a.holds for a in self.assumptions if a.name != "one f")
+    def differ(self) -> bool:
+        """Have the workers f_i that differ, as far as is known? The bound then is that of theory/drift.py."""
+        return self.known is not None and self.known.differ
 
     @property
     def rate(self) -> dict[str, float] | None:
@@ -217,7 +215,7 @@ class Setting:
 
         For a cycle of several matrices: twice the exact sum that the proof bounds by zeta.
         """
-        if not self.applies or self.zeta is None:
+        if not self.holds() or self.zeta is None:
             return None
         if self.alone:
             return 0.0
@@ -231,15 +229,30 @@ class Setting:
 
     @cached_property
     def largest_steps(self) -> dict[str, float] | None:
-        """The largest eta_eff L by condition; None when this is nothing the theorem is about."""
-        if not self.applies or self.zeta is None:
+        """The largest eta_eff L by condition; None when this is nothing the theorem is about.
+
+        Of f_i that differ there is one condition, "drift", which holds below it.
+        """
+        if not self.holds() or self.zeta is None:
             return None
         if self.alone:
             return {"sgd": 1.0}
-        windows = None
-        if self.cycle is not None and self.cycle > 1:
-            windows = theory.window_constant(self.matrices, self.m, self.tau, self.zeta)
-        return theory.largest_steps(self.tau * (self.cycle or 1), self.zeta, self.m, self.v, windows)
+        if self.known is not None and self.differ:
+            return {"drift": theory.largest_drift_step(self.m, self.v, self._window_sum(self.zeta), self.known.beta)}
+        return theory.largest_steps(self.tau * (self.cycle or 1), self.zeta, self.m, self.v, self._windows)
+
+    @cached_property
+    def _windows(self) -> float | None:
+        """c' of a cycle of several matrices; None where there is none."""
+        if self.zeta is None or self.cycle is None or self.cycle == 1:
+            return None
+        return theory.window_constant(self.matrices, self.m, self.tau, self.zeta)
+
+    def _window_sum(self, zeta: float) -> float:
+        """Q of the drift term."""
+        if self._windows is None:
+            return theory.window_sum(self.tau, zeta)
+        return self._windows / 2 / (1 + self.v / self.m) ** 2
 
     @cached_property
     def condition(self) -> str | None:
@@ -247,13 +260,19 @@ class Setting:
         if self.known is None or self.largest_steps is None:
             return None
         x = self.eta_eff * self.known.L
+        if "drift" in self.largest_steps:
+            return "drift" if self.bound(1) is not None else None
         return next((name for name, most in self.largest_steps.items() if x <= most * (1 + 1e-12)), None)
 
     def bound(self, steps: int) -> theory.Bound | None:
         """The terms after so many steps; None when an assumption fails or the rate is too large."""
-        if steps < 1 or self.known is None or not self.holds() or self.A is None or self.condition is None:
+        if steps < 1 or self.known is None or not self.holds() or self.A is None or self.zeta is None:
             return None
-        return theory.terms(self.known, self.eta_eff, steps, self.m, self.A)
+        if self.differ and not self.alone:
+            whole = self.tau * (self.cycle or 1)  # A is a mean over a cycle, of which the last may be cut where it is large
+            A = self.A if whole == self.tau else self.A * -(-steps // whole) * whole / steps
+            return theory.drift_terms(self.known, self.eta_eff, steps, self.m, self.v, A, self._window_sum(self.zeta))
+        return None if self.condition is None else theory.terms(self.known, self.eta_eff, steps, self.m, self.A)
 
     @cached_property
     def few(self) -> str:

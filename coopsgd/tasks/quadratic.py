@@ -94,7 +94,11 @@ class Quadratic(Task):
                 raise ValueError(f"task.{name}: holds {array[tuple(where)]:g} at {where}, beyond float32; use dtype=float64")
 
     def known(self, config: Config) -> Known:
-        """L is the largest curvature of any f_i, L_F that of their mean. kappa2, unbounded in x, is the start's."""
+        """L is the largest curvature of any f_i, L_F that of their mean. kappa2, unbounded in x, is the start's.
+
+        With x* an optimum of F and a the mean of the a_i, grad f_i - grad F at x is a_i (x* - c_i) + (a_i - a) (x - x*), and
+        grad F is a (x - x*): beta is the largest standard deviation of a_ij over i, in units of its mean.
+        """
         a, c, start = self.arrays(config.workers, config.seed)
         mean = a.mean(0)
         best = np.divide((a * c).mean(0), mean, out=start.astype(float), where=mean > 0)  # flat coordinates: any value will do
@@ -102,7 +106,11 @@ class Quadratic(Task):
         off = ((own - own.mean(0)) ** 2).sum(1).mean()
         gap = 0.5 * float(mean @ (start - best) ** 2)
         apart = 0.0 if off < 1e-24 * (own**2).sum() else float(off)
-        return Known(float(a.max()), self.sigma**2, gap, apart, float(mean.max()))
+        best_apart = beta = 0.0
+        if (a != a[0]).any() or (a * c != (a * c)[0]).any():
+            best_apart = float(((a * (best - c)) ** 2).sum(1).mean())
+            beta = float(np.divide(a.std(0), mean, out=np.zeros_like(mean), where=mean > 0).max())
+        return Known(float(a.max()), self.sigma**2, gap, apart, float(mean.max()), best_apart, beta)
 
     def dimension(self, config: Config) -> int:
         return self.arrays(config.workers, config.seed)[0].shape[1]

@@ -74,7 +74,6 @@ NOTHING = {
     "rows only": (["algo=cooperative", "algo.W=[[0.5,0.5],[0.25,0.75]]", "workers=2"], "doubly stochastic", "columns"),
     "nobody talks": (["algo=independent"], "zeta < 1", "zeta = 1"),
     "sampling": (["algo=fedavg"], "everyone works", "sit out"),
-    "two functions": (["algo=pasgd", "task.heterogeneity=1"], "one f", "kappa2"),
     "adaptive": (["algo=pasgd", "period=adacomm"], "tau", "only the run"),
     "a delay": (["algo=easgd", "delay=1"], "order", "not mixed"),
 }
@@ -168,7 +167,7 @@ def probe_file(path, words, **changed):
 DIGITS = ("task=classification", "data=digits", "model=logistic", "workers=8", "processes=1", "device=cpu", "algo=pasgd")
 
 
-def test_constants_come_from_a_probe(tmp_path):
+def test_constants_come_from_a_probe(tmp_path, capsys):
     bare = analyzed(*DIGITS)
     assert bare["constants"] is None and "coopsgd probe" in bare["missing"] and bare["largest_lr"] is None
     assert bare["bound"] is None and bare["largest_eta_eff_L"] and bare["linear_speedup"]
@@ -177,7 +176,13 @@ def test_constants_come_from_a_probe(tmp_path):
     assert found["constants"] == {"L": 1.0, "sigma2": 1.0, "gap": 1.0, "kappa2": 0.0} and found["bound"] is not None
     apart = {"kappa2": {"value": 1.0, "low": 0.5, "high": 2.0}}
     found = analyzed(*DIGITS, "optim.lr=0.01", probe=probe_file(tmp_path / "q.json", DIGITS, **apart))
-    assert found["bound"] is None and found["consensus"]["drift"] == pytest.approx(0.01**2 * 9 * 19 / 6)  # tau 10
+    assert found["consensus"]["drift"] == pytest.approx(0.01**2 * 9 * 19 / 6)  # tau 10
+    # its kappa2 is that of the run: Q = 45, s = 0.01 sqrt(45), A = 9
+    s, bound = 0.01 * 45**0.5, found["bound"]
+    assert bound["network"] == pytest.approx(0.01**2 * 4.5 / (1 - s) ** 2) and found["dissimilarity"] is None
+    assert bound["network"] + bound["drift"] == pytest.approx(((0.01 * 4.5**0.5 + s) / (1 - s)) ** 2)
+    analyze.show(found)
+    assert "if kappa2 is 1 in the mean over the run" in capsys.readouterr().out
 
 
 def test_bad_input(tmp_path):

@@ -502,7 +502,7 @@ def test_what_is_logged_is_the_same_on_any_placement(process_groups):
         (["optim=adam", "optim.lr=0.001"], False, False),
         (["clip=1.0"], False, False),
         (["schedule=cosine"], False, True),
-        (["task.heterogeneity=1"], False, True),
+        (["task.heterogeneity=1"], True, True),
         (["optim.lr=2.0"], False, True),
         (["delay=1"], False, True),
         (["order=cta"], True, True),

@@ -1,12 +1,13 @@
 """What theory predicts of A(tau, W, v), as functions of tau, zeta, m, v, L and sigma. arXiv:1808.07576.
 
-`bound` holds the error bound, its step sizes and what follows from them; `windows` the step condition of a cycle of matrices;
-`delay` the step below which a delay lets workers agree; `moments` the exact distance between the workers under gradient noise,
-by the second-moment recursion. numpy and small matrices only.
+`bound` holds the error bound, its step sizes and what follows from them; `drift` that of f_i that differ; `windows` the step
+condition of a cycle of matrices; `delay` the step below which a delay lets workers agree; `moments` the exact distance between
+the workers under gradient noise, by the second-moment recursion. numpy and small matrices only.
 """
 
 from coopsgd.predict.theory.bound import Bound, largest_steps, linear_speedup, network_factor, terms
 from coopsgd.predict.theory.delay import contraction, largest_step
+from coopsgd.predict.theory.drift import drift_terms, largest_drift_step, window_sum
 from coopsgd.predict.theory.moments import (
     Forecast,
     drift_consensus,
@@ -25,8 +26,10 @@ __all__ = [
     "Forecast",
     "contraction",
     "drift_consensus",
+    "drift_terms",
     "expected_drift",
     "expected_noise",
+    "largest_drift_step",
     "largest_step",
     "largest_steps",
     "linear_speedup",
@@ -38,4 +41,5 @@ __all__ = [
     "terms",
     "unread",
     "window_constant",
+    "window_sum",
 ]

@@ -26,16 +26,17 @@ CONSTANTS = {"published": 5.0, "derived": 2.0}  # c of the condition on the step
 
 @dataclass(frozen=True)
 class Bound:
-    """The three terms of the bound on the mean of ||grad F(u_k)||^2 over K steps."""
+    """The terms of the bound on the mean of ||grad F(u_k)||^2 over K steps."""
 
     optimisation: float  # of where it started; falls as 1 / K
     noise: float  # of fully synchronous SGD with m minibatches
-    network: float  # of workers that differ; zero for tau = 1, zeta = 0
+    network: float  # of models that noise drives apart; zero for tau = 1, zeta = 0
+    drift: float = 0.0  # of f_i that differ (drift.py)
 
     @property
     def total(self) -> float:
         """The right side."""
-        return self.optimisation + self.noise + self.network
+        return self.optimisation + self.noise + self.network + self.drift
 
 
 def network_factor(tau: float, zeta: float, m: int, v: int = 0) -> float:
