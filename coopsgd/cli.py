@@ -30,6 +30,13 @@ def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -
     return overrides([*(ctx.params.get("words") or ()), incomplete])
 
 
+def _complete_cluster(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    from coopsgd.completion import overrides
+
+    words = [word for word in (*(ctx.params.get("words") or ()), incomplete or "cluster") if word.startswith("cluster")]
+    return overrides(words) if "cluster".startswith(incomplete.partition("=")[0].partition(".")[0]) else []
+
+
 def _complete_listed(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
     from coopsgd.completion import listed
 
@@ -109,6 +116,7 @@ def cli(ctx: click.Context) -> None:
     coopsgd analyze algo=easgd tau=10 task=quadratic     what theory predicts of it
     coopsgd probe model=cnn data=fashion_mnist           what theory needs to know of them
     coopsgd design cluster=ethernet_1g workers=8         what to choose on that network
+    coopsgd time outputs/2030-01-31/12-00-00 cluster=wan_100m   its seconds on that network
     tensorboard --logdir outputs                         what happened
     """
     global _verb
@@ -219,6 +227,28 @@ def analyze(
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
 @version_option
+@as_json_option
+@config_dir_option
+@click.option("--trust", is_flag=True, help="Import the code that the config of a run names.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, shell_complete=_complete_cluster)
+def time(words: tuple[str, ...], as_json: bool, config_dir: str | None, trust: bool) -> None:
+    """The seconds that finished runs take on another cluster, without training: RUN... cluster=NAME.
+
+    \b
+    coopsgd time outputs/2030-01-31/12-00-00 cluster=wan_100m
+    coopsgd time multirun/2030-01-31/12-00-00 cluster=ethernet_1g cluster.step_s=0.2
+
+    Names are run folders, or a sweep's. Each run gets sim/NAME.jsonl, its log points on that clock, and the same curves for
+    TensorBoard, whose relative time there is that of the cluster.
+    """
+    from coopsgd.commands import timing
+    from coopsgd.run.console import tell
+
+    tell(timing.facts(words, config_dir, trust), as_json, timing.show)
+
+
+@cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
+@version_option
 @click.option(
     "--probe", type=Place(exists=True, dir_okay=False), help="probe.json: constants, and the cluster if none is named."
 )
@@ -285,7 +315,7 @@ def completion(shell: str) -> None:
     click.echo(script(cli, shell))
 
 
-KEEPING = ("train", "resume", "probe", "design")  # verbs whose results are in files, whatever became of the console
+KEEPING = ("train", "resume", "probe", "design", "time")  # verbs whose results are in files, whatever became of the console
 _verb: str | None = None  # the one that was called
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,19 +10,19 @@ from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
 
-from coopsgd.errors import ConfigError, DamagedFile
+from coopsgd.commands.runs import expanded
+from coopsgd.errors import ConfigError
 from coopsgd.host import files
 from coopsgd.predict import cost
 from coopsgd.predict.constants import constants
 from coopsgd.predict.setting import Setting
 from coopsgd.registry import TRUST
 from coopsgd.run.progress import Progress
-from coopsgd.run.reader import Run, summary_of
+from coopsgd.run.reader import Run
 from coopsgd.run.schema import by_step
 from coopsgd.setup.identity import identity
 
 THEORY = {"consensus": "predicted", "gradient": "bound"}  # what is measured -> what it is held against
-SWEEP = "multirun.yaml"  # what Hydra writes beside the runs of a sweep
 
 
 def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: bool = False) -> dict[str, Any]:
@@ -33,11 +30,7 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
     figure: the picture's file, of the means and of runs by themselves, null when there was nothing to draw; notes. Of copies,
     runs of one identity and one seed, the longest counts.
     """
-    if not all(folder.strip() for folder in folders):
-        raise ConfigError("--over: an empty word stands among the run folders; leave it out, or write . for this folder")
-    if not folders:
-        raise ConfigError("--over: names no run; give run folders, as in coopsgd analyze --over outputs/DATE/TIME")
-    runs, notes = expanded(folders)
+    runs, notes = expanded(folders, "--over", "coopsgd analyze --over outputs/DATE/TIME")
     alike: dict[str, list[dict[str, Any]]] = {}
     progress = Progress("reading runs", len(runs))
     for number, folder in enumerate(runs):
@@ -67,58 +60,6 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
     first = folders[0] if Path(folders[0]).is_dir() else runs[0]
     picture = _draw(curves, Path(figure) if figure else Path(first) / "theory.png", named=figure is not None)
     return found | {"figure": picture, "notes": notes}
-
-
-def expanded(folders: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Run folders, those below a sweep's instead of it, and notes on what is left out there: runs that have not ended.
-
-    A shell that expands SWEEP/* names multirun.yaml too, which is no run.
-    """
-    named = list(dict.fromkeys(str(Path(folder)) for folder in folders))
-    sweeps = {Path(name).parent for name in named if Path(name).name == SWEEP and Path(name).is_file()}
-    found: dict[str, str | None] = {}  # run folder -> why it is left out
-    for name in named:
-        path = Path(name)
-        if path.parent in sweeps and not path.is_dir():
-            continue  # multirun.yaml itself, or a picture of an earlier look
-        below = [] if not path.is_dir() or (path / "config.yaml").is_file() else _below(path)
-        if below or (path.parent in sweeps and path.is_dir()):
-            found |= {str(run): _unfinished(run) for run in below or [path]}
-        else:
-            found.setdefault(name, None)
-    left = {name: why for name, why in found.items() if why is not None}
-    runs = [name for name in found if name not in left]
-    if not runs:
-        raise ConfigError(f"--over: {', '.join(folders)} holds no run that has ended; name a run folder or a sweep's")
-    return runs, [f"left out: {name} ({why})" for name, why in left.items()]
-
-
-def _below(folder: Path) -> list[Path]:
-    """Run folders below one that is none, by name; what is in a run folder is its own."""
-    found = []
-    for at, below, names in os.walk(folder):
-        if "config.yaml" in names:
-            found.append(Path(at))
-            below.clear()
-        else:
-            below[:] = sorted((name for name in below if not name.startswith(".")), key=_by_number)
-    return found
-
-
-def _by_number(name: str) -> list[tuple[float, str]]:
-    """tau=4 before tau=16."""
-    return [(float(part), "") if part.isdecimal() else (math.inf, part) for part in re.split(r"(\d+)", name)]
-
-
-def _unfinished(folder: Path) -> str | None:
-    """Why a run of a sweep has nothing to compare; None when it has."""
-    try:
-        summary = summary_of(folder)
-    except (OSError, ConfigError, DamagedFile) as error:
-        return str(error)
-    if summary is None:
-        return "it has no summary: it is under way or was killed" if (folder / "config.yaml").is_file() else "it holds no run"
-    return None if summary.get("status") in ("completed", "diverged") else str(summary.get("status"))
 
 
 def _by_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -30,7 +30,17 @@ def clock_of(parts: Parts) -> Clock | None:
 
 
 def rehearse(parts: Parts, steps: int) -> np.ndarray:
-    """(steps,) sim_s after each of steps 1 to `steps`, as a run of this config would log it.
+    """(steps,) sim_s after each of steps 1 to `steps`, as a run of this config would log it. ValueError as for `on_stage`."""
+    loop = on_stage(parts)
+    times = np.empty(steps)
+    for k in range(steps):
+        loop.advance()
+        times[k] = loop.state.clock.now
+    return times
+
+
+def on_stage(parts: Parts) -> Loop:
+    """The loop of a run, on its clock and without its training.
 
     ValueError when the config names no cluster, or a period that asks for the loss, which only training knows.
     """
@@ -39,12 +49,7 @@ def rehearse(parts: Parts, steps: int) -> np.ndarray:
         raise ValueError("cluster: is missing, so there is no clock to rehearse with; name one, as in cluster=ethernet_1g")
     if parts.period.WATCHES:
         raise ValueError(f"period={config.period['name']}: goes by the loss, so only the run tells how long it takes")
-    loop = stage(parts, clock_of(parts))
-    times = np.empty(steps)
-    for k in range(steps):
-        loop.advance()
-        times[k] = loop.state.clock.now
-    return times
+    return stage(parts, clock_of(parts))
 
 
 def following(forecast: Any) -> Observer:

@@ -10,9 +10,9 @@ import re
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -113,6 +113,21 @@ class Growing:
             self._file = None
 
 
+def _scalars(line: Mapping[str, Any], when: float) -> Event:
+    """A log point, as of this moment."""
+    tags = ((schema.tag(name), value) for name, value in line.items())
+    values = [Summary.Value(tag=tag, simple_value=value) for tag, value in tags if tag and value is not None]
+    return Event(wall_time=when, step=line["step"], summary=Summary(value=values))
+
+
+def curves(file: BinaryIO, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Fill a file of TensorBoard's with log points, each `sim_s` after now."""
+    began, events = time.time(), RecordWriter(file)
+    events.write(Event(wall_time=began, file_version="brain.Event:2").SerializeToString())
+    for line in lines:
+        events.write(_scalars(finite(dict(line)), began + line["sim_s"]).SerializeToString())
+
+
 class Files:
     """Both files of one run folder. note: where to tell what cannot be written.
 
@@ -151,11 +166,8 @@ class Files:
         if not self._laid_out and any(key.startswith("theory/") for key in line):
             self._lay_out()
         self._lines.write(json.dumps(line).encode() + b"\n")
-        tags = ((schema.tag(name), value) for name, value in line.items())
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in tags if tag and value is not None]
         # TensorBoard's relative time then is the training time, measuring left out
-        when = self._began + line["train_s"]
-        self._add(Event(wall_time=when, step=line["step"], summary=Summary(value=values)))
+        self._add(_scalars(line, self._began + line["train_s"]))
 
     def _lay_out(self) -> None:
         """Tell TensorBoard which curves belong in one chart."""

@@ -88,6 +88,15 @@ class Run:
         """The lines of metrics.jsonl, one dict a log point; one that a crash left torn is left out."""
         return log_points(self.folder / "metrics.jsonl")
 
+    def simulated(self, cluster: str) -> list[dict[str, Any]]:
+        """Its log points on the clock of another cluster, {step, sim_s}, as `coopsgd time` left them in sim/CLUSTER.jsonl.
+
+        LookupError when it did not.
+        """
+        from coopsgd.run import simulated
+
+        return simulated.read(self.folder, cluster)
+
     def rows(self) -> Tensor:
         """(m + v, d) final models, workers first. LookupError when the run did not keep them."""
         return self._saved("rows")

@@ -93,7 +93,7 @@ def _noted(look: bool, notes: list[str], kind: type[ValueError] = ValueError) ->
 def _resolved(
     node: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str], beside: Path | None, look: bool
 ) -> Checked:
-    config = _read(node, choices)
+    config = read(node, choices)
     if beside is not None:
         config = beside_it(config, beside)
     checks.scalars(config)
@@ -143,7 +143,7 @@ def _resolved(
     return Checked(parts, (*refused, *notes), refused=bool(refused))
 
 
-def _read(node: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
+def read(node: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     """The config that the words make, its interpolations resolved. ConfigError for a key that there is not."""
     for name in node:
         if name not in (*KEYS, "hydra"):

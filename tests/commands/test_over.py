@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from coopsgd.commands import overlay
+from coopsgd.commands.runs import below
 from coopsgd.errors import ConfigError
 
 SMALL = ("data=digits", "model=logistic", "workers=2", "processes=1", "steps=12", "eval_every=6", "log_every=6", "save=none")
@@ -41,5 +42,5 @@ def test_numbers_in_names_count_as_numbers(tmp_path):
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").touch()
-    found = [Path(run).name for run in overlay._below(tmp_path)]
+    found = [Path(run).name for run in below(tmp_path)]
     assert found == ["9", "10", "algo=a,tau=1", "algo=a,tau=4", "algo=a,tau=16", "b"]

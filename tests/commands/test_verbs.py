@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from coopsgd.cli import cli as commands
 from coopsgd.commands import compose, overlay
+from coopsgd.commands.runs import expanded
 from coopsgd.errors import ConfigError
 from coopsgd.setup import schema
 
@@ -127,26 +128,26 @@ def names(found: list[str]) -> list[str]:
 
 def test_a_sweeps_folder_is_its_runs(sweep):
     for named in (sweep, sweep.parent, sweep.parents[2]):
-        runs, notes = overlay.expanded([str(named)])
+        runs, notes = expanded([str(named)], "--over", "")
         assert names(runs) == ["tau=1", "tau=2"]
         assert len(notes) == 2 and "tau=4 (it has no summary" in notes[0] and "tau=8 (failed)" in notes[1]
 
 
 def test_what_a_shell_makes_of_a_star(sweep):
-    runs, notes = overlay.expanded([str(path) for path in sorted(sweep.iterdir())])
+    runs, notes = expanded([str(path) for path in sorted(sweep.iterdir())], "--over", "")
     assert names(runs) == ["tau=1", "tau=2"]
     assert len(notes) == 3 and any("tau=16 (it holds no run)" in note for note in notes)
 
 
 def test_runs_named_by_themselves_are_taken_as_they_are(sweep):
-    assert names(overlay.expanded([str(sweep / "tau=4"), str(sweep / "tau=1")])[0]) == ["tau=4", "tau=1"]
-    assert names(overlay.expanded([str(sweep / "tau=1"), str(sweep)])[0]) == ["tau=1", "tau=2"], "each once"
+    assert names(expanded([str(sweep / "tau=4"), str(sweep / "tau=1")], "--over", "")[0]) == ["tau=4", "tau=1"]
+    assert names(expanded([str(sweep / "tau=1"), str(sweep)], "--over", "")[0]) == ["tau=1", "tau=2"], "each once"
 
 
 def test_a_folder_without_runs(sweep, tmp_path):
     shutil.copytree(sweep / "tau=8", tmp_path / "s" / "tau=8")
     with pytest.raises(ConfigError, match="no run that has ended"):
-        overlay.expanded([str(tmp_path / "s")])
+        expanded([str(tmp_path / "s")], "--over", "")
     with pytest.raises(ConfigError, match="holds no run to read"):
         overlay.facts([str(sweep / "tau=16")], None, None)
 
