@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from coopsgd.host import collector, signals, stdio
 # Small matrices gain nothing from threads, and a process that has none forks safely. Workers set their own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+Tell = Callable[[str], None]
 WORDS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -127,11 +129,12 @@ def cli(ctx: click.Context) -> None:
 
 @cli.command(context_settings=WORDS, add_help_option=False)
 @words_argument
-def train(words: tuple[str, ...]) -> None:
+@click.pass_obj
+def train(caller: Tell | None, words: tuple[str, ...]) -> None:
     """Run an algorithm, or sweep with -m. Words are Hydra overrides; `coopsgd train --help` lists them."""
     from coopsgd.commands.train import command
 
-    sys.exit(command.train(words))
+    sys.exit(command.train(words, caller))
 
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
@@ -176,14 +179,19 @@ def verify(folder: str, steps: int | None, trust: bool) -> None:
 @as_json_option
 @config_dir_option
 @words_argument
-def show(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
+@click.pass_obj
+def show(caller: Tell | None, words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
     """What an algorithm is: W, its spectrum, its schedule, its cost. Starts no worker."""
     from coopsgd.commands import compose
     from coopsgd.commands import show as report
+    from coopsgd.host.files import json_text
     from coopsgd.run.console import tell
 
     checked = compose.compose_config(words, config_dir, look=True)
-    tell(report.facts(checked.parts, checked.notes), as_json, report.show)
+    found = report.facts(checked.parts, checked.notes)
+    tell(found, as_json, report.show)
+    if caller is not None:
+        caller(json_text(found))
 
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
@@ -319,8 +327,11 @@ KEEPING = ("train", "resume", "probe", "design", "time")  # verbs whose results 
 _verb: str | None = None  # the one that was called
 
 
-def main() -> None:
-    """The entry point: a user's mistake is one line and exit code 2, what failed is 1, a signal 128 + its number."""
+def main(tell: Tell | None = None) -> None:
+    """The entry point: a user's mistake is one line and exit code 2, what failed is 1, a signal 128 + its number.
+
+    tell: of a program that calls, what is given the folder of its one run, or what `show` found, as JSON.
+    """
     collector.rest()
     stdio.guard()
     signals.raising()
@@ -328,7 +339,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     code = 1
     try:
-        code = _code()
+        code = _code(tell)
         if code == 0 and _verb not in KEEPING and (lost := stdio.unwritten()):
             click.echo(f"coopsgd: standard output cannot be written ({lost.strerror})", err=True)
             code = 1
@@ -338,14 +349,14 @@ def main() -> None:
     sys.exit(code)
 
 
-def _code() -> int:
+def _code(tell: Tell | None) -> int:
     """Run the command line; its exit code, once the user knows why it is not 0."""
     try:
         if os.environ.get("_COOPSGD_COMPLETE"):
             from coopsgd import completion as shells
 
             shells.register()
-        cli.main(prog_name="coopsgd", standalone_mode=False)
+        cli.main(prog_name="coopsgd", standalone_mode=False, obj=tell)
         if signals.asked is not None:
             raise Interrupted(signals.asked)
         return 0

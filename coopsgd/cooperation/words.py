@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from coopsgd.cooperation.clock import RunningProcesses
 from coopsgd.cooperation.task import UsersSchedule, UsersTask
 from coopsgd.errors import ConfigError
-from coopsgd.setup import compose, yamls
+from coopsgd.setup import compose, spoken
 from coopsgd.setup.build import algo_classes, filled_by_run
-from coopsgd.setup.formats import FORMAT
 from coopsgd.setup.messages import MISTAKES, one_line
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.resolve import given, resolve
-from coopsgd.setup.schema import GROUPS, KEYS
-from coopsgd.setup.words import mended, quoted
+from coopsgd.setup.schema import KEYS
+from coopsgd.setup.words import mended
 
 READ = ("algo", "period", "topology", "tau", "order", "delay", "buffers", "norm_stats", "seed", "workers", "timeout")
 RUNS = tuple(name for name in READ if name != "workers")
@@ -36,7 +32,7 @@ def parts_of(
     words: each `key=value`, a whole `coopsgd train ...` line, a mapping, or the path of a yaml. ConfigError when they cannot
     work.
     """
-    flat = [word for one in words for word in _flat(one)]
+    flat = spoken.words_of(words, RUNS)
     try:
         flat, notes = mended(flat, "Cooperation")
         used, ignored = _sorted(flat)
@@ -82,55 +78,6 @@ def _refuse(parts: Parts, statistics: int) -> None:
         raise ConfigError(
             f"buffers=average: {weight}, which can make a mean square of an optimiser negative; use buffers=keep or reset"
         )
-
-
-def _flat(one: Any) -> Iterator[str]:
-    """The words that one argument stands for."""
-    if isinstance(one, Mapping):
-        yield from _of_mapping(one)
-    elif isinstance(one, os.PathLike) or (isinstance(one, str) and re.search(r"\.ya?ml$", one) and "=" not in one):
-        yield from _of_mapping(yamls.keys(Path(one)))
-    elif isinstance(one, str):
-        yield from _of_line(one)
-    else:
-        raise ConfigError(f"words: each is a word as in 'tau=4', a dict or the path of a yaml, got {type(one).__name__}")
-
-
-def _of_line(line: str) -> Sequence[str]:
-    """One word, several, or a whole `coopsgd train ...` line."""
-    try:
-        parts = shlex.split(line)
-    except ValueError:
-        return [line]
-    if parts[:2] == ["coopsgd", "train"]:
-        return parts[2:]
-    return parts if len(parts) > 1 and all(re.match(r"[~+]*\w[\w.@/]*(=|$)", part) for part in parts) else [line]
-
-
-def _of_mapping(found: Mapping[Any, Any]) -> Iterator[str]:
-    if (version := found.get("format", FORMAT)) != FORMAT:
-        raise ConfigError(f"format: {version} is that of another version's run; this one writes {FORMAT}")
-    for name, value in found.items():
-        if value is None or ("format" in found and name not in RUNS):  # a run's own config.yaml says everything
-            continue
-        if str(name) in GROUPS and isinstance(value, Mapping):
-            if "name" in value:
-                yield f"{name}={_text(value['name'])}"
-            yield from (f"++{name}.{key}={_text(inner)}" for key, inner in value.items() if key != "name")
-        else:
-            yield f"{name}={_text(value)}"
-
-
-def _text(value: Any) -> str:
-    """A value as a word has it."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_text(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_text, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = str(value)
-    return quoted(text) if isinstance(value, str) and not re.fullmatch(r"[\w./:-]+", text) else text
 
 
 def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:

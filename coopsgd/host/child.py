@@ -59,10 +59,13 @@ def answer_of(work: Callable[[], Any]) -> Any:
     raise (ValueError if answer["ours"] else ChildFailed)(answer["error"])
 
 
-def die_with(parent: int) -> None:
-    """End when the process `parent`, which forked this one, does: even by kill -9 (Linux; elsewhere its signals must do)."""
+def die_with(parent: int, number: int = signal.SIGKILL) -> None:
+    """End when the process `parent`, which started this one, does: even by kill -9 (Linux; elsewhere its signals must do).
+
+    number: the signal that this process gets then.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
 

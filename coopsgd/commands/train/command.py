@@ -6,7 +6,7 @@ import contextlib
 import io
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,13 @@ MANY = 10  # jobs of a sweep whose configs take a while to read
 ASIDE = ("--help", "--hydra-help", "--cfg", "--info", "--shell-completion")  # flags that look at a config and run nothing
 
 
-def train(words: Sequence[str]) -> int:
-    """`coopsgd train WORDS`: Hydra's grammar and flags. Returns the exit code."""
+def train(words: Sequence[str], tell: Callable[[str], None] | None = None) -> int:
+    """`coopsgd train WORDS`: Hydra's grammar and flags. Returns the exit code.
+
+    tell: given the run's folder when it is over, by a program that calls for one run: a sweep is refused then.
+    """
     try:
-        return _train(words)
+        return _train(words, tell)
     except ConfigError as error:
         if full_errors():
             raise
@@ -61,7 +64,7 @@ def train(words: Sequence[str]) -> int:
         return 2
 
 
-def _train(words: Sequence[str]) -> int:
+def _train(words: Sequence[str], tell: Callable[[str], None] | None) -> int:
     line = sort(words)
     if "--version" in line.flags:
         print(f"coopsgd, version {__version__}")
@@ -69,7 +72,7 @@ def _train(words: Sequence[str]) -> int:
     if set(line.flags) <= {"--multirun"} and not any(word.startswith("launch=") for word in line.words):
         checks.only_copy()  # before a sweep says it of every job
     refuse_nowhere(words)
-    session = Session(words)
+    session = Session(words, tell)
     session.words, notes = [], list[str]()
     words = line.words
     if not {"--help", "--hydra-help"} & set(line.flags):  # help is for those whose words are not right yet
@@ -221,6 +224,8 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
         session.sweeping, cfg = False, None if "--multirun" in flags else _as_one_run(engine, name, words)
         if cfg is None:
             mode = RunMode.MULTIRUN if "--multirun" in flags else engine.get_mode(name, words) or RunMode.RUN
+            if mode == RunMode.MULTIRUN and session.tell is not None:
+                raise ConfigError("words: are those of a sweep; call train in a loop, or `coopsgd train -m` on a command line")
             session.sweeping = mode == RunMode.MULTIRUN
             try:
                 words.append(f"hydra.mode={mode.name}")

@@ -9,7 +9,7 @@ import shlex
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ from coopsgd.setup.resolve import Checked, given
 class Session:
     """One `coopsgd train`: a run, or the runs of a sweep."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], tell: Callable[[str], None] | None = None) -> None:
+        self.tell = tell  # of a program that called for one run: given its folder
         self.words, self.again = list(words), Again()  # overrides, as Hydra reads them; what becomes of runs that are there
         self.command = "coopsgd train " + shlex.join(words)  # as they were typed
         self.sweeping, self.started = False, False
@@ -209,7 +210,10 @@ class Session:
             checks.only_copy()
         named = given(task_words(hydra_config))
         if self.jobs is None:
-            return self._train(checked, job, named)
+            found = self._train(checked, job, named)
+            if self.tell is not None and settings.launch:
+                self.tell(job.folder)
+            return found
         # one that is asked to run elsewhere, or to keep something else, is wanted for that
         key = identity(checked.parts) + json.dumps(placement(settings), sort_keys=True)
         with self.jobs.alone(key) as once:
