@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coopsgd.models.base import statistics_of
 from coopsgd.tasks.base import Place
-from coopsgd.tasks.engines.base import cross_entropy
+from coopsgd.tasks.engines.losses import Loss, cross_entropy
 
 ALIGNMENT = 16  # bytes
 SMALL = 1 << 16  # numbers of a tensor that is looked at
@@ -219,11 +219,13 @@ def recalibrated(bound: Bound, model: Tensor, statistics: Tensor, batches: Itera
     return bound.look()
 
 
-def hessian_product(bound: Bound, model: Tensor, direction: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-    """(1, d) H @ direction; H: the Hessian at `model` (1, d) of the mean cross entropy. The gradient, differentiated again."""
+def hessian_product(
+    bound: Bound, model: Tensor, direction: Tensor, inputs: Tensor, targets: Tensor, of: Loss = cross_entropy
+) -> Tensor:
+    """(1, d) H @ direction; H: the Hessian at `model` (1, d) of a loss. The gradient, differentiated again."""
     model = model.detach().clone().requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-        loss = cross_entropy(bound.functional(model, inputs), targets)
+        loss = of(bound.functional(model, inputs), targets)
         (gradient,) = torch.autograd.grad(loss, model, create_graph=True)
         return torch.autograd.grad(gradient, model, direction)[0]
 

@@ -146,6 +146,12 @@ class Supervised(Task):
     def statistics(self, config: Config) -> int:
         return self.model.statistics(self.data.SHAPE, self.data.CLASSES)
 
+    def made_loss(self) -> Any:
+        """What is minimised, and logged as the loss: a function of (outputs, targets)."""
+        from coopsgd.tasks.engines.losses import cross_entropy
+
+        return cross_entropy
+
     def module(self, config: Config, answer: Tensor, statistics: Tensor | None = None) -> Module:
         from coopsgd.tasks.networks import bound
 
@@ -171,7 +177,7 @@ class SupervisedProblem(Problem):
 
         self._dtype, self._device = getattr(torch, config.dtype), device
         self._bound = bound(task, config.seed, self._dtype, device)
-        self._start = self._bound.flat()
+        self._start, self._loss = self._bound.flat(), task.made_loss()
         self._rows, self._seed = rows, config.seed
         self._tests = self._load(task, config)
         partition, labels, shares = task.partition, task.labels(config), task.shares(config)
@@ -185,9 +191,9 @@ class SupervisedProblem(Problem):
         if choice.name == "vmap" and torch.device(device).type == "cuda":
             own = np.zeros(len(rows), dtype=np.int64)
             most = int(self._batches.sizes.argmax())
-            choice = fitted(choice, self._bound, *self._fetch(self._batches.at(own), own, most, most + 1))
+            choice = fitted(choice, self._bound, *self._fetch(self._batches.at(own), own, most, most + 1), self._loss)
         threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
-        self._crew = RowPool(choice, self._bound, len(rows), threads, config.amp, self._batches.sizes)
+        self._crew = RowPool(choice, self._bound, len(rows), threads, config.amp, self._batches.sizes, self._loss)
         looked_at = eval_samples(config.eval_samples, self._tests, config.workers)
         self._looked_at = torch.from_numpy(stream(config.seed, "eval").permutation(self._tests)[:looked_at]).to(device)
         self.facts = {"engine": choice.name, "eval_samples": looked_at}
@@ -276,7 +282,7 @@ class SupervisedProblem(Problem):
     def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:
         import torch
 
-        from coopsgd.tasks.engines.base import cross_entropy
+        from coopsgd.tasks.engines.losses import total
 
         module, n = self._bound.elsewhere(answer, statistics).eval(), 0
         loss, right = (torch.zeros((), dtype=kind, device=self._device) for kind in (torch.float64, torch.int64))
@@ -284,7 +290,7 @@ class SupervisedProblem(Problem):
             for which in torch.arange(self._tests, device=self._device).split(self.PART):
                 x, y = self._test(which)
                 logits = module(x)
-                loss += cross_entropy(logits, y, reduction="sum")
+                loss += total(self._loss, logits, y)
                 right += (logits.argmax(-1) == y).sum()
                 n += y.numel()
         module.train()
@@ -364,7 +370,7 @@ class SupervisedProblem(Problem):
 
         chosen = self._batches.at(np.full(len(self._rows), own))
         inputs, targets = self._fetch(chosen, np.full(len(self._rows), own), i, i + 1)
-        return hessian_product(self._bound, model, direction, inputs[0], targets[0])
+        return hessian_product(self._bound, model, direction, inputs[0], targets[0], self._loss)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         import torch

@@ -1,6 +1,6 @@
 """What an engine is: a way to take the losses and gradients of neighbouring rows, each row a whole model.
 
-Inputs carry the row in front, (c, batch, ...) for c rows, targets (c, batch, ...); the loss is the mean cross entropy.
+Inputs carry the row in front, (c, batch, ...) for c rows, targets (c, batch, ...); `loss` is a mean over them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from coopsgd.tasks.engines.losses import Loss, cross_entropy
+
 
 class Engine(ABC):
     """Rows [a, b) of the bound (w, d) tensors at a time. One engine serves one thread."""
 
     name: ClassVar[str]
     intra: ClassVar[bool] = True  # do torch's own threads help it?
+    loss: Loss = staticmethod(cross_entropy)  # of one row's outputs and targets
 
     def bind(
         self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
@@ -36,11 +39,6 @@ class Engine(ABC):
     @abstractmethod
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:
         """(c, n, ..., classes) of the models x (c, d) with their statistics, each on the same n inputs; for looking only."""
-
-
-def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Of (..., classes) logits and (...) labels, in nats."""
-    return nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction=reduction)
 
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

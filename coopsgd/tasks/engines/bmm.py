@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from coopsgd.tasks.engines import losses as known
 from coopsgd.tasks.engines.base import Engine, Layout, flattened, strangers
 
 # layer -> (forward, backward): the gradient before the layer from the one after it, the layer's input and its output
@@ -102,7 +103,7 @@ class Bmm(Engine):
     def _pass(self, parameters: list[Tensor], inputs: Tensor, targets: Tensor, into: list[Tensor] | None, lr: float) -> Tensor:
         """Forward and backward; gradients into `into`, or, where that is None, subtracted from the parameters lr times."""
         made = self._forward(parameters, inputs.flatten(2))
-        losses, g = cross_entropy(made[-1], targets)
+        losses, g = self._ends(made[-1], targets)
         at, first = len(parameters), next(i for i, layer in enumerate(self._layers) if isinstance(layer, nn.Linear))
         for i in range(len(self._layers) - 1, first - 1, -1):
             layer, before, after = self._layers[i], made[i], made[i + 1]
@@ -121,6 +122,16 @@ class Bmm(Engine):
                     torch.sum(g, 1, out=into[at + 1])
             g = below
         return losses
+
+    def _ends(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of each row, (c,), and its gradient at the outputs (c, batch, classes)."""
+        if self.loss is known.cross_entropy:
+            return cross_entropy(outputs, targets)
+        with torch.enable_grad():
+            at = outputs.detach().requires_grad_()
+            losses = torch.stack([self.loss(*one) for one in zip(at, targets, strict=True)])
+            (g,) = torch.autograd.grad(losses.sum(), at)
+        return losses.detach(), g
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coopsgd.tasks.engines.bmm import Bmm
+from coopsgd.tasks.engines.losses import Loss, cross_entropy
 from coopsgd.tasks.engines.vmap import Vmap
 
 if TYPE_CHECKING:
@@ -81,13 +82,14 @@ def choose(wanted: str, bound: Bound, amp: str | None = None, device: str = "cpu
     return Choice(wanted, chunk[wanted])
 
 
-def fitted(choice: Choice, bound: Bound, inputs: Tensor, targets: Tensor) -> Choice:
+def fitted(choice: Choice, bound: Bound, inputs: Tensor, targets: Tensor, loss: Loss = cross_entropy) -> Choice:
     """vmap on a GPU, after a try on one row and its first batch, (1, batch, ...): as many rows at a time as its memory allows.
 
     Where torch cannot run this module so: the loop.
     """
     row, memory = bound.flat(), torch.cuda
     engine = Vmap(bound.module)
+    engine.loss = loss
     engine.bind(row, torch.empty_like(row))
     try:
         for _ in range(2):  # the first time libraries take memory that they keep

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from coopsgd.tasks.engines.base import Engine, cross_entropy
+from coopsgd.tasks.engines.base import Engine
 from coopsgd.tasks.gradients import Bound, autocast
 
 
@@ -56,7 +56,7 @@ class Loop(Engine):
         if seed:
             torch.manual_seed(seed[0])
         with autocast(self._amp, inputs.device):
-            loss = cross_entropy(self._bound.row(i)(inputs), targets)
+            loss = self.loss(self._bound.row(i)(inputs), targets)
         loss.backward()
         return loss.detach()
 

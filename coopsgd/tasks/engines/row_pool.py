@@ -14,6 +14,7 @@ import torch
 from coopsgd.tasks.engines.base import Engine
 from coopsgd.tasks.engines.choice import ENGINES, Choice
 from coopsgd.tasks.engines.loop import Loop
+from coopsgd.tasks.engines.losses import Loss, cross_entropy
 from coopsgd.tasks.gradients import Bound
 
 if TYPE_CHECKING:
@@ -32,7 +33,14 @@ class RowPool:
     """
 
     def __init__(
-        self, choice: Choice, bound: Bound, rows: int, threads: int, amp: str | None = None, batches: np.ndarray | None = None
+        self,
+        choice: Choice,
+        bound: Bound,
+        rows: int,
+        threads: int,
+        amp: str | None = None,
+        batches: np.ndarray | None = None,
+        loss: Loss = cross_entropy,
     ) -> None:
         pinned = bound.random or bound.stateful
         # dropout draws from torch's one generator, buffers belong to the one module: those rows keep to one thread
@@ -40,6 +48,8 @@ class RowPool:
         self._rows, self._batches = rows, np.ones(rows) if batches is None else batches
         self._chunk = max(1, min(choice.chunk, -(-rows // count)))
         self._engines = [_engine(choice.name, bound, amp, first=i == 0) for i in range(count)]
+        for engine in self._engines:
+            engine.loss = loss
         inner = max(1, threads // count) if self._engines[0].intra else 1
         self._pool = None
         if count > 1 or inner != threads:

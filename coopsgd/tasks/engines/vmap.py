@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from coopsgd.tasks.engines.base import Engine, Layout, cross_entropy
+from coopsgd.tasks.engines.base import Engine, Layout
 
 AT_ONCE = 8  # models that look at test samples, which are more than a batch
 
@@ -61,4 +61,4 @@ class Vmap(Engine):
         return torch.func.functional_call(self._module, parameters, (inputs,))
 
     def _loss(self, parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(self._forward(parameters, inputs), targets)
+        return self.loss(self._forward(parameters, inputs), targets)
