@@ -12,6 +12,7 @@ from playing import CNN, MLP, play, settle
 from test_oracle import preset, problem
 
 from coopsgd.errors import ConfigError
+from coopsgd.loop.consensus import Distances
 from coopsgd.run.reader import Run
 from coopsgd.run.schema import AUXILIARY, METRICS
 from coopsgd.setup.parts import Parts
@@ -154,3 +155,8 @@ def test_who_has_none_cannot_go_by_it(words):
     with pytest.raises(ConfigError, match=r"algo=pasgd has no auxiliary model and so no eval/aux_loss; use eval/loss"):
         settle((*MLP, "algo=pasgd", *words))
     settle((*MLP, "algo=easgd", *words))
+
+
+def test_a_checkpoint_of_a_version_that_knew_the_workers_distance_alone_is_read():
+    for saved, wanted in ((None, (None, None)), (0.5, (0.5, None)), ((0.5, 2.0), (0.5, 2.0)), ([0.5, None], (0.5, None))):
+        assert Distances.of(saved) == wanted

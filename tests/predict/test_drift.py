@@ -1,6 +1,6 @@
 """The bound of f_i that differ: each lemma of docs/drift.md, and the theorem, against exact expectations on noisy quadratics.
 
-Models of a quadratic under noise have a mean and a covariance that follow by a recursion, so nothing here is sampled.
+The second moment of the models of a quadratic follows a recursion, under noise and matrices at random too: nothing is sampled.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ WS = {  # name: W, v
     "two anchors": (lazy(6, 0.6), 2),
     "nearly alone": (lazy(4, 0.99), 0),
     "zeta of a half": (lazy(5, 0.5), 0),
+    "a pair at random": ([matrices.pairs(6, [(i, (i + 1) % 6)]) for i in range(6)], 0),
+    "workers or an anchor at random": ([np.pad(matrices.average(4), (0, 1)) + np.diag([0, 0, 0, 0, 1]), easgd(4, 0.2)], 1),
 }
 TAUS = (1, 2, 7)
 DIFFER = ("centres", "curvature too", "slowest mode")
@@ -74,47 +76,47 @@ class Expected:
     pushed: np.ndarray  # ||(I - J) H||^2, H the (n, d) gradients at the models, 0 on auxiliary rows
 
 
-def followed(W, m, a, c, x0, sigma2, eta, tau, K):
-    """By mean (d, n) and covariance (d, n, n) of the models of each coordinate. a, c (m, d), sigma2 of all coordinates."""
-    n, d = len(W), a.shape[1]
-    P = np.eye(n)[:, :m]
-    mu, S = np.repeat(x0[:, None], n, 1), np.zeros((d, n, n))
-    A = np.zeros((d, n, n))  # gradients are A x - b
-    A[:, range(m), range(m)] = a.T
-    b = np.hstack([(a * c).T, np.zeros((d, n - m))])
-    J, mean_a, mean_b = np.full((n, n), 1 / n), a.mean(0), (a * c).mean(0)
-    ones = np.full((d, 1, n), 1 / n)
+def followed(Ws, m, a, c, x0, sigma2, eta, tau, K):
+    """By the second moment (d, n + 1, n + 1) of the models of each coordinate and a 1 below them.
 
-    def second(M, t):
-        """E ||M x - t||^2, M (d, r, n), t (d, r)."""
-        return float(((np.einsum("drn,dn->dr", M, mu) - t) ** 2).sum() + np.einsum("drn,dno,dro->", M, S, M))
+    Ws: the matrices of which each communication is one at random, all alike. a, c (m, d), sigma2 of all coordinates.
+    """
+    n, d = len(Ws[0]), a.shape[1]
+    start = np.hstack([np.repeat(x0[:, None], n, 1), np.ones((d, 1))])
+    S = start[:, :, None] * start[:, None, :]
+    G = np.zeros((d, n, n + 1))  # the gradients, of the models and the 1
+    G[:, range(m), range(m)], G[:, :m, n] = a.T, -(a * c).T
+    u = np.r_[np.full(n, 1 / n), 0]
+    one, models = np.eye(n + 1)[n], np.eye(n + 1)[:n]
+    at_u = a.T[:, :, None] * u - (a * c).T[:, :, None] * one  # the workers' gradients there
+    own, away = G[:, :m], np.eye(n) - 1 / n
+    looks = {
+        "grad2": at_u.mean(1, keepdims=True),
+        "mean2": own.mean(1, keepdims=True),
+        "apart": np.broadcast_to((u - models[:m]) / math.sqrt(m), (d, m, n + 1)),
+        "kappa2": (at_u - at_u.mean(1, keepdims=True)) / math.sqrt(m),
+        "off": own - own.mean(1, keepdims=True),
+        "pushed": away @ G,
+    }
+    losses = np.sqrt(a.T[:, :, None] / (2 * m)) * (u - c.T[:, :, None] * one)  # F is their sum of squares
+    noise = np.diag(np.r_[np.full(m, eta**2 * sigma2 / d), np.zeros(n + 1 - m)])
+    step = np.eye(n + 1) - np.concatenate([eta * G, np.zeros((d, 1, n + 1))], 1)
+    mixings = [np.block([[W, np.zeros((n, 1))], [np.zeros((1, n)), np.ones((1, 1))]]) for W in Ws]
 
-    def F():
-        return float(
-            np.mean(
-                [second(np.sqrt(a[i] / 2)[:, None, None] * ones, np.sqrt(a[i] / 2)[:, None] * c[i][:, None]) for i in range(m)]
-            )
-        )
+    def second(M):
+        """E ||M (x, 1)||^2, summed over coordinates."""
+        return float(((M @ S) * M).sum())
 
-    own = np.einsum("nm,dnk->dmk", P, A)  # the workers' gradients
-    found = {name: [] for name in ("grad2", "mean2", "apart", "kappa2", "off", "pushed")}
-    Fs = [F()]
+    found = {name: [] for name in looks}
+    Fs = [second(losses)]
     for k in range(K):
-        found["grad2"].append(second(mean_a[:, None, None] * ones, mean_b[:, None]))
-        found["mean2"].append(second(own.mean(1, keepdims=True), b[:, :m].mean(1, keepdims=True)))
-        found["apart"].append(second(np.broadcast_to((J - np.eye(n))[:m], (d, m, n)), np.zeros((d, m))) / m)
-        differ = (a - mean_a).T[:, :, None] * ones
-        found["kappa2"].append(second(differ, b[:, :m] - b[:, :m].mean(1, keepdims=True)) / m)
-        found["off"].append(second(own - own.mean(1, keepdims=True), b[:, :m] - b[:, :m].mean(1, keepdims=True)))
-        away = np.eye(n) - J
-        found["pushed"].append(second(away @ A, b @ away))
-        step = np.eye(n) - eta * A
-        mu = np.einsum("dnk,dk->dn", step, mu) + eta * b
-        S = step @ S @ step.transpose(0, 2, 1) + eta**2 * sigma2 / d * P @ P.T
+        for name, M in looks.items():
+            found[name].append(second(M))
+        S = step @ S @ step.transpose(0, 2, 1) + noise
         if (k + 1) % tau == 0:
-            mu, S = mu @ W.T, W @ S @ W.T
-        Fs.append(F())
-    return Expected(np.array(Fs), *(np.array(found[f]) for f in found))
+            S = sum(W @ S @ W.T for W in mixings) / len(mixings)
+        Fs.append(second(losses))
+    return Expected(np.array(Fs), **{name: np.array(values) for name, values in found.items()})
 
 
 def quadratic(kind, W, m, d, draw):
@@ -125,8 +127,9 @@ def quadratic(kind, W, m, d, draw):
         a = np.exp(draw.uniform(np.log(0.1), 0, (m, d)))
     if kind == "slowest mode":  # gradients that differ along what W forgets last, hardly curved
         n = len(W)
-        _, vectors = np.linalg.eigh((W + W.T) / 2 - 2 * np.full((n, n), 1 / n))
-        mode = vectors[:m, -1] - vectors[:m, -1].mean()
+        _, vectors = np.linalg.eigh((W + W.T) / 2 - 2 * np.full((n, n), 1 / n))  # the mean comes first
+        modes = vectors[:m] - vectors[:m].mean(0)
+        mode = modes[:, np.linalg.norm(modes, axis=0) > 0.1][:, -1]
         a = np.tile(np.r_[np.full(d - 1, 1e-4), 1.0], (m, 1))
         c = np.zeros((m, d))
         c[:, :-1] = 1e4 * mode[:, None]
@@ -156,14 +159,21 @@ class Case(NamedTuple):
     run: Expected
 
 
+def zeta_of(Ws):
+    """The root of ||E[W'W] - J||: of one matrix ||W - J||."""
+    return float(np.sqrt(np.linalg.norm(np.mean([W.T @ W for W in Ws], axis=0) - 1 / len(Ws[0]), 2)))
+
+
 def case(name, tau, sigma2, kind, share, K=80, d=4):
     W, v = WS[name]
+    Ws = W if isinstance(W, list) else [W]
+    W = np.mean(Ws, axis=0)
     m = len(W) - v
     a, c, x0 = quadratic(kind, W, m, d, np.random.default_rng([len(name), tau, int(sigma2)]))
-    known, zeta = constants(a, c, x0, sigma2), float(np.linalg.norm(W - 1 / len(W), 2))
+    known, zeta = constants(a, c, x0, sigma2), zeta_of(Ws)
     Q = window_sum(tau, zeta)
     eta = share * largest_drift_step(m, v, Q, known.beta) / known.L * (m + v) / m
-    return Case(m, v, zeta, Q, known, eta, followed(W, m, a, c, x0, sigma2, eta, tau, K))
+    return Case(m, v, zeta, Q, known, eta, followed(Ws, m, a, c, x0, sigma2, eta, tau, K))
 
 
 def rms(x):
@@ -186,9 +196,9 @@ def test_lemmas_and_theorem(name, kind):
             most += eta_eff**2 * L * sigma2 / (2 * m)
             assert (run.F[1:] <= most + 1e-9 * np.abs(run.F[:-1]).max()).all()
             # 2: what pushes the rows apart
-            np.testing.assert_allclose(run.pushed, run.off + m * v / n * run.mean2, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(run.pushed, run.off + m * v / n * run.mean2, rtol=1e-9, atol=1e-9)
             delta, kappa, gamma, g = rms(run.apart), rms(run.kappa2), rms(run.mean2), rms(run.grad2)
-            assert (rms(run.off) <= math.sqrt(m) * (L * delta + kappa) * slack).all()
+            assert (rms(run.off) <= math.sqrt(m) * (L * delta + kappa) * slack + 1e-7).all()
             # 3: how far apart they come
             nu = math.sqrt(sigma2 * A / 2) * m / n
             pull = np.sqrt((L * delta + kappa) ** 2 + v / n * gamma**2)
