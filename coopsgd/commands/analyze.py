@@ -260,7 +260,10 @@ def _bound(console: Console, found: dict[str, Any], failed: bool) -> None:
         if drift:
             console.print(f"  {_differ(found)}")
     elif found["constants"] and not failed:
-        why = "no steps are planned" if not found["steps"] else f"lr {found['lr']:g} is above what every condition allows"
+        why = f"lr {found['lr']:g} is above what every condition allows"
+        if "drift" in (found["largest_lr"] or {}):
+            why = f"lr {found['lr']:g} is not below {_n(found['largest_lr']['drift'])}, which the f_i ask for that differ"
+        why = "no steps are planned" if not found["steps"] else why
         console.print(f"\nno bound: {why}")
 
 

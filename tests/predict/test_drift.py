@@ -346,7 +346,8 @@ def test_there_is_no_number_at_the_edge_of_the_condition(capsys):
     assert found["bound"] is None
     analyze.show(found)
     printed = capsys.readouterr().out
-    assert "no bound: lr" in printed and "below, where the f_i differ (derived)" in printed
+    assert f"no bound: lr {most * 1.001:g} is not below {most:.4g}, which the f_i ask for that differ" in printed
+    assert "below, where the f_i differ (derived)" in printed
 
 
 def test_a_quadratic_tells_how_its_workers_differ_everywhere():
