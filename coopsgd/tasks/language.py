@@ -43,6 +43,13 @@ class Language(Supervised):
     def labels(self, config: Config) -> np.ndarray:
         data, context = self.data, self.model.context
         text = data.load(config.seed)
+        if getattr(data, "valid", None) is not None:
+            for key, name, part in (("data.file", data.source, text.train), ("data.valid", data.valid, text.test)):
+                if len(part) <= context:
+                    raise ValueError(
+                        f"{key}: {name} has {len(part)} characters or tokens and must hold model.context={context} and one "
+                        "more; give a longer one, or lower model.context"
+                    )
         if len(text.test) <= context:
             raise ValueError(
                 f"data: {data.source} has {len(text.train) + len(text.test)} characters, of which a tenth, for testing, must "
