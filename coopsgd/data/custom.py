@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from coopsgd.data import cache, items, parts
+from coopsgd.data import cache, items, parts, views
 from coopsgd.data.base import DataSet, Images
 from coopsgd.host.child import ChildFailed, answer_of
 from coopsgd.registry import option, register
@@ -51,7 +51,8 @@ class Custom(DataSet):
     An item is (image, label): a PIL image, or a tensor or array of bytes or floats with channels first; a whole number from 0.
     `train` and `test` are more arguments, each of one part. Without them a class that takes `train` (true, false) or `split`
     (train, test) is made twice; of any other a tenth of each class is held out for testing, drawn from `split_seed`, whatever
-    the run's seed. A line always says what was taken for what. `root` and `download` are filled in where it takes them. Items
+    the run's seed. Items of another kind, dictionaries or triples, go through `collate`; images of unequal sizes are made one
+    by `resize`. A line always says what was taken for what. `root` and `download` are filled in where it takes them. Items
     are read once, before the workers start (by each process where torchrun starts them), into arrays in memory. mean and std,
     one number a channel: auto is those of the training set for bytes, 0 and 1 for floats.
     """
@@ -72,7 +73,12 @@ class Custom(DataSet):
         "auto", "a channel's; auto: of the training set for bytes, 1 for floats", unit="", type="float, list or auto"
     )
 
-    IMPORTS = ("path",)
+    collate: Any = option(
+        None, "makes (images, labels) of a list of one item, as a DataLoader's collate_fn", type="module:function or null"
+    )
+    resize: Any = option(None, "of images: to a square of so many, or [height, width]", unit="pixels", type="int, list or null")
+
+    IMPORTS = ("path", "collate")
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not all(self.path.partition(":")):
@@ -91,6 +97,9 @@ class Custom(DataSet):
                 f"data.{other}: is missing beside data.{one}; give the arguments of both parts ({{}} for none of its own), or "
                 "put what they share into data.arguments"
             )
+        if self.collate is not None and not (isinstance(self.collate, str) and all(self.collate.partition(":"))):
+            raise ValueError(f"data.collate: must name a function as module:function, got {self.collate!r}")
+        views.refuse_size(self.resize)
         if self.split_seed < 0:
             raise ValueError(f"data.split_seed: must be a whole number of at least 0, got {self.split_seed}")
         for name in ("mean", "std"):
@@ -138,7 +147,11 @@ class Custom(DataSet):
         return values
 
     def _key(self) -> str:
-        return json.dumps([self.path, self.arguments, self.train, self.test, self.split_seed], sort_keys=True, default=str)
+        return json.dumps(
+            [self.path, self.arguments, self.train, self.test, self.split_seed, self.collate, self.resize],
+            sort_keys=True,
+            default=str,
+        )
 
     def _loaded(self, apart: bool = False) -> Loaded:
         """What there is. apart: read in a process of its own, to keep what it imports out of this one.
@@ -159,7 +172,8 @@ class Custom(DataSet):
     def read(self) -> Loaded:
         """Make the data set and go through all items. ValueError that names what is wrong with which."""
         found = parts.find(self.path, self.arguments, self.train, self.test)
-        read = [items.read(part.data, self.path) for part in found.parts]
+        data = [views.View(part.data, self.collate, self.resize) for part in found.parts]
+        read = [items.read(part, self.path) for part in data]
         if len(read) == 2:
             (train_x, train_y), (test_x, test_y) = read
             if train_x.shape[1:] != test_x.shape[1:] or (train_x.dtype == np.uint8) != (test_x.dtype == np.uint8):
@@ -182,7 +196,7 @@ class Custom(DataSet):
                     "it more, or a test set by data.train and data.test"
                 )
             train_x, train_y, test_x, test_y = x[~chosen], y[~chosen], x[chosen], y[chosen]
-        again = [items.changing(part.data, *both) for part, both in zip(found.parts, read, strict=True)]
+        again = [items.changing(part, *both) for part, both in zip(data, read, strict=True)]
         items.check_labels(train_y, test_y, self.path)
         train_x, test_x = items.as_exact([train_x, test_x])
         arrays = {"train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y}

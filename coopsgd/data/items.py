@@ -38,7 +38,7 @@ def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
             item = part[i]
             if not isinstance(item, tuple | list) or len(item) != 2:
                 many = f" of {len(item)}" if isinstance(item, tuple | list) else ""
-                raise Odd(f"it is a {type(item).__name__}{many}")
+                raise Odd(f"it is a {type(item).__name__}{many}; data.collate=module:function may make a pair of it")
             array = sample(item[0])
         except Exception as error:
             raise ValueError(f"data.path: item {i} of {path} is no (image, label): {_reason(error)}") from None
@@ -53,7 +53,7 @@ def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
         if array.shape != x.shape[1:] or (array.dtype == np.uint8) != (x.dtype == np.uint8):
             raise ValueError(
                 f"data.path: item {i} of {path} is {array.dtype}{array.shape}, item 0 is {x.dtype}{x.shape[1:]}; "
-                "all must be alike"
+                f"all must be alike{'; data.resize=32 makes images one size' if array.ndim == x.ndim - 1 == 3 else ''}"
             )
         if array.dtype != np.uint8 and not np.isfinite(array).all():
             at = np.argwhere(~np.isfinite(array))[0]
