@@ -51,7 +51,7 @@ def parts_of(
             "workers": workers,
             "task": {"name": TASK, "parameters": parameters, "running": statistics, "samples": samples},
         }
-        node |= dict.fromkeys(("model", "data", "partition", "stop")) | {
+        node |= dict.fromkeys(("model", "data", "partition", "stop", "start")) | {
             "cluster": {"name": CLUSTER},
             "schedule": {"name": SCHEDULE},
         }

@@ -148,7 +148,7 @@ class Evaluator(Observer):
         return self._logs(step, None) or (self._keeper is not None and self._keeper.due(step))
 
     def _logs(self, step: int, ended: int | None) -> bool:
-        return comes(self._config.log_every, step, ended) or self._evaluates(step, ended)
+        return step == self._stop.steps or comes(self._config.log_every, step, ended) or self._evaluates(step, ended)
 
     def moved(self, loop: Loop, t: Tick, active: np.ndarray | None, due: bool) -> None:
         if self._monitor is not None:
@@ -188,7 +188,7 @@ class Evaluator(Observer):
     def _spent(self, loop: Loop, line: dict[str, Any]) -> str | None:
         """The key of the budget that is spent, by what every process knows alike, and by `line`."""
         clock = {} if loop.fleet.clock is None else {"sim_s": loop.fleet.clock.now}
-        name = self._stop.spent(line | {"bytes": loop.fleet.ledger.totals()["bytes"]} | clock)
+        name = self._stop.spent(line | {"step": loop.state.k, "bytes": loop.fleet.ledger.totals()["bytes"]} | clock)
         return None if name is None else f"stop.{name}"
 
     def _end(self, loop: Loop, line: dict[str, Any]) -> None:

@@ -198,13 +198,20 @@ def _with_files(config: Config, folder: Path) -> Config:
                 node[name] = array.tolist()
                 continue
             node[name] = frozen(group, name, ".npy" if array is not None else Path(value).suffix or ".txt")
+            if array is None:
+                _copy(f"{group}.{name}", value, folder / node[name])
+                continue
             with newfile.create(folder / node[name]) as file:
-                if array is not None:
-                    np.save(file, array)
-                else:
-                    with reading.opened(f"{group}.{name}", value, "restore it") as source:
-                        shutil.copyfileobj(source, file)
+                np.save(file, array)
+    if config.start is not None:
+        nodes["start"] = frozen("", "start", Path(config.start).suffix or ".pt")
+        _copy("start", config.start, folder / nodes["start"])
     return replace(config, **nodes)
+
+
+def _copy(key: str, value: str, into: Path) -> None:
+    with newfile.create(into) as file, reading.opened(key, value, "restore it") as source:
+        shutil.copyfileobj(source, file)
 
 
 # what stands behind a frozen config, so that Hydra can run it again

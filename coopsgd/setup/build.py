@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from types import NoneType
@@ -28,6 +29,7 @@ from coopsgd.setup.schema import COUNTS, Config, UntrustedConfig, whole
 from coopsgd.strategies.base import Strategy
 from coopsgd.strategies.period import Period
 from coopsgd.tasks.base import Task
+from coopsgd.tasks.start import file_of
 
 # group of the config -> kind of what it chooses
 KINDS = {
@@ -200,7 +202,8 @@ def with_full_names(config: Config) -> Config:
     for group, cls in classes(config):
         node = nodes.setdefault(group, dict(getattr(config, group)))
         node |= {name: arrays.absolute(node[name]) for name in reads(cls) & node.keys()}
-    return replace(config, **nodes)
+    start = None if config.start is None else os.path.abspath(file_of(config.start))
+    return replace(config, start=start, **nodes)
 
 
 @_on_guard

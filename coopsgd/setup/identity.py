@@ -42,6 +42,7 @@ def trained(of: Config | Parts, seed: bool = True) -> dict[str, Any]:
         del found["seed"]
         found["algo"] = found["algo"] and {k: v for k, v in found["algo"].items() if k not in _of_the_seed(parts)}
     found["tau"] = _period(config.tau)
+    found["start"] = content("start", config.start, numbers=False)
     task = _class("task", "task", config.task.get("name"), config)
     if task is not None:  # what it makes no use of, whatever it says
         unused = [name for name in ("batch_size",) if name not in task.USES]

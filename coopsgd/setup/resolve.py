@@ -114,6 +114,9 @@ def _resolved(
             schedule.check(m)
             config = replace(config, algo={**config.algo, **schedule.computed_settings(m)})
         timing.check(config, parts.strategy, parts.period)
+        if config.start is not None and "model" not in task.USES:
+            way = "; give task.start" if "start" in config.task else ""
+            raise ConfigError(f"start: task {config.task['name']} has no network whose parameters a file could name{way}")
         # data or models that cannot be read or do not fit are refused whoever asks: what comes next relies on them
         with _noted(look, refused, TooFewSamples):
             task.check(config)

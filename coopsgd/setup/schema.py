@@ -101,6 +101,12 @@ class Config:
         "of the optimiser, at a communication: keep, average, reset; auto: as the algo's yaml says, else keep",
         identity=True,
     )
+    start: Any = key(
+        None,
+        "where the models begin: a run's folder, a safetensors file, a state_dict; null: as the seed draws them",
+        identity=True,
+        type="path or null",
+    )
     workers: int = key(4, "m, how many models are trained", identity=True, unit="workers")
     processes: Any = key(
         "auto",
@@ -255,12 +261,12 @@ def beside_it(config: Config, folder: Path) -> Config:
 
     nodes = {group: node for group in GROUPS if isinstance(node := getattr(config, group), dict)}
     found: dict[str, Any] = {g: {name: there(g, name, value) for name, value in node.items()} for g, node in nodes.items()}
-    return replace(config, **found)
+    return replace(config, start=there("", "start", config.start), **found)
 
 
 def frozen(group: str, name: str, suffix: str) -> str:
-    """What the file behind a key is called in a run's folder, as in algo.W.npy."""
-    return f"{group}.{name}{suffix}"
+    """What the file behind a key is called in a run's folder, as in algo.W.npy; of a key at the top, as in start.pt."""
+    return f"{group}.{name}{suffix}".removeprefix(".")
 
 
 def cores() -> int:

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 MEASURED = tuple(
     name for name, m in METRICS.items() if m.section in ("", "consensus") and name != "step" and "theory" not in name
 )
-BUDGETS = {"bytes": "bytes", "seconds": "train_s", "sim_seconds": "sim_s"}  # a budget -> the total that spends it
+BUDGETS = {
+    "steps": "step",
+    "bytes": "bytes",
+    "seconds": "train_s",
+    "sim_seconds": "sim_s",
+}  # a budget -> the total that spends it
 
 
 @register("when", "stop")
@@ -25,14 +30,15 @@ BUDGETS = {"bytes": "bytes", "seconds": "train_s", "sim_seconds": "sim_s"}  # a 
 class Stop:
     """A run ends with the first of these that has come; what is not given does not end it.
 
-    Of bytes and sim_seconds that is seen after every communication and at log lines, of the others at log lines. What reaches
-    a budget is still done. ValueError for what can never come.
+    Of steps that is seen at once, of bytes and sim_seconds after every communication and at log lines, of the others at log
+    lines. What reaches a budget is still done. ValueError for what can never come.
     """
 
     metric: str | None = option(None, "of a log line, as eval/loss: the run ends when it has come to stop.target")
     target: float | None = option(
         None, "of stop.metric: at least that of a share, as eval/accuracy, else at most that", unit="the metric's"
     )
+    steps: int | None = option(None, "budget: the run ends after so many, its schedules as long as steps= says", unit="steps")
     bytes: float | None = option(None, "budget: the run ends when its messages have come to so many", unit="bytes")
     seconds: float | None = option(None, "budget: the run ends after so much training, measuring left out", unit="s")
     sim_seconds: float | None = option(None, "budget: the run ends after so much time on the clock of cluster=", unit="s")
@@ -42,6 +48,8 @@ class Stop:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise ValueError(f"stop.{name}: must be a number, got {value!r}")
+            if name == "steps" and isinstance(value, float):
+                raise ValueError(f"stop.steps: must be a whole number, got {value!r}")
             if value is not None and name != "target" and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"stop.{name}: must be positive, got {value!r}")
         if (self.metric is None) != (self.target is None):

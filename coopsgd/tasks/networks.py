@@ -9,6 +9,7 @@ from torch.nn import Module
 
 from coopsgd.streams import seed_of
 from coopsgd.tasks.gradients import Bound
+from coopsgd.tasks.start import file_of, load
 
 
 def network(task: Any, seed: int) -> Module:
@@ -19,7 +20,10 @@ def network(task: Any, seed: int) -> Module:
         return module
 
 
-def bound(task: Any, seed: int, dtype: Any, device: Any = "cpu") -> Bound:
-    """That module, ready to be pointed at rows."""
+def bound(task: Any, seed: int, dtype: Any, device: Any = "cpu", start: str | None = None) -> Bound:
+    """That module, ready to be pointed at rows. start: a file, or a run's folder, with the parameters to begin with."""
     channels_last = task.model.channels_last(task.data.SHAPE, task.data.CLASSES)
-    return Bound(network(task, seed).to(device=device, dtype=dtype), channels_last)
+    module = network(task, seed).to(device=device, dtype=dtype)
+    if start is not None:
+        load(module, file_of(start))
+    return Bound(module, channels_last)

@@ -15,6 +15,7 @@ from coopsgd.models.base import Model
 from coopsgd.registry import of_run
 from coopsgd.setup.values import steps_of_pass
 from coopsgd.streams import seed_of, stream
+from coopsgd.tasks import start as starts
 from coopsgd.tasks.base import Place, Problem, Task
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Supervised(Task):
         if why := model.unfit(data.SHAPE, data.CLASSES, config.dtype):
             raise ValueError(why)
         self._check_small(config)
+        if config.start is not None:
+            starts.check(self, config)
 
     def _check_small(self, config: Config) -> None:
         """TooFewSamples, ValueError when a worker that holds less than a batch may not train, or cannot."""
@@ -155,7 +158,7 @@ class Supervised(Task):
     def module(self, config: Config, answer: Tensor, statistics: Tensor | None = None) -> Module:
         from coopsgd.tasks.networks import bound
 
-        return bound(self, config.seed, answer.dtype).elsewhere(answer, statistics).eval()
+        return bound(self, config.seed, answer.dtype, start=config.start).elsewhere(answer, statistics).eval()
 
 
 def eval_samples(wanted: Any, n: int, workers: int) -> int:
@@ -176,7 +179,7 @@ class SupervisedProblem(Problem):
         from coopsgd.tasks.networks import bound
 
         self._dtype, self._device = getattr(torch, config.dtype), device
-        self._bound = bound(task, config.seed, self._dtype, device)
+        self._bound = bound(task, config.seed, self._dtype, device, config.start)
         self._start, self._loss = self._bound.flat(), task.made_loss()
         self._rows, self._seed = rows, config.seed
         self._tests = self._load(task, config)

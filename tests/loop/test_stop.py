@@ -32,6 +32,18 @@ def test_a_budget_of_bytes_is_spent_by_the_round_that_reaches_it(process_groups,
     assert plain(lines[:-1]) == plain(whole[: len(lines) - 1])
 
 
+def test_so_many_steps_of_a_longer_run(process_groups):
+    """The rate moves as in the whole run, of which these are the first steps."""
+    words = ("schedule=cosine", "log_every=5")
+    whole = end(process_groups, 1, *words, "log_every=1")
+    for steps in (7, 10, 99):
+        lines = end(process_groups, 1, *words, f"stop.steps={steps}")
+        assert [line["step"] for line in lines] == [*range(0, steps, 5), steps]
+        assert lines[-1]["eval/loss"] is not None and lines[-1]["lr"] == whole[steps]["lr"]
+        assert lines[-1]["bytes"] == whole[steps]["bytes"]
+    assert end(process_groups, 1, "stop.steps=1000")[-1]["step"] == 100
+
+
 def test_a_target_a_time_and_the_first_of_several(process_groups):
     whole = end(process_groups, 1, "eval_every=5")
     at = whole[6]
@@ -46,7 +58,13 @@ def test_a_target_a_time_and_the_first_of_several(process_groups):
 
 
 @pytest.mark.parametrize(
-    "words", [("stop.bytes=1000",), ("stop.metric=eval/loss", "stop.target=1.9", "eval_every=3"), ("stop.seconds=1e-9",)]
+    "words",
+    [
+        ("stop.bytes=1000",),
+        ("stop.steps=7",),
+        ("stop.metric=eval/loss", "stop.target=1.9", "eval_every=3"),
+        ("stop.seconds=1e-9",),
+    ],
 )
 def test_every_placement_ends_at_the_same_step(process_groups, words):
     one, two = end(process_groups, 1, *words), end(process_groups, 2, *words)
@@ -61,6 +79,9 @@ def test_every_placement_ends_at_the_same_step(process_groups, words):
         ({"metric": "eval/accurcy", "target": 1.0}, "did you mean eval/accuracy?"),
         ({"metric": "bytes", "target": 1.0}, "use stop.bytes"),
         ({"bytes": -1}, "stop.bytes"),
+        ({"steps": 0}, "stop.steps"),
+        ({"steps": 2.5}, "stop.steps"),
+        ({"metric": "steps", "target": 1.0}, "use stop.steps"),
         ({"seconds": True}, "stop.seconds"),
     ],
 )

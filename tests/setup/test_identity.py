@@ -36,6 +36,7 @@ VALUES = {
     "order": ("order=atc", "order=cta"),
     "delay": ("delay=0", "delay=1"),
     "buffers": ("buffers=keep", "buffers=reset"),
+    "start": ("start=null", None),
     "workers": ("workers=2", "workers=4"),
     "processes": ("processes=1", "processes=2"),
     "threads": ("threads=1", "threads=2"),
@@ -100,7 +101,7 @@ def test_a_key_makes_another_run_or_the_same_one_elsewhere(name):
     base = ("algo=dpsgd", *small, "workers=4", "processes=1", *(["steps=4"] if name not in ("epochs", "rounds") else []))
     base = tuple(word for word in base if word.split("=")[0] != one.split("=")[0])
     a = settle((*base, one))
-    b = settle((*base, other)) if other else replace(a, device="cuda")
+    b = settle((*base, other)) if other else replace(a, **{"device": {"device": "cuda"}, "start": {"start": __file__}}[name])
     assert (identity(a) == identity(b)) == (name in WHERE)
     assert identity(a) == identity(settle((one, *base)))
     if name in WHERE - {"name", "objective"}:
