@@ -11,6 +11,17 @@ from coopsgd.streams import stream
 TESTS = ("shared", "local")
 
 
+def wanted(test: str, portion: float, moves: bool) -> bool:
+    """Is this `partition.test=local`? moves: are samples dealt anew every epoch? ValueError for what cannot be."""
+    if test not in TESTS:
+        raise ValueError(f"partition.test: must be one of {', '.join(TESTS)}, got {test!r}")
+    if not 0 < portion < 1:
+        raise ValueError(f"partition.test_share: must lie in (0, 1), got {portion}")
+    if test == "local" and moves:
+        raise ValueError("partition.test: local needs samples that stay with their worker; leave out partition.reshuffle")
+    return test == "local"
+
+
 def count(samples: int, portion: float) -> int:
     """How many of so many samples are held out: that portion, rounded, one at least; of a single sample none."""
     return min(samples - 1, max(1, int(samples * portion + 0.5)))

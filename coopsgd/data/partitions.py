@@ -53,13 +53,7 @@ class Partition:
     @property
     def tests_locally(self) -> bool:
         """Does each worker hold out some of its samples? ValueError where that is not said well."""
-        if self.test not in heldout.TESTS:
-            raise ValueError(f"partition.test: must be one of {', '.join(heldout.TESTS)}, got {self.test!r}")
-        if not 0 < self.test_share < 1:
-            raise ValueError(f"partition.test_share: must lie in (0, 1), got {self.test_share}")
-        if self.test == "local" and self.moves:
-            raise ValueError("partition.test: local needs samples that stay with their worker; leave out partition.reshuffle")
-        return self.test == "local"
+        return heldout.wanted(self.test, self.test_share, self.moves)
 
     def one_batch(self, batch_size: int) -> int:
         """Samples that a worker must be dealt to train on batches of that size."""
