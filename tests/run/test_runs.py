@@ -41,6 +41,7 @@ KEYS |= {"train/loss", "consensus", "consensus_after"}
 
 
 EVALUATED = {"eval/loss", "eval/accuracy", "eval/accuracy_worst", "eval/accuracy_best"}
+EVALUATED |= {"eval/aux_loss", "eval/aux_accuracy", "eval/aux_distance"}  # of EASGD's centre
 
 
 @pytest.fixture(scope="module")
