@@ -15,12 +15,8 @@ from rich.table import Table
 from coopsgd.host.files import json_text
 from coopsgd.run.schema import evaluated, metric
 
-EVALS = (  # as the console calls them
-    ("loss", "eval/loss"),
-    ("accuracy", "eval/accuracy"),
-    ("auxiliary loss", "eval/aux_loss"),
-    ("auxiliary accuracy", "eval/aux_accuracy"),
-)
+EVALS = (("loss", "eval/loss"), ("accuracy", "eval/accuracy"))  # as the console calls them
+OF_AUXILIARY = (("auxiliary loss", "eval/aux_loss"), ("auxiliary accuracy", "eval/aux_accuracy"))
 PAUSE = 0.1  # seconds between two plain lines, at least: a run that evaluates often would print nothing else
 
 
@@ -98,7 +94,7 @@ def table(summary: dict[str, Any], folder: Path) -> None:
             f"{summary['algo']}  tau {summary['tau']}  workers {summary['workers']}  processes {summary['processes']}",
         ),
         ("status", f"{summary['status']} after {summary['steps']} steps"),
-        *((word, metric(name).text(last[name])) for word, name in EVALS if last.get(name) is not None),
+        *((word, metric(name).text(last[name])) for word, name in EVALS + OF_AUXILIARY if last.get(name) is not None),
         ("consensus", _apart(summary)),
         ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {metric('bytes').text(ledger['bytes'])}"),
         *((("restarts", str(summary["restarts"])),) if "restarts" in summary else ()),
