@@ -118,6 +118,10 @@ def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Colle
     for name in changed:
         if name in ("log_every", "eval_every") and Parts(before).stop.looks:
             raise ConfigError(f"{name}: says when stop is looked at, so it would change where this run ends; leave it out")
+        if "best" in (before.save, settings.save) and name in ("save", "eval_every", "objective"):
+            raise ConfigError(
+                f"{name}: says which model is the best so far (save=best), of which a part is behind this run; leave it out"
+            )
         if name == "eval_every" and Parts(before).schedule.WATCHES:
             kind = before.schedule["name"]
             raise ConfigError(

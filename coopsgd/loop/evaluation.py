@@ -18,6 +18,7 @@ from coopsgd.loop import norm_stats
 from coopsgd.loop.consensus import Communications, finite
 from coopsgd.loop.loop import Loop, Observer
 from coopsgd.loop.saved import ByProcess, Shared
+from coopsgd.run.schema import METRICS
 from coopsgd.setup.external import ExternalError, is_external
 from coopsgd.setup.values import comes
 from coopsgd.strategies.base import Strategy, Tick
@@ -43,6 +44,7 @@ class Outcome:
     diverged_workers: Sequence[int] = ()  # and whose it was
     answer_lags: bool = False  # is the answer without the local steps since the latest communication?
     ended_by: str | None = None  # what ended it before its steps were done, as stop.bytes
+    best: dict[str, Any] | None = None  # known to rank 0: see Evaluator.best
 
 
 def train(
@@ -82,6 +84,7 @@ def train(
         evaluator.diverged_workers,
         lags,
         ended_by,
+        evaluator.best,
     )
 
 
@@ -113,6 +116,10 @@ class Evaluator(Observer):
         self.diverged_workers: list[int] = []
         self._stop, self._watched = parts.stop, parts.schedule.WATCHES
         self.ended_by: str | None = None  # the key of stop that ends the run here
+        # save=best, on rank 0: metric, step, value, answer (1, d) and answer_stats of the best that was evaluated so far
+        self.best: dict[str, Any] | None = None
+        self._best_by = parts.config.objective if parts.config.save == "best" else None
+        self._looked_at: tuple[Tensor, Tensor | None] | None = None  # what was evaluated for the line that is being made
 
     def saved(self) -> dict[str, Any]:
         """What the lines to come depend on (loop/saved.py). While measuring."""
@@ -127,13 +134,14 @@ class Evaluator(Observer):
             "monitor": None if self._monitor is None else self._monitor.saved(),
             "line": self.line,
             "ended_by": self.ended_by,
+            "best": self.best and {k: Shared(v) if isinstance(v, Tensor) else v for k, v in self.best.items()},
         }
 
     def restore(self, loop: Loop, tree: dict[str, Any]) -> None:
         """Go on from there."""
         self._loop = loop
         self._taken, self._train_s, self.line = tree["taken"], tree["train_s"], tree["line"]
-        self.ended_by = tree.get("ended_by")
+        self.ended_by, self.best = tree.get("ended_by"), tree.get("best")
         self._began = time.perf_counter() - tree["wall_s"]
         self._folded = [] if tree["losses"] is None else [tree["losses"]]
         self.communications.restore(tree["communications"])
@@ -177,6 +185,10 @@ class Evaluator(Observer):
             self.ended_by = self._spent(loop, {})
         if logs or self.ended_by:
             self.log(loop, t.lr)
+
+    def places(self) -> dict[str, Any]:
+        """Where in a row each parameter lies (Problem.places)."""
+        return dict(getattr(self._problem, "places", dict)())
 
     def sound(self) -> bool:
         """Are models, the optimiser's buffers and the losses since the last line finite? An exchange: while measuring."""
@@ -264,8 +276,21 @@ class Evaluator(Observer):
             if regular and step and self._watched:
                 told = torch.tensor([line["eval/loss"] if fleet.rank == 0 else 0.0], dtype=torch.float64)
                 loop.state.inner.heard(float(fleet.total(told)))
+            self._compare(line)
             self.line = line
             self._report.log(line)
+
+    def _compare(self, line: dict[str, Any]) -> None:
+        """Keep what was evaluated for this line, if it is better than all before it."""
+        looked_at, self._looked_at = self._looked_at, None
+        if self._best_by is None or looked_at is None or self._loop.fleet.rank:
+            return
+        value, sign = line.get(self._best_by), -1 if METRICS[self._best_by].unit == "share" else 1
+        if value is None or not math.isfinite(value):
+            return
+        if self.best is None or sign * value < sign * self.best["value"]:
+            answer, stats = (None if x is None else x.detach().cpu().clone() for x in looked_at)
+            self.best = {"metric": self._best_by, "step": line["step"], "value": value, "answer": answer, "answer_stats": stats}
 
     def _look(self, loop: Loop, line: dict[str, Any]) -> None:
         """Evaluate, and see whether there are still numbers."""
@@ -318,6 +343,7 @@ class Evaluator(Observer):
         if is_external(loop.strategy) and not torch.isfinite(answer).all() and finite(fleet, x):
             name = type(loop.strategy).__name__
             raise ExternalError(f"{name}.answer: returned numbers that are not finite from rows that are; return a model")
+        self._looked_at = answer, stats
         if fleet.rank == 0:
             found |= problem.evaluate(answer, stats)
         found |= self._auxiliary(loop, answer, stats, found) if fleet.v else {}

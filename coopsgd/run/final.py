@@ -7,12 +7,12 @@ checkpoints/final.safetensors   answer (1, d), answer_stats (1, b), rows (m + v,
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from coopsgd.errors import DamagedFile
-from coopsgd.host.files import sha256
+from coopsgd.host.files import atomically, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LIMIT = 200 * 10**6  # bytes of rows that save=auto still keeps
 FILE = Path("checkpoints") / "final.safetensors"
+BEST = FILE.with_name("best.safetensors")  # answer and answer_stats of the best evaluation so far, with save=best
 OLD = FILE.with_name("final.pt")  # what earlier versions wrote, by torch.save
 
 
@@ -32,12 +33,23 @@ def write(file: BinaryIO, tensors: dict[str, Tensor], places: dict[str, list[Pla
     safetensors.write(file, {name: [x] for name, x in tensors.items()}, {"format": "pt", **about})
 
 
-def checksums(half: Path | None) -> dict[str, str]:
-    """The SHA-256 of what is kept, as sha256sum tells it, for summary.json. half: the file before it appears, None for none."""
-    if half is None:
-        return {}
-    with half.open("rb") as file:
-        return {FILE.as_posix(): sha256(file)}
+def write_best(folder: Path, best: Mapping[str, Any], places: dict[str, list[Place]]) -> None:
+    """The best so far (Evaluator.best) as best.safetensors of the run in `folder`."""
+    found = {name: best[name] for name in ("answer", "answer_stats") if best[name] is not None}
+    atomically(folder / BEST, lambda file: write(file, found, places))
+
+
+def checksums(half: Path | None, best: Path | None = None) -> dict[str, str]:
+    """The SHA-256 of what is kept, as sha256sum tells it, for summary.json. half: the file before it appears, None for none.
+
+    best: best.safetensors, where there is one.
+    """
+    found = {}
+    for name, path in ((FILE, half), (BEST, best)):
+        if path is not None:
+            with path.open("rb") as file:
+                found[name.as_posix()] = sha256(file)
+    return found
 
 
 def opened(path: Path) -> BinaryIO:
@@ -47,12 +59,15 @@ def opened(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def read(folder: Path, summary: dict[str, Any], wanted: Collection[str]) -> tuple[dict[str, Tensor], list[str]]:
+def read(
+    folder: Path, summary: dict[str, Any], wanted: Collection[str], best: bool = False
+) -> tuple[dict[str, Tensor], list[str]]:
     """Those tensors of `wanted` that were kept, and the names of all that were. DamagedFile unless they are what the run wrote.
 
-    summary: of this run, {} while there is none; one of a version that kept no checksums promises nothing.
+    summary: of this run, {} while there is none; one of a version that kept no checksums promises nothing. best: of
+    best.safetensors.
     """
-    name = OLD if not (folder / FILE).exists() and (folder / OLD).exists() else FILE
+    name = BEST if best else OLD if not (folder / FILE).exists() and (folder / OLD).exists() else FILE
     path, sums = folder / name, summary.get("checksums", {})
     promised = sums.get(name.as_posix()) if isinstance(sums, dict) else str(sums)
     try:
@@ -62,7 +77,7 @@ def read(folder: Path, summary: dict[str, Any], wanted: Collection[str]) -> tupl
             file.seek(0)
             return _read_old(file, wanted) if name == OLD else _read(path, wanted)
     except FileNotFoundError:
-        if promised is None and summary.get("saved", "none") == "none":
+        if promised is None and (best or summary.get("saved", "none") == "none"):
             return {}, []
         raise DamagedFile(f"{path} is missing, though the run kept it (saved: {summary.get('saved')}); run it anew") from None
     except (DamagedFile, OSError):
@@ -98,5 +113,5 @@ def command(folder: Path) -> str:
 def resolve(save: str, rows: int, d: int, size: int) -> str:
     """What save=auto means for (rows, d) numbers of `size` bytes."""
     if save != "auto":
-        return save
+        return "answer" if save == "best" else save
     return "rows" if rows * d * size <= LIMIT else "answer"

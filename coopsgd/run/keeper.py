@@ -13,7 +13,7 @@ import torch
 from coopsgd.errors import RunFailed
 from coopsgd.fleet.waits import CHECKPOINT
 from coopsgd.loop.saved import ByRow, flatten
-from coopsgd.run import checkpoints
+from coopsgd.run import checkpoints, final
 from coopsgd.setup.values import comes, length_of, seconds_of
 
 if TYPE_CHECKING:
@@ -93,18 +93,20 @@ class Keeper:
         with self._fleet.during(CHECKPOINT), evaluator.aside():
             tree = {"loop": loop.saved(), "evaluator": evaluator.saved()}
             if evaluator.sound() and (wanted or self._fits(tree)):
-                self._write(loop.state.k, tree)
+                self._write(loop.state.k, tree, evaluator)
         self._saved_at = time.monotonic()
         self._seconds += self._saved_at - began
         if self._auto and self._interval:
             self._interval = max(self._interval, (self._saved_at - began) / SHARE)
 
-    def _write(self, step: int, tree: Any) -> None:
+    def _write(self, step: int, tree: Any, evaluator: Evaluator) -> None:
         try:
             self._bytes = checkpoints.save(self._folder, step, tree, self._fleet, self._report.saved)
             self._written += 1
             if self._fleet.rank == 0:
                 checkpoints.prune(self._folder, self._keep)
+                if evaluator.best is not None:
+                    final.write_best(self._folder, evaluator.best, evaluator.places())
         except OSError as error:
             self._report.note(f"{error.filename}: no checkpoint ({error.strerror}): training goes on, and it is tried again")
 

@@ -107,15 +107,31 @@ class Run:
             raise LookupError(f"the model of {self.folder} keeps no running statistics")
         return self._saved("stats", "rows")
 
-    def answer(self) -> Tensor:
-        """(1, d) the model that was evaluated and shipped. LookupError when the run did not keep it."""
-        return self._saved("answer")
+    def answer(self, which: str = "final") -> Tensor:
+        """(1, d) the model that was evaluated and shipped; "best": the best so far, of save=best.
 
-    def model(self, row: int | None = None) -> Module:
-        """The trained network, ready for eval; of one row of models when that is given (workers first), else the answer.
+        LookupError when the run did not keep it. Step and value of the best are in `summary["best"]`.
+        """
+        if which not in ("final", "best"):
+            raise LookupError(f"a run has the answers final and best, got {which!r}")
+        return self._saved("answer") if which == "final" else self._best()["answer"]
+
+    def _best(self) -> dict[str, Tensor]:
+        found, _ = final.read(self.folder, summary_of(self.folder) or {}, ("answer", "answer_stats"), best=True)
+        if "answer" not in found:
+            raise LookupError(f"{self.folder} kept no best model; run with save=best")
+        return found
+
+    def model(self, row: int | str | None = None) -> Module:
+        """The trained network, ready for eval; of one row of models when that is given (workers first), else the answer;
+        "best": the best answer so far, of save=best.
 
         ConfigError when it takes code that the folder names, and there is no trust. LookupError when it was not kept.
         """
+        if isinstance(row, str):
+            best = self.answer(row)
+            stats = (self._best() if row == "best" else self._content("answer_stats")[0]).get("answer_stats")
+            return self.parts.task.module(self.config, best, stats)
         if row is None:
             return self.parts.task.module(self.config, self.answer(), self._content("answer_stats")[0].get("answer_stats"))
         rows, stats = self.rows(), self._content("stats")[0].get("stats")

@@ -163,6 +163,7 @@ SUMMARY = {  # key of summary.json -> when it is there, and what it is; a task o
     "steps": (ALL, "done, as far as is known"),
     "diverged_at": ("runs that diverged", "the first step whose loss was not finite"),
     "diverged_workers": ("runs that diverged", "whose loss it was; none where only the mean model's is not finite"),
+    "best": ("`save=best`", "metric, step and value of the best evaluation, whose model is in best.safetensors"),
     "workers": (ALL, "m"),
     "aux": (ALL, "v"),
     "processes": (ALL, "that held them"),

@@ -257,12 +257,17 @@ def _leave(
     def end(written: contextlib.AbstractContextManager[Path | None], saved: str, **more_of_it: Any) -> None:
         with contextlib.ExitStack() as last, written as half:
             ended = {**more, **_found(parts, outcome), "saved": saved, **more_of_it}
-            ended |= {"ledger": fleet.ledger.summary(), "checksums": final.checksums(half)}
+            ended |= {
+                "ledger": fleet.ledger.summary(),
+                "checksums": final.checksums(half, folder / final.BEST if outcome.best else None),
+            }
             content = summary(folder, parts, outcome.status, [outcome.last], **ended)
             last.enter_context(files.staged_json(folder / "summary.json", content))  # appears after the models
             report.flush()
 
     try:
+        if outcome.best is not None:
+            _patiently(lambda: final.write_best(folder, outcome.best or {}, places), settings, report, came)
         if save != "none":
             _patiently(lambda: files.atomically(path, lambda file: final.write(file, answer, places)), settings, report, came)
             kept = path
@@ -304,6 +309,7 @@ def _found(parts: Parts, outcome: Outcome) -> dict[str, Any]:
             if outcome.diverged_at is not None
             else {}
         ),
+        **({"best": {k: outcome.best[k] for k in ("metric", "step", "value")}} if outcome.best else {}),
         "zeta": schedule.zeta(settings.workers) if schedule else None,
         **({"data": data} if data else {}),
         "parameters": outcome.x.shape[1],

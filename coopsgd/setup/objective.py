@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean
 from coopsgd.run.schema import METRICS
-from coopsgd.setup.stop import BUDGETS, refuse_absent
+from coopsgd.setup.stop import BUDGETS, MEASURED, refuse_absent
 
 if TYPE_CHECKING:
     from coopsgd.setup.schema import Config
@@ -40,8 +40,20 @@ def refuse(objective: Any, target: bool) -> None:
             )
 
 
+def refuse_best(objective: Any) -> None:
+    """ConfigError unless save=best can go by it: one metric, which tells better from worse."""
+    names = named(objective) if objective is not None else []
+    if len(names) != 1 or names[0] not in MEASURED or isinstance(objective, list):
+        raise ConfigError(
+            f"save=best: goes by objective, which must be one metric that is measured, got {objective!r}; give one, as in "
+            "objective=eval/loss"
+        )
+
+
 def refuse_for(config: Config, target: bool, accuracy: bool, known: bool, auxiliary: bool = True) -> None:
     """ConfigError where a run of this config has no such objective; the rest as in `refuse_absent`."""
+    if config.save == "best":
+        refuse_best(config.objective)
     refuse(config.objective, target)
     for name in named(config.objective):
         if name == "sim_seconds" and not config.cluster:

@@ -22,7 +22,7 @@ SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 DTYPES = tuple(SIZES)
 ENGINES = ("auto", "loop", "vmap", "bmm")
 NORM_STATS = ("average", "local", "recalibrate")
-SAVES = ("auto", "rows", "answer", "none")
+SAVES = ("auto", "rows", "answer", "best", "none")
 STEPS = 1000  # of a run that names neither steps nor epochs nor rounds
 
 
@@ -178,7 +178,10 @@ class Config:
     )
     engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm", identity=False)
     save: str = key(
-        "auto", "what to keep at the end: rows, answer, none; auto: rows up to 200 MB, else the answer", identity=False
+        "auto",
+        "what to keep: rows, answer, none, at the end; best: the answer, and the best so far by objective; auto: rows up to "
+        "200 MB, else the answer",
+        identity=False,
     )
     checkpoint_every: Any = key(
         "auto",
