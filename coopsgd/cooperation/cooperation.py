@@ -18,7 +18,7 @@ from coopsgd.cooperation import saved
 from coopsgd.cooperation.clock import WallClock
 from coopsgd.cooperation.modules import Modules
 from coopsgd.cooperation.optimizers import Optimizers
-from coopsgd.cooperation.refusals import difference, refuse_optimizers
+from coopsgd.cooperation.refusals import difference, refuse_inference, refuse_optimizers, seconds
 from coopsgd.cooperation.samples import each, said
 from coopsgd.cooperation.words import parts_of
 from coopsgd.errors import ConfigError
@@ -74,7 +74,8 @@ class Cooperation(Observer):
         models: list[Any] = [*model] if isinstance(model, list | tuple) else [model]
         optimizers: list[Any] = [*optimizer] if isinstance(optimizer, list | tuple) else [optimizer]
         device = next((p.device for m in models if isinstance(m, nn.Module) for p in m.parameters()), torch.device("cpu"))
-        limit = TIMEOUT if timeout is None else timeout
+        refuse_inference("Cooperation")
+        limit = seconds(TIMEOUT if timeout is None else timeout)
         self.rank, self.processes = world.join(device, limit)
         self._notices = world.Notices(self.rank, self.processes, limit) if self.processes > 1 else None
         if self._notices is not None:
@@ -89,7 +90,7 @@ class Cooperation(Observer):
         self._fleet.clock = self._clock  # type: ignore[assignment]
         self._modules.copy_unmixed(world.spread if self.processes > 1 else None)
         writes = type(strategy).direction is not Strategy.direction
-        self._inner = Optimizers(optimizers, self._modules, writes, config.buffers == "average")
+        self._inner = Optimizers(optimizers, self._modules, writes, config.buffers == "average", self.processes == 1)
         self._loop = Loop(self._parts, self._fleet, self._modules, self._inner.at, observer=self)  # type: ignore[arg-type]
         self._modules.losses = torch.zeros(self._fleet.local_rows, 1, device=blocks_of(self._loop.state.x)[0].device)
         self._writers: list[tuple[Any, int]] = []
@@ -147,6 +148,8 @@ class Cooperation(Observer):
         RunFailed, naming the process, when another one does not come to a communication.
         """
         self._refuse_within("step")
+        if not self.steps and self._fleet.layout.v and not self._fleet.layout.server_owns_aux:
+            self._modules.refuse_new_values(self.config.algo["name"])
         if step is not None and len(self._fleet.workers) > 1:
             raise ConfigError("step: one function cannot take the steps of several models; leave step= out")
         self._inner.scaler, self._inner.take = scaler, step
@@ -190,8 +193,10 @@ class Cooperation(Observer):
         each = [*loss] if isinstance(loss, list | tuple) else [loss]
         if len(each) != len(self._fleet.workers):
             raise ConfigError(f"step: one loss a model, got {len(each)} for {len(self._fleet.workers)}")
+        if any(torch.is_tensor(one) and one.numel() != 1 for one in each):
+            raise ConfigError("step: the loss of a model is one number; give loss.mean()")
         for place, one in zip(self._modules.losses[:, 0], each, strict=False):  # nobody waits for a GPU here
-            place.copy_(one.detach() if torch.is_tensor(one) else torch.tensor(float(one)))
+            place.copy_(one.detach().reshape(()) if torch.is_tensor(one) else torch.tensor(float(one)))
 
     @property
     def _any_active(self) -> bool:
@@ -220,6 +225,7 @@ class Cooperation(Observer):
             yield
             return
         self._joining, fleet, notices = True, self._fleet, self._fleet.notices
+        fleet.joining = True
         fleet.meet("join")
         notices.post("round", "-1")
         fleet.meet("join")
@@ -232,7 +238,7 @@ class Cooperation(Observer):
                 self._loop.begin()
                 self._finished()
         finally:
-            self._joining = self._modules.resting = fleet.resting = False
+            self._joining = self._modules.resting = fleet.resting = fleet.joining = False
 
     @property
     def _at_boundary(self) -> bool:
@@ -310,6 +316,8 @@ class Cooperation(Observer):
         """From now on rank 0 writes `scalars()` to a torch.utils.tensorboard.SummaryWriter, every so many steps."""
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ConfigError(f"log_to: every must be a whole number of at least 1, got {every!r}")
+        if self.rank == 0 and not hasattr(writer, "add_scalar"):
+            raise ConfigError(f"log_to: writer must be a SummaryWriter at rank 0, got {type(writer).__name__}")
         self._writers.append((writer, every))
 
     # going on another time
@@ -337,8 +345,10 @@ class Cooperation(Observer):
         In every process, with the words and the model that it is of. ConfigError when they are others.
         """
         self._refuse_within("load_state_dict")
+        refuse_inference("load_state_dict")
         structure, layout = self._modules.structure(), self._fleet.layout
         self._loop = saved.loaded(state, self._again, self._parts, structure, layout, self.rank)
+        self._modules.known = None
         self._send_ahead()
 
     def _again(self, tree: Any) -> Loop:
@@ -348,6 +358,7 @@ class Cooperation(Observer):
 
     def sends(self, loop: Loop, done: int) -> None:
         self._modules.in_place()
+        self._inner.in_place()
 
     def received(self, loop: Loop, late: int) -> None:
         self._communicated = True
@@ -362,6 +373,9 @@ class Cooperation(Observer):
         self._fleet.step = self.steps
         if isinstance(self._fleet, world.World):
             self._fleet.meet(what)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Cooperation is tied to its process and its model: it cannot be copied or pickled; save state_dict()")
 
     def _everybody(self, mine: Any) -> list[Any]:
         """What each process says, by rank; in JSON."""

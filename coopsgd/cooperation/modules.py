@@ -68,12 +68,18 @@ class Modules:
         ]
         self._others = [[held for held in every if held not in kept] for every, kept in zip(buffers, self._kept, strict=True)]
         if len({_kind(held.tensor) for held in self._kept[0]}) > 1:
-            raise ConfigError("model: its running statistics are of several dtypes, or on several devices; not supported")
+            names = " and ".join(f"{held.name} ({held.tensor.dtype}, {held.tensor.device})" for held in self._kept[0])
+            raise ConfigError(
+                f"model: its running statistics are of several dtypes or on several devices, {names}; give them one, and "
+                "register what is a constant with persistent=False"
+            )
         self._x: Any = None
         self._stats: Tensor | None = None
         self._grad: Any = None
         self.losses = torch.zeros(len(modules), 1)  # (r, 1) of the step that is taken
+        self.known: list[int] | None = None  # versions of the parameters when they were bound
         self.resting = False  # has this process no more data? Then its gradients are none
+        self.unused: set[str] = set()  # parameters of which no worker of this process has a gradient in this step
 
     @property
     def d(self) -> int:
@@ -113,17 +119,21 @@ class Modules:
             for held in self._kept[i] if statistics is not None else ():
                 held.move(statistics[i])  # type: ignore[index]
                 held.owner._buffers[held.key] = held.tensor
+        self.known = self.versions()
 
     def gradients(self, k: int, active: Any, own: Any) -> Tensor:
         """The losses that the user named, and his gradients in rows where a strategy asks for them."""
         self.take_replaced()
+        without: list[set[str]] = [set() for _ in self.modules]
         for i in range(len(self.modules)) if self._grad is not None else ():
             for held, row in self._in_rows(self._grad, i):
                 grad, into = held.tensor.grad, held.of(row)
                 if grad is None or self.resting or (active is not None and not active[i]):
-                    into.zero_()
+                    into.fill_(-0.0)  # which only sums of nothing else are: so all learn that nobody has a gradient
+                    without[i].add(held.name)
                 else:
                     into.copy_(grad.to_dense() if grad.is_sparse else grad)
+        self.unused = set.intersection(*without)
         idle = [i for i in range(len(self.modules)) if self.resting or (active is not None and not active[i])]
         return self.losses.index_fill(0, torch.tensor(idle, device=self.losses.device), 0) if idle else self.losses
 
@@ -138,6 +148,23 @@ class Modules:
             for other in rests[1:]:
                 for mine, first in zip(other, rests[0], strict=True):
                     mine.tensor.copy_(first.tensor)
+
+    def named(self, rows: Any, i: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """The same with the names of the parameters."""
+        for held, row in self._in_rows(rows, i):
+            yield held.name, held.tensor, held.of(row)
+
+    def versions(self) -> list[int]:
+        """Of the parameters that are trained; others once somebody has written into one."""
+        return [held.tensor._version for every in self._trained for part in every for held in part]
+
+    def refuse_new_values(self, algo: str) -> None:
+        """RunFailed when somebody has written into parameters since they were bound, as auxiliary models do not know of it."""
+        if self.known is not None and self.known != self.versions():
+            raise RunFailed(
+                "the model was given other weights after the Cooperation was made, and the auxiliary models of "
+                f"{algo} still have those from before; load or initialise weights first"
+            )
 
     def views(self, rows: Any, i: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Each parameter of module i that is trained, with its part of these rows, (r, d) or (1, d), or of their blocks."""
@@ -174,10 +201,16 @@ class Modules:
         """Statistics that a forward pass has put elsewhere become those of the row."""
         for i in range(len(self.modules)):
             for held in self._kept[i] if self._stats is not None else ():
-                now = held.owner._buffers[held.key]
+                now = held.owner._buffers.get(held.key)
+                place = held.of(self._stats[i])  # type: ignore[index]
+                if now is None or now.shape != place.shape:
+                    what = "is no longer there" if now is None else f"has become {tuple(now.shape)}"
+                    raise RunFailed(
+                        f"buffer {held.name} is mixed with the model as {tuple(place.shape)}, and {what}; keep its shape, or "
+                        "register it with persistent=False, so that it is not mixed"
+                    )
                 if now is not held.tensor or now.data_ptr() != held.address:
-                    place = held.of(self._stats[i])  # type: ignore[index]
-                    place.copy_(held.tensor if now is None else now)
+                    place.copy_(now)
                     held.tensor.data = place
                     held.owner._buffers[held.key] = held.tensor
 

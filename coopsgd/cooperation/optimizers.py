@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -37,12 +38,19 @@ class Optimizers:
     """One optimiser a worker of this process, behind the methods of loop/inner.py's Inner.
 
     writes: is what they step along another gradient than the user's? buffers: are their buffers mixed (buffers=average)?
+    alone: are all workers in this process?
     """
 
     plain = False
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], modules: Modules, writes: bool, buffers: bool) -> None:
-        self._optimizers, self._modules, self._writes = optimizers, modules, writes
+    def __init__(
+        self, optimizers: Sequence[torch.optim.Optimizer], modules: Modules, writes: bool, buffers: bool, alone: bool
+    ) -> None:
+        self._optimizers, self._modules, self._writes, self._alone = optimizers, modules, writes, alone
+        if writes and any(isinstance(optimizer, torch.optim.SparseAdam) for optimizer in optimizers):
+            raise ConfigError(
+                "optimizer: SparseAdam takes sparse gradients, and this algorithm makes dense ones of them; use Adam"
+            )
         self._x: Any = None
         self._names = (
             sorted(set().union(*(_kept(group, optimizers[0]) for group in optimizers[0].param_groups))) if buffers else []
@@ -72,7 +80,7 @@ class Optimizers:
             elif self._modules.resting:
                 continue
             if self.take is not None:
-                self.take()
+                self._taken(i, self.take)
             elif self.scaler is None:
                 if not self._modules.resting or all(bool(block.isfinite().all()) for block in blocks_of(direction)):
                     optimizer.step()  # where others skip a step, who rests skips it too
@@ -80,9 +88,36 @@ class Optimizers:
                 self.scaler.step(optimizer)
         return x
 
+    def _taken(self, i: int, take: Callable[[], Any]) -> None:
+        """A step by the user's function. RunFailed when it computes other gradients than those that the algorithm made."""
+        hooks = [
+            p.register_post_accumulate_grad_hook(_refuse_gradient)
+            for p, _ in (self._modules.views(self._x, i) if self._writes else ())
+        ]
+        try:
+            take()
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def in_place(self) -> None:
+        """RunFailed when an optimiser steps what is in no module."""
+        for optimizer, module in zip(self._optimizers, self._modules.modules, strict=True):
+            mine = {id(p) for p in module.parameters()}
+            for p in (p for group in optimizer.param_groups for p in group["params"]):
+                if id(p) not in mine:
+                    raise RunFailed(
+                        f"the optimiser steps a parameter of shape {tuple(p.shape)} that came to it after the Cooperation was "
+                        "made and is not the model's, so it would be trained and never mixed; make the Cooperation afterwards, "
+                        "of one module that holds all"
+                    )
+
     def _put(self, optimizer: torch.optim.Optimizer, direction: Any, i: int) -> None:
         """Make a direction the gradients of module i; one that is not finite is what a scaler skips."""
-        for p, value in self._modules.views(direction, i):
+        for name, p, value in self._modules.named(direction, i):
+            if name in self._modules.unused and not value.any() and (self._alone or bool(torch.signbit(value).all())):
+                p.grad = None  # nobody has used it: no momentum, no decay moves it
+                continue
             if p.grad is None or p.grad.is_sparse:
                 p.grad = torch.empty_like(p)
             p.grad.copy_(value)
@@ -149,6 +184,13 @@ class Optimizers:
         """Nothing."""
 
 
+def _refuse_gradient(_: Tensor) -> None:
+    raise RunFailed(
+        "step: the function that takes the step computes gradients of its own, and this algorithm steps along another one, so "
+        "workers would come apart; use an algorithm that mixes models (algo=pasgd tau=1)"
+    )
+
+
 def _like(x: Any, rows: Sequence[Tensor]) -> Any:
     """Rows, in blocks where x is."""
     return type(x)(rows) if isinstance(x, tuple) else rows[0]
@@ -158,7 +200,9 @@ def _kept(group: dict[str, Any], optimizer: torch.optim.Optimizer) -> set[str]:
     """The names of the vectors that an optimiser keeps of a parameter, found by a step of another of its class."""
     trial = torch.nn.Parameter(torch.zeros(2, 3))
     trial.grad = torch.ones(2, 3)
-    options = {name: value for name, value in group.items() if name in optimizer.defaults}
+    taken = inspect.signature(type(optimizer)).parameters
+    anything = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+    options = {name: value for name, value in group.items() if name in optimizer.defaults and (anything or name in taken)}
     try:
         other = type(optimizer)([trial], **options)
         other.step()

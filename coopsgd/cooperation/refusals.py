@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
@@ -117,3 +118,16 @@ def refuse_optimizers(optimizers: Sequence[Any], modules: Sequence[nn.Module]) -
                         f"optimizer{which}: steps a parameter of shape {tuple(p.shape)} that model{which} does not have, so it "
                         "would be trained and never mixed; give one module that holds all (nn.ModuleList)"
                     )
+
+
+def refuse_inference(what: str) -> None:
+    """ConfigError where tensors are made that can never be trained."""
+    if torch.is_inference_mode_enabled():
+        raise ConfigError(f"{what}: not within torch.inference_mode(), whose tensors cannot be trained; call it outside")
+
+
+def seconds(timeout: Any) -> float:
+    """A timeout. ConfigError unless it is a time."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise ConfigError(f"timeout: must be seconds, more than 0, got {timeout!r}")
+    return float(timeout)

@@ -47,6 +47,9 @@ def loaded(
     """The loop that goes on from it. ConfigError when it is of another run, or of another process."""
     if not isinstance(state, Mapping) or state.get("format") != FORMAT:
         raise ConfigError("load_state_dict: this is no state of a Cooperation; give what coop.state_dict() told")
+    for name in ("model", "words", "tree", *(("rows",) if "ranks" in state else ("rank", "processes", "tensors"))):
+        if name not in state:
+            raise _torn(KeyError(name))
     if state["model"] != structure:
         for mine, before in zip_longest(structure, state["model"], fillvalue="nothing"):
             if mine != before:
@@ -67,7 +70,15 @@ def loaded(
             f"{rank} of {layout.processes}; give each its own, or all of them one of state_dict(gathered=True)"
         )
     modules = [*homes(parts.strategy, parts.period), optimizers]
-    return make(inflate(state["tree"], lambda at, kind: read(at, kind).clone(), modules))
+    try:
+        tree = inflate(state["tree"], lambda at, kind: read(at, kind).clone(), modules)
+    except KeyError as error:
+        raise _torn(error) from None
+    return make(tree)
+
+
+def _torn(error: KeyError) -> ConfigError:
+    return ConfigError(f"load_state_dict: the state has no {error}, so parts of it are gone; give what coop.state_dict() told")
 
 
 class _Memory:

@@ -36,6 +36,8 @@ def parts_of(
     try:
         flat, notes = mended(flat, "Cooperation")
         used, ignored = _sorted(flat)
+        if not any(re.match(r"[+~]*algo=", word) for word in used):
+            notes.append("algo: none is named, so it is easgd, as on the command line")
         for word in used:
             if re.search(r"\d\s*epochs?\b", word.partition("=")[2]):
                 raise ConfigError(f"{word}: how long an epoch is only your loop knows; give steps, as many as its loader has")

@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -35,7 +36,13 @@ def join(device: torch.device, timeout: float) -> tuple[int, int]:
     if not dist.is_initialized():
         if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             return 0, 1
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+        except dist.DistStoreError:
+            raise RunFailed(
+                f"making a Cooperation: {os.environ['WORLD_SIZE']} processes were started, and not all of them came to make "
+                f"one within {timeout:g} s; every process must do the same"
+            ) from None
         atexit.register(_end)
     backend, found = "nccl" if device.type == "cuda" else "gloo", backend_of(device)
     if not found or (device.type == "cuda" and found != "nccl"):
@@ -145,8 +152,8 @@ class Notices:
                 return gone or missing
             time.sleep(0.05)
 
-    def where(self, ranks: Iterable[int]) -> str:
-        """What is known of these processes."""
+    def where(self, ranks: Iterable[int], uneven: bool = False) -> str:
+        """What is known of these processes. uneven: may one have ended for want of data?"""
         try:
             self._store.check(["anything"])
         except RuntimeError:  # it knows of nobody any more
@@ -158,12 +165,14 @@ class Notices:
         found = [f"rank {q} has ended after step {k}" if k else f"rank {q} did not come" for q, k in ended.items()]
         if not found:
             return "all processes are there, but one waited no longer, or the connection between two of them broke"
-        uneven = "; where some have less data than others, wrap the loop in `with coop.join():`" * any(ended.values())
-        return " and ".join(found) + uneven
+        fell = any(k and "(" in k for k in ended.values())
+        way = "; where some have less data than others, wrap the loop in `with coop.join():`"
+        return " and ".join(found) + way * (uneven and any(ended.values()) and not fell)
 
     def leave(self) -> None:
         """At the end of the process: those who still wait for it are told."""
-        self.post("ended", str(self.step))
+        error = getattr(sys, "last_value", None)
+        self.post("ended", f"{self.step}" + f" ({type(error).__name__})" * (error is not None))
 
     def _all_there(self, what: str) -> bool:
         """Have all others come, at the latest in SLICE seconds? (A `wait` of the store that is in vain is told by torch.)"""
@@ -193,6 +202,7 @@ class World(Processes):
         super().__init__(layout, notices.rank, notices.timeout, Waits(notices.timeout))
         self.tag = notices.number  # a message that another fleet has left on the way is not taken for one of this
         self.notices, self._limit, self._gpu = notices, timedelta(seconds=notices.timeout), device.type == "cuda"
+        self.joining = False  # is it within `join`?
         self.resting = False  # has this process no more data? Then its rate counts for nothing
 
     def one_rate(self, lr: Any) -> Any:
@@ -237,4 +247,4 @@ class World(Processes):
             now = self._waits.now
             missing = self.notices.missing("stuck", str(now))
             why = re.sub(r"^\[\S+:\d+\] ", "", str(error).strip().partition("\n")[0]).partition(". ")[0]
-            raise RunFailed(f"{now}: {self.notices.where(missing)} (torch: {why})") from error
+            raise RunFailed(f"{now}: {self.notices.where(missing, uneven=not self.joining)} (torch: {why})") from error

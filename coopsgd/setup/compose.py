@@ -56,8 +56,9 @@ def register_schema() -> None:
 @contextmanager
 def borrowed() -> Iterator[None]:
     """Inside, Hydra is ours, with our schema; afterwards it is again that of the program that we are called in."""
-    repo, name = ConfigStore.instance().repo, f"{SCHEMA}.yaml"
-    before, running, version = repo.get(name), GlobalHydra.instance().hydra, VersionBase.instance().version_base
+    store = ConfigStore.instance()
+    theirs, running, version = store.repo, GlobalHydra.instance().hydra, VersionBase.instance().version_base
+    store.repo = {name: node for name, node in theirs.items() if name == "hydra" or name.startswith("_")}  # Hydra's own
     GlobalHydra.instance().clear()
     try:
         with sources.borrowed():
@@ -66,7 +67,4 @@ def borrowed() -> Iterator[None]:
     finally:
         GlobalHydra.instance().hydra = running
         VersionBase.instance().version_base = version
-        if before is None:
-            del repo[name]
-        else:
-            repo[name] = before
+        store.repo = theirs

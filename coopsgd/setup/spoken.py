@@ -76,5 +76,7 @@ def _text(value: Any) -> str:
         return "[" + ",".join(map(_text, value)) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if hasattr(value, "tolist"):  # an array
+        return _text(value.tolist())
     text = str(value)
     return quoted(text) if isinstance(value, str | os.PathLike) and not re.fullmatch(r"[\w./:-]+", text) else text
