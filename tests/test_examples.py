@@ -247,5 +247,5 @@ def test_the_source_distribution_has_the_examples(tmp_path):
     assert done.returncode == 0, done.stderr
     (made,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(made) as files:
-        inside = {Path(name).name for name in files.getnames() if Path(name).parent.name == "examples"}
-    assert inside == {path.name for path in EXAMPLES.glob("*.py")}
+        inside = {name.partition("/examples/")[2] for name in files.getnames() if "/examples/" in name and Path(name).suffix}
+    assert inside == {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.*")}

@@ -52,6 +52,7 @@ def _run(pipe: Any, rank: int, processes: int, port: int, program: Any, argument
     import atexit
     import os
 
+    atexit._clear()  # what is to be done at the end of the process that this one was forked from, as removing its folders
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)
