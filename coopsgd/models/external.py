@@ -29,6 +29,7 @@ class Seen:
 
 
 _seen: dict[str, Seen] = {}
+_had: set[str] = set()  # weights that are in torch's cache
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,55 @@ class External(Model):
 @register("torchvision", "model")
 @dataclass(frozen=True)
 class TorchVision(External):
-    """Any of torchvision's classification networks by name, untrained; its BatchNorm stays BatchNorm. See `norm_stats`.
+    """Any of torchvision's classification networks by name; its BatchNorm stays BatchNorm. See `norm_stats`.
 
-    arguments: more of its keyword arguments. Grey images are shown to it as three equal colours.
+    arguments: more of its keyword arguments. Grey images are shown to it as three equal colours. weights: trained ones of
+    torchvision's, downloaded once into torch's cache, for data of as many classes.
     """
 
     arch: str = option("resnet18", "its name in torchvision.models")
     arguments: Any = option({}, "of that class or function, as in {width: 2}", type="dict")
+    weights: Any = option(
+        None, "to begin with, by torchvision's name for them, as DEFAULT; null: untrained", type="text or null"
+    )
 
     def __post_init__(self) -> None:
         _check_arguments(self.arguments, "{width_per_group: 128}")
+
+    def _look(self, shape: tuple[int, ...], classes: int, batch_size: int = 2) -> Seen:
+        if self.weights is not None:
+            self._have(classes)
+        return super()._look(shape, classes, batch_size)
+
+    def _have(self, classes: int) -> None:
+        """Weights of that name are in torch's cache. ValueError when there are none for so many classes, or none to be had."""
+        found, key = self._chosen(), repr((self.arch, self.weights))
+        if (many := len(found.meta["categories"])) != classes:
+            raise ValueError(
+                f"model.weights: {self.weights} of {self.arch} tells {many} classes apart, the data has {classes}; leave "
+                "model.weights out, or begin with a file of your own by start="
+            )
+        if key in _had:
+            return
+        try:
+            answer_of(lambda: bool(found.get_state_dict(progress=False, check_hash=True)))
+        except (ValueError, ChildFailed) as error:
+            raise ValueError(
+                f"model.weights: {self.weights} of {self.arch} cannot be had ({error}); where there is no network, put "
+                f"{found.url} into torch's cache, or leave model.weights out"
+            ) from None
+        _had.add(key)
+
+    def _chosen(self) -> Any:
+        """The weights of that name. ValueError when torchvision has none."""
+        known = self.fetch().get_model_weights(self.arch)
+        names = [*known.__members__]
+        if isinstance(self.weights, str) and self.weights in (*names, "DEFAULT"):
+            return known[self.weights]
+        hint = did_you_mean(str(self.weights), [*names, "DEFAULT"])
+        raise ValueError(
+            f"model.weights: torchvision has no {self.weights!r} of {self.arch}{hint}; it has {', '.join(names) or 'none'}"
+        )
 
     def fetch(self) -> Any:
         import torchvision.models as models  # with torch's compiler in tow: 2 s, so nobody else imports it
@@ -89,7 +129,9 @@ class TorchVision(External):
         return models
 
     def build(self, shape: tuple[int, ...], classes: int) -> Module:
-        network = self.fetch().get_model(self.arch, weights=None, num_classes=classes, **self.arguments)
+        trained = {} if self.weights is None else {"progress": False}
+        weights = None if self.weights is None else self._chosen()
+        network = self.fetch().get_model(self.arch, weights=weights, num_classes=classes, **trained, **self.arguments)
         if shape[0] != 1:
             return network
         from coopsgd.modules.convolutional import Coloured
