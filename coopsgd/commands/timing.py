@@ -43,8 +43,8 @@ class On(NamedTuple):
 
 def facts(words: Sequence[str], config_dir: str | None = None, trust: bool = False) -> dict[str, Any]:
     """cluster: its name; runs: {folder, algo, tau, workers, seed, steps, sim_s, own_sim_s, file}, of which own_sim_s is on the
-    run's own cluster, null without one; notes. Nothing is written when one of the runs that were named cannot be timed; of a
-    sweep it is left out, with a note.
+    run's own cluster, null without one; notes. ConfigError at the first of the runs that were named which cannot be timed;
+    those before it are written. Of a sweep it is left out, with a note.
     """
     folders, overrides = _sorted(words)
     on = _cluster(overrides, config_dir)
