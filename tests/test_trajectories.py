@@ -40,6 +40,8 @@ def changed(name: str) -> Sequence[str]:
         return "rows", "answer"
     if name == "graph/erdos_renyi/4":  # two vectors more a round: a sum over all, beside edges, is not looked for any more
         return "rows", "answer", "ledger"
+    if words[0] == "norm_stats" and "average" not in words and {"easgd", "fedavg"} & {*words}:
+        return ("stats",)  # of the auxiliary model: its workers', not those of the start
     return ("stats",) if "overlap" in words and "cnn" in words else ()  # statistics take the mixed value when it has come
 
 

@@ -87,6 +87,8 @@ def nearest(name: str) -> list[str]:
         here = {like(key): f"{group}.{key}" for key, where in below.items() if f"{group}.{key}" in where}
         if (close := closest(plain, here)) is not None:
             return [here[close]]
+    if last in KEYS and not group:
+        return [last]
     if last in below:
         return below[last]
     for key in (*KEYS, "experiment", *again.HELP):

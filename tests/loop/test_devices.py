@@ -32,7 +32,7 @@ RING = np.eye(8) / 2 + np.roll(np.eye(8), 1, 0) / 2
 LONG = ("workers=8", "steps=1000", "tau=3", "batch_size=8")
 
 
-def on_gpu(task: Any, seed: int, dtype: Any, device: Any) -> Bound:
+def on_gpu(task: Any, seed: int, dtype: Any, device: Any, start: Any) -> Bound:
     """networks.bound, of a module without numbers."""
     with unset_fake_temporarily():
         module = networks.network(task, seed)

@@ -191,9 +191,9 @@ def test_in_a_loop_of_ones_own():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         return coopsgd.Cooperation([model], [optimizer], *words)
 
-    found = coop("period=post_local", "period.switch=6rounds", "tau=4")
+    found = coop("algo=pasgd", "period=post_local", "period.switch=6rounds", "tau=4")
     assert found.config.period["switch"] == 6
     with pytest.raises(coopsgd.errors.ConfigError, match=r"^tau=1epoch: how long an epoch is only your loop knows; give steps"):
-        coop("tau=1epoch")
+        coop("algo=pasgd", "tau=1epoch")
     with pytest.warns(UserWarning, match=r"eval_every, rounds, schedule: ignored; your own loop decides that"):
-        coop("eval_every=1epoch", "rounds=20", "schedule=plateau")
+        coop("algo=pasgd", "eval_every=1epoch", "rounds=20", "schedule=plateau")
