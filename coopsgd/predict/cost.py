@@ -94,7 +94,7 @@ def seconds(parts: Parts) -> float | None:
     what would have to be rehearsed is too long.
     """
     config, steps = parts.config, parts.config.steps or 0
-    if config.cluster is None or not steps or parts.period.WATCHES:
+    if config.cluster is None or not steps or parts.only_training_tells:
         return None
     from coopsgd.predict.rehearsal import rehearse
 

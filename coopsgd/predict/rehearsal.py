@@ -47,8 +47,9 @@ def on_stage(parts: Parts) -> Loop:
     config = parts.config
     if config.cluster is None:
         raise ValueError("cluster: is missing, so there is no clock to rehearse with; name one, as in cluster=ethernet_1g")
-    if parts.period.WATCHES:
-        raise ValueError(f"period={config.period['name']}: goes by the loss, so only the run tells how long it takes")
+    if parts.only_training_tells:
+        by = "the loss" if parts.period.WATCHES else f"the rate, which goes by the loss (schedule={config.schedule['name']})"
+        raise ValueError(f"period={config.period['name']}: goes by {by}, so only the run tells how long it takes")
     return stage(parts, clock_of(parts))
 
 

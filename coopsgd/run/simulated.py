@@ -6,6 +6,7 @@ sim/wan_100m/events...    what the run logged, with sim_s on that clock, which i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -27,9 +28,15 @@ def place(folder: Path, name: str) -> Path:
 
 
 def name_of(cluster: str, words: Mapping[str, str]) -> str:
-    """What a cluster with keys of its own is called, as in wan_100m,step_s=0.01: a name of a file."""
+    """What a cluster with keys of its own is called, as in wan_100m,step_s=0.01: a name of a file.
+
+    Where a file cannot be called so, a hash of what was said keeps it apart from others.
+    """
     said = ",".join([cluster, *(f"{key}={value}" for key, value in sorted(words.items()))])
-    return re.sub(r"[^\w.,=+-]+", "-", said)[:LONGEST].strip(".-")
+    name = re.sub(r"[^\w.,=+-]+", "-", said).strip(".-")
+    if len(name) <= LONGEST and name == said:
+        return name
+    return f"{name[: LONGEST - 9]}~{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
 
 def write(folder: Path, name: str, cluster: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Path:
@@ -56,6 +63,8 @@ def read(folder: Path, name: str) -> list[dict[str, Any]]:
         raise LookupError(f"{folder} has no seconds on {name!r} ({there}): coopsgd time {folder} cluster={name}") from None
     if not found or not all("sim_s" in point for point in found):
         raise DamagedFile(f"{place(folder, name)} is damaged: it has no seconds; run coopsgd time again")
+    if [line["step"] for line in found] != [line["step"] for line in log_points(folder / "metrics.jsonl")]:
+        raise LookupError(f"{folder} has gone on since it was timed on {name!r}: coopsgd time {folder} cluster={name}")
     return found
 
 

@@ -43,6 +43,11 @@ class Parts:
         """How many local steps a round has."""
         return cast("Period", self._make("period"))
 
+    @property
+    def only_training_tells(self) -> bool:
+        """Does tau go by the loss, or by a rate that does?"""
+        return self.period.WATCHES or (self.schedule.WATCHES and not self.period.foreseen)
+
     @cached_property
     def topology(self) -> Graph:
         """Who is linked with whom."""

@@ -124,6 +124,11 @@ def _resolved(
         if config.topology is not None:
             notes += parts.topology.notes(m)
         steps = _length(parts.but(config))
+        if config.rounds is not None and config.order == "cta" and parts.strategy.send is not None:
+            notes += (
+                f"rounds={config.rounds}: under order=cta a round's communication comes with the step behind it, so the last "
+                f"round's is not made: {config.rounds - 1} are",
+            )
         config = build.with_full_names(replace(config, steps=steps, epochs=None, rounds=None))
         if config.cluster is not None:
             notes += tuple(parts.cluster.check(config))

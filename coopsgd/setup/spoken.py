@@ -56,7 +56,7 @@ def _of_mapping(found: Mapping[Any, Any], of_run: Sequence[str], file: str = "")
         again = f'"--config-path", {json.dumps(folder)}, "--config-name", "config"'
         raise ConfigError(f"{file or 'words'}: is the config of a run; these words run it again: {again}")
     for name, value in found.items():
-        if value is None or ("format" in found and name not in of_run):  # a run's own config.yaml says everything
+        if "format" in found and (value is None or name not in of_run):  # a run's own config.yaml says everything
             continue
         if str(name) in GROUPS and isinstance(value, Mapping):
             if "name" in value:

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from playing import settle
 
 from coopsgd import Run
 from coopsgd.completion import overrides
+from coopsgd.predict import cost
 from coopsgd.run.simulated import name_of
+from coopsgd.setup.parts import Parts
 
 SMALL = ("task=quadratic", "workers=4", "processes=1", "steps=23", "log_every=5", "eval_every=10", "save=none")
 STRAGGLERS = "ethernet_1g,step=pareto,step_s=0.02"
@@ -100,7 +103,7 @@ def test_what_only_training_tells_is_refused(cli):
     plateau = ("schedule=plateau", "schedule.patience=0", "schedule.threshold=0.9", "eval_every=2")
     assert cli("train", *SMALL, *plateau, "period=qsr", "period.alpha=0.05", "steps=40", "hydra.run.dir=p").code == 0
     ended = cli("time", "p", "cluster=wan_100m")
-    assert ended.code == 2 and len(ended.lines) == 1 and "communications depend on its training" in ended.err
+    assert ended.code == 2 and len(ended.lines) == 1 and "so only the run tells" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -147,9 +150,28 @@ def test_what_was_not_timed(a_run):
 
 def test_names_of_files():
     assert name_of("wan_100m", {}) == "wan_100m"
-    assert name_of("custom", {"step_s": "1", "bandwidth": "10 Mbit/s"}) == "custom,bandwidth=10-Mbit-s,step_s=1"
+    assert name_of("custom", {"step_s": "1", "latency_s": "0.1"}) == "custom,latency_s=0.1,step_s=1"
+    assert name_of("custom", {"step_s": "1", "bandwidth": "10 Mbit/s"}).startswith("custom,bandwidth=10-Mbit-s,step_s=1~")
+    assert name_of("graph", {"file": "a/b.gml"}) != name_of("graph", {"file": "a-b.gml"})
+    assert name_of("custom", {"speeds": "1" * 500}) != name_of("custom", {"speeds": "1" * 501})
     assert "/" not in name_of("graph", {"file": "../a/b.gml"}) and len(name_of("custom", {"speeds": "1" * 500})) <= 120
 
 
 def test_its_words_are_completed():
     assert {"cluster=wan_100m", "cluster=graph"} <= {item.value for item in overrides(["cluster="])}
+
+
+def test_a_run_that_has_gone_on_is_to_be_timed_again(cli, tmp_path):
+    words = ("task=quadratic", "workers=2", "processes=1", "tau=2", "log_every=2", "checkpoint_every=2", "hydra.run.dir=r")
+    assert cli("train", *words, "steps=4").code == 0
+    assert cli("time", "r", "cluster=wan_100m").code == 0
+    assert cli("resume", "r", "steps=8").code == 0
+    with pytest.raises(LookupError, match=r"has gone on since it was timed on 'wan_100m': coopsgd time .* cluster=wan_100m$"):
+        Run(tmp_path / "r").simulated("wan_100m")
+
+
+@pytest.mark.parametrize("period", ["post_local", "qsr"])
+def test_nothing_is_said_of_seconds_that_a_plateau_decides(period):
+    words = ("task=quadratic", "workers=2", "algo=pasgd", "tau=2", f"period={period}", "cluster=wan_100m", "steps=20")
+    assert cost.seconds(Parts(settle((*words, "schedule=step", "schedule.every=5")))) is not None
+    assert cost.seconds(Parts(settle((*words, "schedule=plateau", "eval_every=5")))) is None

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from playing import MLP, QUADRATIC, play, settle
 
+from coopsgd.commands import compose
 from coopsgd.setup.lengths import step_of
 from coopsgd.setup.parts import Parts
+from coopsgd.setup.spoken import words_of
 from coopsgd.strategies.period import Period
 
 SMALL = (*MLP, "workers=4", "batch_size=16")
@@ -197,3 +199,14 @@ def test_in_a_loop_of_ones_own():
         coop("algo=pasgd", "tau=1epoch")
     with pytest.warns(UserWarning, match=r"eval_every, rounds, schedule: ignored; your own loop decides that"):
         coop("algo=pasgd", "eval_every=1epoch", "rounds=20", "schedule=plateau")
+
+
+def test_a_round_whose_communication_is_put_off_is_noted():
+    words = (*QUADRATIC, "algo=pasgd", "tau=4", "rounds=3", "steps=null")
+    line = "rounds=3: under order=cta a round's communication comes with the step behind it"
+    notes = {order: compose.compose_config((*words, f"order={order}")).notes for order in ("cta", "atc")}
+    assert [any(note.startswith(line) for note in notes[order]) for order in ("cta", "atc")] == [True, False]
+
+
+def test_none_takes_a_key_back():
+    assert words_of([{"rounds": None, "steps": 4}]) == ["rounds=null", "steps=4"]
