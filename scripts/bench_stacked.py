@@ -14,7 +14,6 @@ second table counts seconds of processor time, which other users of the machine 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import statistics
 import time
@@ -27,6 +26,7 @@ from peers import FORK, silence
 from coopsgd.commands import compose
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
+from coopsgd.host import processors
 from coopsgd.loop.stepping import Steps
 from coopsgd.run.worker import _keep_freed_memory
 from coopsgd.setup import schema
@@ -106,7 +106,7 @@ def measured(model: str, m: int, way: str) -> tuple[float, float]:
     answers = FORK.SimpleQueue()
 
     def child() -> None:
-        torch.set_num_threads(1 if way.endswith("1 thread") else len(os.sched_getaffinity(0)))
+        torch.set_num_threads(1 if way.endswith("1 thread") else processors.cores())
         _keep_freed_memory()
         engine = "loop" if way.startswith("modules") else way.split()[0]
         words = (f"model={model}", "data=fashion_mnist", f"workers={m}", "processes=1", "algo=pasgd", f"engine={engine}")

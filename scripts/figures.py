@@ -11,7 +11,6 @@ emulated hosts (scripts/check_clock.py), and docs/dashboard.png is a screenshot.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import re
 import shutil
@@ -22,6 +21,8 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+
+from coopsgd.host import processors
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results.md"
@@ -40,7 +41,7 @@ NAMES = (*EXPERIMENTS, DESIGN)
 def stamp(name: str) -> str:
     """What a table was made with, in one line."""
     asked = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    commit, cores = asked.stdout.strip() or "no commit", len(os.sched_getaffinity(0))
+    commit, cores = asked.stdout.strip() or "no commit", processors.cores()
     return f"*{name}: {commit}, {time.strftime('%Y-%m-%d')}, {cores} cores of {_processor()}, torch {version('torch')}*"
 
 

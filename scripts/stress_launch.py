@@ -19,8 +19,8 @@ from pathlib import Path
 from peers import silence
 
 from coopsgd.commands import compose
+from coopsgd.host import processors
 from coopsgd.run import folders, launch
-from coopsgd.setup import schema
 
 ALGOS = (("algo=easgd", "tau=2"), ("algo=dpsgd", "topology=ring"), ("algo=dpsgd", "topology=chain"), ("algo=fullsync",))
 
@@ -39,7 +39,7 @@ def main() -> None:
     p = arguments.processes
     words = ("task=quadratic", "steps=6", f"workers={p}", f"processes={p}", f"timeout={arguments.limit}", "save=rows")
     plans = [compose.compose_config([*words, *algo]).config for algo in ALGOS]
-    load = [multiprocessing.get_context("fork").Process(target=busy, daemon=True) for _ in range(2 * schema.cores())]
+    load = [multiprocessing.get_context("fork").Process(target=busy, daemon=True) for _ in range(2 * processors.cores())]
     for process in load:
         process.start()
     times = []

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from coopsgd.errors import ConfigError, TooFewSamples
+from coopsgd.host import processors
 from coopsgd.registry import guarded
 from coopsgd.setup import build, checks, lengths, objective, schema, timing, values
 from coopsgd.setup.build import blamed
@@ -229,7 +230,7 @@ def placed(checked: Checked, gpus: int, look: bool = False, at_once: int = 1) ->
             f"processes: nccl takes one process a GPU, got {processes} for {gpus}; use processes={gpus} or device=cpu"
         )
     if threads == "auto":
-        threads = max(1, schema.cores() // at_once // processes)
+        threads = max(1, processors.cores() // at_once // processes)
     found = replace(config, device=device, processes=processes, threads=threads)
     return replace(checked, parts=checked.parts.but(found), notes=notes)
 

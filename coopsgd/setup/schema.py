@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from coopsgd.errors import ConfigError
+from coopsgd.host import processors
 from coopsgd.registry import option
 from coopsgd.setup import yamls
 from coopsgd.setup.formats import FORMAT, upgraded
@@ -272,15 +272,10 @@ def frozen(group: str, name: str, suffix: str) -> str:
     return f"{group}.{name}{suffix}".removeprefix(".")
 
 
-def cores() -> int:
-    """Processors this process may use: affinity, not what the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def place(workers: int, gpus: int, at_once: int = 1) -> int:
     """Processes to start: one a worker while that is at most 2 a core or 1 a GPU, else the largest divisor that fits.
 
     at_once: runs that share cores and GPUs.
     """
-    room = max(1, (gpus or 2 * cores()) // at_once)
+    room = max(1, (gpus or 2 * processors.cores()) // at_once)
     return next(p for p in range(min(workers, room), 0, -1) if workers % p == 0)

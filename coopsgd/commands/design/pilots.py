@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from coopsgd.errors import ConfigError
+from coopsgd.host import processors
 from coopsgd.predict import theory
 from coopsgd.run.schema import evaluated
-from coopsgd.setup import schema, timing
+from coopsgd.setup import timing
 from coopsgd.setup.schema import Config
 
 TAUS = (1, 2, 4, 16, 64)
@@ -81,7 +82,7 @@ def pilot(base: Config, tau: int) -> Config:
 
 def in_one_process(settings: Config, every: int) -> Config:
     """The same run with all workers in one process, evaluated every so many steps, of which nothing but numbers is kept."""
-    here = replace(settings, processes=1, threads=schema.cores(), launch=True, save="none")
+    here = replace(settings, processes=1, threads=processors.cores(), launch=True, save="none")
     return replace(here, log_every=every, eval_every=every, eval_samples=1)
 
 

@@ -22,10 +22,9 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, Interrupted
-from coopsgd.host import signals
+from coopsgd.host import processors, signals
 from coopsgd.run.jobs import FAILED, NOWHERE, RUNNING, Job, Jobs
 from coopsgd.run.progress import say
-from coopsgd.setup.schema import cores
 
 GLANCE = 0.2  # seconds between two looks at what jobs elsewhere have to say
 
@@ -162,4 +161,4 @@ def at_once(settings: Any, jobs: int) -> int:
     many = settings.get("n_jobs", 1)
     if not isinstance(many, int) or many == 0:
         return 1
-    return max(1, min(jobs, many if many > 0 else cores() + 1 + many))
+    return max(1, min(jobs, many if many > 0 else processors.cores() + 1 + many))
