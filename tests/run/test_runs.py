@@ -346,9 +346,10 @@ def test_processes_and_threads_are_chosen_and_said(cli, tmp_path):
 
 
 def test_processes_auto(monkeypatch):
+    from coopsgd.host import processors
     from coopsgd.setup import schema
 
-    monkeypatch.setattr(schema, "cores", lambda: 2)
+    monkeypatch.setattr(processors, "cores", lambda: 2)
     assert [schema.place(m, 0) for m in (1, 4, 5, 6, 64, 7)] == [1, 4, 1, 3, 4, 1]
     assert [schema.place(m, 8) for m in (4, 16, 1024, 7)] == [4, 8, 8, 7]
 
