@@ -96,13 +96,16 @@ def _show_choice(group: str, name: str, as_json: bool, config_dir: str | None) -
         raise ConfigError(f"{group}: no {brief(name)!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
     choice = known.get(name, Choice(group, name, "", ""))
     found = [] if group == EXPERIMENTS else catalogue.options(group, name, config_dir, importing=True)
+    sets: dict[str, Any] = {}
+    if group == EXPERIMENTS:
+        sets = {"chooses": catalogue.choices_of(group, name, config_dir), "sets": catalogue.settings(group, name, config_dir)}
     if as_json:
-        return _print_json({**asdict(choice), "keys": [_facts(option) for option in found]})
+        return _print_json({**asdict(choice), "keys": [_facts(option) for option in found], **sets})
     print(f"{group}={name}: {choice.about}".rstrip(": "))
     if choice.paper:
         print(f"  paper: {choice.paper}")
-    if group == EXPERIMENTS:
-        print(f"  sets: {json.dumps(catalogue.settings(group, name, config_dir))}")
+    for what, values in sets.items():
+        print(f"  {what}: {json.dumps(values)}")
     for line in catalogue.table(found) if found else () if group == EXPERIMENTS else ("  it has no keys",):
         print(line)
 

@@ -43,6 +43,14 @@ def settings(group: str, name: str, config_dir: str | None = None) -> dict[str, 
     return {str(key): value for key, value in said.items() if key != "defaults"}
 
 
+def choices_of(group: str, name: str, config_dir: str | None = None) -> dict[str, str]:
+    """Of the groups for which the yaml of a choice takes another than the default, which: {"algo": "fedavg"}."""
+    said = OmegaConf.to_container(OmegaConf.create(_texts(group, config_dir)[name]))
+    assert isinstance(said, dict)
+    defaults = [one for one in said.get("defaults", ()) if isinstance(one, dict)]
+    return {str(key).removeprefix("override ").strip("/ "): str(value) for one in defaults for key, value in one.items()}
+
+
 class Option(NamedTuple):
     """A key of the config, as its dataclass has it."""
 

@@ -195,3 +195,9 @@ def test_a_key_that_is_called_like_one_of_the_run_is_its_own(cli):
     assert "\n  algo.epochs" in cli("list", "algo=fedavg").out
     assert "\n  algo.epochs" in cli("list", "algo.epochs").out
     assert "\n  epochs" in cli("list", "epochs").out
+
+
+def test_an_experiment_tells_what_it_chooses(cli):
+    assert '  chooses: {"algo": "fedavg", "model": "cnn", "partition": "dirichlet"}' in cli("list", "experiment=fl_bench").out
+    found = json.loads(cli("list", "experiment=fl_bench", "--json").out)
+    assert found["chooses"]["algo"] == "fedavg" and found["sets"]["rounds"] == 100
