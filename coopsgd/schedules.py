@@ -224,14 +224,11 @@ class MultiStep(Constant):
         return sorted(self.milestones) if self.unit == "step" else None
 
 
-@register("cosine", "schedule")
 @dataclass(frozen=True)
-class Cosine(Constant):
-    """The rate falls, after the warm-up, along half a cosine to `floor` at the end of the run (torch CosineAnnealingLR)."""
+class _ToFloor(Constant):
+    """A rate that falls from the end of the warm-up to the end of the run."""
 
     floor: float = option(0.0, "what the rate falls to", unit="")
-
-    KIND: ClassVar[str | None] = "CosineAnnealingLR"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -240,29 +237,27 @@ class Cosine(Constant):
     def check(self, rate: float, steps: int) -> None:
         super().check(rate, steps)
         _refuse_above(self.floor, rate)
-
-    def arguments(self, steps: int) -> dict[str, Any]:
-        super().arguments(steps)
-        return {"T_max": steps - self.warmup, "eta_min": self.floor}
 
     def drops(self, steps: int) -> list[int]:
         return [self.warmup + 1]
 
 
+@register("cosine", "schedule")
+@dataclass(frozen=True)
+class Cosine(_ToFloor):
+    """The rate falls, after the warm-up, along half a cosine to `floor` at the end of the run (torch CosineAnnealingLR)."""
+
+    KIND: ClassVar[str | None] = "CosineAnnealingLR"
+
+    def arguments(self, steps: int) -> dict[str, Any]:
+        super().arguments(steps)
+        return {"T_max": steps - self.warmup, "eta_min": self.floor}
+
+
 @register("linear", "schedule")
 @dataclass(frozen=True)
-class Linear(Constant):
+class Linear(_ToFloor):
     """The rate falls, after the warm-up, along a straight line to `floor` at the end of the run (torch PolynomialLR, for 0)."""
-
-    floor: float = option(0.0, "what the rate falls to", unit="")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        not_negative("schedule.floor", self.floor)
-
-    def check(self, rate: float, steps: int) -> None:
-        super().check(rate, steps)
-        _refuse_above(self.floor, rate)
 
     def arguments(self, steps: int) -> dict[str, Any]:
         super().arguments(steps)
@@ -272,9 +267,6 @@ class Linear(Constant):
         rate, total = _full_rate(optimizer), max(1, arguments["total"])
         end = self.floor / rate
         return _by_formula(optimizer, lambda k: end + (1 - end) * max(0.0, 1 - k / total))
-
-    def drops(self, steps: int) -> list[int]:
-        return [self.warmup + 1]
 
 
 @dataclass(frozen=True)
