@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.loop.blocks import Blocks, blocks_of
 from coopsgd.models.base import statistics_of
 from coopsgd.tasks.gradients import ALIGNMENT
+
+HOLDERS: WeakValueDictionary[int, Modules] = WeakValueDictionary()  # id of a parameter that is trained -> whose rows it is in
 
 
 @dataclass(eq=False)
@@ -116,6 +119,7 @@ class Modules:
         for i in range(len(self.modules)):
             for held, row in self._in_rows(x, i):
                 held.move(row)
+                HOLDERS[id(held.tensor)] = self
             for held in self._kept[i] if statistics is not None else ():
                 held.move(statistics[i])  # type: ignore[index]
                 held.owner._buffers[held.key] = held.tensor
@@ -182,6 +186,10 @@ class Modules:
             for part in self._trained[i]:
                 for held in part:
                     p = held.tensor
+                    if HOLDERS.get(id(p)) is not self:
+                        raise RunFailed(
+                            "another Cooperation was made of this model since, and mixes it; step with the newer one alone"
+                        )
                     if held.owner._parameters.get(held.key) is not p or p.data_ptr() != held.address:
                         raise RunFailed(
                             f"parameter {held.name} was replaced or moved after the Cooperation was made, and would not be "

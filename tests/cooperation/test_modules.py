@@ -140,6 +140,17 @@ def test_what_would_not_be_mixed_any_more_is_an_error(harm, message):
         coop.step()
 
 
+def test_a_second_cooperation_takes_the_models_and_the_first_says_so():
+    models, _, first = pair(network)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    second = Cooperation(models, optimizers, *PASGD)
+    gradients(models)
+    with pytest.raises(RunFailed, match="another Cooperation was made of this model since"):
+        first.step()
+    assert second.step()
+    assert torch.equal(values(models[0]), values(models[1]))
+
+
 def test_values_that_are_loaded_in_place_are_taken():
     models, _, coop = pair(network)
     models[0].load_state_dict(network(seed=7).state_dict())
