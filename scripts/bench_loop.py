@@ -3,12 +3,14 @@
     torchrun --nproc-per-node 4 scripts/bench_loop.py [--steps 32] [--repetitions 15] [--width 32]
 
 A CNN with BatchNorm on images of 32 x 32, batches of 16, SGD with momentum, gloo; one thread a process. The loops take turns,
-some steps each, so that whatever else the machine does meets all of them alike.
+some steps each, so that whatever else the machine does meets all of them alike. The second bare loop meets at a barrier every
+16 steps and sends nothing: what waiting for the slowest process costs by itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 import warnings
@@ -37,12 +39,26 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
 
+def meeting(optimizer: torch.optim.Optimizer, every: int) -> tuple[torch.optim.Optimizer, Any]:
+    """The optimiser, and its step with a barrier after every so many."""
+    count = itertools.count(1)
+
+    def step() -> None:
+        optimizer.step()
+        if next(count) % every == 0:
+            dist.barrier()
+
+    return optimizer, step
+
+
 def loops(width: int) -> dict[str, Any]:
     """By name: (model, optimizer, what takes the step)."""
     found = {}
     bare = cnn(width)
     optimizer = sgd(bare)
     found["bare"] = bare, optimizer, optimizer.step
+    model = cnn(width)
+    found["bare, a barrier every 16 steps"] = model, *meeting(sgd(model), every=16)
     wrapped = DistributedDataParallel(cnn(width), gradient_as_bucket_view=True)
     optimizer = sgd(wrapped)
     found["ddp"] = wrapped, optimizer, optimizer.step
