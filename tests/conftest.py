@@ -26,6 +26,7 @@ from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import drawn
 import pytest
 import torch
 from ownership import Owner
@@ -172,6 +173,12 @@ def _answer(pipe: Any, function: Any, arguments: tuple[Any, ...]) -> None:
         pipe.send((True, function(*arguments)))
     except BaseException:
         pipe.send((False, traceback.format_exc()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Of the largest products of cases a part is drawn."""
+    drawn.mark(items)
 
 
 def pytest_collection_finish() -> None:

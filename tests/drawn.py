@@ -1,0 +1,69 @@
+"""Products of cases of which `make test` runs a part and `make test-all` all: too many for 12 minutes, too good to drop.
+
+A test that is not here runs all its cases. Which part it is depends on the names of the cases alone.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+COVER = 0  # as many as it takes to have every value of every parameter once
+CASES = {  # test, below tests/ -> COVER, or n for every n-th case
+    "cooperation/test_equal.py::test_every_algorithm": 2,
+    "cooperation/test_state.py::test_it_goes_on_to_the_bit": COVER,
+    "fleet/test_local.py::test_equal_to_the_product": COVER,
+    "fleet/test_lowering.py::test_every_topology_wherever_its_rows_are": COVER,
+    "loop/test_consensus.py::test_consensus_is_that_of_the_rows_before_the_latest_mixing": 3,
+    "loop/test_consensus.py::test_with_a_delay_it_is_of_the_rows_when_they_were_sent": COVER,
+    "loop/test_devices.py::test_nothing_lies_elsewhere_and_nobody_waits": COVER,
+    "loop/test_norm_stats.py::test_averaged_statistics_are_W_times_the_rows_at_every_mixing": COVER,
+    "loop/test_norm_stats.py::test_statistics_do_not_depend_on_placement": COVER,
+    "loop/test_train.py::test_the_same_config_gives_the_same_trajectory_wherever_its_rows_are": 2,
+    "predict/test_clock.py::test_a_rehearsal_is_what_a_run_logs_wherever_its_rows_are": 3,
+    "predict/test_conditions.py::test_nothing_that_follows_from_the_bound_is_told_where_it_does_not_hold": COVER,
+    "run/test_resume.py::test_on_another_number_of_processes": COVER,
+    "strategies/test_members.py::test_the_mean_over_all_models_follows_the_mean_gradient": COVER,
+    "strategies/test_members.py::test_when_a_communication_acts_and_on_what": COVER,
+    "strategies/test_period.py::test_every_period_with_every_algorithm_wherever_rows_are": COVER,
+    "test_oracle.py::test_any_matrix": COVER,
+    "test_oracle.py::test_every_topology_is_its_matrix": COVER,
+    "test_ownership.py::test_nothing_outlives_a_test_that_fails_nor_a_pytest_that_is_killed": 3,
+    "test_peers.py::test_a_public_implementation_ends_with_the_same_models": COVER,
+}
+
+
+def name_of(item: Any) -> str:
+    """As CASES calls a test."""
+    path, _, test = item.nodeid.partition("::")
+    return f"{path.removeprefix('tests/')}::{test.partition('[')[0]}"
+
+
+def mark(items: Sequence[Any]) -> None:
+    """Mark as slow what is not drawn."""
+    cases = defaultdict(list)
+    for item in items:
+        if (name := name_of(item)) in CASES and item.get_closest_marker("slow") is None:
+            cases[name].append(item)
+    for name, some in cases.items():
+        some.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
+        drawn = _cover(some) if CASES[name] == COVER else some[: -(-len(some) // CASES[name])]
+        for item in some:
+            if item not in drawn:
+                item.add_marker(pytest.mark.slow)
+
+
+def _cover(items: Sequence[Any]) -> list[Any]:
+    """Each that has a value which no earlier one has."""
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for item in items:
+        values = {(name, repr(value)) for name, value in item.callspec.params.items()}
+        if not values <= seen:
+            found.append(item)
+            seen |= values
+    return found
