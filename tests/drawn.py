@@ -14,6 +14,7 @@ import pytest
 
 COVER = 0  # as many as it takes to have every value of every parameter once
 CASES = {  # test, below tests/ -> COVER, or n for every n-th case
+    "commands/test_time.py::test_it_is_what_training_with_the_cluster_logs": 3,
     "cooperation/test_equal.py::test_every_algorithm": 2,
     "cooperation/test_state.py::test_it_goes_on_to_the_bit": COVER,
     "fleet/test_local.py::test_equal_to_the_product": COVER,
@@ -23,10 +24,19 @@ CASES = {  # test, below tests/ -> COVER, or n for every n-th case
     "loop/test_devices.py::test_nothing_lies_elsewhere_and_nobody_waits": COVER,
     "loop/test_norm_stats.py::test_averaged_statistics_are_W_times_the_rows_at_every_mixing": COVER,
     "loop/test_norm_stats.py::test_statistics_do_not_depend_on_placement": COVER,
+    "loop/test_stepping.py::test_memory_of_many_workers": 3,
     "loop/test_train.py::test_the_same_config_gives_the_same_trajectory_wherever_its_rows_are": 2,
     "predict/test_clock.py::test_a_rehearsal_is_what_a_run_logs_wherever_its_rows_are": 3,
     "predict/test_conditions.py::test_nothing_that_follows_from_the_bound_is_told_where_it_does_not_hold": COVER,
+    "run/test_console.py::test_training_goes_on_without_a_console": 2,
+    "run/test_disk_full.py::test_a_run_goes_on_while_the_disk_is_full": 2,
+    "run/test_ending.py::test_a_signal_ends_it_in_five_seconds": 2,
+    "run/test_first_signal.py::test_the_line_that_resumes": 2,
+    "run/test_no_room.py::test_every_write_that_is_refused": 2,
+    "run/test_restarts.py::test_a_worker_that_fails": 2,
     "run/test_resume.py::test_on_another_number_of_processes": COVER,
+    "run/test_signals.py::test_a_signal_to_a_worker_is_one_line": 3,
+    "setup/test_bad_input.py::test_one_line_and_exit_2": 3,
     "strategies/test_members.py::test_the_mean_over_all_models_follows_the_mean_gradient": COVER,
     "strategies/test_members.py::test_when_a_communication_acts_and_on_what": COVER,
     "strategies/test_period.py::test_every_period_with_every_algorithm_wherever_rows_are": COVER,
@@ -34,6 +44,7 @@ CASES = {  # test, below tests/ -> COVER, or n for every n-th case
     "test_oracle.py::test_every_topology_is_its_matrix": COVER,
     "test_ownership.py::test_nothing_outlives_a_test_that_fails_nor_a_pytest_that_is_killed": 3,
     "test_peers.py::test_a_public_implementation_ends_with_the_same_models": COVER,
+    "test_trajectories.py::test_a_run_is_what_it_was": 3,
 }
 
 
