@@ -19,11 +19,11 @@ import coopsgd
 from coopsgd import from_python
 from coopsgd.setup.spoken import words_of
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-EXAMPLE = README.partition("```python\n# notebook.py")[2].partition("```")[0]
+PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
+EXAMPLE = PAGE.partition("```python\n# notebook.py")[2].partition("```")[0]
 
 
-def test_the_readmes_example_runs_once_from_stdin_and_leaves_its_caller_alone(tmp_path):
+def test_the_pages_example_runs_once_from_stdin_and_leaves_its_caller_alone(tmp_path):
     """No guard, torch's threads at work, no file that could be run again; what the caller had stays as it was."""
     before = """
 import os, random, signal, sys, threading

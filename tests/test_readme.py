@@ -1,5 +1,6 @@
-"""What the README tells to type works."""
+"""What README.md and the pages of docs/ tell to type works, and they say the same."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,29 +11,67 @@ import pytest
 
 from coopsgd.commands import compose
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"^```(?:\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines() if line.startswith("coopsgd ")]
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+NEW = (ROOT / "docs" / "new_algorithm.md").read_text()
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
 VERBS = ("train", "show", "analyze", "probe", "design")
-WORDS = [words for words in COMMANDS if words[1] in VERBS and "--over" not in words and "--help" not in words]
+TABLE = re.compile(r"^\| `algo=` .*\n((?:\|.*\n)+)", re.MULTILINE)
 
 
-def test_there_are_commands():
-    assert len(WORDS) >= 8
+def commands(page: str) -> list[list[str]]:
+    """Those in its blocks whose words are a config's."""
+    blocks = re.findall(r"^```(?:\w*)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines() if line.startswith("coopsgd ")]
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [words for words in found if words[1] in VERBS and not {"--over", "--help"} & set(words)]
 
 
-@pytest.mark.parametrize("command", WORDS, ids=" ".join)
-def test_a_command_of_the_readme_is_accepted(command, tmp_path, monkeypatch):
+def accepted(command: list[str]) -> None:
     """The first job of a sweep stands for all."""
+    words = [word for word in command[2:] if word != "-m" and not word.startswith("hydra")]
+    if "-m" in command:
+        words = [re.sub(r"=(?:tag\(\w+, *)?(?:choice|range|interval)\(([^,)]*).*\)$", r"=\1", word) for word in words]
+        words = [re.sub(r"=([^,]*),.*", r"=\1", word) for word in words]
+    compose.compose_config(words, look=command[1] == "show")
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(README.splitlines()) <= 100
+    assert set(re.findall(r"\]\((docs/[\w/]+\.md)\)", README)) >= set(PAGES) - {"docs/index.md", "docs/drift.md"}
+
+
+@pytest.mark.parametrize("command", commands(README), ids=" ".join)
+def test_a_command_of_the_readme_is_accepted(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = [re.sub(r"=([^,]*),.*", r"=\1", word) if "-m" in command else word for word in command[2:] if word != "-m"]
-    compose.compose_config([re.sub(r"=range\(.*\)$", "=0", word) for word in words], look=command[1] == "show")
+    accepted(command)
 
 
-def test_a_partition_of_ones_own_as_in_the_readme(cli, tmp_path):
-    (tmp_path / "blocks.py").write_text(README.partition("```python\n# blocks.py")[2].partition("```")[0])
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [name for name, page in PAGES.items() if commands(page)])
+def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
+    folder = re.search(r"^cd (.*)", PAGES[page], re.MULTILINE)
+    monkeypatch.chdir(ROOT / folder[1] if folder else ROOT)
+    for command in commands(PAGES[page]):
+        accepted(command)
+
+
+def test_the_tables_of_the_algorithms_are_one_and_name_each(cli):
+    (table,) = TABLE.findall(README)
+    assert TABLE.findall(PAGES["docs/algorithms/index.md"]) == [table]
+    listed = {choice["name"]: choice for choice in json.loads(cli("list", "algo", "--json").out)["algo"]}
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[1:]]
+    assert {row[0].strip("`") for row in rows} == listed.keys()
+    for name, tau, _, _, paper in rows:
+        choice = listed[name.strip("`")]
+        keys = {key["key"]: key["default"] for key in choice["keys"]}
+        assert int(tau) == keys.get("tau", 1) and paper.removesuffix(" et al. 2006") in choice["paper"], name
+
+
+def test_a_partition_of_ones_own_as_on_its_page(cli, tmp_path):
+    (tmp_path / "blocks.py").write_text(NEW.partition("```python\n# blocks.py")[2].partition("```")[0])
     (tmp_path / "mine" / "partition").mkdir(parents=True)
-    yaml = README.partition("# mine/partition/blocks.yaml")[2].partition("```")[0]
+    yaml = NEW.partition("# mine/partition/blocks.yaml")[2].partition("```")[0]
     (tmp_path / "mine" / "partition" / "blocks.yaml").write_text("#" + yaml)
     folder = ("--config-dir", "mine", "partition=blocks", "partition.skip=33")
     done = cli("show", *folder, "workers=4")
@@ -41,10 +80,10 @@ def test_a_partition_of_ones_own_as_in_the_readme(cli, tmp_path):
     assert refused.code == 2 and "partition.step: " in refused.err and "skip" in refused.err
 
 
-def test_a_strategy_of_ones_own_as_in_the_readme(cli, tmp_path):
-    (tmp_path / "slowmo.py").write_text(README.partition("```python\n# slowmo.py")[2].partition("```")[0])
+def test_a_strategy_of_ones_own_as_on_its_page(cli, tmp_path):
+    (tmp_path / "slowmo.py").write_text(NEW.partition("```python\n# slowmo.py")[2].partition("```")[0])
     (tmp_path / "mine" / "algo").mkdir(parents=True)
-    yaml = README.partition("# mine/algo/slowmo.yaml")[2].partition("```")[0]
+    yaml = NEW.partition("# mine/algo/slowmo.yaml")[2].partition("```")[0]
     (tmp_path / "mine" / "algo" / "slowmo.yaml").write_text("#" + yaml)
     words = ("train", "--config-dir", "mine", "algo=slowmo", "task=quadratic", "processes=1", "workers=4", "steps=24")
     done = cli(*words, "algo.beta=0.5", "hydra.run.dir=run")

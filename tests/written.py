@@ -1,4 +1,4 @@
-"""Algorithms written as the README tells: a file and a few lines each. The battery runs them."""
+"""Algorithms written as docs/new_algorithm.md tells: a file and a few lines each. The battery runs them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a run folder's files hold, name by name: METRICS of a line of metrics.jsonl, SUMMARY of summary.json.
 
-The one place that says so. The writers, the console, the readers and README.md's tables follow it, and the tests hold runs
+The one place that says so. The writers, the console, the readers and docs/run_folder.md follow it, and the tests hold runs
 against it: a name that is not here is a mistake, and so is one that no run ever writes.
 """
 
@@ -151,7 +151,7 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def metrics_table() -> str:
-    """METRICS as README.md shows them."""
+    """METRICS as docs/run_folder.md shows them."""
     rows = ((f"`{m.name}`", m.unit, m.when, m.about, f"`{m.tag}`" if m.tag else "") for m in METRICS.values())
     return table(("name", "unit", "there on", "what it is", "TensorBoard's tag"), rows)
 

@@ -78,14 +78,14 @@ def test_show_counts_buffers_that_travel_along(cli):
     assert momentum == 2 * plain and adam == 3 * plain
 
 
-def test_the_readme_strategy_runs_and_is_shown(cli, tmp_path):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (tmp_path / "slowmo.py").write_text(readme.partition("```python\n# slowmo.py")[2].partition("```")[0])
+def test_the_pages_strategy_runs_and_is_shown(cli, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "new_algorithm.md").read_text()
+    (tmp_path / "slowmo.py").write_text(page.partition("```python\n# slowmo.py")[2].partition("```")[0])
     (tmp_path / "mine" / "algo").mkdir(parents=True)
     (tmp_path / "mine" / "algo" / "slowmo.yaml").write_text(
-        "#" + readme.partition("# mine/algo/slowmo.yaml")[2].partition("```")[0]
+        "#" + page.partition("# mine/algo/slowmo.yaml")[2].partition("```")[0]
     )
-    lazy = readme.partition("```yaml\n# Half")[2].partition("```")[0]
+    lazy = page.partition("```yaml\n# Half")[2].partition("```")[0]
     (tmp_path / "mine" / "algo" / "lazy.yaml").write_text("# Half" + lazy)
     assert cli("train", "--config-dir", "mine", "algo=lazy", *QUICK).code == 0
     slow = cli("train", "--config-dir", "mine", "algo=slowmo", "tau=4", "algo.beta=0.5", "hydra.run.dir=slow", *QUICK)

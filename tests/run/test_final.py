@@ -19,7 +19,7 @@ NETWORKS = {"mlp": ("model.hidden=[16]",), "cnn": (*CNN, "norm_stats=local"), "t
 
 
 def state_dict(path, row=None):
-    """What the README tells people who have torch and safetensors only."""
+    """What docs/run_folder.md tells people who have torch and safetensors only."""
     with safe_open(path, framework="pt") as file:
         places = {kind: json.loads(text) for kind, text in file.metadata().items() if kind != "format"}
         names = ("answer", "answer_stats") if row is None else ("rows", "stats")

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from coopsgd.run import schema
 from coopsgd.run.metrics import Files
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "run_folder.md").read_text()
 SHOWN = ("log_every=2", "eval_every=4", "steps=10", "workers=2", "tau=2")
 RUNS = {
     "quadratic": ("algo=dpsgd", "task=quadratic", "task.heterogeneity=0", "optim.lr=0.02", *SHOWN),
@@ -83,8 +83,8 @@ def test_tags_are_derived_and_stay_what_they_were(tmp_path, lines):
     assert not message
 
 
-def test_the_readme_has_the_table():
-    assert schema.metrics_table() in README
+def test_the_page_has_the_table():
+    assert schema.metrics_table() in PAGE
 
 
 def test_values_are_read_by_names_the_schema_knows(lines):

@@ -466,7 +466,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class SlowMo(Strategy):
-    """As in the README."""
+    """As in docs/new_algorithm.md."""
 
     beta: float = 0.7
 

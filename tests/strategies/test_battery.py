@@ -1,4 +1,4 @@
-"""Every algorithm, built in or written as the README tells, keeps the promises of `coopsgd.testing`; breakers are named."""
+"""Every algorithm, built in or as docs/new_algorithm.md tells, keeps the promises of `coopsgd.testing`; breakers are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The algorithms written as the README tells are those of their papers: loops over workers, one vector at a time."""
+"""The algorithms written as docs/new_algorithm.md tells are those of their papers: loops over workers, one vector at a time."""
 
 from __future__ import annotations
 
