@@ -87,8 +87,7 @@ class Quantity(Partition):
     """Unequal amounts, labels ignored: min_size each, the rest divided by one draw of Dirichlet(alpha) over workers.
 
     Quantity skew of arXiv:2102.02079, with a floor instead of drawing again. min_size=auto: one batch, where there are so many
-    samples, else one sample. reshuffle: amounts stay, samples are dealt anew
-    every epoch.
+    samples, else one sample. reshuffle: amounts stay, samples are dealt anew every epoch.
     """
 
     alpha: float = option(0.5, "small: some hold far more than others", unit="")
@@ -101,7 +100,7 @@ class Quantity(Partition):
 
     def __post_init__(self) -> None:
         _positive(self.alpha)
-        _at_least_one(self.min_size)
+        _at_least_one("min_size", self.min_size)
 
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
         n = len(labels)
@@ -130,9 +129,7 @@ class Shards(Partition):
     )
 
     def __post_init__(self) -> None:
-        k = self.classes
-        if k != "auto" and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-            raise ValueError(f"partition.classes: must be auto or a whole number of at least 1, got {k!r}")
+        _at_least_one("classes", self.classes)
 
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
         order, counts = _by_class(np.arange(len(labels)), labels)
@@ -203,7 +200,7 @@ class Dirichlet(Partition):
 
     def __post_init__(self) -> None:
         _positive(self.alpha)
-        _at_least_one(self.min_size)
+        _at_least_one("min_size", self.min_size)
         if not 1 <= self.attempts <= 1_000_000:
             raise ValueError(f"partition.attempts: must be at least 1 and at most a million, got {self.attempts}")
 
@@ -238,7 +235,7 @@ class Dirichlet(Partition):
         )
 
     def notes(self, samples: int, shares: Sequence[np.ndarray]) -> tuple[str, ...]:
-        if self.equal or self.min_size != "auto" or min(map(len, shares)) >= self.batch_size:
+        if self.equal or self.min_size != "auto" or min(map(len, shares)) >= self.one_batch(self.batch_size):
             return ()
         return (
             f"partition.min_size=auto: no draw gives each of {len(shares)} workers one batch, {self.batch_size} samples; the "
@@ -307,8 +304,16 @@ class File(Partition):
         return [np.concatenate([split.shares[user] for user in some]) for some in np.array_split(order, workers)]
 
     def notes(self, samples: int, shares: Sequence[np.ndarray]) -> tuple[str, ...]:
-        left = samples - sum(map(len, shares))
-        return (f"partition.file: {left} of {samples} training samples are nobody's",) if left else ()
+        left, workers = samples - sum(map(len, shares)), len(shares)
+        split, told = splits.read(self.file, samples), list[str]()
+        n, what = len(split.shares), "users" if split.users else "lists"
+        if n > workers and self.users != "one":
+            each = f"{n // workers}{f' to {n // workers + 1}' if n % workers else ''} each"
+            told.append(f"{n} {what} are dealt to {workers} workers, {each}")
+        elif n > workers or split.users:
+            told.append(f"each worker is one of {n} {what}{', drawn at random' if n > workers else ''}")
+        told += [f"{left} of {samples} training samples are nobody's"] if left else []
+        return tuple(f"partition.file: {line}" for line in told)
 
 
 _last: tuple[Any, list[np.ndarray]] | None = None  # of this process, or of the one it was forked from
@@ -379,11 +384,9 @@ def _positive(alpha: float) -> None:
         raise ValueError(f"partition.alpha: must be a positive number, got {alpha}")
 
 
-def _at_least_one(size: Any) -> None:
-    if size != "auto" and (isinstance(size, bool) or not isinstance(size, int)):
-        raise ValueError(f"partition.min_size: must be auto or a whole number of at least 1, got {size!r}")
-    if size != "auto" and size < 1:
-        raise ValueError(f"partition.min_size: must be at least 1, got {size}")
+def _at_least_one(key: str, value: Any) -> None:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"partition.{key}: must be auto or a whole number of at least 1, got {value!r}")
 
 
 def _one_each(table: np.ndarray) -> np.ndarray:

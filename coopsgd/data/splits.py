@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from coopsgd.errors import ConfigError
 from coopsgd.host import arrays, reading
 
 KEY = "partition.file"
@@ -42,7 +44,7 @@ def read(path: str, n: int) -> Split:
         raise ValueError(f"{KEY}: {path!r} ends in {suffix or 'nothing'}, not in {', '.join(SUFFIXES)}; {OUT}")
     found: Any
     if suffix == ".json":
-        found = reading.parsed(KEY, path, OUT, json.loads, "JSON", LARGEST)
+        found = reading.parsed(KEY, path, OUT, partial(json.loads, object_pairs_hook=partial(_once, path)), "JSON", LARGEST)
     elif suffix == ".npz":
         found = dict(arrays.archive(KEY, path))
         if len(found) == 1 and next(iter(found.values())).ndim == 1 and ("users" in found or _per_sample(found, n)):
@@ -55,7 +57,16 @@ def read(path: str, n: int) -> Split:
         found = arrays.read(KEY, path)
     split = _split(path, found, n)
     _refuse(path, split, n)
-    return split
+    return split._replace(shares=tuple(share.astype(np.int64) for share in split.shares))
+
+
+def _once(path: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, which a second value of one name would lose without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        again = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise ConfigError(f"{KEY}: {path!r} names {again} twice; give each user once, with all of its samples")
+    return found
 
 
 def _per_sample(found: Mapping[str, np.ndarray], n: int) -> bool:
@@ -84,6 +95,8 @@ def _split(path: str, found: Any, n: int) -> Split:
 
 
 def _by_user(path: str, of: np.ndarray, n: int) -> Split:
+    if of.dtype.kind == "S":
+        of = np.char.decode(of, "utf-8", "replace")
     if of.dtype.kind not in "iuU":
         raise ValueError(f"{KEY}: {path!r} holds {of.dtype}, not users: words or whole numbers; {OUT}")
     if len(of) != n:
@@ -94,7 +107,7 @@ def _by_user(path: str, of: np.ndarray, n: int) -> Split:
 
 
 def _numbers(path: str, name: str, one: Any) -> np.ndarray:
-    """Sample numbers (k,) int64."""
+    """Sample numbers (k,), of whole numbers."""
     try:
         share = np.asarray(one)
     except (ValueError, OverflowError):
@@ -103,7 +116,7 @@ def _numbers(path: str, name: str, one: Any) -> np.ndarray:
         share = np.array(None)
     if share.ndim != 1 or (share.size and share.dtype.kind not in "iu"):
         raise ValueError(f"{KEY}: {path!r}, {name} holds {_told(one)}, not a list of sample numbers; {OUT}")
-    return share.astype(np.int64)
+    return share if share.size else share.astype(np.int64)
 
 
 def _refuse(path: str, split: Split, n: int) -> None:

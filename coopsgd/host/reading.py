@@ -19,6 +19,8 @@ import numpy as np
 from coopsgd.errors import ConfigError
 from coopsgd.host import sizes
 
+ARRAY = "give a .npy, .npz, .mat, .csv or .txt file, or a list"
+OBJECTS = "holds Python objects, which are not read; save numbers, or words as .astype(str) makes them"
 SMALL = 1 << 24  # bytes of a text that a person or `coopsgd probe` wrote: 16 MB
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -65,17 +67,18 @@ def text(where: str, path: str | Path, out: str, most: float = SMALL) -> str:
 
 def array(where: str, path: str, fits: Callable[[tuple[int, ...]], None] | None = None) -> np.ndarray:
     """The array of a .npy file; `fits` is shown its shape before it is read and raises when it will not do."""
-    out = "give a .npy file or a list"
-    with opened(where, path, out) as file:
+    with opened(where, path, ARRAY) as file:
         try:
             version = np.lib.format.read_magic(file)
             readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, _, kind = readers[version](file)
             numbers = math.prod(shape)
-            if kind.hasobject or min(shape, default=0) < 0:
+            if min(shape, default=0) < 0:
                 raise ValueError
         except (ValueError, TypeError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError):
-            raise ConfigError(f"{where}: {path[:60]!r} holds no array of numbers; {out} of rows") from None
+            raise ConfigError(f"{where}: {path[:60]!r} holds no array of numbers; {ARRAY} of rows") from None
+        if kind.hasobject:
+            raise ConfigError(f"{where}: {path[:60]!r} {OBJECTS}")
         if fits is not None:
             fits(shape)
         if file.tell() + numbers * kind.itemsize > os.fstat(file.fileno()).st_size:

@@ -23,7 +23,9 @@ FORMATS = {
     "adjacency": (".adjlist", ".adj"),
     "matrix": (".npy", ".npz", ".mat"),
 }
-HEADERS = {("source", "target"), ("from", "to"), ("src", "dst"), ("src", "dest"), ("node1", "node2"), ("u", "v")}
+ENDS = (("source", "target"), ("from", "to"), ("src", "dst"), ("src", "dest"), ("node1", "node2"), ("u", "v"))  # in a heading
+WEIGHTS = ("weight", "w", "value")
+DATA = re.compile(r"\{.*\}[ \t]*$", re.M)  # of an edge, as networkx writes it behind
 SHOWN = 12  # nodes that a note names
 LARGEST = 1 << 28  # bytes of a list that are read
 
@@ -62,7 +64,7 @@ def read(where: str, path: str, given: str = "auto") -> Read:
         weighted = any("weight" in data for _, _, data in graph.edges(data=True))
         found = _numbered(list(graph.nodes), graph.edges(), graph.is_directed(), labels)
     elif kind == "matrix":
-        A = arrays.read(where, path)
+        A = arrays.read(where, path, called="adjacency")
         if A.ndim != 2 or A.shape[0] != A.shape[1] or not len(A) or A.dtype.kind not in "biuf":
             raise ConfigError(f"{where}: {path!r} holds {A.dtype} of shape {A.shape}, not a square matrix of 0 and 1")
         weighted = not np.isin(A, (0, 1)).all()
@@ -127,42 +129,100 @@ def _numbered(
 
 def _of_lines(where: str, path: str, kind: str) -> tuple[Read, bool]:
     """An edge, or a node and its neighbours, a line; and are there weights? A first line may say how many nodes there are."""
-    edges: list[tuple[str, str]] = []
+    content = reading.text(where, path, "give another file", LARGEST)
+    data = DATA.search(content)
+    if kind == "adjacency" and data:
+        line = content.count("\n", 0, data.start()) + 1
+        raise ConfigError(
+            f"{where}: {path!r}, line {line} ends in braces, as networkx's multiline adjacency lists do; write it by "
+            "write_adjlist"
+        )
+    lines = list(arrays.words_of(DATA.sub("", content)))
+    weighted, notes, count = any("weight" in found for found in DATA.findall(content)), list[str](), ""
+    columns = _heading(where, path, lines) if kind == "edges" else None
+    if columns is not None:
+        number, words = lines.pop(0)
+        notes.append(f"line {number}, {' '.join(words).strip()!r}, is taken for a heading")
+        weighted = weighted or any(word.lower() in WEIGHTS for word in words)
+    elif lines and len(lines[0][1]) == 1 and re.fullmatch(r"[1-9]\d{0,5}", lines[0][1][0]):
+        count = lines.pop(0)[1][0]
     nodes: dict[str, None] = {}
-    weighted, notes, first, count = False, list[str](), True, ""
-    for number, line in enumerate(reading.text(where, path, "give another file", LARGEST).splitlines(), 1):
-        words = arrays.words_of(re.sub(r"\{.*\}\s*$", "", line))
-        if not words:
-            continue
-        if first and tuple(word.lower().strip("\"'") for word in words[:2]) in HEADERS:
-            notes.append(f"line {number}, {' '.join(words)!r}, is taken for a heading")
-            first = False
-            continue
-        if first and len(words) == 1 and re.fullmatch(r"[1-9]\d{0,5}", words[0]):
-            count = words[0]
-            first = False
-            continue
-        first = False
+    edges: list[tuple[str, str]] = []
+    for number, words in lines:
         if kind == "edges":
-            if not 2 <= len(words) <= 3 or not all(words):
-                raise ConfigError(
-                    f"{where}: {path!r}, line {number} has {len(words)} word{'s' * (len(words) > 1)}; an edge has two, from "
-                    "and to, and may have a weight; topology.format=adjacency is for lists of neighbours, matrix for 0 and 1"
-                )
-            weighted = weighted or (len(words) > 2 and words[2] != "1")
-            words = words[:2]
+            words, weight = _ends(f"{where}: {path!r}, line {number}", words, columns)
+            weighted = weighted or weight != 1
+        elif len(words[0]) > 1:
+            words[0] = words[0].removesuffix(":")
         nodes.update(dict.fromkeys(words))
         edges += [(words[0], other) for other in words[1:]]
     if not nodes:
         raise ConfigError(f"{where}: {path!r} holds no edge; give another file")
-    numbered = dict.fromkeys(map(str, range(int(count or 0))))
-    if count and kind == "adjacency" and nodes.keys() != numbered.keys():
-        nodes[count] = None  # a node that has no neighbours
-    elif count:
-        notes.append(f"line 1, {count!r}, is taken for the number of nodes")
-        if more := [node for node in nodes if node not in numbered]:
-            raise ConfigError(
-                f"{where}: {path!r} says in its first line that it has {count} nodes, from 0, and names {more[0]!r}"
-            )
-        nodes.update(numbered)
+    numbers = {node: _whole(node) for node in nodes}
+    if None not in numbers.values():  # 1, 01 and 1.0 are one node
+        nodes = {str(number): None for number in numbers.values()}
+        edges = [(str(numbers[a]), str(numbers[b])) for a, b in edges]
+    if count:
+        first = int("0" not in nodes and count in nodes)
+        numbered = dict.fromkeys(str(i) for i in range(first, first + int(count)))
+        if kind == "adjacency" and nodes.keys() != numbered.keys():
+            nodes[count] = None  # a node that has no neighbours
+        else:
+            notes.append(f"line 1, {count!r}, is taken for the number of nodes")
+            if more := [node for node in nodes if node not in numbered]:
+                raise ConfigError(
+                    f"{where}: {path!r} says in its first line that it has {count} nodes, from {first}, and names {more[0]!r}"
+                )
+            nodes.update(numbered)
     return _numbered(_order(list(nodes)), edges, False, notes=notes), weighted
+
+
+def _heading(where: str, path: str, lines: Sequence[tuple[int, Sequence[str]]]) -> tuple[int, int] | None:
+    """Which words of each line are the ends of an edge, as the first line says; None where that is no heading."""
+    number, words = lines[0] if lines else (0, ())
+    names = [word.lower() for word in words]
+    for one, other in ENDS:
+        if one in names and other in names:
+            return names.index(one), names.index(other)
+    whole = [[_whole(word) is not None for word in line[:2]] for _, line in lines]
+    if len(words) < 2 or any(whole[0]) or not all(map(all, whole[1:])) or len(lines) < 2:
+        return None  # an edge between nodes that have names
+    if all(words[:2]) and (len(words) == 2 or (len(words) == 3 and names[2] in WEIGHTS)):
+        return 0, 1
+    raise ConfigError(
+        f"{where}: {path!r}, line {number}, {' '.join(words).strip()!r}, looks like a heading and does not say where an edge's "
+        "ends are; call those columns source and target"
+    )
+
+
+def _ends(where: str, words: list[str], columns: tuple[int, int] | None) -> tuple[list[str], float]:
+    """The two nodes of an edge, and its weight; where a heading names the columns, other words do not count."""
+    if columns is None and (not 2 <= len(words) <= 3 or not all(words)):
+        raise ConfigError(
+            f"{where} has {len(words)} word{'s' * (len(words) > 1)}; an edge has two, from and to, and may have a weight; "
+            "topology.format=adjacency is for lists of neighbours, matrix for 0 and 1"
+        )
+    if columns is not None and len(words) <= max(columns):
+        raise ConfigError(f"{where} has {len(words)} words; its heading names {max(columns) + 1} columns or more")
+    found, weight = [words[column] for column in columns or (0, 1)], 1.0
+    if len(words) > 2 and columns in (None, (0, 1)):
+        try:
+            weight = float(words[2])
+        except ValueError:
+            if columns is None:
+                raise ConfigError(
+                    f"{where}: {words[2]!r} is no weight; an edge is two words, and a number may follow"
+                ) from None
+    for word in found:
+        if not any(map(str.isalnum, word)) or any(word.count(a) != word.count(b) for a, b in ("()", "[]")):
+            raise ConfigError(f"{where}: {word!r} is no node; write an edge as two words, without brackets or an arrow")
+    return found, weight
+
+
+def _whole(word: str) -> int | None:
+    """The whole number that it is, as 7, 07 or 7.0e0."""
+    if re.fullmatch(r"-?\d{1,15}", word):
+        return int(word)
+    if re.fullmatch(r"-?\d{1,15}\.\d*(e[+-]?\d{1,2})?", word, re.I) and float(word).is_integer():
+        return int(float(word))
+    return None

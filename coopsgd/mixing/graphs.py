@@ -374,11 +374,19 @@ class File(Graph):
         return _directed(m, b, a) if one_way else _undirected(m, a, b)
 
     def notes(self, m: int) -> tuple[str, ...]:
-        links = self.links(m)
+        links, notes = self.links(m), list(self._found.notes)
+        if self.directed == "auto" and not self._found.directed:
+            one_way = {(a, b) for a, b in self._found.edges.tolist() if a != b}
+            alone = sum((b, a) not in one_way for a, b in one_way)
+            if 0 < alone < len(one_way):
+                notes.append(
+                    f"topology.file: some edges are named both ways, {alone} are named one way alone; all are taken to go both "
+                    "ways, topology.directed=true takes each as it is named"
+                )
         heard = np.bincount(links.columns, minlength=m)
-        if links.undirected or (len({*links.degrees.tolist(), *heard.tolist()}) == 1):
-            return self._found.notes
-        note = (
-            "messages go one way and not by as many to and from each worker, so metropolis and uniform weights move their mean"
-        )
-        return (*self._found.notes, f"topology.file: {note}")
+        if not links.undirected and len({*links.degrees.tolist(), *heard.tolist()}) > 1:
+            notes.append(
+                "topology.file: messages go one way and not by as many to and from each worker, so metropolis and uniform "
+                "weights move their mean"
+            )
+        return tuple(notes)

@@ -160,7 +160,7 @@ WRONG = [
     (lambda: Dirichlet(alpha=0), "partition.alpha: must be a positive number, got 0"),
     (lambda: Dirichlet(alpha=float("inf")), "partition.alpha"),
     (lambda: Quantity(alpha=-1.0), "partition.alpha"),
-    (lambda: Quantity(min_size=0), "partition.min_size: must be at least 1, got 0"),
+    (lambda: Quantity(min_size=0), "partition.min_size: must be auto or a whole number of at least 1, got 0"),
     (lambda: Dirichlet(attempts=0), "partition.attempts: must be at least 1 .*got 0"),
     (lambda: refuse_short([40, 12, 60], 32, "shards"), "batch_size: 32 is more than the 12 samples of worker 1"),
 ]
