@@ -73,9 +73,10 @@ def train(caller: Tell | None, words: tuple[str, ...]) -> None:
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
 @version_option
 @click.option("--trust", is_flag=True, help="Import the code that its config names.")
+@click.option("--changed-source", is_flag=True, help="Also where the source of your own classes is not as it was.")
 @click.argument("folder", type=Place(exists=True, file_okay=False))
 @words_argument
-def resume(folder: str, words: tuple[str, ...], trust: bool) -> None:
+def resume(folder: str, words: tuple[str, ...], trust: bool, changed_source: bool) -> None:
     """Go on with the run in FOLDER from its last checkpoint. Words may change what cannot change the past, as steps=2000.
 
     Of a sweep's folder, go on with all of its jobs that have not come to their end, and start those that never did.
@@ -84,12 +85,12 @@ def resume(folder: str, words: tuple[str, ...], trust: bool) -> None:
 
     at = Path(folder)
     if (at / "config.yaml").is_file() or not (at / "multirun.yaml").is_file():
-        return one_run(at, words, trust)
+        return one_run(at, words, trust, changed_source)
     if words:
         raise ConfigError(f"{words[0]}: a sweep goes on as it was; give words to one of its runs")
     from coopsgd.commands.train.command import resume_sweep
 
-    sys.exit(resume_sweep(at, trust))
+    sys.exit(resume_sweep(at, trust, changed_source))
 
 
 @cli.command(cls=Verb)

@@ -23,6 +23,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from coopsgd import usercode
 from coopsgd.blame import outside, with_location
 from coopsgd.errors import ConfigError, Interrupted
 
@@ -104,7 +105,10 @@ def lookup(kind: str, name: str, key: str = "") -> Any:
         return table[name]
     for point in entry_points(group=f"coopsgd.{kind}"):
         if point.name == name:
-            return point.load()
+            before = set(sys.modules)
+            found = point.load()
+            usercode.remember(name, point.module, found, before)
+            return found
     known = names(kind)
     if name in table:
         return table[name]
@@ -179,6 +183,8 @@ def may_import(key: str, name: Any) -> None:
     said = guard is not None and {f"{key}={name}", f"{key}.name={name}"} & guard.own
     if guard is not None and not said and isinstance(name, str) and ":" in name:
         raise ConfigError(f"{key}: {name} is code that this run folder names, and importing it runs it; {TRUST}")
+    if isinstance(name, str) and ":" in name:
+        usercode.named(name)
 
 
 def may_read(key: str, file: Any) -> None:
@@ -209,6 +215,7 @@ def imported(kind: str, name: str, key: str = "") -> Any:
         raise KeyError(f"{kind} {name!r}: {top} is a module of Python itself, which has none to offer; {way}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a file beside you is importable, but takes the place of no other module
+    before = set(sys.modules)
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (KeyboardInterrupt, Interrupted):
@@ -219,6 +226,7 @@ def imported(kind: str, name: str, key: str = "") -> Any:
         raise KeyError(
             f"{kind} {name!r}: is from Python's own {wrote}, which has none to offer; name one of yours or a library's"
         )
+    usercode.remember(name, module, found, before)
     return found
 
 

@@ -68,7 +68,7 @@ def imported_of(node: ast.Import | ast.ImportFrom) -> set[str]:
 
 # from the ground up; a module may import what is on its own floor or below. The longest name counts
 FLOORS = (
-    ("errors", "blame", "streams", "host"),
+    ("errors", "blame", "usercode", "streams", "host"),
     (
         "registry",
         "setup.__init__",

@@ -14,6 +14,7 @@ from coopsgd.blame import blame
 from coopsgd.errors import ConfigError, RunFailed, full_errors
 from coopsgd.host import child, sizes
 from coopsgd.predict import foresight
+from coopsgd.run import source
 from coopsgd.run.folders import refuse_nowhere
 from coopsgd.run.progress import say
 from coopsgd.setup.compose import composed, register_schema, task_words
@@ -45,13 +46,14 @@ def check(
         try:
             checked = resolve(cfg, overrides, choices, beside, trust=trust or beside is None, look=look)
             # what lies ahead of a run that would not begin is nobody's question
-            ahead = () if checked.refused else foresight.notes(checked.parts, given(overrides))
+            ahead = () if checked.refused else foresight.notes(checked.parts, given(overrides)) + source.notes(checked.config)
         except Exception as error:
             line = None if isinstance(error, ConfigError | RunFailed) else blame(error)
             if line is None:
                 raise
             raise ConfigError(line) from error
     notes = (*checked.notes, *ahead, *(f"warning: {w.message}" for w in raised if issubclass(w.category, UserWarning)))
+    notes += tuple(source.told(beside)) if beside is not None and trust else ()
     gpus = gpu_count() if checked.config.device in ("auto", "cuda") else 0
     return placed(replace(checked, notes=notes), gpus, look, at_once)
 

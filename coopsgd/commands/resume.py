@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError, Interrupted
+from coopsgd.run import source
 from coopsgd.run.folders import in_use_by_us, rehydrated, rewrite_config, steps_saved, torchrun, without_hydra
 from coopsgd.run.reader import summary_of
 from coopsgd.run.start import as_it_was, reached, start, summed_up
@@ -48,19 +49,23 @@ MAY_CHANGE = (
 OVER = ("completed", "diverged")
 
 
-def resume(folder: Path, words: Sequence[str], trust: bool) -> None:
-    """Go on with the run in `folder`, its config changed by `words`. ConfigError when it cannot be; RunFailed when it fails."""
+def resume(folder: Path, words: Sequence[str], trust: bool, anyway: bool = False) -> None:
+    """Go on with the run in `folder`, its config changed by `words`. ConfigError when it cannot be; RunFailed when it fails.
+
+    anyway: also where the source of a user's own code is not as it was.
+    """
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder}: holds no run, it has no config.yaml; name the folder of one")
     checks.only_copy()
     with in_use_by_us(folder):
         before = schema.load(folder / "config.yaml", trust=True)
-        checked = _checked(folder, words, trust) if words else as_it_was(folder, trust)
+        with source.found_again(folder, trust):
+            checked = _checked(folder, words, trust) if words else as_it_was(folder, trust)
         changed = [name for name in schema.KEYS if getattr(checked.config, name) != getattr(before, name)]
-        _go_on(folder, checked, before, changed)
+        _go_on(folder, checked, before, changed, anyway)
 
 
-def go_on_as(folder: Path, checked: Checked, named: Collection[str]) -> None:
+def go_on_as(folder: Path, checked: Checked, named: Collection[str], anyway: bool = False) -> None:
     """Go on with the run in `folder` if it is the one that `checked` says, but for what may change; else ConfigError.
 
     named: keys that somebody has given. What else says where or how it is computed stays as the run has it.
@@ -73,7 +78,7 @@ def go_on_as(folder: Path, checked: Checked, named: Collection[str]) -> None:
         others = (*placement(mine), "name")
         changed += [name for name in others if name in named and getattr(mine, name) != getattr(before, name)]
         after = Parts(replace(before, **{name: getattr(mine, name) for name in changed}))
-        _go_on(folder, Checked(after, ()), before, changed)
+        _go_on(folder, Checked(after, ()), before, changed, anyway)
 
 
 def frozen_like(folder: Path, mine: schema.Config) -> schema.Config:
@@ -112,7 +117,7 @@ def _another(name: str) -> ConfigError:
     )
 
 
-def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Collection[str]) -> None:
+def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Collection[str], anyway: bool) -> None:
     """Start the run of `checked` where the one of `before` stopped; it differs in the keys `changed`."""
     settings, summary = checked.config, summary_of(folder) or {}
     for name in changed:
@@ -135,6 +140,7 @@ def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Colle
     if summary.get("status") in OVER and (summary["status"] == "diverged" or settings.steps <= before.steps):
         print(f"{folder}: {summary['status']} at step {summary['steps']}; nothing is left to do")
         return
+    source.take(folder, settings, anyway, at or 0)
     for note in (*checked.notes, *_notes(checked, before, at)):
         print(note, file=sys.stderr, flush=True)
     if changed:

@@ -14,7 +14,7 @@ from coopsgd.host.sizes import human_bytes
 from coopsgd.mixing import spectra
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.predict import cost
-from coopsgd.run import pictures
+from coopsgd.run import pictures, provenance, source
 from coopsgd.run.console import number
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.period import ends
@@ -45,6 +45,7 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
         "data": task.about(config),
         "partition": task.class_counts(config),
         "cluster": None if config.cluster is None else config.cluster | {"about": parts.cluster.describe()},
+        "source": source.described(config),
         "notes": list(notes),
     }
     if strategy.send is None:
@@ -108,6 +109,9 @@ def show(found: dict[str, Any]) -> None:
         console.print(f"\nthe clock runs on: {found['cluster']['about']}", markup=False)
     if found["partition"]:
         pictures.show(console, found["data"], found["partition"])
+    for place, file in found["source"].items():
+        where = provenance.words(file["git"]) if file["git"] else "in no repository"
+        console.print(f"\nyour own code, which a run keeps in source/: {place} of {file['path']} ({where})", markup=False)
     what = "it" if found["cycle"] == 1 else "the first communication"
     if lines := [line for factor in found["factors"] for line in factor["plan"]] + found.get("plan", []):
         console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry {what} out:")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from coopsgd.commands.compose import gpu_count
 from coopsgd.commands.resume import as_it_was
 from coopsgd.errors import ConfigError, DamagedFile, RunFailed
-from coopsgd.run import provenance
+from coopsgd.run import provenance, source
 from coopsgd.run.folders import in_use_by_us, steps_saved
 from coopsgd.run.reader import log_points, summary_of
 from coopsgd.setup import checks
@@ -91,7 +91,7 @@ def _verify(folder: Path, steps: int | None, parts: Parts) -> int:
     print(f"{folder}: steps {of.start + 1} to {of.end} are taken again, {place}", flush=True)
     found = _taken_again(of, parts.but(settings))
     recorded = saved[of.saved[-1]].manifest if of.saved else summary
-    return _verdict(of, recorded, found)
+    return _verdict(of, source.recorded(folder, recorded), found)
 
 
 def _whole(folder: Path) -> dict[int, Checkpoint]:

@@ -24,6 +24,7 @@ from coopsgd.host import newfile, reading
 from coopsgd.host.files import atomically, new
 from coopsgd.mixing.base import load_array
 from coopsgd.registry import TRUST
+from coopsgd.run import source
 from coopsgd.setup import yamls
 from coopsgd.setup.build import classes, reads
 from coopsgd.setup.formats import upgraded
@@ -118,7 +119,7 @@ def write_config(settings: Config, folder: Path, command: str, sweeping: bool = 
     target, key = folder / "config.yaml", folder_key(sweeping)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("logs", "checkpoints"):
+        for name in ("logs", "checkpoints", source.FOLDER):
             if (folder / name).is_symlink():  # what a run writes below it would lie elsewhere
                 raise ConfigError(f"{folder / name} is a link; remove it, or choose another {key}")
         if os.path.lexists(target):
@@ -130,12 +131,13 @@ def write_config(settings: Config, folder: Path, command: str, sweeping: bool = 
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
     try:
         text = f"# {' '.join(command.split())}\n{dumps(_with_files(settings, folder))}{_for_hydra()}"
+        source.write(settings, folder)
         new(target, text.encode())
     except BaseException as error:
         if isinstance(error, FileExistsError):  # meanwhile: what is there now is another's
             raise ConfigError(f"{folder} already holds a run; {way_on}choose another {key}, or remove it") from None
-        for half in set(folder.iterdir()) - before:
-            half.unlink()  # nothing was frozen: the folder is free again
+        for half in set(folder.iterdir()) - before:  # nothing was frozen: the folder is free again
+            shutil.rmtree(half) if half.is_dir() else half.unlink()
         if isinstance(error, OSError) and error.errno in UNWRITABLE:
             raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
         raise
@@ -210,8 +212,8 @@ def _with_files(config: Config, folder: Path) -> Config:
 
 
 def _copy(key: str, value: str, into: Path) -> None:
-    with newfile.create(into) as file, reading.opened(key, value, "restore it") as source:
-        shutil.copyfileobj(source, file)
+    with newfile.create(into) as file, reading.opened(key, value, "restore it") as content:
+        shutil.copyfileobj(content, file)
 
 
 # what stands behind a frozen config, so that Hydra can run it again

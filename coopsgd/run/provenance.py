@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd import usercode
 from coopsgd.setup.parts import Parts
 
 LARGEST = 1 << 30  # bytes of data that are hashed whole; of more, blocks at even distances
@@ -41,6 +42,7 @@ def provenance(parts: Parts) -> dict[str, Any]:
             "data_sha256": data_sha256(parts),
             "packages_sha256": packages_sha256(),
             "git": git(),
+            "source": source_sha256(parts),
         },
     }
 
@@ -53,7 +55,7 @@ def prepare(parts: Parts) -> None:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     """What differs of two provenances, by name, in words. What one of them does not know is not compared."""
     return {
-        name: f"{name}: {_words(one)} then, {_words(other)} now"
+        name: f"{name}: {words(one)} then, {words(other)} now"
         for name, one in _flat(then).items()
         if one is not None and (other := _flat(now).get(name)) is not None and one != other
     }
@@ -61,10 +63,13 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, st
 
 def _flat(found: Mapping[str, Any]) -> dict[str, Any]:
     parts = (found.get(name) for name in ("versions", "environment"))
-    return {name: value for part in parts if isinstance(part, Mapping) for name, value in part.items()}
+    flat = {name: value for part in parts if isinstance(part, Mapping) for name, value in part.items()}
+    source = flat.pop("source", None)
+    return {**flat, **(source if isinstance(source, Mapping) else {})}
 
 
-def _words(value: Any) -> str:
+def words(value: Any) -> str:
+    """One of these facts, for a line."""
     if isinstance(value, Mapping):  # git
         changed = " with changes that are not committed" if value.get("dirty") else ""
         return f"{str(value.get('commit'))[:12]}{changed}"
@@ -160,22 +165,31 @@ def _hash(content: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest() + (f" of every {every}th MiB" if every > 1 else "")
 
 
+# code of the user's own
+
+
+def source_sha256(parts: Parts) -> dict[str, str] | None:
+    """Of each file that the config brings, by place (usercode.py); None where it brings none."""
+    return {place: file.sha256 for place, file in usercode.of(vars(parts.config)).items()} or None
+
+
 # git
 
 
-def git() -> dict[str, Any] | None:
-    """commit: of the working directory; dirty: are tracked files changed, None where git does not say. None: it has none."""
+def git(folder: str | None = None) -> dict[str, Any] | None:
+    """commit: of the repository that a folder is in, the working directory if none is named; dirty: are tracked files changed,
+    None where git does not say. None: it is in none.
+    """
     with contextlib.suppress(OSError):
-        return _git(os.getcwd())
+        at = Path(folder or os.getcwd())
+        above = next((path for path in (at, *at.parents) if (path / ".git").exists()), None)
+        return None if above is None else _git(str(above))
     return None
 
 
 @cache
-def _git(folder: str) -> dict[str, Any] | None:
-    above = (path / ".git" for path in (Path(folder), *Path(folder).parents))
-    if (at := next((path for path in above if path.exists()), None)) is None:
-        return None
-    return _asked(folder) or {"commit": _commit(at), "dirty": None}
+def _git(top: str) -> dict[str, Any]:
+    return _asked(top) or {"commit": _commit(Path(top) / ".git"), "dirty": None}
 
 
 def _asked(folder: str) -> dict[str, Any] | None:

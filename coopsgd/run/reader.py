@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coopsgd.errors import DamagedFile
-from coopsgd.run import final
+from coopsgd.run import final, source
 from coopsgd.setup import schema
 from coopsgd.setup.formats import format_of
 from coopsgd.setup.parts import Parts
@@ -73,7 +74,12 @@ class Run:
 
     @cached_property
     def parts(self) -> Parts:
-        """What it names, made when first asked for; of a folder without trust nothing that takes code of its own."""
+        """What it names, made when first asked for; of a folder without trust nothing that takes code of its own.
+
+        Code of the user's is that of today; a warning names what is not as it was when the run was made (`source`).
+        """
+        for line in source.told(self.folder) if self.trust else ():
+            warnings.warn(line, stacklevel=2)
         return Parts(self.config)
 
     @cached_property
@@ -83,6 +89,13 @@ class Run:
         if found is None:
             raise FileNotFoundError(f"{self.folder} has no summary.json: the run is under way or was killed")
         return found
+
+    @cached_property
+    def source(self) -> dict[str, dict[str, Any]]:
+        """The files of the user's own code that the run was made with, by their names in the folder's source/: path, bytes,
+        sha256, kept, and git (commit, dirty) of the repository where it lay, if it was in one.
+        """
+        return source.read(self.folder)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one dict a log point; one that a crash left torn is left out."""

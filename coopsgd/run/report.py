@@ -52,7 +52,8 @@ class Report:
         if found is not None:
             again = self._resumed[-1]["again"]
             self.note(f"goes on from step {found.step}" + (f"; at least {again} steps are computed again" if again else ""))
-            elsewhere = [words for name, words in differences(found.manifest, self._about).items() if name in BITS]
+            own = self._about["environment"]["source"] or {}
+            elsewhere = [words for name, words in differences(found.manifest, self._about).items() if name in (*BITS, *own)]
             if elsewhere:
                 self.note(f"the bits may be others than without a stop: {'; '.join(elsewhere)}")
 

@@ -198,7 +198,7 @@ SUMMARY = {  # key of summary.json -> when it is there, and what it is; a task o
     "restarts": ("runs whose workers were started again", "how often: max_restarts=, or torchrun's"),
     "notes": (ALL, "lines for the user"),
     "versions": (ALL, "of what the numbers depend on"),
-    "environment": (ALL, "what their bits depend on besides: threads, processor, SHA-256 of data and of packages, git commit"),
+    "environment": (ALL, "what their bits depend on besides: threads, processor, SHA-256 of data, packages, own source, git"),
     "command": (ALL, "that made the folder"),
     "checksums": (ENDED, "SHA-256 of what is kept"),
     "not_written": ("disks without room", "what is missing, and why"),

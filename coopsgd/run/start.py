@@ -13,7 +13,7 @@ from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
 from coopsgd.host import files, signals
 from coopsgd.predict import foresight
 from coopsgd.registry import guarded
-from coopsgd.run import provenance
+from coopsgd.run import provenance, source
 from coopsgd.run.folders import diverged, steps_saved, write_config
 from coopsgd.run.reader import Run, log_points
 from coopsgd.run.summary import of_what_there_is
@@ -91,7 +91,7 @@ def _is_ours(folder: Path) -> bool:
 
 def as_it_was(folder: Path, trust: bool) -> Checked:
     """The frozen config, which was checked when it was frozen. ConfigError where it names code that nobody vouches for."""
-    with contextlib.nullcontext() if trust else guarded(folder=folder):
+    with source.found_again(folder, trust), contextlib.nullcontext() if trust else guarded(folder=folder):
         parts = Parts(schema.load(folder / "config.yaml", trust))
         parts.task.check(parts.config)
         _ = parts.strategy, parts.period, parts.optim, parts.schedule

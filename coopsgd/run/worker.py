@@ -38,7 +38,7 @@ from coopsgd.loop.saved import homes
 from coopsgd.predict import foresight
 from coopsgd.predict.monitor import Monitor
 from coopsgd.predict.rehearsal import clock_of
-from coopsgd.run import checkpoints, final
+from coopsgd.run import checkpoints, final, source
 from coopsgd.run.board import Board, Phase
 from coopsgd.run.device import not_full, ready
 from coopsgd.run.keeper import SAVE, STOP, Keeper, Stopped
@@ -162,7 +162,7 @@ def work(
             notes += ["no checkpoint yet: the run starts over"] if over_again else []
             for note in notes:
                 report.note(note)
-            notes += foresight.notes(parts)
+            notes += [*foresight.notes(parts), *source.notes(settings)]
             if rank == 0 and _slot is not None:
                 _slot[0].keep(notes)
             fleet.clock = clock_of(parts)

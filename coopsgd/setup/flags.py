@@ -26,6 +26,7 @@ FLAGS: dict[str, tuple[str, int | None]] = {
     "--config-dir": ("-cd", 1),
     "--info": ("-i", None),
     "--trust": ("", 0),  # ours: the config of --config-path is one's own
+    "--changed-source": ("", 0),  # ours: a run may go on by resume=auto with other code of the user's
 }
 INFOS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 VALUES = {"--cfg": ("job", "hydra", "all"), "--info": INFOS}

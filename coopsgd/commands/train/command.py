@@ -26,6 +26,7 @@ from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, full_errors
 from coopsgd.host.environment import environment
 from coopsgd.registry import TRUST
+from coopsgd.run import source
 from coopsgd.run.folders import folder_key, refuse_nowhere, rehydrated, without_hydra
 from coopsgd.run.jobs import FAILED, Job
 from coopsgd.run.progress import say
@@ -86,7 +87,7 @@ def _train(words: Sequence[str], tell: Callable[[str], None] | None) -> int:
     return _ended(session, _through_hydra(session, line.flags))
 
 
-def resume_sweep(folder: Path, trust: bool) -> int:
+def resume_sweep(folder: Path, trust: bool, changed_source: bool = False) -> int:
     """Go through the jobs of the sweep in `folder` again: those that came to an end are left alone, others go on or start."""
     file = folder / "multirun.yaml"
     found = yamls.keys(file)
@@ -101,6 +102,7 @@ def resume_sweep(folder: Path, trust: bool) -> int:
     session = Session(words)
     session.again = Again(resume=True)
     session.trust, session.command = trust, "coopsgd train -m " + shlex.join(words)
+    session.changed_source = changed_source
     return _ended(session, _through_hydra(session, {"--multirun": ""}))
 
 
@@ -193,7 +195,10 @@ def _from_a_folder(session: Session, flags: dict[str, str]) -> dict[str, str]:
     """
     named = "--trust" in flags
     session.trust = session.trust or named
-    flags = {flag: value for flag, value in flags.items() if flag != "--trust"}
+    session.changed_source = session.changed_source or source.CHANGED in flags
+    if source.CHANGED in flags and not session.again.resume:
+        raise ConfigError(f"{source.CHANGED}: is about a run that goes on, by resume=auto; leave it out")
+    flags = {flag: value for flag, value in flags.items() if flag not in ("--trust", source.CHANGED)}
     at = flags.get("--config-path", CONF)
     if at.startswith("pkg://"):
         if named:

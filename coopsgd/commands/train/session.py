@@ -53,6 +53,7 @@ class Session:
         self.unwritable: dict[int, str] = {}  # job number -> why its folder cannot be made
         self.beside: Path | None = None  # where the config is from, when not from this package
         self.trust = False  # of whoever wrote that config
+        self.changed_source = False  # may a run that is there go on with other code of the user's?
         self.checked: Checked | None = None  # of a single run, which is checked before its folder is made
         self.total: int | None = None  # jobs of the sweep, where that is known beforehand
         self.steps: int | None = None  # of the run under way
@@ -91,7 +92,8 @@ class Session:
         try:
             if job.number in self.unwritable:
                 raise ConfigError(self.unwritable[job.number])
-            return self._run(cfg, job, hydra_config)
+            with working_in(hydra_config.runtime.cwd):  # hydra.job.chdir=true has left it: names of files are of this one
+                return self._run(cfg, job, hydra_config)
         except Interrupted as stopped:
             stopped.note = stopped.note or self._where(job)
             if os.getpid() == self._pid:
@@ -143,8 +145,7 @@ class Session:
 
     def _check(self, cfg: Any, hydra_config: Any) -> Checked:
         words, choices = task_words(hydra_config), dict(hydra_config.runtime.choices)
-        with working_in(hydra_config.runtime.cwd):  # hydra.job.chdir=true has left it: names of files are of this one
-            return compose.check(cfg, words, choices, self.beside, self.trust, at_once=self.at_once)
+        return compose.check(cfg, words, choices, self.beside, self.trust, at_once=self.at_once)
 
     def expect(self, number: int, words: Sequence[str]) -> None:
         """A job of these words is about to be launched: two must not have one folder."""
@@ -246,7 +247,7 @@ class Session:
         if self.again.resume and (folder / "config.yaml").is_file():
             self.steps = settings.steps
             self._note(job._replace(kept=True))
-            go_on_as(folder, checked, named)
+            go_on_as(folder, checked, named, self.changed_source)
             return objective(folder, checked.parts)
         with in_use_by_us(folder, make=True):
             return self._begin(checked, job)
