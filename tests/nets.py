@@ -139,3 +139,9 @@ class Large(Digits):
         images, block = super().load(*arguments), np.ones((1, 1, 4, 4), dtype=np.uint8)
         train_x, test_x = np.kron(images.train_x[:64], block), np.kron(images.test_x[:32], block)
         return replace(images, train_x=train_x, train_y=images.train_y[:64], test_x=test_x, test_y=images.test_y[:32])
+
+
+def tagged(n: int = 120, classes: int = 5) -> list[Any]:
+    """Items with several labels: those whose number is large."""
+    x = np.random.default_rng(0).standard_normal((n, classes))
+    return [(one, (one > 0.3).astype(int)) for one in x]

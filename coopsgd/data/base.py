@@ -13,11 +13,20 @@ from coopsgd.errors import TooFewSamples
 from coopsgd.setup.values import steps_of_pass
 from coopsgd.streams import stream
 
+TARGETS = ("label", "labels", "numbers")  # what a sample may give: a class, several, or numbers
+KINDS = {
+    (np.dtype(np.int64), 1): "label",
+    (np.dtype(np.uint8), 2): "labels",
+    (np.dtype(np.float32), 2): "numbers",
+    (np.dtype(np.float64), 2): "numbers",
+}
+
 
 @dataclass(frozen=True)
 class Images:
-    """Inputs (n, *shape), bytes, float32 or float64, and int64 labels (n,), train and test.
+    """Inputs (n, *shape), bytes, float32 or float64, and what they should give, train and test.
 
+    That is int64 labels (n,), or several labels, uint8 (n, classes) of 0 and 1, or numbers, float32 or float64 (n, outputs).
     (x - mean) / std is what a model sees: one number a channel (the first axis of a sample), in the units of x.
     """
 
@@ -32,10 +41,23 @@ class Images:
     def __post_init__(self) -> None:
         for part in ("train", "test"):
             x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
-            if x.dtype not in (np.uint8, np.float32, np.float64) or y.dtype != np.int64:
-                raise ValueError(f"data: {part} is {x.dtype} with labels {y.dtype}; it takes uint8 or floats with int64")
-            if y.shape != x.shape[:1] or not len(y) or x.shape[1:] != self.train_x.shape[1:]:
+            if x.dtype not in (np.uint8, np.float32, np.float64) or (y.dtype, y.ndim) not in KINDS:
+                raise ValueError(
+                    f"data: {part} is {x.dtype} with labels {y.dtype}{list(y.shape)}; it takes uint8 or floats with int64 [n] "
+                    "(a label each), uint8 [n, classes] (several labels) or floats [n, outputs] (numbers)"
+                )
+            if len(y) != len(x) or not len(y) or x.shape[1:] != self.train_x.shape[1:]:
                 raise ValueError(f"data: {part} has samples {x.shape} and labels {y.shape}, which do not belong together")
+        if self.targets != KINDS[self.test_y.dtype, self.test_y.ndim] or self.train_y.shape[1:] != self.test_y.shape[1:]:
+            raise ValueError(
+                f"data: training has labels {self.train_y.dtype}{self.train_y.shape} and test {self.test_y.dtype}"
+                f"{self.test_y.shape}; they must be alike"
+            )
+
+    @property
+    def targets(self) -> str:
+        """What a sample should give: one of TARGETS."""
+        return KINDS[self.train_y.dtype, self.train_y.ndim]
 
 
 class DataSet:
@@ -51,7 +73,7 @@ class DataSet:
 
     @property
     def CLASSES(self) -> int:
-        """How many labels there are, 0 to CLASSES - 1."""
+        """How many labels there are, 0 to CLASSES - 1; of numbers how many a sample gives. As many outputs has a model."""
         raise NotImplementedError
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Any data set that has a length and items (image, label): torchvision's, or your own, by import path."""
+"""Any data set that has a length and items (image, label), or (x, target): torchvision's, or your own, by import path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from coopsgd.data import cache, items, parts, views
-from coopsgd.data.base import DataSet, Images
+from coopsgd.data.base import TARGETS, DataSet, Images
 from coopsgd.host.child import ChildFailed, answer_of
 from coopsgd.registry import option, register
 
@@ -49,6 +49,8 @@ class Custom(DataSet):
     """A class named by `path` (module:Class, such as torchvision.datasets:SVHN), made with `arguments`.
 
     An item is (image, label): a PIL image, or a tensor or array of bytes or floats with channels first; a whole number from 0.
+    targets=labels: instead of a label it has several, 0 or 1 for each class; numbers: a number or a list of them, as
+    task=regression learns.
     `train` and `test` are more arguments, each of one part. Without them a class that takes `train` (true, false) or `split`
     (train, test) is made twice; of any other a tenth of each class is held out for testing, drawn from `split_seed`, whatever
     the run's seed. Items of another kind, dictionaries or triples, go through `collate`; images of unequal sizes are made one
@@ -78,6 +80,8 @@ class Custom(DataSet):
     )
     resize: Any = option(None, "of images: to a square of so many, or [height, width]", unit="pixels", type="int, list or null")
 
+    targets: str = option("label", "what an item gives: label; labels, 0 or 1 for each class; numbers, for task=regression")
+
     IMPORTS = ("path", "collate")
 
     def __post_init__(self) -> None:
@@ -100,6 +104,8 @@ class Custom(DataSet):
         if self.collate is not None and not (isinstance(self.collate, str) and all(self.collate.partition(":"))):
             raise ValueError(f"data.collate: must name a function as module:function, got {self.collate!r}")
         views.refuse_size(self.resize)
+        if self.targets not in TARGETS:
+            raise ValueError(f"data.targets: must be one of {', '.join(TARGETS)}, got {self.targets!r}")
         if self.split_seed < 0:
             raise ValueError(f"data.split_seed: must be a whole number of at least 0, got {self.split_seed}")
         for name in ("mean", "std"):
@@ -117,7 +123,8 @@ class Custom(DataSet):
     @property
     def CLASSES(self) -> int:
         arrays = self._loaded().arrays
-        return int(max(arrays["train_y"].max(), arrays["test_y"].max())) + 1
+        y = arrays["train_y"]
+        return int(max(y.max(), arrays["test_y"].max())) + 1 if y.ndim == 1 else y.shape[1]
 
     def check(self) -> None:
         self._loaded(apart=True)
@@ -148,7 +155,7 @@ class Custom(DataSet):
 
     def _key(self) -> str:
         return json.dumps(
-            [self.path, self.arguments, self.train, self.test, self.split_seed, self.collate, self.resize],
+            [self.path, self.arguments, self.train, self.test, self.split_seed, self.collate, self.resize, self.targets],
             sort_keys=True,
             default=str,
         )
@@ -173,13 +180,18 @@ class Custom(DataSet):
         """Make the data set and go through all items. ValueError that names what is wrong with which."""
         found = parts.find(self.path, self.arguments, self.train, self.test)
         data = [views.View(part.data, self.collate, self.resize) for part in found.parts]
-        read = [items.read(part, self.path) for part in data]
+        read = [items.read(part, self.path, self.targets) for part in data]
         if len(read) == 2:
             (train_x, train_y), (test_x, test_y) = read
             if train_x.shape[1:] != test_x.shape[1:] or (train_x.dtype == np.uint8) != (test_x.dtype == np.uint8):
                 raise ValueError(
                     f"data.path: {self.path} has training samples {train_x.dtype}{train_x.shape[1:]} and test samples "
                     f"{test_x.dtype}{test_x.shape[1:]}; they must be alike"
+                )
+            if train_y.shape[1:] != test_y.shape[1:]:
+                raise ValueError(
+                    f"data.path: {self.path} has {train_y.shape[1]} {self.targets} a training sample and {test_y.shape[1]} a "
+                    "test sample; they must be as many"
                 )
             if np.array_equal(train_y, test_y) and np.array_equal(train_x, test_x):
                 own = " and ".join(part.own for part in found.parts)
@@ -189,15 +201,16 @@ class Custom(DataSet):
                 )
         else:
             ((x, y),) = read
-            chosen = items.held_out(y, self.split_seed)
+            chosen = items.held_out(y if y.ndim == 1 else np.zeros(len(y), dtype=np.int64), self.split_seed)
             if not chosen.any():
                 raise ValueError(
                     f"data.path: {self.path} has {len(y)} items and no class of two, so none can be held out for testing; give "
                     "it more, or a test set by data.train and data.test"
                 )
             train_x, train_y, test_x, test_y = x[~chosen], y[~chosen], x[chosen], y[chosen]
-        again = [items.changing(part, *both) for part, both in zip(data, read, strict=True)]
-        items.check_labels(train_y, test_y, self.path)
+        again = [items.changing(part, *both, self.targets) for part, both in zip(data, read, strict=True)]
+        if self.targets == "label":
+            items.check_labels(train_y, test_y, self.path)
         train_x, test_x = items.as_exact([train_x, test_x])
         arrays = {"train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y}
         about, notes = self._summary(found, arrays)
@@ -214,27 +227,28 @@ class Custom(DataSet):
         n, k = len(train_y), len(test_y)
         if alone := len(found.parts) == 1:
             train = f"{n} of {n + k} samples"
-            test = f"{k} of {n + k} samples, a tenth of each class at random (data.split_seed={self.split_seed}), held out"
+            tenth = "a tenth of each class" if self.targets == "label" else "a tenth"
+            test = f"{k} of {n + k} samples, {tenth} at random (data.split_seed={self.split_seed}), held out"
         else:
             train, test = (
                 f"its own {many} samples{f' ({part.own})' if part.own else ''}"
                 for many, part in zip((n, k), found.parts, strict=True)
             )
-        classes = max(train_y.max(), test_y.max()) + 1
-        each = [np.bincount(y, minlength=classes) for y in (train_y, test_y)]
         about = {"path": self.path, "train": train, "test": test, "held_out": alone}
         about |= {"split_seed": self.split_seed} if alone else {}
-        about |= {"train_of_each_class": each[0].tolist(), "test_of_each_class": each[1].tolist()}
+        each, facts, odd = _of_targets(self.targets, train_y, test_y)
+        about |= facts
         roots = " and ".join(dict.fromkeys(part.root for part in found.parts if part.root))
         place = f" from {roots}" if roots else ""
         notes = [f"data: {self.path}{place}: training: {train}; test: {test}{f', for {found.why}' if found.why else ''}"]
         if alone:
-            notes += [f"data: {_of_each_class(*each)}", *([f"data: {found.hint}"] if found.hint else [])]
+            notes += [f"data: {each}"] if each else []
+            notes += [f"data: {found.hint}"] if found.hint else []
         if 2 * (again := items.repeated(x, arrays["test_x"])) >= k:
             notes.append(f"data: {again} of the {k} test samples are in the training set, too")
         if self.split_seed and not alone:
             notes.append(f"data.split_seed: {self.path} has a test set of its own; ignored")
-        return about, (*notes, *_warnings(x, *each))
+        return about, (*notes, *(f"data: {note}" for note in [*odd, *_turned(x)]))
 
 
 def _of_each_class(train: np.ndarray, test: np.ndarray) -> str:
@@ -251,8 +265,36 @@ def _of_each_class(train: np.ndarray, test: np.ndarray) -> str:
     )
 
 
-def _warnings(x: np.ndarray, train: np.ndarray, test: np.ndarray) -> list[str]:
-    """Of what is unusual about the classes and the shape."""
+def _of_targets(targets: str, train_y: np.ndarray, test_y: np.ndarray) -> tuple[str, dict[str, Any], list[str]]:
+    """What there is to know of labels or numbers: a line on how they are divided, facts for the summary, what is unusual."""
+    if targets == "numbers":
+        with np.errstate(over="ignore", invalid="ignore"):
+            facts = {"outputs": train_y.shape[1], "train_mean": train_y.mean(0).tolist(), "train_std": train_y.std(0).tolist()}
+        odd = [
+            f"all training samples have {train_y[0, i]:g} as number {i} of their target; there is nothing to learn of it"
+            for i in np.flatnonzero(np.ptp(train_y, axis=0) == 0)
+        ]
+        if (train_y == np.floor(train_y)).all() and train_y.min() >= 0 and len(np.unique(train_y)) <= MOST:
+            odd.append(
+                f"the targets are whole numbers, {items.listed(np.unique(train_y))}; if they are classes, use "
+                "data.targets=label and task=classification"
+            )
+        return "", facts, odd
+    if targets == "labels":
+        each = [y.sum(0, dtype=np.int64) for y in (train_y, test_y)]
+        odd = [f"no training sample has label {items.listed(np.flatnonzero(each[0] == 0))}"] if (each[0] == 0).any() else []
+        if (every := np.flatnonzero(each[0] == len(train_y))).size:
+            odd.append(f"every training sample has label {items.listed(every)}")
+    else:
+        classes = max(train_y.max(), test_y.max()) + 1
+        each = [np.bincount(y, minlength=classes) for y in (train_y, test_y)]
+        odd = _of_classes(*each)
+    facts = {"train_of_each_class": each[0].tolist(), "test_of_each_class": each[1].tolist()}
+    return _of_each_class(*each), facts, odd
+
+
+def _of_classes(train: np.ndarray, test: np.ndarray) -> list[str]:
+    """What is unusual about the classes."""
     notes = []
     if len(nobody := np.flatnonzero(train + test == 0)):
         there = len(train) - len(nobody)
@@ -261,13 +303,18 @@ def _warnings(x: np.ndarray, train: np.ndarray, test: np.ndarray) -> list[str]:
         notes.append(f"label {items.listed(unseen)} is in the test set and not in training, where it cannot be learned")
     if len(untested := np.flatnonzero((train > 0) & (test == 0))):
         notes.append(f"label {items.listed(untested)} has no test sample")
-    if x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] > 4:
-        turned = (x.shape[3], x.shape[1], x.shape[2])
-        notes.append(
-            f"samples are taken as {x.shape[1]} channels of {x.shape[2]} x {x.shape[3]}; if channels come last, give them "
-            f"first, as {turned}"
-        )
-    return [f"data: {note}" for note in notes]
+    return notes
+
+
+def _turned(x: np.ndarray) -> list[str]:
+    """Do the channels seem to come last?"""
+    if not (x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] > 4):
+        return []
+    turned = (x.shape[3], x.shape[1], x.shape[2])
+    return [
+        f"samples are taken as {x.shape[1]} channels of {x.shape[2]} x {x.shape[3]}; if channels come last, give them "
+        f"first, as {turned}"
+    ]
 
 
 def _fits_float32(x: Any) -> bool:

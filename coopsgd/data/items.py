@@ -22,8 +22,12 @@ class Odd(ValueError):
     """An item, or a part of it, that cannot be taken; the message says what it is."""
 
 
-def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """All items of a data set as (n, *shape) and int64 (n,). ValueError names the item that cannot be taken, and why."""
+def read(part: Any, path: str, targets: str = "label") -> tuple[np.ndarray, np.ndarray]:
+    """All items of a data set as (n, *shape) and what they give, as Images (data/base.py) holds it for `targets`.
+
+    ValueError names the item that cannot be taken, and why.
+    """
+    target = READERS[targets]
     try:
         n = len(part)
     except TypeError:
@@ -32,7 +36,7 @@ def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"data.path: {path} does not tell its length: {_reason(error)}") from None
     if not n:
         raise ValueError(f"data.path: {path} has no items")
-    x, y = np.zeros(0), np.zeros(n, dtype=np.int64)
+    x, y = np.zeros(0), np.zeros(0)
     for i in range(n):
         try:
             item = part[i]
@@ -43,7 +47,12 @@ def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
         except Exception as error:
             raise ValueError(f"data.path: item {i} of {path} is no (image, label): {_reason(error)}") from None
         try:
-            y[i] = label(item[1])
+            wanted = np.asarray(target(item[1]))
+            if i == 0:
+                y = np.zeros((n, *wanted.shape), dtype=wanted.dtype)
+            if wanted.shape != y.shape[1:]:
+                raise Odd(f"{wanted.size} {targets}, item 0 has {y[0].size}; all must have as many")
+            y[i] = wanted
         except Odd as error:
             raise ValueError(f"data.path: item {i} of {path} has {error}") from None
         except Exception as error:
@@ -67,12 +76,12 @@ def read(part: Any, path: str) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def changing(part: Any, x: np.ndarray, y: np.ndarray) -> int | None:
+def changing(part: Any, x: np.ndarray, y: np.ndarray, targets: str = "label") -> int | None:
     """The first of a few items that is another when it is asked for again, as with random transforms; None: they stay."""
     for i in np.unique(np.linspace(0, len(y) - 1, AGAIN).round().astype(int)).tolist():
         try:
             image, target = part[i]
-            if not np.array_equal(sample(image), x[i]) or label(target) != y[i]:
+            if not np.array_equal(sample(image), x[i]) or not np.array_equal(READERS[targets](target), y[i]):
                 return int(i)
         except Exception:  # nothing was wrong with it when it was read, and nobody reads it again
             continue
@@ -81,20 +90,60 @@ def changing(part: Any, x: np.ndarray, y: np.ndarray) -> int | None:
 
 def label(value: Any) -> int:
     """A class from 0: a whole number in whatever form. Odd, or what its own conversion raises, when it is none."""
-    if (shape := tuple(getattr(value, "shape", ()))) and math.prod(shape) != 1:
-        raise Odd(f"label of shape {shape}; a label is one whole number (of one-hot labels take the argmax)")
+    shape = (len(value),) if isinstance(value, list | tuple) else tuple(getattr(value, "shape", ()))
+    if shape and math.prod(shape) != 1:
+        raise Odd(
+            f"label of shape {shape}; a label is one whole number (of one-hot labels take the argmax), several labels or "
+            "numbers go by data.targets"
+        )
     if np.ma.is_masked(value):
         raise Odd("label masked, which is no number; put one there or take the item out")
     number = value.item() if hasattr(value, "item") else value
     if isinstance(number, float) and number.is_integer():
         number = int(number)
     if not isinstance(number, int):
-        raise Odd(f"label {_few(number)}, which is no whole number; number the classes from 0")
+        raise Odd(
+            f"label {_few(number)}, which is no whole number; number the classes from 0, or learn numbers by task=regression "
+            "data.targets=numbers"
+        )
     if number < 0:
         raise Odd(f"label {int(number)}; labels count from 0")
     if number > 2**31:
         raise Odd(f"label {_few(number)}, which is too large for a class; number the classes from 0")
     return int(number)
+
+
+def labels(value: Any) -> np.ndarray:
+    """(classes,) of 0 and 1: which classes a sample is of. Odd when it is something else."""
+    array = _vector(value)
+    if not np.isin(array, (0, 1)).all():
+        odd = array[~np.isin(array, (0, 1))][0]
+        raise Odd(
+            f"labels with {odd:g} among them; with data.targets=labels they are 0 or 1 for each class (data.collate may make "
+            "them of class numbers)"
+        )
+    return array.astype(np.uint8)
+
+
+def numbers(value: Any) -> np.ndarray:
+    """(outputs,) float64: what a regression should give. Odd when it is none or not finite."""
+    array = _vector(value)
+    if not np.isfinite(array).all():
+        raise Odd(f"target {_few(array.tolist())}, which is not finite; take the item out, or put a number there")
+    return array
+
+
+def _vector(value: Any) -> np.ndarray:
+    """One number or a list of them as float64 (n,)."""
+    if np.ma.is_masked(value):
+        raise Odd("target masked, which is no number; put one there or take the item out")
+    array = np.atleast_1d(np.asarray(value))
+    if array.dtype.kind not in "uifb" or array.ndim != 1 or not array.size:
+        raise Odd(f"target {_few(value)}; it must be a number or a list of numbers")
+    return array.astype(np.float64)
+
+
+READERS: dict[str, Any] = {"label": label, "labels": labels, "numbers": numbers}
 
 
 def sample(image: Any) -> np.ndarray:

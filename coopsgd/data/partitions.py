@@ -36,6 +36,8 @@ class Partition:
     not trained on.
     """
 
+    BY_CLASS: ClassVar[bool] = False  # does it look at labels?
+
     small: str = _small("refuse")
     test: str = option(
         "shared", "what workers are tested on: the shared test set; local: besides, each on its own", kw_only=True
@@ -124,6 +126,8 @@ class Shards(Partition):
     class to be held by someone.
     """
 
+    BY_CLASS = True
+
     classes: Any = option(
         "auto", "of each worker; auto: 2, or as many as it takes for every class to be held", unit="classes", type="int or auto"
     )
@@ -185,6 +189,8 @@ class Dirichlet(Partition):
     equal=true instead gives each worker the same number of samples and a mix of classes of its own from Dirichlet(alpha),
     renormalised where a class is used up (arXiv:1909.06335); min_size and attempts then play no part.
     """
+
+    BY_CLASS = True
 
     alpha: float = option(0.1, "small: a class belongs to few", unit="")
     min_size: Any = option(

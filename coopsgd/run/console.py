@@ -16,6 +16,7 @@ from coopsgd.host.files import json_text
 from coopsgd.run.schema import evaluated, metric
 
 EVALS = (("loss", "eval/loss"), ("accuracy", "eval/accuracy"))  # as the console calls them
+SCORES = (("R2", "eval/r2"), ("F1", "eval/f1"))  # of some tasks
 OF_AUXILIARY = (("auxiliary loss", "eval/aux_loss"), ("auxiliary accuracy", "eval/aux_accuracy"))
 PAUSE = 0.1  # seconds between two plain lines, at least: a run that evaluates often would print nothing else
 
@@ -72,7 +73,7 @@ def tell(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], 
 
 def describe(line: dict[str, Any]) -> str:
     """A log line in words."""
-    named = (("loss", "train/loss"), ("eval", "eval/loss"), ("accuracy", "eval/accuracy"))
+    named = (("loss", "train/loss"), ("eval", "eval/loss"), ("accuracy", "eval/accuracy"), *SCORES)
     parts = [f"{word} {metric(name).text(line[name])}" for word, name in named if line.get(name) is not None]
     return "  ".join([*parts, f"{line['rounds']} rounds", metric("bytes").text(line["bytes"])])
 
@@ -94,7 +95,7 @@ def table(summary: dict[str, Any], folder: Path) -> None:
             f"{summary['algo']}  tau {summary['tau']}  workers {summary['workers']}  processes {summary['processes']}",
         ),
         ("status", f"{summary['status']} after {summary['steps']} steps"),
-        *((word, metric(name).text(last[name])) for word, name in EVALS + OF_AUXILIARY if last.get(name) is not None),
+        *((word, metric(name).text(last[name])) for word, name in EVALS + SCORES + OF_AUXILIARY if last.get(name) is not None),
         ("consensus", _apart(summary)),
         ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {metric('bytes').text(ledger['bytes'])}"),
         *((("restarts", str(summary["restarts"])),) if "restarts" in summary else ()),

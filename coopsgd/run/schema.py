@@ -19,6 +19,8 @@ EVALUATED = "evaluations"
 AUXILIARY = "evaluations with v > 0"
 LOCAL = "evaluations with `partition.test=local`"
 SIMULATED = "with `cluster=`"
+NUMBERS = "evaluations of `task=regression`"
+SEVERAL = "evaluations of several labels a sample"
 KNOWN = "tasks of known constants"
 KNOWN_EVALUATED = "their evaluations"
 
@@ -41,6 +43,11 @@ class Metric:
     about: str
     section: str = ""
     word: str = ""
+
+    @property
+    def score(self) -> str:
+        """Of a share which task has it, by what its `SCORES` call it: accuracy, r2 or f1."""
+        return {NUMBERS: "r2", SEVERAL: "f1"}.get(self.when, "accuracy") if self.unit == "share" else ""
 
     @property
     def tag(self) -> str:
@@ -92,6 +99,8 @@ METRICS = {
         Metric("consensus_after", "squared distance", ALWAYS, "the same when it was over", "consensus", "after_mixing"),
         Metric("eval/loss", "loss", EVALUATED, "of the answer (the mean model) on the test set"),
         Metric("eval/accuracy", "share", EVALUATED, "the same; null where the task has none"),
+        Metric("eval/r2", "share", NUMBERS, "of the test targets' variance that it explains; null where they do not vary"),
+        Metric("eval/f1", "share", SEVERAL, "its F1 score over all labels together; null where no label is there or said"),
         Metric("eval/accuracy_worst", "share", EVALUATED, "of the worst single worker"),
         Metric("eval/accuracy_best", "share", EVALUATED, "of the best"),
         Metric(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coopsgd.errors import ConfigError
@@ -50,7 +50,7 @@ def refuse_best(objective: Any) -> None:
         )
 
 
-def refuse_for(config: Config, target: bool, accuracy: bool, known: bool, auxiliary: bool = True) -> None:
+def refuse_for(config: Config, target: bool, scores: Collection[str], known: bool, auxiliary: bool = True) -> None:
     """ConfigError where a run of this config has no such objective; the rest as in `refuse_absent`."""
     if config.save == "best":
         refuse_best(config.objective)
@@ -59,7 +59,7 @@ def refuse_for(config: Config, target: bool, accuracy: bool, known: bool, auxili
         if name == "sim_seconds" and not config.cluster:
             raise ConfigError("objective: sim_seconds needs the clock of a cluster; name one, as in cluster=wan_100m")
         if name in METRICS:
-            refuse_absent("objective", name, config, accuracy, known, auxiliary)
+            refuse_absent("objective", name, config, scores, known, auxiliary)
 
 
 def directions(sweeper: Any) -> list[bool] | None:

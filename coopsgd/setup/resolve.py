@@ -198,13 +198,13 @@ def _without_unused(parts: Parts, said: Sequence[str]) -> tuple[Config, tuple[st
 
 def _without_stop(config: Config, parts: Parts) -> Config:
     """The config, without a stop that never comes. ConfigError where stop or objective read what the run does not have."""
-    accuracy, known = "model" in parts.task.USES, parts.task.known(config) is not None
+    scores, known = parts.task.scores(config), parts.task.known(config) is not None
     if is_external(parts.task):
-        accuracy = known = True  # it may say anything
+        scores, known = ("accuracy", "r2", "f1"), True  # it may say anything
     schedule = parts.strategy.schedule
     auxiliary = schedule is not None and schedule.num_aux > 0
-    parts.stop.check(config, accuracy, known, auxiliary)
-    objective.refuse_for(config, parts.stop.metric is not None, accuracy, known, auxiliary)
+    parts.stop.check(config, scores, known, auxiliary)
+    objective.refuse_for(config, parts.stop.metric is not None, scores, known, auxiliary)
     return config if parts.stop.given else replace(config, stop=None)
 
 

@@ -282,7 +282,13 @@ def _images(place: _Place, found: Any, *_: Any, **__: Any) -> Any:
         x, y = getattr(found, f"{part}_x"), getattr(found, f"{part}_y")
         if x.shape[1:] != shape:
             raise place.fail(f"{described(x)} as {part}_x", f"samples of shape {shape}, as SHAPE says")
-        if y.min() < 0 or y.max() >= classes:
+        if y.ndim > 1 and y.shape[1] != classes:
+            raise place.fail(f"{described(y)} as {part}_y", f"{classes} numbers a sample, as CLASSES says")
+        if y.dtype == np.uint8 and y.max() > 1:
+            raise place.fail(f"{y.max()} among several labels of {part}_y", "0 and 1")
+        if y.dtype != np.int64 and not np.isfinite(y).all():
+            raise place.fail(f"a number that is not finite in {part}_y", "finite numbers")
+        if y.ndim == 1 and (y.min() < 0 or y.max() >= classes):
             bad = y.min() if y.min() < 0 else y.max()
             raise place.fail(f"label {bad} in {part}_y", f"labels from 0 to {classes - 1}, as CLASSES says")
         if x.dtype != np.uint8 and not np.isfinite(x).all():

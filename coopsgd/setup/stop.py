@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,18 +86,18 @@ class Stop:
                 return name
         return None
 
-    def check(self, config: Config, accuracy: bool, known: bool, auxiliary: bool) -> None:
+    def check(self, config: Config, scores: Collection[str], known: bool, auxiliary: bool) -> None:
         """ConfigError where a run of this config does not have what it reads; the rest as in `refuse_absent`."""
         if self.sim_seconds is not None and not config.cluster:
             raise ConfigError("stop.sim_seconds: needs the clock of a cluster; name one, as in cluster=wan_100m")
         if self.metric is not None:
-            refuse_absent("stop.metric", self.metric, config, accuracy, known, auxiliary)
+            refuse_absent("stop.metric", self.metric, config, scores, known, auxiliary)
 
 
-def refuse_absent(where: str, name: str, config: Config, accuracy: bool, known: bool, auxiliary: bool) -> None:
+def refuse_absent(where: str, name: str, config: Config, scores: Collection[str], known: bool, auxiliary: bool) -> None:
     """ConfigError where no line of a run of this config has a value of this metric.
 
-    accuracy, known: does its task say these? auxiliary: has its algorithm auxiliary models?
+    scores: those that its task says; known: are its constants? auxiliary: has its algorithm auxiliary models?
     """
     metric = METRICS[name]
     if metric.when == AUXILIARY and not auxiliary:
@@ -107,5 +107,5 @@ def refuse_absent(where: str, name: str, config: Config, accuracy: bool, known: 
     if metric.when == SIMULATED and not config.cluster:
         raise ConfigError(f"{where}: {name} is there with a cluster; name one, as in cluster=wan_100m")
     task = config.task.get("name")
-    if (metric.unit == "share" and not accuracy) or (metric.when in (KNOWN, KNOWN_EVALUATED) and not known):
+    if (metric.unit == "share" and metric.score not in scores) or (metric.when in (KNOWN, KNOWN_EVALUATED) and not known):
         raise ConfigError(f"{where}: task {task} has no {name}; use eval/loss")

@@ -92,6 +92,11 @@ class Task:
 
     USES: ClassVar[tuple[str, ...]] = ()  # which of model, data, batch_size it reads
     ARRAYS: ClassVar[tuple[str, ...]] = ()  # fields that may name a file of numbers
+    SCORES: ClassVar[tuple[str, ...]] = ()  # what it may say beside the loss, by `Metric.score` (run/schema.py)
+
+    def scores(self, config: Config) -> tuple[str, ...]:
+        """Those of SCORES that it says with this config. After `check`."""
+        return self.SCORES
 
     def check(self, config: Config) -> None:
         """ValueError when it cannot work with this config; before any process starts."""

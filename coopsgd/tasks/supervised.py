@@ -38,10 +38,11 @@ class Supervised(Task):
     partition: Partition = of_run("partition", kw_only=True)
 
     USES = ("model", "data", "partition", "batch_size")
+    SCORES: ClassVar[tuple[str, ...]] = ("accuracy",)
     INPUT: ClassVar[str] = "numbers"  # what data and model must be about
 
     def labels(self, config: Config) -> np.ndarray:
-        """(n,) the class of every training sample: what is dealt."""
+        """(n,) the class of every training sample, or what stands for it: what is dealt."""
         return self.data.load(config.seed).train_y
 
     def test_labels(self, config: Config) -> np.ndarray | None:
@@ -289,27 +290,49 @@ class SupervisedProblem(Problem):
 
         module, n = self._bound.elsewhere(answer, statistics).eval(), 0
         loss, right = (torch.zeros((), dtype=kind, device=self._device) for kind in (torch.float64, torch.int64))
+        answers, every = 0, []
         with torch.no_grad():
             for which in torch.arange(self._tests, device=self._device).split(self.PART):
                 x, y = self._test(which)
-                logits = module(x)
-                loss += total(self._loss, logits, y)
-                right += (logits.argmax(-1) == y).sum()
+                outputs = module(x)
+                loss += total(self._loss, outputs, y)
                 n += y.numel()
+                if self._answers:
+                    right += self._right(outputs, y).sum()
+                    answers += self._many(y)
+                if self._scores:
+                    every.append((outputs, y))
         module.train()
-        return {"eval/loss": float(loss) / n, "eval/accuracy": int(right) / n}
+        scores = self._score(*map(torch.cat, zip(*every, strict=True))) if every else {}
+        return {"eval/loss": float(loss) / n, "eval/accuracy": int(right) / answers if answers else None, **scores}
+
+    _answers, _scores = True, False  # can an output be right? Is there more to say of the outputs for a test set?
+
+    def _right(self, outputs: Tensor, wanted: Tensor) -> Tensor:
+        """Which of the answers that these outputs (..., classes) are is right."""
+        return outputs.argmax(-1) == wanted
+
+    def _many(self, wanted: Tensor) -> int:
+        """How many answers that is, of one model."""
+        return wanted.numel()
+
+    def _score(self, outputs: Tensor, wanted: Tensor) -> dict[str, float | None]:
+        """More of the outputs for the whole test set, by the name of the metric."""
+        return {}
 
     def accuracies(self, x: Tensor) -> list[float] | None:
         import torch
 
+        if not self._answers:
+            return None
         right, n, own = torch.zeros(len(self._rows), dtype=torch.int64, device=self._device), 0, self._own_statistics
         for which in self._looked_at.split(self.PART):
             inputs, wanted = self._test(which)
-            n += wanted.numel()
+            n += self._many(wanted)
 
             def job(engine: Engine, a: int, b: int, inputs: Tensor = inputs, wanted: Tensor = wanted) -> None:
                 logits = engine.logits(x[a:b], inputs, None if own is None else own[a:b])
-                right[a:b] += (logits.argmax(-1) == wanted).flatten(1).sum(1)
+                right[a:b] += self._right(logits, wanted).flatten(1).sum(1)
 
             self._crew.each(job)
         return [count / n for count in right.tolist()]  # a GPU would multiply by 1 / n, which is another number
@@ -351,8 +374,8 @@ class SupervisedProblem(Problem):
         for which in torch.from_numpy(mine).to(self._device).split(self.PART):
             if len(which):
                 inputs, wanted = self._own(which)
-                right += int((model(inputs).argmax(-1) == wanted).sum())
-                n += wanted.numel()
+                right += int(self._right(model(inputs), wanted).sum())
+                n += self._many(wanted)
         return right / n if n else float("nan")
 
     def recalibrated(self, answer: Tensor, statistics: Tensor, batches: int) -> Tensor:

@@ -17,6 +17,16 @@ RUNS = {
     "quadratic": ("algo=dpsgd", "task=quadratic", "task.heterogeneity=0", "optim.lr=0.02", *SHOWN),
     "on a cluster": ("algo=easgd", "task=quadratic", "cluster=wan_100m", "optim.lr=0.02", *SHOWN),
     "network": ("algo=pasgd", *MLP, *SHOWN),
+    "numbers": ("algo=pasgd", "task=regression", *MLP[1:], *SHOWN),
+    "several labels": (
+        "algo=pasgd",
+        "data=custom",
+        "data.path=nets:tagged",
+        "data.targets=labels",
+        "task.loss=bce",
+        *MLP[1:],
+        *SHOWN,
+    ),
     "local tests": ("algo=easgd", *MLP, "batch_size=16", "partition.test=local", *SHOWN),
     "network on a cluster": ("algo=fedavg", *MLP, "batch_size=16", "cluster=two_sites", *SHOWN),
 }
@@ -39,6 +49,8 @@ def test_a_line_has_the_names_that_the_schema_says_and_no_other(lines, name):
             schema.SIMULATED: "cluster" in name,
             schema.AUXILIARY: looked and ("algo=easgd" in RUNS[name] or "algo=fedavg" in RUNS[name]),
             schema.LOCAL: looked and "local" in name,
+            schema.NUMBERS: looked and name == "numbers",
+            schema.SEVERAL: looked and name == "several labels",
             schema.KNOWN: known,
             schema.KNOWN_EVALUATED: known and looked,
         }

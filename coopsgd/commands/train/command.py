@@ -280,7 +280,7 @@ def _check_objective(session: Session, cfg: Any) -> None:
     if not {"task", "cluster"} & varies and isinstance(task, str) and ":" not in task:
         kind = build.class_of("task", "task", task)
         base = Config(objective=wanted, task={"name": task}, cluster=cluster)
-        objective.refuse_for(base, target, "model" in kind.USES, kind.known is not Task.known)
+        objective.refuse_for(base, target, kind.SCORES, kind.known is not Task.known)
     for note in objective.against(wanted, session.maximised):
         print(note, file=sys.stderr, flush=True)
 

@@ -65,15 +65,24 @@ def made(name: str, label_smoothing: float = 0.0, huber_delta: float = 1.0) -> L
     return loss
 
 
-def fault(name: str, classes: int) -> str | None:
-    """Why a user's loss cannot be trained with; None when it can. Tried on three samples."""
+def fault(name: str, classes: int, kind: str = "label") -> str | None:
+    """Why a user's loss cannot be trained with; None when it can. Tried on three samples, whose targets are of this kind.
+
+    kind: label, labels or numbers, as in data/base.py; classes: how many outputs there are.
+    """
     try:
         loss = made(name)
         outputs = torch.linspace(-1, 1, 3 * classes, dtype=torch.float64).view(3, classes).requires_grad_()
-        found: Any = loss(outputs, torch.arange(3) % classes)
+        targets = torch.arange(3) % classes
+        if kind != "label":
+            targets = torch.arange(3 * classes, dtype=torch.uint8).view(3, classes) % 2
+        if kind == "numbers":
+            targets = targets.to(outputs.dtype)
+        found: Any = loss(outputs, targets)
         if not isinstance(found, Tensor) or found.numel() != 1:
             what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-            return f"returned {what} for outputs (3, {classes}) and labels (3,); return their mean, a tensor of one number"
+            given = f"outputs (3, {classes}) and targets {tuple(targets.shape)}"
+            return f"returned {what} for {given}; return their mean, a tensor of one number"
         if not found.requires_grad:
             return "returned a number that does not depend on the outputs; return a tensor that can be differentiated"
         found.backward()
