@@ -22,7 +22,7 @@ def show(console: Console, data: dict[str, Any], dealt: dict[str, Any]) -> None:
     facts = {key: value for key, value in data.items() if not isinstance(value, list | bool)}
     console.print(f"\ndata: {', '.join(f'{value}' if key == 'name' else f'{key} {value}' for key, value in facts.items())}")
     left = f", {dealt['left_over']} left over" if dealt["left_over"] else ""
-    console.print(f"partition {dealt['partition']}: samples of {len(counts)} workers by class{left}")
+    console.print(f"partition {dealt['partition']}: samples of {len(counts)} workers by {dealt.get('by', 'class')}{left}")
     if len(counts) <= MOST and counts.shape[1] <= MOST:
         head = ["worker", *map(str, range(counts.shape[1])), "total"]
         lines = [[str(i), *("." if n == 0 else str(n) for n in row), str(row.sum())] for i, row in enumerate(counts)]
@@ -70,7 +70,7 @@ def figure(dealt: dict[str, Any]) -> Figure:
     # by its root: a few samples are still seen
     cells = axes.imshow(counts, cmap="Blues", aspect="auto", interpolation="nearest", norm=PowerNorm(0.5, vmin=0))
     kept = f", {dealt['left_over']} left over" if dealt["left_over"] else ""
-    axes.set(title=f"partition {dealt['partition']}: samples{kept}", xlabel="class", ylabel="worker")
+    axes.set(title=f"partition {dealt['partition']}: samples{kept}", xlabel=dealt.get("by", "class"), ylabel="worker")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     found.colorbar(cells)

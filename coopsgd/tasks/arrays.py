@@ -60,6 +60,15 @@ class Arrays(Supervised):
         images = self.data.load(config.seed)
         return images.test_y if images.targets == "label" else _binned(images.test_y, images.train_y, images.targets)
 
+    def class_counts(self, config: Config) -> dict[str, Any] | None:
+        found, images = super().class_counts(config), self.data.load(config.seed)
+        if found is None or images.targets == "label":
+            return found
+        if images.targets == "numbers":
+            return found | {"by": "tenth of the target" if images.train_y.shape[1] == 1 else "worker"}
+        counts = [images.train_y[share].sum(0, dtype=np.int64).tolist() for share in self.shares(config)]
+        return found | {"counts": counts, "test": images.test_y.sum(0, dtype=np.int64).tolist(), "by": "label, of several"}
+
     def _check_loss(self, targets: str) -> None:
         """ValueError when a loss of the user's own cannot be trained with: tried once, in a process of its own."""
         key = self.loss, self.data.CLASSES, targets

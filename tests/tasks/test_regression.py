@@ -245,3 +245,12 @@ def test_scores_can_be_looked_for():
     config = settle((*NUMBERS, "stop.metric=eval/r2", "stop.target=0.1", "objective=eval/r2", "save=best", "steps=400"))
     run = play(None, 1, *NUMBERS, "stop.metric=eval/r2", "stop.target=0.1", "steps=400", "eval_every=5", "optim.lr=0.05")
     assert config.objective == "eval/r2" and run.lines[-1]["step"] < 400 and run.lines[-1]["eval/r2"] >= 0.1
+
+
+def test_who_holds_what_is_counted_by_label():
+    config = settle((*SEVERAL, "workers=3", "partition=quantity"))
+    task = Parts(config).task
+    found, images = task.class_counts(config), task.data.load()
+    assert found["by"] == "label, of several" and found["test"] == images.test_y.sum(0).tolist()
+    for share, counts in zip(task.shares(config), found["counts"], strict=True):
+        assert counts == [sum(int(images.train_y[i, c]) for i in share) for c in range(5)]
