@@ -26,6 +26,9 @@ ALL = 16 << 20  # bytes of all files of a run that are
 NEVER = ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'")  # conditions under which nothing is imported here
 
 
+PROGRAM = ("__main__", "__mp_main__")  # of the process, which no config names
+
+
 class File(NamedTuple):
     """A file of a user's, as it was read."""
 
@@ -67,10 +70,10 @@ def files(names: Iterable[str]) -> dict[str, File]:
     """
     left = deque(module for name in names for module in _modules(name))
     found: dict[str, File] = {}
-    seen, kept = set[str](), 0
+    seen, kept = {"", *PROGRAM}, 0
     while left:
         module = left.popleft()
-        if not module or module in seen:
+        if module in seen:
             continue
         seen.add(module)
         if (file := read(module)) is None:

@@ -109,9 +109,11 @@ def show(found: dict[str, Any]) -> None:
         console.print(f"\nthe clock runs on: {found['cluster']['about']}", markup=False)
     if found["partition"]:
         pictures.show(console, found["data"], found["partition"])
+    if found["source"]:
+        console.print("\nyour own code, which a run keeps in source/:")
     for place, file in found["source"].items():
         where = provenance.words(file["git"]) if file["git"] else "in no repository"
-        console.print(f"\nyour own code, which a run keeps in source/: {place} of {file['path']} ({where})", markup=False)
+        console.print(f"  {place}: {file['path']} ({where})", markup=False)
     what = "it" if found["cycle"] == 1 else "the first communication"
     if lines := [line for factor in found["factors"] for line in factor["plan"]] + found.get("plan", []):
         console.print(f"\nhow {found['processes']} process{'es' * (found['processes'] > 1)} carry {what} out:")

@@ -118,7 +118,7 @@ def told(folder: Path) -> list[str]:
     """A line where some are not, for whoever uses those of today."""
     if not (some := changed(folder)):
         return []
-    return [f"not as it was: {', '.join(some)}; what {folder} ran with is in {folder / FOLDER}"]
+    return [f"not as it was: {', '.join(some)}; what {folder} began with is in {folder / FOLDER}"]
 
 
 def take(folder: Path, config: Config, anyway: bool, step: int) -> None:

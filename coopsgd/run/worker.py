@@ -160,6 +160,7 @@ def work(
         try:
             notes = [*getattr(problem, "notes", ()), *passed_over]
             notes += ["no checkpoint yet: the run starts over"] if over_again else []
+            notes += source.told(folder) if _slot is None and trust else []  # else the command has looked
             for note in notes:
                 report.note(note)
             notes += [*foresight.notes(parts), *source.notes(settings)]

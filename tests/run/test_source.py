@@ -278,12 +278,13 @@ def taking(place):
 
 def test_a_killed_run_has_it(mine):
     words = net(mine)
-    program = (
+    (mine / "program.py").write_text(
         "import os\nfrom coopsgd.run import launch\n"
-        "launch.run = lambda *a, **k: os.kill(os.getpid(), 9)\nfrom coopsgd import cli\ncli.main()"
+        "launch.run = lambda *a, **k: os.kill(os.getpid(), 9)\nfrom coopsgd import cli\nif __name__ == '__main__': cli.main()"
     )
-    done = subprocess.run([sys.executable, "-c", program, "train", *words, "hydra.run.dir=run"], capture_output=True)
+    done = subprocess.run([sys.executable, "program.py", "train", *words, "hydra.run.dir=run"], capture_output=True)
     assert done.returncode == -9 and (mine / "run" / "source" / "mynet.py").read_text() == NET
+    assert {*coopsgd.Run("run").source} == {"mynet.py", "helpers/__init__.py", "helpers/sizes.py"}
 
 
 def test_verify_names_what_is_not_as_it_was_and_compares(trained, cli):
@@ -349,7 +350,7 @@ def test_a_run_that_is_read_takes_the_code_of_today_and_says_so(trained):
     for name in ("mynet", "helpers", "helpers.sizes"):
         sys.modules.pop(name)
     run = coopsgd.Run("run", trust=True)
-    with pytest.warns(UserWarning, match="not as it was: helpers/sizes.py; what run ran with is in run/source"):
+    with pytest.warns(UserWarning, match="not as it was: helpers/sizes.py; what run began with is in run/source"):
         run.model()
     with pytest.raises(ConfigError, match="--trust"):
         coopsgd.Run("run").model()
@@ -359,6 +360,23 @@ def test_a_config_that_is_repeated_says_so(trained, cli):
     (trained / "mynet.py").write_text(NET + "# a comment\n")
     ended = cli("train", "--config-path", "run", "--trust", "hydra.run.dir=again")
     assert ended.code == 0 and "not as it was: mynet.py; what " in ended.err
+
+
+def torchrun():
+    sys.argv = ["coopsgd.worker", "--trust", "run"]
+    from coopsgd.run import elsewhere
+
+    elsewhere.main()
+    sys.exit(0)
+
+
+def test_a_run_that_is_frozen_first_and_started_later_says_so(mine, cli):
+    assert cli("train", *net(mine), "launch=false", "hydra.run.dir=run").code == 0
+    assert (mine / "run" / "source" / "mynet.py").read_text() == NET
+    (mine / "mynet.py").write_text(NET + "# a comment\n")
+    ended = cli(first=torchrun)
+    assert ended.code == 0 and "not as it was: mynet.py; what run began with is in run/source" in ended.out, ended
+    assert any("not as it was: mynet.py" in note for note in coopsgd.Run("run").summary["notes"])
 
 
 def test_a_record_that_is_damaged_is_told(trained, cli):
