@@ -166,13 +166,13 @@ def _state_dict(file: str) -> dict[str, Tensor]:
 
     try:
         content = torch.load(file, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError:
-        raise ConfigError(
-            f"start: {file!r} is no file of tensors alone, and what else a pickle holds could run code; save "
-            "model.state_dict(), or use safetensors"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, OSError) as error:
-        raise ConfigError(f"start: {file!r} is damaged or no state_dict ({_line(error)}); {OUT}") from None
+    except Exception as error:  # bytes that are no pickle lead torch anywhere, and what it says then helps nobody
+        if (fault := _fault(file)) is None and isinstance(error, pickle.UnpicklingError):
+            raise ConfigError(
+                f"start: {file!r} is no file of tensors alone, or is damaged; what else a pickle holds could run code: save "
+                "model.state_dict(), or use safetensors"
+            ) from None
+        raise ConfigError(f"start: {file!r} {fault or 'is damaged, or cut short'}; {OUT}") from None
     for one in (content, *(_dicts(content))):
         if isinstance(one, dict) and one and all(isinstance(x, torch.Tensor) for x in one.values()):
             return {str(name): x for name, x in one.items()}
@@ -186,6 +186,24 @@ def _dicts(content: Any) -> list[Any]:
     inner = [x for x in content.values() if isinstance(x, dict)] if isinstance(content, dict) else []
     found = [x for x in inner if x and all(isinstance(value, torch.Tensor) for value in x.values())]
     return found if len(found) == 1 else []
+
+
+def _fault(file: str) -> str | None:
+    """What is wrong with a file that torch.load does not read, as far as its bytes tell."""
+    with open(file, "rb") as opened:
+        head = opened.read(8)
+    if not head:
+        return "is empty"
+    if head[:1] == b"\x80":  # a pickle, as torch.save wrote before there were archives
+        return None
+    if head[:2] != b"PK":
+        return f"begins with {head!r}, as no such file does"
+    try:
+        with zipfile.ZipFile(file) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
+        return "is cut short, or damaged: it is no whole archive of torch.save"
+    return None if bad is None else f"is damaged: {bad} in it has not its checksum"
 
 
 def _line(error: Exception) -> str:

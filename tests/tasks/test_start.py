@@ -112,6 +112,11 @@ def bad_files():
     torch.save(network(), "module.pt")
     Path("text.pt").write_text("hello")
     Path("empty.pt").write_bytes(b"")
+    whole = Path("less.pt").read_bytes()
+    Path("torn.pt").write_bytes(whole[:-9])
+    Path("bits.pt").write_bytes(whole.replace(b"OrderedDict", b"OrderedDicT"))
+    torch.save(state, "before.pt", _use_new_zipfile_serialization=False)
+    Path("old.pt").write_bytes(Path("before.pt").read_bytes()[:-9])
     save_file({name: value.contiguous() for name, value in state.items()}, "whole.safetensors")
     Path("torn.safetensors").write_bytes(Path("whole.safetensors").read_bytes()[:-9])
     Path("folder").mkdir()
@@ -126,9 +131,12 @@ BAD = {
     "nan.pt": "not finite in 1.weight",
     "list.pt": "holds a list that is no state_dict",
     "numbers.pt": "holds a dict that is no state_dict",
-    "module.pt": "could run code; save model.state_dict()",
-    "text.pt": "could run code|damaged or no state_dict",
-    "empty.pt": "damaged or no state_dict",
+    "module.pt": "could run code: save model.state_dict()",
+    "text.pt": "'text.pt' begins with b'hello', as no such file does; give a run's folder",
+    "empty.pt": "'empty.pt' is empty; give",
+    "torn.pt": "'torn.pt' is cut short, or damaged: it is no whole archive of torch.save; give",
+    "bits.pt": "'bits.pt' is damaged: less/data.pkl in it has not its checksum; give",
+    "old.pt": "'old.pt' is damaged, or cut short; give",
     "torn.safetensors": "damaged or no safetensors file",
     "nowhere.pt": "cannot read 'nowhere.pt' (No such file",
     "folder": "is a folder that holds no run",
