@@ -6,10 +6,13 @@ import contextlib
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
+
+if TYPE_CHECKING:
+    from coopsgd.setup.catalogue import Option
 
 # bash splits words at '=', which overrides are full of: the line is sent whole, and what bash has already is cut off
 BASH = """\
@@ -83,7 +86,7 @@ def overrides(words: list[str]) -> list[CompletionItem]:
             found = BashCompletion(hydra.config_loader)._query("config", " ".join(before))
         except SystemExit:  # argparse: a flag that is not there
             return []
-    found += [f"{key}=" for key in _keys(words, own[-1] if own else None)]  # yamls hold only what they change
+    found += _ours(words, own[-1] if own else None)  # yamls hold only what they change
     return [CompletionItem(value) for value in dict.fromkeys(found) if value.startswith(words[-1])]
 
 
@@ -94,22 +97,30 @@ def listed(incomplete: str, config_dir: str | None) -> list[CompletionItem]:
     return [CompletionItem(word) for word in dict.fromkeys(known_words(config_dir)) if word.startswith(incomplete)]
 
 
-def _keys(words: list[str], config_dir: str | None) -> list[str]:
-    """GROUP.KEY for the group that the last word is about, of what the words before it choose there; of any, if none is chosen.
+def _ours(words: list[str], config_dir: str | None) -> list[str]:
+    """What the dataclasses and train's own words add to what Hydra knows: keys, and behind a key the words it may be."""
+    key, equal, _ = words[-1].partition("=")
+    if equal:
+        return list(dict.fromkeys(f"{key}={word}" for one in _options(words, key, config_dir) for word in one.words))
+    return list(dict.fromkeys(f"{one.full_key}=" for one in _options(words, key, config_dir)))
 
-    Of a word without a group, the words that are about the folder of a run.
+
+def _options(words: list[str], about: str, config_dir: str | None) -> list[Option]:
+    """The options that the last word may be about, which begins so: those of the choices that the words before it name.
+
+    Of a group of which none is chosen, of any choice.
     """
-    from coopsgd.setup import again, catalogue
+    from coopsgd.setup import catalogue
     from coopsgd.setup.schema import GROUPS
 
-    group, dot, rest = words[-1].partition(".")
+    group, dot, _ = about.partition(".")
     if not dot:
-        return list(again.HELP)
-    if "=" in rest or group not in GROUPS:
-        return []
-    named = [word.partition("=")[2] for word in words[:-1] if word.startswith(f"{group}=")]
-    chosen = named[-1] if named else catalogue.default(group)
-    known = [choice.name for choice in catalogue.choices(group, config_dir)]
-    choices = known if chosen is None else [chosen] if chosen in known else []
-    found = [option.full_key for name in choices for option in catalogue.options(group, name, config_dir)]
-    return list(dict.fromkeys(found))
+        found = catalogue.run_options()
+    else:
+        if group not in GROUPS:
+            return []
+        named = [word.partition("=")[2] for word in words[:-1] if word.startswith(f"{group}=")]
+        known = [choice.name for choice in catalogue.choices(group, config_dir)]
+        chosen = named[-1:] if named and named[-1] in known else [] if named else known
+        found = [option for name in chosen for option in catalogue.options(group, name, config_dir)]
+    return [option for option in found if (option.full_key == about if "=" in words[-1] else option.full_key.startswith(about))]

@@ -48,13 +48,14 @@ T = TypeVar("T")
 
 
 def option(
-    default: Any, help: str, *, unit: str | None = None, type: str | None = None, kw_only: bool = False, **metadata: Any
+    default: Any, help: str, *, unit: str | None = None, type: str | None = None, kw_only: bool = False, **more: Any
 ) -> Any:
     """A key of a class that a config can name: a field with a default, and what `coopsgd list` says of it.
 
     help: a line. unit: of a number, empty for one without. type: what it may be, as in "int or auto", where Any is annotated.
+    more: words=("a", "b"), which it may be, or among others; infinite=True: it may be.
     """
-    said = {"help": help, "unit": unit, "type": type, **metadata}
+    said = {"help": help, "unit": unit, "type": type, **more}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.deepcopy(default), metadata=said, kw_only=kw_only)
     return field(default=default, metadata=said, kw_only=kw_only)
@@ -107,7 +108,7 @@ def lookup(kind: str, name: str, key: str = "") -> Any:
         if point.name == name:
             before = set(sys.modules)
             found = point.load()
-            usercode.remember(name, point.module, found, before)
+            usercode.remember(name, str(getattr(found, "__module__", "")), found, before)
             return found
     known = names(kind)
     if name in table:

@@ -58,6 +58,7 @@ class Constant:
         "what warm-up, milestones, every, gamma and decay count: step, epoch, round, or so many steps",
         unit="steps",
         type="step, epoch, round or int",
+        words=UNITS,
     )
 
     KIND: ClassVar[str | None] = None

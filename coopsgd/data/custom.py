@@ -80,7 +80,9 @@ class Custom(DataSet):
     )
     resize: Any = option(None, "of images: to a square of so many, or [height, width]", unit="pixels", type="int, list or null")
 
-    targets: str = option("label", "what an item gives: label; labels, 0 or 1 for each class; numbers, for task=regression")
+    targets: str = option(
+        "label", "what an item gives: label; labels, 0 or 1 for each class; numbers, for task=regression", words=TARGETS
+    )
 
     IMPORTS = ("path", "collate")
 

@@ -22,7 +22,12 @@ from coopsgd.streams import stream
 
 
 def _small(default: str) -> Any:
-    return option(default, "of workers that hold less than a batch: train on what they have; refuse the run", kw_only=True)
+    return option(
+        default,
+        "of workers that hold less than a batch: train on what they have; refuse the run",
+        kw_only=True,
+        words=("train", "refuse"),
+    )
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,10 @@ class Partition:
 
     small: str = _small("refuse")
     test: str = option(
-        "shared", "what workers are tested on: the shared test set; local: besides, each on its own", kw_only=True
+        "shared",
+        "what workers are tested on: the shared test set; local: besides, each on its own",
+        kw_only=True,
+        words=heldout.TESTS,
     )
     test_share: float = option(0.1, "of its samples, that a worker holds out where test=local", unit="share", kw_only=True)
 
@@ -279,7 +287,9 @@ class File(Partition):
     """
 
     file: str = option("", ".json, .npz or .npy: lists of sample numbers, or a user for each sample")
-    users: str = option("auto", "dealt: whole users to workers; one: a user each; auto: one if there are as many, else dealt")
+    users: str = option(
+        "auto", "dealt: whole users to workers; one: a user each; auto: one if there are as many, else dealt", words=USERS
+    )
     small: str = _small("train")
 
     FILES: ClassVar[tuple[str, ...]] = ("file",)

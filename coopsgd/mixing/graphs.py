@@ -342,7 +342,11 @@ class File(Graph):
     """
 
     file: str = option("", "edge list, adjacency list, GML, GraphML, or adjacency matrix, [i, j] = i takes from j")
-    format: str = option("auto", "edges, adjacency, gml, graphml, matrix; auto: by the end of the file's name")
+    format: str = option(
+        "auto",
+        "edges, adjacency, gml, graphml, matrix; auto: by the end of the file's name",
+        words=("auto", *graphfiles.FORMATS),
+    )
     directed: Any = option(
         "auto",
         "true: an edge goes one way, from the first to the second; auto: as the file says, else false",

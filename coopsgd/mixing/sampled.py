@@ -39,7 +39,9 @@ class Sampled(Mixing):
     structured: ClassVar[bool] = True
 
     fraction: float = option(0.5, "of the clients, in every round", unit="share")
-    weighting: str = option("samples", "of the mean: samples; uniform; or proportional: drawn in proportion to their samples")
+    weighting: str = option(
+        "samples", "of the mean: samples; uniform; or proportional: drawn in proportion to their samples", words=WEIGHTINGS
+    )
     epochs: Any = option(None, "local passes over a client's own share instead of tau steps", unit="epochs", type="int or null")
     seed: int = of_run("seed", 0)
     sizes: Any = of_run("sizes", None)  # samples of each worker; None where there are none to count

@@ -49,7 +49,9 @@ class Gossip(Mixing):
     weights: metropolis, uniform (1 / (1 + largest degree)), best_constant or fdla (the smallest zeta of all on this graph).
     """
 
-    weights: str = option("metropolis", "of the links: metropolis, uniform, best_constant or fdla")
+    weights: str = option(
+        "metropolis", "of the links: metropolis, uniform, best_constant or fdla", words=tuple(matrices.WEIGHTS)
+    )
     topology: Graph = field(default_factory=Ring)
     seed: int = of_run("seed", 0)
 

@@ -23,6 +23,8 @@ from coopsgd.mixing.structured import Groups, circulant
 from coopsgd.registry import of_run, option, register
 from coopsgd.streams import stream
 
+FORMS = ("exponential", "hypercube")
+
 
 @register("one_peer", "mixing")
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ class OnePeer(Mixing):
 
     structured: ClassVar[bool] = True
 
-    form: str = option("exponential", "of the cycle: exponential; or hypercube: pairs, for a power of two workers")
+    form: str = option("exponential", "of the cycle: exponential; or hypercube: pairs, for a power of two workers", words=FORMS)
 
     def __post_init__(self) -> None:
-        if self.form not in ("exponential", "hypercube"):
+        if self.form not in FORMS:
             raise ValueError(f"one_peer: form must be exponential or hypercube, got {self.form!r}")
 
     def cycle(self, m: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coopsgd.models.base import Model, check_dropout, check_images, check_norm, convolved, linear
+from coopsgd.models.base import NORMS, Model, check_dropout, check_images, check_norm, convolved, linear
 from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class CNN(Model):
 
     width: int = option(32, "of the first convolution; the second has twice as many", unit="channels")
     dropout: float = option(0.0, "probability that a number is dropped in training", unit="share")
-    norm: str = option("group", "group; batch, see norm_stats; or none")
+    norm: str = option("group", "group; batch, see norm_stats; or none", words=NORMS)
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)

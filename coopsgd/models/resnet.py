@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from coopsgd.models.base import Model, check_images, check_norm, convolved, linear
+from coopsgd.models.base import NORMS, Model, check_images, check_norm, convolved, linear
 from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class ResNet(Model):
     """
 
     depth: int = option(20, "layers with weights, 6 n + 2", unit="layers")
-    norm: str = option("group", "group; batch: as in the paper, see norm_stats; or none")
+    norm: str = option("group", "group; batch: as in the paper, see norm_stats; or none", words=NORMS)
 
     def __post_init__(self) -> None:
         check_norm(self.norm)

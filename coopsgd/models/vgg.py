@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from coopsgd.models.base import Model, check_images, check_norm, convolved, linear
+from coopsgd.models.base import NORMS, Model, check_images, check_norm, convolved, linear
 from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class VGG(Model):
     """
 
     depth: int = option(11, "layers with weights: 11 or 16", unit="layers")
-    norm: str = option("group", "group; batch, see norm_stats; or none")
+    norm: str = option("group", "group; batch, see norm_stats; or none", words=NORMS)
 
     def __post_init__(self) -> None:
         check_norm(self.norm)

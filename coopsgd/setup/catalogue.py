@@ -60,6 +60,7 @@ class Option(NamedTuple):
     value: Any  # what it is when it is not given; MISSING when it must be
     help: str
     group: str = ""  # whose it is; empty for a key of the run itself
+    words: tuple[str, ...] = ()  # which it may be, or among others
 
     @property
     def full_key(self) -> str:
@@ -114,14 +115,17 @@ def _classes(group: str, name: str, said: dict[str, Any], importing: bool) -> It
 def _option(f: Field[Any], value: Any) -> Option:
     said = f.metadata
     written = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
+    words = ("true", "false") if f.type in ("bool", bool) else tuple(said.get("words") or ())
     kind = said.get("type") or ("any" if written == "Any" else written.replace(" | None", " or null"))
-    return Option(f.name, kind, said.get("unit") or "", value, said.get("help", ""))
+    return Option(f.name, kind, said.get("unit") or "", value, said.get("help", ""), words=words)
 
 
 def run_options() -> list[Option]:
     """The keys at the top of the config, and the words of train that are about its folder."""
     found = [_option(f, f.default) for f in fields(Config) if f.name not in GROUPS]
-    return found + [Option(name, "str", "", again.VALUES[name][0], text) for name, text in again.HELP.items()]
+    return found + [
+        Option(name, "str", "", again.VALUES[name][0], text, words=again.VALUES[name]) for name, text in again.HELP.items()
+    ]
 
 
 def registered(group: str) -> list[Choice]:

@@ -20,6 +20,7 @@ from coopsgd.setup.formats import FORMAT, upgraded
 GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule", "cluster", "stop")
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 DTYPES = tuple(SIZES)
+DEVICES = ("auto", "cpu", "cuda")
 ENGINES = ("auto", "loop", "vmap", "bmm")
 NORM_STATS = ("average", "local", "recalibrate")
 SAVES = ("auto", "rows", "answer", "best", "none")
@@ -48,13 +49,15 @@ WHOLE = (
 COUNTS = ("groups", "epochs", "tau_2", "every", "switch", "interval", "classes", "rows", "tau", "unit")
 
 
-def key(default: Any, help: str, *, identity: bool, unit: str | None = None, type: str | None = None) -> Any:
+def key(
+    default: Any, help: str, *, identity: bool, unit: str | None = None, type: str | None = None, words: tuple[str, ...] = ()
+) -> Any:
     """A top-level key of the config with its line, unit and type: see registry.option.
 
     identity: does it say what is trained? Else it says where or how that is computed, looked at, kept or called, and two runs
     that differ in it train the same models: see identity.py.
     """
-    return option(default, help, unit=unit, type=type, identity=identity)
+    return option(default, help, unit=unit, type=type, identity=identity, words=words)
 
 
 def group(help: str) -> Any:
@@ -88,6 +91,7 @@ class Config:
         "auto",
         "atc mixes after the local steps, cta before the next gradient; auto: as the algo's yaml says, else atc",
         identity=True,
+        words=("auto", "atc", "cta"),
     )
     delay: Any = key(
         "auto",
@@ -95,11 +99,13 @@ class Config:
         identity=True,
         unit="steps",
         type="int, tau or auto",
+        words=("auto", "tau"),
     )
     buffers: str = key(
         "auto",
         "of the optimiser, at a communication: keep, average, reset; auto: as the algo's yaml says, else keep",
         identity=True,
+        words=("auto", "keep", "average", "reset"),
     )
     start: Any = key(
         None,
@@ -141,13 +147,16 @@ class Config:
     )
     batch_size: int = key(32, "samples in one worker's minibatch", identity=True, unit="samples")
     seed: int = key(0, "of everything random", identity=True, unit="")
-    dtype: str = key("float32", "of the models: float32 or float64", identity=True)
-    device: str = key("auto", "cpu, cuda, or auto: cuda where there is one", identity=False)
+    dtype: str = key("float32", "of the models: float32 or float64", identity=True, words=DTYPES)
+    device: str = key("auto", "cpu, cuda, or auto: cuda where there is one", identity=False, words=DEVICES)
     log_every: Any = key(
         20, "between two lines of metrics.jsonl; or as in 1epoch, 5rounds", identity=False, unit="steps", type="int or text"
     )
     norm_stats: str = key(
-        "average", "BatchNorm's running statistics: average with the models, local, or recalibrate the mean's", identity=True
+        "average",
+        "BatchNorm's running statistics: average with the models, local, or recalibrate the mean's",
+        identity=True,
+        words=NORM_STATS,
     )
     clip: Any = key(
         None,
@@ -161,6 +170,7 @@ class Config:
         "bf16: forward and backward passes in bfloat16 autocast; models, mixing, optimiser keep dtype",
         identity=True,
         type="bf16 or null",
+        words=("bf16",),
     )
     eval_every: Any = key(
         100,
@@ -176,12 +186,13 @@ class Config:
         unit="samples",
         type="int or auto",
     )
-    engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm", identity=False)
+    engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm", identity=False, words=ENGINES)
     save: str = key(
         "auto",
         "what to keep: rows, answer, none, at the end; best: the answer, and the best so far by objective; auto: rows up to "
         "200 MB, else the answer",
         identity=False,
+        words=SAVES,
     )
     checkpoint_every: Any = key(
         "auto",
@@ -195,6 +206,7 @@ class Config:
         "eval/loss",
         "what a sweep that looks for the best is told: a metric at the end, or bytes, seconds, sim_seconds until stop.target",
         identity=False,
+        words=("eval/loss", "eval/accuracy", "bytes", "seconds", "sim_seconds"),
         type="text or null",
     )
     name: str = key("", "a name of your own, kept in the summary", identity=False)

@@ -34,7 +34,9 @@ class Stop:
     lines. What reaches a budget is still done. ValueError for what can never come.
     """
 
-    metric: str | None = option(None, "of a log line, as eval/loss: the run ends when it has come to stop.target")
+    metric: str | None = option(
+        None, "of a log line, as eval/loss: the run ends when it has come to stop.target", words=MEASURED
+    )
     target: float | None = option(
         None, "of stop.metric: at least that of a share, as eval/accuracy, else at most that", unit="the metric's"
     )

@@ -24,10 +24,10 @@ class Classification(Arrays):
     labels are all right, and eval/f1 the F1 score over all labels together.
     """
 
-    loss: str = option("cross_entropy", "cross_entropy, mse, huber, bce, or module:function of (outputs, labels)")
+    LOSSES = ("cross_entropy", "mse", "huber", "bce")
+    loss: str = option("cross_entropy", "cross_entropy, mse, huber, bce, or module:function of (outputs, labels)", words=LOSSES)
     label_smoothing: float = option(0.0, "of cross_entropy: of a label's weight, that all classes share", unit="share")
 
-    LOSSES = ("cross_entropy", "mse", "huber", "bce")
     TARGETS = ("label", "labels")
     SCORES = ("accuracy", "f1")
 

@@ -18,9 +18,9 @@ class Regression(Arrays):
     explains, of several numbers the mean. shards and dirichlet deal by the tenth of the training targets that a number lies in.
     """
 
-    loss: str = option("mse", "mse, huber, or module:function of (outputs, targets)")
-
     LOSSES = ("mse", "huber")
+    loss: str = option("mse", "mse, huber, or module:function of (outputs, targets)", words=LOSSES)
+
     TARGETS = ("numbers",)
     SCORES = ("r2",)
 

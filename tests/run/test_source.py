@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -17,7 +18,7 @@ from playing import settle
 from test_provenance import git
 
 import coopsgd
-from coopsgd import usercode
+from coopsgd import registry, usercode
 from coopsgd.commands import compose, show
 from coopsgd.errors import ConfigError, DamagedFile
 from coopsgd.run import folders, provenance, source
@@ -157,6 +158,20 @@ def test_a_package_that_is_installed_elsewhere_is_not_the_users_own(mine, monkey
     (packages / "theirs.py").write_text(PARTS)
     monkeypatch.setattr(sys, "path", [*sys.path, str(packages)])
     assert frozen((*QUADRATIC, "algo=cooperative", "algo.W=theirs:W")) == {}
+
+
+def test_a_name_that_a_package_of_the_users_registers(mine, monkeypatch):
+    """By an entry point, of a package that is installed as a link to its sources."""
+    (mine / "plugin.py").write_text(PARTS)
+
+    class Point:
+        name = "mine"
+
+        def load(self):
+            return importlib.import_module("plugin").Mixing
+
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()] if group == "coopsgd.mixing" else [])
+    assert [*frozen((*QUADRATIC, "algo=pasgd", "algo.mixing=mine"))] == ["plugin.py"]
 
 
 def test_each_run_of_a_process_has_its_own(mine):

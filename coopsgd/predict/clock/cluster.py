@@ -21,7 +21,7 @@ class Cluster:
     its own; one: one message after another, latency and all; parallel: each as if it were alone.
     """
 
-    ports: str = option("nic", "how messages share a host's link: nic, one, parallel")
+    ports: str = option("nic", "how messages share a host's link: nic, one, parallel", words=PORTS)
 
     FILES: ClassVar[tuple[str, ...]] = ()  # fields that name a file the run must keep
 

@@ -41,7 +41,7 @@ class Links(Steps):
     groups: Any = option(
         None, "of hosts, the sites: how many; or their sizes; or lists of workers", unit="groups, workers", type="int or list"
     )
-    all_reduce: str = option("ring", "ring, tree, halving_doubling, two_level")
+    all_reduce: str = option("ring", "ring, tree, halving_doubling, two_level", words=ALL_REDUCES)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,7 +27,7 @@ class Steps(Cluster):
     always takes twice as long.
     """
 
-    step: str = option("constant", "how the time of a local step is spread: constant, exponential, pareto")
+    step: str = option("constant", "how the time of a local step is spread: constant, exponential, pareto", words=STEPS)
     step_s: float = option(0.01, "mean time of a local step", unit="s")
     jitter: float = option(1.0, "of that time, what is random", unit="share")
     tail: float = option(2.5, "of pareto: above 1, smaller is heavier", unit="")

@@ -85,14 +85,14 @@ class Underlay(Steps):
     none. A node with `router 1` only passes messages on. What a server does, it does at the node `server`.
     """
 
-    ports: str = option("parallel", "messages share the lines they cross, and nothing else: parallel")
+    ports: str = option("parallel", "messages share the lines they cross, and nothing else: parallel", words=("parallel",))
     file: str = option("", "GML or GraphML: nodes with workers, lines with latency or length, and capacity")
     base_s: float = option(0.004, "latency of a line, whatever its length", unit="s")
     per_km_s: float = option(8.5e-6, "and for each kilometre of it", unit="s/km")
     capacity: Any = option("1 Gbit/s", "of a line that says none", unit="bit/s", type="float or text")
     access: Any = option("10 Gbit/s", "of each host's own line, up and down; null: no limit", unit="bit/s", type="text or null")
     server: Any = option("auto", "its node, by name; auto: the one whose way to the farthest is shortest", type="text or auto")
-    all_reduce: str = option("ring", "ring, tree, halving_doubling")
+    all_reduce: str = option("ring", "ring, tree, halving_doubling", words=ALL_REDUCES)
 
     FILES: ClassVar[tuple[str, ...]] = ("file",)
 
