@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Colle
     at = next(iter(steps_saved(folder)), None)
     if settings.steps < (done := max(at or 0, summary.get("steps") or 0)):
         raise ConfigError(f"steps: the run has done {done} of them; name more, got {settings.steps}")
+    _refuse_beyond_a_stop(folder, summary, before.steps, settings.steps)
     if summary.get("status") in OVER and (summary["status"] == "diverged" or settings.steps <= before.steps):
         print(f"{folder}: {summary['status']} at step {summary['steps']}; nothing is left to do")
         return
@@ -156,9 +158,25 @@ def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Colle
         raise
 
 
+def _refuse_beyond_a_stop(folder: Path, summary: Mapping[str, Any], before: int, steps: int) -> None:
+    """ConfigError for more steps than `before` of a run that its stop has ended: it would end where it did."""
+    done = summary.get("steps")
+    if summary.get("status") != "completed" or not isinstance(done, int) or done >= before or steps <= before:
+        return
+    said = [note for note in summary.get("notes", ()) if str(note).startswith("stop.")]
+    key = said[-1].partition(":")[0] if said else "stop"
+    without = "stop.metric=null stop.target=null" if key == "stop.target" else f"{key}=null"
+    raise ConfigError(
+        f"steps: {key} ended the run after step {done} of {before}, and would end it there again; for a longer one begin anew: "
+        f"coopsgd train --config-path {shlex.quote(str(folder))} --config-name config {without} steps={steps}"
+    )
+
+
 def _notes(checked: Checked, before: schema.Config, at: int | None) -> list[str]:
     """What somebody should know who reads the curves."""
     notes, schedule, steps = [], checked.parts.schedule, checked.config.steps
+    if (most := checked.parts.stop.steps) is not None and before.steps < steps > most:
+        notes.append(f"stop.steps={most}: ends the run before its steps={steps}")
     if at is None:
         notes.append("the run has no checkpoint: it starts over")
     if schedule.arguments(steps) != schedule.arguments(before.steps):

@@ -39,6 +39,7 @@ class On(NamedTuple):
     name: str  # of its files
     node: dict[str, Any]  # as in a config
     notes: list[str]
+    choices: dict[str, str]  # of groups, by name
 
 
 def facts(words: Sequence[str], config_dir: str | None = None, trust: bool = False) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def _cluster(words: Sequence[str], config_dir: str | None) -> On:
         raise ConfigError(f"time: names no cluster; add one, as in {EXAMPLE}")
     pairs = [word.lstrip("+").partition("=") for word in words]
     own = {key.removeprefix("cluster."): value.strip("'\"") for key, _, value in pairs if key != "cluster"}
-    return On(simulated.name_of(str(choices["cluster"]), own), node, notes)
+    return On(simulated.name_of(str(choices["cluster"]), own), node, notes, choices)
 
 
 def _timed(run: Run, lines: Sequence[Mapping[str, Any]], on: On, notes: list[str]) -> list[dict[str, Any]]:
@@ -117,7 +118,10 @@ def _timed(run: Run, lines: Sequence[Mapping[str, Any]], on: On, notes: list[str
         raise ValueError("stop.sim_seconds: ended it by its own clock, so on another cluster it would take other steps")
     # the words are the user's own, whoever wrote the config of the run
     settings = Config(**{f.name: getattr(parts.config, f.name) for f in fields(Config)} | {"cluster": on.node})
-    cluster = build.make_part(settings, "cluster", parts.of_run)
+    try:
+        cluster = build.make_part(settings, "cluster", parts.of_run)
+    except build.UnknownKey as error:
+        raise error.of(on.choices) from None
     notes += cluster.check(settings)
     of = type(parts.config)(**vars(settings))
     return list(_rehearsed(parts.but(of, cluster=cluster), lines))

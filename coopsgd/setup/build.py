@@ -243,6 +243,20 @@ def class_of(kind: str, where: str, name: Any) -> Any:
     return found
 
 
+class UnknownKey(ConfigError):
+    """A key that what a group chooses does not have."""
+
+    def __init__(self, key: str, choice: Any, why: str) -> None:
+        super().__init__(f"{key}{choice}{why}")
+        self._said = key, choice, why
+
+    def of(self, choices: Mapping[str, Any]) -> ConfigError:
+        """The same, with the choice as a user has named it: several yamls name one class."""
+        key, choice, why = self._said
+        group = key.partition(".")[0]
+        return self if ":" in str(choice) else UnknownKey(key, choices.get(group) or choice, why)
+
+
 def _refuse_unknown(where: str, choice: Any, node: Mapping[str, Any], known: set[str]) -> None:
     for name in node:
         if name not in known:
@@ -250,7 +264,7 @@ def _refuse_unknown(where: str, choice: Any, node: Mapping[str, Any], known: set
 
             has = f"known: {', '.join(sorted(known))}" if known else "it has no keys"
             meant = did_you_mean(name, sorted(known)) or elsewhere(where, name)
-            raise ConfigError(f"{where}.{name}: {choice} has no such key{meant}; {has}")
+            raise UnknownKey(f"{where}.{name}: ", choice, f" has no such key{meant}; {has}")
 
 
 def refuse_unstackable(choice: Any) -> None:

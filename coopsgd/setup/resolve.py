@@ -65,7 +65,10 @@ def resolve(
     """
     words = frozenset(re.sub("['\"]", "", word.lstrip("+")) for word in overrides)
     with contextlib.nullcontext() if trust else guarded(words, beside):
-        checked = _resolved(node, list(overrides), choices or {}, beside, look)
+        try:
+            checked = _resolved(node, list(overrides), choices or {}, beside, look)
+        except build.UnknownKey as error:
+            raise error.of(choices or {}) from None
         for name in GROUPS[1:]:  # those too that no check had to make
             if not trust and getattr(checked.config, name) is not None:
                 getattr(checked.parts, name)

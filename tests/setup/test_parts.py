@@ -194,3 +194,19 @@ def test_a_task_is_given_its_data_model_and_partition():
     assert parts.task.model is parts.model and parts.task.data is parts.data and parts.task.partition is parts.partition
     assert isinstance(lookup("strategy", "cooperative"), type) and parts.but(parts.config).task is parts.task
     assert isinstance(parts.strategy, Cooperative) and Checked(parts, ()).config is parts.config
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("cluster=wan_100m cluster.file=a", "cluster.file: wan_100m has no such key; it is a key of cluster=from_probe, "),
+        ("cluster=two_sites cluster.sep_s=1", "cluster.sep_s: two_sites has no such key; did you mean step_s?"),
+        ("data=cifar10 model=resnet20 model.hidden=[3]", "model.hidden: resnet20 has no such key; it is a key of model="),
+        ("cluster=custom cluster.file=a", "cluster.file: custom has no such key; "),
+        ("algo=dpsgd algo.alpha=1", "algo.alpha: dpsgd has no such key; "),
+    ],
+)
+def test_a_key_that_a_choice_does_not_have_is_told_by_the_name_of_the_choice(words, said):
+    with pytest.raises(ConfigError) as refused:
+        compose.compose_config(words.split())
+    assert str(refused.value).startswith(said), refused.value
