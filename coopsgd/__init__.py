@@ -1,16 +1,17 @@
 """coopsgd: write a cooperative SGD algorithm as (tau, W, v), get its theory, simulate it, run it for real.
 
 After Wang & Joshi, "Cooperative SGD", arXiv:1808.07576. From Python: `coopsgd.train("algo=easgd", "tau=10")` trains and
-gives a `coopsgd.Run`, `coopsgd.Run(folder)` reads one that is there, `coopsgd.show` says what an algorithm is;
-`coopsgd.Cooperation` is an algorithm in a training loop of your own; `coopsgd.register` adds an algorithm, a graph, a model,
-...; `coopsgd.Strategy` and what goes with it is what a new algorithm is written with. All are imported when first asked for, so
-that the command line answers `--help` at once.
+gives a `coopsgd.Run`, `coopsgd.Run(folder)` reads one that is there, `coopsgd.load(folder)` many, with one table of them all;
+`coopsgd.show` says what an algorithm is; `coopsgd.Cooperation` is an algorithm in a training loop of your own;
+`coopsgd.register` adds an algorithm, a graph, a model, ...; `coopsgd.Strategy` and what goes with it is what a new algorithm is
+written with. All are imported when first asked for, so that the command line answers `--help` at once.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coopsgd.compare.loading import load
     from coopsgd.cooperation.cooperation import Cooperation
     from coopsgd.errors import ConfigError, RunFailed
     from coopsgd.fleet.base import Common, Fleet, Pending, Rows
@@ -36,12 +37,14 @@ __all__ = [
     "Strategy",
     "Tick",
     "__version__",
+    "load",
     "register",
     "show",
     "train",
 ]
 
 HOMES = {
+    "coopsgd.compare.loading": ("load",),
     "coopsgd.from_python": ("show", "train"),
     "coopsgd.cooperation.cooperation": ("Cooperation",),
     "coopsgd.errors": ("ConfigError", "RunFailed"),

@@ -189,6 +189,50 @@ def time(words: tuple[str, ...], as_json: bool, config_dir: str | None, trust: b
     tell(timing.facts(words, config_dir, trust), as_json, timing.show)
 
 
+@cli.command(cls=Verb)
+@version_option
+@click.option("--by", default="steps", show_default=True, help="The axis: steps, samples, bytes, seconds, sim_seconds, rounds.")
+@click.option("--metric", default="eval/loss", show_default=True, help="What is compared: a name of metrics.jsonl.")
+@click.option("--target", type=float, help="Also when it is reached for good: at most this loss, at least this accuracy.")
+@click.option("--group", multiple=True, help="A key that tells groups apart; all others are put together as seeds are.")
+@click.option("--best-of", help="Of groups that differ in this key alone, as optim.lr, only the best.")
+@click.option("--cluster", help="sim_seconds on this cluster, as `coopsgd time` left them.")
+@click.option("--format", "form", type=click.Choice(["markdown", "csv", "json", "latex"]), help="Of the table that is printed.")
+@click.option("-o", "--output", type=Place(), help="A folder for the table in every format, and for the figures.")
+@click.option("--trust", is_flag=True, help="Import the code that the configs of runs name.")
+@click.argument("folders", nargs=-1, type=click.Path())
+def compare(folders: tuple[str, ...], form: str | None, output: str | None, **options: Any) -> None:
+    """Runs side by side: all in these folders and below them, those that differ by their seed alone as one group.
+
+    \b
+    coopsgd compare multirun/2030-01-31/12-00-00
+    coopsgd compare multirun --by bytes --metric eval/accuracy --target 0.9 -o figures
+
+    The table has the keys in which runs differ, the metric at the end and at its best (mean over seeds, and its 95 % interval),
+    what was sent and how long it took, and with --target what it took to reach it.
+    """
+    from coopsgd.commands import comparing
+
+    comparing.compare(folders, form, output, **options)
+
+
+@cli.command(cls=Verb)
+@version_option
+@as_json_option
+@click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
+@click.argument("folders", nargs=-1, type=click.Path())
+def runs(folders: tuple[str, ...], as_json: bool, watch: bool) -> None:
+    """Which runs there are below these folders (outputs and multirun), how far they are, and their latest numbers.
+
+    \b
+    coopsgd runs
+    coopsgd runs multirun/2030-01-31/12-00-00 --watch
+    """
+    from coopsgd.commands import running
+
+    running.runs(folders, as_json, watch)
+
+
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
 @version_option
 @click.option(

@@ -90,6 +90,7 @@ FLOORS = (
     ("loop",),
     ("predict",),
     ("run", "cooperation"),
+    ("compare",),
     ("commands", "completion"),
     ("cli", "verbs", "testing", ""),
 )

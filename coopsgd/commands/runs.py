@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from coopsgd.compare.entries import below
 from coopsgd.errors import ConfigError, DamagedFile
 from coopsgd.run.reader import summary_of
 
@@ -40,23 +38,6 @@ def expanded(folders: Sequence[str], where: str, example: str) -> tuple[list[str
     if not runs:
         raise ConfigError(f"{where}: {', '.join(folders)} holds no run that has ended; name a run folder or a sweep's")
     return runs, [f"left out: {name} ({why})" for name, why in left.items()]
-
-
-def below(folder: Path) -> list[Path]:
-    """Run folders below one that is none, by name; what is in a run folder is its own."""
-    found = []
-    for at, folders, names in os.walk(folder):
-        if "config.yaml" in names:
-            found.append(Path(at))
-            folders.clear()
-        else:
-            folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_by_number)
-    return found
-
-
-def _by_number(name: str) -> list[tuple[float, str]]:
-    """tau=4 before tau=16."""
-    return [(float(part), "") if part.isdecimal() else (math.inf, part) for part in re.split(r"(\d+)", name)]
 
 
 def _unfinished(folder: Path) -> str | None:

@@ -50,6 +50,11 @@ class Metric:
         return {NUMBERS: "r2", SEVERAL: "f1"}.get(self.when, "accuracy") if self.unit == "share" else ""
 
     @property
+    def rises(self) -> bool:
+        """Is more of it better, as of an accuracy? Of a loss, less is."""
+        return self.unit == "share"
+
+    @property
     def tag(self) -> str:
         """TensorBoard's: train_s of section train is train/seconds, bytes of section comm is comm/bytes; empty for none."""
         if "/" in self.name or not self.section:

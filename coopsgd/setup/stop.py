@@ -78,7 +78,7 @@ class Stop:
         value = None if self.metric is None else line.get(self.metric)
         if value is None or self.target is None or not math.isfinite(value):
             return False
-        return value >= self.target if METRICS[str(self.metric)].unit == "share" else value <= self.target
+        return value >= self.target if METRICS[str(self.metric)].rises else value <= self.target
 
     def spent(self, totals: Mapping[str, Any]) -> str | None:
         """Which budget these totals, of a log line, have spent."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coopsgd.commands import overlay
-from coopsgd.commands.runs import below
+from coopsgd.compare.entries import below
 from coopsgd.errors import ConfigError
 
 SMALL = ("data=digits", "model=logistic", "workers=2", "processes=1", "steps=12", "eval_every=6", "log_every=6", "save=none")

@@ -1,0 +1,69 @@
+"""`coopsgd compare FOLDER...`: runs side by side, in a table, and with -o in figures and files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rich.console import Console
+from rich.table import Table
+
+from coopsgd.compare import formats
+from coopsgd.compare.comparison import Comparison
+from coopsgd.errors import ConfigError
+from coopsgd.host import files
+from coopsgd.run.progress import Progress
+
+
+def compare(folders: Sequence[str], form: str | None, output: str | None, **options: Any) -> None:
+    """Print the table, as `form` says; with `output` leave it in every form in that folder, with figures."""
+    if not folders:
+        raise ConfigError("compare: names no run; give run folders, or folders that hold them, as in coopsgd compare multirun")
+    if output is not None and Path(output).exists() and not Path(output).is_dir():
+        raise ConfigError(f"-o {output}: is no folder; name one that is, or is to be")
+    progress = Progress("comparing", 1)
+    found = Comparison.of(folders, progress=lambda what: progress.at(0, what), **options)
+    progress.close()
+    if form is not None:
+        sys.stdout.write(formats.WRITERS[form](found))
+    else:
+        show(found)
+    if output is not None:
+        for path in leave(found, Path(output)):
+            print(path)
+
+
+def leave(found: Comparison, folder: Path) -> list[Path]:
+    """Write the table in every form into a folder, which is made; the files. OSError where it cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for form, write in formats.WRITERS.items():
+        path = folder / f"table.{formats.ENDINGS[form]}"
+        content = write(found).encode()
+        files.atomically(path, partial(_put, content))
+        paths.append(path)
+    return paths
+
+
+def _put(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def show(found: Comparison) -> None:
+    """The table for a terminal, and notes below it."""
+    parts, rows = formats.columns(found), found.rows()
+    cells = [[part.cell(row) for part in parts] for row in rows]
+    grid = Table(*(part.head for part in parts), box=None, padding=(0, 2, 0, 0))
+    for line in cells:
+        grid.add_row(*line)
+    width = sum(max(len(line[i]) for line in [*cells, [part.head for part in parts]]) + 2 for i in range(len(parts)))
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.width = max(width, console.width)  # no cell is cut
+    console.print(grid)
+    if any(row["final"]["half"] is not None for row in rows):
+        console.print(f"{formats.PLUS_MINUS}: 95 % interval of the mean over seeds", style="dim")
+    for note in found.notes:
+        console.print(f"note: {note}")

@@ -1,0 +1,167 @@
+"""A comparison as a table: for the terminal, a paper, a colleague, a spreadsheet, a program."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from coopsgd.compare.comparison import AXES, Comparison
+from coopsgd.compare.groups import said
+from coopsgd.host.sizes import human_bytes
+
+FORMATS = ("markdown", "csv", "json", "latex")
+ENDINGS = {"markdown": "md", "csv": "csv", "json": "json", "latex": "tex"}
+PLUS_MINUS = "±"
+WORDS = {"algo.name": "algo"}  # of a key, for a reader
+
+
+class Column(NamedTuple):
+    """A heading, and the text of a row's cell."""
+
+    head: str
+    cell: Callable[[dict[str, Any]], str]
+
+
+def columns(comparison: Comparison) -> list[Column]:
+    """What the table for a reader holds: only what differs, only what is there."""
+    rows = comparison.rows()
+
+    def key(name: str) -> Column:
+        return Column(_word(name), lambda row: said(row["keys"].get(name)))
+
+    def metric(which: str) -> Column:
+        return Column(f"{comparison.metric}, {which}", lambda row: spread(row[which], row["runs"]))
+
+    def until(axis: str, head: str) -> Column:
+        return Column(head, lambda row: amount(axis, row["reached"][axis], "not reached"))
+
+    def total(name: str, axis: str, head: str) -> Column:
+        return Column(head, lambda row: amount(axis, row[name], "-"))
+
+    found = [key(name) for name in comparison.differing] or [Column("algo", lambda row: str(row["algo"]))]
+    if any(row["status"] != "completed" for row in rows):
+        found.append(Column("status", lambda row: str(row["status"])))
+    found += [Column("runs", lambda row: str(row["runs"])), metric("final"), metric("best")]
+    if comparison.target is not None:
+        sign = ">=" if comparison.known.rises else "<="
+        many = Column(f"reach {sign} {comparison.target:g}", lambda row: "{runs} of {of}".format(**row["reached"]))
+        found += [many, *(until(*one) for one in UNTIL if any(row["reached"][one[0]] is not None for row in rows))]
+    return found + [total(*one) for one in OVERALL if any(row[one[0]] is not None for row in rows)]
+
+
+# axis, heading
+UNTIL = (("steps", "steps to it"), ("bytes", "sent to it"), ("seconds", "time to it"), ("sim_seconds", "simulated to it"))
+OVERALL = (  # of a row, axis, heading
+    ("step", "steps", "steps"),
+    ("rounds", "rounds", "rounds"),
+    ("messages", "rounds", "messages"),
+    ("bytes", "bytes", "sent"),
+    ("train_s", "seconds", "time"),
+    ("sim_s", "sim_seconds", "simulated"),
+)
+
+
+def spread(value: dict[str, Any], runs: int) -> str:
+    """Mean and half of its 95 % interval, to the digits that the interval leaves; of fewer runs than there are, of how many."""
+    mean, half, n = value["mean"], value["half"], value["n"]
+    if mean is None:
+        return "-"
+    text = f"{mean:.4g}" if half is None else f"{mean:.{_digits(half)}f} {PLUS_MINUS} {half:.{_digits(half)}f}"
+    return text if n == runs else f"{text} (of {n})"
+
+
+def _digits(half: float) -> int:
+    """Decimals that two digits of an error have, at most 6."""
+    if half <= 0:
+        return 4
+    decimals = 0
+    while half * 10**decimals < 10 and decimals < 6:
+        decimals += 1
+    return decimals
+
+
+def amount(axis: str, value: float | None, nothing: str) -> str:
+    """A number on an axis, in its unit."""
+    if value is None:
+        return nothing
+    if axis == "bytes":
+        return human_bytes(value)
+    if axis in ("seconds", "sim_seconds"):
+        return f"{value:.3g} s" if value < 1000 else f"{value:.0f} s"
+    return f"{value:.0f}" if float(value).is_integer() or value >= 1000 else f"{value:.1f}"
+
+
+def markdown(comparison: Comparison) -> str:
+    """A table of GitHub's markdown, with the notes below it."""
+    parts = columns(comparison)
+    cells = [[_markdown(part.cell(row)) for part in parts] for row in comparison.rows()]
+    lines = [[_markdown(part.head) for part in parts], ["---"] * len(parts), *cells]
+    notes = [f"{PLUS_MINUS}: 95 % interval of the mean over seeds."] if _wide(comparison) else []
+    notes += [f"Note: {_markdown(note)}." for note in comparison.notes]
+    return "\n\n".join(["\n".join(f"| {' | '.join(line)} |" for line in lines), *notes]) + "\n"
+
+
+def _wide(comparison: Comparison) -> bool:
+    return any(row["final"]["half"] is not None for row in comparison.rows())
+
+
+def _markdown(text: str) -> str:
+    for sign in "\\|*_`<>[]":
+        text = text.replace(sign, "\\" + sign)
+    return text.replace("\n", " ")
+
+
+def latex(comparison: Comparison) -> str:
+    """A tabular in booktabs' form, which takes \\usepackage{booktabs}."""
+    parts, rows = columns(comparison), comparison.rows()
+    words = {"status", *map(_word, comparison.differing)}
+    kinds = "".join("l" if part.head in words else "r" for part in parts)
+    cells = [[part.head for part in parts], *([part.cell(row) for part in parts] for row in rows)]
+    head, *body = (" & ".join(map(_latex, line)) + r" \\" for line in cells)
+    lines = [f"% {' '.join(note.split())}" for note in comparison.notes]
+    lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join(lines)
+
+
+def _word(key: str) -> str:
+    return WORDS.get(key, key)
+
+
+def _latex(text: str) -> str:
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", PLUS_MINUS: r"$\pm$"}
+    signs |= {sign: "\\" + sign for sign in "&%$#_{}"}
+    return "".join(signs.get(sign, sign) for sign in text).replace("<=", r"$\leq$").replace(">=", r"$\geq$")
+
+
+def as_csv(comparison: Comparison) -> str:
+    """A line a group, numbers as they are, units in the headings; empty where there is none."""
+    metric, file = comparison.metric, io.StringIO()
+    heads = ["label", *map(_word, comparison.differing), "status", "runs"]
+    for which in ("final", "best"):
+        heads += [f"{metric} {which} mean", f"{metric} {which} 95% half width", f"{metric} {which} n"]
+    heads += ["steps", "rounds", "messages", "bytes", "train (s)", "communication (s)", "wall (s)", "simulated (s)"]
+    if comparison.target is not None:
+        units = {"bytes": "bytes to target", "seconds": "seconds to target (s)", "sim_seconds": "simulated to target (s)"}
+        heads += ["runs that reach target", *(units.get(axis, f"{axis} to target") for axis in AXES)]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(heads)
+    for row in comparison.rows():
+        line = [row["label"], *(said(row["keys"].get(key)) for key in comparison.differing), row["status"], row["runs"]]
+        for which in ("final", "best"):
+            line += [row[which]["mean"], row[which]["half"], row[which]["n"]]
+        line += [row[name] for name in ("step", "rounds", "messages", "bytes", "train_s", "comm_s", "wall_s", "sim_s")]
+        if comparison.target is not None:
+            line += [row["reached"]["runs"], *(row["reached"][axis] for axis in AXES)]
+        writer.writerow(["" if cell is None else cell for cell in line])
+    return file.getvalue()
+
+
+def as_json(comparison: Comparison) -> str:
+    """All of it."""
+    return json.dumps(comparison.facts(), indent=2, default=str) + "\n"
+
+
+WRITERS: dict[str, Callable[[Comparison], str]] = {"markdown": markdown, "csv": as_csv, "json": as_json, "latex": latex}
