@@ -18,6 +18,7 @@ from coopsgd.blame import blame
 from coopsgd.errors import ConfigError, Interrupted, RunFailed, full_errors
 from coopsgd.host import collector, signals, stdio
 from coopsgd.verbs import (
+    BY,
     WORDS,
     Place,
     Verb,
@@ -25,6 +26,7 @@ from coopsgd.verbs import (
     as_json_option,
     complete_cluster,
     complete_listed,
+    complete_metric,
     config_dir_option,
     version_option,
     words_argument,
@@ -191,8 +193,10 @@ def time(words: tuple[str, ...], as_json: bool, config_dir: str | None, trust: b
 
 @cli.command(cls=Verb)
 @version_option
-@click.option("--by", default="steps", show_default=True, help="The axis: steps, samples, bytes, seconds, sim_seconds, rounds.")
-@click.option("--metric", default="eval/loss", show_default=True, help="What is compared: a name of metrics.jsonl.")
+@click.option("--by", type=click.Choice(BY), default="steps", show_default=True, help="The axis of curves.")
+@click.option(
+    "--metric", default="eval/loss", show_default=True, shell_complete=complete_metric, help="A name of metrics.jsonl."
+)
 @click.option("--target", type=float, help="Also when it is reached for good: at most this loss, at least this accuracy.")
 @click.option("--group", multiple=True, help="A key that tells groups apart; all others are put together as seeds are.")
 @click.option("--best-of", help="Of groups that differ in this key alone, as optim.lr, only the best.")

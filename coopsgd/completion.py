@@ -97,6 +97,13 @@ def listed(incomplete: str, config_dir: str | None) -> list[CompletionItem]:
     return [CompletionItem(word) for word in dict.fromkeys(known_words(config_dir)) if word.startswith(incomplete)]
 
 
+def metrics(incomplete: str) -> list[CompletionItem]:
+    """Names of metrics.jsonl."""
+    from coopsgd.run.schema import METRICS
+
+    return [CompletionItem(name) for name in METRICS if name.startswith(incomplete)]
+
+
 def _ours(words: list[str], config_dir: str | None) -> list[str]:
     """What the dataclasses and train's own words add to what Hydra knows: keys, and behind a key the words it may be."""
     key, equal, _ = words[-1].partition("=")

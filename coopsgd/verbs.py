@@ -11,6 +11,7 @@ import click
 
 from coopsgd import __version__
 
+BY = ("steps", "samples", "bytes", "seconds", "sim_seconds", "rounds")  # what runs are compared over
 WORDS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -31,6 +32,12 @@ def complete_listed(ctx: click.Context, parameter: click.Parameter, incomplete: 
     from coopsgd.completion import listed
 
     return listed(incomplete, ctx.params.get("config_dir"))
+
+
+def complete_metric(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    from coopsgd.completion import metrics
+
+    return metrics(incomplete)
 
 
 class Place(click.Path):
