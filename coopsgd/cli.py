@@ -222,6 +222,23 @@ def compare(folders: tuple[str, ...], form: str | None, output: str | None, **op
 
 @cli.command(cls=Verb)
 @version_option
+@click.option("--to", type=click.Choice(["mlflow", "wandb"]), required=True, help="The tracker; wandb is written offline.")
+@click.option("-o", "--output", type=Place(), help="Where its store is: mlruns for mlflow, wandb for wandb.")
+@click.argument("folders", nargs=-1, type=click.Path())
+def export(folders: tuple[str, ...], to: str, output: str | None) -> None:
+    """Runs, in these folders and below them, into the store of another tracker: settings, every log line, how they ended.
+
+    \b
+    coopsgd export --to mlflow multirun/2030-01-31/12-00-00
+    coopsgd export --to wandb outputs
+    """
+    from coopsgd.commands import comparing
+
+    comparing.export(folders, to, output)
+
+
+@cli.command(cls=Verb)
+@version_option
 @as_json_option
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @click.argument("folders", nargs=-1, type=click.Path())
@@ -347,7 +364,7 @@ def _code(tell: Tell | None) -> int:
             return 128 + signals.asked
         return done.code if isinstance(done.code, int) else 1 if done.code else 0
     except click.ClickException as error:
-        click.echo(f"coopsgd: {error.format_message()}", err=True)
+        click.echo(f"coopsgd: {' '.join(error.format_message().split())}", err=True)
         return 2
     except ConfigError as error:
         if full_errors():

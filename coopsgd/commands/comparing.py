@@ -48,6 +48,27 @@ def leave(found: Comparison, folder: Path) -> list[Path]:
     return paths
 
 
+def export(folders: Sequence[str], to: str, output: str | None) -> None:
+    """Write runs into another tracker's store, and say where it is."""
+    from coopsgd.compare.export import export as written
+
+    if not folders:
+        raise ConfigError(
+            "export: names no run; give run folders, or folders that hold them, as in coopsgd export --to mlflow outputs"
+        )
+    progress: list[Progress] = []
+
+    def at(number: int, total: int, name: str) -> None:
+        if not progress:
+            progress.append(Progress("exporting runs", total))
+        progress[0].at(number, name)
+
+    many, where = written(folders, to, output, at)
+    for one in progress:
+        one.close()
+    print(f"{many} run{'s' * (many != 1)} in {where}")
+
+
 def _put(content: bytes, file: BinaryIO) -> None:
     file.write(content)
 
