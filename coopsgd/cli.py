@@ -84,9 +84,10 @@ def resume(folder: str, words: tuple[str, ...], trust: bool, changed_source: boo
     Of a sweep's folder, go on with all of its jobs that have not come to their end, and start those that never did.
     """
     from coopsgd.commands.resume import resume as one_run
+    from coopsgd.run import lists
 
     at = Path(folder)
-    if (at / "config.yaml").is_file() or not (at / "multirun.yaml").is_file():
+    if (at / "config.yaml").is_file() or not lists.there(at):
         return one_run(at, words, trust, changed_source)
     if words:
         raise ConfigError(f"{words[0]}: a sweep goes on as it was; give words to one of its runs")

@@ -148,7 +148,7 @@ def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Colle
     if changed:
         rewrite_config(folder, {name: getattr(settings, name) for name in changed})
     if not settings.launch:
-        print(torchrun(settings, folder, "coopsgd.worker"))
+        print(torchrun(settings, folder, "coopsgd.worker", elastic=True))
         return
     try:
         with summed_up(folder, checked.parts):

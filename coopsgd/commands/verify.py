@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from coopsgd.commands.compose import gpu_count
 from coopsgd.commands.resume import as_it_was
 from coopsgd.errors import ConfigError, DamagedFile, RunFailed
-from coopsgd.run import provenance, source
+from coopsgd.run import lists, provenance, source
 from coopsgd.run.folders import in_use_by_us, steps_saved
 from coopsgd.run.reader import log_points, summary_of
 from coopsgd.setup import checks
@@ -43,11 +43,7 @@ class Stretch(NamedTuple):
 def verify(folder: Path, steps: int | None, trust: bool) -> int:
     """Print the verdict on the run in `folder`; the exit code. ConfigError when it cannot be verified."""
     if not (folder / "config.yaml").is_file():
-        what = (
-            "is a sweep; name one of its runs"
-            if (folder / "multirun.yaml").is_file()
-            else "holds no run, it has no config.yaml"
-        )
+        what = "is a sweep; name one of its runs" if lists.there(folder) else "holds no run, it has no config.yaml"
         raise ConfigError(f"{folder}: {what}")
     checks.only_copy()
     try:

@@ -20,7 +20,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from coopsgd.errors import ConfigError
-from coopsgd.host import newfile, reading
+from coopsgd.host import lock, newfile, reading
 from coopsgd.host.files import atomically, new
 from coopsgd.mixing.base import load_array
 from coopsgd.registry import TRUST
@@ -162,19 +162,18 @@ def _for_hydra() -> str:
 def in_use_by_us(folder: Path, reading: bool = False, make: bool = False) -> Iterator[None]:
     """Inside, no other command works in this run's folder; while reading, none that writes. ConfigError when one does.
 
+    What is left of a command that was killed, and still writes there, is waited for (host/lock.py).
     make: it is made where it is not there; another command that was refused may be taking it away.
     """
     with contextlib.ExitStack() as stack:
         try:
-            import fcntl
-
             there = False
             while not there:
                 if make:
                     folder.mkdir(parents=True, exist_ok=True)
                 file = os.open(folder, os.O_RDONLY)
                 stack.callback(os.close, file)
-                fcntl.flock(file, (fcntl.LOCK_SH if reading else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                lock.take(file, shared=reading)
                 there = os.path.samestat(os.fstat(file), os.stat(folder)) if os.path.exists(folder) else not make
         except BlockingIOError:
             raise ConfigError(f"{folder} is in use by another coopsgd; wait for it, or choose another") from None
@@ -276,13 +275,20 @@ def _own_hydra() -> str:
     return "hydra:\n" + (files("coopsgd.conf") / "config.yaml").read_text().partition("\nhydra:\n")[2]
 
 
-def torchrun(settings: Config, folder: Path, module: str) -> str:
-    """What to type on each of several machines for what is frozen in `folder`."""
+def torchrun(settings: Config, folder: Path, module: str, elastic: bool = False) -> str:
+    """What to type on each of several machines for what is frozen in `folder`; elastic: they may also come and go."""
     nodes = 2 if settings.processes % 2 == 0 else 1
-    return (
+    each, what = settings.processes // nodes, f"-m {module} --trust {shlex.quote(str(folder))}"
+    line = (
         f"{settings.processes} processes in all. On each of {nodes} machines that see this folder, R = 0, 1, ...:\n"
-        f"torchrun --nnodes {nodes} --node-rank R --nproc-per-node {settings.processes // nodes} "
-        f"--master-addr HOST_OF_R_0 --master-port PORT -m {module} --trust {shlex.quote(str(folder))}"
+        f"torchrun --nnodes {nodes} --node-rank R --nproc-per-node {each} --master-addr HOST_OF_R_0 --master-port PORT {what}"
+    )
+    if nodes == 1 or not elastic:
+        return line
+    return (
+        f"{line}\nor, so that machines may leave and come back, on each of 1 to {nodes}, one of them HOST:\n"
+        f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nnodes 1:{nodes} --nproc-per-node {each} --rdzv-backend c10d "
+        f"--rdzv-endpoint HOST:PORT --rdzv-id {shlex.quote(folder.resolve().name)} --max-restarts 9 {what}"
     )
 
 

@@ -54,14 +54,14 @@ class Jobs:
 
     def __init__(self, sweep: Path) -> None:
         self.sweep = sweep.absolute()
-        self._folder = self.sweep / f".jobs.{os.getpid()}.part"
+        self.folder = self.sweep / f".jobs.{os.getpid()}.part"  # of this command, while it lives
         self._unwritten: dict[int, Job] = {}  # what the disk did not take
 
     def begin(self) -> None:
         """Make room for them; what dead commands left goes. OSError."""
         try:
             files.clear_halves(self.sweep, ".jobs")
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             error.filename = str(self.sweep)  # ours is none of the user's business
             raise
@@ -70,7 +70,7 @@ class Jobs:
         """How far a job has come."""
         self._unwritten.pop(job.number, None)
         try:
-            files.write_json(self._folder / f"{job.number}.json", job._asdict())
+            files.write_json(self.folder / f"{job.number}.json", job._asdict())
         except OSError:
             self._unwritten[job.number] = job
 
@@ -79,18 +79,18 @@ class Jobs:
         if number in self._unwritten:
             return self._unwritten[number]
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return Job(**json.loads((self._folder / f"{number}.json").read_text()))
+            return Job(**json.loads((self.folder / f"{number}.json").read_text()))
         return None
 
     def all(self) -> list[Job]:
         """Those that have begun, in order."""
-        numbers = {int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdecimal()} | set(self._unwritten)
+        numbers = {int(path.stem) for path in self.folder.glob("*.json") if path.stem.isdecimal()} | set(self._unwritten)
         return [job for number in sorted(numbers) if (job := self.read(number)) is not None]
 
     @contextlib.contextmanager
     def alone(self, key: str) -> Iterator[Once]:
         """Inside, no other job of the sweep trains what `key` says; it waits for one that does."""
-        path = self._folder / hashlib.sha256(key.encode()).hexdigest()[:32]
+        path = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError:  # a full disk
@@ -107,16 +107,16 @@ class Jobs:
     def stop(self) -> None:
         """No job begins from here on."""
         with contextlib.suppress(OSError):
-            (self._folder / "stop").touch()
+            (self.folder / "stop").touch()
 
     @property
     def stopped(self) -> bool:
         """Was the sweep asked to end?"""
-        return (self._folder / "stop").exists()
+        return (self.folder / "stop").exists()
 
     def remove(self) -> None:
         """The sweep is over, and told of."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Once:

@@ -26,13 +26,13 @@ from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, full_errors
 from coopsgd.host.environment import environment
 from coopsgd.registry import TRUST
-from coopsgd.run import source
+from coopsgd.run import lists, source
 from coopsgd.run.folders import folder_key, refuse_nowhere, rehydrated, without_hydra
 from coopsgd.run.jobs import FAILED, Job
 from coopsgd.run.progress import say
 from coopsgd.run.schema import metric
 from coopsgd.run.sweep import table as sweep_table
-from coopsgd.setup import build, checks, objective, sweeps, yamls
+from coopsgd.setup import build, checks, objective, sweeps
 from coopsgd.setup.again import Again, taken_out
 from coopsgd.setup.compose import register_schema, search_in, task_words
 from coopsgd.setup.flags import Line, sort
@@ -88,17 +88,20 @@ def _train(words: Sequence[str], tell: Callable[[str], None] | None) -> int:
 
 
 def resume_sweep(folder: Path, trust: bool, changed_source: bool = False) -> int:
-    """Go through the jobs of the sweep in `folder` again: those that came to an end are left alone, others go on or start."""
-    file = folder / "multirun.yaml"
-    found = yamls.keys(file)
-    try:
-        task, own = ([str(word) for word in found["hydra"]["overrides"][name]] for name in ("task", "hydra"))
-    except (KeyError, TypeError):
-        raise ConfigError(f"{file}: does not say what the sweep was; start it anew") from None
-    own = [word for word in own if not word.startswith(("hydra.mode=", "hydra.sweep.dir=", "hydra.run.dir="))]
-    if not trust and (odd := [word for word in [*task, *own] if word in own or ":" in word or "${" in word]):
-        raise ConfigError(f"{file}: {odd[0]!r} can have code imported or other files read; {TRUST}")
-    words = [*task, *own, f"hydra.sweep.dir={quoted(str(folder))}"]
+    """Go through the jobs of the sweeps in `folder` again: those that came to an end are left alone, others go on or start."""
+    found = {file: lists.words_of(file) for file in lists.there(folder)}
+    for file, (task, own) in found.items():
+        if not trust and (odd := [word for word in [*task, *own] if word in own or ":" in word or "${" in word]):
+            raise ConfigError(f"{file}: {odd[0]!r} can have code imported or other files read; {TRUST}")
+    codes = []
+    for file, (task, own) in found.items():
+        if len(found) > 1:
+            print(f"\n{file}: {shlex.join(task)}", flush=True)
+        codes.append(_resumed([*task, *own, f"hydra.sweep.dir={quoted(str(folder))}"], trust, changed_source))
+    return 1 if 1 in codes else max(codes)
+
+
+def _resumed(words: list[str], trust: bool, changed_source: bool) -> int:
     session = Session(words)
     session.again = Again(resume=True)
     session.trust, session.command = trust, "coopsgd train -m " + shlex.join(words)
@@ -244,9 +247,7 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
             session.sweep_into(Path(str(OmegaConf.select(cfg, "hydra.sweep.dir"))))
             callbacks.on_multirun_start(config=cfg, config_name=name)
             _check_objective(session, cfg)
-            assert session.jobs is not None
-            session.jobs.begin()
-            OmegaConf.save(cfg, session.jobs.sweep / "multirun.yaml")  # which not every sweeper does
+            session.begin(cfg)
             sweeper = launching.sweeper(cfg, context, session)
             session.total = _jobs(sweeper, task_words(cfg.hydra))
             if session.total is not None and session.total >= MANY:

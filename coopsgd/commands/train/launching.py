@@ -7,6 +7,7 @@ of a job is read from its file in the sweep's folder, never from what the launch
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import shlex
@@ -19,6 +20,7 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from omegaconf import read_write
 
 from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, Interrupted
@@ -39,6 +41,10 @@ def sweeper(config: Any, context: Any, session: Session) -> Any:
         found = plugins.instantiate_sweeper(config=config, hydra_context=context, task_function=session.job)
     finally:
         del plugins.instantiate_launcher
+    if type(found).__name__ == "BasicSweeper":  # it would write the words of the sweep over those of another: lists.py
+        found.config = copy.deepcopy(config)
+        with read_write(found.config.hydra):
+            found.config.hydra.sweep.dir = str(session.jobs.folder) if session.jobs is not None else config.hydra.sweep.dir
     if "optuna" in sys.modules:  # else it announces itself on the console
         sys.modules["optuna"].logging.set_verbosity(logging.WARNING)
     return found

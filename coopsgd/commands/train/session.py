@@ -22,7 +22,7 @@ from coopsgd.commands.train.done import Done
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.host import signals
 from coopsgd.host.environment import working_in
-from coopsgd.run import pictures
+from coopsgd.run import lists, pictures
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.jobs import DONE, FAILED, INTERRUPTED, Job, Jobs, Objective
 from coopsgd.run.naming import folder_name
@@ -59,8 +59,7 @@ class Session:
         self.steps: int | None = None  # of the run under way
         self.done = Done(Path())  # of a sweep
         self.made = Made()
-        self._list: Path | None = None  # of a sweep's words, which Hydra writes, and what it held before
-        self._list_before: bytes | None = None
+        self._list: Path | None = None  # of a sweep's words, if this command has made it
         self.ended: list[Job] = []  # what came of the jobs of a sweep, when it is over
         self._kept = False  # does the folder of the job at hand hold a run of ours?
         self._pid, self.console = os.getpid(), console()
@@ -181,13 +180,17 @@ class Session:
         return found
 
     def sweep_into(self, folder: Path) -> None:
-        """The folder of a sweep: remember what it is like before the sweep's words are written into it."""
+        """The folder of a sweep."""
         self.done = Done(folder)
         self.made.will(folder)
         self.jobs = Jobs(folder)
-        with contextlib.suppress(OSError):
-            self._list = folder / "multirun.yaml"
-            self._list_before = self._list.read_bytes()
+
+    def begin(self, cfg: Any) -> None:
+        """Make room for the jobs of the sweep, and leave its words beside them. OSError."""
+        assert self.jobs is not None
+        self.jobs.begin()
+        file, made = lists.claimed(self.jobs.sweep, cfg)
+        self._list = file if made else None
 
     def tidy(self) -> None:
         """Take away what this command made and nothing was put into; a sweep's list of words when no job left anything."""
@@ -196,10 +199,7 @@ class Session:
             self.jobs.remove()
         if self._list is not None and not any(job.kept for job in self.ended):
             with contextlib.suppress(OSError):
-                if self._list_before is None:
-                    self._list.unlink()
-                else:
-                    self._list.write_bytes(self._list_before)
+                self._list.unlink()
         self.made.tidy()
 
     def _run(self, cfg: Any, job: Job, hydra_config: Any) -> Objective:
@@ -259,7 +259,7 @@ class Session:
         self.steps = settings.steps
         self._note(job._replace(kept=True))
         if not settings.launch:
-            print(torchrun(settings, folder, "coopsgd.worker"))
+            print(torchrun(settings, folder, "coopsgd.worker", elastic=True))
             return None
         if job.number and "data" in checked.parts.task.USES:
             pictures.get_ready()
