@@ -187,13 +187,19 @@ def show(found: dict[str, Any]) -> None:
         console.print(f"on this cluster a step takes {_n(spent['seconds'])} s")
     if (cycle := found["cycle_mean"]) is not None:
         least = "" if cycle["exact"] else "at least "
-        who = " -> ".join(map(str, [*cycle["cycle"], *cycle["cycle"][:1]]))
         console.print(
-            f"in the long run a round takes {least}{_n(cycle['seconds_per_round'])} s, the maximum cycle mean ({who}); "
-            f"{_n(cycle['seconds_with_barriers'])} s if all waited for the slowest in each"
+            f"in the long run a round takes {least}{_n(cycle['seconds_per_round'])} s, the maximum cycle mean "
+            f"({_cycle(cycle['cycle'], found['workers'])}); {least}{_n(cycle['seconds_with_barriers'])} s if all waited for "
+            "the slowest in each"
         )
     elif found["no_cycle_mean"]:
         console.print(f"no cycle mean of a round in the long run: {found['no_cycle_mean']}")
+
+
+def _cycle(hosts: list[int], m: int) -> str:
+    """A cycle of hosts that wait each for the next, told in the order in which messages go round it."""
+    names = [str(host) if host < m else f"server {host - m}" for host in (hosts[0], *reversed(hosts))]
+    return f"messages {' -> '.join(names)}" if len(hosts) > 1 else f"worker {names[0]} alone"
 
 
 def _n(x: float | None, error: float | None = None) -> str:

@@ -151,6 +151,11 @@ class Graph:
         own = type(self).adjacency is not Graph.adjacency
         return links_of(self.adjacency(m, seed)) if own else self._links(m, seed)
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """(m,) what each worker is called; None where they have no names."""
+        return None
+
     def notes(self, m: int) -> tuple[str, ...]:
         """Lines that a user should read before a run on m workers starts."""
         return ()
@@ -367,6 +372,10 @@ class File(Graph):
     def _found(self) -> graphfiles.Read:
         """What the file holds, read once."""
         return graphfiles.read("topology.file", self.file, self.format)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._found.names
 
     def _links(self, m: int, seed: int) -> Links:
         n, (a, b) = len(self._found.names), self._found.edges.T

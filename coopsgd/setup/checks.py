@@ -123,6 +123,16 @@ def memory(parts: Parts) -> None:
     )
 
 
+def places(parts: Parts) -> None:
+    """ConfigError when a worker is one node in the graph of messages, by its name, and another in the network."""
+    names, at = parts.topology.names, parts.cluster.places
+    for i, name in enumerate(names or ()):
+        if at and name in at and at[i] != name:
+            raise ConfigError(
+                f"cluster.file: worker {i} is at {at[i]}, but is {name} in topology.file; order the nodes of both files alike"
+            )
+
+
 def mixed(parts: Parts) -> None:
     """ValueError when what is mixed beside the models, running statistics and optimiser buffers, would not bear this W."""
     config, schedule, policy = parts.config, parts.strategy.schedule, parts.config.norm_stats

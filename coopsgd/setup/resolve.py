@@ -136,6 +136,8 @@ def _resolved(
         config = build.with_full_names(replace(config, steps=steps, epochs=None, rounds=None))
         if config.cluster is not None:
             notes += tuple(parts.cluster.check(config))
+            if config.topology is not None:
+                checks.places(parts)
         parts.schedule.check(parts.optim.lr, config.steps)
         if parts.schedule.WATCHES and config.eval_every == 0:
             raise ConfigError(

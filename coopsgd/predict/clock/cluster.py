@@ -33,6 +33,11 @@ class Cluster:
         """ValueError when this is no cluster for a run of this config; else notes for its user."""
         return ()
 
+    @property
+    def places(self) -> tuple[str, ...] | None:
+        """(m,) what the place of each worker is called; None where places have no names."""
+        return None
+
     def step_times(self, m: int, seed: int, k: int) -> np.ndarray:
         """(m,) seconds of local step k on each worker."""
         raise NotImplementedError

@@ -80,11 +80,11 @@ UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 def bits(value: Any) -> float:
     """Bit/s of a positive number, or of words like "100 Mbit/s". ValueError for anything else."""
-    words = (
-        re.fullmatch(r"\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*([kmgt]?)bit(/s)?\s*", value.lower()) if isinstance(value, str) else None
-    )
+    # bit/s or bps, but not B/s: that is eight times as many
+    pattern = r"\s*(-?[\d.]+(?:[eE][+-]?\d+)?)\s*([kKmMgGtT]?)(?:[bB]it(?:/s)?|b/s|bps)\s*"
+    words = re.fullmatch(pattern, value) if isinstance(value, str) else None
     try:
-        speed = float(words[1]) * UNITS[words[2]] if words else float(value) if is_number(value) else math.nan
+        speed = float(words[1]) * UNITS[words[2].lower()] if words else float(value) if is_number(value) else math.nan
     except ValueError:
         speed = math.nan
     if not TINY <= speed <= HUGE:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +23,9 @@ from coopsgd.host import reading
 from coopsgd.mixing import graphfiles
 from coopsgd.mixing.base import is_number
 from coopsgd.predict.clock.network import Network, played
-from coopsgd.predict.clock.steps import Steps, bits, seconds
+from coopsgd.predict.clock.steps import Steps, bits
 from coopsgd.registry import option, register
+from coopsgd.setup.values import HUGE
 
 KEY = "cluster.file"
 EARTH = 6371.0088  # km, its mean radius
@@ -33,18 +35,23 @@ ALL_REDUCES = ("ring", "tree", "halving_doubling")
 LATENCIES = {"latency_s": 1.0, "latency_ms": 1e-3}
 LENGTHS = ("distance", "distance_km", "length_km")
 CAPACITIES = ("capacity", "bandwidth", "linkspeedraw")
-UNKNOWN = ("latency", "delay")  # in whatever unit
+# attributes that look like one of these and are in no unit that is known: refused, where a guess would be as good as none
+TIMES = re.compile(r"(^|_)(latency|delay|rtt|ping)(_|$)")
+FAR = re.compile(r"(^|_)(length|distance|dist)(_|$)")
+SPEEDS = re.compile(r"(^|_|link)(capacity|bandwidth|speed)|bps$")
+ROUTERS = {"0": False, "1": True, "false": False, "true": True}
 PLACES = (("latitude", "longitude"), ("lat", "lon"), ("lat", "long"), ("lat", "lng"))
 
 
 @dataclass(frozen=True)
 class Lines:
     """Places and the lines between them: names (n,); of each line from, to, seconds, bytes a second; forwards (n,) bool: is it
-    no host?"""
+    no host? notes: on lines of the file that carry nothing."""
 
     names: tuple[str, ...]
     forwards: np.ndarray
     lines: tuple[tuple[int, int, float, float], ...]
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def hosts(self) -> list[int]:
@@ -129,30 +136,48 @@ class Underlay(Steps):
         nodes = [{str(key).lower(): value for key, value in data.items()} for _, data in graph.nodes(data=True)]
         names = tuple(str(data.get("label", node)) for node, data in zip(graph.nodes, nodes, strict=True))
         found: dict[tuple[int, int], tuple[float, float]] = {}
+        loops = beside = 0
         for a, b, data in graph.edges(data=True):
             if a == b:
+                loops += 1
                 continue
             i, j = at[a], at[b]
             line = self._line(names[i], names[j], nodes[i], nodes[j], {str(key).lower(): value for key, value in data.items()})
+            beside += (i, j) in found
             for ends in ((i, j),) if graph.is_directed() else ((i, j), (j, i)):
                 found[ends] = min(found.get(ends, line), line, key=lambda one: (one[0], -one[1]))  # the quicker of two
-        forwards = np.array([data.get("router", 0) in (1, True, "1", "true") for data in nodes])
-        return Lines(names, forwards, tuple((*ends, *line) for ends, line in found.items()))
+        forwards = np.array([self._forwards(name, data) for name, data in zip(names, nodes, strict=True)])
+        notes = [(loops, "from a node to itself"), (beside, "beside a quicker one between the same nodes")]
+        told = tuple(f"{KEY}: {n} line{'s' * (n > 1)} {what}, of no use" for n, what in notes if n)
+        return Lines(names, forwards, tuple((*ends, *line) for ends, line in found.items()), told)
+
+    def _forwards(self, name: str, data: Mapping[str, Any]) -> bool:
+        said = data.get("router", 0)
+        found = ROUTERS.get(str(said).lower())
+        if found is None:
+            raise ConfigError(f"{KEY}: {self.file!r}, the node {name} has router {said!r}; it must be 0 or 1")
+        return found
 
     def _line(
         self, a: str, b: str, one: Mapping[str, Any], other: Mapping[str, Any], data: Mapping[str, Any]
     ) -> tuple[float, float]:
         """Seconds and bytes a second of the line between two nodes."""
         where = f"{KEY}: {self.file!r}, the line {a} - {b}"
-        speed = next((data[name] for name in CAPACITIES if name in data), self.capacity)
-        rate = _said(f"{where}, its capacity", bits, speed) / 8
+        speed = next((data[name] for name in CAPACITIES if name in data), None)
+        if speed is None and (odd := next(filter(SPEEDS.search, data), None)):
+            raise ConfigError(f"{where} has a {odd}; call it capacity, in bit/s, or in words as '10 Mbit/s'")
+        rate = _said(f"{where}, its capacity", bits, self.capacity if speed is None else speed) / 8
         for name, unit in LATENCIES.items():
             if name in data:
-                return unit * _said(f"{where}, its {name}", seconds, data[name]), rate
-        if odd := next((name for name in UNKNOWN if name in data), None):
-            raise ConfigError(f"{where} has a {odd}, in no unit; call it latency_s or latency_ms")
+                if not (is_number(data[name]) and 0 <= data[name] < HUGE):
+                    raise ConfigError(f"{where} has the {name} {data[name]!r}; it must be a number, not negative")
+                return unit * data[name], rate
+        if odd := next(filter(TIMES.search, data), None):
+            raise ConfigError(f"{where} has a {odd}; say it, one way, as latency_s or latency_ms")
         length = next((data[name] for name in LENGTHS if name in data), None)
-        if length is not None and not (is_number(length) and 0 <= length < math.inf):
+        if length is None and (odd := next(filter(FAR.search, data), None)):
+            raise ConfigError(f"{where} has a {odd}; say it as distance_km")
+        if length is not None and not (is_number(length) and 0 <= length < HUGE):
             raise ConfigError(f"{where} has the length {length!r}; it must be kilometres")
         if length is None:
             ends = [_place(f"{KEY}: {self.file!r}, the node {name}", data) for name, data in ((a, one), (b, other))]
@@ -192,9 +217,13 @@ class Underlay(Steps):
                 f"{KEY}: {self.file!r} has no way from {found.names[hosts[i]]} to {found.names[hosts[j]]}; add lines"
             )
         self._server()
-        names = [found.names[host] for host in hosts]
-        some = ", ".join(names[: graphfiles.SHOWN]) + ", ..." * (m > graphfiles.SHOWN)
-        return () if names == [str(i) for i in range(m)] else (f"{KEY}: workers 0, 1, ... are at {some}",)
+        some = ", ".join(self.places[: graphfiles.SHOWN]) + ", ..." * (m > graphfiles.SHOWN)
+        plain = self.places == tuple(map(str, range(m)))
+        return (*found.notes, *(() if plain else (f"{KEY}: workers 0, 1, ... are at {some}",)))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return tuple(self._lines.names[host] for host in self._lines.hosts)
 
     def _server(self) -> int:
         """The place of servers."""
@@ -203,6 +232,8 @@ class Underlay(Steps):
             if str(self.server) not in names:
                 some = ", ".join(names[: graphfiles.SHOWN]) + ", ..." * (len(names) > graphfiles.SHOWN)
                 raise ValueError(f"cluster.server: {self.server!r} is no node of {self.file!r}; its nodes are {some}")
+            if (many := names.count(str(self.server))) > 1:
+                raise ValueError(f"cluster.server: {many} nodes of {self.file!r} are called {self.server!r}; give them names")
             return names.index(str(self.server))
         far, _ = self._ways
         return hosts[int(np.maximum(far[np.ix_(hosts, hosts)], far[np.ix_(hosts, hosts)].T).max(1).argmin())]
