@@ -314,6 +314,26 @@ def list_(as_json: bool, config_dir: str | None, what: tuple[str, ...]) -> None:
     listing.show(listing.one_of(what), as_json, config_dir)
 
 
+@cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
+@version_option
+@as_json_option
+@config_dir_option
+@words_argument
+def cite(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
+    """BibTeX of exactly what runs used, or what these words choose.
+
+    \b
+    coopsgd cite outputs/2030-01-31/12-00-00      a run, or all of a sweep
+    coopsgd cite algo=easgd data=fashion_mnist    words, as for train
+
+    Above each entry stands what it is of. Classes of your own are named at the end: cite what they are from.
+    """
+    from coopsgd.commands import cite as cited
+    from coopsgd.run.console import tell
+
+    tell(cited.facts(words, config_dir), as_json, cited.show)
+
+
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:

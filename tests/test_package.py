@@ -39,7 +39,9 @@ def test_the_wheel_holds_every_module_and_every_yaml(tmp_path):
     tree = {
         str(path.relative_to(ROOT)) for path in (ROOT / "coopsgd").rglob("*") if path.suffix == ".py" or path.name == "py.typed"
     }
-    tree |= {f"coopsgd/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*") if path.suffix in (".yaml", ".py")}
+    tree |= {
+        f"coopsgd/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*") if path.suffix in (".yaml", ".py", ".bib")
+    }
     assert inside == tree
 
 
