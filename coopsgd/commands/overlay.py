@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from coopsgd.predict import cost
 from coopsgd.predict.constants import constants
 from coopsgd.predict.setting import Setting
 from coopsgd.registry import TRUST
+from coopsgd.run import source
 from coopsgd.run.progress import Progress
 from coopsgd.run.reader import Run
 from coopsgd.run.schema import by_step
@@ -39,7 +41,9 @@ def facts(folders: Sequence[str], probe: str | None, figure: str | None, trust: 
             run = Run(folder, trust)
             if not (lines := run.metrics()):
                 raise ValueError("metrics.jsonl has no log points")
-            alike.setdefault(identity(run.config, seed=False), []).append(_compared(run, lines, probe))
+            with source.noted(notes):
+                known_by = identity(run.config, seed=False) + json.dumps(source.then(run.folder), sort_keys=True)
+                alike.setdefault(known_by, []).append(_compared(run, lines, probe))
         except (OSError, ValueError, YAMLError, TypeError, KeyError, AttributeError) as error:  # of whatever a file may hold
             if isinstance(error, ConfigError) and str(error).startswith("--"):  # an option's fault, not the run's
                 raise

@@ -17,7 +17,7 @@ from yaml import YAMLError
 from coopsgd.commands.runs import expanded
 from coopsgd.errors import ConfigError
 from coopsgd.predict import cost
-from coopsgd.run import simulated
+from coopsgd.run import simulated, source
 from coopsgd.run.folders import in_use_by_us
 from coopsgd.run.progress import Progress
 from coopsgd.run.reader import Run
@@ -59,7 +59,8 @@ def facts(words: Sequence[str], config_dir: str | None = None, trust: bool = Fal
             with in_use_by_us(Path(folder)):
                 run = Run(folder, trust)
                 lines = run.metrics()
-                timed = _timed(run, lines, on, notes)
+                with source.noted(notes):
+                    timed = _timed(run, lines, on, notes)
                 found.append(_written(run, lines, timed, on))
         except (ConfigError, OSError, ValueError, YAMLError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):

@@ -79,7 +79,7 @@ class Run:
         Code of the user's is that of today; a warning names what is not as it was when the run was made (`source`).
         """
         for line in source.told(self.folder) if self.trust else ():
-            warnings.warn(line, stacklevel=2)
+            warnings.warn(line, stacklevel=3)  # beyond functools
         return Parts(self.config)
 
     @cached_property

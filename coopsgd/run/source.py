@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,15 @@ def told(folder: Path) -> list[str]:
     if not (some := changed(folder)):
         return []
     return [f"not as it was: {', '.join(some)}; what {folder} began with is in {folder / FOLDER}"]
+
+
+@contextlib.contextmanager
+def noted(notes: list[str]) -> Iterator[None]:
+    """Inside, runs are read (Run); what they warn of becomes notes, each once."""
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        yield
+    notes += [text for one in raised if issubclass(one.category, UserWarning) and (text := str(one.message)) not in notes]
 
 
 def take(folder: Path, config: Config, anyway: bool, step: int) -> None:

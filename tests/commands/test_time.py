@@ -175,3 +175,9 @@ def test_nothing_is_said_of_seconds_that_a_plateau_decides(period):
     words = ("task=quadratic", "workers=2", "algo=pasgd", "tau=2", f"period={period}", "cluster=wan_100m", "steps=20")
     assert cost.seconds(Parts(settle((*words, "schedule=step", "schedule.every=5")))) is not None
     assert cost.seconds(Parts(settle((*words, "schedule=plateau", "eval_every=5")))) is None
+
+
+def test_a_key_that_the_cluster_does_not_have_is_told_by_its_name(cli):
+    assert cli("train", *SMALL, "algo=pasgd", "hydra.run.dir=r").code == 0
+    ended = cli("time", "r", "cluster=wan_100m", "cluster.file=a")
+    assert ended.code == 2 and len(ended.lines) == 1 and ": cluster.file: wan_100m has no such key; it is a key of" in ended.err

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -291,14 +292,15 @@ def taking(place):
     sys.path.insert(0, str(Path(place).resolve()))
 
 
-def test_a_killed_run_has_it(mine):
-    words = net(mine)
-    (mine / "program.py").write_text(
-        "import os\nfrom coopsgd.run import launch\n"
-        "launch.run = lambda *a, **k: os.kill(os.getpid(), 9)\nfrom coopsgd import cli\nif __name__ == '__main__': cli.main()"
-    )
-    done = subprocess.run([sys.executable, "program.py", "train", *words, "hydra.run.dir=run"], capture_output=True)
-    assert done.returncode == -9 and (mine / "run" / "source" / "mynet.py").read_text() == NET
+def killed():
+    from coopsgd.run import launch
+
+    launch.run = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_run_has_it(mine, cli):
+    assert cli("train", *net(mine), "hydra.run.dir=run", first=killed).code == -signal.SIGKILL
+    assert (mine / "run" / "source" / "mynet.py").read_text() == NET
     assert {*coopsgd.Run("run").source} == {"mynet.py", "helpers/__init__.py", "helpers/sizes.py"}
 
 
@@ -392,6 +394,23 @@ def test_a_run_that_is_frozen_first_and_started_later_says_so(mine, cli):
     ended = cli(first=torchrun)
     assert ended.code == 0 and "not as it was: mynet.py; what run began with is in run/source" in ended.out, ended
     assert any("not as it was: mynet.py" in note for note in coopsgd.Run("run").summary["notes"])
+
+
+def test_whoever_compares_runs_says_so_and_does_not_mix_them(mine, cli):
+    (mine / "parts.py").write_text(PARTS)
+    words = (*QUADRATIC, "algo=cooperative", "algo.W=parts:W", "tau=1", "eval_every=2")
+    assert cli("train", "-m", *words, "seed=0,1", "hydra.sweep.dir=s").code == 0
+    (mine / "parts.py").write_text(PARTS.replace("1 / m]", "1 / m + 0.0]"))
+    again = cli("train", "-m", *words, "seed=0,1", "skip_done=true", "hydra.sweep.dir=s")
+    assert again.code == 0 and "done already in s/seed=1 (not as it was: parts.py), so it is not run again" in again.out
+    assert cli("train", *words, "seed=2", "hydra.run.dir=other").code == 0
+    found = cli("analyze", "--over", "s/seed=0", "s/seed=1", "other", "--trust", "--json")
+    said = json.loads(found.out)
+    assert [mean["seeds"] for mean in said["means"]] == [[0, 1]] and "Warning" not in found.err
+    assert [note for note in said["notes"] if note.startswith("not as it was: parts.py; what s/seed=0")]
+    timed = cli("time", "s/seed=0", "cluster=wan_100m", "--trust")
+    assert timed.code == 0 and "not as it was: parts.py; what s/seed=0 began with" in timed.out + timed.err
+    assert "Warning" not in timed.err
 
 
 def test_a_record_that_is_damaged_is_told(trained, cli):

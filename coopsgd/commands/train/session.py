@@ -22,7 +22,7 @@ from coopsgd.commands.train.done import Done
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.host import signals
 from coopsgd.host.environment import working_in
-from coopsgd.run import lists, pictures
+from coopsgd.run import lists, pictures, source
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.jobs import DONE, FAILED, INTERRUPTED, Job, Jobs, Objective
 from coopsgd.run.naming import folder_name
@@ -228,7 +228,8 @@ class Session:
                 return first.objective
             if self.again.skip_done and (done := self.done.like(checked, named)) is not None:
                 self.made.tidy()
-                print(f"done already in {done}, so it is not run again", flush=True)
+                other = f" (not as it was: {', '.join(some)})" if (some := source.changed(done)) else ""
+                print(f"done already in {done}{other}, so it is not run again", flush=True)
                 found = objective(done, checked.parts)
                 self._note(job._replace(status=DONE, objective=found, same_as=str(done.absolute())))
                 return found
