@@ -376,7 +376,9 @@ def test_every_part_that_imports_says_so():
     assert using == {"registry.py", "setup/catalogue.py", "models/external.py", "mixing/written.py", *helpers}
     for name in parts:
         assert "IMPORTS = (" in (root / name).read_text(), name
-    text = "\n".join(path.read_text() for path in root.rglob("*.py"))
+    safe = 'LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)\n'
+    texts = [path.read_text() for path in root.rglob("*.py")]
+    text = "\n".join(one.replace("yaml.load(block, LOADER)", "") if safe in one else one for one in texts)
     for unsafe in ("allow_pickle=True", "weights_only=False", "yaml.load(", "pickle.load(", "eval(", "exec("):
         found = text.replace(".eval(", "").replace("quick_eval(", "")
         assert unsafe not in found, unsafe
