@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -32,20 +33,25 @@ def compare(folders: Sequence[str], form: str | None, output: str | None, **opti
     else:
         show(found)
     if output is not None:
-        for path in leave(found, Path(output)):
-            print(path)
+        progress.at(0, "drawing")
+        paths = leave(found, Path(output))
+        progress.close()
+        print(f"{len(paths)} files in {output}: tables, figures and report.html")
 
 
 def leave(found: Comparison, folder: Path) -> list[Path]:
-    """Write the table in every form into a folder, which is made; the files. OSError where it cannot be written."""
+    """Write the table in every form, the figures and the page into a folder, which is made; the files."""
+    from coopsgd.compare import figures, page
+
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for form, write in formats.WRITERS.items():
-        path = folder / f"table.{formats.ENDINGS[form]}"
-        content = write(found).encode()
-        files.atomically(path, partial(_put, content))
-        paths.append(path)
-    return paths
+    script = page.plotly_script()
+    contents = {f"table.{formats.ENDINGS[form]}": write(found).encode() for form, write in formats.WRITERS.items()}
+    contents |= (drawn := figures.files_of(found))
+    vectors = {name: content for name, content in drawn.items() if name.endswith(".svg")}
+    contents["report.html"] = page.page(found, vectors, shlex.join(["coopsgd", *sys.argv[1:]]), script).encode()
+    for name, content in contents.items():
+        files.atomically(folder / name, partial(_put, content))
+    return [folder / name for name in contents]
 
 
 def export(folders: Sequence[str], to: str, output: str | None) -> None:

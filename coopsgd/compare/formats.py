@@ -9,13 +9,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from coopsgd.compare.comparison import AXES, Comparison
-from coopsgd.compare.groups import said
+from coopsgd.compare.groups import said, word
 from coopsgd.host.sizes import human_bytes
 
 FORMATS = ("markdown", "csv", "json", "latex")
 ENDINGS = {"markdown": "md", "csv": "csv", "json": "json", "latex": "tex"}
 PLUS_MINUS = "±"
-WORDS = {"algo.name": "algo"}  # of a key, for a reader
 
 
 class Column(NamedTuple):
@@ -30,7 +29,7 @@ def columns(comparison: Comparison) -> list[Column]:
     rows = comparison.rows()
 
     def key(name: str) -> Column:
-        return Column(_word(name), lambda row: said(row["keys"].get(name)))
+        return Column(word(name), lambda row: said(row["keys"].get(name)))
 
     def metric(which: str) -> Column:
         return Column(f"{comparison.metric}, {which}", lambda row: spread(row[which], row["runs"]))
@@ -117,17 +116,13 @@ def _markdown(text: str) -> str:
 def latex(comparison: Comparison) -> str:
     """A tabular in booktabs' form, which takes \\usepackage{booktabs}."""
     parts, rows = columns(comparison), comparison.rows()
-    words = {"status", *map(_word, comparison.differing)}
+    words = {"status", *map(word, comparison.differing)}
     kinds = "".join("l" if part.head in words else "r" for part in parts)
     cells = [[part.head for part in parts], *([part.cell(row) for part in parts] for row in rows)]
     head, *body = (" & ".join(map(_latex, line)) + r" \\" for line in cells)
     lines = [f"% {' '.join(note.split())}" for note in comparison.notes]
     lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(lines)
-
-
-def _word(key: str) -> str:
-    return WORDS.get(key, key)
 
 
 def _latex(text: str) -> str:
@@ -139,7 +134,7 @@ def _latex(text: str) -> str:
 def as_csv(comparison: Comparison) -> str:
     """A line a group, numbers as they are, units in the headings; empty where there is none."""
     metric, file = comparison.metric, io.StringIO()
-    heads = ["label", *map(_word, comparison.differing), "status", "runs"]
+    heads = ["label", *map(word, comparison.differing), "status", "runs"]
     for which in ("final", "best"):
         heads += [f"{metric} {which} mean", f"{metric} {which} 95% half width", f"{metric} {which} n"]
     heads += ["steps", "rounds", "messages", "bytes", "train (s)", "communication (s)", "wall (s)", "simulated (s)"]
