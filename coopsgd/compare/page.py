@@ -160,7 +160,7 @@ function draw() {
   const shapes = DATA.target === null || metric !== DATA.metric ? [] :
     [{type: "line", xref: "paper", x0: 0, x1: 1, y0: DATA.target, y1: DATA.target, line: {dash: "dot", width: 1}}];
   const kind = id => by(id).checked ? "log" : "linear";
-  Plotly.react("curves", traces, {margin: {t: 10}, hovermode: "closest", shapes, legend: {title: {text: ""}},
+  Plotly.react("curves", traces, {margin: {t: 40}, hovermode: "closest", shapes, legend: {title: {text: ""}},
     xaxis: {title: {text: DATA.axes[axis]}, type: kind("logx"), exponentformat: "SI"},
     yaxis: {title: {text: metric}, type: kind("logy")}}, {responsive: true, displaylogo: false});
 }

@@ -105,7 +105,8 @@ CLICKS = """
 <script>
 const told = {errors: [], heads: [...document.querySelectorAll("th")].map(head => head.textContent)};
 window.onerror = message => told.errors.push(message);
-const column = told.heads.indexOf("sent"), tell = () => [...document.querySelectorAll("tbody tr")].map(row => row.children[column].textContent);
+const column = told.heads.indexOf("sent"), rows = () => [...document.querySelectorAll("tbody tr")];
+const tell = () => rows().map(row => row.children[column].textContent);
 document.querySelectorAll("th")[column].click();
 told.up = tell();
 document.querySelectorAll("th")[column].click();
