@@ -135,7 +135,7 @@ class Page:
 
     def click(self, selector: str) -> None:
         """A click, with the mouse, into the middle of the first element of this selector."""
-        code = f"(e => {{e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect();"
+        code = "(e => {e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
         x, y = self.evaluate(
             f"{code} return [r.x + r.width / 2, r.y + r.height / 2];}})(document.querySelector({json.dumps(selector)}))"
         )
