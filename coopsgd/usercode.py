@@ -14,6 +14,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -83,8 +84,15 @@ def files(names: Iterable[str]) -> dict[str, File]:
         kept += 0 if file.content is None else file.size
         found[_place(module, file.path)] = file
         if file.content is not None:
-            left += [*_parents(module), *_imports(file, module)]
+            package = module if os.path.basename(file.path).startswith("__init__.") else module.rpartition(".")[0]
+            left += [*_parents(module), *_imports(file.content, package)]
     return found
+
+
+def missing(config: object) -> list[str]:
+    """The names in a config whose module is not there to be imported."""
+    found = {name: name.partition(":")[0] for name in _names(config) if ":" in name}
+    return [name for name, module in found.items() if module not in sys.modules and _path(module) is None]
 
 
 def _modules(name: str) -> list[str]:
@@ -154,13 +162,14 @@ def _parents(module: str) -> Iterator[str]:
         yield module
 
 
-def _imports(file: File, module: str) -> Iterator[str]:
-    """What may be modules of the names that a file imports, within functions too."""
+@cache
+def _imports(content: bytes, package: str) -> tuple[str, ...]:
+    """What may be modules of the names that a file of this package imports, within functions too."""
     try:
-        nodes: list[ast.AST] = [ast.parse(file.content or b"")]
-    except (SyntaxError, ValueError, RecursionError):  # it is no Python
-        return
-    package = module if os.path.basename(file.path).startswith("__init__.") else module.rpartition(".")[0]
+        nodes: list[ast.AST] = [ast.parse(content)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # it is no Python
+        return ()
+    found = list[str]()
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test) in NEVER:
@@ -168,12 +177,13 @@ def _imports(file: File, module: str) -> Iterator[str]:
             continue
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield from (alias.name, *_parents(alias.name))
+                found += (alias.name, *_parents(alias.name))
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - (node.level - 1)] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (base, *_parents(base), *(f"{base}.{alias.name}" for alias in node.names))
+            found += (base, *_parents(base), *(f"{base}.{alias.name}" for alias in node.names))
         nodes += ast.iter_child_nodes(node)
+    return tuple(found)
 
 
 def _names(value: object) -> Iterator[str]:

@@ -38,7 +38,9 @@ def accepted(command: list[str]) -> None:
 
 def test_the_readme_is_short_and_leads_to_every_page():
     assert len(README.splitlines()) <= 100
-    assert set(re.findall(r"\]\((docs/[\w/]+\.md)\)", README)) >= set(PAGES) - {"docs/index.md", "docs/drift.md"}
+    assert set(re.findall(r"\]\((docs/[\w/]+\.md)\)", README)) >= {
+        name for name in PAGES if name not in ("docs/index.md", "docs/drift.md") and name.count("/") == 1
+    }
 
 
 @pytest.mark.parametrize("command", commands(README), ids=" ".join)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coopsgd.compare import formats
-from coopsgd.compare.comparison import ALONG, Comparison
+from coopsgd.compare.comparison import Comparison
 from coopsgd.errors import ConfigError
 from coopsgd.host import files
 from coopsgd.run.progress import Progress
@@ -26,43 +26,32 @@ def compare(folders: Sequence[str], form: str | None, output: str | None, **opti
     if output is not None and Path(output).exists() and not Path(output).is_dir():
         raise ConfigError(f"-o {output}: is no folder; name one that is, or is to be")
     progress = Progress("comparing", 1)
-    also = ALONG if output is not None else ()
-    found = Comparison.of(folders, progress=lambda what: progress.at(0, what), also=also, **options)
+    found = Comparison.of(folders, progress=lambda what: progress.at(0, what), **options)
     progress.close()
     if form is not None:
         sys.stdout.write(formats.WRITERS[form](found))
     else:
         show(found)
     if output is not None:
-        leave(found, Path(output))
-        print(f"{output}: report.html, tables and figures")
+        progress.at(0, "drawing")
+        paths = leave(found, Path(output))
+        progress.close()
+        print(f"{len(paths)} files in {output}: tables, figures and report.html")
 
 
 def leave(found: Comparison, folder: Path) -> list[Path]:
-    """Write the table in every form, figures and the page into a folder, which is made; the files. ConfigError where it cannot
-    be written.
-    """
-    from coopsgd.compare import drawing, figures, page
-    from coopsgd.run import styles
+    """Write the table in every form, the figures and the page into a folder, which is made; the files."""
+    from coopsgd.compare import figures, page
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [_written(folder / f"table.{formats.ENDINGS[form]}", write(found)) for form, write in formats.WRITERS.items()]
-        script, pictures = page.script(), {}
-        with styles.applied():
-            drawings = list(figures.drawings(found))
-            progress = Progress("drawing", len(drawings))
-            for number, one in enumerate(drawings):
-                progress.at(number, one.name)
-                figure = one.draw()
-                paths += drawing.save(figure, folder, one.name)
-                pictures[one.name] = (one.about, (folder / f"{one.name}.svg").read_text())
-            progress.close()
-        command = shlex.join(["coopsgd", *sys.argv[1:]])
-        paths.append(_written(folder / "report.html", page.page(found, command, pictures, script)))
-    except OSError as error:
-        raise ConfigError(f"-o {folder}: cannot be written ({error.strerror or error}); name another folder") from None
-    return paths
+    folder.mkdir(parents=True, exist_ok=True)
+    script = page.plotly_script()
+    contents = {f"table.{formats.ENDINGS[form]}": write(found).encode() for form, write in formats.WRITERS.items()}
+    contents |= (drawn := figures.files_of(found))
+    vectors = {name: content for name, content in drawn.items() if name.endswith(".svg")}
+    contents["report.html"] = page.page(found, vectors, shlex.join(["coopsgd", *sys.argv[1:]]), script).encode()
+    for name, content in contents.items():
+        files.atomically(folder / name, partial(_put, content))
+    return [folder / name for name in contents]
 
 
 def export(folders: Sequence[str], to: str, output: str | None) -> None:
@@ -84,11 +73,6 @@ def export(folders: Sequence[str], to: str, output: str | None) -> None:
     for one in progress:
         one.close()
     print(f"{many} run{'s' * (many != 1)} in {where}")
-
-
-def _written(path: Path, text: str) -> Path:
-    files.atomically(path, partial(_put, text.encode()))
-    return path
 
 
 def _put(content: bytes, file: BinaryIO) -> None:

@@ -60,8 +60,7 @@ def resume(folder: Path, words: Sequence[str], trust: bool, anyway: bool = False
     checks.only_copy()
     with in_use_by_us(folder):
         before = schema.load(folder / "config.yaml", trust=True)
-        with source.found_again(folder, trust):
-            checked = _checked(folder, words, trust) if words else as_it_was(folder, trust)
+        checked = _checked(folder, words, trust) if words else as_it_was(folder, trust)
         changed = [name for name in schema.KEYS if getattr(checked.config, name) != getattr(before, name)]
         _go_on(folder, checked, before, changed, anyway)
 
@@ -203,7 +202,8 @@ def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:
                 cfg = hydra.compose(AGAIN, list(words), return_hydra_config=True)
         except BUGS as error:
             raise ConfigError(uncomposed(words, error)) from None
-        checked = compose.check(cfg, words, dict(cfg.hydra.runtime.choices), folder.resolve(), trust)
+        with source.found_again(folder, trust):
+            checked = compose.check(cfg, words, dict(cfg.hydra.runtime.choices), folder.resolve(), trust)
     except MISTAKES as error:
         raise ConfigError(one_line(error)) from None
     return replace(checked, notes=(*notes, *checked.notes))

@@ -32,15 +32,7 @@ AXES = {  # --by -> the column, and what an axis of it is called
     "rounds": ("rounds", "communications"),
 }
 TOTALS = ("step", "rounds", "messages", "bytes", "train_s", "comm_s", "wall_s", "sim_s")  # of the last line
-ALONG = (  # what figures and the page show besides the metric
-    "eval/loss",
-    "eval/accuracy",
-    "eval/r2",
-    "eval/f1",
-    "eval/accuracy_worst",
-    "train/loss",
-    "consensus",
-)
+ALONG = ("eval/loss", "eval/accuracy", "eval/r2", "train/loss", "consensus")  # that curves show besides the metric
 MOST = 1000  # points of a curve over seeds that were looked at in different places
 
 
@@ -90,12 +82,8 @@ class Comparison:
         cluster: str | None = None,
         trust: bool = False,
         progress: Callable[[str], None] | None = None,
-        also: Sequence[str] = (),
     ) -> Comparison:
-        """The comparison of all runs in these folders and below them. ConfigError names what cannot be.
-
-        also: names of metrics.jsonl that entries are to have columns of besides, on lines without the metric too.
-        """
+        """The comparison of all runs in these folders and below them. ConfigError names what cannot be."""
         if by not in AXES:
             raise ConfigError(f"--by: must be one of {', '.join(AXES)}, got {by!r}{did_you_mean(by, list(AXES))}")
         if target is not None and not math.isfinite(target):
@@ -103,8 +91,7 @@ class Comparison:
         entries = reading.found(folders)
         if progress is not None:
             progress(f"reading {len(entries)} runs")
-        names = [metric, *TOTALS, *(column for column, _ in AXES.values()), *also]
-        reading.read(entries, names, of=None if also else metric)
+        reading.read(entries, [metric, *TOTALS, *(column for column, _ in AXES.values()), *ALONG], of=metric)
         _refuse_metric(metric, entries)
         notes = [f"{entry.name} cannot be read ({entry.why})" for entry in entries if entry.status == BROKEN]
         cluster, more = _clock(entries, cluster, by)
@@ -122,9 +109,10 @@ class Comparison:
 
     # numbers of a run
 
-    def values(self, entry: Entry, axis: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(points,) of the axis and of the metric, where both are there."""
-        x, y = (entry.columns.get(name, np.zeros(0)) for name in (AXES[axis or self.axis][0], self.metric))
+    def values(self, entry: Entry, axis: str | None = None, metric: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(points,) of the axis and of the metric, or of another one of ALONG, where both are there."""
+        names = AXES[axis or self.axis][0], metric or self.metric
+        x, y = (entry.columns.get(name, np.zeros(0)) for name in names)
         there = ~(np.isnan(x) | np.isnan(y))
         return x[there], y[there]
 
@@ -153,13 +141,13 @@ class Comparison:
 
     # numbers of a group
 
-    def curve(self, group: Group, axis: str | None = None) -> Curve:
-        """The metric against the axis, over the group's seeds.
+    def curve(self, group: Group, axis: str | None = None, metric: str | None = None) -> Curve:
+        """The metric (or another one of ALONG) against the axis, over the group's seeds.
 
         Where seeds were looked at in other places (at other seconds, say), each is interpolated between what was measured of
         it, and counts in no place beyond that: n says how many do.
         """
-        each = [(x, y) for entry in group.counted if len((pair := self.values(entry, axis))[0]) for x, y in [pair]]
+        each = [(x, y) for entry in group.counted if len((pair := self.values(entry, axis, metric))[0]) for x, y in [pair]]
         if not each:
             return Curve(*(np.zeros(0) for _ in range(5)))
         x = np.unique(np.concatenate([one for one, _ in each]))

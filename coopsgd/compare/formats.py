@@ -6,25 +6,22 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from coopsgd.compare.comparison import AXES, Comparison
-from coopsgd.compare.groups import said
+from coopsgd.compare.groups import said, word
 from coopsgd.host.sizes import human_bytes
 
 FORMATS = ("markdown", "csv", "json", "latex")
 ENDINGS = {"markdown": "md", "csv": "csv", "json": "json", "latex": "tex"}
 PLUS_MINUS = "±"
-WORDS = {"algo.name": "algo"}  # of a key, for a reader
 
 
 class Column(NamedTuple):
-    """A heading, the text of a row's cell, and what it is sorted by."""
+    """A heading, and the text of a row's cell."""
 
     head: str
     cell: Callable[[dict[str, Any]], str]
-    value: Callable[[dict[str, Any]], Any]
 
 
 def columns(comparison: Comparison) -> list[Column]:
@@ -32,26 +29,24 @@ def columns(comparison: Comparison) -> list[Column]:
     rows = comparison.rows()
 
     def key(name: str) -> Column:
-        return Column(_word(name), lambda row: said(row["keys"].get(name)), lambda row: row["keys"].get(name))
+        return Column(word(name), lambda row: said(row["keys"].get(name)))
 
     def metric(which: str) -> Column:
-        head = f"{comparison.metric}, {which}"
-        return Column(head, lambda row: spread(row[which], row["runs"]), lambda row: row[which]["mean"])
+        return Column(f"{comparison.metric}, {which}", lambda row: spread(row[which], row["runs"]))
 
     def until(axis: str, head: str) -> Column:
-        return Column(head, lambda row: amount(axis, row["reached"][axis], "not reached"), lambda row: row["reached"][axis])
+        return Column(head, lambda row: amount(axis, row["reached"][axis], "not reached"))
 
     def total(name: str, axis: str, head: str) -> Column:
-        return Column(head, lambda row: amount(axis, row[name], "-"), lambda row: row[name])
+        return Column(head, lambda row: amount(axis, row[name], "-"))
 
-    found = [key(name) for name in comparison.differing] or [Column("algo", lambda row: str(row["algo"]), itemgetter("algo"))]
+    found = [key(name) for name in comparison.differing] or [Column("algo", lambda row: str(row["algo"]))]
     if any(row["status"] != "completed" for row in rows):
-        found.append(Column("status", lambda row: str(row["status"]), itemgetter("status")))
-    found += [Column("runs", lambda row: str(row["runs"]), itemgetter("runs")), metric("final"), metric("best")]
+        found.append(Column("status", lambda row: str(row["status"])))
+    found += [Column("runs", lambda row: str(row["runs"])), metric("final"), metric("best")]
     if comparison.target is not None:
         sign = ">=" if comparison.known.rises else "<="
-        head = f"reach {sign} {comparison.target:g}"
-        many = Column(head, lambda row: "{runs} of {of}".format(**row["reached"]), lambda row: row["reached"]["runs"])
+        many = Column(f"reach {sign} {comparison.target:g}", lambda row: "{runs} of {of}".format(**row["reached"]))
         found += [many, *(until(*one) for one in UNTIL if any(row["reached"][one[0]] is not None for row in rows))]
     return found + [total(*one) for one in OVERALL if any(row[one[0]] is not None for row in rows)]
 
@@ -121,17 +116,13 @@ def _markdown(text: str) -> str:
 def latex(comparison: Comparison) -> str:
     """A tabular in booktabs' form, which takes \\usepackage{booktabs}."""
     parts, rows = columns(comparison), comparison.rows()
-    words = {"status", *map(_word, comparison.differing)}
+    words = {"status", *map(word, comparison.differing)}
     kinds = "".join("l" if part.head in words else "r" for part in parts)
     cells = [[part.head for part in parts], *([part.cell(row) for part in parts] for row in rows)]
     head, *body = (" & ".join(map(_latex, line)) + r" \\" for line in cells)
     lines = [f"% {' '.join(note.split())}" for note in comparison.notes]
     lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(lines)
-
-
-def _word(key: str) -> str:
-    return WORDS.get(key, key)
 
 
 def _latex(text: str) -> str:
@@ -143,7 +134,7 @@ def _latex(text: str) -> str:
 def as_csv(comparison: Comparison) -> str:
     """A line a group, numbers as they are, units in the headings; empty where there is none."""
     metric, file = comparison.metric, io.StringIO()
-    heads = ["label", *map(_word, comparison.differing), "status", "runs"]
+    heads = ["label", *map(word, comparison.differing), "status", "runs"]
     for which in ("final", "best"):
         heads += [f"{metric} {which} mean", f"{metric} {which} 95% half width", f"{metric} {which} n"]
     heads += ["steps", "rounds", "messages", "bytes", "train (s)", "communication (s)", "wall (s)", "simulated (s)"]

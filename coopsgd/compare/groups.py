@@ -22,6 +22,7 @@ from coopsgd.compare.entries import BROKEN, ENDED, Entry
 from coopsgd.errors import ConfigError
 
 SEEDS = ("seed",)
+NONE = "-"  # a key that a run has not
 UNSAID = ("objective", "name")  # keys of no group: how a sweep looks at a run, what it is called
 
 
@@ -46,13 +47,14 @@ def trained(entry: Entry) -> dict[str, Any]:
 class Group:
     """Runs that are the same but for their seed.
 
-    keys: what they were told, of those that say what is trained. values: of the keys in which groups differ, in words. entries:
-    all of them; `counted` those that a mean is over.
+    keys: what they were told, of those that say what is trained. values: of the keys in which groups differ, in words. named:
+    those of them that tell its label from others of its algorithm. entries: all of them; `counted` those that a mean is over.
     """
 
     entries: list[Entry]
     keys: dict[str, Any]
     values: dict[str, str] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
 
     @property
     def algo(self) -> str:
@@ -61,8 +63,8 @@ class Group:
 
     @property
     def label(self) -> str:
-        """As in `easgd tau=4`: its algorithm, and the other keys in which groups differ."""
-        more = [f"{key}={value}" for key, value in self.values.items() if key not in ("algo", "algo.name")]
+        """As in `easgd tau=4`: its algorithm, and the other keys in which its groups differ."""
+        more = [f"{word(key)}={value}" for key, value in self.values.items() if key in self.named and value != NONE]
         return " ".join([self.algo, *more])
 
     @property
@@ -111,6 +113,10 @@ def grouped(entries: Iterable[Entry], by: Sequence[str] = (), trust: bool = Fals
     differing = [key for key in ("algo.name", *by) if key in by or several] if by else differ(groups)
     for group in groups:
         group.values = {key: said(group.keys.get(_spelt(key, group.entries[0]), None)) for key in differing}
+    for group in groups:
+        own = [other for other in groups if other.algo == group.algo]
+        varies = {key for key in differing if len({other.values[key] for other in own}) > 1}
+        group.named = frozenset(varies | {"tau"} - {"algo.name"})
     return sorted(groups, key=lambda group: (group.algo, [_order(group.keys.get(key)) for key in differing]))
 
 
@@ -191,10 +197,15 @@ def _named(keys: Sequence[str]) -> list[str]:
     return [key for key in first if key in keys] + [key for key in keys if key not in first]
 
 
+def word(key: str) -> str:
+    """What a key is called for a reader: a choice by its group."""
+    return key.removesuffix(".name")
+
+
 def said(value: Any) -> str:
-    """A value as one would write it."""
+    """A value as one would write it; NONE where there is none."""
     if value is None:
-        return "null"
+        return NONE
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from coopsgd import usercode
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
 from coopsgd.host import files, signals
 from coopsgd.predict import foresight
@@ -95,6 +96,8 @@ def as_it_was(folder: Path, trust: bool) -> Checked:
         parts = Parts(schema.load(folder / "config.yaml", trust))
         parts.task.check(parts.config)
         _ = parts.strategy, parts.period, parts.optim, parts.schedule
+        if gone := usercode.missing(vars(parts.config)):  # functions are imported when they are asked for
+            raise ConfigError(f"{gone[0]}: there is no such module here; go to the folder that it is in")
     return Checked(parts, ())
 
 

@@ -361,6 +361,21 @@ def test_a_file_that_is_gone_is_in_the_run(trained, cli, monkeypatch):
     assert cli("verify", "run", "--trust", first=partial(taking, "run/source")).code == 0
 
 
+@pytest.mark.parametrize("key", NAMED)
+def test_what_a_folder_names_and_is_gone_is_told_in_a_line(mine, key, monkeypatch):
+    """Also what is imported late, by those who read the data or train."""
+    (mine / "other.py").write_text(PARTS)
+    (mine / "parts.py").write_text(PARTS)
+    frozen(NAMED[key])
+    (mine / "parts.py").unlink()
+    for loaded in ("parts", "other"):
+        sys.modules.pop(loaded, None)
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match=r"; the run's own parts\.py is used by PYTHONPATH=run/source$") as told:
+        as_it_was(Path("run"), trust=True)
+    assert str(told.value).count("PYTHONPATH") == 1 and "parts" in str(told.value).partition(";")[0]
+
+
 def test_a_run_that_is_read_takes_the_code_of_today_and_says_so(trained):
     assert coopsgd.Run("run", trust=True).model()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
     (trained / "helpers" / "sizes.py").write_text("WIDTH = 8  # still\n")
