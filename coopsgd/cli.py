@@ -79,10 +79,7 @@ def train(caller: Tell | None, words: tuple[str, ...]) -> None:
 @click.argument("folder", type=Place(exists=True, file_okay=False))
 @words_argument
 def resume(folder: str, words: tuple[str, ...], trust: bool, changed_source: bool) -> None:
-    """Go on with the run in FOLDER from its last checkpoint. Words may change what cannot change the past, as steps=2000.
-
-    Of a sweep's folder, go on with all of its jobs that have not come to their end, and start those that never did.
-    """
+    """Go on with the run in FOLDER from its last checkpoint. Words may change what cannot change the past, as steps=2000."""
     from coopsgd.commands.resume import resume as one_run
     from coopsgd.run import lists
 
@@ -102,10 +99,7 @@ def resume(folder: str, words: tuple[str, ...], trust: bool, changed_source: boo
 @click.option("--trust", is_flag=True, help="Import the code that its config names.")
 @click.argument("folder", type=Place(exists=True, file_okay=False))
 def verify(folder: str, steps: int | None, trust: bool) -> None:
-    """Run steps of the run in FOLDER again, and say whether lines, checkpoints and models come out the same, bit for bit.
-
-    Exit code 0: the same, 1: different, 2: it cannot be verified. Nothing is written into FOLDER.
-    """
+    """Run steps of the run in FOLDER again, and say whether lines, checkpoints and models come out the same, bit for bit."""
     from coopsgd.commands.verify import verify as verdict
 
     sys.exit(verdict(Path(folder), steps, trust))
@@ -177,15 +171,7 @@ def analyze(
 @click.option("--trust", is_flag=True, help="Import the code that the config of a run names.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_cluster)
 def time(words: tuple[str, ...], as_json: bool, config_dir: str | None, trust: bool) -> None:
-    """The seconds that finished runs take on another cluster, without training: RUN... cluster=NAME.
-
-    \b
-    coopsgd time outputs/2030-01-31/12-00-00 cluster=wan_100m
-    coopsgd time multirun/2030-01-31/12-00-00 cluster=ethernet_1g cluster.step_s=0.2
-
-    Names are run folders, or a sweep's. Each run gets sim/NAME.jsonl, its log points on that clock, and the same curves for
-    TensorBoard, whose relative time there is that of the cluster.
-    """
+    """The seconds that finished runs take on another cluster, without training: RUN... cluster=NAME."""
     from coopsgd.commands import timing
     from coopsgd.run.console import tell
 
@@ -207,15 +193,7 @@ def time(words: tuple[str, ...], as_json: bool, config_dir: str | None, trust: b
 @click.option("--trust", is_flag=True, help="Import the code that the configs of runs name.")
 @click.argument("folders", nargs=-1, type=click.Path())
 def compare(folders: tuple[str, ...], form: str | None, output: str | None, **options: Any) -> None:
-    """Runs side by side: all in these folders and below them, those that differ by their seed alone as one group.
-
-    \b
-    coopsgd compare multirun/2030-01-31/12-00-00
-    coopsgd compare multirun --by bytes --metric eval/accuracy --target 0.9 -o figures
-
-    The table has the keys in which runs differ, the metric at the end and at its best (mean over seeds, and its 95 % interval),
-    what was sent and how long it took, and with --target what it took to reach it.
-    """
+    """Runs side by side: all in these folders and below them, those that differ by their seed alone as one group."""
     from coopsgd.commands import comparing
 
     comparing.compare(folders, form, output, **options)
@@ -227,12 +205,7 @@ def compare(folders: tuple[str, ...], form: str | None, output: str | None, **op
 @click.option("-o", "--output", type=Place(), help="Where its store is: mlruns for mlflow, wandb for wandb.")
 @click.argument("folders", nargs=-1, type=click.Path())
 def export(folders: tuple[str, ...], to: str, output: str | None) -> None:
-    """Runs, in these folders and below them, into the store of another tracker: settings, every log line, how they ended.
-
-    \b
-    coopsgd export --to mlflow multirun/2030-01-31/12-00-00
-    coopsgd export --to wandb outputs
-    """
+    """Runs, in these folders and below them, into the store of another tracker: settings, every log line, how they ended."""
     from coopsgd.commands import comparing
 
     comparing.export(folders, to, output)
@@ -244,12 +217,7 @@ def export(folders: tuple[str, ...], to: str, output: str | None) -> None:
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @click.argument("folders", nargs=-1, type=click.Path())
 def runs(folders: tuple[str, ...], as_json: bool, watch: bool) -> None:
-    """Which runs there are below these folders (outputs and multirun), how far they are, and their latest numbers.
-
-    \b
-    coopsgd runs
-    coopsgd runs multirun/2030-01-31/12-00-00 --watch
-    """
+    """Which runs there are below these folders (outputs and multirun), how far they are, and their latest numbers."""
     from coopsgd.commands import running
 
     running.runs(folders, as_json, watch)
@@ -269,10 +237,7 @@ def runs(folders: tuple[str, ...], as_json: bool, watch: bool) -> None:
 @config_dir_option
 @words_argument
 def design(words: tuple[str, ...], as_json: bool, config_dir: str | None, **options: Any) -> None:
-    """Which algorithm to choose: searches tau, topology, weights and the rest for a task and a cluster.
-
-    Words are Hydra overrides, as for train; algo, tau, topology and keys of the algo are searched unless they are given.
-    """
+    """Which algorithm to choose: searches tau, topology, weights and the rest for a task and a cluster."""
     from coopsgd.commands.design import command
 
     command.design(words, config_dir, as_json, **options)
@@ -296,22 +261,13 @@ def probe(words: tuple[str, ...], output: str | None, steps: int, as_json: bool,
 @version_option
 @as_json_option
 @config_dir_option
+@click.option("-v", "--verbose", is_flag=True, help="A line on every choice, and its paper.")
 @click.argument("what", nargs=-1, shell_complete=complete_listed)
-def list_(as_json: bool, config_dir: str | None, what: tuple[str, ...]) -> None:
-    """What can be chosen and set.
-
-    \b
-    coopsgd list                   every group, with its choices
-    coopsgd list algo              the choices of a group
-    coopsgd list cluster=custom    the keys of a choice: type, unit, default and what each is
-    coopsgd list run               the keys of the run itself: steps, eval_every, timeout, ...
-    coopsgd list optim.lr          one key, wherever it is
-
-    A class of your own is listed by its yaml in --config-dir, or as GROUP=MODULE:CLASS.
-    """
+def list_(as_json: bool, config_dir: str | None, verbose: bool, what: tuple[str, ...]) -> None:
+    """What can be chosen and set."""
     from coopsgd.commands import listing
 
-    listing.show(listing.one_of(what), as_json, config_dir)
+    listing.show(listing.one_of(what), as_json, config_dir, verbose)
 
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
@@ -320,14 +276,7 @@ def list_(as_json: bool, config_dir: str | None, what: tuple[str, ...]) -> None:
 @config_dir_option
 @words_argument
 def cite(words: tuple[str, ...], as_json: bool, config_dir: str | None) -> None:
-    """BibTeX of exactly what runs used, or what these words choose.
-
-    \b
-    coopsgd cite outputs/2030-01-31/12-00-00      a run, or all of a sweep
-    coopsgd cite algo=easgd data=fashion_mnist    words, as for train
-
-    Above each entry stands what it is of. Classes of your own are named at the end: cite what they are from.
-    """
+    """BibTeX of exactly what runs used, or what these words choose."""
     from coopsgd.commands import cite as cited
     from coopsgd.run.console import tell
 

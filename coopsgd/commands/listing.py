@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict
 from typing import Any
@@ -13,17 +14,19 @@ from coopsgd.setup import catalogue
 from coopsgd.setup.catalogue import ABOUT, EXPERIMENTS, RUN, Choice, Option
 from coopsgd.setup.suggestions import brief, choices_named, nearest, nested
 
+WIDTH, NAMES = 79, 13  # of the lines of `coopsgd list`, and of their first column
 
-def show(wanted: str | None, as_json: bool, config_dir: str | None = None) -> None:
+
+def show(wanted: str | None, as_json: bool, config_dir: str | None = None, verbose: bool = False) -> None:
     """Print what `wanted` stands for: a group, GROUP=NAME, `run`, or a key; without it every choice of every group.
 
-    ConfigError when it is none of these.
+    verbose: without GROUP=NAME, a line on each choice and its paper. ConfigError when it is none of these.
     """
     group, equal, name = (wanted or "").partition("=")
     if equal:
         _show_choice(group, name, as_json, config_dir)
     elif wanted is None or wanted in ABOUT:
-        _show_groups([one for one in ABOUT if wanted in (None, one)], wanted is not None, as_json, config_dir)
+        _show_groups([one for one in ABOUT if wanted in (None, one)], wanted is not None, as_json, config_dir, verbose)
     elif wanted == RUN:
         _show_keys({RUN: catalogue.run_options()}, as_json, "keys of the run itself, set as in workers=8:")
     else:
@@ -71,21 +74,37 @@ def _print_json(found: Any) -> None:
     print(json.dumps(found, indent=2, default=str))
 
 
-def _show_groups(groups: list[str], alone: bool, as_json: bool, config_dir: str | None) -> None:
+def _show_groups(groups: list[str], alone: bool, as_json: bool, config_dir: str | None, verbose: bool) -> None:
     found = {group: _choices(group, config_dir) for group in groups}
     if as_json:
         return _print_json({group: [_described(choice, alone, config_dir) for choice in some] for group, some in found.items()})
+    if not (alone or verbose):
+        return _show_names(found)
     for group, some in found.items():
         width = max(len(choice.name) for choice in some)
         print(f"{group}: {ABOUT[group]}")
         for choice in some:
             print(f"  {choice.name:{width}}  {choice.about}".rstrip())
+            if verbose and choice.paper:
+                print(f"  {'':{width}}  paper: {choice.paper}")
         if alone:
             print(f"  keys of one: coopsgd list {group}={some[0].name}" + (", or MODULE:CLASS" if group != EXPERIMENTS else ""))
         else:
             print()
     if not alone:
         print("keys of a choice: coopsgd list GROUP=NAME; of the run itself: coopsgd list run; one: coopsgd list KEY")
+
+
+def _show_names(found: dict[str, list[Choice]]) -> None:
+    """Groups and the names of their choices, on a screen."""
+    print(f"{'GROUP=':{NAMES}}one of these; what is taken when none is named stands in brackets")
+    for group, some in found.items():
+        default = catalogue.default(group) if group != EXPERIMENTS else None
+        names = " ".join(f"[{choice.name}]" if choice.name == default else choice.name for choice in some)
+        lines = textwrap.wrap(names, WIDTH - NAMES, break_long_words=False, break_on_hyphens=False)
+        print("\n".join(f"{at:{NAMES}}{line}" for at, line in zip([group] + [""] * len(lines), lines, strict=False)))
+    print("\ncoopsgd list GROUP: a line on each; GROUP=NAME: its keys; -v: lines and papers")
+    print("keys of the run itself: coopsgd list run; one key: coopsgd list KEY")
 
 
 def _show_choice(group: str, name: str, as_json: bool, config_dir: str | None) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
 
 import pytest
+from click.testing import CliRunner
 
 from coopsgd import registry
+from coopsgd.cli import cli as commands
 from coopsgd.completion import listed, overrides
 from coopsgd.data.partitions import Partition
 from coopsgd.setup import catalogue
 from coopsgd.setup.schema import GROUPS, KEYS
+from coopsgd.verbs import TOLD
 
 CHOICES = [(group, choice.name) for group in GROUPS for choice in catalogue.choices(group)]
 EVERY = [(catalogue.RUN, option) for option in catalogue.run_options()]
@@ -138,6 +142,33 @@ def test_classes_of_ones_own_are_listed(cli, tmp_path):
         gap = 1.5 if len(words) == 1 else 3
         assert {"unit": "samples", "default": gap, "help": "between blocks"}.items() <= found["partition.gap"].items()
     assert "blocks  Mine" in re.sub(" +", "  ", cli("list", "--config-dir", "mine", "partition").out)
+
+
+def test_it_fits_a_screen_and_says_more_when_asked(cli):
+    lines = cli("list").out.splitlines()
+    assert len(lines) <= 24 and all(len(line) < 80 for line in lines)
+    words = set(re.findall(r"[\w/]+", "\n".join(lines)))
+    assert {choice.name for group in catalogue.ABOUT for choice in catalogue.choices(group)} | set(catalogue.ABOUT) <= words
+    assert "[easgd]" in lines[1] and "arXiv" not in "\n".join(lines)
+    for told in (cli("list", "-v").out, cli("list", "algo", "--verbose").out):
+        assert "paper: arXiv:1905.09435" in told and "  Elastic averaging: workers and a centre" in told
+
+
+@pytest.mark.parametrize("verb", sorted(set(commands.commands) - {"train", "completion"}))
+def test_help_has_an_example_and_what_it_prints(verb):
+    told = CliRunner().invoke(commands, [verb, "--help"]).output
+    assert f"coopsgd {verb} " in told and all(len(line) < 122 for line in told.splitlines()), told
+    examples = [shlex.split(line.split("   ")[0]) for line in TOLD.get(verb, "").splitlines() if line.startswith("coopsgd ")]
+    assert examples and examples[0][1] == verb
+    for _, _, *words in examples:
+        if verb in ("show", "analyze", "design", "probe", "cite") and "=" in words[0]:
+            options = {"--probe": 2, "-o": 2, "--target-loss": 2, "--check": 2}
+            while flags := [at for at, word in enumerate(words) if word in options]:
+                del words[flags[0] : flags[0] + 2]
+            assert all(re.fullmatch(r"[a-z_]+(\.\w+)?=\S+", word) for word in words)
+            known = {(choice.group, choice.name) for group in GROUPS for choice in catalogue.choices(group)}
+            for group, _, name in (word.partition("=") for word in words):
+                assert group not in GROUPS or (group, name) in known
 
 
 class Point:
