@@ -6,6 +6,7 @@ a label stands for 1 at its class and 0 elsewhere. The mean is over samples, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -58,6 +59,12 @@ def made(name: str, label_smoothing: float = 0.0, huber_delta: float = 1.0) -> L
         return partial(huber, delta=huber_delta)
     if name in ("mse", "bce"):
         return {"mse": mse, "bce": bce}[name]
+    own = _own(name)
+    return lambda outputs, targets: own(outputs, targets).reshape(())
+
+
+def _own(name: str) -> Loss:
+    """A user's function, or what the class makes."""
     from coopsgd.registry import imported
 
     found: Any = imported("loss", name, "task.loss")
@@ -70,25 +77,43 @@ def fault(name: str, classes: int, kind: str = "label") -> str | None:
 
     kind: label, labels or numbers, as in data/base.py; classes: how many outputs there are.
     """
+    outputs = torch.linspace(0.05, 0.95, 3 * classes, dtype=torch.float64).view(3, classes)  # as logits, and as shares
+    targets = torch.arange(1, 4) % classes
+    if kind != "label":
+        targets = torch.arange(3 * classes, dtype=torch.uint8).view(3, classes) % 2
+    if kind == "numbers":
+        targets = targets.to(outputs.dtype)
     try:
-        loss = made(name)
-        outputs = torch.linspace(-1, 1, 3 * classes, dtype=torch.float64).view(3, classes).requires_grad_()
-        targets = torch.arange(3) % classes
-        if kind != "label":
-            targets = torch.arange(3 * classes, dtype=torch.uint8).view(3, classes) % 2
-        if kind == "numbers":
-            targets = targets.to(outputs.dtype)
-        found: Any = loss(outputs, targets)
-        if not isinstance(found, Tensor) or found.numel() != 1:
-            what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-            given = f"outputs (3, {classes}) and targets {tuple(targets.shape)}"
-            return f"returned {what} for {given}; return their mean, a tensor of one number"
-        if not found.requires_grad:
-            return "returned a number that does not depend on the outputs; return a tensor that can be differentiated"
-        found.backward()
+        return _fault(_own(name), outputs, targets)
     except KeyError as error:
-        return str(error.args[0])
+        return str(error.args[0]).removeprefix(f"loss {name!r}: ")
     except Exception as error:
         text = " ".join(str(error).split())
         return f"{type(error).__name__}: {text[:200]}"
+
+
+def _fault(loss: Loss, outputs: Tensor, targets: Tensor) -> str | None:
+    if isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None:
+        return "has parameters of its own, which nobody would train; keep them in the model, or as buffers"
+    given, leaf = targets.clone(), outputs.clone().requires_grad_()
+    found: Any = loss(leaf, given)
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        return (
+            f"returned {what} for outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}; return their mean, a "
+            "tensor of one number"
+        )
+    if not found.requires_grad:
+        return "returned a number that does not depend on the outputs; return a tensor that can be differentiated"
+    found.backward()
+    if not torch.equal(given, targets):
+        return "changed the targets it was given; work on a copy of them"
+    once, again = found.item(), loss(outputs.clone(), targets.clone()).item()
+    if not math.isfinite(once):
+        return f"returned {once} for outputs between 0 and 1"
+    if again != once:
+        return "returned another number for the same outputs; it must not draw or count, else no run could be repeated"
+    doubled = loss(outputs.repeat(2, 1), targets.repeat(2, *[1] * (targets.ndim - 1))).item()
+    if math.isclose(doubled, 2 * once, rel_tol=1e-6) and once:
+        return "returned the sum over the batch, for it doubles with the batch; return the mean"
     return None
