@@ -119,11 +119,12 @@ class Text(DataSet):
         except OSError as error:
             raise ValueError(f"{key}: {named} cannot be read ({error.strerror})") from None
         both = [train, test]
-        largest = max(int(part.max()) for part in both if len(part))
+        known = zip(both, (self.source, named), strict=True)
+        largest, source = max((int(part.max()), name) for part, name in known if len(part))
         given = largest + 1 if self.vocabulary == "auto" else self.vocabulary
         if largest >= given:
             raise ValueError(
-                f"data.vocabulary: {given} are too few for token {largest} of {self.source}; give {largest + 1} or more"
+                f"data.vocabulary: {given} are too few for token {largest} of {source}; give {largest + 1} or more"
             )
         if given < 2:
             raise ValueError(f"data.file: {self.source} holds token 0 alone; there is nothing to learn")

@@ -64,7 +64,11 @@ def resized(image: Any, size: tuple[int, int]) -> Any:
         return image.resize((size[1], size[0]), Resampling.BILINEAR)
     array = np.asarray(image)
     if array.ndim not in (2, 3) or array.dtype.kind not in "uifb":
-        return image  # no image: whoever takes it says so
+        raise Odd(f"an array of {array.dtype} of shape {array.shape}, no image that data.resize could make another size")
+    if array.ndim == 3 and array.shape[2] in (1, 3, 4) and array.shape[0] > 4:
+        raise Odd(
+            f"an array of shape {array.shape}, whose channels seem to come last; give them first, or leave out data.resize"
+        )
     import torch
 
     planes = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64).reshape(-1, 1, *array.shape[-2:]))
