@@ -18,6 +18,7 @@ from coopsgd.run.schema import evaluated, metric
 EVALS = (("loss", "eval/loss"), ("accuracy", "eval/accuracy"))  # as the console calls them
 SCORES = (("R2", "eval/r2"), ("F1", "eval/f1"))  # of some tasks
 OF_AUXILIARY = (("auxiliary loss", "eval/aux_loss"), ("auxiliary accuracy", "eval/aux_accuracy"))
+OWN_TESTS = (("own tests", "eval/local_accuracy"), ("answer there", "eval/local_answer"))  # partition.test=local
 PAUSE = 0.1  # seconds between two plain lines, at least: a run that evaluates often would print nothing else
 
 
@@ -89,13 +90,12 @@ def number(x: float, error: float | None = None, digits: int = 4) -> str:
 def table(summary: dict[str, Any], folder: Path) -> None:
     """The end of a run in a few rows, and where it is."""
     ledger, last = summary["ledger"], summary["eval"]
+    tau = [f"tau {summary['tau']}"] if summary["tau"] is not None else []
     rows = [
-        (
-            "run",
-            f"{summary['algo']}  tau {summary['tau']}  workers {summary['workers']}  processes {summary['processes']}",
-        ),
+        ("run", "  ".join([summary["algo"], *tau, *(f"{name} {summary[name]}" for name in ("workers", "processes"))])),
         ("status", f"{summary['status']} after {summary['steps']} steps"),
         *((word, metric(name).text(last[name])) for word, name in EVALS + SCORES + OF_AUXILIARY if last.get(name) is not None),
+        *((word, _over_workers(last, name)) for word, name in OWN_TESTS if last.get(name) is not None),
         ("consensus", _apart(summary)),
         ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {metric('bytes').text(ledger['bytes'])}"),
         *((("restarts", str(summary["restarts"])),) if "restarts" in summary else ()),
@@ -109,6 +109,12 @@ def table(summary: dict[str, Any], folder: Path) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(grid)
     console.print(str(folder), style="bold", markup=False, emoji=False)
+
+
+def _over_workers(last: dict[str, Any], name: str) -> str:
+    """A mean over the workers, their spread and their tenth percentile."""
+    mean, spread, tenth = (metric(name).text(last[name + end]) for end in ("", "_std", "_p10"))
+    return f"{mean} +- {spread}, a tenth below {tenth}"
 
 
 def _apart(summary: dict[str, Any]) -> str:

@@ -12,13 +12,12 @@ from pathlib import Path
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.host import files, stdio
 from coopsgd.host.child import die_with
-from coopsgd.predict import foresight
 from coopsgd.registry import guarded
 from coopsgd.run import worker
 from coopsgd.run.folders import diverged, in_use_by_us
 from coopsgd.run.keeper import Stopped
 from coopsgd.run.reader import summary_of
-from coopsgd.run.summary import of_what_there_is
+from coopsgd.run.summary import known_beforehand, of_what_there_is
 from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 
@@ -89,7 +88,7 @@ def main() -> None:
         except Stopped as stopped:
             if rank == 0:
                 parts = Parts(schema.load(folder / "config.yaml", trust))
-                notes = foresight.notes(parts)
+                notes = known_beforehand(parts)
                 files.write_json(
                     folder / "summary.json", of_what_there_is(folder, parts, "interrupted", notes, worker.restarts())
                 )

@@ -12,12 +12,11 @@ from typing import Any
 from coopsgd import usercode
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
 from coopsgd.host import files, signals
-from coopsgd.predict import foresight
 from coopsgd.registry import guarded
 from coopsgd.run import provenance, source
 from coopsgd.run.folders import diverged, steps_saved, write_config
 from coopsgd.run.reader import Run, log_points
-from coopsgd.run.summary import of_what_there_is
+from coopsgd.run.summary import known_beforehand, of_what_there_is
 from coopsgd.run.sweep import readable_summary
 from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
@@ -30,7 +29,9 @@ def start(folder: Path, parts: Parts) -> float | None:
     from coopsgd.run.console import table
 
     settings = parts.config
-    print(f"{settings.algo['name']} tau={settings.tau}: {placement_line(settings)}", flush=True)
+    schedule = parts.strategy.schedule
+    tau = "" if schedule is not None and schedule.times_itself else f" tau={settings.tau}"
+    print(f"{settings.algo['name']}{tau}: {placement_line(settings)}", flush=True)
     _launched(folder, parts)
     summary = Run(folder).summary
     table(summary, folder)
@@ -119,7 +120,7 @@ def _summarise(folder: Path, parts: Parts, error: RunFailed | Interrupted) -> No
     if (folder / "summary.json").exists():
         return
     status = "failed" if isinstance(error, RunFailed) else "interrupted"
-    notes = foresight.notes(parts) if error.notes is None else error.notes
+    notes = known_beforehand(parts) if error.notes is None else error.notes
     try:
         files.write_json(folder / "summary.json", of_what_there_is(folder, parts, status, notes, error.restarts))
     except OSError as full:

@@ -6,14 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coopsgd.predict import foresight
 from coopsgd.run import final
 from coopsgd.run.provenance import provenance
 from coopsgd.run.reader import log_points
 from coopsgd.run.schema import SUMMARY, evaluated
 from coopsgd.setup.formats import FORMAT
 from coopsgd.setup.parts import Parts
+from coopsgd.setup.resolve import on_what_it_reads
 
 TOTALS = ("rounds", "messages", "bytes", "wire_bytes", "comm_s")  # of a log point, for the ledger
+
+
+def known_beforehand(parts: Parts) -> list[str]:
+    """Lines for the summary that were told before the run: what its files were taken for, and what it will not reach."""
+    return [*on_what_it_reads(parts), *foresight.notes(parts)]
 
 
 def summary(

@@ -43,7 +43,7 @@ from coopsgd.run.board import Board, Phase
 from coopsgd.run.device import not_full, ready
 from coopsgd.run.keeper import SAVE, STOP, Keeper, Stopped
 from coopsgd.run.report import Report, Silent
-from coopsgd.run.summary import summary
+from coopsgd.run.summary import known_beforehand, summary
 from coopsgd.setup import schema
 from coopsgd.setup.external import ExternalError
 from coopsgd.setup.parts import Parts
@@ -163,7 +163,7 @@ def work(
             notes += source.told(folder) if _slot is None and trust else []  # else the command has looked
             for note in notes:
                 report.note(note)
-            notes += [*foresight.notes(parts), *source.notes(settings)]
+            notes += [*known_beforehand(parts), *source.notes(settings)] if rank == 0 else []
             if rank == 0 and _slot is not None:
                 _slot[0].keep(notes)
             fleet.clock = clock_of(parts)

@@ -124,9 +124,6 @@ def _resolved(
         # data or models that cannot be read or do not fit are refused whoever asks: what comes next relies on them
         with _noted(look, refused, TooFewSamples):
             task.check(config)
-        notes += task.notes(config)
-        if config.topology is not None:
-            notes += parts.topology.notes(m)
         steps = _length(parts.but(config))
         if config.rounds is not None and config.order == "cta" and parts.strategy.send is not None:
             notes += (
@@ -134,10 +131,9 @@ def _resolved(
                 f"round's is not made: {config.rounds - 1} are",
             )
         config = build.with_full_names(replace(config, steps=steps, epochs=None, rounds=None))
-        if config.cluster is not None:
-            notes += tuple(parts.cluster.check(config))
-            if config.topology is not None:
-                checks.places(parts)
+        notes += on_what_it_reads(parts.but(config))
+        if config.cluster is not None and config.topology is not None:
+            checks.places(parts)
         parts.schedule.check(parts.optim.lr, config.steps)
         if parts.schedule.WATCHES and config.eval_every == 0:
             raise ConfigError(
@@ -155,6 +151,14 @@ def _resolved(
     checks.placement(config)
     checks.memory(parts)
     return Checked(parts, (*refused, *notes), refused=bool(refused))
+
+
+def on_what_it_reads(parts: Parts) -> tuple[str, ...]:
+    """Lines on what the data, the split, the graph and the network of a run were taken for. ValueError where they are none."""
+    config, task = parts.config, parts.task
+    topology = () if config.topology is None else parts.topology.notes(config.workers)
+    cluster = () if config.cluster is None else parts.cluster.check(config)
+    return (*task.notes(config), *topology, *cluster)
 
 
 def read(node: Mapping[str, Any], choices: Mapping[str, str]) -> Config:

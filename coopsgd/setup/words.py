@@ -7,6 +7,7 @@ refused in a line that names the key and the way out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -213,6 +214,19 @@ def _parsed(word: str) -> Override | None:
 def quoted(text: str) -> str:
     """Text as one value of Hydra's grammar."""
     return QuotedString(text=text, quote=Quote.single).with_quotes()
+
+
+def as_written(word: str) -> str:
+    """A word of `mended` as a person would write it: without the quotes that it puts around text."""
+    key, _, value = word.partition("=")
+    read = _parsed(word)
+    text = read.value() if read is not None and value[:1] == "'" else None
+    if isinstance(text, str | QuotedString):
+        bare = f"{key}={text if isinstance(text, str) else text.text}"
+        with contextlib.suppress(ConfigError):
+            if mended([bare], "train")[0] == [word]:
+                return bare
+    return word
 
 
 def _readable(where: str, key: str, value: str, words: Sequence[str], at: int, sweeping: bool, verb: str) -> str:

@@ -15,6 +15,7 @@ from coopsgd.commands.design.ranking import Entry, pareto
 from coopsgd.commands.design.study import Study
 from coopsgd.host.sizes import human_bytes
 from coopsgd.predict.clock import cycles
+from coopsgd.setup.words import as_written
 
 WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
 
@@ -80,7 +81,7 @@ def command(entry: Entry, words: Sequence[str], config_dir: str | None = None) -
     names = [(word, word.partition("=")[0].lstrip("+")) for word in words]
     if entry.candidate.config.topology is None:
         without |= {name for _, name in names if name.partition(".")[0] == "topology"}
-    kept = [word for word, name in names if name not in without]
+    kept = [as_written(word) for word, name in names if name not in without]
     where = [] if config_dir is None else ["--config-dir", config_dir]
     steps = f"steps={entry.steps or len(entry.times)}"
     return shlex.join(["coopsgd", "train", *where, *entry.candidate.words, *kept, steps])
