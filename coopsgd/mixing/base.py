@@ -42,6 +42,7 @@ class Mixing:
     server_owns_aux: ClassVar[bool] = (
         False  # the auxiliary models live on a server of their own, never as copies beside the workers
     )
+    in_pairs: ClassVar[bool] = False  # do the two ends of an edge exchange, whichever way it is said to go?
     AUX: ClassVar[str] = "algo.v"  # the key that says how many auxiliary models there are
     CYCLE: ClassVar[str] = "algo"  # the one that says how long a cycle is
 

@@ -293,6 +293,7 @@ class Matcha(Mixing):
     """
 
     structured: ClassVar[bool] = True
+    in_pairs: ClassVar[bool] = True
 
     budget: float = option(0.5, "expected share of the matchings in a communication", unit="share")
     alpha: Any = option(

@@ -70,6 +70,7 @@ class Matching(Mixing):
     everyone has a partner. The synchronous form of Boyd et al. 2006.
     """
 
+    in_pairs: ClassVar[bool] = True
     structured: ClassVar[bool] = True
 
     topology: Graph = field(default_factory=Ring)

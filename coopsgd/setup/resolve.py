@@ -155,8 +155,11 @@ def _resolved(
 
 def on_what_it_reads(parts: Parts) -> tuple[str, ...]:
     """Lines on what the data, the split, the graph and the network of a run were taken for. ValueError where they are none."""
-    config, task = parts.config, parts.task
+    config, task, schedule = parts.config, parts.task, parts.strategy.schedule
     topology = () if config.topology is None else parts.topology.notes(config.workers)
+    of_a_file = config.topology is not None and parts.topology.names is not None
+    if of_a_file and schedule is not None and schedule.in_pairs and not parts.topology.links(config.workers).undirected:
+        topology += (f"topology.file: in {config.algo['name']} both ends of an edge exchange, also where it goes one way",)
     cluster = () if config.cluster is None else parts.cluster.check(config)
     return (*task.notes(config), *topology, *cluster)
 

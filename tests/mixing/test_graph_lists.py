@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 from coopsgd.mixing import graphfiles
 from coopsgd.mixing.graphs import File
@@ -114,3 +115,12 @@ def test_what_could_be_taken_for_another_graph_is_refused(tmp_path, kind):
     with pytest.raises(ConfigError, match=why) as refused:
         File(str(tmp_path / name)).adjacency(4)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("algo", ["matching", "pairwise", "matcha", "dpsgd"])
+def test_that_pairs_exchange_over_edges_that_go_one_way_is_noted(tmp_path, algo):
+    (tmp_path / "g.txt").write_text(lines("{0} {1}"))
+    words = ["task=quadratic", "workers=4", f"algo={algo}", "topology=file", f"topology.file={tmp_path}/g.txt"]
+    for directed in (True, False):
+        notes = compose.compose_config([*words, f"topology.directed={directed}"]).notes
+        assert any("both ends of an edge exchange" in note for note in notes) == (directed and algo != "dpsgd"), notes
