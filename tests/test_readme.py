@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import HANG
 
 from coopsgd.commands import compose
 
@@ -15,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 NEW = (ROOT / "docs" / "new_algorithm.md").read_text()
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
+OPTIONS = r"\n(?:--(?:top|check|target-loss|budget-seconds|probe)|-o)\n.*\n"  # of a verb, each with its value
 VERBS = ("train", "show", "analyze", "probe", "design")
 TABLE = re.compile(r"^\| `algo=` .*\n((?:\|.*\n)+)", re.MULTILINE)
 
@@ -29,7 +31,8 @@ def commands(page: str) -> list[list[str]]:
 
 def accepted(command: list[str]) -> None:
     """The first job of a sweep stands for all."""
-    words = [word for word in command[2:] if word != "-m" and not word.startswith("hydra")]
+    words = re.sub(OPTIONS, "\n", "\n".join(["", *command[2:], ""])).split("\n")
+    words = [word for word in words if word not in ("", "-m") and not word.startswith("hydra")]
     if "-m" in command:
         words = [re.sub(r"=(?:tag\(\w+, *)?(?:choice|range|interval)\(([^,)]*).*\)$", r"=\1", word) for word in words]
         words = [re.sub(r"=([^,]*),.*", r"=\1", word) for word in words]
@@ -56,6 +59,15 @@ def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
     monkeypatch.chdir(ROOT / folder[1] if folder else ROOT)
     for command in commands(PAGES[page]):
         accepted(command)
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_tutorial_runs(tmp_path):
+    (tmp_path / "mine.py").write_text(PAGES["docs/tutorial.md"].partition("```python\n# mine.py")[2].partition("```")[0])
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "mine.py")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=HANG, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"^loss [\d.]+ after 64 steps, 8 rounds, \d+ bytes$", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_the_tables_of_the_algorithms_are_one_and_name_each(cli):
