@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -155,12 +156,13 @@ def opened(width: int = 1200, height: int = 900) -> Iterator[Page]:
     needs((program := found()) is not None, "chromium")
     assert program is not None
     with tempfile.TemporaryDirectory(prefix="browser", ignore_cleanup_errors=True) as profile:
-        theirs_in, ours_out = os.pipe()
-        ours_in, theirs_out = os.pipe()
+        low_in, ours_out = os.pipe()
+        ours_in, low_out = os.pipe()
+        # the protocol is spoken on descriptors 3 and 4, which these are not
+        theirs_in, theirs_out = (fcntl.fcntl(low, fcntl.F_DUPFD, 10) for low in (low_in, low_out))
         words = [program, *FLAGS, f"--window-size={width},{height}", f"--user-data-dir={profile}"]
         words.append("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost")
-        # the protocol is spoken on descriptors 3 and 4
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *words]
+        shell = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *words]
         process = subprocess.Popen(
             shell,
             pass_fds=(theirs_in, theirs_out),
@@ -170,8 +172,8 @@ def opened(width: int = 1200, height: int = 900) -> Iterator[Page]:
             start_new_session=True,
             env={**os.environ, "HOME": profile},
         )
-        os.close(theirs_in)
-        os.close(theirs_out)
+        for descriptor in (low_in, low_out, theirs_in, theirs_out):
+            os.close(descriptor)
         try:
             yield Page(ours_in, ours_out)
         finally:

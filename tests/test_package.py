@@ -37,7 +37,9 @@ def test_the_wheel_holds_every_module_and_every_yaml(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     tree = {
-        str(path.relative_to(ROOT)) for path in (ROOT / "coopsgd").rglob("*") if path.suffix == ".py" or path.name == "py.typed"
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "coopsgd").rglob("*")
+        if path.suffix in (".py", ".js", ".css") or path.name == "py.typed"
     }
     tree |= {
         f"coopsgd/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*") if path.suffix in (".yaml", ".py", ".bib")

@@ -33,25 +33,39 @@ def compare(folders: Sequence[str], form: str | None, output: str | None, **opti
     else:
         show(found)
     if output is not None:
-        progress.at(0, "drawing")
         paths = leave(found, Path(output))
-        progress.close()
         print(f"{len(paths)} files in {output}: tables, figures and report.html")
 
 
 def leave(found: Comparison, folder: Path) -> list[Path]:
-    """Write the table in every form, the figures and the page into a folder, which is made; the files."""
-    from coopsgd.compare import figures, page
+    """Write the table in every form, the figures and the page into a folder, which is made; the files. ConfigError where it
+    cannot be written.
+    """
+    from coopsgd.compare import drawing, figures, page
+    from coopsgd.run import styles
 
-    folder.mkdir(parents=True, exist_ok=True)
-    script = page.plotly_script()
-    contents = {f"table.{formats.ENDINGS[form]}": write(found).encode() for form, write in formats.WRITERS.items()}
-    contents |= (drawn := figures.files_of(found))
-    vectors = {name: content for name, content in drawn.items() if name.endswith(".svg")}
-    contents["report.html"] = page.page(found, vectors, shlex.join(["coopsgd", *sys.argv[1:]]), script).encode()
-    for name, content in contents.items():
-        files.atomically(folder / name, partial(_put, content))
-    return [folder / name for name in contents]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [_written(folder / f"table.{formats.ENDINGS[form]}", write(found)) for form, write in formats.WRITERS.items()]
+        pictures = {}
+        with styles.applied():
+            drawings = list(figures.drawings(found))
+            progress = Progress("drawing", len(drawings))
+            for number, one in enumerate(drawings):
+                progress.at(number, one.name)
+                paths += drawing.save(one.draw(), folder, one.name)
+                pictures[one.name] = (one.about, (folder / f"{one.name}.svg").read_text())
+            progress.close()
+        command = shlex.join(["coopsgd", *sys.argv[1:]])
+        paths.append(_written(folder / "report.html", page.page(found, command, pictures, page.plotly_script())))
+    except OSError as error:
+        raise ConfigError(f"-o {folder}: cannot be written ({error.strerror or error}); name another folder") from None
+    return paths
+
+
+def _written(path: Path, text: str) -> Path:
+    files.atomically(path, partial(_put, text.encode()))
+    return path
 
 
 def export(folders: Sequence[str], to: str, output: str | None) -> None:

@@ -32,7 +32,15 @@ AXES = {  # --by -> the column, and what an axis of it is called
     "rounds": ("rounds", "communications"),
 }
 TOTALS = ("step", "rounds", "messages", "bytes", "train_s", "comm_s", "wall_s", "sim_s")  # of the last line
-ALONG = ("eval/loss", "eval/accuracy", "eval/r2", "train/loss", "consensus")  # that curves show besides the metric
+ALONG = (
+    "eval/loss",
+    "eval/accuracy",
+    "eval/r2",
+    "eval/f1",
+    "eval/accuracy_worst",
+    "train/loss",
+    "consensus",
+)  # that curves show besides the metric
 MOST = 1000  # points of a curve over seeds that were looked at in different places
 
 

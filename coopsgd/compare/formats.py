@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from coopsgd.compare.comparison import AXES, Comparison
@@ -18,10 +19,11 @@ PLUS_MINUS = "±"
 
 
 class Column(NamedTuple):
-    """A heading, and the text of a row's cell."""
+    """A heading, the text of a row's cell, and what it is sorted by."""
 
     head: str
     cell: Callable[[dict[str, Any]], str]
+    value: Callable[[dict[str, Any]], Any]
 
 
 def columns(comparison: Comparison) -> list[Column]:
@@ -29,24 +31,26 @@ def columns(comparison: Comparison) -> list[Column]:
     rows = comparison.rows()
 
     def key(name: str) -> Column:
-        return Column(word(name), lambda row: said(row["keys"].get(name)))
+        return Column(word(name), lambda row: said(row["keys"].get(name)), lambda row: row["keys"].get(name))
 
     def metric(which: str) -> Column:
-        return Column(f"{comparison.metric}, {which}", lambda row: spread(row[which], row["runs"]))
+        head = f"{comparison.metric}, {which}"
+        return Column(head, lambda row: spread(row[which], row["runs"]), lambda row: row[which]["mean"])
 
     def until(axis: str, head: str) -> Column:
-        return Column(head, lambda row: amount(axis, row["reached"][axis], "not reached"))
+        return Column(head, lambda row: amount(axis, row["reached"][axis], "not reached"), lambda row: row["reached"][axis])
 
     def total(name: str, axis: str, head: str) -> Column:
-        return Column(head, lambda row: amount(axis, row[name], "-"))
+        return Column(head, lambda row: amount(axis, row[name], "-"), lambda row: row[name])
 
-    found = [key(name) for name in comparison.differing] or [Column("algo", lambda row: str(row["algo"]))]
+    found = [key(name) for name in comparison.differing] or [Column("algo", lambda row: str(row["algo"]), itemgetter("algo"))]
     if any(row["status"] != "completed" for row in rows):
-        found.append(Column("status", lambda row: str(row["status"])))
-    found += [Column("runs", lambda row: str(row["runs"])), metric("final"), metric("best")]
+        found.append(Column("status", lambda row: str(row["status"]), itemgetter("status")))
+    found += [Column("runs", lambda row: str(row["runs"]), itemgetter("runs")), metric("final"), metric("best")]
     if comparison.target is not None:
         sign = ">=" if comparison.known.rises else "<="
-        many = Column(f"reach {sign} {comparison.target:g}", lambda row: "{runs} of {of}".format(**row["reached"]))
+        head = f"reach {sign} {comparison.target:g}"
+        many = Column(head, lambda row: "{runs} of {of}".format(**row["reached"]), lambda row: row["reached"]["runs"])
         found += [many, *(until(*one) for one in UNTIL if any(row["reached"][one[0]] is not None for row in rows))]
     return found + [total(*one) for one in OVERALL if any(row[one[0]] is not None for row in rows)]
 

@@ -1,6 +1,7 @@
-"""A comparison as one HTML page that needs nothing else: curves to hover, axes and runs to choose, a table to sort.
+"""One HTML page of a comparison that needs no network: curves to look into, the table to sort, notes, and the command.
 
-The curves are drawn by plotly's own script, which is in the page (extra `report`); without it the page holds figures as SVG.
+Curves are drawn by plotly's own script, which is put into the page (4.8 MB) where the Python package plotly is installed, the
+extra `report`. Without it the page shows the figures as SVG. The page itself forbids that anything is fetched.
 """
 
 from __future__ import annotations
@@ -9,174 +10,196 @@ import html
 import importlib
 import importlib.util
 import json
-from collections.abc import Mapping
+import math
+import time
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from coopsgd.compare import formats
-from coopsgd.compare.comparison import ALONG, AXES, Comparison
-from coopsgd.run import colours
+import coopsgd
+from coopsgd.compare import drawing, figures, formats
+from coopsgd.compare.comparison import ALONG, AXES, Comparison, Curve
+from coopsgd.run import styles
 
-DASHES = {"-": "solid", "--": "dash", ":": "dot"}  # matplotlib's and plotly's
-
-
-def page(comparison: Comparison, pictures: Mapping[str, bytes], command: str, script: str | None) -> str:
-    """The page. pictures: figures as SVG, by name, for a page without script; script: plotly's, None without."""
-    parts, rows = formats.columns(comparison), comparison.rows()
-    head = "".join(f"<th>{_text(part.head)}</th>" for part in parts)
-    body = "".join("<tr>" + "".join(_cell(part.cell(row)) for part in parts) + "</tr>" for row in rows)
-    notes = "".join(f"<li>{_text(note)}</li>" for note in comparison.notes)
-    title = f"{comparison.metric} of {sum(len(group.entries) for group in comparison.groups)} runs"
-    if script is None:
-        shown = "".join(f"<figure>{_svg(picture)}</figure>" for picture in pictures.values())
-        drawn = f"<p>{_text(WITHOUT)}</p><div class='figures'>{shown}</div>"
-        scripts = ""
-    else:
-        drawn = CONTROLS
-        scripts = f"<script>{script}</script><script>const DATA = {_json(_data(comparison))};{CURVES}</script>"
-    return PAGE.format(
-        title=_text(title),
-        command=_text(command),
-        drawn=drawn,
-        head=head,
-        body=body,
-        notes=f"<h2>Notes</h2><ul>{notes}</ul>" if notes else "",
-        style=STYLE,
-        scripts=f"<script>{TABLE}</script>{scripts}",
-    )
+POINTS = 200  # of a curve, at most
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 
 
 def plotly_script() -> str | None:
-    """The script that plotly brings; None where it is not installed."""
+    """plotly's, None where it is not installed."""
     if importlib.util.find_spec("plotly") is None:
         return None
     offline: Any = importlib.import_module("plotly.offline")
     return str(offline.get_plotlyjs())
 
 
-def _data(comparison: Comparison) -> dict[str, Any]:
-    """Curves of every axis and metric that there are, for CURVES."""
-    groups = [group for group in comparison.groups if group.counted]
-    styles = colours.each([group.algo for group in groups])
-    found: dict[str, dict[str, list[Any]]] = {}
-    for metric in dict.fromkeys((comparison.metric, *ALONG)):
-        for axis in AXES:
-            curves = [comparison.curve(group, axis, metric) for group in groups]
-            if any(len(curve.x) > 1 and np.ptp(curve.x) > 0 for curve in curves):
-                found.setdefault(metric, {})[axis] = [
-                    {name: _short(values) for name, values in curve._asdict().items()} for curve in curves
-                ]
-    return {
-        "curves": found,
-        "groups": [
-            {"label": group.label, "colour": style.colour, "dash": DASHES[style.dash]}
-            for group, style in zip(groups, styles, strict=True)
-        ],
+def page(comparison: Comparison, command: str, pictures: Mapping[str, tuple[str, str]], plotly: str | None = None) -> str:
+    """The page. pictures: name -> what it shows, and its SVG; plotly: its script, without which these are shown."""
+    here = Path(__file__)
+    css, code = (here.with_name(f"page.{ending}").read_text() for ending in ("css", "js"))
+    facts = _facts(comparison, curves=plotly is not None)
+    runs = sum(len(group.entries) for group in comparison.groups)
+    title = f"{comparison.metric} of {runs} runs" + (
+        f", {len(comparison.groups)} groups" if len(comparison.groups) < runs else ""
+    )
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{html.escape(title)}</title><style>{css}</style></head><body>",
+        f"<h1>{html.escape(title)}</h1>",
+        f'<p class="about">coopsgd {coopsgd.__version__}, {time.strftime("%Y-%m-%d")}</p>',
+        f"<pre><code>{html.escape(command)}</code></pre>",
+    ]
+    if plotly is not None:
+        parts += [_controls(comparison, facts), '<div id="plot"></div>']
+    parts += ["<h2>Table</h2>", _table(comparison, picks=plotly is not None)]
+    notes = [*_words(comparison), *comparison.notes]
+    if plotly is None:
+        notes.append("for curves to look into: pip install 'coopsgd[report]', and make this page again")
+    parts += ['<ul class="notes">', *(f"<li>{html.escape(note)}</li>" for note in notes), "</ul>"]
+    if plotly is None:
+        parts += ['<h2>Figures</h2><div class="figures">', *(_figure(*one) for one in pictures.values()), "</div>"]
+    else:
+        parts.append(f"<script>{plotly}</script>")
+    told = json.dumps(facts, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    parts += [f'<script id="data" type="application/json">{told}</script>', f"<script>{code}</script>", "</body></html>\n"]
+    return "\n".join(parts)
+
+
+def _words(comparison: Comparison) -> list[str]:
+    found = []
+    if any(len(group.counted) > 1 for group in comparison.groups):
+        found.append(f"{formats.PLUS_MINUS} and bands: 95 % interval of the mean over seeds")
+    if comparison.target is not None:
+        sign = ">=" if comparison.known.rises else "<="
+        found.append(f"the target, {comparison.metric} {sign} {comparison.target:g}, is reached where it is kept to the end")
+    return found
+
+
+def _facts(comparison: Comparison, curves: bool) -> dict[str, Any]:
+    """What the page's script reads: values to sort by and, with `curves`, what is drawn of each group."""
+    rows, columns = comparison.rows(), formats.columns(comparison)
+    found: dict[str, Any] = {
         "metric": comparison.metric,
-        "axis": comparison.axis,
-        "axes": {axis: name for axis, (_, name) in AXES.items()},
         "target": comparison.target,
+        "values": [[_sorted_by(column.value(row)) for column in columns] for row in rows],
+        "groups": [{} for _ in rows],
+        "metrics": [],
+        "logarithmic": {},
     }
+    if not curves:
+        return found
+    looks, names = drawing.styles_of(comparison.groups), drawing.short(comparison.groups)
+    units = {axis: _unit(comparison, axis) for axis in AXES}
+    found["axes"] = {axis: words for axis, (words, _) in units.items()}
+    for metric in dict.fromkeys((comparison.metric, *ALONG)):
+        of = replace(comparison, metric=metric)
+        each = {group: {axis: figures.curve_of(of, group, axis) for axis in AXES} for group in comparison.groups}
+        if not any(len(curve.x) for some in each.values() for curve in some.values()):
+            continue
+        found["metrics"].append(metric)
+        ends = [y for some in each.values() for y in some["steps"].mean]
+        positive = [y for y in ends if y > figures.FLOOR * max(ends)] if metric == "consensus" else ends
+        found["logarithmic"][metric] = of.known.unit != "share" and drawing.spans(positive)
+        for number, group in enumerate(comparison.groups):
+            about = found["groups"][number]
+            about |= {"name": names[group], "colour": looks[group].colour, "dash": styles.WEB_DASHES[looks[group].dash]}
+            about["symbol"] = styles.WEB_MARKERS[looks[group].marker]
+            of_metric = {axis: _points(curve, units[axis][1]) for axis, curve in each[group].items()}
+            about.setdefault("curves", {})[metric] = of_metric
+            lost = {axis: list(figures.diverged(of, group, axis)) for axis in AXES}
+            about.setdefault("diverged", {})[metric] = {
+                axis: [[_short(x / units[axis][1]), _short(y)] for x, y in some] for axis, some in lost.items() if some
+            }
+    return found
 
 
-def _short(values: np.ndarray) -> list[float | None]:
-    return [float(f"{value:.7g}") if np.isfinite(value) else None for value in values]
+def _unit(comparison: Comparison, axis: str) -> tuple[str, float]:
+    column = AXES[axis][0]
+    ends = [end for group in comparison.groups for entry in group.counted if math.isfinite(end := entry.last(column))]
+    return drawing.unit_of(axis, max(ends, default=0.0))
 
 
-def _json(data: Any) -> str:
-    """For a script in a page: nothing in it ends the script."""
-    return json.dumps(data).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+def _sorted_by(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or (isinstance(value, int | float) and not isinstance(value, bool)) else str(value)
 
 
-def _text(text: str) -> str:
-    return html.escape(text, quote=True)
+def _short(value: float) -> float | None:
+    """To six digits: what a screen shows."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _cell(text: str) -> str:
-    return f"<td>{_text(text)}</td>"
+def _points(curve: Curve, unit: float) -> dict[str, list[float | None]] | None:
+    """A curve as lists, of a long one some points, the last among them; None without any."""
+    if not len(curve.x):
+        return None
+    some = np.unique(np.linspace(0, len(curve.x) - 1, min(POINTS, len(curve.x))).round().astype(int))
+    found: dict[str, list[float | None]] = {"x": [_short(x / unit) for x in curve.x[some]]}
+    for name in ("mean", "low", "high"):
+        found[name] = [_short(y) for y in getattr(curve, name)[some]]
+    return found | {"n": [int(n) for n in curve.n[some]]}
 
 
-def _svg(picture: bytes) -> str:
-    """The picture without what stands before it in a file."""
-    text = picture.decode()
-    return text[text.index("<svg") :]
+# parts of the page
 
 
-WITHOUT = "Curves to hover and choose need plotly: pip install 'coopsgd[report]', then make this page again."
-CONTROLS = """<p class="controls"><label>metric <select id="metric"></select></label>
-<label>over <select id="axis"></select></label>
-<label><input type="checkbox" id="logx"> log x</label> <label><input type="checkbox" id="logy"> log y</label>
-<span>a click on a name hides its runs, a double click all others</span></p><div id="curves"></div>"""
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }
-code { background: var(--line); padding: .1em .4em; border-radius: .3em; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { text-align: left; padding: .3em 1em .3em 0; border-bottom: 1px solid var(--line); }
-th { cursor: pointer; }
-th[aria-sort=ascending]::after { content: " \\25B2"; } th[aria-sort=descending]::after { content: " \\25BC"; }
-.controls { display: flex; gap: 1.5em; flex-wrap: wrap; } #curves { height: 32em; background: #fff; }
-.figures { display: flex; flex-wrap: wrap; gap: 1em; } figure { margin: 0; background: #fff; }
-"""
-# cells are sorted by the number that they begin with, in bytes and seconds, else as text
-TABLE = """
-const UNITS = {B: 1, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12, PB: 1e15, s: 1};
-function value(text) {
-  const found = text.match(/^(-?[\\d.]+(?:e[+-]?\\d+)?)(?: ([kMGTP]?B|s)\\b)?/);
-  return found ? parseFloat(found[1]) * (UNITS[found[2]] || 1) : NaN;
-}
-document.querySelectorAll("th").forEach((head, column) => head.addEventListener("click", () => {
-  const up = head.getAttribute("aria-sort") !== "ascending", body = document.querySelector("tbody");
-  document.querySelectorAll("th").forEach(other => other.removeAttribute("aria-sort"));
-  head.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const key = row => row.children[column].textContent;
-  [...body.rows].sort((a, b) => {
-    const x = value(key(a)), y = value(key(b));
-    if (isNaN(x) !== isNaN(y)) return isNaN(x) ? 1 : -1;
-    return (up ? 1 : -1) * (isNaN(x) ? key(a).localeCompare(key(b)) : x - y);
-  }).forEach(row => body.append(row));
-}));
-"""
-CURVES = """
-const by = id => document.getElementById(id);
-function fill(select, names, chosen) {
-  select.replaceChildren(...names.map(([value, text]) => new Option(text, value, false, value === chosen)));
-}
-function draw() {
-  const metric = by("metric").value, over = DATA.curves[metric];
-  const axis = over[by("axis").value] ? by("axis").value : Object.keys(over)[0];
-  fill(by("axis"), Object.keys(over).map(name => [name, DATA.axes[name]]), axis);
-  const traces = [];
-  over[axis].forEach((curve, i) => {
-    const group = DATA.groups[i], edge = [...curve.x, ...[...curve.x].reverse()];
-    if (!curve.x.length) return;
-    traces.push({x: edge, y: [...curve.high, ...[...curve.low].reverse()], fill: "toself", fillcolor: group.colour + "26",
-      line: {width: 0}, hoverinfo: "skip", showlegend: false, legendgroup: group.label, mode: "lines"});
-    traces.push({x: curve.x, y: curve.mean, name: group.label, legendgroup: group.label, mode: "lines",
-      line: {color: group.colour, dash: group.dash, width: 2}, customdata: curve.n,
-      hovertemplate: "%{y:.4g} at %{x:.4s} (n = %{customdata})"});
-  });
-  const shapes = DATA.target === null || metric !== DATA.metric ? [] :
-    [{type: "line", xref: "paper", x0: 0, x1: 1, y0: DATA.target, y1: DATA.target, line: {dash: "dot", width: 1}}];
-  const kind = id => by(id).checked ? "log" : "linear";
-  Plotly.react("curves", traces, {margin: {t: 40}, hovermode: "closest", shapes, legend: {title: {text: ""}},
-    xaxis: {title: {text: DATA.axes[axis]}, type: kind("logx"), exponentformat: "SI"},
-    yaxis: {title: {text: metric}, type: kind("logy")}}, {responsive: true, displaylogo: false});
-}
-fill(by("metric"), Object.keys(DATA.curves).map(name => [name, name]), DATA.metric);
-fill(by("axis"), Object.keys(DATA.axes).map(name => [name, DATA.axes[name]]), DATA.axis);
-["metric", "axis", "logx", "logy"].forEach(id => by(id).addEventListener("change", draw));
-draw();
-"""
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<link rel="icon" href="data:,"><style>{style}</style></head><body>
-<h1>{title}</h1><p><code>{command}</code></p>
-{drawn}
-<h2>Table</h2><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
-<p>±: half of the 95 % interval of the mean over seeds. A click on a heading sorts.</p>
-{notes}
-{scripts}
-</body></html>
-"""
+def _controls(comparison: Comparison, facts: Mapping[str, Any]) -> str:
+    there = [
+        axis for axis in AXES if any(curve[axis] for group in facts["groups"] for curve in group.get("curves", {}).values())
+    ]
+    axes = [(axis, facts["axes"][axis]) for axis in there]
+    metrics = [(metric, metric) for metric in facts["metrics"]]
+    return "\n".join(
+        (
+            '<div class="controls">',
+            f"<label>axis {_select('axis', axes, comparison.axis)}</label>",
+            f"<label>metric {_select('metric', metrics, comparison.metric)}</label>",
+            '<label><input type="checkbox" id="scale_x"> logarithmic axis</label>',
+            '<label><input type="checkbox" id="scale"> logarithmic metric</label>',
+            '<label><input type="checkbox" id="bands"> 95 % bands</label>',
+            "</div>",
+        )
+    )
+
+
+def _select(name: str, options: Sequence[tuple[str, str]], chosen: str) -> str:
+    each = "".join(
+        f'<option value="{html.escape(value)}"{" selected" if value == chosen else ""}>{html.escape(words)}</option>'
+        for value, words in options
+    )
+    return f'<select id="{name}">{each}</select>'
+
+
+def _table(comparison: Comparison, picks: bool) -> str:
+    columns, rows = formats.columns(comparison), comparison.rows()
+    looks = drawing.styles_of(comparison.groups)
+    text = [any(isinstance(_sorted_by(column.value(row)), str) for row in rows) for column in columns]
+    kinds = [' class="text"' if one else "" for one in text]
+    head = '<th class="pick"><input type="checkbox" id="all" aria-label="all" checked></th>' if picks else ""
+    head += "".join(
+        f'<th class="sorts{" text" if one else ""}" scope="col"><button type="button">{html.escape(column.head)}</button></th>'
+        for column, one in zip(columns, text, strict=True)
+    )
+    lines = []
+    for number, (group, row) in enumerate(zip(comparison.groups, rows, strict=True)):
+        cells = [html.escape(column.cell(row)) for column in columns]
+        cells[0] = f'<span class="swatch" style="color:{looks[group].colour}"></span> {cells[0]}'
+        pick = f'<td class="pick"><input type="checkbox" aria-label="{html.escape(group.label)}" checked></td>' if picks else ""
+        body = "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True))
+        lines.append(f'<tr data-group="{number}">{pick}{body}</tr>')
+    rest = "\n".join(lines)
+    return f'<div class="frame"><table id="table"><thead><tr>{head}</tr></thead><tbody>{rest}</tbody></table></div>'
+
+
+def _figure(about: str, svg: str) -> str:
+    image = b64encode(svg.encode()).decode()
+    words = html.escape(about)
+    return f'<figure><img alt="{words}" src="data:image/svg+xml;base64,{image}"><figcaption>{words}</figcaption></figure>'

@@ -1,26 +1,24 @@
-"""Figures and the page of `coopsgd compare`: what is in them, and that the page works in a browser that has no network."""
+"""Figures of `coopsgd compare`: what they show, how they look in print, and which files `-o` leaves."""
 
 from __future__ import annotations
 
-import html
-import json
 import re
-import shutil
-import subprocess
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pytest
-from conftest import CI, HANG
 from test_compare import compared, make
 
-from coopsgd.compare import figures, page
-from coopsgd.run import colours
+from coopsgd.commands.comparing import leave
+from coopsgd.compare import drawing, figures
+from coopsgd.compare.comparison import Comparison
+from coopsgd.errors import ConfigError
+from coopsgd.run import styles
 from coopsgd.setup import catalogue
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 ALGOS = ("pasgd", "easgd", "dpsgd")
 
 
@@ -32,142 +30,164 @@ def sweep(folder: Path, taus: tuple[int, ...] = (2, 16), algos: tuple[str, ...] 
     return folder
 
 
-def test_every_axis_has_its_figure_in_every_form(tmp_path):
-    found = figures.files_of(compared(sweep(tmp_path), target=0.6))
-    names = {name.rpartition(".")[0] for name in found}
-    assert names == {f"eval-loss-by-{axis}" for axis in ("steps", "samples", "bytes", "seconds", "rounds")} | {
-        "pareto",
-        "seconds",
+def figure(comparison: Comparison, name: str) -> Any:
+    """The figure of that name."""
+    with styles.applied():
+        return next(one for one in figures.drawings(comparison) if one.name == name).draw()
+
+
+def texts(figure: Any) -> list[str]:
+    """Of its legend."""
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_every_file_has_its_name_and_text_stays_text(tmp_path, monkeypatch):
+    for seed, tau in product((0, 1), (2, 16)):
+        make(tmp_path / "s" / f"{tau}{seed}", (2.0, 1.5, 1.0 + seed), tau=tau, seed=seed)
+    comparison = compared(tmp_path / "s", target=1.8)
+    every = list(figures.drawings(comparison))
+    axes = {f"by_{axis}" for axis in ("steps", "samples", "bytes", "seconds", "rounds")}
+    assert {one.name for one in every} == {*axes, "pareto", "final", "time"}
+    names = ("by_bytes", "pareto")  # of all, the others are written by the same lines
+    monkeypatch.setattr(figures, "drawings", lambda _: [one for one in every if one.name in names])
+    paths = leave(comparison, tmp_path / "out")
+    assert {path.name for path in paths} == {path.name for path in (tmp_path / "out").iterdir()}
+    assert {path.name for path in paths} - {f"{n}.{end}" for n in names for end in ("png", "svg", "pdf")} == {
+        *(f"table.{end}" for end in ("md", "csv", "json", "tex")),
+        "report.html",
     }
-    for name, content in found.items():
-        start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[name.rpartition(".")[2]]
-        assert content.startswith(start), name
-    text = found["eval-loss-by-bytes.svg"].decode()
-    for said in ("pasgd tau=16", "test loss", "sent", "kB"):
-        assert f">{said}" in text or said in re.sub("<[^>]+>", " ", text), said  # text stays text
-    assert b"/Type /Font" in found["pareto.pdf"] and b"/Subtype /Type3" not in found["pareto.pdf"]
+    for path in paths:
+        start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}.get(path.suffix, b"")
+        assert path.read_bytes().startswith(start), path
+    text = (tmp_path / "out" / "by_bytes.svg").read_text()
+    for said in ("pasgd tau=16", "test loss", "kB sent", "target 1.8"):
+        assert f">{said}</text>" in text, said
+    assert "@font-face" in text and "http://" not in re.sub(
+        r'(xmlns|rdf|dc|cc)[^=]*="[^"]*"|<!DOCTYPE[^>]*>|<metadata.*?</metadata>', "", text, flags=re.S
+    )
+    pdf = (tmp_path / "out" / "pareto.pdf").read_bytes()
+    assert b"/FontFile2" in pdf and b"/Subtype /Type3" not in pdf
+
+
+def test_without_a_folder_nothing_is_written_and_a_bad_one_is_refused(tmp_path):
+    make(tmp_path / "s" / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"-o .*file/out: cannot be written"):
+        leave(compared(tmp_path / "s"), tmp_path / "file" / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "s"]
 
 
 def test_lines_are_the_curves_and_a_band_is_their_interval(tmp_path):
     comparison = compared(sweep(tmp_path), target=0.6)
-    with mpl.rc_context(figures.LOOK):
-        (axes,) = figures.all_of(comparison)["eval-loss-by-steps"]().axes
+    drawn = figure(comparison, "by_steps")
+    (axes,) = drawn.axes
+    looks = drawing.styles_of(comparison.groups)
     lines = {line.get_color(): line for line in axes.lines}
-    styles = colours.each([group.algo for group in comparison.groups])
-    for group, style in zip(comparison.groups, styles, strict=True):
+    for group in comparison.groups:
         x, mean, low, high, _ = comparison.curve(group)
-        np.testing.assert_array_equal(lines[style.colour].get_xydata(), np.c_[x, mean])
+        np.testing.assert_array_equal(lines[looks[group].colour].get_xydata(), np.c_[x, mean])
     band = axes.collections[-1].get_paths()[0].vertices
     assert {round(float(y), 9) for y in band[:, 1]} >= {round(float(y), 9) for y in (*low, *high)}
-    assert any(line.get_ydata()[0] == 0.6 and line.get_xdata() == [0, 1] for line in axes.lines)  # the target
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [group.label for group in comparison.groups]
+    assert any(list(line.get_ydata()) == [0.6, 0.6] for line in axes.lines)
+    assert texts(drawn) == [*(group.label for group in comparison.groups), "target 0.6"]
 
 
-def test_what_diverged_is_marked_where_it_did(tmp_path):
+def test_no_label_covers_another_nor_leaves_the_figure(tmp_path):
+    comparison = compared(sweep(tmp_path), target=0.6)
+    for name in ("by_bytes", "final", "time"):
+        with styles.applied():
+            drawn = figure(comparison, name)
+            drawing.drawn(drawn, "png")
+            whole = drawn.bbox
+            assert drawn.get_size_inches()[0] == 3.4
+            (axes,) = drawn.axes
+            labels = [axes.xaxis.label, axes.yaxis.label]
+            for axis in (axes.xaxis, axes.yaxis):
+                low, high = sorted(axis.get_view_interval())
+                labels += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            labels += [text for legend in drawn.legends for text in legend.get_texts()]
+            boxes = [label.get_window_extent() for label in labels if label.get_text() and label.get_visible()]
+        boxes = [box for box in boxes if box.width]
+        for i, box in enumerate(boxes):
+            assert whole.x0 - 1 <= box.x0 and box.x1 <= whole.x1 + 1 and whole.y0 - 1 <= box.y0, (name, box)
+            for other in boxes[:i]:
+                across = min(box.x1, other.x1) - max(box.x0, other.x0)
+                along = min(box.y1, other.y1) - max(box.y0, other.y0)
+                assert across <= 2 or along <= 2, (name, box, other)
+
+
+def test_what_diverged_is_marked_and_spoils_no_mean(tmp_path):
     make(tmp_path / "a", (2.0, 1.0, 0.5), seed=0)
     make(tmp_path / "b", (2.0, 9.0), seed=1, status="diverged")
-    (axes,) = figures.all_of(compared(tmp_path))["eval-loss-by-steps"]().axes
+    drawn = figure(compared(tmp_path), "by_steps")
+    (axes,) = drawn.axes
     (cross,) = (line for line in axes.lines if line.get_marker() == "x")
-    assert cross.get_xydata().tolist() == [[1, 9]]
+    _, high = axes.get_ylim()
+    assert cross.get_xydata().tolist() == [[1, high]] and high < 9  # at the edge
+    assert axes.lines[0].get_ydata().tolist() == [2.0, 1.0, 0.5]
+    assert texts(drawn)[-1] == "a run diverges" and "(1 diverged)" in texts(drawn)[0]
+
+
+def test_all_that_diverged_is_drawn_and_named_where_it_has_no_value(tmp_path):
+    make(tmp_path / "a", (2.0, 1.0, 0.5), tau=1)
+    make(tmp_path / "b", (2.0, 9.0), tau=4, status="diverged")
+    comparison = compared(tmp_path)
+    assert "no value at the end: pasgd tau=4 (diverged)" in figure(comparison, "final").axes[0].get_xlabel().replace("\n", " ")
+    assert "pasgd tau=4 (diverged)" in texts(figure(comparison, "by_steps"))
 
 
 def test_sixty_groups_stay_legible(tmp_path):
     comparison = compared(sweep(tmp_path, taus=tuple(range(1, 21))))
     assert len(comparison.groups) == 60
-    (axes,) = figures.all_of(comparison)["eval-loss-by-steps"]().axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == sorted(ALGOS)
+    drawn = figure(comparison, "by_steps")
+    assert texts(drawn) == [f"{algo} (20)" for algo in sorted(ALGOS)]
+    assert "dark to light: by tau" in drawn.axes[0].get_xlabel() and not drawn.axes[0].collections
+
+
+def test_a_scale_is_logarithmic_where_values_span_a_decade(tmp_path):
+    for tau, last in ((1, 0.1), (100, 0.2)):
+        make(tmp_path / f"{tau}", (2.0, 1.0, last), tau=tau)
+    comparison = compared(tmp_path)
+    (axes,) = figure(comparison, "by_bytes").axes
+    assert axes.get_xscale() == axes.get_yscale() == "log"  # 2 kB and 200 kB, 2 and 0.1
+    (axes,) = figure(comparison, "by_steps").axes
+    assert axes.get_xscale() == "linear"
+    (axes,) = figure(replace(comparison, metric="eval/accuracy"), "by_steps").axes
+    assert axes.get_yscale() == "linear"
+
+
+def test_a_metric_against_a_key_has_a_point_a_value(tmp_path):
+    comparison = compared(sweep(tmp_path, taus=(1, 4, 16)))
+    drawn = figure(comparison, "against_tau")
+    assert texts(drawn) == sorted(ALGOS) and figures.numeric(comparison) == ["tau"]
+    line = drawn.axes[0].lines[0]
+    ends = [comparison.row(group)["final"]["mean"] for group in comparison.groups if group.algo == "dpsgd"]
+    assert line.get_xdata().tolist() == [1, 4, 16]
+    np.testing.assert_allclose(line.get_ydata().astype(float), ends)
 
 
 def test_the_front_is_what_no_other_beats_in_both():
     rng = np.random.default_rng(0)
     for rises in (False, True):
-        points = [(float(x), float(y)) for x, y in rng.integers(0, 12, (30, 2))]
+        sent, values = rng.integers(0, 12, (2, 30)).tolist()
+        points = list(zip(sent, values, strict=True))
         better = (lambda a, b: a >= b) if rises else (lambda a, b: a <= b)
         beaten = [p for p in points if any(q != p and q[0] <= p[0] and better(q[1], p[1]) for q in points)]
-        assert figures.pareto(points, rises) == sorted(set(points) - set(beaten))
+        assert [points[i] for i in figures.front(sent, values, rises)] == sorted(set(points) - set(beaten))
 
 
-def test_an_algorithm_has_one_colour_whatever_else_is_there():
+def test_an_algorithm_has_one_look_whatever_else_is_there(tmp_path):
     known = [choice.name for choice in catalogue.choices("algo")]
-    assert sorted(known) == sorted(name for row in colours.KNOWN for name in row)
-    styles = [colours.of(name) for name in known]
-    assert len({(style.colour, style.dash) for style in styles}) == len(known)
-    assert colours.each(["pasgd"])[0].colour == colours.each(["easgd", "pasgd", "mine"])[1].colour == colours.of("pasgd").colour
-    several = colours.each(["pasgd", "easgd", "pasgd", "pasgd"])
-    assert len({style.colour for style in several}) == 4 and len({several[i].marker for i in (0, 2, 3)}) == 3
-    assert colours.of("my_lab:Gossip") == colours.of("my_lab:Gossip")
-    assert colours.paler("#000000", 1.0) == "#FFFFFF" and colours.paler("#0072B2", 0.0) == "#0072B2"
-
-
-# the page
-
-CLICKS = """
-<script>
-const told = {errors: [], heads: [...document.querySelectorAll("th")].map(head => head.textContent)};
-window.onerror = message => told.errors.push(message);
-const column = told.heads.indexOf("sent"), rows = () => [...document.querySelectorAll("tbody tr")];
-const tell = () => rows().map(row => row.children[column].textContent);
-document.querySelectorAll("th")[column].click();
-told.up = tell();
-document.querySelectorAll("th")[column].click();
-told.down = tell();
-const choice = document.getElementById("axis");
-if (choice) {
-  choice.value = "bytes";
-  choice.dispatchEvent(new Event("change"));
-  told.label = PLOTTED[1].xaxis.title.text;
-  told.traces = PLOTTED[0].filter(trace => trace.name).map(trace => [trace.name, trace.x, trace.y]);
-}
-document.body.dataset.told = JSON.stringify(told);
-</script>
-"""
-PLOTLY = "const PLOTTED = []; const Plotly = {react: (id, traces, layout) => { PLOTTED[0] = traces; PLOTTED[1] = layout; }};"
-
-
-def looked_at(text: str, folder: Path) -> dict:
-    """What CLICKS found in the page, in a Chromium without network."""
-    if CHROMIUM is None:
-        assert not CI, "chromium is missing, though .ci/run should have installed it"
-        pytest.skip("apt-get install chromium")
-    (folder / "page.html").write_text(text.replace("</body>", CLICKS + "</body>"))
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={folder}/profile"]
-    offline = ["--proxy-server=127.0.0.1:9", "--virtual-time-budget=5000", "--dump-dom"]
-    command = [CHROMIUM, *quiet, *offline, (folder / "page.html").as_uri()]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=HANG, env={"HOME": str(folder), "PATH": "/usr/bin:/bin"}
-    )
-    found = re.search(r'data-told="([^"]*)"', done.stdout)
-    assert found, done.stderr[-2000:]
-    return json.loads(html.unescape(found[1]))
-
-
-@pytest.mark.parametrize("script", [None, PLOTLY], ids=["without plotly", "with plotly"])
-def test_the_page_works_in_a_browser(tmp_path, script):
-    comparison = compared(sweep(tmp_path / "s"))
-    pictures = figures.files_of(comparison, ("svg",))
-    told = looked_at(page.page(comparison, pictures, "coopsgd compare s", script), tmp_path)
-    assert told["errors"] == []
-    assert told["up"] == ["8 kB"] * 3 + ["64 kB"] * 3 and told["down"] == ["64 kB"] * 3 + ["8 kB"] * 3
-    if script is not None:
-        assert told["label"] == "bytes sent"
-        for group, (name, x, y) in zip(comparison.groups, told["traces"], strict=True):
-            curve = comparison.curve(group, "bytes")
-            assert name == group.label and x == curve.x.tolist()
-            np.testing.assert_allclose(y, curve.mean, rtol=1e-6)
-
-
-def test_the_page_asks_for_nothing_and_its_data_cannot_end_its_script(tmp_path):
-    make(tmp_path / "a", task={"name": "mine:</script><img src=x>", "loss": "x"})
-    make(tmp_path / "b", task={"name": "mine:B", "loss": "x"})
-    comparison = compared(tmp_path)
-    for script in (None, PLOTLY):
-        text = page.page(comparison, figures.files_of(comparison, ("svg",)), "coopsgd compare '<a>'", script)
-        outside = re.findall(r"""(?:src|href)=["'](?!data:|#)([^"']*)""", text)
-        assert not outside and "<img src=x>" not in text and "@import" not in text
-        assert text.count("</script>") == (1 if script is None else 3)
-        assert "coopsgd compare &#x27;&lt;a&gt;&#x27;" in text
-
-
-def test_plotlys_own_script_is_taken_where_it_is_installed():
-    offline = pytest.importorskip("plotly.offline", reason="pip install 'coopsgd[report]'")
-    assert page.plotly_script() == offline.get_plotlyjs()
+    assert sorted(known) == sorted(styles.LOOKS)
+    assert len(set(styles.LOOKS.values())) == len({look.marker for look in styles.LOOKS.values()}) == len(known)
+    assert {look.marker for look in styles.LOOKS.values()} | set(styles.OTHERS[1]) <= set(styles.WEB_MARKERS)
+    assert styles.look("my_lab:Gossip") == styles.look("my_lab:Gossip")
+    assert styles.look("my_lab:Gossip").colour not in {look.colour for look in styles.LOOKS.values()}
+    assert styles.shade("#000000", 0, 3) == "#000000" and styles.shade("#0072B2", 1, 2) > "#0072B2"
+    comparison = compared(sweep(tmp_path))
+    whole = drawing.styles_of(comparison.groups)
+    assert len(set(whole.values())) == len(whole)
+    for algo in ALGOS:
+        some = [group for group in comparison.groups if group.algo == algo]
+        assert drawing.styles_of(some) == {group: whole[group] for group in some}
+        assert whole[some[0]].colour == styles.LOOKS[algo].colour
