@@ -30,6 +30,7 @@ FLAGS = (
     "--headless=new",
     "--no-sandbox",  # tests run as root in a container
     "--disable-gpu",
+    "--disable-3d-apis",  # what would be drawn by WebGL is drawn as SVG
     "--disable-dev-shm-usage",
     "--disable-extensions",
     "--disable-background-networking",

@@ -45,6 +45,7 @@ class Outcome:
     answer_lags: bool = False  # is the answer without the local steps since the latest communication?
     ended_by: str | None = None  # what ended it before its steps were done, as stop.bytes
     best: dict[str, Any] | None = None  # known to rank 0: see Evaluator.best
+    accuracies: np.ndarray | None = None  # (m,) of single workers at the last evaluation
 
 
 def train(
@@ -85,6 +86,7 @@ def train(
         lags,
         ended_by,
         evaluator.best,
+        evaluator.accuracies,
     )
 
 
@@ -119,6 +121,7 @@ class Evaluator(Observer):
         # save=best, on rank 0: metric, step, value, answer (1, d) and answer_stats of the best that was evaluated so far
         self.best: dict[str, Any] | None = None
         self._best_by = parts.config.objective if parts.config.save == "best" else None
+        self.accuracies: np.ndarray | None = None  # (m,) of single workers, as they were evaluated last
         self._looked_at: tuple[Tensor, Tensor | None] | None = None  # what was evaluated for the line that is being made
 
     def saved(self) -> dict[str, Any]:
@@ -354,6 +357,7 @@ class Evaluator(Observer):
         everyone = torch.zeros(fleet.m, columns.shape[1], dtype=torch.float64)
         everyone[workers.start : workers.stop] = columns
         accuracies, *local = fleet.total(everyone).T.numpy()
+        self.accuracies = accuracies
         found |= {"eval/accuracy_worst": float(accuracies.min()), "eval/accuracy_best": float(accuracies.max())}
         if local:
             found |= over_workers("eval/local_accuracy", local[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shlex
@@ -35,6 +36,7 @@ UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE),
 )
+WORDS = "# words: "  # begins the second line of a config.yaml: the words of one run that others of its sweep have not, as JSON
 INLINE = 4096  # numbers of an array that config.yaml holds itself; a larger one is copied beside it
 
 
@@ -111,10 +113,12 @@ def folder_key(sweeping: bool) -> str:
     return "hydra.sweep.dir" if sweeping else "hydra.run.dir"
 
 
-def write_config(settings: Config, folder: Path, command: str, sweeping: bool = False, way_on: str = "") -> None:
+def write_config(
+    settings: Config, folder: Path, command: str, sweeping: bool = False, way_on: str = "", words: Sequence[str] = ()
+) -> None:
     """Make the folder and write config.yaml. ConfigError when it holds a run already or cannot be written.
 
-    way_on: what may be done with a run that is there.
+    way_on: what may be done with a run that is there; words: those that tell the run from others (WORDS).
     """
     target, key = folder / "config.yaml", folder_key(sweeping)
     try:
@@ -130,7 +134,8 @@ def write_config(settings: Config, folder: Path, command: str, sweeping: bool = 
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another {key}") from None
     try:
-        text = f"# {' '.join(command.split())}\n{dumps(_with_files(settings, folder))}{_for_hydra()}"
+        head = f"# {' '.join(command.split())}\n{WORDS}{json.dumps({'sweep': sweeping, 'words': list(words)})}\n"
+        text = f"{head}{dumps(_with_files(settings, folder))}{_for_hydra()}"
         source.write(settings, folder)
         new(target, text.encode())
     except BaseException as error:
@@ -146,9 +151,10 @@ def write_config(settings: Config, folder: Path, command: str, sweeping: bool = 
 def rewrite_config(folder: Path, changed: dict[str, Any]) -> None:
     """Give keys at the top of a frozen config.yaml other values."""
     file = folder / "config.yaml"
-    first = file.read_text().split("\n", 1)[0]
+    lines = file.read_text().split("\n", 2)
+    head = "\n".join(lines[: 2 if lines[1].startswith(WORDS) else 1])
     keys = {name: value for name, value in upgraded(file, yamls.keys(file)).items() if name not in rerun()}
-    text = f"{first}\n{OmegaConf.to_yaml(OmegaConf.create({**keys, **changed}))}{_for_hydra()}"
+    text = f"{head}\n{OmegaConf.to_yaml(OmegaConf.create({**keys, **changed}))}{_for_hydra()}"
     atomically(file, lambda into: into.write(text.encode()))
 
 
@@ -290,6 +296,16 @@ def torchrun(settings: Config, folder: Path, module: str, elastic: bool = False)
         f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nnodes 1:{nodes} --nproc-per-node {each} --rdzv-backend c10d "
         f"--rdzv-endpoint HOST:PORT --rdzv-id {shlex.quote(folder.resolve().name)} --max-restarts 9 {what}"
     )
+
+
+def words_of(folder: Path) -> tuple[bool, list[str]]:
+    """Is the run in `folder` one of a sweep, and the words that tell it from others; (False, []) where that is not known."""
+    with contextlib.suppress(OSError, ValueError, IndexError, TypeError, KeyError):
+        line = (folder / "config.yaml").read_text().split("\n", 2)[1]
+        if line.startswith(WORDS):
+            found = json.loads(line.removeprefix(WORDS))
+            return bool(found["sweep"]), [str(word) for word in found["words"]]
+    return False, []
 
 
 def checkpoint_place(folder: Path, step: int) -> Path:

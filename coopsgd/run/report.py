@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+from coopsgd.blame import described
 from coopsgd.host import stdio
-from coopsgd.run import pictures
+from coopsgd.run import cockpit
 from coopsgd.run.checkpoints import Checkpoint
 from coopsgd.run.console import Live
 from coopsgd.run.metrics import Files
@@ -47,8 +48,12 @@ class Report:
             self._resumed.append(
                 {"from": found.step, "again": max(0, last - found.step), **({"changed": changed} if changed else {})}
             )
-        self._files = Files(folder, self.note, saved.get("files"), 0 if found is None else found.step)
+        self._files = Files(folder, self.note, saved.get("files"))
         self._parts = parts
+        events = self._files.events
+        events.row(cockpit.row(folder, parts.config))
+        for tag, about, text in cockpit.texts(folder, parts):
+            events.text(tag, about, text)
         if found is not None:
             again = self._resumed[-1]["again"]
             self.note(f"goes on from step {found.step}" + (f"; at least {again} steps are computed again" if again else ""))
@@ -78,11 +83,18 @@ class Report:
         """Something the user should know."""
         self._live.note(text)
 
-    def draw(self) -> None:
-        """Who held what, for TensorBoard: at the end, for no step shall wait for it."""
-        counts = self._parts.task.class_counts(self._parts.config)
-        if counts is not None:
-            self._files.image("data/partition", *pictures.picture(counts))
+    def draw(self, accuracies: Any) -> None:
+        """W, and who held what and came how far, for TensorBoard: at the end, for no step shall wait for it."""
+        try:
+            for tag, about, picture in cockpit.images(self._parts, accuracies):
+                self._files.events.image(tag, about, *picture)
+        except Exception as error:  # no run is lost for want of a picture
+            self.note(f"not all pictures for TensorBoard could be drawn ({described(error)})")
+
+    def end(self, status: str) -> None:
+        """How the run ended, for TensorBoard."""
+        self._files.events.end(status)
+        self._files.flush()
 
     def flush(self) -> None:
         """Try to have everything on disk."""

@@ -26,15 +26,15 @@ KNOWN_EVALUATED = "their evaluations"
 
 MEASURED = ("wall_s", "train_s", "comm_s")  # by this machine's clock: never twice the same
 
-UNITS = {"s": "seconds"}  # as a name ends in them, and as they are written out
+# TensorBoard opens the first two groups of tags by name: they are to be eval and train, and all others come after
+TRANSFER, WORKERS, THEORY, YOURS = "transfer", "workers", "vs", "yours"
 
 
 @dataclass(frozen=True)
 class Metric:
     """One name of metrics.jsonl. Totals are since the start, over all workers.
 
-    section: of TensorBoard's tags; empty where the name is not a curve, or brings a section of its own, before a slash.
-    word: the tag behind the section, where it is not the name without its section and with its unit written out.
+    section: the group of TensorBoard's tags it is in; empty where the name is not a curve, or begins with its group.
     """
 
     name: str
@@ -42,7 +42,6 @@ class Metric:
     when: str
     about: str
     section: str = ""
-    word: str = ""
 
     @property
     def score(self) -> str:
@@ -56,13 +55,8 @@ class Metric:
 
     @property
     def tag(self) -> str:
-        """TensorBoard's: train_s of section train is train/seconds, bytes of section comm is comm/bytes; empty for none."""
-        if "/" in self.name or not self.section:
-            return self.name if "/" in self.name else ""
-        words = [word for word in self.name.split("_") if word != self.section]
-        if words[-1:] == [self.unit]:
-            words[-1] = UNITS.get(self.unit, self.unit)
-        return f"{self.section}/{self.word or '_'.join(words)}"
+        """TensorBoard's: the name, behind its section where it has one; empty for what is no curve."""
+        return f"{self.section}/{self.name}" if self.section else self.name if "/" in self.name else ""
 
     def text(self, value: float | None) -> str:
         """A value as the console shows it."""
@@ -80,46 +74,49 @@ METRICS = {
     for metric in (
         Metric("step", "", ALWAYS, "iterations so far, of which each is a local step of every active worker"),
         Metric("epoch", "", ALWAYS, "passes over a worker's share; null where the task has none", "train"),
-        Metric("samples", "", ALWAYS, "seen by all workers", "train"),
+        Metric("samples", "", ALWAYS, "samples that all workers have seen", "train"),
         Metric("wall_s", "s", ALWAYS, "since the start, measuring included", "train"),
-        Metric("train_s", "s", ALWAYS, "the same without measuring", "train"),
-        Metric("comm_s", "s", ALWAYS, "spent in communication, the mean of the processes", "comm"),
-        Metric("sim_s", "s", SIMULATED, "on the clock of that cluster", "train"),
-        Metric("rounds", "", ALWAYS, "communications", "comm"),
-        Metric("messages", "", ALWAYS, "that the algorithm asked for", "comm"),
-        Metric("bytes", "bytes", ALWAYS, "in these messages", "comm"),
-        Metric("wire_bytes", "bytes", ALWAYS, "that this placement handed to the network", "comm"),
+        Metric("train_s", "s", ALWAYS, "since the start, without measuring", "train"),
+        Metric("comm_s", "s", ALWAYS, "spent in communication, the mean of the processes", TRANSFER),
+        Metric("sim_s", "s", SIMULATED, "since the start, on the clock of the simulated cluster", "train"),
+        Metric("rounds", "", ALWAYS, "communications so far", TRANSFER),
+        Metric("messages", "", ALWAYS, "of one model to one member, that the algorithm asked for", TRANSFER),
+        Metric("bytes", "bytes", ALWAYS, "in the messages that the algorithm asked for", TRANSFER),
+        Metric("wire_bytes", "bytes", ALWAYS, "that this placement handed to the network", TRANSFER),
         Metric("lr", "", ALWAYS, "the learning rate", "train"),
-        Metric("tau", "steps", ALWAYS, "of the round", "train"),
-        Metric("phase", "steps", ALWAYS, "local steps since the last mixing", "comm"),
+        Metric("tau", "steps", ALWAYS, "local steps of the round", "train"),
+        Metric("phase", "steps", ALWAYS, "local steps since the last mixing", TRANSFER),
         Metric("train/loss", "loss", ALWAYS, "mean over workers and steps since the line before"),
         Metric(
             "consensus",
             "squared distance",
             ALWAYS,
             "mean of the workers' to their mean, before the latest communication; null but at evaluations",
-            "consensus",
-            "distance",
+            WORKERS,
         ),
-        Metric("consensus_after", "squared distance", ALWAYS, "the same when it was over", "consensus", "after_mixing"),
+        Metric(
+            "consensus_after", "squared distance", ALWAYS, "mean of the workers' to their mean, when that was over", WORKERS
+        ),
         Metric("eval/loss", "loss", EVALUATED, "of the answer (the mean model) on the test set"),
-        Metric("eval/accuracy", "share", EVALUATED, "the same; null where the task has none"),
+        Metric("eval/accuracy", "share", EVALUATED, "of the answer on the test set; null where the task has none"),
         Metric("eval/r2", "share", NUMBERS, "of the test targets' variance that it explains; null where they do not vary"),
         Metric("eval/f1", "share", SEVERAL, "its F1 score over all labels together; null where no label is there or said"),
-        Metric("eval/accuracy_worst", "share", EVALUATED, "of the worst single worker"),
-        Metric("eval/accuracy_best", "share", EVALUATED, "of the best"),
+        Metric("eval/accuracy_worst", "share", EVALUATED, "on the test set, of the worst single worker"),
+        Metric("eval/accuracy_best", "share", EVALUATED, "on the test set, of the best single worker"),
         Metric(
             "eval/local_accuracy", "share", LOCAL, "of each worker on the samples it holds out of its own, the mean of them"
         ),
-        Metric("eval/local_accuracy_std", "", LOCAL, "their standard deviation"),
-        Metric("eval/local_accuracy_p10", "share", LOCAL, "their tenth percentile"),
+        Metric("eval/local_accuracy_std", "", LOCAL, "standard deviation of eval/local_accuracy over the workers"),
+        Metric("eval/local_accuracy_p10", "share", LOCAL, "tenth percentile of eval/local_accuracy over the workers"),
         Metric(
             "eval/local_answer", "share", LOCAL, "of the answer on the samples that each worker holds out, the mean of them"
         ),
-        Metric("eval/local_answer_std", "", LOCAL, "their standard deviation"),
-        Metric("eval/local_answer_p10", "share", LOCAL, "their tenth percentile"),
+        Metric("eval/local_answer_std", "", LOCAL, "standard deviation of eval/local_answer over the workers"),
+        Metric("eval/local_answer_p10", "share", LOCAL, "tenth percentile of eval/local_answer over the workers"),
         Metric("eval/aux_loss", "loss", AUXILIARY, "of the auxiliary model (EASGD's centre, a server's); of several the mean"),
-        Metric("eval/aux_accuracy", "share", AUXILIARY, "the same; null where the task has none"),
+        Metric(
+            "eval/aux_accuracy", "share", AUXILIARY, "of the auxiliary model; of several the mean; null where the task has none"
+        ),
         Metric(
             "eval/aux_distance",
             "squared distance",
@@ -127,10 +124,14 @@ METRICS = {
             "from it to the workers' mean, at the moment of `consensus`; of several the mean",
         ),
         Metric("eval/grad2", "", KNOWN, "squared norm of the gradient at u, the mean of all m + v models"),
-        Metric("eval/grad2_mean", "", KNOWN, "the mean of it over the steps so far"),
-        Metric("theory/bound", "", KNOWN, "its bound by theory, where there is one"),
+        Metric("eval/grad2_mean", "", KNOWN, "mean of eval/grad2 over the steps so far"),
+        Metric("theory/bound", "", KNOWN, "of eval/grad2_mean by theory, where there is one", THEORY),
         Metric(
-            "theory/consensus", "squared distance", KNOWN_EVALUATED, "expected under gradient noise alone, where it is known"
+            "theory/consensus",
+            "squared distance",
+            KNOWN_EVALUATED,
+            "expected under gradient noise alone, where it is known",
+            THEORY,
         ),
     )
 }
@@ -144,8 +145,42 @@ def metric(name: str) -> Metric:
 
 
 def tag(name: str) -> str:
-    """TensorBoard's for any name of a line; a number that a task of the user's own adds keeps its name."""
-    return METRICS[name].tag if name in METRICS else name
+    """TensorBoard's for any name of a line; a number that a task of the user's own adds comes after ours."""
+    if name in METRICS:
+        return METRICS[name].tag
+    return name if name.startswith(("eval/", "train/")) else f"{YOURS}/{name}"
+
+
+def about(name: str) -> str:
+    """What to say of any name of a line, in words that need no table."""
+    if name not in METRICS:
+        return "a number that the task adds"
+    found = METRICS[name]
+    return f"`{name}`{f' [{found.unit}]' if found.unit else ''}: {found.about}"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Another number than the step that some curves are drawn over. TensorBoard's steps are whole numbers that never fall.
+
+    name: the metric; scale: what to multiply it by; unit: what it is in then.
+    """
+
+    name: str
+    scale: float
+    unit: str
+
+    def tag(self, name: str) -> str:
+        """That of a curve over it."""
+        return f"vs_{self.unit}/{tag(name)}"
+
+    def about(self, name: str) -> str:
+        """What to say of such a curve."""
+        return f"{about(name)}. Here the step is `{self.name}` in {self.unit}"
+
+
+AXES = (Axis("bytes", 1e-3, "kB"), Axis("train_s", 1e3, "ms"), Axis("sim_s", 1e3, "sim_ms"))
+OVER = ("train/loss", "eval/loss", "eval/accuracy", "eval/r2", "eval/f1")  # what is drawn over them
 
 
 def by_step(lines: Iterable[Mapping[str, Any]], name: str) -> dict[int, Any]:

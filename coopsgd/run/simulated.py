@@ -69,7 +69,7 @@ def read(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _curves(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    from coopsgd.run.metrics import EVENTS, curves  # TensorBoard's writer takes 0.3 s
+    from coopsgd.run.events import EVENTS, curves  # TensorBoard's writer takes 0.3 s
 
     for old in folder.glob(f"{EVENTS}*"):
         old.unlink()

@@ -123,5 +123,8 @@ def _summarise(folder: Path, parts: Parts, error: RunFailed | Interrupted) -> No
     notes = known_beforehand(parts) if error.notes is None else error.notes
     try:
         files.write_json(folder / "summary.json", of_what_there_is(folder, parts, status, notes, error.restarts))
+        from coopsgd.run import events  # TensorBoard's writer takes 0.3 s, unless it is there already
+
+        events.end(folder, status)
     except OSError as full:
         print(f"{full.filename} cannot be written ({full.strerror})", file=sys.stderr, flush=True)

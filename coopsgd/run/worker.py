@@ -186,7 +186,7 @@ def work(
                 more |= {"notes": [*notes, *late], "checkpoints": keeper.end(outcome.status == "diverged"), **report.facts}
                 more |= {"restarts": restarts()} if restarts() else {}
                 if isinstance(report, Report):
-                    report.draw()
+                    report.draw(outcome.accuracies)
                     places: dict[str, list[Place]] = getattr(problem, "places", dict)()
                     _leave(folder, parts, save, outcome, rows, places, fleet, more, report, came)
                     if _slot is not None:
@@ -264,7 +264,7 @@ def _leave(
             }
             content = summary(folder, parts, outcome.status, [outcome.last], **ended)
             last.enter_context(files.staged_json(folder / "summary.json", content))  # appears after the models
-            report.flush()
+            report.end(outcome.status)
 
     try:
         if outcome.best is not None:

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean, option, register
-from coopsgd.run.schema import AUXILIARY, KNOWN, KNOWN_EVALUATED, LOCAL, METRICS, SIMULATED
+from coopsgd.run.schema import AUXILIARY, KNOWN, KNOWN_EVALUATED, LOCAL, METRICS, SIMULATED, WORKERS
 
 if TYPE_CHECKING:
     from coopsgd.setup.schema import Config
 
-MEASURED = tuple(
-    name for name, m in METRICS.items() if m.section in ("", "consensus") and name != "step" and "theory" not in name
-)
+MEASURED = tuple(name for name, m in METRICS.items() if m.section in ("", WORKERS) and name != "step")
 BUDGETS = {
     "steps": "step",
     "bytes": "bytes",

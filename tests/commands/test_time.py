@@ -67,7 +67,7 @@ def test_tensorboard_reads_it(cli):
     assert len(list(at.iterdir())) == 1
     board = EventAccumulator(str(at)).Reload()
     timed = Run("r").simulated("wan_100m")
-    seconds = board.Scalars("train/sim_seconds")
+    seconds = board.Scalars("train/sim_s")
     assert [event.value for event in seconds] == pytest.approx([point["sim_s"] for point in timed])
     loss = board.Scalars("eval/loss")
     assert loss[-1].wall_time - loss[0].wall_time == pytest.approx(timed[-1]["sim_s"], rel=1e-4)

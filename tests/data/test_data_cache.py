@@ -270,7 +270,7 @@ def test_show_and_tensorboard_tell_who_holds_what(tmp_path, cli):
     assert cli("train", *words, "steps=1", "hydra.run.dir=here").code == 0
     events = EventAccumulator(str(tmp_path / "here"))
     events.Reload()
-    (shown,) = events.Images("data/partition")
+    (shown,) = events.Images("workers/samples")
     from io import BytesIO
 
     from PIL import Image

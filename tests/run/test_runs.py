@@ -103,12 +103,12 @@ def test_tensorboard_holds_the_same_numbers(run):
         "train/loss",
         "eval/loss",
         "eval/accuracy",
-        "comm/bytes",
-        "comm/rounds",
-        "comm/messages",
-        "consensus/distance",
+        "transfer/bytes",
+        "transfer/rounds",
+        "transfer/messages",
+        "workers/consensus",
     } <= tags
-    for tag, key in (("eval/loss", "eval/loss"), ("comm/bytes", "bytes"), ("consensus/distance", "consensus")):
+    for tag, key in (("eval/loss", "eval/loss"), ("transfer/bytes", "bytes"), ("workers/consensus", "consensus")):
         shown = {event.step: event.value for event in events.Scalars(tag)}
         kept = {line["step"]: line[key] for line in run.metrics() if line.get(key) is not None}
         assert shown.keys() == kept.keys()

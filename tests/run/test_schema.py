@@ -62,27 +62,9 @@ def test_every_name_of_the_schema_is_on_some_line(lines):
     assert {name for found in lines.values() for line in found for name in line} == set(schema.METRICS)
 
 
-def test_tags_are_derived_and_stay_what_they_were(tmp_path, lines):
-    before = {
-        "lr": "train/lr",
-        "tau": "train/tau",
-        "epoch": "train/epoch",
-        "samples": "train/samples",
-        "train_s": "train/seconds",
-        "wall_s": "train/wall_seconds",
-        "sim_s": "train/sim_seconds",
-        "rounds": "comm/rounds",
-        "messages": "comm/messages",
-        "bytes": "comm/bytes",
-        "wire_bytes": "comm/wire_bytes",
-        "comm_s": "comm/seconds",
-        "consensus": "consensus/distance",
-        "consensus_after": "consensus/after_mixing",
-        "phase": "comm/phase",
-        "step": "",
-    }
+def test_a_tag_is_the_name_behind_its_group(tmp_path, lines):
     for metric in schema.METRICS.values():
-        assert metric.tag == before.get(metric.name, metric.name)
+        assert metric.tag in ("", metric.name, f"{metric.section}/{metric.name}") and (metric.tag or metric.name == "step")
     message = []
     files = Files(tmp_path, message.append)
     for line in lines["on a cluster"]:
@@ -91,8 +73,18 @@ def test_tags_are_derived_and_stay_what_they_were(tmp_path, lines):
     board = EventAccumulator(str(tmp_path))
     board.Reload()
     some = {name for line in lines["on a cluster"] for name, value in line.items() if value is not None}
-    assert set(board.Tags()["scalars"]) == {schema.METRICS[name].tag for name in some - {"step"}} | {"of/mine"}
+    found = {tag for tag in board.Tags()["scalars"] if not tag.startswith("vs_")}
+    assert found == {schema.METRICS[name].tag for name in some - {"step"}} | {"yours/of/mine"}
+    over = {axis.tag(name) for axis in schema.AXES for name in schema.OVER if name in some}
+    assert set(board.Tags()["scalars"]) - found == over and len(over) == 6
     assert not message
+
+
+def test_eval_and_train_are_the_groups_that_tensorboard_opens():
+    tags = {schema.tag(name) for name in (*schema.METRICS, "eval/mine", "of/mine", "Mine")} - {""}
+    tags |= {axis.tag(name) for axis in schema.AXES for name in schema.OVER} | {f"{schema.WORKERS}/W"}
+    groups = sorted({tag.split("/")[0] for tag in tags})
+    assert groups == ["eval", "train", "transfer", "vs", "vs_kB", "vs_ms", "vs_sim_ms", "workers", "yours"]
 
 
 def test_the_page_has_the_table():

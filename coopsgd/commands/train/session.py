@@ -152,10 +152,14 @@ class Session:
             self._twice.add(number)
 
     def _named(self, number: int, words: Sequence[str]) -> str:
+        return folder_name(self._own(words), number)
+
+    def _own(self, words: Sequence[str]) -> list[str]:
+        """Of the words of a job those that not all jobs of the sweep have."""
         given, swept = {word.split("=", 1)[0] for word in self.words}, sweeps.swept(self.words)
         # a key that the command line does not name is swept over by an experiment's yaml
         keys = ((word, word.split("=", 1)[0]) for word in words)
-        return folder_name([word for word, key in keys if key in swept or key not in given], number)
+        return [word for word, key in keys if key in swept or key not in given]
 
     def subdir(self, number: int, overrides: Any, root: str) -> str:
         """The folder of a sweep's job below `root`, named by the swept keys; if it cannot be made, that job alone fails."""
@@ -211,7 +215,7 @@ class Session:
             checks.only_copy()
         named = given(task_words(hydra_config))
         if self.jobs is None:
-            found = self._train(checked, job, named)
+            found = self._train(checked, job, named, task_words(hydra_config))
             if self.tell is not None and settings.launch:
                 self.tell(job.folder)
             return found
@@ -234,7 +238,7 @@ class Session:
                 self._note(job._replace(status=DONE, objective=found, same_as=str(done.absolute())))
                 return found
             try:
-                found = self._train(checked, job, named)
+                found = self._train(checked, job, named, self._own(task_words(hydra_config)))
                 self._note(job._replace(status=DONE, objective=found, kept=True))
                 once.trained(job.number)
             except Diverged:  # as it would again; other failures may have been the machine's
@@ -242,8 +246,8 @@ class Session:
                 raise
             return found
 
-    def _train(self, checked: Checked, job: Job, named: Sequence[str]) -> Objective:
-        """Train in the job's folder, or go on there; `named` are the keys that words name."""
+    def _train(self, checked: Checked, job: Job, named: Sequence[str], own: Sequence[str]) -> Objective:
+        """Train in the job's folder, or go on there; `named` are the keys that words name, `own` words that others have not."""
         folder, settings = Path(job.folder), checked.config
         if self.again.resume and (folder / "config.yaml").is_file():
             self.steps = settings.steps
@@ -251,12 +255,12 @@ class Session:
             go_on_as(folder, checked, named, self.changed_source)
             return objective(folder, checked.parts)
         with in_use_by_us(folder, make=True):
-            return self._begin(checked, job)
+            return self._begin(checked, job, own)
 
-    def _begin(self, checked: Checked, job: Job) -> Objective:
+    def _begin(self, checked: Checked, job: Job, own: Sequence[str]) -> Objective:
         """Freeze the run in the job's folder and train it."""
         folder, settings = Path(job.folder), checked.config
-        write_config(settings, folder, self.command, self.sweeping, "add resume=auto to go on with it, ")
+        write_config(settings, folder, self.command, self.sweeping, "add resume=auto to go on with it, ", own)
         self.steps = settings.steps
         self._note(job._replace(kept=True))
         if not settings.launch:
