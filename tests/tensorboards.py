@@ -1,4 +1,4 @@
-"""Real TensorBoards: `tensorboards` serves folders, `get` and `post` ask them over HTTP, TEXT is what a browser's page shows."""
+"""Real TensorBoards: `tensorboards` serves folders, `get` and `post` ask them over HTTP, TEXT is what a page shows."""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ def test_over_runs_and_in_tensorboard(cli, tmp_path):
         again["runs"][0]["consensus"]["predicted"], found["runs"][0]["consensus"]["predicted"], rtol=1e-12
     )
     charts = tags(tmp_path / "r1")
-    assert {"theory/consensus", "theory/bound", "eval/grad2", "eval/grad2_mean", "consensus/distance"} <= charts
+    assert {"vs/theory/consensus", "vs/theory/bound", "eval/grad2", "eval/grad2_mean", "workers/consensus"} <= charts
     assert "custom_scalars__config__" in charts
 
 
