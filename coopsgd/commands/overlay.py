@@ -18,7 +18,7 @@ from coopsgd.predict import cost
 from coopsgd.predict.constants import constants
 from coopsgd.predict.setting import Setting
 from coopsgd.registry import TRUST
-from coopsgd.run import source
+from coopsgd.run import source, styles
 from coopsgd.run.progress import Progress
 from coopsgd.run.reader import Run
 from coopsgd.run.schema import by_step
@@ -190,12 +190,14 @@ def _draw(runs: list[dict[str, Any]], path: Path, named: bool) -> str | None:
     figure = Figure(figsize=(6 * len(panels), 4.2), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (what, theory, title) in zip(axes[0], panels, strict=True):
-        for number, run in enumerate(run for run in runs if run[what]):
-            curve, colour = run[what], f"C{number % 10}"
+        shown = [run for run in runs if run[what]]
+        for run, style in zip(shown, styles.each([run["algo"] for run in shown]), strict=True):
+            curve, colour = run[what], style.colour
             seeds = f"seed {run['seed']}" if "seed" in run else f"mean of {len(run['seeds'])} seeds"
             label = f"{run['algo']} tau {run['tau']} {seeds}"
             axis.plot(curve["step"], curve["measured"], ".", markersize=4, color=colour, label=label)
-            axis.plot(curve["step"], curve[theory], "-", linewidth=1.2, color=colour, label=f"{theory}, {label}")
+            dashes = styles.DASHES[style.dash]
+            axis.plot(curve["step"], curve[theory], ls=dashes, lw=1.2, color=colour, label=f"{theory}, {label}")
         if any(x > 0 for run in runs if run[what] for x in (*run[what]["measured"], *run[what][theory])):
             axis.set_yscale("log")
         axis.set(title=title, xlabel="step")

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from coopsgd.compare.comparison import AXES, Comparison
 from coopsgd.compare.groups import Group
 from coopsgd.host import files
 from coopsgd.run import styles
+from coopsgd.run.styles import Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,30 +46,9 @@ WORDS = {  # of metrics, for a reader of a paper
 }
 
 
-class Style(NamedTuple):
-    """Of a group's line: colour, marker, how it is broken (number among styles.DASHES)."""
-
-    colour: str
-    marker: str
-    dash: int
-
-    def line(self, **more: Any) -> dict[str, Any]:
-        """Keywords of matplotlib's plot."""
-        found = {"color": self.colour, "marker": self.marker, "linestyle": styles.DASHES[self.dash], "markersize": 3.2}
-        return found | {"markeredgewidth": 0.6, "markeredgecolor": self.colour} | more
-
-
 def styles_of(groups: Sequence[Group]) -> dict[Group, Style]:
     """Groups of one algorithm have its colour, from dark to light in the order of the table, its marker, and other dashes."""
-    of: dict[str, list[Group]] = {}
-    for group in groups:
-        of.setdefault(group.algo, []).append(group)
-    found = {}
-    for algo, some in of.items():
-        look = styles.look(algo)
-        for number, group in enumerate(some):
-            found[group] = Style(styles.shade(look.colour, number, len(some)), look.marker, number % len(styles.DASHES))
-    return found
+    return dict(zip(groups, styles.each([group.algo for group in groups]), strict=True))
 
 
 def short(groups: Sequence[Group]) -> dict[Group, str]:

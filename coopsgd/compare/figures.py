@@ -25,9 +25,10 @@ import numpy as np
 
 from coopsgd.compare import drawing
 from coopsgd.compare.comparison import AXES, Comparison, Curve
-from coopsgd.compare.drawing import FLOOR, MANY, Style, below, listed, scale, short
+from coopsgd.compare.drawing import FLOOR, MANY, below, listed, scale, short
 from coopsgd.compare.groups import Group
 from coopsgd.run import styles
+from coopsgd.run.styles import Style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ given twice. Runs of one algorithm keep its colour and marker, and differ in sha
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -103,6 +103,31 @@ def look(algo: str) -> Look:
         return LOOKS[algo]
     (colours, markers), number = OTHERS, zlib.crc32(algo.encode())
     return Look(colours[number % len(colours)], markers[number // len(colours) % len(markers)])
+
+
+class Style(NamedTuple):
+    """Of a line: colour, marker, how it is broken (number among DASHES)."""
+
+    colour: str
+    marker: str
+    dash: int
+
+    def line(self, **more: Any) -> dict[str, Any]:
+        """Keywords of matplotlib's plot."""
+        found = {"color": self.colour, "marker": self.marker, "linestyle": DASHES[self.dash], "markersize": 3.2}
+        return found | {"markeredgewidth": 0.6, "markeredgecolor": self.colour} | more
+
+
+def each(algos: Sequence[str]) -> list[Style]:
+    """Of several lines, in order: those of one algorithm have its colour, from dark to light, its marker, and other dashes."""
+    many = {algo: algos.count(algo) for algo in algos}
+    seen = dict.fromkeys(algos, -1)
+    found = []
+    for algo in algos:
+        number = seen[algo] = seen[algo] + 1
+        known = look(algo)
+        found.append(Style(shade(known.colour, number, many[algo]), known.marker, number % len(DASHES)))
+    return found
 
 
 def shade(colour: str, number: int, of: int) -> str:

@@ -163,8 +163,9 @@ def _seconds(value: float) -> str:
 
 def picture(study: Study, path: Path) -> None:
     """Predicted error against seconds with the Pareto front; beside it what runs measured."""
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
+
+    from coopsgd.run import styles
 
     panels = 1 if study.verdict is None else 2
     figure = Figure(figsize=(7.5 * panels, 5), layout="constrained")
@@ -172,10 +173,10 @@ def picture(study: Study, path: Path) -> None:
     families: dict[str, list[Entry]] = {}
     for entry in study.entries:
         families.setdefault(entry.candidate.config.algo["name"], []).append(entry)
-    for i, (name, some) in enumerate(sorted(families.items())):
-        axes[0].scatter(
-            [e.times[-1] for e in some], [e.errors[-1] for e in some], s=14, color=colormaps["tab20"](i % 20), label=name
-        )
+    for name, some in sorted(families.items()):
+        look = styles.look(name)
+        places = [e.times[-1] for e in some], [e.errors[-1] for e in some]
+        axes[0].scatter(*places, s=14, color=look.colour, marker=look.marker, label=name)
     front = pareto(study.entries)
     axes[0].step(
         [e.times[-1] for e in front], [e.errors[-1] for e in front], where="post", color="black", lw=1, label="Pareto front"
@@ -184,8 +185,9 @@ def picture(study: Study, path: Path) -> None:
     axes[0].set(xscale="log", xlabel="predicted seconds for all steps", ylabel=error)
     axes[0].legend(fontsize="small", ncols=2)
     if study.verdict is not None:
-        for i, run in enumerate(study.verdict.runs):
-            color = colormaps["tab10"](i % 10)
+        algos = [run.entry.candidate.config.algo["name"] for run in study.verdict.runs]
+        for run, style in zip(study.verdict.runs, styles.each(algos), strict=True):
+            color = style.colour
             shown = run.entry.times <= run.times[-1]
             axes[1].plot(run.times, run.losses, color=color, lw=1.2, label=f"{run.rank}. {run.entry.candidate.label}")
             if study.pilots is not None:
