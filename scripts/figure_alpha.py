@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from results import by, mean_text, picture, spread, sweep, table, tail
 
+from coopsgd.run import styles
+
 
 def main() -> None:
     read = sweep("alpha")
@@ -22,7 +24,14 @@ def main() -> None:
     axes, save = picture(read.picture)
     for zeta, alpha, mean, deviation in sorted(curve):
         past = alpha > 2 / 10  # beyond 2 / (m + 2) zeta grows again
-        axes.errorbar(zeta, mean, deviation, fmt="s" if past else "o", color="tab:red" if past else "tab:blue", capsize=3)
+        axes.errorbar(
+            zeta,
+            mean,
+            deviation,
+            fmt="s" if past else "o",
+            color=styles.BLACK if past else styles.look("easgd").colour,
+            capsize=3,
+        )
         axes.annotate(f"{alpha:g}", (zeta, mean), textcoords="offset points", xytext=(6, -10 if past else 4), fontsize=8)
     axes.set(xlabel="ζ (labels: α; squares: α above 2/(m+2))", ylabel="test loss of the mean model, last quarter")
     axes.set_title("EASGD, m = 8, τ = 10, Fashion-MNIST, mlp, 5 seeds")

@@ -10,6 +10,7 @@ from typing import Any
 from results import by, mean_text, picture, spread, sweep, table
 
 import coopsgd
+from coopsgd.run import styles
 
 BUDGETS = (20, 50, 100)  # models sent by a worker: 2 (m - 1) / m of them are one all-reduce
 
@@ -42,12 +43,13 @@ def main() -> None:
     head = (*(f"{b} models a worker (steps)" for b in BUDGETS), "1000 steps (models)")
     print(table(("algorithm", "τ", *head), [row for _, row in rows]))
     axes, save = picture(read.picture)
-    for number, (algo, runs) in enumerate(groups.items()):
+    for algo, runs in groups.items():
         lines = [[line for line in run.metrics() if line["step"] and "eval/loss" in line] for run in runs]
         x = [sent(runs[0], line) for line in lines[0]]
         y = [spread([line[k]["eval/loss"] for line in lines])[0] for k in range(len(x))]
         if x[-1] > 0:
-            axes.plot(x, y, label=algo, color=f"C{number % 10}", ls=("-", "--")[number // 10])
+            look = styles.look(algo)
+            axes.plot(x, y, label=algo, color=look.colour, marker=look.marker, markersize=3.5, markevery=0.15)
     axes.set(xscale="log", xlabel="models sent by a worker", ylabel="test loss of the answer, mean of 5 seeds")
     axes.set_title("Fashion-MNIST, mlp, m = 8, learning rate 0.1")
     axes.legend(fontsize=7, ncols=2)

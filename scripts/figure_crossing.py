@@ -10,6 +10,8 @@ from itertools import pairwise
 
 from results import by, mean_text, picture, spread, sweep, table, tail
 
+from coopsgd.run import styles
+
 MEASURES = (("consensus", "consensus distance"), ("eval/loss", "loss of the mean model"))
 
 
@@ -46,11 +48,14 @@ def main() -> None:
         level = spread([tail(run, key) for run in groups["dpsgd", 1]])[0]
         print(f"{name}: PASGD has that of D-PSGD (τ = 1) at τ = {crossing(curve, level)}")
     axes, save = picture(read.picture)
-    for algo, colour in (("pasgd", "tab:blue"), ("dpsgd", "tab:orange")):
+    for algo in ("pasgd", "dpsgd"):
+        colour, marker = styles.look(algo)
         taus = [tau for name, tau in groups if name == algo]
         found = [spread([tail(run, "consensus") for run in groups[algo, tau]]) for tau in taus]
-        axes.errorbar(taus, [f[0] for f in found], [f[1] for f in found], marker="o", color=colour, capsize=3, label=algo)
-    axes.axhline(spread([tail(run, "consensus") for run in groups["dpsgd", 1]])[0], color="tab:orange", ls=":", lw=1)
+        axes.errorbar(taus, [f[0] for f in found], [f[1] for f in found], marker=marker, color=colour, capsize=3, label=algo)
+    axes.axhline(
+        spread([tail(run, "consensus") for run in groups["dpsgd", 1]])[0], color=styles.look("dpsgd").colour, ls=":", lw=1
+    )
     axes.set(xlabel="τ", ylabel="consensus distance", title=f"ring of {m} with thirds, {task}, 5 seeds")
     axes.legend()
     save()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from results import by, mean_text, picture, spread, sweep, table
 
 import coopsgd
+from coopsgd.run import styles
 
 DEALS = ("iid", "dirichlet")
 
@@ -28,7 +29,7 @@ def main() -> None:
     print(table(("algorithm", "τ", *head), rows))
     axes, save = picture(read.picture)
     names = [row[0] for row in rows]
-    for shift, deal, colour in ((-0.2, "iid", "tab:blue"), (0.2, "dirichlet", "tab:orange")):
+    for shift, deal, colour in ((-0.2, "iid", styles.BLUE), (0.2, "dirichlet", styles.ORANGE)):
         found = [spread([final(run, "accuracy") or 0.0 for run in groups[algo, deal]]) for algo in names]
         places = [i + shift for i in range(len(names))]
         axes.bar(places, [f[0] for f in found], 0.4, yerr=[f[1] for f in found], color=colour, label=deal, capsize=2)

@@ -9,7 +9,7 @@ import browser
 import numpy as np
 import pytest
 from test_compare import compared, make
-from test_figures import sweep
+from test_drawings import sweep
 
 from coopsgd.compare import page
 
