@@ -15,6 +15,8 @@ import pytest
 import tensorboards
 from conftest import OWNER, needs
 from playing import MLP, settle
+from tensorboard.backend.event_processing import plugin_event_accumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboards import TEXT
 
 from coopsgd.run import cockpit, drawings, events
@@ -23,6 +25,8 @@ from coopsgd.run.metrics import Files
 from coopsgd.setup.parts import Parts
 
 WORDS = ("algo=dpsgd", *MLP, "workers=4", "steps=40")
+PAGE = (Path(__file__).parents[2] / "docs" / "tensorboard.md").read_text()
+REGEX = re.search(r"`(\(\?:algo=.*?)`", PAGE)[1]  # of a run's name, which algorithm it has
 PATIENCE = 120.0  # seconds
 STATUSES = ("STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING")
 
@@ -137,6 +141,65 @@ def test_every_tag_says_what_it_is_and_curves_are_drawn_over_bytes_and_seconds(b
     for tag in band.values():
         assert tag in tags
     assert charts["loss of the answer at equal megabytes"]["multiline"]["tag"] == ["^vs_kB/eval/loss$"]
+
+
+def test_curves_over_bytes_are_cut_where_the_run_goes_on_also_for_a_tensorboard_that_is_open(tmp_path):
+    """Steps up to 20 were saved, and there were some more, that said other things; with bytes fewer than steps, and more."""
+    for scale in (1e-3, 4.0):
+        folder = tmp_path / f"{scale}"
+        folder.mkdir()
+
+        def log(files, steps, loss, scale=scale):
+            for step in steps:
+                files.log(point(step, loss) | {"bytes": int(1000 * scale * step)})
+
+        first = Files(folder, pytest.fail)
+        first.events.row({"algo": "dpsgd"})
+        log(first, range(0, 21, 5), 0.5)
+        saved = first.saved()
+        log(first, (25, 30), 0.9)
+        first.events.end("interrupted")
+        first.close()
+        is_open = plugin_event_accumulator.EventAccumulator(str(folder)).Reload()
+        again = Files(folder, pytest.fail, saved)
+        again.events.row({"algo": "dpsgd"})
+        log(again, range(25, 41, 5), 0.1)
+        again.events.end("completed")
+        again.close()
+        is_open.Reload()
+        fresh = plugin_event_accumulator.EventAccumulator(str(folder)).Reload()
+        wanted = [(step, 0.5 if step <= 20 else 0.1) for step in range(0, 41, 5)]
+        for board in (is_open, fresh):
+            for tag, each in (("eval/loss", 1), ("vs_kB/eval/loss", scale), ("vs_ms/eval/loss", 20)):
+                found = [(event.step, round(event.tensor_proto.float_val[0], 4)) for event in board.Tensors(tag)]
+                assert found == [(int(step * each), value) for step, value in wanted], (tag, scale)
+        ended = fresh.SummaryMetadata("_hparams_/session_end_info").plugin_data.content
+        assert HParamsPluginData.FromString(ended).session_end_info.status == 1, "as it ended at last"
+
+
+def test_a_run_is_named_by_its_algorithm_and_one_that_fails_says_so(cli, tmp_path):
+    words = ("task=quadratic", "processes=1", "algo=gossip_pga", "tau=2", "workers=4", "steps=9")
+    assert cli("train", *words, first=no_fifth_step).code == 1
+    (folder,) = tmp_path.glob("outputs/*/*")
+    assert re.search(REGEX, str(folder))[1] == "gossip_pga"
+    found = plugin_event_accumulator.EventAccumulator(str(folder)).Reload()
+    ended = HParamsPluginData.FromString(found.SummaryMetadata("_hparams_/session_end_info").plugin_data.content)
+    assert ended.session_end_info.status == 2
+    begun = HParamsPluginData.FromString(found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
+    assert dict(begun.session_start_info.hparams)["tau"].number_value == 2
+
+
+def no_fifth_step():
+    from coopsgd.loop.loop import Loop
+
+    advance = Loop.advance
+
+    def fails(self):
+        if self.state.k == 5:
+            raise RuntimeError("no fifth")
+        advance(self)
+
+    Loop.advance = fails
 
 
 def test_a_record_that_a_killed_run_left_half_written_hides_no_status(tmp_path):
@@ -260,9 +323,7 @@ def test_a_person_sees_tags_rows_and_pictures_of_a_real_sweep(cli, tmp_path):
 
 
 def test_the_link_of_the_docs_colours_by_algorithm():
-    page = (Path(__file__).parents[2] / "docs" / "tensorboard.md").read_text()
-    regex = re.search(r"`(\(\?:algo=.*?)`", page)[1]
-    assert f"?runColorGroup=regex:{quote(regex, safe='')}" in page
+    assert f"?runColorGroup=regex:{quote(REGEX, safe='')}" in PAGE
     for name, algo in (
         ("algo=easgd,tau=4", "easgd"),
         ("2030-01-31/12-00-00/algo=two_level,tau=4", "two_level"),
@@ -270,4 +331,4 @@ def test_the_link_of_the_docs_colours_by_algorithm():
         ("2030-01-31/12-00-00-dpsgd-2", "dpsgd"),
         ("2030-01-31/12-00-00-dpsgd/tau=4,seed=1", "dpsgd"),
     ):
-        assert re.search(regex, name)[1] == algo, name
+        assert re.search(REGEX, name)[1] == algo, name

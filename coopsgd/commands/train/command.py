@@ -153,6 +153,7 @@ def _through_hydra(session: Session, flags: dict[str, str]) -> int:
     flags = _from_a_folder(session, flags)
     register_schema()
     OmegaConf.register_new_resolver("coopsgd.subdir", session.subdir, replace=True)
+    OmegaConf.register_new_resolver("coopsgd.algo", session.algo, replace=True)
     OmegaConf.register_new_resolver("coopsgd.fresh", session.fresh, replace=True, use_cache=True)
     usage = io.StringIO()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import socket
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from coopsgd.commands import compose
 from coopsgd.commands.resume import go_on_as
@@ -174,6 +176,14 @@ class Session:
             self.made.will(Path(root) / f".failed-{number}")
             return f".failed-{number}"
         return name
+
+    def algo(self, *, _root_: Any) -> str:
+        """-NAME of the algorithm, for the name of a folder; nothing for a sweep over algorithms: its jobs are named by them."""
+        params = OmegaConf.select(_root_, "hydra.sweeper.params") or {}
+        if {"algo", "experiment"} & {*sweeps.swept(self.words), *map(str, params)}:
+            return ""
+        name = OmegaConf.select(_root_, "algo.name") or OmegaConf.select(_root_, "hydra.runtime.choices.algo")
+        return f"-{re.sub(r'[^A-Za-z0-9_]', '_', str(name))}" if name else ""
 
     def fresh(self, folder: str) -> str:
         """folders.fresh, remembered."""
