@@ -44,7 +44,7 @@ lint: $(READY) ## format check, ruff, mypy
 docs: $(READY) ## the pages of docs/ as a site, in build/site; what reads it needs no network
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo build/site/index.html
+	@echo 'build/site/index.html; with its search: $(BIN)/python -m http.server -d build/site'
 
 bench: $(READY) ## step time, start time and many workers in one process, beside their peers
 	$(BIN)/python scripts/bench_step.py
