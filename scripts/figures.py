@@ -5,7 +5,7 @@ Remake: make figures, or python scripts/figures.py [NAME ...] [--keep FOLDER]   
 An experiment's sweep goes into FOLDER/NAME, where one that is whole is used again; its script draws docs/NAME.png and prints
 the table, which takes the place of the one below the line `*NAME: ...*` of docs/results.md. What is said there beside a table
 is for a person to look over. docs/trust.md is `make trust`, docs/speed.md `make bench`; the table of the clock needs root and
-emulated hosts (scripts/check_clock.py), and docs/dashboard.png is a screenshot.
+emulated hosts (scripts/check_clock.py), and docs/dashboard.png is a screenshot (scripts/dashboard.py).
 """
 
 from __future__ import annotations
