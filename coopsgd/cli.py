@@ -28,6 +28,7 @@ from coopsgd.verbs import (
     complete_listed,
     complete_metric,
     config_dir_option,
+    quiet_option,
     version_option,
     words_argument,
 )
@@ -74,6 +75,7 @@ def train(caller: Tell | None, words: tuple[str, ...]) -> None:
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
 @version_option
+@quiet_option
 @click.option("--trust", is_flag=True, help="Import the code that its config names.")
 @click.option("--changed-source", is_flag=True, help="Also where the source of your own classes is not as it was.")
 @click.argument("folder", type=Place(exists=True, file_okay=False))
@@ -95,6 +97,7 @@ def resume(folder: str, words: tuple[str, ...], trust: bool, changed_source: boo
 
 @cli.command(cls=Verb)
 @version_option
+@quiet_option
 @click.option("--steps", type=int, help="Run so many again, from the first; else from one checkpoint to the next, or all.")
 @click.option("--trust", is_flag=True, help="Import the code that its config names.")
 @click.argument("folder", type=Place(exists=True, file_okay=False))
@@ -127,6 +130,7 @@ def show(caller: Tell | None, words: tuple[str, ...], as_json: bool, config_dir:
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
 @version_option
+@quiet_option
 @as_json_option
 @config_dir_option
 @click.option("--probe", type=Place(), help="L, sigma2, ... measured by `coopsgd probe`, for a task that does not know them.")
@@ -166,6 +170,7 @@ def analyze(
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
 @version_option
+@quiet_option
 @as_json_option
 @config_dir_option
 @click.option("--trust", is_flag=True, help="Import the code that the config of a run names.")
@@ -225,6 +230,7 @@ def runs(folders: tuple[str, ...], as_json: bool, watch: bool) -> None:
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
 @version_option
+@quiet_option
 @click.option(
     "--probe", type=Place(exists=True, dir_okay=False), help="probe.json: constants, and the cluster if none is named."
 )
@@ -245,6 +251,7 @@ def design(words: tuple[str, ...], as_json: bool, config_dir: str | None, **opti
 
 @cli.command(cls=Verb, context_settings={"ignore_unknown_options": True})
 @version_option
+@quiet_option
 @click.option("-o", "--output", type=Place(), help="Where to write; probe.json unless named.")
 @click.option("--steps", type=click.IntRange(0), default=100, show_default=True, help="Length of the SGD path to look at.")
 @as_json_option

@@ -40,6 +40,13 @@ def complete_metric(ctx: click.Context, parameter: click.Parameter, incomplete: 
     return metrics(incomplete)
 
 
+def _silence(ctx: click.Context, parameter: click.Parameter, quiet: bool) -> None:
+    if quiet:
+        from coopsgd.run.progress import silence
+
+        silence()
+
+
 class Place(click.Path):
     """A path that is not empty: nothing would be this folder."""
 
@@ -194,6 +201,9 @@ class Verb(click.Command):
 as_json_option = click.option("--json", "as_json", is_flag=True, help="The same for a program.")
 config_dir_option = click.option(
     "--config-dir", "-cd", type=Place(exists=True, file_okay=False), help="A folder with yamls of your own, as for train."
+)
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, expose_value=False, callback=_silence, help="Say nothing on the way but what goes wrong."
 )
 words_argument = click.argument("words", nargs=-1, type=click.UNPROCESSED, shell_complete=complete)
 version_option = click.version_option(__version__, prog_name="coopsgd")

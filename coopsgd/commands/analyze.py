@@ -16,7 +16,7 @@ from coopsgd.predict.constants import constants
 from coopsgd.predict.setting import Setting
 from coopsgd.predict.theory import linear_speedup
 from coopsgd.predict.theory.bound import CONSTANTS
-from coopsgd.run.console import number
+from coopsgd.run.console import number, printer
 from coopsgd.setup.parts import Parts
 
 CONDITIONS = {
@@ -150,7 +150,7 @@ def _cycle_mean(parts: Parts) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     """Print it for a person."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = printer()
     for note in found["notes"]:
         console.print(note)
     tau = "its own" if found["tau"] is None else found["tau"]

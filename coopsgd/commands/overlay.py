@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
 
@@ -19,6 +18,7 @@ from coopsgd.predict.constants import constants
 from coopsgd.predict.setting import Setting
 from coopsgd.registry import TRUST
 from coopsgd.run import source, styles
+from coopsgd.run.console import printer
 from coopsgd.run.progress import Progress
 from coopsgd.run.reader import Run
 from coopsgd.run.schema import by_step
@@ -218,7 +218,7 @@ def _left_out(copies: list[str]) -> str:
 
 def show(found: dict[str, Any]) -> None:
     """Print it for a person."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = printer()
     table = Table("run", "consensus", "noise alone", "ratio", "mean grad²", "bound", "ratio", box=None, padding=(0, 2, 0, 0))
     for run in [*found["runs"], *found["means"]]:
         cells = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError, Interrupted
-from coopsgd.run import source
+from coopsgd.run import progress, source
 from coopsgd.run.folders import in_use_by_us, rehydrated, rewrite_config, steps_saved, torchrun, without_hydra
 from coopsgd.run.reader import summary_of
 from coopsgd.run.start import as_it_was, reached, start, summed_up
@@ -63,6 +62,8 @@ def resume(folder: Path, words: Sequence[str], trust: bool, anyway: bool = False
         checked = _checked(folder, words, trust) if words else as_it_was(folder, trust)
         changed = [name for name in schema.KEYS if getattr(checked.config, name) != getattr(before, name)]
         _go_on(folder, checked, before, changed, anyway)
+        if progress.quiet and checked.config.launch:
+            print(folder.absolute(), flush=True)
 
 
 def go_on_as(folder: Path, checked: Checked, named: Collection[str], anyway: bool = False) -> None:
@@ -139,11 +140,11 @@ def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Colle
         raise ConfigError(f"steps: the run has done {done} of them; name more, got {settings.steps}")
     _refuse_beyond_a_stop(folder, summary, before.steps, settings.steps)
     if summary.get("status") in OVER and (summary["status"] == "diverged" or settings.steps <= before.steps):
-        print(f"{folder}: {summary['status']} at step {summary['steps']}; nothing is left to do")
+        progress.tell(f"{folder}: {summary['status']} at step {summary['steps']}; nothing is left to do")
         return
     source.take(folder, settings, anyway, at or 0)
     for note in (*checked.notes, *_notes(checked, before, at)):
-        print(note, file=sys.stderr, flush=True)
+        progress.say(note)
     if changed:
         rewrite_config(folder, {name: getattr(settings, name) for name in changed})
     if not settings.launch:

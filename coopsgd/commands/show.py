@@ -15,7 +15,7 @@ from coopsgd.mixing import spectra
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.predict import cost
 from coopsgd.run import pictures, provenance, source
-from coopsgd.run.console import number
+from coopsgd.run.console import number, printer
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.period import ends
 
@@ -45,7 +45,7 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
         "data": task.about(config),
         "partition": task.class_counts(config),
         "cluster": None if config.cluster is None else config.cluster | {"about": parts.cluster.describe()},
-        "source": source.described(config),
+        "own_code": source.described(config),
         "notes": list(notes),
     }
     if strategy.send is None:
@@ -81,7 +81,7 @@ def _ends(parts: Parts, cycle: int | None) -> list[int | None]:
 
 def show(found: dict[str, Any]) -> None:
     """Print it for a person."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = printer()
     for note in found["notes"]:
         console.print(note)
     console.print(
@@ -109,9 +109,9 @@ def show(found: dict[str, Any]) -> None:
         console.print(f"\nthe clock runs on: {found['cluster']['about']}", markup=False)
     if found["partition"]:
         pictures.show(console, found["data"], found["partition"])
-    if found["source"]:
+    if found["own_code"]:
         console.print("\nyour own code, which a run keeps in source/:")
-    for place, file in found["source"].items():
+    for place, file in found["own_code"].items():
         where = provenance.words(file["git"]) if file["git"] else "in no repository"
         console.print(f"  {place}: {file['path']} ({where})", markup=False)
     what = "it" if found["cycle"] == 1 else "the first communication"

@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
 
@@ -18,6 +17,7 @@ from coopsgd.commands.runs import expanded
 from coopsgd.errors import ConfigError
 from coopsgd.predict import cost
 from coopsgd.run import simulated, source
+from coopsgd.run.console import printer
 from coopsgd.run.folders import in_use_by_us
 from coopsgd.run.progress import Progress
 from coopsgd.run.reader import Run
@@ -162,7 +162,7 @@ def _written(run: Run, lines: Sequence[Mapping[str, Any]], timed: Sequence[Mappi
 
 def show(found: dict[str, Any]) -> None:
     """Print it for a person."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = printer()
     table = Table("run", "steps", f"seconds on {found['cluster']}", "a step", "on its own", box=None, padding=(0, 2, 0, 0))
     for run in found["runs"]:
         own = "-" if run["own_sim_s"] is None else f"{run['own_sim_s']:.6g}"

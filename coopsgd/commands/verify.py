@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from coopsgd.commands.compose import gpu_count
 from coopsgd.commands.resume import as_it_was
 from coopsgd.errors import ConfigError, DamagedFile, RunFailed
-from coopsgd.run import lists, provenance, source
+from coopsgd.run import lists, progress, provenance, source
 from coopsgd.run.folders import in_use_by_us, steps_saved
 from coopsgd.run.reader import log_points, summary_of
 from coopsgd.setup import checks
@@ -84,7 +84,7 @@ def _verify(folder: Path, steps: int | None, parts: Parts) -> int:
     )
     settings = chosen.config
     place = f"{settings.workers} workers in {settings.processes} process{'es' * (settings.processes > 1)}, {settings.device}"
-    print(f"{folder}: steps {of.start + 1} to {of.end} are taken again, {place}", flush=True)
+    progress.tell(f"{folder}: steps {of.start + 1} to {of.end} are taken again, {place}")
     found = _taken_again(of, parts.but(settings))
     recorded = saved[of.saved[-1]].manifest if of.saved else summary
     return _verdict(of, source.recorded(folder, recorded), found)
@@ -99,7 +99,7 @@ def _whole(folder: Path) -> dict[int, Checkpoint]:
         try:
             found[step] = checkpoints.opened(folder, step)
         except DamagedFile as error:
-            print(f"{error}; it is passed over", file=sys.stderr, flush=True)
+            progress.warn(f"{error}; it is passed over")
     return found
 
 
@@ -149,7 +149,7 @@ def _taken_again(of: Range, parts: Parts) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="coopsgd-verify-") as name:
         place = Path(name)
         try:
-            launch.run(place, parts.config, partial(rerun.work, of, parts))
+            launch.run(place, parts.config, partial(rerun.work, of, parts), stream=2)
         except RunFailed as error:
             for log in sorted((place / "logs").glob("rank*.err")):  # the message names them, and they are about to go
                 print(log.read_text(errors="replace").rstrip(), file=sys.stderr, flush=True)
@@ -160,22 +160,24 @@ def _taken_again(of: Range, parts: Parts) -> list[dict[str, Any]]:
 def _verdict(of: Range, recorded: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> int:
     """Say in what the two environments differ, then what was found."""
     if "environment" not in recorded:
-        print("the run did not record its environment; only versions can be compared")
+        progress.tell("the run did not record its environment; only versions can be compared")
     elsewhere = provenance.differences(recorded, found[0])
     for words in elsewhere.values():
-        print(f"not as it was: {words}")
+        progress.tell(f"not as it was: {words}")
     if (why := found[0].get("unreadable")) is not None:
         raise DamagedFile(why)
     odd = [one for one in found if "step" in one]
     if odd:
         first = min(odd, key=lambda one: one["step"])
-        print(f"different: step {first['step']}, {first['where']}: {first['then']} in {first['file']}, {first['now']} now")
+        progress.tell(
+            f"different: step {first['step']}, {first['where']}: {first['then']} in {first['file']}, {first['now']} now"
+        )
         return DIFFERENT
     lines, saved, final = found[0]["lines"], found[0]["saved"], found[0]["final"]
     held = [f"{lines} line{'s' * (lines != 1)} of metrics.jsonl"]
     held += [f"the checkpoint of step {step}" for step in saved]
     held += [] if final == "none" else ["the final models" if final == "rows" else "the answer"]
-    print(
+    progress.tell(
         f"same: {', '.join(held)}, bit for bit"
         + (f", though {' and '.join(elsewhere)} differ{'s' * (len(elsewhere) == 1)}" if elsewhere else "")
     )

@@ -1,67 +1,114 @@
-"""What a person sees: a live line on a terminal, plain lines elsewhere, a small table at the end."""
+"""What a person sees: lines that live on a terminal, plain lines elsewhere, a small table at the end."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from coopsgd.host.files import json_text
+from coopsgd.host.terminal import Drawing, bar, coloured, fitted, size
+from coopsgd.run import progress
 from coopsgd.run.schema import evaluated, metric
 
-EVALS = (("loss", "eval/loss"), ("accuracy", "eval/accuracy"))  # as the console calls them
+# as the console calls them, in full and where there is little room
+EVALS = (("test loss", "eval/loss"), ("test accuracy", "eval/accuracy"))
+SHORT = {"train loss": "train", "test loss": "test", "test accuracy": "acc."}
 SCORES = (("R2", "eval/r2"), ("F1", "eval/f1"))  # of some tasks
 OF_AUXILIARY = (("auxiliary loss", "eval/aux_loss"), ("auxiliary accuracy", "eval/aux_accuracy"))
 OWN_TESTS = (("own tests", "eval/local_accuracy"), ("answer there", "eval/local_answer"))  # partition.test=local
+FRAME = 0.05  # seconds that a drawing is to be seen, at least
 PAUSE = 0.1  # seconds between two plain lines, at least: a run that evaluates often would print nothing else
+SHARE, LONGEST = 0.02, 60.0  # and this share of the time so far, but no longer than so many seconds
+SILENCE = 30.0  # seconds after which a plain line comes although nothing was evaluated
+BAR = 24  # columns
+SCREEN = 20  # lines after which a note has scrolled off
+
+
+def printer(stream: TextIO | None = None, **options: Any) -> Console:
+    """One of rich's for text that is no markup; without colours where nobody wants them."""
+    how = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
+    return Console(file=stream, color_system="auto" if coloured() else None, **(how | options))
 
 
 class Live:
-    """Follows a run of `steps` steps on `stream`."""
+    """Follows a run of `steps` steps on `stream`; what was last known of it stays to be seen. None: says nothing.
 
-    def __init__(self, stream: TextIO, steps: int) -> None:
-        self._console, self._steps = Console(file=stream, highlight=False, soft_wrap=True), steps
-        self._progress: Progress | None = None
-        self._told = -math.inf
-        if self._console.is_terminal and steps:
-            self._progress = Progress(
-                TextColumn("{task.completed}/{task.total}"),
-                BarColumn(24),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(),
-                console=self._console,
-                auto_refresh=False,  # no thread: it is drawn when there is news
-                transient=True,
-            )
-            self._task = self._progress.add_task("", total=steps)
-            self._progress.start()
+    aside: what comes of it is not what is asked for, so a plain line only tells now and then that it goes on.
+    """
+
+    def __init__(self, stream: TextIO | None, steps: int, aside: bool = False) -> None:
+        self._screen, self._mute, self._steps, self._aside = Drawing(stream), stream is None, steps, aside
+        self._known: dict[str, Any] = {}
+        self._first: Mapping[str, Any] | None = None  # line, of this session
+        self._begun = time.perf_counter()
+        self._told, self._drawn = self._begun if aside else -math.inf, -math.inf
+        self._notes: dict[str, int] = {}  # plain lines that came since each
+        if self._screen.live and steps:
+            self._screen.draw(*self._lines({"step": 0}))
 
     def log(self, line: dict[str, Any]) -> None:
-        """One log point: redraw, or print the evaluations."""
-        words = describe(line)
-        if self._progress is not None:
-            self._progress.update(self._task, completed=line["step"], description=words)
-            self._progress.refresh()
-        elif evaluated([line]) and (line["step"] == self._steps or time.perf_counter() - self._told > PAUSE):
-            self._told = time.perf_counter()
-            left = line["train_s"] / line["step"] * (self._steps - line["step"]) if line["step"] else None
-            more = f"  {left:.0f} s left" if left is not None and line["step"] < self._steps else ""
-            self._console.print(f"step {line['step']}/{self._steps}  {words}{more}")
+        """One log point: draw anew, or print it when it is time."""
+        self._first = self._first or line
+        self._known |= {name: value for name, value in line.items() if value is not None}
+        moment = time.perf_counter()
+        if self._screen.live:
+            if moment - self._drawn >= FRAME and self._steps:
+                self._screen.draw(*self._lines(line))
+                self._drawn = moment
+            return
+        pause = max(PAUSE, min(LONGEST, SHARE * (moment - self._begun)))
+        last, since = line["step"] == self._steps, moment - self._told
+        news = evaluated([line]) and (last or since > pause) and not self._aside
+        if not self._mute and (news or since > (progress.EVERY if self._aside else max(pause, SILENCE))):
+            self._told = moment
+            left = self._left(line)
+            more = "" if last or left is None else f"  {progress.duration(left)} left"
+            self._screen.above(
+                f"{progress.stamp(self._screen.stream)}step {line['step']}/{self._steps}  {describe(self._known)}{more}"
+            )
+            self._notes = {text: since + 1 for text, since in self._notes.items()}
 
     def note(self, text: str) -> None:
-        """A line of its own, once."""
-        self._console.print(text, markup=False)
+        """A line of its own, which stays; where many came after it, once more at the end."""
+        if not self._mute:
+            self._screen.above(text)
+            self._notes.setdefault(text, 0)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self._progress is not None:
-            self._progress.stop()
+        self._screen.close()
+        for text, since in self._notes.items():
+            if since >= SCREEN:
+                self._screen.above(text)
+        self._notes = {}
+
+    def _left(self, line: Mapping[str, Any]) -> float | None:
+        """Seconds until the last step, at the pace of this session, measuring included."""
+        first = self._first
+        if first is None or line["step"] <= first["step"]:
+            return None
+        return float((line["wall_s"] - first["wall_s"]) / (line["step"] - first["step"]) * (self._steps - line["step"]))
+
+    def _lines(self, line: Mapping[str, Any]) -> list[str]:
+        """All that is drawn, in as many columns as there are."""
+        columns = size(self._screen.stream)[0] - 1
+        step, left = line["step"], self._left(line)
+        time_left = "" if left is None or step >= self._steps else f"{progress.duration(left)} left"
+        share = f"{step / self._steps:.0%}"
+        taken = len(f"step {step}/{self._steps}    {share}  {time_left}")
+        drawn = bar(step / self._steps, min(BAR, columns - taken)) if columns - taken >= 4 else ""
+        head = [(f"step {step}/{self._steps}", f"{step}/{self._steps}"), (drawn, ""), (share, share), (time_left, time_left)]
+        lines = [fitted(one, columns) for one in ([part for part in head if part[0]], *numbers(self._known)) if one]
+        if progress.sweep is not None:
+            spent = 0.0 if self._first is None or left is None else line["wall_s"] - self._first["wall_s"]
+            lines.insert(0, fitted(progress.sweep.parts(progress.sweep.left(left, spent)), columns))
+        return lines
 
 
 def tell(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
@@ -72,11 +119,36 @@ def tell(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], 
         show(found)
 
 
-def describe(line: dict[str, Any]) -> str:
-    """A log line in words."""
-    named = (("loss", "train/loss"), ("eval", "eval/loss"), ("accuracy", "eval/accuracy"), *SCORES)
-    parts = [f"{word} {metric(name).text(line[name])}" for word, name in named if line.get(name) is not None]
-    return "  ".join([*parts, f"{line['rounds']} rounds", metric("bytes").text(line["bytes"])])
+def numbers(known: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What is known of learning and of communication, each in full and shortened."""
+    learned = [
+        ("train loss", "train", "train/loss"),
+        *((word, SHORT.get(word, word), name) for word, name in (*EVALS, *SCORES)),
+    ]
+    sent = [
+        ("rounds", "rounds", "rounds"),
+        ("sent", "", "bytes"),
+        ("consensus", "cons.", "consensus"),
+        ("simulated", "sim", "sim_s"),
+    ]
+    first = [
+        (f"{word} {metric(name).text(known[name])}", f"{short} {metric(name).text(known[name])}")
+        for word, short, name in learned
+        if known.get(name) is not None
+    ]
+    second = []
+    for word, short, name in sent:
+        if known.get(name) is not None:
+            text = f"{known[name]:.3g}" if name == "consensus" else metric(name).text(known[name])
+            ahead = name == "consensus"  # units and countables stand behind their number
+            full, less = (f"{which} {text}" if ahead else f"{text} {which}" for which in (word, short))
+            second.append((full, less.strip()))
+    return first, second
+
+
+def describe(known: Mapping[str, Any]) -> str:
+    """The same in a line."""
+    return "  ".join(full for part in numbers(known) for full, _ in part)
 
 
 def number(x: float, error: float | None = None, digits: int = 4) -> str:
@@ -106,9 +178,9 @@ def table(summary: dict[str, Any], folder: Path) -> None:
     grid = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:
         grid.add_row(name, value)
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    console.print(grid)
-    console.print(str(folder), style="bold", markup=False, emoji=False)
+    out = printer()
+    out.print(grid)
+    out.print(str(folder), style="bold")
 
 
 def _over_workers(last: dict[str, Any], name: str) -> str:

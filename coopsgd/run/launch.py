@@ -28,10 +28,10 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 
 from coopsgd.errors import Interrupted, RunFailed
 from coopsgd.fleet.waits import FIRST, FLOOR, Wait
-from coopsgd.host import collector, files, signals
+from coopsgd.host import collector, signals
 from coopsgd.host.environment import environment
 from coopsgd.host.signals import Noted
-from coopsgd.run import final, worker
+from coopsgd.run import attempt, progress, worker
 from coopsgd.run.board import Board, Phase
 from coopsgd.setup.schema import Config
 
@@ -234,7 +234,7 @@ class Agent(LocalElasticAgent):
 
     def _say(self, text: str) -> None:
         if not self._silent:
-            print(text, file=sys.stderr, flush=True)
+            progress.warn(text)
 
     def _name(self, rank: int) -> str:
         return f"worker process {rank} (pid {self._processes[rank].pid})"
@@ -300,28 +300,28 @@ def _is_stopped(pid: int) -> bool:
         return False
 
 
-def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, silent: bool = False) -> None:
+def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, silent: bool = False, stream: int = 1) -> None:
     """Train the run frozen in `folder`. RunFailed, or Interrupted by a signal; no process is left either way.
 
     It returns as well when a signal came during the last save, which then was finished: see ending.noted. work: what each
-    process does instead, called as worker.work is; silent: it has no console to talk to.
+    process does instead, called as worker.work is; silent: it has no console to talk to; else stream is the descriptor of it.
     """
     collector.wake()  # what is imported is shared by the forks
     logs = folder / "logs"
-    _prepare(folder, logs)
+    attempt.prepare(folder, logs)
     board = Board(settings.processes)
     with signals.noted() as asked, contextlib.ExitStack() as stack:
-        store = stack.enter_context(_store(logs))
-        console = os.dup(1)
+        store = stack.enter_context(attempt.store(logs))
+        console = os.dup(stream)
         stack.callback(os.close, console)
-        stack.callback(_tidy, folder, logs)
+        stack.callback(attempt.tidy, folder, logs)
         parent = os.getpid()
 
         def renew() -> None:
             board.clear()
             with contextlib.suppress(FileNotFoundError):
                 os.truncate(store, 0)
-            _clear(folder)
+            attempt.clear(folder)
 
         def body() -> None:
             if asked.first is not None:  # between the fork and here nobody acted on it
@@ -342,50 +342,6 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
                 error.notes, error.restarts = board.notes, agent.restarted
                 if board.phase(0) != Phase.DONE:  # else all is saved, and who died was needed no more
                     raise
-
-
-def _prepare(folder: Path, logs: Path) -> None:
-    """Nothing of an earlier attempt in this folder is taken for this one's."""
-    try:
-        logs.mkdir(exist_ok=True)
-        for left in (folder / "summary.json", logs / "store", *logs.glob("error*.json"), *logs.glob("rank*.*")):
-            left.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunFailed(f"{error.filename or logs} cannot be written ({error.strerror})") from None
-    _clear(folder)
-
-
-def _clear(folder: Path) -> None:
-    """Remove what was left half written, by whomever: nobody else works here."""
-    for place in (folder, folder / final.FILE.parent, *folder.glob(f"{final.FILE.parent}/step-*")):
-        files.clear_halves(place, alone=True)
-
-
-def _tidy(folder: Path, logs: Path) -> None:
-    """Leave no empty log and no half of a file."""
-    with contextlib.suppress(OSError):
-        for left in logs.glob("rank*.*"):
-            if left.stat().st_size == 0:
-                left.unlink()
-    _clear(folder)
-
-
-@contextlib.contextmanager
-def _store(logs: Path) -> Iterator[str]:
-    """The name of an empty file that the processes to be forked can meet over: in memory where the system has such files."""
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("store")
-        try:
-            name = f"/proc/self/fd/{file}"
-            if os.path.exists(name):
-                yield name
-                return
-        finally:
-            os.close(file)
-    try:
-        yield str(logs / "store")
-    finally:
-        (logs / "store").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
 from coopsgd.blame import described
-from coopsgd.host import stdio
-from coopsgd.run import cockpit
+from coopsgd.run import cockpit, progress
 from coopsgd.run.checkpoints import Checkpoint
 from coopsgd.run.console import Live
 from coopsgd.run.metrics import Files
@@ -38,7 +36,7 @@ class Report:
 
     def __init__(self, folder: Path, parts: Parts, console: int | None, found: Checkpoint | None = None) -> None:
         """found: what the run goes on from."""
-        self._live = Live(sys.stdout if console is None else stdio.stream(console), parts.config.steps)
+        self._live = Live(progress.listener(console), parts.config.steps)
         saved = {} if found is None else found.manifest["report"]
         self._resumed: list[dict[str, Any]] = list(saved.get("resumed", []))
         self._about = {"settings": settings_of(parts.config), **provenance(parts)}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,12 @@ from torch import Tensor
 
 from coopsgd.errors import DamagedFile
 from coopsgd.fleet.plan import layout_of
-from coopsgd.host import files, stdio
+from coopsgd.host import files
 from coopsgd.loop.evaluation import train
 from coopsgd.loop.saved import ByRow, flatten, homes
 from coopsgd.predict.monitor import Monitor
 from coopsgd.predict.rehearsal import clock_of
-from coopsgd.run import checkpoints, provenance
+from coopsgd.run import checkpoints, progress, provenance
 from coopsgd.run.console import Live
 from coopsgd.run.folders import checkpoint_place
 from coopsgd.run.reader import Run
@@ -86,7 +85,7 @@ class Lines:
 
     def __init__(self, of: Range, findings: Findings, console: int | None) -> None:
         self._left, self._findings, self._end = list(of.lines), findings, of.end
-        self._live = Live(sys.stdout if console is None else stdio.stream(console), of.end)
+        self._live = Live(progress.listener(console), of.end, aside=True)
 
     def log(self, line: dict[str, Any]) -> None:
         """One log point."""

@@ -12,8 +12,9 @@ from typing import Any
 from coopsgd import usercode
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed
 from coopsgd.host import files, signals
+from coopsgd.host.terminal import CLEAR, can_draw, wrapped
 from coopsgd.registry import guarded
-from coopsgd.run import provenance, source
+from coopsgd.run import progress, provenance, source
 from coopsgd.run.folders import diverged, steps_saved, write_config
 from coopsgd.run.reader import Run, log_points
 from coopsgd.run.summary import known_beforehand, of_what_there_is
@@ -31,10 +32,12 @@ def start(folder: Path, parts: Parts) -> float | None:
     settings = parts.config
     schedule = parts.strategy.schedule
     tau = "" if schedule is not None and schedule.times_itself else f" tau={settings.tau}"
-    print(f"{settings.algo['name']}{tau}: {placement_line(settings)}", flush=True)
+    if not progress.quiet:
+        print(wrapped(f"{settings.algo['name']}{tau}: {placement_line(settings)}", sys.stdout), flush=True)
     _launched(folder, parts)
     summary = Run(folder).summary
-    table(summary, folder)
+    if not progress.quiet:
+        table(summary, folder)
     if summary["status"] == "diverged":
         raise Diverged(diverged(folder, summary["diverged_at"], summary["diverged_workers"]))
     return summary["eval"].get("eval/loss")
@@ -115,8 +118,8 @@ def _launched(folder: Path, parts: Parts, silent: bool = False) -> None:
 
 def _summarise(folder: Path, parts: Parts, error: RunFailed | Interrupted) -> None:
     """Write the summary of a run that ended before it wrote one."""
-    if sys.stdout is not None and sys.stdout.isatty():
-        print("\x1b[?25h", end="", flush=True)  # the worker that drew the live line had no time to show the cursor again
+    if can_draw(sys.stdout):
+        print(CLEAR, end="", flush=True)  # the worker that drew had no time to take its lines away
     if (folder / "summary.json").exists():
         return
     status = "failed" if isinstance(error, RunFailed) else "interrupted"

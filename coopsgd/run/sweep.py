@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from coopsgd.errors import ConfigError, DamagedFile
-from coopsgd.run.console import EVALS
+from coopsgd.host.terminal import can_draw, size
+from coopsgd.run.console import EVALS, printer
 from coopsgd.run.jobs import FAILED, Job
 from coopsgd.run.reader import summary_of
 from coopsgd.run.schema import metric
 
 COLUMNS = ("job", "status", "loss", "accuracy", "rounds", "sent", "time", "folder")
+FIRST_OUT = ("folder", "time", "rounds", "sent")  # where there is no room
 
 
 def readable_summary(folder: str | Path) -> dict[str, Any] | None:
@@ -54,15 +56,24 @@ def rows(jobs: Sequence[Job]) -> list[tuple[str, ...]]:
 
 
 def table(jobs: Sequence[Job]) -> None:
-    """Print them, with the folder that all share once. A console that cannot be written is no reason to end."""
+    """Print them, with the folder that all share once: all of it but on a terminal, where only columns that have room are.
+
+    A console that cannot be written is no reason to end.
+    """
     found = rows(jobs)
     root = str(Path(jobs[0].folder).parent)
-    grid = Table(*COLUMNS, box=None, padding=(0, 2, 0, 0))
+    found = [(*row[:-1], row[-1].removeprefix(root + "/")) for row in found]
+    wide = [max(len(row[column]) for row in [*found, COLUMNS]) + 2 for column in range(len(COLUMNS))]
+    shown = list(range(len(COLUMNS)))
+    room = size(sys.stdout)[0] if can_draw(sys.stdout) else math.inf
+    for name in FIRST_OUT:
+        if sum(wide[column] for column in shown) > room:
+            shown.remove(COLUMNS.index(name))
+    grid = Table(*(COLUMNS[column] for column in shown), box=None, padding=(0, 2, 0, 0))
     for row in found:
-        grid.add_row(*row[:-1], row[-1].removeprefix(root + "/"))
+        grid.add_row(*(row[column] for column in shown))
     try:
-        width = sum(max(len(row[column]) for row in [*found, COLUMNS]) + 2 for column in range(len(COLUMNS)))
-        console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)  # no cell is cut
+        console = printer(sys.stdout, width=sum(wide))  # no cell is cut
         console.print()
         console.print(grid)
         console.print(root, style="bold")

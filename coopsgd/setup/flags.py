@@ -27,6 +27,7 @@ FLAGS: dict[str, tuple[str, int | None]] = {
     "--info": ("-i", None),
     "--trust": ("", 0),  # ours: the config of --config-path is one's own
     "--changed-source": ("", 0),  # ours: a run may go on by resume=auto with other code of the user's
+    "--quiet": ("-q", 0),  # ours: print nothing but the folder and what went wrong
 }
 INFOS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 VALUES = {"--cfg": ("job", "hydra", "all"), "--info": INFOS}

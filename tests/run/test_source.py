@@ -203,7 +203,7 @@ def test_where_it_lay_and_what_the_commit_was(mine):
     said = coopsgd.Run("run").source["mynet.py"]
     assert said["path"] == str(mine / "mynet.py") and said["bytes"] == len(NET) + 7 and said["kept"]
     assert said["git"] == {"commit": git(mine, "rev-parse", "HEAD"), "dirty": True}
-    found = show.facts(compose.compose_config(words).parts, ())["source"]
+    found = show.facts(compose.compose_config(words).parts, ())["own_code"]
     assert found == coopsgd.Run("run").source
 
 

@@ -15,6 +15,7 @@ from coopsgd.commands.design.ranking import Entry, pareto
 from coopsgd.commands.design.study import Study
 from coopsgd.host.sizes import human_bytes
 from coopsgd.predict.clock import cycles
+from coopsgd.run.console import printer
 from coopsgd.setup.words import as_written
 
 WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
@@ -89,7 +90,7 @@ def command(entry: Entry, words: Sequence[str], config_dir: str | None = None) -
 
 def show(found: dict[str, Any]) -> None:
     """Print it for a person."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = printer()
     console.width = max(console.width, WIDTH)
     wanted = f"loss {found['target_loss']:g}" if found["budget_seconds"] is None else f"{found['budget_seconds']:.4g} s"
     console.print(f"{found['searched']} algorithms ranked for {wanted}; predicted is the {found['predicts']}", style="bold")

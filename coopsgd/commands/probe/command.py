@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from coopsgd.commands import compose
@@ -21,7 +20,7 @@ from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.host import files
 from coopsgd.host.sizes import human_bytes
 from coopsgd.run import folders
-from coopsgd.run.console import tell
+from coopsgd.run.console import printer, tell
 from coopsgd.run.progress import say
 from coopsgd.run.start import placement_line
 from coopsgd.setup import checks
@@ -87,7 +86,7 @@ def _measured(folder: Path, settings: Any, silent: bool) -> dict[str, Any]:
 
 def show(found: dict[str, Any], at: Path, words: Sequence[str]) -> None:
     """A table with error bars, and what to do next."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = printer()
     table = Table("", "", "value", "95 % interval", title=f"\n{_title(found)}", title_justify="left")
     for name, what in WHAT.items():
         table.add_row(

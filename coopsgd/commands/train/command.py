@@ -26,10 +26,9 @@ from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, full_errors
 from coopsgd.host.environment import environment
 from coopsgd.registry import TRUST
-from coopsgd.run import lists, source
+from coopsgd.run import lists, progress, source
 from coopsgd.run.folders import folder_key, refuse_nowhere, rehydrated, without_hydra
 from coopsgd.run.jobs import FAILED, Job
-from coopsgd.run.progress import say
 from coopsgd.run.schema import metric
 from coopsgd.run.sweep import table as sweep_table
 from coopsgd.setup import build, checks, objective, sweeps
@@ -67,12 +66,15 @@ def train(words: Sequence[str], tell: Callable[[str], None] | None = None) -> in
 
 def _train(words: Sequence[str], tell: Callable[[str], None] | None) -> int:
     line = sort(words)
+    quietly = line.flags.pop("--quiet", None) is not None
     if "--version" in line.flags:
         print(f"coopsgd, version {__version__}")
         return 0
     if set(line.flags) <= {"--multirun"} and not any(word.startswith("launch=") for word in line.words):
         checks.only_copy()  # before a sweep says it of every job
     refuse_nowhere(words)
+    if quietly:
+        progress.silence()
     session = Session(words, tell)
     session.words, notes = [], list[str]()
     words = line.words
@@ -83,7 +85,7 @@ def _train(words: Sequence[str], tell: Callable[[str], None] | None) -> int:
         if sweeping:
             sweeps.refuse(session.words)
     for note in notes:
-        print(note, file=sys.stderr, flush=True)
+        progress.say(note)
     return _ended(session, _through_hydra(session, line.flags))
 
 
@@ -112,7 +114,10 @@ def _resumed(words: list[str], trust: bool, changed_source: bool) -> int:
 def _ended(session: Session, code: int) -> int:
     """The table of a sweep and what failed; the exit code."""
     jobs = session.ended
-    if len(jobs) > 1 and any(job.kept or job.same_as for job in jobs):
+    if progress.quiet:
+        if session.folder is not None:
+            print(session.folder.absolute(), flush=True)
+    elif len(jobs) > 1 and any(job.kept or job.same_as for job in jobs):
         sweep_table(jobs)
         _print_best(session)
     failed = [job for job in [*jobs, session.failed] if job is not None and job.status == FAILED]
@@ -252,7 +257,7 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
             sweeper = launching.sweeper(cfg, context, session)
             session.total = _jobs(sweeper, task_words(cfg.hydra))
             if session.total is not None and session.total >= MANY:
-                say(f"a sweep of {session.total} jobs: their configs are read first")
+                progress.say(f"a sweep of {session.total} jobs: their configs are read first")
             sweeper.sweep(arguments=task_words(cfg.hydra))
             callbacks.on_multirun_end(config=cfg, config_name=name)
             return
@@ -284,7 +289,7 @@ def _check_objective(session: Session, cfg: Any) -> None:
         base = Config(objective=wanted, task={"name": task}, cluster=cluster)
         objective.refuse_for(base, target, kind.SCORES, kind.known is not Task.known)
     for note in objective.against(wanted, session.maximised):
-        print(note, file=sys.stderr, flush=True)
+        progress.say(note)
 
 
 def _as_one_run(engine: Any, name: str, words: Sequence[str]) -> Any:
@@ -330,3 +335,6 @@ class _WithoutUsage(io.TextIOBase):
 
     def fileno(self) -> int:
         return self._stderr.fileno()
+
+    def isatty(self) -> bool:
+        return self._stderr.isatty()

@@ -25,8 +25,9 @@ from omegaconf import read_write
 from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, Interrupted
 from coopsgd.host import processors, signals
+from coopsgd.host.terminal import Drawing
+from coopsgd.run import progress
 from coopsgd.run.jobs import FAILED, NOWHERE, RUNNING, Job, Jobs
-from coopsgd.run.progress import say
 
 GLANCE = 0.2  # seconds between two looks at what jobs elsewhere have to say
 
@@ -111,12 +112,12 @@ class Launching:
     @contextlib.contextmanager
     def _listening(self, numbers: Sequence[int], asked: signals.Noted) -> Iterator[None]:
         """Inside, what becomes of jobs that have another console is told on this one, and they are told what it is asked."""
-        over, waiting = threading.Event(), dict.fromkeys(numbers, "")
+        over, watch = threading.Event(), Watch(self._session, numbers)
 
         def listen() -> None:
             told = 0
             while not over.wait(GLANCE):
-                self._tell(waiting)
+                watch.look()
                 if _ends(asked) is not None and told < 1 + asked.twice:
                     told += 1
                     self._ask_to_end(numbers, asked.numbers[0] if told == 1 else signal.SIGKILL)
@@ -129,7 +130,8 @@ class Launching:
         finally:
             over.set()
             listener.join()
-            self._tell(waiting)
+            watch.look()
+            watch.close()
 
     def _ask_to_end(self, numbers: Sequence[int], number: int) -> None:
         """Have the jobs that run here save themselves and end, and no other begin; by SIGKILL, end at once."""
@@ -141,18 +143,52 @@ class Launching:
                 with contextlib.suppress(OSError):  # of others submitit makes something else
                     os.kill(job.pid, signal.SIGKILL if number == signal.SIGKILL else signal.SIGINT)
 
-    def _tell(self, waiting: dict[int, str]) -> None:
-        """What is new of the jobs in `waiting`, each with what was told of it; those that are over leave it."""
-        for number, told in list(waiting.items()):
-            job = self._read(number)
+
+class Watch:
+    """Tells on the command's console what becomes of jobs in other processes: each that ended, and how many are left."""
+
+    def __init__(self, session: Session, numbers: Sequence[int]) -> None:
+        self._session, self._waiting = session, dict.fromkeys(numbers, "")  # number -> what was told of it
+        self._screen = Drawing(None if progress.quiet else sys.stderr)
+
+    def look(self) -> None:
+        """Say what is new, and how far the sweep is."""
+        session = self._session
+        assert session.jobs is not None
+        for number, told in list(self._waiting.items()):
+            job = session.jobs.read(number)
             if job is None or job.status == told:
                 continue
-            if job.console != self._session.console:
-                title = self._session.title(job)
-                say(title if job.status == RUNNING else f"{title}: {job.message or job.status}")
-            waiting[number] = job.status
+            self._waiting[number] = job.status
             if job.status != RUNNING:
-                del waiting[number]
+                del self._waiting[number]
+                session.over, session.kept = session.over + 1, session.kept + job.kept
+                session.failures += job.status == FAILED
+                standing = "" if self._screen.live else f" ({', '.join(self._standing())})"
+                self._say(f"{session.title(job)}: {job.message or job.status}{standing}")
+            elif not self._screen.live:
+                self._say(session.title(job))
+        if self._waiting:
+            running = list(self._waiting.values()).count(RUNNING)
+            over, *more = self._standing()
+            self._screen.draw(", ".join([over, f"{running} running", *more]))
+
+    def close(self) -> None:
+        """Take away what lives on the terminal."""
+        self._screen.close()
+
+    def _say(self, text: str) -> None:
+        progress.say(progress.stamp(sys.stderr) + text)
+
+    def _standing(self) -> list[str]:
+        """How many jobs are over, of how many, how many of them failed, and how long the others take at this pace."""
+        session, spent = self._session, time.monotonic() - self._session.began
+        of = "" if session.total is None else f" of {session.total}"
+        found = [f"{session.over}{of} jobs over"] + ([f"{session.failures} failed"] if session.failures else [])
+        if session.total is not None and session.kept and session.over < session.total:
+            left = spent / session.kept * (session.total - session.over)  # what was refused took no time
+            found.append(f"about {progress.duration(left)} left of the sweep")
+        return found
 
 
 def _ends(asked: signals.Noted) -> int | None:

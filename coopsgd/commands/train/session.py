@@ -9,8 +9,9 @@ import re
 import shlex
 import socket
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from coopsgd.commands.train.done import Done
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.host import signals
 from coopsgd.host.environment import working_in
-from coopsgd.run import lists, pictures, source
+from coopsgd.run import lists, pictures, progress, source
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.jobs import DONE, FAILED, INTERRUPTED, Job, Jobs, Objective
 from coopsgd.run.naming import folder_name
@@ -58,6 +59,11 @@ class Session:
         self.changed_source = False  # may a run that is there go on with other code of the user's?
         self.checked: Checked | None = None  # of a single run, which is checked before its folder is made
         self.total: int | None = None  # jobs of the sweep, where that is known beforehand
+        self.failures, self.trained = 0, (0, 0.0)  # jobs that failed; those that trained, and the seconds they took
+        self.over = self.kept = 0  # of jobs elsewhere: those that came to an end, and those that left a run
+        self.began = time.monotonic()
+        self.folder: Path | None = None  # where there is something, of the run or the sweep
+        self.quiet = progress.quiet
         self.steps: int | None = None  # of the run under way
         self.done = Done(Path())  # of a sweep
         self.made = Made()
@@ -81,13 +87,17 @@ class Session:
         self._kept = False
         job = Job(hydra_config.job.num if self.sweeping else 0, label, str(folder))
         job = job._replace(console=console(), host=socket.gethostname(), pid=os.getpid())
-        if os.getpid() != self._pid:
+        if not self._here:
             signals.raising()
+            progress.quiet = self.quiet or self._heard(job)
             if self.jobs is not None and self.jobs.stopped:
                 self.made.tidy()
                 return None
         if self.sweeping:
-            print(f"\n{self.title(job)}", flush=True)
+            progress.sweep = progress.Sweep(job.number + 1, self.total, self.failures, self.trained) if self._here else None
+            if not progress.quiet:
+                known = progress.sweep.words() if progress.sweep is not None else ""
+                print(f"\n{progress.stamp(sys.stdout)}{self.title(job)}{known}", flush=True)
             self._note(job)
         self.made.below(folder)
         try:
@@ -97,10 +107,11 @@ class Session:
                 return self._run(cfg, job, hydra_config)
         except Interrupted as stopped:
             stopped.note = stopped.note or self._where(job)
-            if os.getpid() == self._pid:
+            if self._here:
                 raise
             self._note(job._replace(status=INTERRUPTED, message=f"interrupted{stopped.note}", kept=self._kept))
-            print(f"{self.title(job)}: interrupted{stopped.note}", file=sys.stderr, flush=True)
+            if not self._heard(job):
+                progress.warn(f"{self.title(job)}: interrupted{stopped.note}")
             return None  # what it raised would have launchers kill the others, which are saving themselves
         except Exception as error:
             self.made.tidy()
@@ -110,10 +121,19 @@ class Session:
                 raise
             if not mistake and not isinstance(error, RunFailed):
                 traceback.print_exc()
-            if self.sweeping:
-                ours = os.getpid() == self._pid  # else others talk at the same time
-                print(one_line(error) if ours else f"{self.title(job)}: {one_line(error)}", file=sys.stderr, flush=True)
+            self.failures += 1
+            if self.sweeping and not self._heard(job):
+                progress.say(one_line(error) if self._here else f"{self.title(job)}: {one_line(error)}")
             return None
+
+    @property
+    def _here(self) -> bool:
+        """Is this the command's own process, and not that of a job?"""
+        return os.getpid() == self._pid
+
+    def _heard(self, job: Job) -> bool:
+        """Does the command tell of this job, which runs elsewhere but on its console?"""
+        return not self._here and job.console == self.console
 
     def worth(self, found: Objective) -> Objective:
         """An objective as a sweeper is told it: the worst there is for a run that has none."""
@@ -196,6 +216,7 @@ class Session:
     def sweep_into(self, folder: Path) -> None:
         """The folder of a sweep."""
         self.done = Done(folder)
+        self.folder = folder
         self.made.will(folder)
         self.jobs = Jobs(folder)
 
@@ -208,6 +229,7 @@ class Session:
 
     def tidy(self) -> None:
         """Take away what this command made and nothing was put into; a sweep's list of words when no job left anything."""
+        progress.sweep = None
         if self.jobs is not None:
             self.ended = self.jobs.all()
             self.jobs.remove()
@@ -219,13 +241,14 @@ class Session:
     def _run(self, cfg: Any, job: Job, hydra_config: Any) -> Objective:
         checked = self.checked or self._check(cfg, hydra_config)
         for note in checked.notes:
-            print(note, file=sys.stderr, flush=True)
+            progress.say(note)
         settings = checked.config
         if settings.launch:
             checks.only_copy()
         named = given(task_words(hydra_config))
         if self.jobs is None:
             found = self._train(checked, job, named, task_words(hydra_config))
+            self.folder = Path(job.folder) if settings.launch else None
             if self.tell is not None and settings.launch:
                 self.tell(job.folder)
             return found
@@ -234,27 +257,35 @@ class Session:
         with self.jobs.alone(key) as once:
             if (first := once.first) is not None:
                 self.made.tidy()
-                print(
-                    f"the same run as job {first.number + 1}, {first.label} ({first.folder}), so it is not run again",
-                    flush=True,
-                )
+                progress.tell(f"the same run as job {first.number + 1}, {first.label} ({first.folder}), so it is not run again")
                 self._note(job._replace(status=DONE, objective=first.objective, same_as=first.folder))
                 return first.objective
             if self.again.skip_done and (done := self.done.like(checked, named)) is not None:
                 self.made.tidy()
                 other = f" (not as it was: {', '.join(some)})" if (some := source.changed(done)) else ""
-                print(f"done already in {done}{other}, so it is not run again", flush=True)
+                progress.tell(f"done already in {done}{other}, so it is not run again")
                 found = objective(done, checked.parts)
                 self._note(job._replace(status=DONE, objective=found, same_as=str(done.absolute())))
                 return found
             try:
-                found = self._train(checked, job, named, self._own(task_words(hydra_config)))
+                with self._timed():
+                    found = self._train(checked, job, named, self._own(task_words(hydra_config)))
                 self._note(job._replace(status=DONE, objective=found, kept=True))
                 once.trained(job.number)
             except Diverged:  # as it would again; other failures may have been the machine's
                 once.trained(job.number)
                 raise
             return found
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Inside, a job trains."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            many, seconds = self.trained
+            self.trained = many + 1, seconds + time.monotonic() - began
 
     def _train(self, checked: Checked, job: Job, named: Sequence[str], own: Sequence[str]) -> Objective:
         """Train in the job's folder, or go on there; `named` are the keys that words name, `own` words that others have not."""
