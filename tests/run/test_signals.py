@@ -110,7 +110,7 @@ def test_interrupts_leave_a_visible_cursor(started):  # noqa: F811
         time.sleep(0.008)
     assert command.ended().code == 130
     message = terminal.output()
-    assert b"\x1b[?25l" in message and message.rindex(b"\x1b[?25h") > message.rindex(b"\x1b[?25l")
+    assert b"step 0/" in message and message.rfind(b"\x1b[?25h") >= message.rfind(b"\x1b[?25l")
     assert b"coopsgd: interrupted" in message and b"Traceback" not in message
     command.nothing_left()
 
