@@ -26,6 +26,7 @@ import yaml
 from coopsgd.compare import cache
 from coopsgd.errors import ConfigError, DamagedFile
 from coopsgd.host import processors
+from coopsgd.run import source
 from coopsgd.run.folders import in_use_by_us
 from coopsgd.run.reader import log_points, summary_of
 
@@ -47,6 +48,7 @@ class Entry:
     folder: Path
     name: str
     keys: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)  # SHA-256 of the user's own files that it ran
     summary: dict[str, Any] = field(default_factory=dict)
     status: str = BROKEN
     why: str = ""
@@ -133,6 +135,7 @@ def _entry(folder: Path, name: str) -> Entry:
     entry = Entry(folder, name)
     try:
         entry.keys = flat(config_of(folder / "config.yaml"))
+        entry.source = source.then(folder) if (folder / source.FOLDER).is_dir() else {}
         entry.summary = summary_of(folder) or {}
     except (OSError, ValueError, yaml.YAMLError, ConfigError, DamagedFile) as error:
         entry.why = " ".join(str(error).split())

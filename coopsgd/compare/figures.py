@@ -143,7 +143,11 @@ def curve_of(comparison: Comparison, group: Group, axis: str) -> Curve:
     """Over the runs that have not diverged; where all have, over all."""
     if apart(group):
         group = replace(group, entries=[entry for entry in group.counted if entry.status != "diverged"])
-    return comparison.curve(group, axis)
+    curve = comparison.curve(group, axis)
+    if axis not in ("seconds", "sim_seconds"):
+        return curve
+    whole = curve.n == curve.n.max(initial=0)  # seeds end at other seconds: beyond the first end the mean would jump
+    return Curve(*(part[whole] for part in curve))
 
 
 def _line(axes: Any, curve: Curve, style: Style, unit: float, many: int, number: int) -> None:

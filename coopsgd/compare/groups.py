@@ -7,6 +7,7 @@ graph's weights); then setup/identity.py decides, which builds the algorithm.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -35,12 +36,15 @@ def _of_a_run() -> frozenset[str]:
 
 
 def trained(entry: Entry) -> dict[str, Any]:
-    """The keys of a run that say what is trained, but for its seed."""
-    return {
+    """The keys of a run that say what is trained, but for its seed; and which source of the user's own it ran, if any."""
+    found = {
         key: value
         for key, value in entry.keys.items()
         if key.partition(".")[0] in _of_a_run() and key not in SEEDS and key.partition(".")[0] not in UNSAID
     }
+    if entry.source:
+        found["source"] = hashlib.sha256(json.dumps(entry.source, sort_keys=True).encode()).hexdigest()[:8]
+    return found
 
 
 @dataclass(eq=False)

@@ -233,6 +233,16 @@ def test_groups_by_a_key_alone(tmp_path):
     assert [(row["keys"], row["runs"]) for row in found.rows()] == [({"tau": 2}, 2), ({"tau": 4}, 2)]
 
 
+def test_runs_of_other_source_are_other_runs(tmp_path):
+    for name, seed, sha in (("a", 0, "11"), ("b", 1, "11"), ("c", 2, "22")):
+        folder = make(tmp_path / name, seed=seed)
+        (folder / "source").mkdir()
+        kept = {"format": 1, "files": {"mine.py": {"path": "/x/mine.py", "sha256": sha}}}
+        (folder / "source" / "files.json").write_text(json.dumps(kept))
+    found = compared(tmp_path)
+    assert found.differing == ["source"] and sorted(len(group.entries) for group in found.groups) == [1, 2]
+
+
 def test_settings_that_follow_from_the_seed_are_no_difference(tmp_path, cli):
     """MATCHA's probabilities are computed from the graph, which the seed draws, and stand in the frozen config."""
     words = ("algo=matcha", "topology=erdos_renyi", "topology.p=0.7", "task=quadratic", "workers=6", "steps=2", "processes=1")
