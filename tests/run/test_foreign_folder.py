@@ -302,7 +302,8 @@ def test_files_outside_the_folder_are_not_read(stranger, tmp_path, capfd, kind, 
     if way == "link":
         (folder / "cluster.file.json").symlink_to(tmp_path / "secret")
     assert command.train(["--config-path", "theirs", "hydra.run.dir=again"]) == 2
-    assert at in refused(capfd.readouterr().err)
+    said = refused(capfd.readouterr().err)
+    assert at in said or (way == "relative" and str(tmp_path / "secret") in said)
     assert not Path("again").exists()
 
 
