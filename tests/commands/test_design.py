@@ -262,6 +262,17 @@ def test_design_from_the_command_line(cli, tmp_path):
     errors = [float(f"{entry['error']:.3g}") for entry in found["ranking"]]
     assert errors == sorted(errors)
     assert all(entry["seconds"] <= 1 for entry in found["ranking"])
+    full = next(entry for entry in found["baselines"] if entry["algo"] == "algo=fullsync")
+    first = found["ranking"][0]
+    less = full["bytes_per_step"] / first["bytes_per_step"]
+    assert first["algo"].removeprefix("algo=") in found["advice"] and f"sends {less:.3g} times less than" in found["advice"]
+    assert f"is at {first['error']:.4g} after 1 s instead of at {full['error']:.4g}" in found["advice"]
+    assert [entry["rank"] for entry in found["baselines"]] == [ranked[entry["algo"]] for entry in found["baselines"]]
+    near = [entry for entry in found["ranking"] if entry["error"] <= 1.01 * first["error"]]
+    assert found["ties"] == len(near) >= 1
+    least = min(near, key=lambda entry: entry["bytes_per_step"])
+    assert found["cheapest_tie"] == (least["algo"] if least["bytes_per_step"] < first["bytes_per_step"] else None)
+    assert "cluster" in first["command"] and "cluster" not in first["on_machines"]
     check = found["check"]
     assert len(check["runs"]) == 5 and check["kendall_tau"] > 0.3 and check["regret"] <= 0.25
     folder = tmp_path / found["folder"]
@@ -273,6 +284,8 @@ def test_design_to_a_target_prints_commands_that_run(cli, tmp_path):
     ended = cli("design", *NOISY, *SLOW, "workers=4", "steps=60", "--target-loss", "3", "--top", "2", "algo=pasgd")
     assert ended.code == 0, ended.err
     (line,) = (line for line in ended.out.splitlines() if line.strip().startswith("1. coopsgd train"))
+    assert ended.out.startswith("Take pasgd tau=") and "reaches a loss of 3 in" in ended.out.splitlines()[0]
+    assert "(baseline)" in ended.out and "launch=false" in ended.out.splitlines()[-3]
     words = shlex.split(line.split("coopsgd ", 1)[1])
     again = cli(*words, f"hydra.run.dir={tmp_path}/run", "log_every=1", "eval_every=1")
     assert again.code == 0, again.err

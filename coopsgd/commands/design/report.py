@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from coopsgd.commands.design import advice
 from coopsgd.commands.design.ranking import Entry, pareto
 from coopsgd.commands.design.study import Study
 from coopsgd.host.sizes import human_bytes
@@ -39,7 +40,13 @@ def facts(study: Study, words: Sequence[str], top: int, config_dir: str | None =
             "drift": pilots.drift,
             "kept": pilots.kept,
         },
+        "advice": advice.sentence(study, _seconds),
+        "ties": advice.ties(study),
+        "cheapest_tie": None if (least := advice.cheapest(study)) is None else least.candidate.label,
         "ranking": [_entry(study, entry, rank, words, config_dir) for rank, entry in enumerate(study.entries[:top], 1)],
+        "baselines": [
+            _entry(study, study.entries[rank - 1], rank, words, config_dir) for rank in advice.baselines(study.entries).values()
+        ],
         "pareto": [
             {"algo": e.candidate.label, "seconds": float(e.times[-1]), "error": float(e.errors[-1])}
             for e in pareto(study.entries)
@@ -73,6 +80,7 @@ def _entry(study: Study, entry: Entry, rank: int, words: Sequence[str], config_d
         "error": entry.error,
         "floor": entry.floor,
         "command": command(entry, words, config_dir),
+        "on_machines": command(entry, [word for word in words if not word.lstrip("+~").startswith("cluster")], config_dir),
     }
 
 
@@ -92,8 +100,9 @@ def show(found: dict[str, Any]) -> None:
     """Print it for a person."""
     console = printer()
     console.width = max(console.width, WIDTH)
+    console.print(found["advice"], style="bold")
     wanted = f"loss {found['target_loss']:g}" if found["budget_seconds"] is None else f"{found['budget_seconds']:.4g} s"
-    console.print(f"{found['searched']} algorithms ranked for {wanted}; predicted is the {found['predicts']}", style="bold")
+    console.print(f"{found['searched']} algorithms ranked for {wanted}; predicted is the {found['predicts']}")
     pilots = found["pilots"]
     if pilots is not None:
         losses = ", ".join(f"{loss:.4g} at tau {tau}" for tau, loss in zip(pilots["tau"], pilots["loss"], strict=True))
@@ -104,9 +113,11 @@ def show(found: dict[str, Any]) -> None:
     console.print("\nNobody is both quicker and better than (at the end of all steps):")
     for point in found["pareto"]:
         console.print(f"  {_seconds(point['seconds']):>9}  {point['error']:.4g}  {point['algo']}")
-    console.print("\nTo run them:")
+    console.print("\nTo simulate them on that cluster's clock:")
     for entry in found["ranking"]:
         console.print(f"  {entry['rank']}. {entry['command']}", markup=False)
+    console.print("\nThe first on real machines, one process a worker (launch=false prints the line for torchrun there):")
+    console.print(f"  {found['ranking'][0]['on_machines']} launch=false", markup=False)
     if "check" in found:
         _check(console, found)
     print(f"\n{found['folder']}")
@@ -118,10 +129,12 @@ def _ranking(console: Console, found: dict[str, Any]) -> None:
     long_run = any(entry["cycle_mean_per_step"] is not None for entry in found["ranking"])
     table = Table(*columns, *["long run"] * long_run, box=None, pad_edge=False)
     table.columns[1].no_wrap = True
-    for entry in found["ranking"]:
+    shown = {entry["rank"]: entry for entry in [*found["ranking"], *found["baselines"]]}
+    for rank, entry in sorted(shown.items()):
+        baseline = any(one["rank"] == rank for one in found["baselines"])
         table.add_row(
-            str(entry["rank"]),
-            entry["algo"].removeprefix("algo="),
+            f"{rank}=" if 1 < found["ties"] >= rank else str(rank),
+            entry["algo"].removeprefix("algo=") + " (baseline)" * baseline,
             f"{entry['zeta']:.3f}",
             "" if entry["tau_eq"] is None else f"{entry['tau_eq']:.2f}",
             human_bytes(entry["bytes_per_step"]),
@@ -133,8 +146,13 @@ def _ranking(console: Console, found: dict[str, Any]) -> None:
             *["-" if (mean := entry["cycle_mean_per_step"]) is None else _seconds(mean)] * long_run,
         )
     console.print(table)
-    if long_run:
-        console.print("long run: of a step, by the maximum cycle mean of rounds without barriers")
+    if found["ties"] > 1:
+        least = found["cheapest_tie"]
+        more = "" if least is None else f"; of these {found['ties']}, {least.removeprefix('algo=')} sends least"
+        console.print(f"=: within {advice.TIE:.0%} of the first, which the prediction cannot tell apart{more}", markup=False)
+    for name, what in advice.COLUMNS.items():
+        if name in [*columns, *["long run"] * long_run]:
+            console.print(f"{name}: {what}")
 
 
 def _check(console: Console, found: dict[str, Any]) -> None:
@@ -182,6 +200,8 @@ def picture(study: Study, path: Path) -> None:
     axes[0].step(
         [e.times[-1] for e in front], [e.errors[-1] for e in front], where="post", color="black", lw=1, label="Pareto front"
     )
+    first = study.entries[0]
+    axes[0].plot(first.times[-1:], first.errors[-1:], ls="", marker="o", ms=14, mfc="none", mec="black", label="first choice")
     error = "predicted " + ("mean squared gradient" if study.pilots is None else "eval/loss")
     axes[0].set(xscale="log", xlabel="predicted seconds for all steps", ylabel=error)
     axes[0].legend(fontsize="small", ncols=2)

@@ -1,0 +1,78 @@
+"""What `design` says to somebody who has never seen it: take this, it is so much better than what everybody does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from coopsgd.commands.design.ranking import Entry
+from coopsgd.commands.design.study import Study
+
+BASELINES = {"fullsync": "all-reduce of every gradient (fullsync)", "pasgd": "periodic averaging (pasgd)"}
+TIE = 0.01  # of the first choice's seconds or error: so near, the prediction tells no difference
+COLUMNS = {
+    "zeta": "how slowly workers agree, 0: at once, 1: never",
+    "tau_eq": "the period at which plain averaging lets workers drift as far apart",
+    "sent a step": "by a worker, mean",
+    "floor": "the least that it comes to within the steps that were looked at",
+    "long run": "of a step, by the maximum cycle mean of rounds without barriers",
+}
+
+
+def baselines(entries: Sequence[Entry]) -> dict[str, int]:
+    """Of each of BASELINES that was searched its best place in the ranking, from 1."""
+    found: dict[str, int] = {}
+    for rank, entry in enumerate(entries, 1):
+        name = entry.candidate.config.algo["name"]
+        if name in BASELINES:
+            found.setdefault(name, rank)
+    return found
+
+
+def ties(study: Study) -> int:
+    """How many at the head of the ranking are within TIE of the first, itself included."""
+    values = [_value(study, entry) for entry in study.entries]
+    if not values or not math.isfinite(values[0]):
+        return 0
+    return sum(value <= (1 + TIE) * values[0] for value in values)
+
+
+def cheapest(study: Study) -> Entry | None:
+    """Of those that are tied with the first the one that sends least; None where that is the first, or there are none."""
+    tied = study.entries[: ties(study)]
+    least = min(tied, key=lambda entry: entry.bytes_per_step, default=None)
+    return None if least is None or least.bytes_per_step >= tied[0].bytes_per_step else least
+
+
+def _value(study: Study, entry: Entry) -> float:
+    """What it is ranked by."""
+    return entry.error if study.goal.target is None else entry.seconds
+
+
+def sentence(study: Study, seconds: Any) -> str:
+    """One plain sentence: what to take, what it sends and when it is there, beside an all-reduce of every gradient."""
+    first = study.entries[0]
+    name = first.candidate.label.removeprefix("algo=")
+    full = baselines(study.entries).get("fullsync")
+    other = None if full is None else study.entries[full - 1]
+    if study.goal.target is not None:
+        goal = f"a loss of {study.goal.target:g}"
+        if not math.isfinite(first.seconds):
+            return f"None of them is predicted to reach {goal} within {len(first.times)} steps: raise steps or the target."
+        what = f"reaches {goal} in {seconds(first.seconds)}"
+        than = None if other is None else f"in {seconds(other.seconds)}" if math.isfinite(other.seconds) else ""
+    else:
+        what = f"is at {first.error:.4g} after {seconds(study.goal.budget)}"
+        than = None if other is None else f"at {other.error:.4g}" if math.isfinite(other.error) else ""
+    if other is None:
+        return f"Take {name}: it {what}."
+    if other is first:
+        return f"Take {name}: nothing that sends less is better here; it {what}."
+    less = other.bytes_per_step / first.bytes_per_step if first.bytes_per_step else math.inf
+    full_name = BASELINES["fullsync"]
+    sends = (
+        f"sends {less:.3g} times less than {full_name}" if less >= 1.05 else f"sends {1 / less:.3g} times what {full_name} does"
+    )
+    rest = f"instead of {than}" if than else "where that does not get at all"
+    return f"Take {name}: it {sends} and {what} {rest}."
