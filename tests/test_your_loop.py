@@ -139,7 +139,7 @@ def test_log(process_groups):
     loop = block("three lines").partition("for x")[1:]
     first, second = process_groups(2)(run, [block("log"), "".join(loop), block("log")], {"norm": True, "n": 22}, WORDS)
     assert {step for _, _, step in first["added"]} == {20} and not second["added"]
-    assert ("comm/rounds", 5, 20) in first["added"]
+    assert ("transfer/rounds", 5, 20) in first["added"]
     assert first["apart"] == pytest.approx(second["apart"]) and first["apart"] > 0
     assert first["bytes_so_far"] == second["bytes_so_far"] == 5 * 2 * 8 * len(first["own"])
 

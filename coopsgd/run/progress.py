@@ -11,6 +11,7 @@ from coopsgd.host import stdio
 from coopsgd.host.terminal import CLEAR, Drawing, can_draw
 
 PATIENCE = 1.0  # seconds in silence before the first line
+ENOUGH = 0.05  # of the work, before which what it took says little of the rest: the first of many warms up
 EVERY = 10.0  # seconds between two that are not drawn over
 
 quiet = False  # -q: nothing is said but what went wrong. Forks inherit it
@@ -118,7 +119,7 @@ class Progress:
         if quiet or moment < self._next or self._total < 2:
             return
         share = done / self._total if share is None else share
-        left = f", about {duration((moment - self._began) * (1 - share) / share)} left" if share > 0 else ""
+        left = f", about {duration((moment - self._began) * (1 - share) / share)} left" if share >= ENOUGH else ""
         text = f"{self._what}: {done} of {self._total} done{left}" + (f", now {name}" if name else "")
         if self._screen.live:
             self._screen.draw(text)

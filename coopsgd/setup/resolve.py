@@ -131,7 +131,8 @@ def _resolved(
                 f"round's is not made: {config.rounds - 1} are",
             )
         config = build.with_full_names(replace(config, steps=steps, epochs=None, rounds=None))
-        notes += on_what_it_reads(parts.but(config))
+        parts = parts.but(config)
+        notes += on_what_it_reads(parts)
         if config.cluster is not None and config.topology is not None:
             checks.places(parts)
         parts.schedule.check(parts.optim.lr, config.steps)

@@ -273,6 +273,7 @@ def test_design_from_the_command_line(cli, tmp_path):
     least = min(near, key=lambda entry: entry["bytes_per_step"])
     assert found["cheapest_tie"] == (least["algo"] if least["bytes_per_step"] < first["bytes_per_step"] else None)
     assert "cluster" in first["command"] and "cluster" not in first["on_machines"]
+    assert "processes=4" in first["on_machines"] and "processes" not in first["command"]  # as many machines as workers
     check = found["check"]
     assert len(check["runs"]) == 5 and check["kendall_tau"] > 0.3 and check["regret"] <= 0.25
     folder = tmp_path / found["folder"]

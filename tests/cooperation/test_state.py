@@ -230,10 +230,10 @@ def test_what_there_is_to_look_at():
     d = rows.shape[1]
     assert coop.ledger.totals() == {"rounds": 2, "messages": 4, "bytes": 2 * 2 * d * 8, "wire_bytes": 0}
     told = coop.scalars()
-    assert told["comm/bytes"] == 4 * d * 8
+    assert told["transfer/bytes"] == 4 * d * 8
     assert told["train/lr"] == 0.1
     assert {step for _, _, step in writer.rows} == {2, 4}
-    assert ("comm/bytes", 2 * d * 8, 2) in writer.rows
+    assert ("transfer/bytes", 2 * d * 8, 2) in writer.rows
     with pytest.raises(ConfigError, match="log_to: every must be a whole number of at least 1, got 0"):
         coop.log_to(writer, every=0)
 

@@ -352,7 +352,7 @@ def test_a_run_tells_its_simulated_seconds(cli, tmp_path):
     assert [line["sim_s"] for line in lines] == pytest.approx([0, 6 + D, 12 + 2 * D], rel=1e-12)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["sim_s"] == lines[-1]["sim_s"] and summary["cluster"]["name"] == "from_probe"
-    assert b"train/sim_seconds" in next((tmp_path / "out").glob("events*")).read_bytes()
+    assert b"train/sim_s" in next((tmp_path / "out").glob("events*")).read_bytes()
     # the folder alone repeats the run
     (tmp_path / "probe.json").unlink()
     assert cli("train", "--config-path", "out", "--config-name", "config", "hydra.run.dir=again").code == 0

@@ -70,6 +70,18 @@ def test_on_a_terminal_one_line_lives(monkeypatch, moments, capsys):
     assert screen.lines == ["somebody else"]
 
 
+def test_the_first_of_many_says_nothing_of_the_rest(moments, capsys):
+    """It imports and compiles: one of 251 that took 4 s foretold 17 minutes of what was over in 3 s."""
+    moments(0.0, 4.0, 15.0)
+    bar = progress.Progress("on the clock", 251)
+    bar.at(1)
+    bar.at(125)
+    assert capsys.readouterr().err.splitlines() == [
+        "on the clock: 1 of 251 done",
+        "on the clock: 125 of 251 done, about 15 s left",
+    ]
+
+
 @pytest.mark.parametrize("name", ["dumb", "unknown"])
 def test_a_terminal_that_knows_no_sequences_gets_lines(monkeypatch, moments, capsys, name):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

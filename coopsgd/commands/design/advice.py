@@ -71,8 +71,13 @@ def sentence(study: Study, seconds: Any) -> str:
         return f"Take {name}: nothing that sends less is better here; it {what}."
     less = other.bytes_per_step / first.bytes_per_step if first.bytes_per_step else math.inf
     full_name = BASELINES["fullsync"]
-    sends = (
-        f"sends {less:.3g} times less than {full_name}" if less >= 1.05 else f"sends {1 / less:.3g} times what {full_name} does"
-    )
-    rest = f"instead of {than}" if than else "where that does not get at all"
+    if less >= 1.05:
+        sends = f"sends {less:.3g} times less than {full_name}"
+    else:
+        sends = f"sends as much as {full_name}" if 1 / less < 1.05 else f"sends {1 / less:.3g} times what {full_name} does"
+    if study.goal.target is not None:
+        never = f"all-reduce does not get there within {len(other.times)} steps"
+    else:
+        never = "all-reduce diverges" if other.steps else "all-reduce has not taken a step by then"
+    rest = f"instead of {than}" if than else f"({never})"
     return f"Take {name}: it {sends} and {what} {rest}."

@@ -80,8 +80,15 @@ def _entry(study: Study, entry: Entry, rank: int, words: Sequence[str], config_d
         "error": entry.error,
         "floor": entry.floor,
         "command": command(entry, words, config_dir),
-        "on_machines": command(entry, [word for word in words if not word.lstrip("+~").startswith("cluster")], config_dir),
+        "on_machines": command(entry, _on_machines(words, entry.candidate.config.workers), config_dir),
     }
+
+
+def _on_machines(words: Sequence[str], workers: int) -> list[str]:
+    """These words without the simulated cluster; a process for each worker, where they do not say how many."""
+    own = [word for word in words if not word.lstrip("+~").startswith("cluster")]
+    placed = any(word.lstrip("+").startswith("processes=") for word in own)
+    return own if placed else [*own, f"processes={workers}"]
 
 
 def command(entry: Entry, words: Sequence[str], config_dir: str | None = None) -> str:
