@@ -26,7 +26,7 @@ def compare(folders: Sequence[str], form: str | None, output: str | None, **opti
     if output is not None and Path(output).exists() and not Path(output).is_dir():
         raise ConfigError(f"-o {output}: is no folder; name one that is, or is to be")
     progress = Progress("comparing", 1)
-    found = Comparison.of(folders, progress=lambda what: progress.at(0, what), **options)
+    found = Comparison.of(folders, along=output is not None, progress=lambda what: progress.at(0, what), **options)
     progress.close()
     if form is not None:
         sys.stdout.write(formats.WRITERS[form](found))

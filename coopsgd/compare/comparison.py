@@ -90,8 +90,12 @@ class Comparison:
         cluster: str | None = None,
         trust: bool = False,
         progress: Callable[[str], None] | None = None,
+        along: bool = True,
     ) -> Comparison:
-        """The comparison of all runs in these folders and below them. ConfigError names what cannot be."""
+        """The comparison of all runs in these folders and below them. ConfigError names what cannot be.
+
+        along: read what figures show besides the metric, ALONG; a table does without.
+        """
         if by not in AXES:
             raise ConfigError(f"--by: must be one of {', '.join(AXES)}, got {by!r}{did_you_mean(by, list(AXES))}")
         if target is not None and not math.isfinite(target):
@@ -99,7 +103,7 @@ class Comparison:
         entries = reading.found(folders)
         if progress is not None:
             progress(f"reading {len(entries)} runs")
-        reading.read(entries, [metric, *TOTALS, *(column for column, _ in AXES.values()), *ALONG], of=metric)
+        reading.read(entries, [metric, *TOTALS, *(column for column, _ in AXES.values()), *(ALONG if along else ())], of=metric)
         _refuse_metric(metric, entries)
         notes = [f"{entry.name} cannot be read ({entry.why})" for entry in entries if entry.status == BROKEN]
         cluster, more = _clock(entries, cluster, by)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd.data import bundled
 from coopsgd.data.base import DataSet, Images
 from coopsgd.registry import register
 
@@ -28,31 +28,27 @@ class Diabetes(DataSet):
     CLASSES = 1
     TEST = "every fifth, held out"
 
-    def _folder(self) -> Path:
-        spec = importlib.util.find_spec("sklearn")  # found, not imported: importing its data sets takes a second
-        if spec is None or not spec.submodule_search_locations:
-            raise ValueError("data: diabetes comes with scikit-learn, which is not installed; pip install scikit-learn")
-        return Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data"
-
     def check(self) -> None:
-        for name in FILES:
-            if not (self._folder() / name).is_file():
-                raise ValueError(f"data: scikit-learn is installed without {name}; reinstall it")
+        _files()
 
     def load(self, seed: int = 0) -> Images:
-        return _read(self._folder())[0]
+        return _read(_files())[0]
 
     def about(self, seed: int = 0) -> dict[str, Any]:
-        return {"target": "standardised", **_read(self._folder())[1]}
+        return {"target": "standardised", **_read(_files())[1]}
 
 
 FILES = ("diabetes_data_raw.csv.gz", "diabetes_target.csv.gz")
 
 
+def _files() -> tuple[Path, ...]:
+    return tuple(bundled.file("diabetes", name) for name in FILES)
+
+
 @lru_cache(maxsize=1)
-def _read(folder: Path) -> tuple[Images, dict[str, float]]:
+def _read(files: tuple[Path, ...]) -> tuple[Images, dict[str, float]]:
     """What it holds, and mean and standard deviation of the training targets as they were measured."""
-    x, y = (_table(folder / name, shape) for name, shape in zip(FILES, ((442, 10), (442, 1)), strict=True))
+    x, y = (_table(file, shape) for file, shape in zip(files, ((442, 10), (442, 1)), strict=True))
     test = np.arange(len(y)) % 5 == 0
     mean, std = float(y[~test].mean()), float(y[~test].std())
     y = (y - mean) / std

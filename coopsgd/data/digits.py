@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from coopsgd.data import bundled
 from coopsgd.data.base import DataSet, Images
 from coopsgd.registry import register
 
@@ -24,14 +24,10 @@ class Digits(DataSet):
     TEST = "a fixed fifth of each class, held out"
 
     def _path(self) -> Path:
-        spec = importlib.util.find_spec("sklearn")  # found, not imported: importing its data sets takes a second
-        if spec is None or not spec.submodule_search_locations:
-            raise ValueError("data: digits comes with scikit-learn, which is not installed; pip install scikit-learn")
-        return Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data" / "digits.csv.gz"
+        return bundled.file("digits", "digits.csv.gz")
 
     def check(self) -> None:
-        if not self._path().is_file():
-            raise ValueError("data: scikit-learn is installed without digits.csv.gz; reinstall it")
+        self._path()
 
     def load(self, seed: int = 0) -> Images:
         return _read(self._path())
