@@ -187,9 +187,16 @@ def time(words: tuple[str, ...], as_json: bool, config_dir: str | None, trust: b
 @version_option
 @click.option("--by", type=click.Choice(BY), default="steps", show_default=True, help="The axis of curves.")
 @click.option(
-    "--metric", default="eval/loss", show_default=True, shell_complete=complete_metric, help="A name of metrics.jsonl."
+    "--metric",
+    multiple=True,
+    default=["eval/loss"],
+    show_default=True,
+    shell_complete=complete_metric,
+    help="A name of metrics.jsonl; of several the first is compared, of the others the end is shown.",
 )
 @click.option("--target", type=float, help="Also when it is reached for good: at most this loss, at least this accuracy.")
+@click.option("--at", multiple=True, help="Also the metric when so much is used up, as bytes=50MB or sim_seconds=10min.")
+@click.option("--tail", type=float, help="The end is the mean over the last such share of a run, as 0.1, not the last value.")
 @click.option("--group", multiple=True, help="A key that tells groups apart; all others are put together as seeds are.")
 @click.option("--best-of", help="Of groups that differ in this key alone, as optim.lr, only the best.")
 @click.option("--cluster", help="sim_seconds on this cluster, as `coopsgd time` left them.")

@@ -123,6 +123,8 @@ TensorBoard, whose relative time there is that of the cluster.
 \b
 coopsgd compare multirun/2030-01-31/12-00-00
 coopsgd compare multirun --by bytes --metric eval/accuracy --target 0.9 -o figures
+coopsgd compare multirun --at bytes=50MB --at sim_seconds=10min        who is best when so much is used up
+coopsgd compare multirun --tail 0.1 --metric eval/loss --metric consensus   means over the last tenth of each run
 
 The table has the keys in which runs differ, the metric at the end and at its best (mean over seeds, and its 95 % interval),
 what was sent and how long it took, and with --target what it took to reach it.
@@ -174,7 +176,9 @@ Above each entry stands what it is of. Classes of your own are named at the end:
 
 
 class Verb(click.Command):
-    """A verb whose options stand anywhere among its words, each once; other words that begin with a dash are refused."""
+    """A verb whose options stand anywhere among its words, each once unless it takes several; other words that begin with a
+    dash are refused.
+    """
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_help_text(ctx, formatter)
@@ -193,7 +197,8 @@ class Verb(click.Command):
 
             refuse_flags(words, str(self.name), [name for parameter in self.params for name in parameter.opts])
         *_, order = self.make_parser(ctx).parse_args(list(args))
-        for option in {one for one in order if isinstance(one, click.Option) and not one.is_flag and order.count(one) > 1}:
+        once = {one for one in order if isinstance(one, click.Option) and not one.is_flag and not one.multiple}
+        for option in (one for one in once if order.count(one) > 1):
             raise click.UsageError(f"{option.opts[0]}: given {order.count(option)} times; give one")
         return rest
 

@@ -18,16 +18,16 @@ LONG = 1 << 21  # bytes of metrics.jsonl from which on it is worth it
 OF = "of"  # the entry that says of which file: size and time
 
 
-def read(path: Path, names: Sequence[str], of: str | None) -> dict[str, np.ndarray] | None:
-    """The columns of metrics.jsonl at `path`, of lines that have `of`; None where they are not kept, or are of another state of
-    the file.
+def read(path: Path, names: Sequence[str], of: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """The columns of metrics.jsonl at `path`, of lines that have one of `of`; None where they are not kept, or are of another
+    state of the file.
     """
     kept = _kept(path)
     wanted = {name: _called(name, of) for name in names}
     return {name: kept[key] for name, key in wanted.items()} if all(key in kept for key in wanted.values()) else None
 
 
-def write(path: Path, columns: Mapping[str, np.ndarray], of: str | None, size: int) -> None:
+def write(path: Path, columns: Mapping[str, np.ndarray], of: Sequence[str], size: int) -> None:
     """Keep them if the file is long and still has that size, besides those that were kept of the same state. A folder that
     cannot be written goes without.
     """
@@ -49,8 +49,8 @@ def _kept(path: Path) -> dict[str, np.ndarray]:
     return {}
 
 
-def _called(name: str, of: str | None) -> str:
-    return f"{of or 'all'}>{name}".replace("/", ":")
+def _called(name: str, of: Sequence[str]) -> str:
+    return f"{','.join(of) or 'all'}>{name}".replace("/", ":")
 
 
 def _state(path: Path) -> list[int]:

@@ -8,7 +8,7 @@ for group in comparison.groups:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -16,21 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coopsgd.compare import entries as reading
+from coopsgd.compare import measures
 from coopsgd.compare.entries import BROKEN, ENDED, Entry
 from coopsgd.compare.groups import Group, grouped, half, interval, said
+from coopsgd.compare.measures import AXES, Budget
 from coopsgd.errors import ConfigError, DamagedFile
 from coopsgd.registry import did_you_mean
 from coopsgd.run import simulated
 from coopsgd.run.schema import METRICS, Metric
 
-AXES = {  # --by -> the column, and what an axis of it is called
-    "steps": ("step", "steps"),
-    "samples": ("samples", "samples"),
-    "bytes": ("bytes", "bytes sent"),
-    "seconds": ("train_s", "seconds of training"),
-    "sim_seconds": ("sim_s", "seconds on the cluster"),
-    "rounds": ("rounds", "communications"),
-}
 TOTALS = ("step", "rounds", "messages", "bytes", "train_s", "comm_s", "wall_s", "sim_s")  # of the last line
 ALONG = (
     "eval/loss",
@@ -41,6 +35,7 @@ ALONG = (
     "train/loss",
     "consensus",
 )  # that curves show besides the metric
+THEORY = {"consensus": "theory/consensus", "eval/grad2_mean": "theory/bound"}  # a metric, and what theory says of it
 MOST = 1000  # points of a curve over seeds that were looked at in different places
 
 
@@ -67,8 +62,9 @@ class Comparison:
     """Groups of runs, compared by one metric.
 
     differing: the keys in which groups differ, the algorithm's name first. axis: one of AXES. metric: a name of metrics.jsonl.
-    target: of the metric, None for none. cluster: whose clock sim_seconds is, where it is not the runs' own. notes: what a
-    reader of the table should know.
+    target: of the metric, None for none. more: other metrics, of which only the end is shown. tail: the end is the mean over
+    the last such share of a run's steps; None: the last value. budgets: amounts on axes, at each of which the metric is shown.
+    cluster: whose clock sim_seconds is, where it is not the runs' own. notes: what a reader of the table should know.
     """
 
     groups: list[Group]
@@ -76,6 +72,9 @@ class Comparison:
     axis: str
     metric: str
     target: float | None = None
+    more: Sequence[str] = ()
+    tail: float | None = None
+    budgets: Sequence[Budget] = ()
     cluster: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -83,8 +82,10 @@ class Comparison:
     def of(
         folders: Sequence[str],
         by: str = "steps",
-        metric: str = "eval/loss",
+        metric: str | Sequence[str] = "eval/loss",
         target: float | None = None,
+        tail: float | None = None,
+        at: Sequence[str] = (),
         group: Sequence[str] = (),
         best_of: str | None = None,
         cluster: str | None = None,
@@ -94,21 +95,35 @@ class Comparison:
     ) -> Comparison:
         """The comparison of all runs in these folders and below them. ConfigError names what cannot be.
 
-        along: read what figures show besides the metric, ALONG; a table does without.
+        metric: of several the first is what is compared, the others are `more`. at: budgets, as `bytes=50MB`. along: read what
+        figures show besides the metric, ALONG; a table does without.
         """
         if by not in AXES:
             raise ConfigError(f"--by: must be one of {', '.join(AXES)}, got {by!r}{did_you_mean(by, list(AXES))}")
         if target is not None and not math.isfinite(target):
             raise ConfigError(f"--target: must be a finite number, got {target}")
+        if tail is not None and not 0 < tail <= 1:
+            raise ConfigError(f"--tail: must be a share of a run, above 0 and at most 1, as 0.1 for the last tenth, got {tail}")
+        budgets = list(dict.fromkeys(map(Budget.of, at)))
+        metric, *more = dict.fromkeys([metric] if isinstance(metric, str) else metric)
         entries = reading.found(folders)
         if progress is not None:
             progress(f"reading {len(entries)} runs")
-        reading.read(entries, [metric, *TOTALS, *(column for column, _ in AXES.values()), *(ALONG if along else ())], of=metric)
-        _refuse_metric(metric, entries)
+        names = [
+            metric,
+            *more,
+            *TOTALS,
+            *(column for column, _ in AXES.values()),
+            *((*ALONG, *THEORY.values()) if along else ()),
+        ]
+        reading.read(entries, names, of=[metric, *more])
+        for one in (metric, *more):
+            _refuse_metric(one, entries)
         notes = [f"{entry.name} cannot be read ({entry.why})" for entry in entries if entry.status == BROKEN]
-        cluster, more = _clock(entries, cluster, by)
+        cluster, about = _clock(entries, cluster, {by, *(budget.axis for budget in budgets)})
         groups = grouped(entries, group, trust)
-        found = Comparison(groups, list(groups[0].values), by, metric, target, cluster, [*notes, *more])
+        differing, notes = list(groups[0].values), [*notes, *about]
+        found = Comparison(groups, differing, by, metric, target, more, tail, budgets, cluster, notes)
         if best_of is not None:
             found = found._best_of(best_of)
         found.notes += found._warnings()
@@ -128,28 +143,9 @@ class Comparison:
         there = ~(np.isnan(x) | np.isnan(y))
         return x[there], y[there]
 
-    def final(self, entry: Entry) -> float:
-        """The last value; of a run that diverged none."""
-        return math.nan if entry.status == "diverged" else entry.last(self.metric)
-
-    def best(self, entry: Entry) -> float:
-        """The best value on the way."""
-        y = entry.columns.get(self.metric, np.zeros(0))
-        y = y[~np.isnan(y)]
-        return float(y.max() if self.known.rises else y.min()) if len(y) else math.nan
-
     def reached(self, entry: Entry) -> dict[str, float] | None:
-        """By axis, where a run comes to the target for good: from there on it stays at or beyond it to the end. None: never."""
-        y = entry.columns.get(self.metric, np.zeros(0))
-        there = np.flatnonzero(~np.isnan(y))
-        if self.target is None or not len(there) or entry.status == "diverged":
-            return None
-        short = y[there] < self.target if self.known.rises else y[there] > self.target
-        first = int(np.flatnonzero(short)[-1]) + 1 if short.any() else 0
-        if first == len(there):
-            return None
-        line = there[first]
-        return {axis: float(entry.columns[column][line]) for axis, (column, _) in AXES.items() if column in entry.columns}
+        """By axis, where a run comes to the target for good. None: never."""
+        return measures.reached(entry, self.metric, self.target, self.known.rises)
 
     # numbers of a group
 
@@ -183,10 +179,11 @@ class Comparison:
         return Reached(len(each), len(group.counted), at)
 
     def row(self, group: Group) -> dict[str, Any]:
-        """A line of the table: label, status, runs, keys that differ, final and best metric, totals, the way to the target.
+        """A line of the table: label, status, runs, keys that differ, zeta, final and best metric, what budgets buy, totals,
+        the way to the target.
 
-        final and best are {mean, half, n}: the mean over seeds, half of its 95 % interval (null of one seed), and of how many.
-        Null is what there is not.
+        final, best, each of more and of at are {mean, half, n}: the mean over seeds, half of its 95 % interval (null of one
+        seed), and of how many. Null is what there is not.
         """
         counted = group.counted
         found: dict[str, Any] = {
@@ -197,17 +194,23 @@ class Comparison:
             "runs": len(counted),
             "folders": [str(entry.folder) for entry in group.entries],
         }
-        for name, value_of in (("final", self.final), ("best", self.best)):
-            values = [value for entry in counted if not math.isnan(value := value_of(entry))]
-            mean, wide = interval(values)
-            found[name] = {"mean": _finite(mean), "half": _finite(wide), "n": len(values)}
+        found["zeta"] = _mean(entry.summary.get("zeta") for entry in counted)
+        found["final"] = _spread(measures.end(entry, self.metric, self.tail) for entry in counted)
+        found["best"] = _spread(measures.best(entry, self.metric, self.known.rises) for entry in counted)
+        found["more"] = {name: _spread(measures.end(entry, name, self.tail) for entry in counted) for name in self.more}
+        found["at"] = [self._at(counted, budget) for budget in self.budgets]
         for name in TOTALS:
-            values = [value for entry in counted if not math.isnan(value := entry.last(name))]
-            found[name] = float(np.mean(values)) if values else None
+            found[name] = _mean(entry.last(name) for entry in counted)
         if self.target is not None:
             runs, of, at = self.reached_by(group)
             found["reached"] = {"runs": runs, "of": of, **{axis: _finite(at.get(axis, math.nan)) for axis in AXES}}
         return found
+
+    def _at(self, counted: Sequence[Entry], budget: Budget) -> dict[str, Any]:
+        """What these runs have within a budget, and the step at which they have it."""
+        each = [measures.within(entry, self.metric, budget) for entry in counted]
+        spread = _spread(one.value for one in each)
+        return {"axis": budget.axis, "amount": budget.most, **spread, "step": _mean(one.step for one in each)}
 
     def rows(self) -> list[dict[str, Any]]:
         """One a group."""
@@ -220,6 +223,7 @@ class Comparison:
             "better": "more" if self.known.rises else "less",
             "by": self.axis,
             "target": self.target,
+            "tail": self.tail,
             "cluster": self.cluster,
             "differing": self.differing,
             "groups": self.rows(),
@@ -249,7 +253,8 @@ class Comparison:
         return replace(self, groups=kept, notes=[*self.notes, *notes])
 
     def _rank(self, group: Group) -> tuple[bool, float]:
-        mean = self.row(group)["final"]["mean"]
+        row = self.row(group)
+        mean = (row["at"][0] if self.budgets else row["final"])["mean"]
         return mean is None, math.inf if mean is None else -mean if self.known.rises else mean
 
     def _warnings(self) -> list[str]:
@@ -267,6 +272,7 @@ class Comparison:
                 notes.append(
                     f"{group.label}: {len(diverged)} of {len(counted)} runs diverged; the final mean is over the others"
                 )
+        notes += [note for budget in self.budgets for note in self._of_budget(budget)]
         algos = {group.algo for group in self.groups}
         rates = {said(group.keys.get("optim.lr")) for group in self.groups if "optim.lr" in group.keys}
         if len(algos) > 1 and len(rates) == 1 and "optim.lr" not in self.differing:
@@ -277,6 +283,39 @@ class Comparison:
         if self.target is not None and self.metric not in METRICS:
             notes.append(f"--target: {self.metric} is of a task of the user's own; reached is at most {self.target:g}")
         return notes
+
+    def _of_budget(self, budget: Budget) -> list[str]:
+        """Which groups end before it is used up, and which were not evaluated by then."""
+        short, never = [], []
+        for group in self.groups:
+            each = [entry for entry in group.counted if entry.status != "diverged" or not measures.ended_within(entry, budget)]
+            if lacking := [entry for entry in each if math.isnan(measures.within(entry, self.metric, budget).value)]:
+                never.append(_some(group, lacking))
+            if ending := [entry for entry in each if entry not in lacking and measures.ended_within(entry, budget)]:
+                short.append(_some(group, ending))
+        notes = [f"by {budget.words}, ended before it, so their last value: {', '.join(short)}"] if short else []
+        if never:
+            notes.append(f"by {budget.words}, not evaluated after the start (eval_every= says how often): {', '.join(never)}")
+        return notes
+
+
+def _some(group: Group, entries: Sequence[Entry]) -> str:
+    """A group, and how many of its runs, where not all."""
+    of = len(group.counted)
+    return group.label if len(entries) == of else f"{group.label} ({len(entries)} of {of} runs)"
+
+
+def _spread(values: Iterable[float]) -> dict[str, Any]:
+    """Mean, half of its 95 % interval and number of those that are there."""
+    there = [value for value in values if not math.isnan(value)]
+    mean, wide = interval(there)
+    return {"mean": _finite(mean), "half": _finite(wide), "n": len(there)}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are there."""
+    there = [float(value) for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(there)) if there else None
 
 
 def _rising(pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -306,17 +345,17 @@ def _refuse_metric(metric: str, entries: Sequence[Entry]) -> None:
     raise ConfigError(f"--metric: no metric named {metric!r}{did_you_mean(metric, names)}; known: {', '.join(names)}")
 
 
-def _clock(entries: Sequence[Entry], cluster: str | None, by: str) -> tuple[str | None, list[str]]:
+def _clock(entries: Sequence[Entry], cluster: str | None, axes: Collection[str]) -> tuple[str | None, list[str]]:
     """Give runs the seconds of another cluster, as `coopsgd time` left them: of the one that is named; where sim_seconds are
     asked for and no run has its own, of the only one there is.
     """
     own = [entry for entry in entries if not np.isnan(entry.columns.get("sim_s", np.zeros(0))).all()]
-    if cluster is None and (by != "sim_seconds" or own):
+    if cluster is None and ("sim_seconds" not in axes or own):
         clocks = {
             said(entry.summary["cluster"].get("about")) for entry in own if isinstance(entry.summary.get("cluster"), dict)
         }
         several = f"sim_seconds are of {len(clocks)} different clusters; --cluster takes one that `coopsgd time` left"
-        return None, [several] if len(clocks) > 1 and by == "sim_seconds" else []
+        return None, [several] if len(clocks) > 1 and "sim_seconds" in axes else []
     if cluster is None:
         names = [{path.stem for path in (entry.folder / simulated.FOLDER).glob("*.jsonl")} for entry in entries]
         common = set.intersection(*names) if names else set()

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from coopsgd.compare.comparison import AXES, Comparison
 from coopsgd.compare.groups import Group
+from coopsgd.compare.measures import AXES
 from coopsgd.host import files
 from coopsgd.run import styles
 from coopsgd.run.styles import Style
@@ -30,6 +30,9 @@ MANY = 12  # groups, beyond which the legend names algorithms alone and bands ar
 DECADE = 10.0  # positive values whose largest is so many times the smallest are drawn on a logarithmic scale
 FLOOR = 1e-6  # of the largest: smaller ones are rounding, and no reason to stretch a logarithmic scale
 UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+HEIGHT = 2.05  # inches of the axes of a curve
+TARGET: dict[str, Any] = {"color": styles.GREY, "linestyle": (0, (6, 2)), "linewidth": 0.9}
+BUDGET: dict[str, Any] = {"color": styles.GREY, "linestyle": (0, (1, 1.5)), "linewidth": 0.9}
 ALGO = ("algo", "algo.name")
 COMMON = "".join(map(chr, range(32, 127))) + "\u2009\u2212\u00b2\u00d7"  # letters that most figures take
 LETTER = 0.052  # inches of one in a legend, about
@@ -43,6 +46,11 @@ WORDS = {  # of metrics, for a reader of a paper
     "train/loss": "training loss",
     "consensus": "consensus distance",
     "consensus_after": "consensus distance after mixing",
+    "eval/grad2": "squared norm of the gradient",
+    "eval/grad2_mean": "mean squared norm of the gradient",
+    "tau": "τ, local steps of a round",
+    "optim.lr": "learning rate",
+    "workers": "workers",
 }
 
 
@@ -65,9 +73,14 @@ def _ended(group: Group) -> str:
     return f" ({', '.join(others)})" if others else ""
 
 
-def metric_words(comparison: Comparison) -> str:
-    """What the vertical axis is called."""
-    return WORDS.get(comparison.metric, comparison.metric)
+def words_of(name: str) -> str:
+    """What an axis of this metric or key is called: for a reader of a paper, where there are words for it."""
+    return WORDS.get(name, name)
+
+
+def stem(name: str) -> str:
+    """A metric or key in the name of a file."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", name)
 
 
 # scales
@@ -184,6 +197,11 @@ def shading(groups: Sequence[Group]) -> str:
     if len(groups) <= MANY or not keys:
         return ""
     return f"of one algorithm, dark to light: by {', '.join(keys)}"
+
+
+def upright(words: str) -> str:
+    """What a vertical axis is called, in lines that HEIGHT has room for."""
+    return textwrap.fill(words, 32)
 
 
 def below(words: str, *notes: str, width: int = 58) -> str:

@@ -188,11 +188,11 @@ def flat(node: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 # columns
 
 
-def read(entries: Iterable[Entry], names: Iterable[str], of: str | None = None) -> None:
-    """Give entries columns of these names, and of `step`. of: from lines that have this one alone, and from the last."""
+def read(entries: Iterable[Entry], names: Iterable[str], of: Sequence[str] = ()) -> None:
+    """Give entries columns of these names, and of `step`. of: from lines that have one of these alone, and from the last."""
     wanted = ["step", *(name for name in dict.fromkeys(names) if name != "step")]
     readable = [entry for entry in entries if entry.status != BROKEN]
-    jobs = [(str(entry.folder), wanted, of) for entry in readable]
+    jobs = [(str(entry.folder), wanted, list(of)) for entry in readable]
     if len(jobs) > 1 and sum(map(_size, readable)) > TOGETHER and "torch" not in sys.modules:
         many = min(processors.cores(), 8)
         with ProcessPoolExecutor(many, get_context("fork")) as pool:
@@ -209,7 +209,7 @@ def _size(entry: Entry) -> int:
     return 0
 
 
-def _columns(job: tuple[str, list[str], str | None]) -> dict[str, np.ndarray]:
+def _columns(job: tuple[str, list[str], list[str]]) -> dict[str, np.ndarray]:
     folder, names, of = job
     path = Path(folder) / "metrics.jsonl"
     kept = cache.read(path, names, of)
@@ -225,12 +225,15 @@ def _columns(job: tuple[str, list[str], str | None]) -> dict[str, np.ndarray]:
     return columns
 
 
-def _points(text: bytes, path: Path, of: str | None) -> list[dict[str, Any]]:
-    """The log points of a file that holds this text: of lines that have `of`, and of the last. Torn lines are left out."""
+def _points(text: bytes, path: Path, of: Sequence[str]) -> list[dict[str, Any]]:
+    """The log points of a file that holds this text: of lines that have one of `of`, and of the last. Torn lines are left
+    out.
+    """
     lines = text[: text.rfind(b"\n") + 1].splitlines()
-    if of is not None:
-        name = json.dumps(of).encode()
-        lines = [line for line in lines[:-1] if name in line] + lines[-1:]
+    if of:
+        sought = [json.dumps(name).encode() for name in of]
+        first, others = sought[0], sought[1:]
+        lines = [line for line in lines[:-1] if first in line or any(name in line for name in others)] + lines[-1:]
     try:
         found = json.loads(b"[" + b",".join(lines) + b"]")  # one call: a third faster than one a line
         if all(type(point) is dict and type(point.get("step")) is int for point in found):

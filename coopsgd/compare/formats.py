@@ -6,12 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from coopsgd.compare.comparison import AXES, Comparison
+from coopsgd.compare.comparison import Comparison
 from coopsgd.compare.groups import said, word
-from coopsgd.host.sizes import human_bytes
+from coopsgd.compare.measures import AXES, Budget, amount
 
 FORMATS = ("markdown", "csv", "json", "latex")
 ENDINGS = {"markdown": "md", "csv": "csv", "json": "json", "latex": "tex"}
@@ -33,26 +34,49 @@ def columns(comparison: Comparison) -> list[Column]:
     def key(name: str) -> Column:
         return Column(word(name), lambda row: said(row["keys"].get(name)), lambda row: row["keys"].get(name))
 
-    def metric(which: str) -> Column:
-        head = f"{comparison.metric}, {which}"
-        return Column(head, lambda row: spread(row[which], row["runs"]), lambda row: row[which]["mean"])
+    def measured(head: str, value: Callable[[dict[str, Any]], dict[str, Any]]) -> Column:
+        return Column(head, lambda row: spread(value(row), row["runs"]), lambda row: value(row)["mean"])
+
+    def bought(number: int, budget: Budget) -> list[Column]:
+        value = measured(f"{comparison.metric} by {budget.words}", lambda row: row["at"][number])
+        steps = Column(
+            f"steps by {budget.words}",
+            lambda row: _amount("steps", row["at"][number]["step"], "-"),
+            lambda row: row["at"][number]["step"],
+        )
+        return [value] if budget.axis == "steps" else [value, steps]
 
     def until(axis: str, head: str) -> Column:
-        return Column(head, lambda row: amount(axis, row["reached"][axis], "not reached"), lambda row: row["reached"][axis])
+        return Column(head, lambda row: _amount(axis, row["reached"][axis], "not reached"), lambda row: row["reached"][axis])
 
     def total(name: str, axis: str, head: str) -> Column:
-        return Column(head, lambda row: amount(axis, row[name], "-"), lambda row: row[name])
+        return Column(head, lambda row: _amount(axis, row[name], "-"), lambda row: row[name])
 
     found = [key(name) for name in comparison.differing] or [Column("algo", lambda row: str(row["algo"]), itemgetter("algo"))]
     if any(row["status"] != "completed" for row in rows):
         found.append(Column("status", lambda row: str(row["status"]), itemgetter("status")))
-    found += [Column("runs", lambda row: str(row["runs"]), itemgetter("runs")), metric("final"), metric("best")]
+    found.append(Column("runs", lambda row: str(row["runs"]), itemgetter("runs")))
+    if len({row["zeta"] for row in rows} - {None}) > 1:
+        found.append(Column("zeta", lambda row: "-" if row["zeta"] is None else f"{row['zeta']:.4g}", itemgetter("zeta")))
+    last = end(comparison)
+    found += [
+        measured(f"{comparison.metric}, {last}", itemgetter("final")),
+        measured(f"{comparison.metric}, best", itemgetter("best")),
+    ]
+    found += [measured(f"{name}, {last}", partial(_of_more, name)) for name in comparison.more]
+    for number, budget in enumerate(comparison.budgets):
+        found += bought(number, budget)
     if comparison.target is not None:
         sign = ">=" if comparison.known.rises else "<="
         head = f"reach {sign} {comparison.target:g}"
         many = Column(head, lambda row: "{runs} of {of}".format(**row["reached"]), lambda row: row["reached"]["runs"])
         found += [many, *(until(*one) for one in UNTIL if any(row["reached"][one[0]] is not None for row in rows))]
     return found + [total(*one) for one in OVERALL if any(row[one[0]] is not None for row in rows)]
+
+
+def end(comparison: Comparison) -> str:
+    """What the end of a run is called in a heading: `final`, or `last 10 %` where it is a mean."""
+    return "final" if comparison.tail is None else f"last {100 * comparison.tail:g} %"
 
 
 # axis, heading
@@ -86,15 +110,12 @@ def _digits(half: float) -> int:
     return decimals
 
 
-def amount(axis: str, value: float | None, nothing: str) -> str:
-    """A number on an axis, in its unit."""
-    if value is None:
-        return nothing
-    if axis == "bytes":
-        return human_bytes(value)
-    if axis in ("seconds", "sim_seconds"):
-        return f"{value:.3g} s" if value < 1000 else f"{value:.0f} s"
-    return f"{value:.0f}" if float(value).is_integer() or value >= 1000 else f"{value:.1f}"
+def _of_more(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    return dict(row["more"][name])
+
+
+def _amount(axis: str, value: float | None, nothing: str) -> str:
+    return nothing if value is None else amount(axis, value)
 
 
 def markdown(comparison: Comparison) -> str:
@@ -138,9 +159,13 @@ def _latex(text: str) -> str:
 def as_csv(comparison: Comparison) -> str:
     """A line a group, numbers as they are, units in the headings; empty where there is none."""
     metric, file = comparison.metric, io.StringIO()
-    heads = ["label", *map(word, comparison.differing), "status", "runs"]
-    for which in ("final", "best"):
-        heads += [f"{metric} {which} mean", f"{metric} {which} 95% half width", f"{metric} {which} n"]
+    heads = ["label", *map(word, comparison.differing), "status", "runs", "zeta"]
+    last = end(comparison)
+    budgets = [f"{metric} at {budget.axis}={budget.most:g}" for budget in comparison.budgets]
+    for which in (f"{metric} {last}", f"{metric} best", *(f"{name} {last}" for name in comparison.more)):
+        heads += _three(which)
+    for which in budgets:
+        heads += [*_three(which), f"{which} steps"]
     heads += ["steps", "rounds", "messages", "bytes", "train (s)", "communication (s)", "wall (s)", "simulated (s)"]
     if comparison.target is not None:
         units = {"bytes": "bytes to target", "seconds": "seconds to target (s)", "sim_seconds": "simulated to target (s)"}
@@ -149,13 +174,20 @@ def as_csv(comparison: Comparison) -> str:
     writer.writerow(heads)
     for row in comparison.rows():
         line = [row["label"], *(said(row["keys"].get(key)) for key in comparison.differing), row["status"], row["runs"]]
-        for which in ("final", "best"):
-            line += [row[which]["mean"], row[which]["half"], row[which]["n"]]
+        line.append(row["zeta"])
+        for value in (row["final"], row["best"], *row["more"].values()):
+            line += [value["mean"], value["half"], value["n"]]
+        for value in row["at"]:
+            line += [value["mean"], value["half"], value["n"], value["step"]]
         line += [row[name] for name in ("step", "rounds", "messages", "bytes", "train_s", "comm_s", "wall_s", "sim_s")]
         if comparison.target is not None:
             line += [row["reached"]["runs"], *(row["reached"][axis] for axis in AXES)]
         writer.writerow(["" if cell is None else cell for cell in line])
     return file.getvalue()
+
+
+def _three(which: str) -> list[str]:
+    return [f"{which} mean", f"{which} 95% half width", f"{which} n"]
 
 
 def as_json(comparison: Comparison) -> str:

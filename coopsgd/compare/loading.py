@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from coopsgd.compare import entries as reading
+from coopsgd.compare.comparison import Comparison
 from coopsgd.compare.entries import BROKEN
 from coopsgd.compare.groups import differ, grouped
 from coopsgd.run.reader import Run, log_points
@@ -21,6 +22,16 @@ class Loaded(NamedTuple):
 
     runs: list[Run]
     table: Any
+
+    def compare(self, **options: Any) -> dict[str, Any]:
+        """What `coopsgd compare --format json` says of these runs: groups of seeds with means and 95 % intervals, notes.
+
+            coopsgd.load(folder).compare(metric="eval/accuracy", target=0.9, at=["bytes=50MB"], tail=0.1)["groups"]
+
+        options: as on the command line; `metric` may be a list, `at` and `group` are lists, `best_of` a key. ConfigError where
+        one means nothing.
+        """
+        return Comparison.of([str(run.folder) for run in self.runs], along=False, **options).facts()
 
 
 def load(*folders: str | os.PathLike[str], trust: bool = False) -> Loaded:

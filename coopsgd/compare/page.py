@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 
 import coopsgd
-from coopsgd.compare import drawing, figures, formats
-from coopsgd.compare.comparison import ALONG, AXES, Comparison, Curve
+from coopsgd.compare import curves as lines
+from coopsgd.compare import drawing, formats
+from coopsgd.compare.comparison import ALONG, Comparison, Curve
+from coopsgd.compare.measures import AXES
 from coopsgd.run import styles
 
 POINTS = 200  # of a curve, at most
@@ -98,14 +100,14 @@ def _facts(comparison: Comparison, curves: bool) -> dict[str, Any]:
     looks, names = drawing.styles_of(comparison.groups), drawing.short(comparison.groups)
     units = {axis: _unit(comparison, axis) for axis in AXES}
     found["axes"] = {axis: words for axis, (words, _) in units.items()}
-    for metric in dict.fromkeys((comparison.metric, *ALONG)):
+    for metric in dict.fromkeys((comparison.metric, *comparison.more, *ALONG)):
         of = replace(comparison, metric=metric)
-        each = {group: {axis: figures.curve_of(of, group, axis) for axis in AXES} for group in comparison.groups}
+        each = {group: {axis: lines.curve_of(of, group, axis) for axis in AXES} for group in comparison.groups}
         if not any(len(curve.x) for some in each.values() for curve in some.values()):
             continue
         found["metrics"].append(metric)
         ends = [y for some in each.values() for y in some["steps"].mean]
-        positive = [y for y in ends if y > figures.FLOOR * max(ends)] if metric == "consensus" else ends
+        positive = [y for y in ends if y > drawing.FLOOR * max(ends)] if metric == "consensus" else ends
         found["logarithmic"][metric] = of.known.unit != "share" and drawing.spans(positive)
         for number, group in enumerate(comparison.groups):
             about = found["groups"][number]
@@ -113,7 +115,7 @@ def _facts(comparison: Comparison, curves: bool) -> dict[str, Any]:
             about["symbol"] = styles.WEB_MARKERS[looks[group].marker]
             of_metric = {axis: _points(curve, units[axis][1]) for axis, curve in each[group].items()}
             about.setdefault("curves", {})[metric] = of_metric
-            lost = {axis: list(figures.diverged(of, group, axis)) for axis in AXES}
+            lost = {axis: list(lines.diverged(of, group, axis)) for axis in AXES}
             about.setdefault("diverged", {})[metric] = {
                 axis: [[_short(x / units[axis][1]), _short(y)] for x, y in some] for axis, some in lost.items() if some
             }

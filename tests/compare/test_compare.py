@@ -345,7 +345,7 @@ def test_torn_lines_are_left_out(tmp_path):
     assert entry.columns["eval/loss"].tolist() == [2.0, 1.5, 1.0]
     text = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join([text[0], "{torn", *text[1:3], ""]))
-    entries.read([entry], ["eval/loss"], of="eval/loss")
+    entries.read([entry], ["eval/loss"], of=["eval/loss"])
     assert entry.columns["eval/loss"].tolist() == [2.0, 1.5, 1.0]
 
 
@@ -369,7 +369,7 @@ def test_of_lines_without_the_metric_only_the_last_is_parsed(tmp_path, monkeypat
         entries, "json", SimpleNamespace(loads=lambda text: parsed.append(text) or loads(text), dumps=json.dumps)
     )
     (entry,) = entries.found([str(tmp_path)])
-    entries.read([entry], ["eval/loss", "bytes"], of="eval/loss")
+    entries.read([entry], ["eval/loss", "bytes"], of=["eval/loss"])
     assert len(parsed) == 1 and parsed[0].count(b"step") == 11
     assert entry.columns["step"].tolist() == [*range(0, 100, 10), 99] and entry.last("bytes") == 198_000
 

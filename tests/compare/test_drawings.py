@@ -13,7 +13,7 @@ import pytest
 from test_compare import compared, make
 
 from coopsgd.commands.comparing import leave
-from coopsgd.compare import drawing, figures
+from coopsgd.compare import drawing, ends, figures
 from coopsgd.compare.comparison import Comparison
 from coopsgd.errors import ConfigError
 from coopsgd.run import styles
@@ -132,7 +132,7 @@ def test_all_that_diverged_is_drawn_and_named_where_it_has_no_value(tmp_path):
     make(tmp_path / "a", (2.0, 1.0, 0.5), tau=1)
     make(tmp_path / "b", (2.0, 9.0), tau=4, status="diverged")
     comparison = compared(tmp_path)
-    assert "no value at the end: pasgd tau=4 (diverged)" in figure(comparison, "final").axes[0].get_xlabel().replace("\n", " ")
+    assert "no such value: pasgd tau=4 (diverged)" in figure(comparison, "final").axes[0].get_xlabel().replace("\n", " ")
     assert "pasgd tau=4 (diverged)" in texts(figure(comparison, "by_steps"))
 
 
@@ -159,11 +159,11 @@ def test_a_scale_is_logarithmic_where_values_span_a_decade(tmp_path):
 def test_a_metric_against_a_key_has_a_point_a_value(tmp_path):
     comparison = compared(sweep(tmp_path, taus=(1, 4, 16)))
     drawn = figure(comparison, "against_tau")
-    assert texts(drawn) == sorted(ALGOS) and figures.numeric(comparison) == ["tau"]
+    assert texts(drawn) == sorted(ALGOS) and ends.numeric(comparison) == ["tau"]
     line = drawn.axes[0].lines[0]
-    ends = [comparison.row(group)["final"]["mean"] for group in comparison.groups if group.algo == "dpsgd"]
+    values = [comparison.row(group)["final"]["mean"] for group in comparison.groups if group.algo == "dpsgd"]
     assert line.get_xdata().tolist() == [1, 4, 16]
-    np.testing.assert_allclose(line.get_ydata().astype(float), ends)
+    np.testing.assert_allclose(line.get_ydata().astype(float), values)
 
 
 def test_the_front_is_what_no_other_beats_in_both():
@@ -173,7 +173,7 @@ def test_the_front_is_what_no_other_beats_in_both():
         points = list(zip(sent, values, strict=True))
         better = (lambda a, b: a >= b) if rises else (lambda a, b: a <= b)
         beaten = [p for p in points if any(q != p and q[0] <= p[0] and better(q[1], p[1]) for q in points)]
-        assert [points[i] for i in figures.front(sent, values, rises)] == sorted(set(points) - set(beaten))
+        assert [points[i] for i in ends.front(sent, values, rises)] == sorted(set(points) - set(beaten))
 
 
 def test_an_algorithm_has_one_look_whatever_else_is_there(tmp_path):
