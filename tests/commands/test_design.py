@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from functools import cache
 
@@ -14,7 +15,7 @@ import pytest
 from probes import probe_of
 
 from coopsgd.commands import compose
-from coopsgd.commands.design import command, ranking, study
+from coopsgd.commands.design import advice, command, ranking, report, study
 from coopsgd.commands.design.candidates import TAUS, candidates
 from coopsgd.commands.design.pilots import Pilots, pilot
 from coopsgd.commands.design.ranking import Drift, Goal
@@ -246,6 +247,39 @@ def test_pilots_look_at_every_phase_of_a_round():
     assert every % 2 and len({k % 16 for k in range(0, 500, every)}) == 16
 
 
+def entries_of(*values):
+    """Entries by (error after all of 200 steps, bytes a step)."""
+    times = np.arange(1.0, 201.0)
+    some = candidates(Parts(base(*NOISY, *SLOW, "algo=pasgd")), ("algo=pasgd",))
+    drift = Drift(0.0, 1.0, 1.0, 1.0)
+    return [
+        ranking.Entry(one, drift, 1.0, sent, times, np.linspace(2.0, error, 200), 200, 200.0)
+        for one, (error, sent) in zip(some, values, strict=False)
+    ]
+
+
+def test_of_the_tied_the_one_that_sends_least_is_taken_and_the_sentence_says_so():
+    entries = entries_of((1.0, 40.0), (1.005, 10.0), (1.006, 10.0), (1.2, 1.0))
+    tied = study.Study(Goal(budget=200.0), pilots(), entries, 4, 0)
+    assert advice.ties(tied) == 3 and advice.taken(tied) is entries[1]
+    name = entries[1].candidate.label.removeprefix("algo=")
+    assert advice.sentence(tied, "{:g} s".format) == (
+        f"Take {name}: it is at 1.005 after 200 s. 3 are tied; of these it sends least."
+    )
+    alone = study.Study(Goal(budget=200.0), pilots(), entries[3:], 1, 0)
+    assert advice.taken(alone) is entries[3] and "tied" not in advice.sentence(alone, "{:g} s".format)
+
+
+def test_the_budget_is_told_with_where_it_is_from(capsys):
+    entries = entries_of((1.0, 40.0), (1.2, 10.0))
+    own = study.Study(Goal(budget=3.5), pilots(), entries, 2, 0, quickest="algo=pasgd tau=16")
+    report.show(report.facts(own, [], 2) | {"folder": "f"})
+    told = " ".join(capsys.readouterr().out.split())
+    assert "ranked by the loss after a budget of 3.5 s, which is what the quickest, algo=pasgd tau=16, takes for all 200" in told
+    given = study.Study(Goal(budget=3.5), pilots(), entries, 2, 0)
+    assert advice.wanted(given, "{:g} s".format) == "the loss after a budget of 3.5 s (--budget-seconds)"
+
+
 def designed(cli, tmp_path, *words):
     ended = cli("design", "--json", *words)
     assert ended.code == 0, ended.err
@@ -263,15 +297,14 @@ def test_design_from_the_command_line(cli, tmp_path):
     assert errors == sorted(errors)
     assert all(entry["seconds"] <= 1 for entry in found["ranking"])
     full = next(entry for entry in found["baselines"] if entry["algo"] == "algo=fullsync")
-    first = found["ranking"][0]
+    near = [entry for entry in found["ranking"] if entry["error"] <= 1.01 * found["ranking"][0]["error"]]
+    assert found["ties"] == len(near) >= 1
+    first = found["taken"]
+    assert first == min(near, key=lambda entry: entry["bytes_per_step"])
     less = full["bytes_per_step"] / first["bytes_per_step"]
     assert first["algo"].removeprefix("algo=") in found["advice"] and f"sends {less:.3g} times less than" in found["advice"]
     assert f"is at {first['error']:.4g} after 1 s instead of at {full['error']:.4g}" in found["advice"]
     assert [entry["rank"] for entry in found["baselines"]] == [ranked[entry["algo"]] for entry in found["baselines"]]
-    near = [entry for entry in found["ranking"] if entry["error"] <= 1.01 * first["error"]]
-    assert found["ties"] == len(near) >= 1
-    least = min(near, key=lambda entry: entry["bytes_per_step"])
-    assert found["cheapest_tie"] == (least["algo"] if least["bytes_per_step"] < first["bytes_per_step"] else None)
     assert "cluster" in first["command"] and "cluster" not in first["on_machines"]
     assert "processes=4" in first["on_machines"] and "processes" not in first["command"]  # as many machines as workers
     check = found["check"]
@@ -287,6 +320,10 @@ def test_design_to_a_target_prints_commands_that_run(cli, tmp_path):
     (line,) = (line for line in ended.out.splitlines() if line.strip().startswith("1. coopsgd train"))
     assert ended.out.startswith("Take pasgd tau=") and "reaches a loss of 3 in" in ended.out.splitlines()[0]
     assert "(baseline)" in ended.out and "launch=false" in ended.out.splitlines()[-3]
+    assert "ranked by the seconds until eval/loss is at most 3 (--target-loss)" in ended.out
+    head = next(line for line in ended.out.splitlines() if line.startswith("rank "))
+    for column in re.split(r"  +", head.strip()):
+        assert len(re.findall(rf"^{column}: \S", ended.out, re.MULTILINE)) == 1, column
     words = shlex.split(line.split("coopsgd ", 1)[1])
     again = cli(*words, f"hydra.run.dir={tmp_path}/run", "log_every=1", "eval_every=1")
     assert again.code == 0, again.err

@@ -11,11 +11,18 @@ from coopsgd.commands.design.study import Study
 
 BASELINES = {"fullsync": "all-reduce of every gradient (fullsync)", "pasgd": "periodic averaging (pasgd)"}
 TIE = 0.01  # of the first choice's seconds or error: so near, the prediction tells no difference
-COLUMNS = {
+COLUMNS = {  # of the table, each explained once below it
+    "rank": "the best first; those marked = are tied",
+    "algorithm": "words for `coopsgd train`",
     "zeta": "how slowly workers agree, 0: at once, 1: never",
     "tau_eq": "the period at which plain averaging lets workers drift as far apart",
-    "sent a step": "by a worker, mean",
-    "floor": "the least that it comes to within the steps that were looked at",
+    "sent a step": "by a worker, the mean over steps",
+    "time a step": "on the cluster's clock, the mean over all steps",
+    "steps": "as many as the budget has room for, or as the target needs",
+    "seconds": "on the cluster's clock until these steps are over",
+    "loss": "eval/loss predicted after these steps",
+    "gradient²": "mean squared gradient over these steps, estimated",
+    "floor": "the least that it comes to within all steps that were looked at",
     "long run": "of a step, by the maximum cycle mean of rounds without barriers",
 }
 
@@ -38,11 +45,21 @@ def ties(study: Study) -> int:
     return sum(value <= (1 + TIE) * values[0] for value in values)
 
 
-def cheapest(study: Study) -> Entry | None:
-    """Of those that are tied with the first the one that sends least; None where that is the first, or there are none."""
-    tied = study.entries[: ties(study)]
-    least = min(tied, key=lambda entry: entry.bytes_per_step, default=None)
-    return None if least is None or least.bytes_per_step >= tied[0].bytes_per_step else least
+def taken(study: Study) -> Entry:
+    """The one to take: of those that are tied with the first the one that sends least, of equals the better."""
+    return min(study.entries[: max(1, ties(study))], key=lambda entry: entry.bytes_per_step)
+
+
+def wanted(study: Study, seconds: Any) -> str:
+    """What it is ranked by, and where that is from."""
+    if study.goal.target is not None:
+        return f"the seconds until eval/loss is at most {study.goal.target:g} (--target-loss)"
+    what = "mean squared gradient" if study.pilots is None else "loss"
+    budget = f"the {what} after a budget of {seconds(study.goal.budget)}"
+    if study.quickest is None:
+        return f"{budget} (--budget-seconds)"
+    steps = len(study.entries[0].times)
+    return f"{budget}, which is what the quickest, {study.quickest}, takes for all {steps} steps (--budget-seconds sets another)"
 
 
 def _value(study: Study, entry: Entry) -> float:
@@ -51,8 +68,13 @@ def _value(study: Study, entry: Entry) -> float:
 
 
 def sentence(study: Study, seconds: Any) -> str:
-    """One plain sentence: what to take, what it sends and when it is there, beside an all-reduce of every gradient."""
-    first = study.entries[0]
+    """What to take, what it sends and when it is there, beside an all-reduce of every gradient; and what else is as good."""
+    first, tied = taken(study), ties(study)
+    among = f" {tied} are tied; of these it sends least." if tied > 1 else ""
+    return _sentence(study, first, seconds) + among
+
+
+def _sentence(study: Study, first: Entry, seconds: Any) -> str:
     name = first.candidate.label.removeprefix("algo=")
     full = baselines(study.entries).get("fullsync")
     other = None if full is None else study.entries[full - 1]

@@ -24,9 +24,10 @@ WIDTH = 140  # columns that the tables take, where the terminal does not say it 
 
 def facts(study: Study, words: Sequence[str], top: int, config_dir: str | None = None) -> dict[str, Any]:
     """Everything `design` prints, under one key each."""
-    pilots = study.pilots
+    pilots, taken = study.pilots, advice.taken(study)
     found: dict[str, Any] = {
         "budget_seconds": study.goal.budget,
+        "ranked_by": advice.wanted(study, _seconds),
         "target_loss": study.goal.target,
         "predicts": "mean squared gradient, estimated by the terms of the bound" if pilots is None else "eval/loss",
         "searched": study.searched,
@@ -42,7 +43,7 @@ def facts(study: Study, words: Sequence[str], top: int, config_dir: str | None =
         },
         "advice": advice.sentence(study, _seconds),
         "ties": advice.ties(study),
-        "cheapest_tie": None if (least := advice.cheapest(study)) is None else least.candidate.label,
+        "taken": _entry(study, taken, study.entries.index(taken) + 1, words, config_dir),
         "ranking": [_entry(study, entry, rank, words, config_dir) for rank, entry in enumerate(study.entries[:top], 1)],
         "baselines": [
             _entry(study, study.entries[rank - 1], rank, words, config_dir) for rank in advice.baselines(study.entries).values()
@@ -108,8 +109,7 @@ def show(found: dict[str, Any]) -> None:
     console = printer()
     console.width = max(console.width, WIDTH)
     console.print(found["advice"], style="bold")
-    wanted = f"loss {found['target_loss']:g}" if found["budget_seconds"] is None else f"{found['budget_seconds']:.4g} s"
-    console.print(f"{found['searched']} algorithms ranked for {wanted}; predicted is the {found['predicts']}")
+    console.print(f"{found['searched']} algorithms ranked by {found['ranked_by']}; predicted is the {found['predicts']}")
     pilots = found["pilots"]
     if pilots is not None:
         losses = ", ".join(f"{loss:.4g} at tau {tau}" for tau, loss in zip(pilots["tau"], pilots["loss"], strict=True))
@@ -123,8 +123,8 @@ def show(found: dict[str, Any]) -> None:
     console.print("\nTo simulate them on that cluster's clock:")
     for entry in found["ranking"]:
         console.print(f"  {entry['rank']}. {entry['command']}", markup=False)
-    console.print("\nThe first on real machines, one process a worker (launch=false prints the line for torchrun there):")
-    console.print(f"  {found['ranking'][0]['on_machines']} launch=false", markup=False)
+    console.print("\nThe one to take on real machines, one process a worker (launch=false prints the line for torchrun there):")
+    console.print(f"  {found['taken']['on_machines']} launch=false", markup=False)
     if "check" in found:
         _check(console, found)
     print(f"\n{found['folder']}")
@@ -132,16 +132,16 @@ def show(found: dict[str, Any]) -> None:
 
 def _ranking(console: Console, found: dict[str, Any]) -> None:
     error = "loss" if found["pilots"] is not None else "gradient²"
-    columns = ("", "algorithm", "zeta", "tau_eq", "sent a step", "time a step", "steps", "seconds", error, "floor")
+    columns = ("rank", "algorithm", "zeta", "tau_eq", "sent a step", "time a step", "steps", "seconds", error, "floor")
     long_run = any(entry["cycle_mean_per_step"] is not None for entry in found["ranking"])
     table = Table(*columns, *["long run"] * long_run, box=None, pad_edge=False)
     table.columns[1].no_wrap = True
-    shown = {entry["rank"]: entry for entry in [*found["ranking"], *found["baselines"]]}
+    shown = {entry["rank"]: entry for entry in [*found["ranking"], *found["baselines"], found["taken"]]}
     for rank, entry in sorted(shown.items()):
         baseline = any(one["rank"] == rank for one in found["baselines"])
         table.add_row(
             f"{rank}=" if 1 < found["ties"] >= rank else str(rank),
-            entry["algo"].removeprefix("algo=") + " (baseline)" * baseline,
+            entry["algo"].removeprefix("algo=") + " (baseline)" * baseline + " (take this)" * (rank == found["taken"]["rank"]),
             f"{entry['zeta']:.3f}",
             "" if entry["tau_eq"] is None else f"{entry['tau_eq']:.2f}",
             human_bytes(entry["bytes_per_step"]),
@@ -154,9 +154,7 @@ def _ranking(console: Console, found: dict[str, Any]) -> None:
         )
     console.print(table)
     if found["ties"] > 1:
-        least = found["cheapest_tie"]
-        more = "" if least is None else f"; of these {found['ties']}, {least.removeprefix('algo=')} sends least"
-        console.print(f"=: within {advice.TIE:.0%} of the first, which the prediction cannot tell apart{more}", markup=False)
+        console.print(f"=: within {advice.TIE:.0%} of the first, which the prediction cannot tell apart", markup=False)
     for name, what in advice.COLUMNS.items():
         if name in [*columns, *["long run"] * long_run]:
             console.print(f"{name}: {what}")
@@ -207,8 +205,8 @@ def picture(study: Study, path: Path) -> None:
     axes[0].step(
         [e.times[-1] for e in front], [e.errors[-1] for e in front], where="post", color="black", lw=1, label="Pareto front"
     )
-    first = study.entries[0]
-    axes[0].plot(first.times[-1:], first.errors[-1:], ls="", marker="o", ms=14, mfc="none", mec="black", label="first choice")
+    first = advice.taken(study)
+    axes[0].plot(first.times[-1:], first.errors[-1:], ls="", marker="o", ms=14, mfc="none", mec="black", label="take this")
     error = "predicted " + ("mean squared gradient" if study.pilots is None else "eval/loss")
     axes[0].set(xscale="log", xlabel="predicted seconds for all steps", ylabel=error)
     axes[0].legend(fontsize="small", ncols=2)

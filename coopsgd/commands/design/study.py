@@ -58,6 +58,7 @@ class Study:
     searched: int
     beyond: int  # how many drift further than any pilot, or without pilots have too large a rate, of which nothing can be said
     verdict: Verdict | None = None
+    quickest: str | None = None  # whose seconds for all steps are the budget; None where one was given, or a target
 
 
 def study(
@@ -94,8 +95,9 @@ def study(
             "known and reaches consensus; name another, or fix fewer keys"
         )
     say(f"{len(timed)} algorithms for {base.workers} workers")
+    quickest = None
     if budget is None and target is None:
-        budget = min(float(times[-1]) for _, _, times in timed)
+        budget, quickest = min((float(times[-1]), c.label) for c, _, times in timed)
     goal = Goal(budget, target)
     if budget is not None:
         _affordable(budget, [(c, times) for c, _, times in timed])
@@ -121,7 +123,8 @@ def study(
             f"target loss {target}: below the predicted floor {floor:.4g}, which {best.candidate.label} comes to in "
             f"{base.steps} steps; more steps, another optim.lr or a larger batch_size would lower it"
         )
-    return Study(goal, pilots, sorted(entries, key=goal.order), len(timed), len(timed) - len(entries))
+    ranked = sorted(entries, key=goal.order)
+    return Study(goal, pilots, ranked, len(timed), len(timed) - len(entries), quickest=quickest)
 
 
 def _nobody(searched: int, pilots: Pilots | None) -> str:
