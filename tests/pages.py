@@ -1,7 +1,7 @@
 """What README.md and the pages of docs/ tell to type: their lines, and how a test runs them.
 
-A block without a language is for a shell; output and addresses are `text`. What a page's first line of a block names (`# mine.py`)
-is written beside its commands.
+A block without a language is for a shell; output and addresses are `text`. A block whose first line names a file (`# mine.py`)
+is that file, beside the commands.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from conftest import HANG, command
 from running import Command, until
 
@@ -31,14 +30,13 @@ NOT_RUN = {
     "make train": "test_package runs it",
     "make test": "that is this",
 }
-# What makes a line short. A word that stands in it is taken away first; the rest of the line is run as it stands
-SHORT = {
-    "train": {"steps": "20"},
-    "design": {"steps": "20", "task": "quadratic"},
-    "probe": {"--steps": "5"},
+# What makes a line short, by its verb: such words stand in place of those of the line, all others as they are
+SHORT = {"train": {"steps": "20"}, "design": {"steps": "20", "task": "quadratic"}, "probe": {"--steps": "5"}}
+WHERE_GIVEN = {  # the same, where the line has such a word
+    "train": {"hydra.sweeper.n_trials": "4", "seed": "0"},  # jobs of a sweep
+    "analyze": {"task.dim": "1340"},
 }
-FEWER = {"hydra.sweeper.n_trials": "4", "seed": "0"}  # jobs of a sweep
-LONG = ("experiment",)  # a line that chooses one has a length of its own
+EXPERIMENT = {"rounds": "2"}  # in place of SHORT where a line chooses an experiment, which has a length of its own
 LATEST = re.compile(r"\b(outputs|multirun)/DATE/TIME\b")
 
 
@@ -79,10 +77,9 @@ def named(page: str) -> dict[str, str]:
 
 def shortened(words: list[str]) -> list[str]:
     """Of a line of coopsgd: what takes a moment, and does the same."""
-    verb = words[1]
-    short = {} if any(word.startswith(f"{key}=") for word in words for key in LONG) else dict(SHORT.get(verb, {}))
-    given = {word.partition("=")[0] for word in words}
-    short |= {key: value for key, value in FEWER.items() if verb == "train" and key in given}
+    verb, given = words[1], {word.partition("=")[0] for word in words}
+    short = EXPERIMENT if "experiment" in given else SHORT.get(verb, {})
+    short = short | {key: value for key, value in WHERE_GIVEN.get(verb, {}).items() if key in given}
     kept = [word for word in words[2:] if word.partition("=")[0] not in short]
     return [verb, *kept, *(f"{key}={value}" for key, value in short.items())]
 

@@ -74,7 +74,8 @@ def test_a_page_that_is_wrong_is_noticed():
     for line in ("coopsgd trian", "coopsgd show --jsn algo=easgd", "coopsgd compare --bye steps x"):
         with pytest.raises(AssertionError):
             parsed(shlex.split(line))
-    page = "```\ncoopsgd train algo=easgd \\\n  tau=3   # a run\n. x && cd y\n```\n```text\nout\n```\n```python\n# a/b.py\n1\n```\n"
+    page = "```\ncoopsgd train algo=easgd \\\n  tau=3   # a run\n. x && cd y\n```\n```text\nout\n```\n"
+    page += "```python\n# a/b.py\n1\n```\n"
     assert pages.lines(page) == [["coopsgd", "train", "algo=easgd", "tau=3"], [".", "x"], ["cd", "y"]]
     assert pages.named(page) == {"a/b.py": "# a/b.py\n1\n"}
     assert pages.shortened(shlex.split("coopsgd train -m algo=easgd steps=2000 seed=0,1")) == [

@@ -1,42 +1,17 @@
-"""What README.md and the pages of docs/ tell to type works, and they say the same."""
+"""What README.md tells to type works, and so do the examples of its pages; test_pages.py reads and runs those of docs/."""
 
 import json
 import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import HANG
+from pages import PAGES, README, ROOT
 
-from coopsgd.commands import compose
-
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
 NEW = (ROOT / "docs" / "new_algorithm.md").read_text()
-PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
-OPTIONS = r"\n(?:--(?:top|check|target-loss|budget-seconds|probe)|-o)\n.*\n"  # of a verb, each with its value
-VERBS = ("train", "show", "analyze", "probe", "design")
 TABLE = re.compile(r"^\| `algo=` .*\n((?:\|.*\n)+)", re.MULTILINE)
-
-
-def commands(page: str) -> list[list[str]]:
-    """Those in its blocks whose words are a config's."""
-    blocks = re.findall(r"^```(?:\w*)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines() if line.startswith("coopsgd ")]
-    found = [shlex.split(line, comments=True) for line in lines]
-    return [words for words in found if words[1] in VERBS and not {"--over", "--help"} & set(words)]
-
-
-def accepted(command: list[str]) -> None:
-    """The first job of a sweep stands for all."""
-    words = re.sub(OPTIONS, "\n", "\n".join(["", *command[2:], ""])).split("\n")
-    words = [word for word in words if word not in ("", "-m") and not word.startswith("hydra")]
-    if "-m" in command:
-        words = [re.sub(r"=(?:tag\(\w+, *)?(?:choice|range|interval)\(([^,)]*).*\)$", r"=\1", word) for word in words]
-        words = [re.sub(r"=([^,]*),.*", r"=\1", word) for word in words]
-    compose.compose_config(words, look=command[1] == "show")
 
 
 def test_the_readme_is_short_and_leads_to_every_page():
@@ -57,15 +32,6 @@ def test_the_commands_of_the_readme_run(cli):
         _, verb, *words = shlex.split(line, comments=True)
         done = cli(verb, *words, *SHORT.get(verb, ()))
         assert done.code == 0 and done.out, (line, done.err)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [name for name, page in PAGES.items() if commands(page)])
-def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
-    folder = re.search(r"^cd (.*)", PAGES[page], re.MULTILINE)
-    monkeypatch.chdir(ROOT / folder[1] if folder else ROOT)
-    for command in commands(PAGES[page]):
-        accepted(command)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,10 +18,11 @@ from rich.table import Table
 from coopsgd.compare import entries as reading
 from coopsgd.compare.entries import Entry
 from coopsgd.errors import ConfigError
-from coopsgd.run.schema import METRICS
+from coopsgd.host.terminal import can_draw
+from coopsgd.run.progress import stamp
+from coopsgd.run.schema import METRICS, label
 
 LATEST = ("train/loss", "eval/loss", "eval/accuracy", "eval/r2", "bytes")
-HEADS = {"train/loss": "training loss", "eval/loss": "loss", "eval/accuracy": "accuracy", "eval/r2": "R2", "bytes": "sent"}
 EVERY = 2.0  # seconds between two looks
 PLACES = ("outputs", "multirun")
 
@@ -62,21 +64,35 @@ def runs(folders: Sequence[str], as_json: bool, watch: bool) -> None:
         return
     console = Console(highlight=False, markup=False, emoji=False)
     if not watch:
-        table = grid(facts(folders))
-        console.width = max(console.width, console.measure(table).maximum)  # no cell is cut
-        console.print(table)
+        _whole(console, grid(facts(folders)))
         return
+    if not can_draw(sys.stdout):  # in a pipe, a file: the whole of it, whenever something has changed
+        seen: Any = None
+        while True:
+            found = facts(folders)
+            if (now := [one | {"age": None} for one in found]) != seen:
+                console.print(f"{stamp(sys.stdout)}{len(found)} runs")
+                _whole(console, grid(found))
+                sys.stdout.flush()
+                seen = now
+            time.sleep(EVERY)
     with Live(console=console, auto_refresh=False) as live:
         while True:
             live.update(grid(facts(folders)), refresh=True)
             time.sleep(EVERY)
 
 
+def _whole(console: Console, table: Table) -> None:
+    """Print it so that no cell is cut."""
+    console.width = max(console.width, console.measure(table).maximum)
+    console.print(table)
+
+
 def grid(found: Sequence[dict[str, Any]]) -> Table:
     """As a person reads it."""
     shown = [name for name in LATEST if any(one[name] is not None for one in found)]
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for head in ("run", "status", "steps", "age", *(HEADS[name] for name in shown)):
+    for head in ("run", "status", "steps", "age", *map(label, shown)):
         table.add_column(head, no_wrap=True)
     for one in found:
         steps = f"{one['steps']}" + (f"/{one['planned']}" if one["planned"] else "")

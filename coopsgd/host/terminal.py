@@ -46,9 +46,13 @@ def wrapped(text: str, stream: Any) -> str:
 
 
 def fitted(parts: Sequence[tuple[str, str]], columns: int) -> str:
-    """Parts side by side, each given in full and shortened: in full where that fits, else shortened, else cut."""
-    whole, short = ("  ".join(one[which] for one in parts if one[which]) for which in (0, 1))
-    return whole if len(whole) <= columns else cut(short, columns)
+    """Parts side by side, each given in full and shortened: as many in full as fit, from the first on; else cut."""
+    text = ""
+    for full in range(len(parts), -1, -1):
+        text = "  ".join(one for one in (*(one for one, _ in parts[:full]), *(short for _, short in parts[full:])) if one)
+        if len(text) <= columns:
+            return text
+    return cut(text, columns)
 
 
 def bar(share: float, columns: int) -> str:

@@ -110,6 +110,9 @@ class Communications:
         return found | ({"eval/aux_distance": before.auxiliary} if loop.fleet.v else {})
 
 
+AT_ONCE = 1 << 20  # numbers of the rows held here that are looked at together
+
+
 class Distances(NamedTuple):
     """Squared distances to the workers' mean; None where they were not looked at, or there are no such models."""
 
@@ -130,7 +133,8 @@ def distances(fleet: Fleet, x: Tensor) -> Distances:
     w, first = len(fleet.workers), fleet.pick(x, 0)
     totals = torch.zeros(1 + (fleet.v > 0), dtype=torch.float64, device=x.device)
     once = fleet.layout.owned(fleet.rank) == fleet.layout.rows(fleet.rank)  # of replicated rows one process tells
-    columns = max(1, (1 << 20) // len(x))  # at a time, so that no second copy of all models is made
+    most = max(len(fleet.layout.rows(rank)) for rank in range(fleet.layout.processes))  # every process takes equal parts
+    columns = max(1, AT_ONCE // most)  # at a time, so that no second copy of all models is made
     for at in range(0, x.shape[1], columns):
         off = x[:, at : at + columns] - first[:, at : at + columns]
         off -= fleet.mean(off)

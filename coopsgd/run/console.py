@@ -14,14 +14,16 @@ from rich.table import Table
 from coopsgd.host.files import json_text
 from coopsgd.host.terminal import Drawing, bar, coloured, fitted, size
 from coopsgd.run import progress
-from coopsgd.run.schema import evaluated, metric
+from coopsgd.run.schema import evaluated, label, metric
 
-# as the console calls them, in full and where there is little room
-EVALS = (("test loss", "eval/loss"), ("test accuracy", "eval/accuracy"))
-SHORT = {"train loss": "train", "test loss": "test", "test accuracy": "acc."}
-SCORES = (("R2", "eval/r2"), ("F1", "eval/f1"))  # of some tasks
-OF_AUXILIARY = (("auxiliary loss", "eval/aux_loss"), ("auxiliary accuracy", "eval/aux_accuracy"))
-OWN_TESTS = (("own tests", "eval/local_accuracy"), ("answer there", "eval/local_answer"))  # partition.test=local
+# what is shown, by the schema's names; each is called by its label there, and shorter only where there is no room for that
+EVALS = ("eval/loss", "eval/accuracy")
+SCORES = ("eval/r2", "eval/f1")  # of some tasks
+OF_AUXILIARY = ("eval/aux_loss", "eval/aux_accuracy")
+OWN_TESTS = ("eval/local_accuracy", "eval/local_answer")  # partition.test=local
+LEARNED = ("train/loss", *EVALS, *SCORES)
+SENT = ("rounds", "bytes", "consensus", "sim_s")
+SHORT = {"train/loss": "train", "eval/loss": "test", "eval/accuracy": "acc.", "bytes": "", "consensus": "cons.", "sim_s": "sim"}
 FRAME = 0.05  # seconds that a drawing is to be seen, at least
 PAUSE = 0.1  # seconds between two plain lines, at least: a run that evaluates often would print nothing else
 SHARE, LONGEST = 0.02, 60.0  # and this share of the time so far, but no longer than so many seconds
@@ -121,29 +123,18 @@ def tell(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], 
 
 def numbers(known: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """What is known of learning and of communication, each in full and shortened."""
-    learned = [
-        ("train loss", "train", "train/loss"),
-        *((word, SHORT.get(word, word), name) for word, name in (*EVALS, *SCORES)),
-    ]
-    sent = [
-        ("rounds", "rounds", "rounds"),
-        ("sent", "", "bytes"),
-        ("consensus", "cons.", "consensus"),
-        ("simulated", "sim", "sim_s"),
-    ]
-    first = [
-        (f"{word} {metric(name).text(known[name])}", f"{short} {metric(name).text(known[name])}")
-        for word, short, name in learned
-        if known.get(name) is not None
-    ]
-    second = []
-    for word, short, name in sent:
-        if known.get(name) is not None:
-            text = f"{known[name]:.3g}" if name == "consensus" else metric(name).text(known[name])
-            ahead = name == "consensus"  # units and countables stand behind their number
-            full, less = (f"{which} {text}" if ahead else f"{text} {which}" for which in (word, short))
-            second.append((full, less.strip()))
+    first, second = ([_worded(name, known[name]) for name in names if known.get(name) is not None] for names in (LEARNED, SENT))
     return first, second
+
+
+def _worded(name: str, value: Any) -> tuple[str, str]:
+    """A number with its word, in full and shortened: what can be counted stands before it."""
+    text = f"{value:.3g}" if name == "consensus" else metric(name).text(value)
+    full, short = (
+        f"{text} {word}".strip() if name in ("rounds", "bytes") else f"{word} {text}"
+        for word in (label(name), SHORT.get(name, label(name)))
+    )
+    return full, short
 
 
 def describe(known: Mapping[str, Any]) -> str:
@@ -166,14 +157,14 @@ def table(summary: dict[str, Any], folder: Path) -> None:
     rows = [
         ("run", "  ".join([summary["algo"], *tau, *(f"{name} {summary[name]}" for name in ("workers", "processes"))])),
         ("status", f"{summary['status']} after {summary['steps']} steps"),
-        *((word, metric(name).text(last[name])) for word, name in EVALS + SCORES + OF_AUXILIARY if last.get(name) is not None),
-        *((word, _over_workers(last, name)) for word, name in OWN_TESTS if last.get(name) is not None),
-        ("consensus", _apart(summary)),
-        ("sent", f"{ledger['rounds']} rounds, {ledger['messages']} messages, {metric('bytes').text(ledger['bytes'])}"),
+        *((label(name), metric(name).text(last[name])) for name in EVALS + SCORES + OF_AUXILIARY if last.get(name) is not None),
+        *((label(name), _over_workers(last, name)) for name in OWN_TESTS if last.get(name) is not None),
+        (label("consensus"), _apart(summary)),
+        (label("bytes"), f"{ledger['rounds']} rounds, {ledger['messages']} messages, {metric('bytes').text(ledger['bytes'])}"),
         *((("restarts", str(summary["restarts"])),) if "restarts" in summary else ()),
         ("kept", KEPT[summary["saved"]]),
-        ("time", f"{_seconds(summary, 'train_s')} training, of which {_seconds(ledger, 'comm_s')} in communication"),
-        *((("cluster", f"{summary['sim_s']:.4g} s ({summary['cluster']['about']})"),) if "sim_s" in summary else ()),
+        (label("train_s"), f"{_seconds(summary, 'train_s')} training, of which {_seconds(ledger, 'comm_s')} in communication"),
+        *(((label("sim_s"), f"{summary['sim_s']:.4g} s ({summary['cluster']['about']})"),) if "sim_s" in summary else ()),
     ]
     grid = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:

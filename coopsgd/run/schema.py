@@ -35,6 +35,7 @@ class Metric:
     """One name of metrics.jsonl. Totals are since the start, over all workers.
 
     section: the group of TensorBoard's tags it is in; empty where the name is not a curve, or begins with its group.
+    words: what a person reads for it, on the console, in every table and figure; empty where the name's own will do.
     """
 
     name: str
@@ -42,6 +43,12 @@ class Metric:
     when: str
     about: str
     section: str = ""
+    words: str = ""
+
+    @property
+    def label(self) -> str:
+        """What a person reads for it, everywhere."""
+        return self.words or self.name.rpartition("/")[2].replace("_", " ")
 
     @property
     def score(self) -> str:
@@ -72,66 +79,141 @@ class Metric:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("step", "", ALWAYS, "iterations so far, of which each is a local step of every active worker"),
+        Metric("step", "", ALWAYS, "iterations so far, of which each is a local step of every active worker", words="steps"),
         Metric("epoch", "", ALWAYS, "passes over a worker's share; null where the task has none", "train"),
         Metric("samples", "", ALWAYS, "samples that all workers have seen", "train"),
-        Metric("wall_s", "s", ALWAYS, "since the start, measuring included", "train"),
-        Metric("train_s", "s", ALWAYS, "since the start, without measuring", "train"),
-        Metric("comm_s", "s", ALWAYS, "spent in communication, the mean of the processes", TRANSFER),
-        Metric("sim_s", "s", SIMULATED, "since the start, on the clock of the simulated cluster", "train"),
+        Metric("wall_s", "s", ALWAYS, "since the start, measuring included", "train", words="wall time"),
+        Metric("train_s", "s", ALWAYS, "since the start, without measuring", "train", words="time"),
+        Metric(
+            "comm_s", "s", ALWAYS, "spent in communication, the mean of the processes", TRANSFER, words="communication time"
+        ),
+        Metric(
+            "sim_s", "s", SIMULATED, "since the start, on the clock of the simulated cluster", "train", words="simulated time"
+        ),
         Metric("rounds", "", ALWAYS, "communications so far", TRANSFER),
         Metric("messages", "", ALWAYS, "of one model to one member, that the algorithm asked for", TRANSFER),
-        Metric("bytes", "bytes", ALWAYS, "in the messages that the algorithm asked for", TRANSFER),
-        Metric("wire_bytes", "bytes", ALWAYS, "that this placement handed to the network", TRANSFER),
-        Metric("lr", "", ALWAYS, "the learning rate", "train"),
+        Metric("bytes", "bytes", ALWAYS, "in the messages that the algorithm asked for", TRANSFER, words="sent"),
+        Metric("wire_bytes", "bytes", ALWAYS, "that this placement handed to the network", TRANSFER, words="sent on the wire"),
+        Metric("lr", "", ALWAYS, "the learning rate", "train", words="learning rate"),
         Metric("tau", "steps", ALWAYS, "local steps of the round", "train"),
         Metric("phase", "steps", ALWAYS, "local steps since the last mixing", TRANSFER),
-        Metric("train/loss", "loss", ALWAYS, "mean over workers and steps since the line before"),
+        Metric("train/loss", "loss", ALWAYS, "mean over workers and steps since the line before", words="training loss"),
         Metric(
             "consensus",
             "squared distance",
             ALWAYS,
             "mean of the workers' to their mean, before the latest communication; null but at evaluations",
             WORKERS,
+            words="consensus distance",
         ),
         Metric(
-            "consensus_after", "squared distance", ALWAYS, "mean of the workers' to their mean, when that was over", WORKERS
+            "consensus_after",
+            "squared distance",
+            ALWAYS,
+            "mean of the workers' to their mean, when that was over",
+            WORKERS,
+            words="consensus distance after mixing",
         ),
-        Metric("eval/loss", "loss", EVALUATED, "of the answer (the mean model) on the test set"),
-        Metric("eval/accuracy", "share", EVALUATED, "of the answer on the test set; null where the task has none"),
-        Metric("eval/r2", "share", NUMBERS, "of the test targets' variance that it explains; null where they do not vary"),
-        Metric("eval/f1", "share", SEVERAL, "its F1 score over all labels together; null where no label is there or said"),
-        Metric("eval/accuracy_worst", "share", EVALUATED, "on the test set, of the worst single worker"),
-        Metric("eval/accuracy_best", "share", EVALUATED, "on the test set, of the best single worker"),
+        Metric("eval/loss", "loss", EVALUATED, "of the answer (the mean model) on the test set", words="test loss"),
         Metric(
-            "eval/local_accuracy", "share", LOCAL, "of each worker on the samples it holds out of its own, the mean of them"
+            "eval/accuracy",
+            "share",
+            EVALUATED,
+            "of the answer on the test set; null where the task has none",
+            words="test accuracy",
+        ),
+        Metric(
+            "eval/r2",
+            "share",
+            NUMBERS,
+            "of the test targets' variance that it explains; null where they do not vary",
+            words="test R²",
+        ),
+        Metric(
+            "eval/f1",
+            "share",
+            SEVERAL,
+            "its F1 score over all labels together; null where no label is there or said",
+            words="test F1",
+        ),
+        Metric(
+            "eval/accuracy_worst",
+            "share",
+            EVALUATED,
+            "on the test set, of the worst single worker",
+            words="test accuracy of the worst worker",
+        ),
+        Metric(
+            "eval/accuracy_best",
+            "share",
+            EVALUATED,
+            "on the test set, of the best single worker",
+            words="test accuracy of the best worker",
+        ),
+        Metric(
+            "eval/local_accuracy",
+            "share",
+            LOCAL,
+            "of each worker on the samples it holds out of its own, the mean of them",
+            words="accuracy on own tests",
         ),
         Metric("eval/local_accuracy_std", "", LOCAL, "standard deviation of eval/local_accuracy over the workers"),
         Metric("eval/local_accuracy_p10", "share", LOCAL, "tenth percentile of eval/local_accuracy over the workers"),
         Metric(
-            "eval/local_answer", "share", LOCAL, "of the answer on the samples that each worker holds out, the mean of them"
+            "eval/local_answer",
+            "share",
+            LOCAL,
+            "of the answer on the samples that each worker holds out, the mean of them",
+            words="accuracy of the answer on own tests",
         ),
         Metric("eval/local_answer_std", "", LOCAL, "standard deviation of eval/local_answer over the workers"),
         Metric("eval/local_answer_p10", "share", LOCAL, "tenth percentile of eval/local_answer over the workers"),
-        Metric("eval/aux_loss", "loss", AUXILIARY, "of the auxiliary model (EASGD's centre, a server's); of several the mean"),
         Metric(
-            "eval/aux_accuracy", "share", AUXILIARY, "of the auxiliary model; of several the mean; null where the task has none"
+            "eval/aux_loss",
+            "loss",
+            AUXILIARY,
+            "of the auxiliary model (EASGD's centre, a server's); of several the mean",
+            words="auxiliary loss",
+        ),
+        Metric(
+            "eval/aux_accuracy",
+            "share",
+            AUXILIARY,
+            "of the auxiliary model; of several the mean; null where the task has none",
+            words="auxiliary accuracy",
         ),
         Metric(
             "eval/aux_distance",
             "squared distance",
             AUXILIARY,
             "from it to the workers' mean, at the moment of `consensus`; of several the mean",
+            words="auxiliary distance",
         ),
-        Metric("eval/grad2", "", KNOWN, "squared norm of the gradient at u, the mean of all m + v models"),
-        Metric("eval/grad2_mean", "", KNOWN, "mean of eval/grad2 over the steps so far"),
-        Metric("theory/bound", "", KNOWN, "of eval/grad2_mean by theory, where there is one", THEORY),
+        Metric(
+            "eval/grad2",
+            "",
+            KNOWN,
+            "squared norm of the gradient at u, the mean of all m + v models",
+            words="squared norm of the gradient",
+        ),
+        Metric(
+            "eval/grad2_mean", "", KNOWN, "mean of eval/grad2 over the steps so far", words="mean squared norm of the gradient"
+        ),
+        Metric(
+            "theory/bound",
+            "",
+            KNOWN,
+            "of eval/grad2_mean by theory, where there is one",
+            THEORY,
+            words="its bound by theory",
+        ),
         Metric(
             "theory/consensus",
             "squared distance",
             KNOWN_EVALUATED,
             "expected under gradient noise alone, where it is known",
             THEORY,
+            words="expected consensus distance",
         ),
     )
 }
@@ -151,12 +233,17 @@ def tag(name: str) -> str:
     return name if name.startswith(("eval/", "train/")) else f"{YOURS}/{name}"
 
 
+def label(name: str) -> str:
+    """What a person reads for any name of a line; a number that a task of the user's own adds is called as it is."""
+    return METRICS[name].label if name in METRICS else name
+
+
 def about(name: str) -> str:
     """What to say of any name of a line, in words that need no table."""
     if name not in METRICS:
         return "a number that the task adds"
     found = METRICS[name]
-    return f"`{name}`{f' [{found.unit}]' if found.unit else ''}: {found.about}"
+    return f"{found.label}, `{name}`{f' [{found.unit}]' if found.unit else ''}: {found.about}"
 
 
 @dataclass(frozen=True)
@@ -201,8 +288,8 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def metrics_table() -> str:
     """METRICS as docs/run_folder.md shows them."""
-    rows = ((f"`{m.name}`", m.unit, m.when, m.about, f"`{m.tag}`" if m.tag else "") for m in METRICS.values())
-    return table(("name", "unit", "there on", "what it is", "TensorBoard's tag"), rows)
+    rows = ((f"`{m.name}`", m.label, m.unit, m.when, m.about, f"`{m.tag}`" if m.tag else "") for m in METRICS.values())
+    return table(("name", "printed as", "unit", "there on", "what it is", "TensorBoard's tag"), rows)
 
 
 ALL, ENDED = "always", "runs that came to their end"

@@ -16,10 +16,11 @@ from coopsgd.host.terminal import can_draw, size
 from coopsgd.run.console import EVALS, printer
 from coopsgd.run.jobs import FAILED, Job
 from coopsgd.run.reader import summary_of
-from coopsgd.run.schema import metric
+from coopsgd.run.schema import label, metric
 
-COLUMNS = ("job", "status", "loss", "accuracy", "rounds", "sent", "time", "folder")
-FIRST_OUT = ("folder", "time", "rounds", "sent")  # where there is no room
+TOTALS = ("rounds", "bytes")
+COLUMNS = ("job", "status", *map(label, (*EVALS, *TOTALS, "train_s")), "folder")
+FIRST_OUT = ("folder", *map(label, ("train_s", *TOTALS)))  # where there is no room
 
 
 def readable_summary(folder: str | Path) -> dict[str, Any] | None:
@@ -46,8 +47,8 @@ def rows(jobs: Sequence[Job]) -> list[tuple[str, ...]]:
             (
                 label,
                 str(summary.get("status")),
-                *(metric(name).text(last.get(name)) for _, name in EVALS),
-                *(metric(name).text(ledger.get(name)) for name in ("rounds", "bytes")),
+                *(metric(name).text(last.get(name)) for name in EVALS),
+                *(metric(name).text(ledger.get(name)) for name in TOTALS),
                 metric("train_s").text(summary.get("train_s")),
                 folder,
             )

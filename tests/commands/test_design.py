@@ -264,7 +264,7 @@ def test_of_the_tied_the_one_that_sends_least_is_taken_and_the_sentence_says_so(
     assert advice.ties(tied) == 3 and advice.taken(tied) is entries[1]
     name = entries[1].candidate.label.removeprefix("algo=")
     assert advice.sentence(tied, "{:g} s".format) == (
-        f"Take {name}: it is at 1.005 after 200 s. 3 are tied; of these it sends least."
+        f"Take {name}: it is at a test loss of 1.005 after 200 s. 3 are tied; of these it sends least."
     )
     alone = study.Study(Goal(budget=200.0), pilots(), entries[3:], 1, 0)
     assert advice.taken(alone) is entries[3] and "tied" not in advice.sentence(alone, "{:g} s".format)
@@ -275,9 +275,12 @@ def test_the_budget_is_told_with_where_it_is_from(capsys):
     own = study.Study(Goal(budget=3.5), pilots(), entries, 2, 0, quickest="algo=pasgd tau=16")
     report.show(report.facts(own, [], 2) | {"folder": "f"})
     told = " ".join(capsys.readouterr().out.split())
-    assert "ranked by the loss after a budget of 3.5 s, which is what the quickest, algo=pasgd tau=16, takes for all 200" in told
+    assert (
+        "ranked by the test loss after a budget of 3.5 s, which is what the quickest, algo=pasgd tau=16, takes for all 200"
+        in told
+    )
     given = study.Study(Goal(budget=3.5), pilots(), entries, 2, 0)
-    assert advice.wanted(given, "{:g} s".format) == "the loss after a budget of 3.5 s (--budget-seconds)"
+    assert advice.wanted(given, "{:g} s".format) == "the test loss after a budget of 3.5 s (--budget-seconds)"
 
 
 def designed(cli, tmp_path, *words):
@@ -303,7 +306,7 @@ def test_design_from_the_command_line(cli, tmp_path):
     assert first == min(near, key=lambda entry: entry["bytes_per_step"])
     less = full["bytes_per_step"] / first["bytes_per_step"]
     assert first["algo"].removeprefix("algo=") in found["advice"] and f"sends {less:.3g} times less than" in found["advice"]
-    assert f"is at {first['error']:.4g} after 1 s instead of at {full['error']:.4g}" in found["advice"]
+    assert f"is at a test loss of {first['error']:.4g} after 1 s instead of {full['error']:.4g}" in found["advice"]
     assert [entry["rank"] for entry in found["baselines"]] == [ranked[entry["algo"]] for entry in found["baselines"]]
     assert "cluster" in first["command"] and "cluster" not in first["on_machines"]
     assert "processes=4" in first["on_machines"] and "processes" not in first["command"]  # as many machines as workers
@@ -318,9 +321,9 @@ def test_design_to_a_target_prints_commands_that_run(cli, tmp_path):
     ended = cli("design", *NOISY, *SLOW, "workers=4", "steps=60", "--target-loss", "3", "--top", "2", "algo=pasgd")
     assert ended.code == 0, ended.err
     (line,) = (line for line in ended.out.splitlines() if line.strip().startswith("1. coopsgd train"))
-    assert ended.out.startswith("Take pasgd tau=") and "reaches a loss of 3 in" in ended.out.splitlines()[0]
+    assert ended.out.startswith("Take pasgd tau=") and "reaches a test loss of 3 in" in ended.out.splitlines()[0]
     assert "(baseline)" in ended.out and "launch=false" in ended.out.splitlines()[-3]
-    assert "ranked by the seconds until eval/loss is at most 3 (--target-loss)" in ended.out
+    assert "ranked by the seconds until the test loss is at most 3 (--target-loss)" in ended.out
     head = next(line for line in ended.out.splitlines() if line.startswith("rank "))
     for column in re.split(r"  +", head.strip()):
         assert len(re.findall(rf"^{column}: \S", ended.out, re.MULTILINE)) == 1, column

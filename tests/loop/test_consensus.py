@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from playing import MLP, QUADRATIC, Lines, play, settle
+from playing import MLP, QUADRATIC, Lines, play, run, settle
 from test_oracle import ALGOS, preset, problem
 
 from coopsgd.fleet.plan import Layout
@@ -281,3 +281,19 @@ def test_prediction_and_measurement_are_of_one_moment(process_groups, tmp_path):
     ):
         for line in play(process_groups, 1, *flat, *more).lines:
             assert line["consensus"] == pytest.approx(line["theory/consensus"], rel=0.08, abs=1e-20), (more, line["step"])
+
+
+def in_parts(rank, settings, at_once):
+    """consensus of each line, looked at so many numbers at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consensus, "AT_ONCE", at_once)
+        return [line["consensus"] for line in run(rank, settings, 4)[4]]
+
+
+@pytest.mark.parametrize("algo", ["easgd", "fedavg", "hierarchical"])
+def test_rows_are_looked_at_in_parts_that_are_equal_in_every_process(process_groups, algo):
+    """The process that holds the auxiliary models has more rows than others, and their collectives must match."""
+    words = preset(algo, "steps=4", "workers=8", *LOOKS)
+    whole = [line["consensus"] for line in play(process_groups, 4, *words).lines]
+    for at_once in (7, 16):
+        assert process_groups(4)(in_parts, settle(words), at_once)[0] == pytest.approx(whole, rel=1e-12)

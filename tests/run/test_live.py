@@ -80,8 +80,8 @@ def test_what_was_last_known_stays_and_losses_are_told_apart(terminal):
     live.log(line(500, 6.0))
     head, learned, sent = t.screen.lines
     assert re.fullmatch(r"step 500/2000  ━{6}─{18}  25%  15 s left", head)  # 5 s for 500 steps
-    assert learned == "train loss 0.2500  test loss 0.5000  test accuracy 0.8750"
-    assert sent == "50 rounds  18 MB sent  consensus 0.0175"
+    assert learned == "training loss 0.2500  test loss 0.5000  test accuracy 0.8750"
+    assert sent == "50 rounds  18 MB sent  consensus distance 0.0175"
     live.close()
     assert t.screen.lines == [] and not t.screen.wrapped and not t.screen.hidden
 
@@ -98,13 +98,14 @@ def test_nothing_wraps(terminal, monkeypatch, columns, step):
     assert not found.wrapped and len(found.lines) == 4
     if columns == 80:
         assert found.lines[0].startswith("job 3 of 12  1 failed  about ") and found.lines[0].endswith(" left of the sweep")
-        assert (
-            found.lines[3]
-            == f"{step // 10} rounds  {'36 GB' if step else '0 B'} sent  consensus 1.25e-07  123456.79 s simulated"
-        )
+        sent, clock = ("99999 rounds  36 GB", "sim") if step else ("0 rounds  0 B", "simulated time")
+        assert found.lines[3] == f"{sent} sent  consensus distance 1.25e-07  {clock} 123456.79 s"
     if columns == 40:
-        assert found.lines[2] == "train 0.2500  test 0.5000  acc. 0.8750" if step else "test 0.5000  acc. 0.8750"
-        assert found.lines[3].startswith(f"{step // 10} rounds  {'36 GB' if step else '0 B'}  cons. 1.25e-07")
+        assert found.lines[2] == (
+            "train 0.2500  test 0.5000  acc. 0.8750" if step else "test loss 0.5000  test accuracy 0.8750"
+        )
+        sent = "99999 rounds  36 GB" if step else "0 rounds  0 B"
+        assert found.lines[3].startswith(f"{sent}  cons. 1.25e-07")
     if columns == 25:
         assert found.lines[1].startswith(f"step {step}/") or found.lines[1].startswith(f"{step}/")
 
@@ -175,7 +176,9 @@ def test_plain_lines_say_when_what_and_how_long_still(moment):
     live.log(line(100, 13.0, **EVAL))  # the last is always told
     first, second, last = out.getvalue().splitlines()
     assert re.fullmatch(STAMP + "step 0/100  test loss 0.5000  test accuracy 0.8750  0 rounds  0 B sent", first)
-    assert "step 50/100  train loss 0.2500  test loss 0.2500  test accuracy 0.8750  5 rounds  1.8 MB sent  10 s left" in second
+    assert (
+        "step 50/100  training loss 0.2500  test loss 0.2500  test accuracy 0.8750  5 rounds  1.8 MB sent  10 s left" in second
+    )
     assert re.match(STAMP + "step 100/100", last) and "left" not in last
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from playing import MLP, play
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from coopsgd.run import schema
+from coopsgd.commands import running
+from coopsgd.commands.design import advice
+from coopsgd.run import console, schema, sweep
 from coopsgd.run.metrics import Files
 
 PAGE = (Path(__file__).parents[2] / "docs" / "run_folder.md").read_text()
@@ -95,3 +98,42 @@ def test_values_are_read_by_names_the_schema_knows(lines):
     assert schema.by_step(lines["network"], "eval/loss").keys() == {0, 4, 8, 10}
     with pytest.raises(KeyError, match="no metric named 'eval/los'; did you mean eval/loss"):
         schema.by_step(lines["network"], "eval/los")
+
+
+def test_a_number_is_called_the_same_wherever_a_person_reads_it(capsys):
+    """Console, live view, the end of a run and of a sweep, `runs`, `design`, `compare`: every heading is the schema's label."""
+    labels = {metric.label for metric in schema.METRICS.values()}
+    assert len(labels) == len(schema.METRICS) and "" not in labels
+    value = {metric.name: 1 if metric.unit in ("", "bytes", "steps") else 0.5 for metric in schema.METRICS.values()}
+    parts = [full for part in console.numbers(value) for full, _ in part]
+    told = {" ".join(word for word in full.split(" ") if not re.fullmatch(r"[\d.]+|[kMGT]?B|s", word)) for full in parts}
+    assert told == {schema.label(name) for name in (*console.LEARNED, *console.SENT)}
+    assert {*console.SHORT} <= {*console.LEARNED, *console.SENT}
+    last = {name: number for name, number in value.items() if name.startswith("eval/")}
+    ended = {name: value[name] for name in ("consensus", "consensus_after", "sim_s", "train_s")}
+    ended |= {"eval": last, "ledger": value, "tau": 1, "saved": "rows", "cluster": {"about": "a cluster"}, "algo": "pasgd"}
+    console.table(ended | dict.fromkeys(("workers", "processes", "status", "steps"), 1), Path("folder"))
+    heads = {re.split("  +", line.strip())[0] for line in capsys.readouterr().out.splitlines() if line[0] != " "}
+    own = {"run", "status", "kept", "folder"}  # rows that are no number
+    assert heads - own <= labels, heads - own - labels
+    assert len(heads - own) >= 12
+    assert {*sweep.COLUMNS} - {"job", "status", "folder"} <= labels
+    found = {"name": "a", "status": "completed", "steps": 1, "planned": 1, "age": 1.0} | value
+    grid = running.grid([found])
+    assert {str(column.header) for column in grid.columns} - {"run", "status", "age"} <= labels
+    assert {*advice.COLUMNS} & {"steps", "test loss"} == {schema.label("step"), schema.label("eval/loss")}
+    for name, metric in schema.METRICS.items():
+        assert schema.about(name).startswith(f"{metric.label}, `{name}`")
+
+
+def test_pages_show_what_is_printed():
+    """Samples of output have today's words."""
+    for page in sorted((Path(__file__).parents[2] / "docs").rglob("*.md")):
+        for block in re.findall(r"^```text\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            for line in block.splitlines():
+                cells = re.split("  +", line.strip())
+                if cells[0] == "job":
+                    assert cells == [*sweep.COLUMNS[: len(cells)]], page
+                elif re.match(r"step \d+/\d+", line):
+                    words = [re.sub(r"^[\d.]+ (?:[kMG]?B )?| [\d.e-]+$", "", cell) for cell in cells[1:]]
+                    assert {*words} <= {metric.label for metric in schema.METRICS.values()}, (page, words)

@@ -17,8 +17,8 @@ def test_the_end_says_how_workers_do_on_their_own_and_the_summary_what_files_wer
     last = summary["eval"]
     mean, spread, tenth = (last[f"eval/local_accuracy{end}"] for end in ("", "_std", "_p10"))
     said = " ".join(ended.out.split())
-    assert f"own tests {mean:.4f} +- {spread:.4g}, a tenth below {tenth:.4f}" in said
-    assert f"answer there {last['eval/local_answer']:.4f}" in said
+    assert f"accuracy on own tests {mean:.4f} +- {spread:.4g}, a tenth below {tenth:.4f}" in said
+    assert f"accuracy of the answer on own tests {last['eval/local_answer']:.4f}" in said
     for note in ("7 users are dealt to 3 workers", "is taken for a heading"):
         assert note in ended.out + ended.err and any(note in one for one in summary["notes"])
 

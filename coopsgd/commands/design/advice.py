@@ -8,6 +8,7 @@ from typing import Any
 
 from coopsgd.commands.design.ranking import Entry
 from coopsgd.commands.design.study import Study
+from coopsgd.run.schema import label
 
 BASELINES = {"fullsync": "all-reduce of every gradient (fullsync)", "pasgd": "periodic averaging (pasgd)"}
 TIE = 0.01  # of the first choice's seconds or error: so near, the prediction tells no difference
@@ -20,7 +21,7 @@ COLUMNS = {  # of the table, each explained once below it
     "time a step": "on the cluster's clock, the mean over all steps",
     "steps": "as many as the budget has room for, or as the target needs",
     "seconds": "on the cluster's clock until these steps are over",
-    "loss": "eval/loss predicted after these steps",
+    label("eval/loss"): "predicted after these steps",
     "gradient²": "mean squared gradient over these steps, estimated",
     "floor": "the least that it comes to within all steps that were looked at",
     "long run": "of a step, by the maximum cycle mean of rounds without barriers",
@@ -53,18 +54,24 @@ def taken(study: Study) -> Entry:
 def wanted(study: Study, seconds: Any) -> str:
     """What it is ranked by, and where that is from."""
     if study.goal.target is not None:
-        return f"the seconds until eval/loss is at most {study.goal.target:g} (--target-loss)"
-    what = "mean squared gradient" if study.pilots is None else "loss"
-    budget = f"the {what} after a budget of {seconds(study.goal.budget)}"
+        return f"the seconds until the {label('eval/loss')} is at most {study.goal.target:g} (--target-loss)"
+    budget = f"the {_measure(study)} after a budget of {seconds(study.goal.budget)}"
     if study.quickest is None:
         return f"{budget} (--budget-seconds)"
     steps = len(study.entries[0].times)
-    return f"{budget}, which is what the quickest, {study.quickest}, takes for all {steps} steps (--budget-seconds sets another)"
+    return (
+        f"{budget}, which is what the quickest, {study.quickest}, takes for all {steps} steps (--budget-seconds sets another)"
+    )
 
 
 def _value(study: Study, entry: Entry) -> float:
     """What it is ranked by."""
     return entry.error if study.goal.target is None else entry.seconds
+
+
+def _measure(study: Study) -> str:
+    """What is predicted, in words."""
+    return "mean squared gradient" if study.pilots is None else label("eval/loss")
 
 
 def sentence(study: Study, seconds: Any) -> str:
@@ -75,18 +82,18 @@ def sentence(study: Study, seconds: Any) -> str:
 
 
 def _sentence(study: Study, first: Entry, seconds: Any) -> str:
-    name = first.candidate.label.removeprefix("algo=")
+    name, measure = first.candidate.label.removeprefix("algo="), _measure(study)
     full = baselines(study.entries).get("fullsync")
     other = None if full is None else study.entries[full - 1]
     if study.goal.target is not None:
-        goal = f"a loss of {study.goal.target:g}"
+        goal = f"a {label('eval/loss')} of {study.goal.target:g}"
         if not math.isfinite(first.seconds):
             return f"None of them is predicted to reach {goal} within {len(first.times)} steps: raise steps or the target."
         what = f"reaches {goal} in {seconds(first.seconds)}"
         than = None if other is None else f"in {seconds(other.seconds)}" if math.isfinite(other.seconds) else ""
     else:
-        what = f"is at {first.error:.4g} after {seconds(study.goal.budget)}"
-        than = None if other is None else f"at {other.error:.4g}" if math.isfinite(other.error) else ""
+        what = f"is at a {measure} of {first.error:.4g} after {seconds(study.goal.budget)}"
+        than = None if other is None else f"{other.error:.4g}" if math.isfinite(other.error) else ""
     if other is None:
         return f"Take {name}: it {what}."
     if other is first:

@@ -17,6 +17,7 @@ from coopsgd.commands.design.study import Study
 from coopsgd.host.sizes import human_bytes
 from coopsgd.predict.clock import cycles
 from coopsgd.run.console import printer
+from coopsgd.run.schema import label
 from coopsgd.setup.words import as_written
 
 WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
@@ -29,7 +30,7 @@ def facts(study: Study, words: Sequence[str], top: int, config_dir: str | None =
         "budget_seconds": study.goal.budget,
         "ranked_by": advice.wanted(study, _seconds),
         "target_loss": study.goal.target,
-        "predicts": "mean squared gradient, estimated by the terms of the bound" if pilots is None else "eval/loss",
+        "predicts": "mean squared gradient, estimated by the terms of the bound" if pilots is None else label("eval/loss"),
         "searched": study.searched,
         "beyond_pilots": study.beyond,
         "pilots": None
@@ -131,7 +132,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _ranking(console: Console, found: dict[str, Any]) -> None:
-    error = "loss" if found["pilots"] is not None else "gradient²"
+    error = label("eval/loss") if found["pilots"] is not None else "gradient²"
     columns = ("rank", "algorithm", "zeta", "tau_eq", "sent a step", "time a step", "steps", "seconds", error, "floor")
     long_run = any(entry["cycle_mean_per_step"] is not None for entry in found["ranking"])
     table = Table(*columns, *["long run"] * long_run, box=None, pad_edge=False)
@@ -162,7 +163,7 @@ def _ranking(console: Console, found: dict[str, Any]) -> None:
 
 def _check(console: Console, found: dict[str, Any]) -> None:
     check = found["check"]
-    what = "loss at the end of the budget" if found["target_loss"] is None else "seconds to the target"
+    what = f"{label('eval/loss')} at the end of the budget" if found["target_loss"] is None else "seconds to the target"
     console.print("\nrun for real, on the clock:")
     table = Table("predicted rank", "algorithm", what, box=None, pad_edge=False)
     for run in check["runs"]:
@@ -207,7 +208,7 @@ def picture(study: Study, path: Path) -> None:
     )
     first = advice.taken(study)
     axes[0].plot(first.times[-1:], first.errors[-1:], ls="", marker="o", ms=14, mfc="none", mec="black", label="take this")
-    error = "predicted " + ("mean squared gradient" if study.pilots is None else "eval/loss")
+    error = "predicted " + ("mean squared gradient" if study.pilots is None else label("eval/loss"))
     axes[0].set(xscale="log", xlabel="predicted seconds for all steps", ylabel=error)
     axes[0].legend(fontsize="small", ncols=2)
     if study.verdict is not None:
@@ -218,6 +219,6 @@ def picture(study: Study, path: Path) -> None:
             axes[1].plot(run.times, run.losses, color=color, lw=1.2, label=f"{run.rank}. {run.entry.candidate.label}")
             if study.pilots is not None:
                 axes[1].plot(run.entry.times[shown], run.entry.errors[shown], color=color, lw=0.9, ls="--")
-        axes[1].set(xlabel="seconds on the clock (measured; dashed: predicted)", ylabel="eval/loss")
+        axes[1].set(xlabel="seconds on the clock (measured; dashed: predicted)", ylabel=label("eval/loss"))
         axes[1].legend(fontsize="x-small")
     figure.savefig(path, dpi=120)
