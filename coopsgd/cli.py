@@ -199,6 +199,7 @@ def time(words: tuple[str, ...], as_json: bool, config_dir: str | None, trust: b
 @click.option("--tail", type=float, help="The end is the mean over the last such share of a run, as 0.1, not the last value.")
 @click.option("--group", multiple=True, help="A key that tells groups apart; all others are put together as seeds are.")
 @click.option("--best-of", help="Of groups that differ in this key alone, as optim.lr, only the best.")
+@click.option("--column", multiple=True, help="Of the table, only those whose heading has this, in this order.")
 @click.option("--cluster", help="sim_seconds on this cluster, as `coopsgd time` left them.")
 @click.option("--format", "form", type=click.Choice(["markdown", "csv", "json", "latex"]), help="Of the table that is printed.")
 @click.option("-o", "--output", type=Place(), help="A folder for the table in every format, and for the figures.")

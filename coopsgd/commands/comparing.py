@@ -25,9 +25,12 @@ def compare(folders: Sequence[str], form: str | None, output: str | None, **opti
         raise ConfigError("compare: names no run; give run folders, or folders that hold them, as in coopsgd compare multirun")
     if output is not None and Path(output).exists() and not Path(output).is_dir():
         raise ConfigError(f"-o {output}: is no folder; name one that is, or is to be")
+    if options["column"] and output is None and form in ("csv", "json"):
+        raise ConfigError(f"--column: {form} always has all columns; leave it out, or take --format markdown or latex")
     progress = Progress("comparing", 1)
     found = Comparison.of(folders, along=output is not None, progress=lambda what: progress.at(0, what), **options)
     progress.close()
+    formats.columns(found)  # refuses those that are not there
     if form is not None:
         sys.stdout.write(formats.WRITERS[form](found))
     else:

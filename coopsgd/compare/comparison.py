@@ -64,7 +64,8 @@ class Comparison:
     differing: the keys in which groups differ, the algorithm's name first. axis: one of AXES. metric: a name of metrics.jsonl.
     target: of the metric, None for none. more: other metrics, of which only the end is shown. tail: the end is the mean over
     the last such share of a run's steps; None: the last value. budgets: amounts on axes, at each of which the metric is shown.
-    cluster: whose clock sim_seconds is, where it is not the runs' own. notes: what a reader of the table should know.
+    columns: of the table, which show; all by default. cluster: whose clock sim_seconds is, where it is not the runs' own.
+    notes: what a reader of the table should know.
     """
 
     groups: list[Group]
@@ -75,6 +76,7 @@ class Comparison:
     more: Sequence[str] = ()
     tail: float | None = None
     budgets: Sequence[Budget] = ()
+    columns: Sequence[str] = ()
     cluster: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -86,6 +88,7 @@ class Comparison:
         target: float | None = None,
         tail: float | None = None,
         at: Sequence[str] = (),
+        column: Sequence[str] = (),
         group: Sequence[str] = (),
         best_of: str | None = None,
         cluster: str | None = None,
@@ -123,7 +126,7 @@ class Comparison:
         cluster, about = _clock(entries, cluster, {by, *(budget.axis for budget in budgets)})
         groups = grouped(entries, group, trust)
         differing, notes = list(groups[0].values), [*notes, *about]
-        found = Comparison(groups, differing, by, metric, target, more, tail, budgets, cluster, notes)
+        found = Comparison(groups, differing, by, metric, target, more, tail, budgets, column, cluster, notes)
         if best_of is not None:
             found = found._best_of(best_of)
         found.notes += found._warnings()
@@ -269,9 +272,8 @@ class Comparison:
                 names = ", ".join(f"{entry.name} ({entry.status})" for entry in left)
                 notes.append(f"{group.label}: not counted, for they have not come to their end: {names}")
             if diverged := [entry for entry in counted if entry.status == "diverged"]:
-                notes.append(
-                    f"{group.label}: {len(diverged)} of {len(counted)} runs diverged; the final mean is over the others"
-                )
+                rest = "the final mean is over the others" if len(diverged) < len(counted) else "there is no final value"
+                notes.append(f"{group.label}: {len(diverged)} of {len(counted)} runs diverged; {rest}")
         notes += [note for budget in self.budgets for note in self._of_budget(budget)]
         algos = {group.algo for group in self.groups}
         rates = {said(group.keys.get("optim.lr")) for group in self.groups if "optim.lr" in group.keys}

@@ -18,6 +18,8 @@ from coopsgd.run.styles import Style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FEW = 5  # points of a curve
+
 
 def curves(comparison: Comparison, axis: str) -> Figure:
     """The metric against an axis, a line a group."""
@@ -31,7 +33,7 @@ def curves(comparison: Comparison, axis: str) -> Figure:
     ends = [curve.x[-1] for curve in shown.values() if curve.x[-1] > 0]
     log_x = drawing.spans(ends)
     drawn = lasting or list(shown.values())
-    if log_x:  # which does not show what is at 0
+    if log_x or max(len(curve.x) for curve in drawn) > FEW:  # the untrained model, at 0, stretches no axis
         drawn = [Curve(*(part[curve.x > 0] for part in curve)) for curve in drawn]
     inner = np.concatenate([curve.mean for curve in drawn])
     inner = inner[np.isfinite(inner)]
@@ -136,7 +138,8 @@ def _vertical(curves: Sequence[Curve], inner: np.ndarray, log: bool, target: flo
         room = 0.25 * (high - low)
         bands = np.concatenate([part for curve in curves for part in (curve.low, curve.high)])
         bands = bands[np.isfinite(bands)]
-        low, high = max(low - room, min(low, float(bands.min()))), min(high + room, max(high, float(bands.max())))
+        least = 0.0 if low >= 0 else -np.inf  # a band below 0 is of the interval's making
+        low, high = max(low - room, min(low, float(bands.min())), least), min(high + room, max(high, float(bands.max())))
     return drawing.limits(low, high, log)
 
 

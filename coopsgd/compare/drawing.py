@@ -92,6 +92,26 @@ def spans(values: Iterable[float]) -> bool:
     return bool(len(there) and (there > 0).all() and there.max() >= DECADE * there.min())
 
 
+def doubles(values: Iterable[float]) -> bool:
+    """Are they, as 1, 2, 4, 8, spaced more evenly by their ratios than by their differences, over a factor of eight or more?"""
+    there = np.unique(list(values))
+    if len(there) < 3 or there[0] <= 0 or there[-1] < 8 * there[0]:
+        return False
+    gaps, ratios = np.diff(there), np.diff(np.log(there))
+    return bool(ratios.std() / ratios.mean() < gaps.std() / gaps.mean())
+
+
+def ticks(axis: Any, values: Iterable[float], log: bool) -> None:
+    """Ticks at these values themselves, where they are few and apart."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    there = np.unique(list(values))
+    places = np.log(there) if log else there
+    if 2 <= len(there) <= 8 and np.diff(places).min() >= 0.07 * (places[-1] - places[0]):
+        axis.set_major_locator(FixedLocator(there.tolist()))
+        axis.set_minor_locator(NullLocator())
+
+
 def unit_of(axis: str, largest: float) -> tuple[str, float]:
     """What an axis is called, with its unit, and what its values are divided by."""
     words = AXES[axis][1]

@@ -175,20 +175,28 @@ def front(sent: Sequence[float], values: Sequence[float], rises: bool) -> list[i
     return found
 
 
-def _labels(axes: Any, names: Sequence[str]) -> None:
-    """Names of groups along the vertical axis, the first on top."""
-    axes.set_yticks(range(len(names)), list(map(_folded, names)), fontsize=6)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+def _labels(axes: Any, names: Sequence[str]) -> list[float]:
+    """Names of groups along the vertical axis, the first on top, each with the room that its lines take; where they stand."""
+    heights = list(map(_lines_of, names))
+    places = [sum(heights[:number]) + high / 2 for number, high in enumerate(heights)]
+    axes.set_yticks(places, list(map(_folded, names)), fontsize=6)
+    axes.set_ylim(sum(heights) + 0.03, -0.03)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
+    return places
 
 
 def _folded(text: str) -> str:
     return textwrap.fill(text, 30)
 
 
+def _lines_of(text: str) -> float:
+    """Inches."""
+    return 0.07 + 0.09 * (1 + _folded(text).count("\n"))
+
+
 def _height(names: Sequence[str]) -> float:
-    return 0.55 + sum(0.07 + 0.09 * (1 + _folded(text).count("\n")) for text in names)
+    return 0.55 + sum(map(_lines_of, names))
 
 
 def final(comparison: Comparison, value: Value) -> Figure:
@@ -197,15 +205,14 @@ def final(comparison: Comparison, value: Value) -> Figure:
     looks, all_names = drawing.styles_of(comparison.groups), short(comparison.groups)
     names = [all_names[group] for group in ends]
     figure, axes = drawing.figure_of(_height(names), [])
-    for number, (group, one) in enumerate(ends.items()):
+    for place, (group, one) in zip(_labels(axes, names), ends.items(), strict=True):
         mark: dict[str, Any] = {"color": looks[group].colour, "marker": looks[group].marker, "markersize": 4}
-        axes.errorbar(one["mean"], number, xerr=_half(one), **mark, elinewidth=0.8, capsize=1.5)
+        axes.errorbar(one["mean"], place, xerr=_half(one), **mark, elinewidth=0.8, capsize=1.5)
     if value.target is not None:
         axes.axvline(value.target, **TARGET, zorder=1)
     log = _logarithmic(value, ends.values())
     axes.set_xlim(*_room(list(ends.values()), log, _target(value)))
     scale(axes.xaxis, "log" if log else "linear")
-    _labels(axes, names)
     target = f"dashed: target {value.target:g}" if value.target is not None else ""
     none = f"no such value: {listed(missing)}" if missing else ""
     axes.set_xlabel(below(value.words, target, none, width=40))
@@ -252,7 +259,7 @@ def against(comparison: Comparison, key: str, value: Value) -> Figure:
     theory = {group: one for group, one in told.items() if one is not None}
     looks = drawing.styles_of(list(lines))
     xs = [float(group.keys[key]) for group in shown]
-    log, log_x = _logarithmic(value, [ends[group] for group in shown]), drawing.spans(xs)
+    log, log_x = _logarithmic(value, [ends[group] for group in shown]), drawing.spans(xs) or drawing.doubles(xs)
     entries = drawing.legend({head: head.label for head in lines}, looks)
     ring: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 6, "markerfacecolor": "none", "markeredgewidth": 0.7}
     if theory:
@@ -272,6 +279,7 @@ def against(comparison: Comparison, key: str, value: Value) -> Figure:
     axes.set_xlim(*drawing.limits(min(xs), max(xs), log_x))
     axes.set_ylim(*_room([ends[group] for group in shown], log, [*_target(value), *theory.values()]))
     scale(axes.xaxis, "log" if log_x else "linear")
+    drawing.ticks(axes.xaxis, xs, log_x)
     scale(axes.yaxis, "log" if log else "linear")
     none = f"no such value, or no {key}: {listed(missing)}" if missing else ""
     axes.set_xlabel(below(drawing.words_of(key), drawing.shading(list(lines)), none))
@@ -334,13 +342,12 @@ def time(comparison: Comparison) -> Figure:
     entries = [(Patch(facecolor=colour, hatch=hatch, edgecolor="white", linewidth=0), words) for words, colour, hatch in PARTS]
     names = [text for group, text in short(comparison.groups).items() if group in rows]
     figure, axes = drawing.figure_of(_height(names), entries)
-    for number, row in enumerate(rows.values()):
+    for place, row in zip(_labels(axes, names), rows.values(), strict=True):
         train, comm, wall = row["train_s"], row["comm_s"] or 0.0, row["wall_s"] or row["train_s"]
         start = 0.0
         for (_, colour, hatch), long in zip(PARTS, (max(train - comm, 0.0), comm, max(wall - train, 0.0)), strict=True):
-            axes.barh(number, long, 0.7, left=start, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
+            axes.barh(place, long, 0.11, left=start, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
             start += long
     scale(axes.xaxis, "linear")
-    _labels(axes, names)
     axes.set_xlabel("seconds of a run on this machine")
     return figure

@@ -34,6 +34,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 NOT_ITS_OWN = ("format", "hydra", "defaults")  # blocks of config.yaml that say nothing of a run
 RUNNING, KILLED, BROKEN = "running", "killed", "unreadable"  # beside the statuses of summary.json
 ENDED = ("completed", "diverged")
+NUMBERS = {int, float, bool, type(None)}
 TOGETHER = 1 << 26  # bytes of metrics.jsonl in all, from which on several processes read
 
 
@@ -220,7 +221,7 @@ def _columns(job: tuple[str, list[str], list[str]]) -> dict[str, np.ndarray]:
     except OSError:
         text = b""
     points = _points(text, path, of)
-    columns = {name: np.array([_number(point.get(name)) for point in points], dtype=float) for name in names}
+    columns = {name: _column([point.get(name) for point in points]) for name in names}
     cache.write(path, columns, of, len(text))
     return columns
 
@@ -241,6 +242,13 @@ def _points(text: bytes, path: Path, of: Sequence[str]) -> list[dict[str, Any]]:
     except (ValueError, RecursionError):
         pass
     return log_points(path)
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    """Numbers as they are, nan for what is none."""
+    if set(map(type, values)) <= NUMBERS:
+        return np.array(values, dtype=float)  # None is nan
+    return np.array([_number(value) for value in values], dtype=float)
 
 
 def _number(value: Any) -> float:

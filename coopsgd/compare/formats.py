@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from coopsgd.compare.comparison import Comparison
 from coopsgd.compare.groups import said, word
 from coopsgd.compare.measures import AXES, Budget, amount
+from coopsgd.errors import ConfigError
+from coopsgd.registry import did_you_mean
 
 FORMATS = ("markdown", "csv", "json", "latex")
 ENDINGS = {"markdown": "md", "csv": "csv", "json": "json", "latex": "tex"}
@@ -71,7 +73,23 @@ def columns(comparison: Comparison) -> list[Column]:
         head = f"reach {sign} {comparison.target:g}"
         many = Column(head, lambda row: "{runs} of {of}".format(**row["reached"]), lambda row: row["reached"]["runs"])
         found += [many, *(until(*one) for one in UNTIL if any(row["reached"][one[0]] is not None for row in rows))]
-    return found + [total(*one) for one in OVERALL if any(row[one[0]] is not None for row in rows)]
+    found += [total(*one) for one in OVERALL if any(row[one[0]] is not None for row in rows)]
+    return _chosen(found, comparison.columns) if comparison.columns else found
+
+
+def _chosen(found: Sequence[Column], wanted: Sequence[str]) -> list[Column]:
+    """Those that are called so, in the order wanted; a word that is no heading stands for all that hold it. ConfigError where
+    one is in none.
+    """
+    kept: list[Column] = []
+    for part in wanted:
+        some = [one for one in found if one.head == part] or [one for one in found if part.lower() in one.head.lower()]
+        if not some or not part:
+            heads = [one.head for one in found]
+            near = did_you_mean(part, heads)
+            raise ConfigError(f"--column: no heading has {part!r}{near}; there are: {'; '.join(heads)}")
+        kept += [one for one in some if one not in kept]
+    return kept
 
 
 def end(comparison: Comparison) -> str:

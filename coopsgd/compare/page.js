@@ -87,8 +87,12 @@
         type: byId("scale_x").checked ? "log" : "linear" },
       yaxis: { title: { text: metric.value }, gridcolor: "#e4e7ea", zeroline: false, type: scale.checked ? "log" : "linear" },
       legend: { orientation: "h", y: -0.16 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff",
-      shapes: target ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.target, y1: data.target,
-        line: { color: "#7f7f7f", dash: "dash", width: 1.5 } }] : [],
+      shapes: [
+        ...(target ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.target, y1: data.target,
+          line: { color: "#7f7f7f", dash: "dash", width: 1.5 } }] : []),
+        ...(data.budgets[axis.value] || []).map((most) => ({ type: "line", yref: "paper", y0: 0, y1: 1, x0: most, x1: most,
+          line: { color: "#7f7f7f", dash: "dot", width: 1.5 } })),
+      ],
       annotations: target ? [{ xref: "paper", x: 1, y: scale.checked ? Math.log10(data.target) : data.target,
         text: `target ${data.target}`, showarrow: false, xanchor: "right", yanchor: "bottom" }] : [],
     }, { responsive: true, displaylogo: false });

@@ -78,6 +78,11 @@ def _words(comparison: Comparison) -> list[str]:
     found = []
     if any(len(group.counted) > 1 for group in comparison.groups):
         found.append(f"{formats.PLUS_MINUS} and bands: 95 % interval of the mean over seeds")
+    if comparison.tail is not None:
+        found.append(f"last {100 * comparison.tail:g} %: of each run the mean over that part of its steps")
+    if comparison.budgets:
+        words = ", ".join(budget.words for budget in comparison.budgets)
+        found.append(f"by {words} (dotted): the last evaluation within the budget, and the steps that were taken by then")
     if comparison.target is not None:
         sign = ">=" if comparison.known.rises else "<="
         found.append(f"the target, {comparison.metric} {sign} {comparison.target:g}, is reached where it is kept to the end")
@@ -93,12 +98,15 @@ def _facts(comparison: Comparison, curves: bool) -> dict[str, Any]:
         "values": [[_sorted_by(column.value(row)) for column in columns] for row in rows],
         "groups": [{} for _ in rows],
         "metrics": [],
+        "budgets": {},
         "logarithmic": {},
     }
     if not curves:
         return found
     looks, names = drawing.styles_of(comparison.groups), drawing.short(comparison.groups)
     units = {axis: _unit(comparison, axis) for axis in AXES}
+    for budget in comparison.budgets:
+        found["budgets"].setdefault(budget.axis, []).append(_short(budget.most / units[budget.axis][1]))
     found["axes"] = {axis: words for axis, (words, _) in units.items()}
     for metric in dict.fromkeys((comparison.metric, *comparison.more, *ALONG)):
         of = replace(comparison, metric=metric)

@@ -349,6 +349,17 @@ def test_torn_lines_are_left_out(tmp_path):
     assert entry.columns["eval/loss"].tolist() == [2.0, 1.5, 1.0]
 
 
+def test_what_is_no_number_is_none(tmp_path):
+    folder = make(tmp_path / "a", (2.0, 1.5, 1.0))
+    text = (folder / "metrics.jsonl").read_text().splitlines()
+    odd = [text[0], text[1].replace('"bytes": 2000', '"bytes": "2000"'), text[2].replace('"bytes": 4000', '"bytes": [4000]')]
+    (folder / "metrics.jsonl").write_text("\n".join([*odd, ""]))
+    (entry,) = entries.found([str(tmp_path)])
+    entries.read([entry], ["eval/loss", "bytes", "none"])
+    assert entry.columns["eval/loss"].tolist() == [2.0, 1.5, 1.0] and np.isnan(entry.columns["none"]).all()
+    assert entry.columns["bytes"][0] == 0 and np.isnan(entry.columns["bytes"][1:]).all()
+
+
 def test_a_config_is_what_yaml_says_and_alike_blocks_are_parsed_once(tmp_path):
     entries._parsed.cache_clear()
     for seed in range(10):

@@ -13,7 +13,7 @@ from scipy.stats import t
 from test_compare import compared, make
 
 import coopsgd
-from coopsgd.compare import entries, figures, formats, measures
+from coopsgd.compare import drawing, entries, figures, formats, measures
 from coopsgd.compare.measures import Budget
 from coopsgd.errors import ConfigError
 from coopsgd.run import styles
@@ -176,6 +176,8 @@ def test_options_are_refused_in_one_line(cli, tmp_path):
         (("--tail", "0"), ["--tail", "0.1"]),
         (("--tail", "10"), ["--tail", "at most 1"]),
         (("--at", "sim_seconds=5"), ["sim_seconds", "cluster="]),
+        (("--column", "finale"), ["--column", "'finale'", "eval/loss, final"]),
+        (("--column", "tau", "--format", "csv"), ["--column", "csv", "markdown"]),
         (("--tail", "0.1", "--tail", "0.2"), ["--tail", "given 2 times"]),
     ):
         ended = cli("compare", "a", *words)
@@ -249,3 +251,44 @@ def test_lines_with_any_of_the_metrics_are_read(tmp_path):
     (entry,) = entries.found([str(tmp_path)])
     entries.read([entry], ["eval/loss", "train/loss"], of=["eval/loss", "train/loss"])
     assert entry.columns["step"].tolist() == [0, 1, 2, 3, 4] and np.isnan(entry.columns["eval/loss"]).sum() == 2
+
+
+def test_columns_are_chosen_by_their_headings(tmp_path):
+    for tau in (1, 2):
+        make(tmp_path / str(tau), LOSSES, tau=tau)
+    heads = [part.head for part in formats.columns(compared(tmp_path, column=["sent", "tau", "Eval/Loss"], at=["bytes=4kB"]))]
+    assert heads == ["sent", "tau", "eval/loss, final", "eval/loss, best", "eval/loss by 4 kB"]
+    assert [part.head for part in formats.columns(compared(tmp_path, column=["steps"], at=["bytes=4kB"]))] == ["steps"]
+    with pytest.raises(ConfigError, match=r"--column: no heading has 'finale'.*eval/loss, final"):
+        formats.columns(compared(tmp_path, column=["finale"]))
+
+
+def test_the_untrained_model_stretches_no_axis(tmp_path):
+    make(tmp_path / "a", (9.0, 1.5, 1.2, 1.1, 1.05, 1.0))
+    with styles.applied():
+        (axes,) = next(one for one in figures.drawings(compared(tmp_path)) if one.name == "by_steps").draw().axes
+    assert 1.5 < axes.get_ylim()[1] < 2 and axes.lines[0].get_ydata()[0] == 9.0  # drawn all the same
+
+
+def test_a_key_has_its_values_as_ticks_on_the_scale_of_its_steps(tmp_path):
+    for lr, tau in ((0.05, 1), (0.1, 2), (0.4, 3)):
+        make(tmp_path / f"{lr}", (2.0, 1.0 - lr), optim__lr=lr, tau=tau)
+    found = compared(tmp_path)
+    with styles.applied():
+        each = {one.name: one.draw() for one in figures.drawings(found) if one.name.startswith("against_")}
+    for name, how, values in (("against_optim_lr", "log", [0.05, 0.1, 0.4]), ("against_tau", "linear", [1, 2, 3])):
+        (axes,) = each[name].axes
+        assert axes.get_xscale() == how and axes.xaxis.get_majorticklocs().tolist() == values
+
+
+def test_labels_of_two_lines_have_room(tmp_path):
+    for lr in (0.05, 0.1):
+        for seed, status in ((0, "completed"), (1, "failed")):
+            choice = {"name": "parameter_server_of_mine", "strategy": "cooperative", "mixing": "average"}
+            make(tmp_path / f"{lr}{seed}", (2.0, 1.0 - lr), seed=seed, status=status, algo=choice, optim__lr=lr)
+    with styles.applied():
+        drawn = next(one for one in figures.drawings(compared(tmp_path)) if one.name == "final").draw()
+        drawing.drawn(drawn, "png")
+        boxes = [label.get_window_extent() for label in drawn.axes[0].get_yticklabels()]
+    assert all("\n" in label.get_text() for label in drawn.axes[0].get_yticklabels())
+    assert boxes[0].y0 > boxes[1].y1

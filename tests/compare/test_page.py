@@ -38,7 +38,7 @@ def sorted_by(opened: browser.Page, head: str) -> list[str]:
 def test_curves_are_chosen_and_the_table_is_sorted(tmp_path, script):
     if script == "plotly" and importlib.util.find_spec("plotly") is None:
         pytest.skip("pip install 'coopsgd[report]'")
-    comparison = compared(sweep(tmp_path / "s", taus=(2, 16)), target=0.6)
+    comparison = compared(sweep(tmp_path / "s", taus=(2, 16)), target=0.6, at=["bytes=5kB"])
     whole = page.page(comparison, "coopsgd compare s -o out", {}, page.plotly_script() if script == "plotly" else STUB)
     (tmp_path / "page.html").write_text(whole)
     with browser.opened() as opened:
@@ -50,7 +50,8 @@ def test_curves_are_chosen_and_the_table_is_sorted(tmp_path, script):
         choose(opened, "metric", "eval/accuracy")
         told = opened.evaluate("document.getElementById('plot').layout")
         assert (told["xaxis"]["title"]["text"], told["yaxis"]["title"]["text"]) == ("kB sent", "eval/accuracy")
-        assert told["shapes"] == []  # the target is of another metric
+        (budget,) = told["shapes"]  # and no target, which is of another metric
+        assert (budget["x0"], budget["x1"]) == (5, 5)
         traces = opened.evaluate("document.getElementById('plot').data.filter(t => t.name).map(t => [[...t.x], [...t.y]])")
         for group, (x, y) in zip(comparison.groups, traces, strict=True):
             curve = comparison.curve(group, "bytes", "eval/accuracy")
