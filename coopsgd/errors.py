@@ -17,7 +17,6 @@ class RunFailed(Exception):
     """A run started and did not end well; the message says how. Exit code 1."""
 
     notes: list[str] | None = None  # what the run had to say of itself, where it came so far
-    restarts = 0  # how often its workers were started again
 
 
 class Diverged(RunFailed):
@@ -28,7 +27,6 @@ class Interrupted(BaseException):
     """A signal asked the command to end. Not an Exception: Hydra would take it for one failed job and go on."""
 
     notes: list[str] | None = None
-    restarts = 0
 
     def __init__(self, number: int, note: str = "") -> None:
         self.number, self.note = number, note

@@ -2,11 +2,13 @@
 
     python scripts/check_resume.py --results FILE [--minutes 9] [--processes 2]    (again until nothing is left)
     python scripts/check_resume.py --results FILE --table
+    python scripts/check_resume.py --results FILE --left    (the points that nobody has tried, a line each)
 
 The product is of AXES below. Each run is saved after a step by lot, and either killed later, by lot, or asked to stop as by
 a first signal; it goes on in new parts, on the same number of processes. Rows, answer, lines of metrics.jsonl and the ledger
 are compared as `tests/run/test_resume.py` compares them: to the bit, measured times aside. FILE has a line a run, so that the
-script goes on where it was itself interrupted; --table prints counts of all that is in it, by value of each axis, with what
+script goes on where it was itself interrupted; without the file of an earlier session, --first 924 begins with the 924th
+point of the lot, which is always the same. --table prints counts of all that is in it, by value of each axis, with what
 does not apply and why.
 """
 
@@ -223,14 +225,19 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="no run is begun after so many")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--most", type=int, default=10**9, help="of the product's points, by lot")
+    parser.add_argument("--first", type=int, default=1, help="the place in the lot to begin with")
+    parser.add_argument("--left", action="store_true", help="run nothing, print the points that are left")
     parser.add_argument("--table", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     results = [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
     done = {json.dumps([r["point"], r["processes"]]) for r in results}
     points = [dict(zip(AXES, values, strict=True)) for values in itertools.product(*AXES.values())]
     random.Random(0).shuffle(points)
-    points = points[: arguments.most]
+    points = points[arguments.first - 1 :][: arguments.most]
     left = [p for p in points if json.dumps([p, arguments.processes]) not in done]
+    if arguments.left:
+        print(*(json.dumps(point) for point in left), sep="\n")
+        return
     end = time.monotonic() + 60 * arguments.minutes
     if not arguments.table:
         with processes(arguments.processes) as train, arguments.results.open("a") as file:

@@ -37,6 +37,7 @@ CASES = {  # test, below tests/ -> COVER, or n for every n-th case
     "predict/test_clock.py::test_a_rehearsal_is_what_a_run_logs_wherever_its_rows_are": 3,
     "predict/test_clock.py::test_a_round_takes_as_long_as_its_straggler": 2,
     "predict/test_conditions.py::test_nothing_that_follows_from_the_bound_is_told_where_it_does_not_hold": COVER,
+    "run/test_last_step.py::test_killed_after_its_last_step_and_made_longer": COVER,
     "run/test_console.py::test_training_goes_on_without_a_console": 2,
     "run/test_disk_full.py::test_a_run_goes_on_while_the_disk_is_full": 2,
     "run/test_ending.py::test_a_signal_ends_it_in_five_seconds": 2,

@@ -12,12 +12,16 @@ from coopsgd.strategies.base import Strategy
 
 @dataclass(frozen=True)
 class Faulty(Strategy):
-    """Everyone takes the mean of everyone after every step; in the fourth, the last process `raises`, `leaves` or `stays`."""
+    """Everyone takes the mean of everyone after every step; in the fourth, the last process `raises`, `leaves` or `stays`.
+
+    A file named FAULT in the environment appears then.
+    """
 
     how: str = "raises"
 
     def direction(self, fleet, t, grad, x, s):
         if t.k == 3 and fleet.rank == fleet.layout.processes - 1:
+            Path(os.environ.get("FAULT", os.devnull)).touch()
             if self.how == "raises":
                 raise RuntimeError("a bug of its author's")
             if self.how == "leaves":  # as if all were done

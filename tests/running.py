@@ -104,6 +104,13 @@ def slow_steps(seconds: float) -> None:
     Loop.advance = slow
 
 
+def unsaved_end():
+    """A run of a command that does this first is not saved after its last step."""
+    from coopsgd.run.keeper import Keeper
+
+    Keeper.before_line = lambda self, loop, evaluator, pending: None
+
+
 class Command:
     """`coopsgd WORDS` under way in tmp_path."""
 

@@ -74,13 +74,16 @@ def _verify(folder: Path, steps: int | None, parts: Parts) -> int:
     ended = summary.get("status") == "completed" and chosen.end == summary.get("steps")
     from coopsgd.run.rerun import Range
 
+    first = chosen.start if not chosen.start or saved[chosen.start].before_its_line else chosen.start + 1
+    cut = bool(chosen.changed) and chosen.end == chosen.config.steps
     of = Range(
         folder.resolve(),
         chosen.start,
         chosen.end,
-        [line for line in lines if chosen.start < line["step"] <= chosen.end or line["step"] == chosen.start == 0],
+        [line for line in lines if first <= line["step"] < chosen.end + (not cut)],
         [step for step in sorted(saved) if chosen.start < step <= chosen.end],
         str(summary.get("saved", "none")) if ended else "none",
+        cut,
     )
     settings = chosen.config
     place = f"{settings.workers} workers in {settings.processes} process{'es' * (settings.processes > 1)}, {settings.device}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Rows
+from coopsgd.fleet.lookout import Lookout
 from coopsgd.fleet.stacked import Lowered, Stacked, nothing
 from coopsgd.fleet.waits import FIRST, Waits
 
@@ -29,11 +31,24 @@ class Processes(Stacked):
 
     tag = 0  # of messages between two processes
 
-    def __init__(self, layout: plans.Layout, rank: int, timeout: float = FIRST, waits: Waits | None = None) -> None:
-        """timeout: seconds after which torch stops waiting for a process; waits: is told of each wait."""
+    def __init__(
+        self,
+        layout: plans.Layout,
+        rank: int,
+        timeout: float = FIRST,
+        waits: Waits | None = None,
+        lookout: Lookout | None = None,
+    ) -> None:
+        """timeout: seconds after which torch stops waiting for a process; waits: is told of each wait.
+
+        lookout: where no command watches the processes. Then a wait lasts as long as `waits` says, and who does not come is
+        named (RunFailed).
+        """
         super().__init__(layout, rank)
+        self._lookout = lookout
         self._timeout, self._waits = timeout, waits or Waits(timeout)
         self._groups: dict[tuple[int, ...], Any] = {tuple(range(layout.processes)): None}
+        self._on_gpu = lookout is not None and "nccl" in str(dist.get_backend_config())
 
     def rows(self, start: Tensor) -> Rows:
         start = start.clone()
@@ -69,14 +84,23 @@ class Processes(Stacked):
 
     def _done(self, work: Any) -> None:
         """Return when it is done; inside `_may_wait`."""
-        work.wait()
+        wait = self._waits.now
+        if self._lookout is None or wait is None or self._on_gpu:  # of nccl it is the stream that waits
+            work.wait()
+        else:
+            work.wait(timedelta(seconds=min(wait.limit, self._timeout)))
 
     @contextmanager
     def _may_wait(self, verb: str) -> Iterator[None]:
         """Inside, this process may have to wait for another."""
         self._waits.begin(verb, self.activity, self.step)
+        began = time.monotonic()
         try:
             yield
+        except RuntimeError as error:
+            if self._lookout is None:
+                raise
+            raise self._lookout.failure(began, error) from error
         finally:
             self._waits.end()
 

@@ -76,11 +76,14 @@ class Noted:
     def __init__(self) -> None:
         self.numbers: list[int] = []
         self._times: list[float] = []
+        self.at_second: Callable[[], None] | None = None  # called, and may raise, when it is asked again
 
     def add(self, number: int, frame: FrameType | None = None) -> None:
         """It is a signal handler."""
         self.numbers.append(number)
         self._times.append(time.monotonic())
+        if self.twice and self.at_second is not None:
+            self.at_second()
 
     @property
     def first(self) -> int | None:

@@ -48,16 +48,17 @@ class Communications:
     def saved(self) -> dict[str, Any]:
         """What the lines to come depend on (loop/saved.py)."""
         looked, before, accuracies = self._sent
+
+        def rows(found: list[list[float]] | None) -> ByRow | None:
+            return None if found is None else ByRow([torch.tensor(found, dtype=torch.float64)])
+
         return {
             "phase": self.phase,
             "any": self._any,
             "before": tuple(self._before),
             "after": self._after,
-            "sent": (
-                looked,
-                tuple(before),
-                None if accuracies is None else ByRow([torch.tensor(accuracies, dtype=torch.float64)]),
-            ),
+            "accuracies": rows(self._accuracies),
+            "sent": (looked, tuple(before), rows(accuracies)),
         }
 
     def restore(self, tree: dict[str, Any]) -> None:
@@ -65,6 +66,7 @@ class Communications:
         looked, before, accuracies = tree["sent"]
         self._before = Distances.of(tree["before"])
         self._sent = looked, Distances.of(before), None if accuracies is None else accuracies.tolist()
+        self._accuracies = None if (found := tree.get("accuracies")) is None else found.tolist()
 
     def sends(self, loop: Loop, done: int) -> None:
         """One begins; when it is over, `done` steps will have been taken.

@@ -124,8 +124,8 @@ class Evaluator(Observer):
         self.accuracies: np.ndarray | None = None  # (m,) of single workers, as they were evaluated last
         self._looked_at: tuple[Tensor, Tensor | None] | None = None  # what was evaluated for the line that is being made
 
-    def saved(self) -> dict[str, Any]:
-        """What the lines to come depend on (loop/saved.py). While measuring."""
+    def saved(self, pending: tuple[float, bool] | None = None) -> dict[str, Any]:
+        """What the lines to come depend on (loop/saved.py). While measuring. pending: see Keeper.before_line."""
         self._fold()
         losses = [torch.cat(parts) for parts in zip(*self._folded, strict=True)]
         return {
@@ -138,6 +138,7 @@ class Evaluator(Observer):
             "line": self.line,
             "ended_by": self.ended_by,
             "best": self.best and {k: Shared(v) if isinstance(v, Tensor) else v for k, v in self.best.items()},
+            "pending": pending,
         }
 
     def restore(self, loop: Loop, tree: dict[str, Any]) -> None:
@@ -151,6 +152,8 @@ class Evaluator(Observer):
         if self._monitor is not None:
             self._monitor.restore(tree["monitor"])
         self._resumed = time.perf_counter()
+        if tree.get("pending") is not None:
+            self._step_over(loop, *tree["pending"])
 
     # what the loop tells
 
@@ -183,11 +186,17 @@ class Evaluator(Observer):
         self._losses.append((loss, count))
         if len(self._losses) == 1000:  # a tensor a step would fill the memory of a run that never logs
             self._fold()
+        if self._keeper is not None:
+            self._keeper.before_line(loop, self, (t.lr, due))
+        self._step_over(loop, t.lr, due)
+
+    def _step_over(self, loop: Loop, lr: float, due: bool) -> None:
+        """A step was taken at this rate, and a communication was due after it or not: its line, if there is one."""
         logs = self._logs(loop.state.k, loop.state.rounds.ended)
         if due and self._stop.given and not logs:
             self.ended_by = self._spent(loop, {})
         if logs or self.ended_by:
-            self.log(loop, t.lr)
+            self.log(loop, lr)
 
     def places(self) -> dict[str, Any]:
         """Where in a row each parameter lies (Problem.places)."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from coopsgd.errors import RunFailed
 from coopsgd.host import files
@@ -36,6 +38,32 @@ def tidy(folder: Path, logs: Path) -> None:
             if left.stat().st_size == 0:
                 left.unlink()
     clear(folder)
+
+
+RESTARTS = "restarts.json"  # in logs/, once there was one
+
+
+def restarted(folder: Path, by: str, times: int) -> None:
+    """Remember how often the workers of a command have been started again; by: which command, as no other is called.
+
+    It is lost where the disk does not take it.
+    """
+    found = {**_restarts(folder), by: times}
+    with contextlib.suppress(OSError):
+        files.write_json(folder / "logs" / RESTARTS, found)
+
+
+def restarts_of(folder: Path) -> dict[str, Any]:
+    """For the summary: how often they were, in all commands of the run; and in each, where there were several."""
+    found = list(_restarts(folder).values())
+    return {"restarts": sum(found), **({"restarts_of_commands": found} if len(found) > 1 else {})} if found else {}
+
+
+def _restarts(folder: Path) -> dict[str, int]:
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        found = json.loads((folder / "logs" / RESTARTS).read_text())
+        return {str(by): int(times) for by, times in found.items()}
+    return {}
 
 
 @contextlib.contextmanager

@@ -165,6 +165,11 @@ class Checkpoint:
         return int(self.manifest["step"])
 
     @property
+    def before_its_line(self) -> bool:
+        """Was it written before the line of its step, as that of a last step is (Keeper.before_line)?"""
+        return self.manifest["tree"]["dict"]["state"]["dict"]["evaluator"]["dict"].get("pending") is not None
+
+    @property
     def processes(self) -> int:
         """By how many it was written."""
         return len(self.manifest["rows"])

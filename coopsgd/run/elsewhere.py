@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.host import files, stdio
 from coopsgd.host.child import die_with
 from coopsgd.registry import guarded
-from coopsgd.run import worker
+from coopsgd.run import attempt, worker
 from coopsgd.run.folders import diverged, in_use_by_us
 from coopsgd.run.keeper import Stopped
 from coopsgd.run.reader import summary_of
@@ -34,15 +37,31 @@ def called(name: str) -> tuple[Path, bool]:
 
 @contextlib.contextmanager
 def one_line(folder: Path, trust: bool) -> Iterator[None]:
-    """A refused config is a line and exit code 2, a failed run 1; without `trust` nothing is imported, no other folder read."""
+    """A refused config is a line and exit code 2, a failed run 1, another error its traceback and 1.
+
+    Without `trust` nothing is imported, no other folder read.
+    """
     try:
         with contextlib.nullcontext() if trust else guarded(folder=folder):
             yield
     except ConfigError as error:
-        print(f"{folder}: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2, f"{folder}: {error}")
     except RunFailed as error:
-        sys.exit(str(error))
+        _leave(1, str(error))
+    except Exception:
+        _leave(1, f"worker process {os.environ.get('RANK', 0)} failed:\n{traceback.format_exc().rstrip()}")
+
+
+def _leave(code: int, said: str) -> NoReturn:
+    """End at once: threads of gloo, and one that waits for a store in vain, would not let the interpreter end in peace."""
+    if said:
+        print(said, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if worker.in_a_group():
+        os._exit(code)
+    sys.exit(code)
 
 
 def placed(folder: Path, fixed: bool = False) -> tuple[int, int]:
@@ -82,6 +101,10 @@ def main() -> None:
             if (summary_of(folder) or {}).get("status") in ("completed", "diverged"):
                 sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
             stack.enter_context(_alone(folder))
+            if times := worker.restarts():
+                attempt.restarted(
+                    folder, f"{socket.gethostname()} {os.getppid()} {os.environ.get('TORCHELASTIC_RUN_ID')}", times
+                )
             (folder / "summary.json").unlink(missing_ok=True)  # of an attempt that did not come to its end
         try:
             outcome = worker.work(folder, rank, trust=trust, processes=world)
@@ -89,9 +112,7 @@ def main() -> None:
             if rank == 0:
                 parts = Parts(schema.load(folder / "config.yaml", trust))
                 notes = known_beforehand(parts)
-                files.write_json(
-                    folder / "summary.json", of_what_there_is(folder, parts, "interrupted", notes, worker.restarts())
-                )
+                files.write_json(folder / "summary.json", of_what_there_is(folder, parts, "interrupted", notes))
             raise RunFailed(f"{stopped}; torchrun on {folder} goes on from there") from None
     if outcome.status == "diverged":
         sys.exit(diverged(folder, outcome.diverged_at, outcome.diverged_workers))

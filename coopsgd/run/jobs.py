@@ -17,6 +17,7 @@ from typing import NamedTuple
 from coopsgd.host import files
 
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
+STOP = "stop"  # a file that is there when the sweep was asked to end
 NOWHERE = "-"  # the folder of a job that never began
 Objective = float | list[float] | None  # None: there is none, the run failed, diverged or did not reach what it should
 
@@ -107,12 +108,12 @@ class Jobs:
     def stop(self) -> None:
         """No job begins from here on."""
         with contextlib.suppress(OSError):
-            (self.folder / "stop").touch()
+            (self.folder / STOP).touch()
 
     @property
     def stopped(self) -> bool:
-        """Was the sweep asked to end?"""
-        return (self.folder / "stop").exists()
+        """Was the sweep asked to end? Or is it over: a job may have been on its way when the command ended."""
+        return (self.folder / STOP).exists() or not self.folder.is_dir()
 
     def remove(self) -> None:
         """The sweep is over, and told of."""

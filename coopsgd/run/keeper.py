@@ -62,8 +62,25 @@ class Keeper:
         """Must the models be there after this step?"""
         return step == self._next or comes(self._every, step, None)
 
+    def before_line(self, loop: Loop, evaluator: Evaluator, pending: tuple[float, bool]) -> None:
+        """A step is done, at what rate and with a communication due or not (pending), and its line is not written yet.
+
+        After the last step the run is saved here: a kill in the evaluation that follows costs no step, and a longer run goes on
+        from there, which has another line at this step, or none.
+        """
+        if loop.state.k == self._end and not loop.steps.ahead and self._at_the_end():
+            self.save(loop, evaluator, pending=pending)
+
+    def _at_the_end(self) -> bool:
+        """Is the last step saved? By itself not, where little is lost: less than half of what may pass between two."""
+        if not self._auto:
+            return bool(self._every or self._interval)
+        long = self._interval > 0 and time.monotonic() - self._saved_at >= self._interval / 2
+        told = torch.tensor([long and self._fleet.rank == 0], dtype=torch.float64)
+        return float(self._fleet.total(told)) > 0
+
     def after(self, loop: Loop, evaluator: Evaluator) -> None:
-        """A step is done. Stopped when the run must end; at its own end there is nothing to go on to."""
+        """A step is done, and its line written. Stopped when the run must end."""
         k = loop.state.k
         if loop.steps.ahead or k >= self._end:
             return
@@ -84,14 +101,14 @@ class Keeper:
         self._glanced_at, self._glanced, self._next = now, k, k + int(ahead)
         return save > 0, stop > 0
 
-    def save(self, loop: Loop, evaluator: Evaluator, wanted: bool = False) -> None:
+    def save(self, loop: Loop, evaluator: Evaluator, wanted: bool = False, pending: tuple[float, bool] | None = None) -> None:
         """Write a checkpoint, off the ledger and off the clock. Not one of models that are no numbers any more.
 
-        A disk that does not take it is told of, and training goes on. wanted: however large it is.
+        A disk that does not take it is told of, and training goes on. wanted: however large it is; pending: see before_line.
         """
         began = time.monotonic()
         with self._fleet.during(CHECKPOINT), evaluator.aside():
-            tree = {"loop": loop.saved(), "evaluator": evaluator.saved()}
+            tree = {"loop": loop.saved(), "evaluator": evaluator.saved(pending)}
             if evaluator.sound() and (wanted or self._fits(tree)):
                 self._write(loop.state.k, tree, evaluator)
         self._saved_at = time.monotonic()

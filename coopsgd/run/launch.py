@@ -315,10 +315,11 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
         console = os.dup(stream)
         stack.callback(os.close, console)
         stack.callback(attempt.tidy, folder, logs)
-        parent = os.getpid()
+        parent, begun = os.getpid(), f"{time.time()}"
 
         def renew() -> None:
             board.clear()
+            attempt.restarted(folder, begun, agent.restarted)
             with contextlib.suppress(FileNotFoundError):
                 os.truncate(store, 0)
             attempt.clear(folder)
@@ -339,7 +340,7 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
             try:
                 agent.run()
             except (RunFailed, Interrupted) as error:
-                error.notes, error.restarts = board.notes, agent.restarted
+                error.notes = board.notes
                 if board.phase(0) != Phase.DONE:  # else all is saved, and who died was needed no more
                     raise
 

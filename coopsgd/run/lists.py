@@ -5,6 +5,7 @@ Hydra would write each into multirun.yaml, over the one before, whose jobs nobod
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,18 @@ from coopsgd.host.files import new
 from coopsgd.setup import yamls
 
 FIRST = "multirun.yaml"
+# what plugins that are Hydra's own may be told by the list of a folder that nobody vouches for: nothing of it names code, a
+# command of a shell, or a file
+PLUGINS = {
+    "hydra/launcher": ("basic", "joblib", "submitit_local", "submitit_slurm"),
+    "hydra/sweeper": ("basic", "optuna"),
+    "hydra/sweeper/sampler": ("tpe", "random", "grid", "cmaes", "nsgaii", "motpe"),
+}
+SETTINGS = {
+    "hydra.launcher": "n_jobs verbose timeout batch_size timeout_min cpus_per_task gpus_per_node tasks_per_node mem_gb nodes",
+    "hydra.sweeper": "n_trials n_jobs direction study_name max_failure_rate sampler.seed max_batch_size",
+}
+PLAIN_VALUE = r"[A-Za-z0-9_.-]*|\[[A-Za-z0-9_., -]*\]"
 PLACES = ("hydra.mode=", "hydra.sweep.dir=", "hydra.run.dir=")  # words that say nothing of what is swept
 
 
@@ -33,6 +46,15 @@ def words_of(file: Path) -> tuple[list[str], list[str]]:
     except (KeyError, TypeError):
         raise ConfigError(f"{file}: does not say what the sweep was; start it anew") from None
     return task, [word for word in own if not word.startswith(PLACES)]
+
+
+def is_safe(word: str) -> bool:
+    """May a word of Hydra's own be followed whoever wrote it: one of its well-known plugins, or a number for it?"""
+    key, _, value = word.partition("=")
+    if value in PLUGINS.get(key, ()):
+        return True
+    allowed = {f"{group}.{name}" for group, names in SETTINGS.items() for name in names.split()}
+    return key.lstrip("+") in allowed and re.fullmatch(PLAIN_VALUE, value) is not None
 
 
 def claimed(folder: Path, cfg: Any) -> tuple[Path, bool]:

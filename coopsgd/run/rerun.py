@@ -53,6 +53,7 @@ class Range:
     lines: Sequence[dict[str, Any]]  # log points
     saved: Sequence[int]  # steps of checkpoints
     final: str  # of the models at the end: rows, answer or none
+    went_on: bool = False  # under another config, from `end`: its last line, of a run that ends there, is none of the run's
 
 
 class Enough(Exception):
@@ -84,7 +85,7 @@ class Lines:
     """Rank 0's report: it holds each line against the one that the run wrote."""
 
     def __init__(self, of: Range, findings: Findings, console: int | None) -> None:
-        self._left, self._findings, self._end = list(of.lines), findings, of.end
+        self._left, self._findings, self._ends = list(of.lines), findings, of.end if of.went_on else None
         self._live = Live(progress.listener(console), of.end, aside=True)
 
     def log(self, line: dict[str, Any]) -> None:
@@ -92,6 +93,8 @@ class Lines:
         self._live.log(line)
         now = json.loads(json.dumps(files.finite(line)))
         step = now["step"]
+        if step == self._ends:
+            return
         while self._left and self._left[0]["step"] < step:
             self._gone(self._left.pop(0))
         if not self._left or self._left[0]["step"] > step:
@@ -118,10 +121,19 @@ class Comparison:
 
     def __init__(self, of: Range, fleet: Fleet, problem: Problem, findings: Findings) -> None:
         self._of, self._fleet, self._problem, self._findings = of, fleet, problem, findings
+        self._compared = -1  # the step of the checkpoint that was looked at last
 
     def due(self, step: int) -> bool:
         """Must the models be there after this step?"""
         return step in self._of.saved or step == self._of.end
+
+    def before_line(self, loop: Loop, evaluator: Evaluator, pending: tuple[float, bool]) -> None:
+        """A step is done, and its line is not written. The checkpoint of what was the last step then holds this state."""
+        k = loop.state.k
+        if k in self._of.saved and checkpoints.opened(self._of.folder, k, verify=False).before_its_line:
+            with evaluator.aside():
+                self._compare(loop)
+            self._compared = k
 
     def after(self, loop: Loop, evaluator: Evaluator) -> None:
         """A step is done. Enough, in every process, when one has found a difference, or it was the last."""
@@ -129,8 +141,9 @@ class Comparison:
         if loop.steps.ahead or not evaluator.due(k):
             return
         if k in self._of.saved:
-            with evaluator.aside():
-                self._compare(loop)
+            if k != self._compared:
+                with evaluator.aside():
+                    self._compare(loop)
             self._findings.found["saved"].append(k)
         differ = torch.tensor([float(self._findings.differs)], dtype=torch.float64)
         # a run whose final models are looked at ends by itself, after its last step or by `stop`

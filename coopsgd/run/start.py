@@ -125,7 +125,7 @@ def _summarise(folder: Path, parts: Parts, error: RunFailed | Interrupted) -> No
     status = "failed" if isinstance(error, RunFailed) else "interrupted"
     notes = known_beforehand(parts) if error.notes is None else error.notes
     try:
-        files.write_json(folder / "summary.json", of_what_there_is(folder, parts, status, notes, error.restarts))
+        files.write_json(folder / "summary.json", of_what_there_is(folder, parts, status, notes))
         from coopsgd.run import events  # TensorBoard's writer takes 0.3 s, unless it is there already
 
         events.end(folder, status)

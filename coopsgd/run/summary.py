@@ -8,6 +8,7 @@ from typing import Any
 
 from coopsgd.predict import foresight
 from coopsgd.run import final
+from coopsgd.run.attempt import restarts_of
 from coopsgd.run.provenance import provenance
 from coopsgd.run.reader import log_points
 from coopsgd.run.schema import SUMMARY, evaluated
@@ -68,8 +69,7 @@ def summary(
     return {name: found[name] for name in SUMMARY if name in found} | {k: v for k, v in found.items() if k not in SUMMARY}
 
 
-def of_what_there_is(folder: Path, parts: Parts, status: str, notes: Sequence[str], restarts: int = 0) -> dict[str, Any]:
+def of_what_there_is(folder: Path, parts: Parts, status: str, notes: Sequence[str]) -> dict[str, Any]:
     """The same of a run that did not come to its end, from the log points it left."""
     file = folder / "metrics.jsonl"
-    more: dict[str, Any] = {"restarts": restarts} if restarts else {}
-    return summary(folder, parts, status, log_points(file) if file.exists() else [], notes, **more)
+    return summary(folder, parts, status, log_points(file) if file.exists() else [], notes, **restarts_of(folder))

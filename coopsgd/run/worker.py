@@ -27,6 +27,7 @@ import torch.distributed as dist
 
 from coopsgd.blame import blame
 from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.fleet.lookout import Lookout
 from coopsgd.fleet.plan import Layout, layout_of
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
@@ -38,7 +39,7 @@ from coopsgd.loop.saved import homes
 from coopsgd.predict import foresight
 from coopsgd.predict.monitor import Monitor
 from coopsgd.predict.rehearsal import clock_of
-from coopsgd.run import checkpoints, final, source
+from coopsgd.run import attempt, checkpoints, final, source
 from coopsgd.run.board import Board, Phase
 from coopsgd.run.device import not_full, ready
 from coopsgd.run.keeper import SAVE, STOP, Keeper, Stopped
@@ -184,7 +185,7 @@ def work(
                 rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
                 more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
                 more |= {"notes": [*notes, *late], "checkpoints": keeper.end(outcome.status == "diverged"), **report.facts}
-                more |= {"restarts": restarts()} if restarts() else {}
+                more |= attempt.restarts_of(folder)
                 if isinstance(report, Report):
                     report.draw(outcome.accuracies)
                     places: dict[str, list[Place]] = getattr(problem, "places", dict)()
@@ -221,9 +222,9 @@ def joined(
     waits = Waits(given, _tell)
     signals.handle("SIGCONT", waits.again)
     waits.begin("join", START, 0)
-    with not_full(), _process_group(settings.processes, rank, device, timeout, store):
+    with not_full(), _process_group(settings.processes, rank, device, timeout, store, waits) as lookout:
         waits.end()
-        yield Processes(layout, rank, timeout, waits) if settings.processes > 1 else Stacked(layout), device
+        yield Processes(layout, rank, timeout, waits, lookout) if settings.processes > 1 else Stacked(layout), device
 
 
 def _tell(wait: Wait | None) -> None:
@@ -328,21 +329,51 @@ def _peak_memory(fleet: Stacked) -> int:
 
 
 @contextlib.contextmanager
-def _process_group(processes: int, rank: int, device: torch.device, timeout: float, store: str | Path | None) -> Any:
-    """The default process group, for as long as it is needed; none for one process."""
+def _process_group(
+    processes: int, rank: int, device: torch.device, timeout: float, store: str | Path | None, waits: Waits
+) -> Iterator[Lookout | None]:
+    """The default process group, for as long as it is needed; none for one process.
+
+    Under torchrun, where no command looks at them, the processes look at each other.
+    """
     if processes == 1:
-        yield
+        yield None
         return
-    wait = timedelta(seconds=timeout)
-    arguments: dict[str, Any] = {"backend": "gloo", "timeout": wait}
+    wait, lookout = timedelta(seconds=timeout), None
+    arguments: dict[str, Any] = {"backend": "gloo", "timeout": wait, "rank": rank, "world_size": processes}
     if device.type == "cuda":
         arguments |= {"backend": "nccl", "device_id": device}
     if store is not None:  # one machine: meet over a file, talk over loopback, need no port and no name service
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-        arguments |= {"store": dist.FileStore(str(store), processes), "rank": rank, "world_size": processes}
-    dist.init_process_group(**arguments)
-    yield
+        arguments["store"] = dist.FileStore(str(store), processes)
+    else:
+        try:
+            arguments["store"] = met = next(dist.rendezvous("env://", rank, processes, timeout=wait))[0]
+        except dist.DistError as error:
+            at = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise RunFailed(f"worker process {rank} cannot reach the others at {at} ({str(error).splitlines()[0]})") from None
+        lookout = Lookout(rank, processes, met, waits, timeout)
+        lookout.meet()
+    began = time.monotonic()
+    try:
+        try:
+            dist.init_process_group(**arguments)
+        except RuntimeError as error:
+            raise error if lookout is None else lookout.failure(began, error) from error
+        yield lookout
+    except BaseException as error:
+        if lookout is not None and not isinstance(error, RunFailed):
+            lookout.leave(error)
+        raise
+    finally:
+        if lookout is not None:
+            lookout.close()
     dist.destroy_process_group()  # after a failure the process ends instead: peers may never answer
+
+
+def in_a_group() -> bool:
+    """Does this process have a process group, and so threads of torch's?"""
+    return dist.is_initialized()
 
 
 def _keep_freed_memory() -> None:

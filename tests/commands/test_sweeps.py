@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from functools import partial
 from importlib.util import find_spec
 from itertools import takewhile
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CI, HANG, Ended
+from conftest import CI, HANG, Ended, elsewhere
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 from playing import settle
@@ -135,7 +136,7 @@ def test_a_study_goes_on_whatever_becomes_of_a_trial(cli, tmp_path):
     best = yaml.safe_load((tmp_path / "s" / "optimization_results.yaml").read_text())
     assert best["best_value"] == min(spent)
     assert f"best bytes: {human_bytes(min(spent))}, job " in ended.out
-    again = cli("resume", "--trust", "s")
+    again = cli("resume", "s")
     assert again.code == 2, "what diverged is left alone, what was refused is so again"
     assert rows(again.out) == rows(ended.out) and "workers in" not in again.out
 
@@ -183,6 +184,36 @@ def test_jobs_of_a_sweep_that_is_asked_to_end_save_themselves(tmp_path):
         Launching(Launcher(), session, config).launch([["tau=1"], ["tau=2"]], initial_job_idx=0)
     assert heard == [-signal.SIGINT] and stopped.value.number == signal.SIGTERM
     assert f"coopsgd resume {tmp_path} goes on" in stopped.value.note
+
+
+def asked_twice(tmp_path):
+    """Of a sweep whose only job has not said that it begins: how that ended, what is told, whether another would begin."""
+    session = Session([])
+    session.sweep_into(tmp_path)
+    session.jobs.begin()
+    found = []
+
+    class Launcher:
+        def launch(self, overrides, initial_job_idx):
+            found.append(subprocess.Popen(["sleep", "100"]))  # it imports
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.5)
+            time.sleep(100)  # for what it will leave
+
+    config = OmegaConf.create({"hydra": {"launcher": {}, "runtime": {"choices": {}}}})
+    try:
+        Launching(Launcher(), session, config).launch([["tau=1"]], initial_job_idx=0)
+    except Interrupted as stopped:
+        found.append(stopped.note)
+    session.tidy()
+    return found[0].wait(HANG), found[1], session.jobs.stopped
+
+
+def test_jobs_on_their_way_end_too(tmp_path):
+    """At the second signal, at once. What comes later than that, when the sweep is over, trains nothing."""
+    code, note, stopped = elsewhere(asked_twice, tmp_path)
+    assert code == -signal.SIGKILL and f"coopsgd resume {tmp_path} goes on" in note and stopped
 
 
 def test_a_plugin_that_is_not_installed_is_told_how_to_be():

@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 import torch
-from running import LONG, endless_step, linux, started, until  # noqa: F401  a fixture
+from running import LONG, endless_step, linux, started, unsaved_end, until  # noqa: F401  a fixture
 from safetensors.torch import load_file, save_file
 
 from coopsgd.commands import verify as verb
@@ -58,7 +58,7 @@ def whole(tmp_path_factory):
     from conftest import command
 
     at = tmp_path_factory.mktemp("whole")
-    ended = command(at, "train", *PLAIN, *SAVED, "processes=2", "hydra.run.dir=r")
+    ended = command(at, "train", *PLAIN, *SAVED, "processes=2", "hydra.run.dir=r", first=unsaved_end)
     assert ended.code == 0, ended
     return at / "r"
 
@@ -86,7 +86,7 @@ def test_the_first_steps(cli, tmp_path, run):
     "words", [(*MLP, "processes=1", "optim=adamw", "delay=1"), (*CNN, "processes=2", "order=cta", "dtype=float64")]
 )
 def test_a_network(cli, tmp_path, words):
-    assert cli("train", *SAVED, *words, "hydra.run.dir=r").code == 0
+    assert cli("train", *SAVED, *words, "hydra.run.dir=r", first=unsaved_end).code == 0
     ended = verified(cli, tmp_path)
     assert ended.code == 0 and "the checkpoint of step 15, the final models" in ended.out, ended
 
@@ -152,7 +152,7 @@ def test_a_row_that_differs(cli, tmp_path, run):
 
 
 def test_a_parameter_that_differs(cli, tmp_path):
-    assert cli("train", *MLP, *SAVED, "processes=1", "optim.momentum=0.5", "hydra.run.dir=r").code == 0
+    assert cli("train", *MLP, *SAVED, "processes=1", "optim.momentum=0.5", "hydra.run.dir=r", first=unsaved_end).code == 0
     at = tmp_path / "r" / "checkpoints" / "step-15"
     names = [name for name in load_file(at / "rows-0.safetensors") if "momentum" in name]
     overwritten(at, names[0], "rows-0.safetensors", lambda x: x[2, 3].add_(1))
@@ -169,8 +169,10 @@ def test_from_a_checkpoint_to_the_next(cli, tmp_path):
     assert cli("train", *PLAIN, *words, "processes=2", "hydra.run.dir=r", first=keep_all).code == 0
     relined(tmp_path / "r", lambda lines: lines[1].update(rounds=9))  # before
     ended = verified(cli, tmp_path)
-    assert ended.code == 0 and "steps 11 to 20 are taken again" in ended.out, ended
-    assert ended.out.splitlines()[-1] == "same: 3 lines of metrics.jsonl, the checkpoint of step 20, bit for bit"
+    assert ended.code == 0 and "steps 21 to 27 are taken again" in ended.out, ended
+    assert (
+        ended.out.splitlines()[-1] == "same: 2 lines of metrics.jsonl, the checkpoint of step 27, the final models, bit for bit"
+    )
     assert verified(cli, tmp_path, "--steps", "20").code == 1
 
 
@@ -222,7 +224,7 @@ def test_a_run_that_went_on_as_it_was(cli, tmp_path, run):
 def test_a_run_that_went_on_elsewhere(cli, tmp_path, run):
     """What was computed before is verified where it was computed, and nothing is mixed up."""
     (run / "summary.json").unlink()
-    assert cli("resume", "r", "processes=1", "log_every=5").code == 0
+    assert cli("resume", "r", "processes=1", "log_every=5", first=unsaved_end).code == 0
     resumed = json.loads((run / "summary.json").read_text())["resumed"]
     assert resumed == [{"from": 15, "again": 8, "changed": {"processes": [2, 1], "log_every": [4, 5]}}]
     ended = verified(cli, tmp_path)
@@ -342,7 +344,7 @@ def test_a_gpu_that_is_not_there(tmp_path, run, monkeypatch):
 
 def test_code_that_the_folder_names_needs_trust(cli, tmp_path):
     words = (*PLAIN[:3], "algo=pasgd", "~algo.mixing", "algo.strategy=written:SlowMo", "tau=4", "processes=1")
-    assert cli("train", *words, *SAVED, "hydra.run.dir=r").code == 0
+    assert cli("train", *words, *SAVED, "hydra.run.dir=r", first=unsaved_end).code == 0
     ended = verified(cli, tmp_path)
     assert ended.code == 2 and len(ended.lines) == 1 and "--trust" in ended.err, ended
     ended = verified(cli, tmp_path, "--trust")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from running import unsaved_end
 from test_resume import PLAIN, SAVED, interrupted, lines, same
 
 import coopsgd
@@ -15,7 +16,7 @@ WORDS = ("train", *PLAIN, "processes=1", "algo=dpsgd", "tau=4", "optim.momentum=
 @pytest.fixture
 def whole(cli, tmp_path):
     """A run that nobody stopped, by the command that is given again."""
-    ended = cli(*WORDS, "resume=auto", "hydra.run.dir=whole")
+    ended = cli(*WORDS, "resume=auto", "hydra.run.dir=whole", first=unsaved_end)
     assert ended.code == 0 and "goes on" not in ended.out, ended
     return coopsgd.Run(tmp_path / "whole")
 
@@ -94,7 +95,7 @@ def test_other_verbs_have_no_such_words(cli):
 def test_code_of_ones_own_needs_no_trust_but_other_code_is_not_imported(cli, tmp_path):
     (tmp_path / "mine.py").write_text("def W(m, r): return [[1 / m] * m] * m\n")
     words = [word for word in WORDS if not word.startswith(("algo", "tau"))] + ["algo=cooperative", "algo.W=mine:W", "tau=4"]
-    assert cli(*words, "hydra.run.dir=whole").code == 0
+    assert cli(*words, "hydra.run.dir=whole", first=unsaved_end).code == 0
     whole = coopsgd.Run(tmp_path / "whole", trust=True)
     interrupted(whole.folder, tmp_path / "broken")
     ended = cli(*words, "resume=auto", "hydra.run.dir=broken")
@@ -110,7 +111,7 @@ def test_code_of_ones_own_needs_no_trust_but_other_code_is_not_imported(cli, tmp
 
 def test_a_sweep_that_is_given_again_goes_on(cli, tmp_path):
     words = (*WORDS[:1], "-m", *WORDS[1:], "seed=0,1,2", "hydra.sweep.dir=s")
-    assert cli(*words).code == 0
+    assert cli(*words, first=unsaved_end).code == 0
     jobs = sorted(path.parent for path in (tmp_path / "s").rglob("summary.json"))
     assert len(jobs) == 3
     wanted = [lines(job) for job in jobs]
@@ -143,7 +144,7 @@ def test_what_a_sweep_has_done_is_left_out(cli, tmp_path):
 
 def test_one_that_was_not_finished_is_not_done(cli, tmp_path):
     words = (*WORDS[:1], "-m", *WORDS[1:], "seed=0,1", "hydra.sweep.dir=s")
-    assert cli(*words).code == 0
+    assert cli(*words, first=unsaved_end).code == 0
     job = sorted(path.parent for path in (tmp_path / "s").rglob("summary.json"))[0]
     interrupted(job, tmp_path / "broken")
     shutil.rmtree(job)

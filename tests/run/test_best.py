@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import unsaved_end
 
 from coopsgd import Run
 from coopsgd.commands import compose
@@ -54,7 +55,7 @@ def test_it_is_the_best_of_all_evaluations(cli):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_resumed_run_keeps_the_same_one(cli, processes):
-    assert cli("train", *WORDS, f"processes={processes}", "hydra.run.dir=whole").code == 0
+    assert cli("train", *WORDS, f"processes={processes}", "hydra.run.dir=whole", first=unsaved_end).code == 0
     whole = Run("whole")
     assert whole.summary["best"]["step"] < 30, "or it would be found anew"
     shutil.copytree("whole", "part")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +75,35 @@ def test_a_workers_exception_is_shown_once(cli, tmp_path):
     (message,) = ended.lines
     assert "worker process 3 failed" in message and "faults.py:" in message and "a bug of its author's" in message
     assert "Traceback" in (tmp_path / "r" / "logs" / "rank3.err").read_text()
+
+
+def a_bug_of_ours():
+    """In the last process, without a line of a user's."""
+    from coopsgd.loop.loop import Loop
+
+    code = (
+        "def finish(self):\n"
+        "    if self.state.k == 3 and self.fleet.rank == 3:\n"
+        "        FAULT.touch()\n"
+        "        1 / 0\n"
+        "    real(self)\n"
+    )
+    exec(code, made := {"FAULT": Path("fault"), "real": Loop.finish})
+    Loop.finish = made["finish"]
+
+
+@linux
+@pytest.mark.parametrize("whose", ["user's", "ours"])
+def test_one_that_fails_ends_the_run_at_once(started, tmp_path, whose):  # noqa: F811
+    words = faulty(tmp_path, "raises") if whose == "user's" else ("train", *LONG, "hydra.run.dir=r")
+    first = a_bug_of_ours if whose == "ours" else None
+    command = started(*words, "processes=4", env={"FAULT": str(tmp_path / "fault")}, first=first)
+    until((tmp_path / "fault").exists, "the fault")
+    ended = command.ended(within=5)
+    assert ended.code == 1 and ended.err.count("worker process 3 failed") == 1, ended
+    shown = ended.err + (tmp_path / "r" / "logs" / "rank3.err").read_text() if whose == "user's" else ended.err
+    assert shown.count("Traceback") == 1, "of a user's code it is in the log"
+    command.nothing_left()
 
 
 def test_divergence_ends_the_run_and_not_the_sweep(cli, tmp_path):

@@ -84,3 +84,35 @@ def test_what_is_no_list_stays(tmp_path):
         with pytest.raises(ConfigError, match=name):
             lists.words_of(tmp_path / name)
     assert yaml.safe_load((tmp_path / "multirun.yaml").read_text()) == {"hydra": {}}
+
+
+def test_what_is_followed_whoever_wrote_it():
+    """Hydra's well-known plugins and numbers for them; nothing by which code, a shell's command or a file could be named."""
+    safe = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=-1", "hydra/launcher=submitit_slurm", "hydra.launcher.mem_gb=8"]
+    safe += ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=20", "hydra.sweeper.direction=[minimize,maximize]"]
+    safe += ["hydra/sweeper/sampler=tpe", "hydra.sweeper.sampler.seed=3", "+hydra.launcher.timeout=null"]
+    odd = [
+        "hydra/launcher=mine",
+        "hydra.launcher._target_=os.system",
+        "hydra.launcher.setup=[rm]",
+        "hydra.launcher.submitit_folder=x",
+    ]
+    odd += [
+        "hydra.sweeper.custom_search_space=mine.f",
+        "hydra.sweeper.storage=sqlite:///x",
+        "hydra.sweeper.sampler._target_=mine.F",
+    ]
+    odd += [
+        "hydra.launcher.n_jobs=${mine:}",
+        "hydra.callbacks.a=b",
+        "hydra/job_logging=mine",
+        "hydra.launcher.pre_dispatch=f()",
+    ]
+    odd += [
+        "hydra.launcher.n_jobs=1\n2",
+        "hydra.searchpath=[file:///x]",
+        "hydra/hydra_logging=default",
+        "~hydra.launcher.n_jobs",
+    ]
+    assert [word for word in safe if not lists.is_safe(word)] == []
+    assert [word for word in odd if lists.is_safe(word)] == []

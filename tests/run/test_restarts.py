@@ -112,6 +112,28 @@ def test_without_a_checkpoint_it_starts_over(falling, tmp_path):
     assert other.summary["restarts"] == 1 and len(list((tmp_path / "r").glob("events.*"))) == 1
 
 
+def test_restarts_of_all_commands_are_counted(falling, cli, tmp_path):
+    """Two of a command that fails all the same, none of one that is asked for nothing, one of the last."""
+    assert falling("r", "checkpoint_every=5", "max_restarts=2", times=3).code == 1
+    assert coopsgd.Run(tmp_path / "r", trust=True).summary["restarts"] == 2
+    assert cli("resume", "--trust", "r", "max_restarts=0").code == 1
+    ended = cli("resume", "--trust", "r", "max_restarts=1", first=later)
+    assert ended.code == 0, ended
+    summary = coopsgd.Run(tmp_path / "r", trust=True).summary
+    assert summary["restarts"] == 3 and summary["restarts_of_commands"] == [2, 1]
+
+
+def later():
+    """Started once again is enough."""
+    inner = Falls.direction
+
+    def direction(self, fleet, t, grad, x, s):
+        object.__setattr__(self, "times", 1)
+        return inner(self, fleet, t, grad, x, s)
+
+    Falls.direction = direction
+
+
 def test_one_that_always_fails_fails_the_run(falling, tmp_path):
     ended = falling("r", "checkpoint_every=5", "max_restarts=1", how="raises", times=9)
     assert ended.code == 1 and len(ended.lines) == 3, ended

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from running import in_turn, unsaved_end
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -50,7 +52,7 @@ def interrupted(folder, to):
 
 def both(cli, tmp_path, *words, resumed=()):
     """A run, and one that goes on from its checkpoint."""
-    ended = cli("train", *words, *SAVED, "hydra.run.dir=whole")
+    ended = cli("train", *words, *SAVED, "hydra.run.dir=whole", first=unsaved_end)
     assert ended.code == 0, ended
     assert [path.name for path in (tmp_path / "whole" / "checkpoints").glob("step-*")] == ["step-15"]
     interrupted(tmp_path / "whole", tmp_path / "broken")
@@ -85,7 +87,7 @@ def counting():
 
 def test_no_gradient_is_computed_again_that_came_before_the_checkpoint(cli, tmp_path):
     words = (*PLAIN, "processes=1", "algo=easgd", "tau=4", *SAVED)
-    assert cli("train", *words, "hydra.run.dir=whole", first=counting).code == 0
+    assert cli("train", *words, "hydra.run.dir=whole", first=partial(in_turn, counting, unsaved_end)).code == 0
     assert (tmp_path / "gradients").read_text().split() == [str(k) for k in range(23)]
     (tmp_path / "gradients").unlink()
     interrupted(tmp_path / "whole", tmp_path / "broken")
@@ -184,7 +186,9 @@ def test_tensorboard_shows_one_curve(cli, tmp_path):
 
 def test_a_tensorboard_that_is_open_meanwhile_shows_one_curve(cli, tmp_path):
     """What its server reads with: of the first session that it sees in a run it takes none for a restart."""
-    assert cli("train", *PLAIN, "processes=1", "algo=easgd", "tau=3", *SAVED, "hydra.run.dir=whole").code == 0
+    assert (
+        cli("train", *PLAIN, "processes=1", "algo=easgd", "tau=3", *SAVED, "hydra.run.dir=whole", first=unsaved_end).code == 0
+    )
     read = plugin_event_accumulator.EventAccumulator(str(interrupted(tmp_path / "whole", tmp_path / "broken")))
     read.Reload()
     before = [(event.step, float(event.tensor_proto.float_val[0])) for event in read.Tensors("train/loss")]
@@ -201,7 +205,7 @@ def test_a_tensorboard_that_is_open_meanwhile_shows_one_curve(cli, tmp_path):
 
 
 def test_it_can_be_left_to_torchrun(cli, tmp_path):
-    assert cli("train", *PLAIN, "processes=1", *SAVED, "hydra.run.dir=whole").code == 0
+    assert cli("train", *PLAIN, "processes=1", *SAVED, "hydra.run.dir=whole", first=unsaved_end).code == 0
     broken = interrupted(tmp_path / "whole", tmp_path / "broken")
     before = (broken / "metrics.jsonl").read_bytes()
     ended = cli("resume", "broken", "launch=false")
@@ -249,7 +253,7 @@ def test_no_run(cli, tmp_path, at, part):
 
 def test_code_that_the_folder_names_needs_trust(cli, tmp_path):
     words = (*PLAIN, "processes=1", "algo=pasgd", "~algo.mixing", "algo.strategy=written:SlowMo", "tau=4")
-    assert cli("train", *words, *SAVED, "hydra.run.dir=whole").code == 0
+    assert cli("train", *words, *SAVED, "hydra.run.dir=whole", first=unsaved_end).code == 0
     interrupted(tmp_path / "whole", tmp_path / "broken")
     for more in ([], ["log_every=2"]):
         ended = cli("resume", "broken", *more)
@@ -283,7 +287,10 @@ def keep_all():
 @pytest.mark.parametrize("how", ["flipped", "short", "gone", "manifest", "no manifest"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(cli, tmp_path, how):
     words = (*PLAIN, "processes=2", "algo=easgd", "tau=3", "steps=23", "log_every=4", "eval_every=8", "save=rows")
-    assert cli("train", *words, "checkpoint_every=10", "hydra.run.dir=whole", first=keep_all).code == 0
+    assert (
+        cli("train", *words, "checkpoint_every=10", "hydra.run.dir=whole", first=partial(in_turn, keep_all, unsaved_end)).code
+        == 0
+    )
     broken = interrupted(tmp_path / "whole", tmp_path / "broken")
     newest = broken / "checkpoints" / "step-20"
     rows, manifest = newest / "rows-1.safetensors", newest / "manifest.json"
@@ -306,7 +313,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(cli, tmp_path, how):
 
 
 def test_a_checkpoint_is_read_by_anybody(cli, tmp_path):
-    assert cli("train", *PLAIN, "processes=2", "algo=easgd", "tau=3", *SAVED, "hydra.run.dir=r").code == 0
+    assert cli("train", *PLAIN, "processes=2", "algo=easgd", "tau=3", *SAVED, "hydra.run.dir=r", first=unsaved_end).code == 0
     at = tmp_path / "r" / "checkpoints" / "step-15"
     first, second = (load_file(at / f"rows-{q}.safetensors") for q in (0, 1))
     assert first[".state.loop.x"].shape == (3, 10) and second[".state.loop.x"].shape == (2, 10)  # the centre once
@@ -322,7 +329,7 @@ def test_a_sweep_goes_on(cli, tmp_path):
     """What has come to its end is left alone, what was interrupted goes on, what never started starts."""
     words = (*PLAIN, "processes=1", "algo=dpsgd", "tau=4", *SAVED)
     for name in ("whole", "broken"):
-        ended = cli("train", "-m", *words, "seed=0,1,2,3", f"hydra.sweep.dir={name}")
+        ended = cli("train", "-m", *words, "seed=0,1,2,3", f"hydra.sweep.dir={name}", first=unsaved_end)
         assert ended.code == 0, ended
     jobs = [tmp_path / "broken" / f"seed={seed}" for seed in range(4)]
     before = (jobs[0] / "metrics.jsonl").stat().st_mtime_ns
@@ -347,8 +354,15 @@ def test_a_sweep_takes_no_words_and_no_code_without_trust(cli, tmp_path):
     ended = cli("resume", "s", "steps=9")
     assert ended.code == 2 and "steps=9: a sweep goes on as it was" in ended.err
     file = tmp_path / "s" / "multirun.yaml"
-    for word in ("model.path=mine:Net", "tau=${oc.env:HOME}"):
-        file.write_text(f"hydra: {{overrides: {{task: ['task=quadratic', '{word}'], hydra: []}}}}\n")
+    own = (
+        "hydra/launcher=mine",
+        "hydra.launcher.setup=[reboot]",
+        "hydra.sweeper.custom_search_space=mine.f",
+        "hydra.job.env_set.A=1",
+    )
+    for word in ("model.path=mine:Net", "tau=${oc.env:HOME}", *own):
+        task, hydra = ([], [word]) if word in own else ([word], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
+        file.write_text(json.dumps({"hydra": {"overrides": {"task": ["task=quadratic", *task], "hydra": hydra}}}))
         ended = cli("resume", "s")
         assert ended.code == 2 and len(ended.lines) == 1 and "--trust" in ended.err, ended
     file.write_text("hydra: {}\n")

@@ -25,6 +25,7 @@ from omegaconf import read_write
 from coopsgd.commands.train.session import Session
 from coopsgd.errors import ConfigError, Interrupted
 from coopsgd.host import processors, signals
+from coopsgd.host.child import descendants
 from coopsgd.host.terminal import Drawing
 from coopsgd.run import progress
 from coopsgd.run.jobs import FAILED, NOWHERE, RUNNING, Job, Jobs
@@ -74,7 +75,7 @@ class Launching:
             session.at_once = at_once(self._settings, len(words))
             with signals.noted() as asked, self._listening(numbers, asked):
                 try:
-                    returns = self._launcher.launch(job_overrides, initial_job_idx)
+                    returns = self._waited_for(asked, job_overrides, initial_job_idx)
                 except Exception as error:
                     if session.full_errors:
                         raise
@@ -87,6 +88,25 @@ class Launching:
                 job = self._read(number)
                 back.return_value = session.worth(None if job is None else job.objective)
         return returns
+
+    def _waited_for(self, asked: signals.Noted, job_overrides: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        """What the launcher brings back; no answer, at once, when the sweep is asked to end a second time."""
+
+        class Left(BaseException):
+            """Nobody waits for the launcher any more."""
+
+        def leave() -> None:
+            asked.at_second = None
+            if _ends(asked) is not None:
+                raise Left
+
+        try:
+            asked.at_second = leave
+            return list(self._launcher.launch(job_overrides, first))
+        except Left:
+            return []
+        finally:
+            asked.at_second = None
 
     def _read(self, number: int) -> Job | None:
         return self._jobs.read(number)
@@ -118,9 +138,12 @@ class Launching:
             told = 0
             while not over.wait(GLANCE):
                 watch.look()
-                if _ends(asked) is not None and told < 1 + asked.twice:
+                first = _ends(asked)
+                if first is not None and told < 1 + asked.twice:
                     told += 1
-                    self._ask_to_end(numbers, asked.numbers[0] if told == 1 else signal.SIGKILL)
+                    self._ask_to_end(numbers, first if told == 1 else signal.SIGKILL)
+                elif first is not None and asked.at_second is not None and self._deserted(numbers):
+                    os.kill(os.getpid(), first)  # some launchers wait long for what jobs that are gone have left
 
         # the jobs are other processes: nothing that trains is forked here
         listener = threading.Thread(target=listen, daemon=True)
@@ -130,12 +153,22 @@ class Launching:
         finally:
             over.set()
             listener.join()
+            if asked.twice:
+                self._ask_to_end(numbers, signal.SIGKILL)
             watch.look()
             watch.close()
+
+    def _deserted(self, numbers: Sequence[int]) -> bool:
+        """Is none of the jobs here any more, nor on its way?"""
+        return not descendants(os.getpid()) and not any(job is not None and job.runs for job in map(self._read, numbers))
 
     def _ask_to_end(self, numbers: Sequence[int], number: int) -> None:
         """Have the jobs that run here save themselves and end, and no other begin; by SIGKILL, end at once."""
         self._jobs.stop()
+        if number == signal.SIGKILL:  # also those that are on their way and have not said so
+            for pid in descendants(os.getpid()):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, number)
         for job in map(self._read, numbers):
             # what a terminal sends, it sends to all processes in its foreground
             heard = number == signal.SIGINT and job is not None and job.runs and os.getpgid(job.pid) == os.getpgrp()

@@ -27,7 +27,7 @@ from coopsgd.host import signals
 from coopsgd.host.environment import working_in
 from coopsgd.run import lists, pictures, progress, source
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
-from coopsgd.run.jobs import DONE, FAILED, INTERRUPTED, Job, Jobs, Objective
+from coopsgd.run.jobs import DONE, FAILED, INTERRUPTED, STOP, Job, Jobs, Objective
 from coopsgd.run.naming import folder_name
 from coopsgd.run.objective import objective
 from coopsgd.run.start import reached, start, summed_up
@@ -230,10 +230,11 @@ class Session:
     def tidy(self) -> None:
         """Take away what this command made and nothing was put into; a sweep's list of words when no job left anything."""
         progress.sweep = None
+        goes_on = False
         if self.jobs is not None:
-            self.ended = self.jobs.all()
+            self.ended, goes_on = self.jobs.all(), (self.jobs.folder / STOP).exists()
             self.jobs.remove()
-        if self._list is not None and not any(job.kept for job in self.ended):
+        if self._list is not None and not goes_on and not any(job.kept for job in self.ended):
             with contextlib.suppress(OSError):
                 self._list.unlink()
         self.made.tidy()
