@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from conftest import elsewhere
 from playing import Lines, settle, written
+from running import unsaved_end
 
 import coopsgd
 from coopsgd.fleet.plan import layout_of
@@ -269,7 +270,7 @@ def interrupted(folder, to) -> None:
 
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_goes_on_from_a_checkpoint_to_the_bit(cli, tmp_path, name):
-    ended = cli("train", *RESUMED[name], *SAVED, "device=auto", "hydra.run.dir=whole")
+    ended = cli("train", *RESUMED[name], *SAVED, "device=auto", "hydra.run.dir=whole", first=unsaved_end)
     assert ended.code == 0, ended
     interrupted(tmp_path / "whole", tmp_path / "broken")
     ended = cli("resume", "broken")
@@ -284,7 +285,7 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_bit(cli, tmp_path, name):
 
 def test_a_run_goes_on_where_there_is_no_gpu(cli, tmp_path):
     words = (*MLP, *SAVED, "algo=easgd", "optim.momentum=0.9", "dtype=float64", "delay=1")
-    assert cli("train", *words, "device=cuda", "hydra.run.dir=whole").code == 0
+    assert cli("train", *words, "device=cuda", "hydra.run.dir=whole", first=unsaved_end).code == 0
     interrupted(tmp_path / "whole", tmp_path / "broken")
     ended = cli("resume", "broken", "device=cpu", env={"CUDA_VISIBLE_DEVICES": ""})
     assert ended.code == 0, ended

@@ -53,8 +53,7 @@ def train(
 ) -> Outcome:
     """Take config.steps iterations. `report` hears of every log point on rank 0 (anything with `log(line)`).
 
-    monitor: adds predictions to the lines (predict/monitor.py). keeper: asked after each iteration whether to save the run
-    (run/keeper.py). saved: what it saved, to go on from.
+    monitor: adds predictions to the lines (predict/monitor.py). keeper: saves the run (run/keeper.py). saved: by it, to go on.
     """
     evaluator = Evaluator(parts, problem, report, monitor, keeper)
     loop = Loop(parts, fleet, problem, observer=evaluator, saved=saved and saved["loop"])
@@ -193,8 +192,7 @@ class Evaluator(Observer):
     def _step_over(self, loop: Loop, lr: float, due: bool) -> None:
         """A step was taken at this rate, and a communication was due after it or not: its line, if there is one."""
         logs = self._logs(loop.state.k, loop.state.rounds.ended)
-        if due and self._stop.given and not logs:
-            self.ended_by = self._spent(loop, {})
+        self.ended_by = self._spent(loop, {}) if due and self._stop.given and not logs else self.ended_by
         if logs or self.ended_by:
             self.log(loop, lr)
 
@@ -221,8 +219,8 @@ class Evaluator(Observer):
             return
         mine = "stop.target" if self._stop.reached(line) else self._spent(loop, line)
         keys = [f"stop.{f.name}" for f in fields(self._stop)]
-        told = torch.tensor([0 if mine is None else 1 + keys.index(mine)], dtype=torch.float64)
-        found = int(loop.fleet.total(told * (loop.fleet.rank == 0)))
+        told = [0 if mine is None or loop.fleet.rank else 1 + keys.index(mine)]
+        found = int(loop.fleet.total(torch.tensor(told, dtype=torch.float64)))
         self.ended_by = keys[found - 1] if found else None
 
     def _fold(self) -> None:
@@ -396,8 +394,7 @@ class Evaluator(Observer):
 
 def over_workers(name: str, values: Any) -> dict[str, float | None]:
     """Mean, standard deviation and tenth percentile of a number of each worker, without those that have none (nan)."""
-    there = np.asarray(values, dtype=float)
-    there = there[~np.isnan(there)]
+    there = (found := np.asarray(values, dtype=float))[~np.isnan(found)]
     if not len(there):
         return {name: None, f"{name}_std": None, f"{name}_p10": None}
     return {name: float(there.mean()), f"{name}_std": float(there.std()), f"{name}_p10": float(np.quantile(there, 0.1))}

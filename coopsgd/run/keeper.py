@@ -125,7 +125,8 @@ class Keeper:
                 if evaluator.best is not None:
                     final.write_best(self._folder, evaluator.best, evaluator.places())
         except OSError as error:
-            self._report.note(f"{error.filename}: no checkpoint ({error.strerror}): training goes on, and it is tried again")
+            then = "training goes on, and it is tried again" if step < self._end else "the run comes to its end without"
+            self._report.note(f"{error.filename}: no checkpoint ({error.strerror}): {then}")
 
     def _fits(self, tree: Any) -> bool:
         """May checkpoints be kept that nobody has asked for? They are not, where they would take too much of the free disk."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from playing import play
+from running import in_turn, unsaved_end
 from test_resume import PLAIN, interrupted, lines, same
 
 import coopsgd
@@ -20,7 +22,8 @@ FEW = (  # the smallest of 8 shares has 53 samples
 
 def gone_on(cli, tmp_path, words, first=None):
     """A run, and one that went on from its checkpoint after step 15."""
-    assert (ended := cli("train", *words, "hydra.run.dir=whole", first=first)).code == 0, ended
+    ended = cli("train", *words, "hydra.run.dir=whole", first=partial(in_turn, first, unsaved_end))
+    assert ended.code == 0, ended
     assert [path.name for path in (tmp_path / "whole" / "checkpoints").glob("step-*")] == ["step-15"]
     interrupted(tmp_path / "whole", tmp_path / "broken")
     ended = cli("resume", "broken", first=first)
