@@ -133,11 +133,16 @@ what was sent and how long it took, and with --target what it took to reach it.
 \b
 coopsgd export --to mlflow multirun/2030-01-31/12-00-00
 coopsgd export --to wandb outputs
+
+It prints how many runs were written, and where that store is.
 """,
     "runs": """
 \b
 coopsgd runs
 coopsgd runs multirun/2030-01-31/12-00-00 --watch
+
+A line a run: its status (running, completed, diverged, failed, interrupted, killed), steps done of those planned, the age of
+its last line, and the latest losses, accuracy and bytes.
 """,
     "design": """
 \b

@@ -146,6 +146,10 @@ def _of_lines(where: str, path: str, kind: str) -> tuple[Read, bool]:
         weighted = weighted or any(word.lower() in WEIGHTS for word in words)
     elif lines and len(lines[0][1]) == 1 and re.fullmatch(r"[1-9]\d{0,5}", lines[0][1][0]):
         count = lines.pop(0)[1][0]
+    elif kind == "edges" and _sized(where, path, lines):
+        number, words = lines.pop(0)
+        count = words[0]
+        notes.append(f"line {number}, {' '.join(words)!r}, is taken for the numbers of nodes and edges")
     nodes: dict[str, None] = {}
     edges: list[tuple[str, str]] = []
     for number, words in lines:
@@ -168,13 +172,30 @@ def _of_lines(where: str, path: str, kind: str) -> tuple[Read, bool]:
         if kind == "adjacency" and nodes.keys() != numbered.keys():
             nodes[count] = None  # a node that has no neighbours
         else:
-            notes.append(f"line 1, {count!r}, is taken for the number of nodes")
+            notes = notes or [f"line 1, {count!r}, is taken for the number of nodes"]
             if more := [node for node in nodes if node not in numbered]:
                 raise ConfigError(
                     f"{where}: {path!r} says in its first line that it has {count} nodes, from {first}, and names {more[0]!r}"
                 )
             nodes.update(numbered)
     return _numbered(_order(list(nodes)), edges, False, notes=notes), weighted
+
+
+def _sized(where: str, path: str, lines: Sequence[tuple[int, Sequence[str]]]) -> bool:
+    """Does the first line say how many nodes and edges there are, as "n m"? ConfigError where it may as well be an edge."""
+    pairs = [tuple(map(_whole, words[:2])) for _, words in lines]
+    if len(pairs) < 2 or len(lines[0][1]) != 2 or any(len(pair) < 2 or None in pair for pair in pairs):
+        return False
+    (count, many), *edges = pairs
+    nodes = {node for edge in edges for node in edge}
+    if many != len(edges) or count not in (len(nodes), max(nodes) + 1 - (0 not in nodes)):  # type: ignore[type-var,operator]
+        return False
+    if {count, many} <= nodes and not {(count, many), (many, count)} & {*edges} and count != many:
+        raise ConfigError(
+            f"{where}: {path!r}, line 1, '{count} {many}', is either an edge or the numbers of nodes and edges; begin the "
+            "file with the line `source target` where it is an edge, and leave it out where not"
+        )
+    return True
 
 
 def _heading(where: str, path: str, lines: Sequence[tuple[int, Sequence[str]]]) -> tuple[int, int] | None:

@@ -154,7 +154,8 @@ METRICS = {
             "eval/local_accuracy",
             "share",
             LOCAL,
-            "of each worker on the samples it holds out of its own, the mean of them",
+            "of each worker's own model on the samples it holds out, the mean of them; a client that FedAvg did not draw still "
+            "has the model of its last round",
             words="accuracy on own tests",
         ),
         Metric("eval/local_accuracy_std", "", LOCAL, "standard deviation of eval/local_accuracy over the workers"),

@@ -168,13 +168,24 @@ ABOUT = {f.name: f.metadata["help"] for f in fields(Config) if f.name in GROUPS}
 ABOUT[EXPERIMENTS] = "ready-made sweeps: coopsgd train -m experiment=NAME"
 
 
+TRAIN = """coopsgd train [FLAGS] WORDS: run cooperative SGD with workers in processes of this machine.
+
+    coopsgd train algo=easgd tau=10                     one run
+    coopsgd train -m algo=pasgd,easgd tau=1,4,16        a sweep: a run of each combination
+    coopsgd train -q algo=dpsgd workers=8 steps=2000    -q, --quiet: the run's folder is printed alone, and what goes wrong
+
+On the way it prints training loss, test loss and accuracy of the answer, rounds, what was sent and the consensus distance (how
+far the workers are apart), at the end a table and the run folder; of a sweep a line a job. Exit code 0: it ran, 1: it failed,
+2: a word was refused and nothing was started."""
+
+
 def help_text() -> str:
     """The body of `coopsgd train --help`: groups with their choices, keys with a line on each."""
     return "\n".join(_help_lines())
 
 
 def _help_lines() -> Iterator[str]:
-    yield "coopsgd train: run cooperative SGD with workers in processes of this machine."
+    yield from TRAIN.splitlines()
     yield ""
     yield "== Groups (choose one: algo=easgd; set a key of it: algo.alpha=0.1) =="
     for group in ABOUT:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from coopsgd.setup.schema import Config
 
 BINS = 10  # of a number, by which samples are dealt where classes are dealt
-_tried: dict[tuple[str, int, str], str | None] = {}  # a user's loss, for so many outputs and such targets -> what is wrong
+_tried: dict[
+    tuple[str, int, str, bool], str | None
+] = {}  # a user's loss, for so many outputs and such targets -> what is wrong
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class Arrays(Supervised):
         counts = [images.train_y[share].sum(0, dtype=np.int64).tolist() for share in self.shares(config)]
         return found | {"counts": counts, "test": images.test_y.sum(0, dtype=np.int64).tolist(), "by": "label, of several"}
 
-    def _check_loss(self, targets: str) -> None:
+    def _check_loss(self, targets: str, engine: str) -> None:
         """ValueError when a loss of the user's own cannot be trained with: tried once, in a process of its own."""
-        key = self.loss, self.data.CLASSES, targets
+        key = self.loss, self.data.CLASSES, targets, engine == "vmap"
         if self.loss not in self.LOSSES and key not in _tried:
 
             def tried() -> str | None:
@@ -98,7 +100,7 @@ class Arrays(Supervised):
     def _check_targets(self, config: Config) -> None:
         """ValueError when samples give what this task does not learn, or no class says how to deal them."""
         images = self.data.load(config.seed)
-        self._check_loss(images.targets)
+        self._check_loss(images.targets, config.engine)
         if images.targets not in self.TARGETS:
             name = config.data["name"]
             raise ValueError(f"data: {name} has {SAID[images.targets]}, {self.learns()}; {WAY_OUT[images.targets]}")

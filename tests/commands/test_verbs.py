@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from coopsgd.cli import cli as commands
 from coopsgd.commands import compose, overlay
 from coopsgd.commands.runs import expanded
 from coopsgd.errors import ConfigError
-from coopsgd.setup import schema
+from coopsgd.setup import catalogue, schema
+from coopsgd.verbs import TOLD
 
 
 def message(*words: str) -> str:
@@ -84,6 +86,18 @@ def test_every_verb_has_help_and_a_version(verb):
     for words in ((verb, "--version"), *([] if verb == "train" else [(verb, "-h")])):
         ended = CliRunner().invoke(commands, words)
         assert ended.exit_code == 0 and ("version 0" in ended.stdout or "Usage" in ended.stdout), ended
+
+
+@pytest.mark.parametrize("verb", sorted(commands.commands))
+def test_the_help_of_a_verb_has_an_example_and_says_what_it_prints(verb):
+    text = catalogue.TRAIN if verb == "train" else CliRunner().invoke(commands, (verb, "--help")).stdout
+    examples = re.findall(rf"coopsgd {verb} \S+|coopsgd {verb}$", text.partition("\n")[2], re.MULTILINE)
+    assert examples, text
+    told = text if verb == "train" else TOLD.get(verb, "")
+    prose = [part for part in told.strip().split("\n\n") if not re.search("^coopsgd", part, re.M) and len(part.split()) >= 8]
+    assert prose or verb == "completion", told
+    if "-q" in text:
+        assert "--quiet" in text
 
 
 def test_show_notes_what_only_a_run_would_refuse():

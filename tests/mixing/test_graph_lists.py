@@ -36,6 +36,8 @@ SAME = {
     "an index in front, as pandas writes it": ("g.csv", lines("{2},{0},{1}", ",source,target\n")),
     "columns in another order": ("g.csv", lines("{2}\t{1}\t7\t{0}", "id\tTarget\tcost\tSource\n")),
     "counted from 1": ("g.txt", lines("{0} {1}", "4\n", [(a + 1, b + 1) for a, b in SQUARE])),
+    "numbers of nodes and edges in front": ("g.txt", lines("{0} {1}", "4 4\n")),
+    "the same, counted from 1": ("g.txt", lines("{0} {1}", "4 4\n", [(a + 1, b + 1) for a, b in SQUARE])),
     "neighbours behind a colon": ("g.adj", "0: 1 3\n1: 0 2\n2: 1 3\n3: 2 0\n"),
     "a comma at the end of each line": ("g.csv", lines("{0}, {1},")),
     "several blanks": ("g.txt", lines("  {0}   {1} ")),
@@ -104,6 +106,11 @@ BAD = {
     "a heading that says nothing": ("g.csv", lines("{2},{0},{1}", "id,a,b\n"), "line 1.*source and target"),
     "an index without a name": ("g.csv", lines("{2},{0},{1}", ",a,b\n"), "line 1.*source and target"),
     "few columns": ("g.csv", ",source,target\n0,1,2\n1,2\n", "line 3 has 2 words.*3 columns"),
+    "an edge or the numbers of nodes and edges": (
+        "g.txt",
+        "5 4\n1 2\n2 3\n3 4\n1 5\n",
+        "line 1, '5 4', is either an edge or .*source target",
+    ),
     "a word is missing": ("g.csv", "0,1\n,2\n", "line 2"),
 }
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from playing import MLP, play
+from playing import MLP, play, settle
 
+from coopsgd.errors import ConfigError
 from coopsgd.tasks.engines import losses
 
 SOURCE = """
@@ -53,6 +54,10 @@ def spread(outputs, labels):
 
 def weighted(outputs, labels):
     return F.cross_entropy(outputs, labels, weight=torch.arange(1.0, 11.0, dtype=outputs.dtype))
+
+def branching(outputs, labels):
+    found = F.cross_entropy(outputs, labels)
+    return found if found.item() > 0 else 2 * found
 """
 
 BAD = {
@@ -92,3 +97,10 @@ def test_a_tensor_of_one_number_is_one(own, engine):
     words = (*MLP, "workers=2", "processes=1", "algo=pasgd", "tau=1", "steps=2", f"engine={engine}")
     mine, known = play(None, 1, *words, "task.loss=own:shaped"), play(None, 1, *words)
     np.testing.assert_allclose(mine.x, known.x, rtol=0, atol=1e-12)
+
+
+def test_what_vmap_cannot_map_is_refused_before_a_run(own):
+    words = (*MLP, "workers=2", "processes=1", "algo=pasgd", "task.loss=own:branching", "steps=2")
+    with pytest.raises(ConfigError, match=r"^task.loss: own:branching: torch cannot map it over models .*; use engine=loop$"):
+        settle((*words, "engine=vmap"))
+    assert losses.fault("own:branching", 10) is None and losses.fault("own:weighted", 10, mapped=True) is None

@@ -72,10 +72,10 @@ def _own(name: str) -> Loss:
     return loss
 
 
-def fault(name: str, classes: int, kind: str = "label") -> str | None:
+def fault(name: str, classes: int, kind: str = "label", mapped: bool = False) -> str | None:
     """Why a user's loss cannot be trained with; None when it can. Tried on three samples, whose targets are of this kind.
 
-    kind: label, labels or numbers, as in data/base.py; classes: how many outputs there are.
+    kind: label, labels or numbers, as in data/base.py; classes: how many outputs there are; mapped: is it for engine=vmap?
     """
     outputs = torch.linspace(0.05, 0.95, 3 * classes, dtype=torch.float64).view(3, classes)  # as logits, and as shares
     targets = torch.arange(1, 4) % classes
@@ -84,12 +84,23 @@ def fault(name: str, classes: int, kind: str = "label") -> str | None:
     if kind == "numbers":
         targets = targets.to(outputs.dtype)
     try:
-        return _fault(_own(name), outputs, targets)
+        loss = _own(name)
+        return _fault(loss, outputs, targets) or (_unmapped(loss, outputs, targets) if mapped else None)
     except KeyError as error:
         return str(error.args[0]).removeprefix(f"loss {name!r}: ")
     except Exception as error:
         text = " ".join(str(error).split())
         return f"{type(error).__name__}: {text[:200]}"
+
+
+def _unmapped(loss: Loss, outputs: Tensor, targets: Tensor) -> str | None:
+    """Why torch.func cannot map it over models."""
+    two = torch.stack([outputs, outputs.flip(0)]), torch.stack([targets, targets.flip(0)])
+    try:
+        torch.func.vmap(torch.func.grad_and_value(lambda leaf, given: loss(leaf, given).reshape(())))(*two)
+    except Exception as error:
+        return f"torch cannot map it over models ({' '.join(str(error).split())[:120]}); use engine=loop"
+    return None
 
 
 def _fault(loss: Loss, outputs: Tensor, targets: Tensor) -> str | None:
