@@ -21,11 +21,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from coopsgd.host import news
 from coopsgd.host.files import atomically
+from coopsgd.host.sizes import human_bytes
 
 Arrays = Mapping[str, np.ndarray]
 ALIGN = 4096  # an array starts on a page
 FORMAT = 2
+LARGE = 50e6  # bytes of files that are read for seconds, and of which somebody is told
 HEAD = 1 << 16  # bytes of the first line, at most
 KINDS = ("|u1", "<i4", "<i8", "<f4", "<f8")  # no others are mapped: an object of a file's choosing least of all
 
@@ -58,11 +61,11 @@ def shared(name: str, sources: Sequence[Path], read: Callable[[], Arrays], fits:
         found = None
         with contextlib.suppress(Damaged):  # whoever makes it anew warns of it
             found = _open(place, key, fits)
-        _last = key, found or _fill(place, key, read, fits)
+        _last = key, found or _fill(name, place, key, read, fits, sum(stat.st_size for stat in stats))
     return _last[1]
 
 
-def _fill(place: Path, key: str, read: Callable[[], Arrays], fits: Callable[[Arrays], bool]) -> Arrays:
+def _fill(name: str, place: Path, key: str, read: Callable[[], Arrays], fits: Callable[[Arrays], bool], size: int) -> Arrays:
     with locked(place.with_name(place.name + ".lock")):
         try:
             found = _open(place, key, fits)
@@ -70,6 +73,8 @@ def _fill(place: Path, key: str, read: Callable[[], Arrays], fits: Callable[[Arr
                 return found
         except Damaged as damage:
             warnings.warn(f"{place} is damaged ({damage}); it is made anew from its sources", stacklevel=4)
+        if size >= LARGE:
+            news.tell(f"data: {name} is read from {human_bytes(size)} of files, once: then it lies in {place.parent}")
         arrays = read()
         with contextlib.suppress(OSError):  # no right to write, or no room
             atomically(place, lambda file: write(file, key, arrays))

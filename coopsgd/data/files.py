@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ import numpy as np
 
 from coopsgd.data import cache
 from coopsgd.data.base import DataSet, Images
+from coopsgd.host import news
 
 
 def there(path: Path) -> bool:
@@ -91,10 +93,13 @@ class Filed(DataSet):
         try:
             import torchvision
 
+            news.tell(f"data: {self.NAME} is not here; downloading it into {cache.root()}, which can take minutes")
+            began = time.monotonic()
             # it tells of every mirror it tries, and draws bars
             quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
             with cache.locked(cache.root() / "download.lock"), quiet[0], quiet[1]:
                 getattr(torchvision.datasets, self.SOURCE)(str(cache.root()), download=True)
+            news.tell(f"data: {self.NAME} is there, after {time.monotonic() - began:.0f} s")
         except Exception as error:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             files = f"{', '.join(self.FILES[:-1])} and {self.FILES[-1]}"

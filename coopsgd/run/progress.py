@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TextIO
 
-from coopsgd.host import stdio
+from coopsgd.host import news, stdio
 from coopsgd.host.terminal import CLEAR, Drawing, can_draw
 
 PATIENCE = 1.0  # seconds in silence before the first line
@@ -42,6 +42,9 @@ def warn(text: str) -> None:
         print((CLEAR if can_draw(sys.stderr) else "") + text, file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):
         return
+
+
+news.listener = say  # what is told below the commands is said as all else
 
 
 def listener(console: int | None) -> TextIO | None:

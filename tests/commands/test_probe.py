@@ -85,7 +85,8 @@ def test_a_quadratic_is_known_in_closed_form(quadratic, monkeypatch):
     assert found["sigma2"]["high"] - found["sigma2"]["low"] < 0.2 * 1.5**2
     assert found["gap"]["value"] == pytest.approx(true["gap"], rel=1e-9)  # no noise in it
     assert found["L"]["value"] == pytest.approx(true["L"], rel=1e-5)  # nor in this: 8 products for 12 eigenvalues
-    assert [point["step"] for point in found["path"]] == [0, 2, 4, 6] and len(message) == 5
+    assert [point["step"] for point in found["path"]] == [0, 2, 4, 6] and len(message) == 6
+    assert [bool(re.search(r", about [0-9 a-z]+ left of the path$", line)) for line in message] == [True] * 3 + [False] * 3
     assert all(point["L"] == pytest.approx(a.max(), rel=1e-5) for point in found["path"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from conftest import HANG
 from imagefiles import idx
 from playing import settle
@@ -19,8 +21,8 @@ from playing import settle
 import coopsgd
 from coopsgd.data import cache, custom
 from coopsgd.data.custom import Custom
-from coopsgd.data.mnist import FILES
-from coopsgd.run import pictures
+from coopsgd.data.mnist import FILES, MNIST
+from coopsgd.run import pictures, progress
 from coopsgd.setup.parts import Parts
 
 FORK = multiprocessing.get_context("fork")
@@ -280,3 +282,25 @@ def test_show_and_tensorboard_tell_who_holds_what(tmp_path, cli):
     assert np.ptp(picture) > 150
     held = Parts(settings).task.class_counts(settings)
     np.testing.assert_array_equal(pictures.figure(held).axes[0].images[0].get_array(), counts)
+
+
+def test_whoever_waits_is_told_of_what_takes_a_while(place, monkeypatch, capsys):
+    """Of large files that are read, and of a download; nothing with -q."""
+    source = place / "source"
+    source.write_bytes(b"x" * 2000)
+    monkeypatch.setattr(cache, "LARGE", 1000)
+    read = {"x": np.arange(3)}
+    assert (cache.shared("large", [source], lambda: read, lambda arrays: True)["x"] == np.arange(3)).all()
+    assert capsys.readouterr().err.startswith("data: large is read from 2 kB of files, once")
+    cache.shared("large", [source], lambda: read, lambda arrays: True)
+    assert not capsys.readouterr().err, "it lies in the cache now"
+
+    monkeypatch.setenv("COOPSGD_DATA", str(place / "none"))
+    monkeypatch.setattr(torchvision.datasets, "MNIST", lambda *given, **keys: None)
+    monkeypatch.setattr(MNIST, "find", lambda self: None)
+    MNIST().check()
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and "downloading it into" in told[0] and re.search(r"is there, after \d+ s$", told[1])
+    monkeypatch.setattr(progress, "quiet", True)
+    MNIST().check()
+    assert not capsys.readouterr().err

@@ -19,7 +19,7 @@ from coopsgd.commands import compose
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.host import files
 from coopsgd.host.sizes import human_bytes
-from coopsgd.run import folders
+from coopsgd.run import folders, progress
 from coopsgd.run.console import printer, tell
 from coopsgd.run.progress import say
 from coopsgd.run.start import placement_line
@@ -44,7 +44,7 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
     if settings.launch:
         checks.only_copy()
     for note in checked.notes:
-        print(note, file=sys.stderr, flush=True)
+        say(note)
     command = "coopsgd probe " + shlex.join([*words, "--steps", str(steps)])
     if not settings.launch:
         if output is not None:
@@ -71,8 +71,9 @@ def probe(words: Sequence[str], output: str | None, steps: int, as_json: bool, c
 
 
 def _measured(folder: Path, settings: Any, silent: bool) -> dict[str, Any]:
-    tell = say if silent else print
-    tell(f"probing {placement_line(settings)}: a path of {settings.steps} steps, the seconds of a step, the network")
+    silent = silent or progress.quiet
+    begin = say if silent else print
+    begin(f"probing {placement_line(settings)}: a path of {settings.steps} steps, the seconds of a step, the network")
     sys.stdout.flush()
     from coopsgd.commands.probe import worker
     from coopsgd.run import launch  # imports torch

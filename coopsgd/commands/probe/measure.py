@@ -25,6 +25,7 @@ from coopsgd.mixing.static import Identity
 from coopsgd.optim import SGD
 from coopsgd.predict import estimates
 from coopsgd.predict.estimates import Estimate, Moments
+from coopsgd.run.progress import duration
 from coopsgd.schedules import Constant
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
@@ -74,6 +75,7 @@ def measure(parts: Parts, fleet: Fleet, problem: Problem, tell: Callable[[str], 
     tops: list[tuple[int, curvature.Top, np.ndarray]] = []
     steepest = walk.x[:1].clone()  # the model where F was curved most
     marks = np.unique(np.linspace(0, config.steps, POINTS).round().astype(int)).tolist()
+    began = time.perf_counter()
     for k in range(config.steps + 1):
         if k in marks:
             points.append(walk.moments(len(points)))
@@ -82,7 +84,8 @@ def measure(parts: Parts, fleet: Fleet, problem: Problem, tell: Callable[[str], 
             tops.append((k, *walk.curvature()))
             if abs(tops[-1][1].value) >= max(abs(top.value) for _, top, _ in tops):
                 steepest.copy_(walk.x[:1])
-            tell(_line(k, points[-1], tops[-1][1]))
+            left = (time.perf_counter() - began) / len(points) * (len(marks) - len(points))
+            tell(_line(k, points[-1], tops[-1][1]) + (f", about {duration(left)} left of the path" if left else ""))
         if k < config.steps:
             walk.step()
     draw = stream(config.seed, "probe bootstrap")
@@ -92,6 +95,7 @@ def measure(parts: Parts, fleet: Fleet, problem: Problem, tell: Callable[[str], 
         | {name: float(getattr(at, name)(np.ones((1, len(at.losses))))[0]) for name in ("sigma2", "kappa2", "grad2")}
         for (k, top, _), found, at in zip(tops, L, points, strict=True)
     ]
+    tell(f"the curvature of {min(fleet.m, CHOSEN)} workers by themselves")
     own = _own(*walk.curvatures(steepest), stream(config.seed, "probe own curvature"))
     infimum = parts.task.infimum(config)
     tell("the seconds of a local step")
