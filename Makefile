@@ -55,8 +55,8 @@ trust: $(READY) ## docs/trust.md anew: coopsgd beside public implementations, an
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
 	$(BIN)/python scripts/trust.py -o docs/trust.md
 
-figures: $(READY) ## every table and picture of docs/results.md anew, with commit and machine (a night)
-	$(BIN)/python scripts/figures.py
+figures: $(READY) ## the sweeps of docs/results.md and their pictures anew (25 minutes)
+	scripts/figures.sh
 
 clean: ## remove .venv, caches and builds; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

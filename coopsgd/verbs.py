@@ -123,7 +123,7 @@ TensorBoard, whose relative time there is that of the cluster.
 \b
 coopsgd compare multirun/2030-01-31/12-00-00
 coopsgd compare multirun --by bytes --metric eval/accuracy --target 0.9 -o figures
-coopsgd compare multirun --at bytes=50MB --at sim_seconds=10min        who is best when so much is used up
+coopsgd compare multirun --at bytes=50MB --at seconds=30s                   who is best when so much is used up
 coopsgd compare multirun --tail 0.1 --metric eval/loss --metric consensus   means over the last tenth of each run
 
 The table has the keys in which runs differ, the metric at the end and at its best (mean over seeds, and its 95 % interval),

@@ -1,50 +1,48 @@
-"""What the docs say of themselves: their tables are remade in place, and what CONTRIBUTING names is there."""
+"""What the docs say of themselves: how the results were made, and what CONTRIBUTING names is there."""
 
 from __future__ import annotations
 
 import re
-import sys
+import shlex
 from pathlib import Path
 
-import pytest
+from coopsgd.cli import cli
+from coopsgd.compare.measures import Budget
+from coopsgd.run.schema import METRICS
 
 ROOT = Path(__file__).parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import figures
-
-    yield figures
-    sys.modules.pop("figures", None)
+RESULTS = (ROOT / "docs" / "results.md").read_text()
+FIGURES = (ROOT / "scripts" / "figures.sh").read_text()
 
 
-def test_a_table_takes_the_place_of_the_one_of_its_name(figures):
-    text = (ROOT / "docs" / "results.md").read_text()
-    for name in figures.NAMES:
-        line = figures.stamp(name)
-        found = figures.replaced(text, name, line, figures.table_of("said\n| a |\n| --- |\n| 1 |\n\nmore | of it\n"))
-        assert f"\n{line}\n\n| a |\n| --- |\n| 1 |\n\n" in found and f"*{name}: " in text
-        gone = re.search(rf"^\*{name}: .*\n\n((?:\|.*\n)+)", text, re.MULTILINE)[1]
-        assert gone not in found
-    with pytest.raises(LookupError, match="0 tables named nix"):
-        figures.replaced(text, "nix", "", "")
-    with pytest.raises(LookupError, match="no table"):
-        figures.table_of("nothing")
+def commands(text: str) -> list[str]:
+    """Those of coopsgd that begin a line, each in one."""
+    return [line for line in text.replace("\\\n  ", "").splitlines() if line.startswith("coopsgd ")]
 
 
-def test_every_table_of_the_results_says_what_it_was_made_with(figures):
-    text = (ROOT / "docs" / "results.md").read_text()
-    tables = re.findall(r"(?:^.*\n\n)(?=\|)", text, re.MULTILINE)
-    assert len(tables) == len(figures.NAMES) + 1
-    for line in tables:
-        assert re.fullmatch(r"\*\w+: [0-9a-f]{7,}(-dirty)?, \d{4}-\d\d-\d\d, \d+ cores of .+, torch [\d.]+\S*\*\n\n", line), (
-            line
-        )
-    for name in figures.EXPERIMENTS:
-        assert (ROOT / "conf" / "experiment" / f"{name}.yaml").exists() and (ROOT / "docs" / f"{name}.png").exists()
+def test_every_table_of_the_results_says_what_it_was_made_with():
+    for line in re.findall(r"(?:^.*\n\n)(?=\|)", RESULTS, re.MULTILINE):
+        assert re.fullmatch(
+            r"\*\w+: [0-9a-f]{7,}( to [0-9a-f]{7,})?, \d{4}-\d\d-\d\d, \d+ cores of .+, torch [\d.]+\S*\*\n\n", line
+        ), line
+
+
+def test_the_results_are_made_by_commands_that_stand_there():
+    made = commands(FIGURES)
+    assert [line for line in commands(RESULTS) if line.split()[1] in ("train", "compare")] == made and len(made) == 10
+    for line in made:
+        _, verb, *words = shlex.split(line)
+        if verb == "train":
+            name = words[1].removeprefix("experiment=")
+            assert (ROOT / "conf" / "experiment" / f"{name}.yaml").exists() and f"docs/{name}.png" in FIGURES
+            assert f"]({name}.png)" in RESULTS and f"*{name}: " in RESULTS
+        else:
+            options = cli.commands[verb].make_context(verb, words).params
+            assert set(options["metric"]) <= set(METRICS) and all(map(Budget.of, options["at"]))
+            assert options["output"] == f"build/figures/{Path(options['folders'][0]).name}"
 
 
 def test_what_contributing_names_is_there():

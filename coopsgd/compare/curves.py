@@ -32,6 +32,9 @@ def curves(comparison: Comparison, axis: str) -> Figure:
     lasting = [curve for group, curve in shown.items() if any(e.status != "diverged" for e in group.counted)]
     ends = [curve.x[-1] for curve in shown.values() if curve.x[-1] > 0]
     log_x = drawing.spans(ends)
+    at_zero = [names[group] for group, curve in shown.items() if not (curve.x > 0).any()] if log_x else []
+    shown = {group: curve for group, curve in shown.items() if names[group] not in at_zero}
+    lasting = [curve for curve in lasting if any(curve is one for one in shown.values())]
     drawn = lasting or list(shown.values())
     if log_x or max(len(curve.x) for curve in drawn) > FEW:  # the untrained model, at 0, stretches no axis
         drawn = [Curve(*(part[curve.x > 0] for part in curve)) for curve in drawn]
@@ -84,6 +87,7 @@ def curves(comparison: Comparison, axis: str) -> Figure:
     missing = [names[group] for group, curve in found.items() if not len(curve.x)]
     notes = (
         drawing.shading(list(shown)),
+        f"0 all along, so not on this scale: {listed(at_zero)}" if at_zero else "",
         f"without such numbers: {listed(missing)}" if missing else "",
         f"zero, or below the axis: {listed(nothing)}" if nothing else "",
     )

@@ -319,17 +319,18 @@ def against_zeta(comparison: Comparison, value: Value) -> Figure:
         for some in _lines([group for group in shown if _number(group.keys.get(keys[0]))], keys[0]).values():
             x, y = [zeta[group] for group in some], [shown[group]["mean"] for group in some]
             axes.plot(x, y, color=looks[some[0]].colour, linewidth=0.6, zorder=2)
-            for group in some:
-                at = (zeta[group], shown[group]["mean"])
+            for number, group in enumerate(some):  # neighbours on either side
+                at, side = (zeta[group], shown[group]["mean"]), -1 if number % 2 else 1
+                place: dict[str, Any] = {"xytext": (4 * side, 3), "ha": "left" if side > 0 else "right"}
                 said = f"{group.keys[keys[0]]:g}"
-                axes.annotate(said, at, textcoords="offset points", xytext=(4, 3), fontsize=6, zorder=4)
+                axes.annotate(said, at, textcoords="offset points", fontsize=6, zorder=4, **place)
     log = _logarithmic(value, shown.values())
     axes.set_xlim(*drawing.limits(min(zeta[group] for group in shown), max(zeta[group] for group in shown), False))
     axes.set_ylim(*_room(list(shown.values()), log, _target(value)))
     scale(axes.xaxis, "linear")
     scale(axes.yaxis, "log" if log else "linear")
     none = f"no such value, or no zeta: {listed(missing)}" if missing else ""
-    axes.set_xlabel(below("ζ, the second largest |eigenvalue| of W", drawing.shading(list(shown)), none))
+    axes.set_xlabel(below("ζ of W", drawing.shading(list(shown)), none))
     axes.set_ylabel(drawing.upright(value.words))
     return figure
 

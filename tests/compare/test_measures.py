@@ -292,3 +292,13 @@ def test_labels_of_two_lines_have_room(tmp_path):
         boxes = [label.get_window_extent() for label in drawn.axes[0].get_yticklabels()]
     assert all("\n" in label.get_text() for label in drawn.axes[0].get_yticklabels())
     assert boxes[0].y0 > boxes[1].y1
+
+
+def test_who_sends_nothing_is_named_below_a_logarithmic_axis(tmp_path):
+    make(tmp_path / "a", LOSSES, tau=1)
+    make(tmp_path / "b", LOSSES, tau=100)
+    make(tmp_path / "c", LOSSES, tau=0)  # bytes are those of tau in these runs
+    with styles.applied():
+        drawn = next(one for one in figures.drawings(compared(tmp_path)) if one.name == "by_bytes").draw()
+    assert [text.get_text() for legend in drawn.legends for text in legend.get_texts()] == ["pasgd tau=1", "pasgd tau=100"]
+    assert "0 all along, so not on this scale: pasgd tau=0" in drawn.axes[0].get_xlabel().replace("\n", " ")
