@@ -28,7 +28,7 @@ from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.host import processors
 from coopsgd.loop.stepping import Steps
-from coopsgd.run.worker import _keep_freed_memory
+from coopsgd.run.worker import keep_freed_memory
 from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 from coopsgd.tasks.networks import network
@@ -107,7 +107,7 @@ def measured(model: str, m: int, way: str) -> tuple[float, float]:
 
     def child() -> None:
         torch.set_num_threads(1 if way.endswith("1 thread") else processors.cores())
-        _keep_freed_memory()
+        keep_freed_memory()
         engine = "loop" if way.startswith("modules") else way.split()[0]
         words = (f"model={model}", "data=fashion_mnist", f"workers={m}", "processes=1", "algo=pasgd", f"engine={engine}")
         with silence():

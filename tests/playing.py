@@ -6,6 +6,7 @@ import copy
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -20,8 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from coopsgd.commands import compose
 from coopsgd.fleet import plan as plans
+from coopsgd.fleet.base import Fleet
+from coopsgd.fleet.memory import Memory
 from coopsgd.fleet.plan import choose_layout, layout_of
 from coopsgd.fleet.processes import Processes
+from coopsgd.fleet.shared import Shared
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop.evaluation import train
 from coopsgd.mixing.matrix import frozen
@@ -62,8 +66,12 @@ class Played(NamedTuple):
 
 
 def settle(words: Any) -> schema.Config:
-    """The checked config of these words; Hydra, which takes a tenth of a second, composes each choice of groups once."""
-    return copy.deepcopy(_settled(tuple(words)))
+    """The checked config of these words, on the network unless they say so; Hydra composes each choice of groups once, which
+    takes a tenth of a second.
+    """
+    chosen = any(word.startswith("fleet=") for word in words)
+    found = copy.deepcopy(_settled(tuple(words)))
+    return found if chosen else replace(found, fleet="processes")
 
 
 @cache
@@ -119,7 +127,8 @@ def run(rank: int, settings: schema.Config, processes: int) -> Any:
     """One process's part."""
     parts = Parts(settings)
     layout = layout_of(parts.strategy.schedule, settings.workers, processes)
-    fleet = Processes(layout, rank) if processes > 1 else Stacked(layout)
+    fleet = fleet_of(layout, rank, settings.fleet == "shared")
+    layout = fleet.layout
     problem = parts.task.build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()
     fleet.clock = clock_of(parts)
@@ -139,6 +148,20 @@ def run(rank: int, settings: schema.Config, processes: int) -> Any:
         None if stats is None else stats.numpy(),
         ledger.summary(),
     )
+
+
+def fleet_of(layout: Any, rank: int, shared: bool = False) -> Fleet:
+    """The fleet of this layout; shared: rows in one memory, which rank 0 makes and the others open."""
+    if layout.processes == 1:
+        return Stacked(layout)
+    if not shared:
+        return Processes(layout, rank)
+    first = Memory(layout.processes) if rank == 0 else None
+    paths = [None if first is None else first.path]
+    dist.broadcast_object_list(paths)
+    fleet = Shared(layout, rank, first or Memory(layout.processes, paths[0]))
+    fleet.barrier()  # all have opened it
+    return fleet
 
 
 def play(process_groups: Any, processes: int, *words: str) -> Played:

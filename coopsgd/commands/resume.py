@@ -37,6 +37,7 @@ MAY_CHANGE = (
     "processes",
     "threads",
     "device",
+    "fleet",
     "timeout",
     "checkpoint_every",
     "keep",

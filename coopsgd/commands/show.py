@@ -20,6 +20,7 @@ from coopsgd.setup.parts import Parts
 from coopsgd.strategies.period import ends
 
 ROUNDS = 3, 12  # communications whose schedule is shown: at least, and at most when it takes as many to repeat
+SHARED = "the rows lie in one memory, of which each process mixes a slice of the columns: nothing is sent"
 WIDEST = 12  # rows of a matrix that fit a terminal
 
 
@@ -28,7 +29,7 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
     config, strategy, schedule, task = parts.config, parts.strategy, parts.strategy.schedule, parts.task
     m, processes = config.workers, int(config.processes)
     v, cycle, law = (schedule.num_aux, schedule.cycle(m), schedule.expectation(m)) if schedule else (0, 1, None)
-    layout = plans.layout_of(schedule, m, processes)
+    layout, shared = plans.layout_of(schedule, m, processes), processes > 1 and config.fleet == "shared"
     factors = schedule.factors(m, 0) if schedule and strategy.send is not None else ()
     result: dict[str, Any] = {
         **cost.identity(parts),
@@ -37,7 +38,7 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
         "zeta": schedule.zeta(m) if schedule else None,
         "zeta_error": None if law is None else law.zeta_error,
-        "factors": [_matrix(W, layout) for W in factors],
+        "factors": [_matrix(W, layout, shared) for W in factors],
         "cycle": cycle,
         "schedule": [
             {"round": r, "after_step": after, **cost.of_round(parts, r)} for r, after in enumerate(_ends(parts, cycle))
@@ -50,14 +51,14 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
     }
     if strategy.send is None:
         many = f"all-reduce of the average over {processes} processes: {2 * (processes - 1)} vectors"
-        result["plan"] = [many if processes > 1 else "one process holds every row, nothing is sent"]
+        result["plan"] = [SHARED if shared else many if processes > 1 else "one process holds every row, nothing is sent"]
     return result
 
 
-def _matrix(W: Matrix, layout: plans.Layout) -> dict[str, Any]:
+def _matrix(W: Matrix, layout: plans.Layout, shared: bool) -> dict[str, Any]:
     """Of one factor; W and eigenvalues are null where they would be too many, or take too long."""
     values, small = spectra.eigenvalues(W), len(W) <= spectra.WHOLE
-    plan = plans.lower(W, layout)
+    plan = None if shared else plans.lower(W, layout)
     return {
         "W": W.dense().tolist() if small else None,
         "kind": type(W).__name__.lower(),
@@ -68,8 +69,8 @@ def _matrix(W: Matrix, layout: plans.Layout) -> dict[str, Any]:
         "nonnegative": W.least[2] >= 0,
         "eigenvalues": [float(x.real) if abs(x.imag) < 1e-12 else [float(x.real), float(x.imag)] for x in values] or None,
         "zeta": spectra.zeta(W),
-        "plan": plan.describe(),
-        "wire_vectors": plan.vectors,
+        "plan": [SHARED] if plan is None else plan.describe(),
+        "wire_vectors": 0 if plan is None else plan.vectors,
     }
 
 

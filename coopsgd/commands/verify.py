@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SAME, DIFFERENT = 0, 1  # exit codes
 # keys that may change when a run goes on, and on which bits or lines depend
-MATTER = ("steps", "processes", "threads", "device", "engine", "log_every", "eval_every", "eval_samples")
+MATTER = ("steps", "processes", "threads", "device", "fleet", "engine", "log_every", "eval_every", "eval_samples")
 
 
 class Stretch(NamedTuple):

@@ -211,7 +211,7 @@ class Fleet(ABC):
         if self.ledger.paused and more:  # nobody counts messages: each has the bits that it has alone
             return self._apart(carried, self._averaging(*xs), [self._averaging(x) for x in more])
         every = (*xs, *more)
-        wire = average_price(self.layout.processes)
+        wire = self._wire(average_price(self.layout.processes))
         parts = self.clock.average() if self.clock else None
         ends = self._charge(average_price(self.m), sum(_width(x) for x in every), wire.sent, wire.messages, parts)
 
@@ -231,7 +231,7 @@ class Fleet(ABC):
             return self._apart(carried, self._picking(x, i), [self._picking(y, i) for y in more])
         every = (x, *more)
         n = self.m + self.v
-        wire = pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes)
+        wire = self._wire(pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes))
         hosts = self.m if i >= self.m and self.layout.server_owns_aux else self.m - 1
         parts = self.clock.broadcast(i) if self.clock else None
         ends = self._charge(pick_price(hosts, i, n), sum(map(_width, every)), wire.sent, wire.messages, parts)
@@ -304,6 +304,10 @@ class Fleet(ABC):
         """Allocate (r, d) rows, each a copy of rank 0's `start` (1, d)."""
 
     @abstractmethod
+    def zeros_like(self, x: Rows) -> Rows:
+        """Rows of zeros for what verbs may be about, such as gradients; they take memory only once they are written to."""
+
+    @abstractmethod
     def total(self, values: Tensor) -> Tensor:
         """Sum of a small tensor over processes, known to all."""
 
@@ -333,6 +337,15 @@ class Fleet(ABC):
     @abstractmethod
     def _lowered(self, plan: plans.Plan) -> Any: ...
 
+    @property
+    def _planned_for(self) -> plans.Layout:
+        """The layout that a matrix is lowered to."""
+        return self.layout
+
+    def _wire(self, price: Price) -> Price:
+        """What of this reaches the network."""
+        return price
+
     def _planned(self, W: Any) -> _Planned:
         """W lowered for this fleet. Cached; when full, the newest entry is evicted, so that most of a longer cycle stays."""
         known = isinstance(W, Matrix) or (isinstance(W, np.ndarray) and not W.flags.writeable)
@@ -343,12 +356,12 @@ class Fleet(ABC):
             if len(self._plans) >= max(PLANS[0], min(PLANS[1], ROOM // n**2)):
                 self._plans.popitem()
             again = W.recurring if isinstance(W, Matrix) else known  # an array that may change is not taken to come again
-            plan, logical = plans.lower(matrix, self.layout, again), price(matrix, self.m, self.layout.server_owns_aux)
+            plan, logical = plans.lower(matrix, self._planned_for, again), price(matrix, self.m, self.layout.server_owns_aux)
             self._plans[key] = _Planned(
                 W,
                 self._lowered(plan),
                 logical,
-                Price(plan.messages, plan.sent),
+                self._wire(Price(plan.messages, plan.sent)),
                 self.clock.parts(logical) if self.clock else None,
             )
         return self._plans[key]

@@ -96,6 +96,7 @@ class _Split:
         self.step = _step(len(u), like)
         self.extras = [_extra(M, like) for M in extras]
         self.diagonal = None if np.all(diagonal == 1) else _made(diagonal[:, None], like)
+        self.empty = not diagonal.any()  # then nothing of x itself stays
         pulls = np.any(u) and np.any(v)
         self.u = _made(u[:, None], like) if pulls else None
         self.v = _made(v[None], like) if pulls else None
@@ -106,10 +107,13 @@ class _Split:
         for start in range(0, x.shape[1], self.step):
             part = x[:, start : start + self.step]
             pulled = None if self.v is None else self.v @ part  # before x changes
-            if self.diagonal is not None:
-                part.mul_(self.diagonal)
-            if pulled is not None and self.u is not None:
-                part.addcmul_(self.u, pulled)
+            if self.empty and pulled is not None and self.u is not None:
+                torch.mul(self.u, pulled, out=part)
+            else:
+                if self.diagonal is not None:
+                    part.mul_(self.diagonal)
+                if pulled is not None and self.u is not None:
+                    part.addcmul_(self.u, pulled)
             for M, extra in zip(self.extras, extras, strict=True):
                 if isinstance(M, _Gathered):
                     part.add_(M(extra[:, start : start + self.step]))

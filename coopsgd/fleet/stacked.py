@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Fleet, Rows
 from coopsgd.fleet.entries import Entries, beside
 from coopsgd.fleet.local import Combined, Local
+
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 @dataclass
@@ -36,6 +39,9 @@ class Stacked(Fleet):
 
     def rows(self, start: Tensor) -> Rows:
         return start.expand(self.local_rows, -1).clone()
+
+    def zeros_like(self, x: Rows) -> Rows:
+        return reserved(x)
 
     def total(self, values: Tensor) -> Tensor:
         return values
@@ -130,6 +136,13 @@ class Stacked(Fleet):
 
 def nothing() -> None:
     """Nothing to wait for."""
+
+
+def reserved(x: Tensor) -> Tensor:
+    """Zeros like x that take memory only once they are written to."""
+    if x.device.type != "cpu" or not x.numel():
+        return x.new_zeros(x.shape)  # zeros_like of a tensor without numbers would import sympy, a quarter of a second
+    return torch.frombuffer(mmap.mmap(-1, x.numel() * x.element_size(), flags=PRIVATE), dtype=x.dtype).view(x.shape)
 
 
 def _split_back(x: Tensor, xs: tuple[Rows, ...]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+SPAN = 1 << 44  # bytes that can be addressed in shared memory
 ROOT = Path("/")  # where /proc and the mounted cgroups are; tests lay out their own
 
 
@@ -19,6 +21,30 @@ def cores() -> int:
     may = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = quota(ROOT)
     return may if given is None else max(1, min(may, int(given)))
+
+
+def memory_file() -> int:
+    """A file in memory without a name, SPAN bytes long, none of which is taken before it is written to; OSError if there can
+    be none: the system has no such files, or limits their size.
+    """
+    if not hasattr(os, "memfd_create"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), "memfd")
+    file = os.memfd_create("coopsgd")
+    try:
+        os.ftruncate(file, SPAN)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def share_memory() -> str | None:
+    """Why processes cannot share memory by such a file; None if they can."""
+    try:
+        os.close(memory_file())
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def quota(root: Path) -> float | None:

@@ -98,7 +98,7 @@ class Loop:
         now = lambda: fleet.clock.now if fleet.clock else math.nan  # noqa: E731
         rounds = Rounds(parts.period, strategy.schedule, fleet.m, losses, now, fleet.one_rate)
         beside = [b.expand(len(fleet.workers), *b.shape[1:]).clone() for b in problem.module_buffers()]
-        self.steps = Steps(problem, optimiser, x, stats, beside, config.clip, self._as_it_is, self._unwatched)
+        self.steps = Steps(problem, optimiser, x, stats, beside, config.clip, self._as_it_is, self._unwatched, fleet.zeros_like)
         self.state = State(x, stats, beside, (), optimiser, rounds, losses, fleet.ledger, fleet.clock)
         if saved is not None:
             self._restore(saved)

@@ -6,7 +6,6 @@ steps up to the next communication or log line for a few rows at a time, while t
 
 from __future__ import annotations
 
-import mmap
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from coopsgd.loop.inner import Inner
 
-PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 AHEAD = 64  # steps taken at once at most: their batches and losses are kept
 
 
@@ -32,7 +30,7 @@ class Steps:
     gradient, or None.
     Of a problem that KEEPS_GRADIENTS where its optimiser finds them there are no rows of them, unless somebody reads them.
     fusing: may steps be fused with their gradients, as far as whoever asks for them is concerned? unwatched(k): how many steps,
-    k the first, are then taken before x is mixed or looked at; at least 1.
+    k the first, are then taken before x is mixed or looked at; at least 1. zeros_like: the fleet's, for gradients.
     """
 
     def __init__(
@@ -45,10 +43,11 @@ class Steps:
         clip: float | None,
         fusing: bool,
         unwatched: Callable[[int], int],
+        zeros_like: Callable[[Tensor], Tensor],
     ) -> None:
         self._problem, self._inner, self._x, self._unwatched = problem, inner, x, unwatched
         # where gradients stay in the modules, rows of them are for a strategy that asks for them
-        self._grad: Any = None if fusing and getattr(problem, "KEEPS_GRADIENTS", False) else each(reserved, x)
+        self._grad: Any = None if fusing and getattr(problem, "KEEPS_GRADIENTS", False) else each(zeros_like, x)
         problem.bind(x, self._grad, statistics, module_buffers)
         self._clip = clip
         self.fused = fusing and inner.plain and clip is None and hasattr(problem, "descend")
@@ -81,10 +80,3 @@ def clip_(grad: Tensor, limit: float) -> None:
     """Scale down, in place, each row whose norm is above the limit, as torch.nn.utils.clip_grad_norm_ does for one model."""
     norms = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
     grad.mul_((limit / (norms + 1e-6)).clamp_(max=1))
-
-
-def reserved(x: Tensor) -> Tensor:
-    """Zeros like x that take memory only once they are written to: a fused run never does."""
-    if x.device.type != "cpu" or not x.numel():
-        return x.new_zeros(x.shape)  # zeros_like of a tensor without numbers would import sympy, a quarter of a second
-    return torch.frombuffer(mmap.mmap(-1, x.numel() * x.element_size(), flags=PRIVATE), dtype=x.dtype).view(x.shape)

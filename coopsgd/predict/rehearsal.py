@@ -93,6 +93,9 @@ def stage(parts: Parts, clock: Clock | None = None, observer: Observer | None = 
         def rows(self, start: Tensor) -> Tensor:
             return shape(m + v, start.shape[1])
 
+        def zeros_like(self, x: Tensor) -> Tensor:
+            return shape(*x.shape)  # zeros_like would import sympy, a quarter of a second
+
         def total(self, values: Tensor) -> Tensor:
             return values
 

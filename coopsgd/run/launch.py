@@ -27,6 +27,7 @@ from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from coopsgd.errors import Interrupted, RunFailed
+from coopsgd.fleet.memory import Memory
 from coopsgd.fleet.waits import FIRST, FLOOR, Wait
 from coopsgd.host import collector, signals
 from coopsgd.host.environment import environment
@@ -316,6 +317,9 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
         stack.callback(os.close, console)
         stack.callback(attempt.tidy, folder, logs)
         parent, begun = os.getpid(), f"{time.time()}"
+        memory = Memory(settings.processes) if settings.processes > 1 and settings.fleet == "shared" else None
+        if memory is not None:
+            stack.callback(memory.close)
 
         def renew() -> None:
             board.clear()
@@ -323,11 +327,13 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
             with contextlib.suppress(FileNotFoundError):
                 os.truncate(store, 0)
             attempt.clear(folder)
+            if memory is not None:
+                memory.clear()
 
         def body() -> None:
             if asked.first is not None:  # between the fork and here nobody acted on it
                 os._exit(1)
-            worker.forked(folder, int(os.environ["RANK"]), parent, None if silent else console, work, board, store)
+            worker.forked(folder, int(os.environ["RANK"]), parent, None if silent else console, work, board, store, memory)
 
         sys.stdout.flush()
         sys.stderr.flush()

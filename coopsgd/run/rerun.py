@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from coopsgd.errors import DamagedFile
-from coopsgd.fleet.plan import layout_of
 from coopsgd.host import files
 from coopsgd.loop.evaluation import train
 from coopsgd.loop.saved import ByRow, flatten, homes
@@ -258,16 +257,15 @@ def work(
 ) -> None:
     """Take these steps again as process `rank`, and leave what was found in `folder` (found-RANK.json)."""
     config = parts.config
-    layout = layout_of(parts.strategy.schedule, config.workers, config.processes)
     findings = Findings(folder / f"found-{rank}.json")
-    with joined(config, layout, rank, store) as (fleet, device):
+    with joined(parts, rank, store) as (fleet, device):
         problem = parts.task.build(config, fleet.workers, device)
         lines = Lines(of, findings, console) if rank == 0 else None
         fleet.clock = clock_of(parts)
         saved = None
         if of.start:
             begin = checkpoints.opened(of.folder, of.start, verify=False)
-            saved = begin.state(layout, rank, homes(parts.strategy, parts.period))
+            saved = begin.state(fleet.layout, rank, homes(parts.strategy, parts.period))
         if rank == 0:
             findings.found |= provenance.provenance(parts)
         comparison = Comparison(of, fleet, problem, findings)

@@ -27,9 +27,12 @@ import torch.distributed as dist
 
 from coopsgd.blame import blame
 from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.fleet.base import Fleet
 from coopsgd.fleet.lookout import Lookout
+from coopsgd.fleet.memory import Memory
 from coopsgd.fleet.plan import Layout, layout_of
 from coopsgd.fleet.processes import Processes
+from coopsgd.fleet.shared import Shared
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.fleet.waits import FIRST, LAST, START, Wait, Waits
 from coopsgd.host import collector, files, signals, stdio
@@ -56,20 +59,31 @@ ALONE = 1.0  # seconds after a signal to a worker in which the command would hav
 UNTIMED = 1e6  # seconds, as good as for ever to torch, which counts milliseconds in 31 bits
 
 _slot: tuple[Board, int] | None = None  # where this process tells the command how far it is; none under torchrun
+_memory: Memory | None = None  # that of all processes of the run, if their rows lie in one
 
 
-def forked(folder: Path, rank: int, parent: int, console: int | None, work: Any, board: Board, store: str) -> None:
+def forked(
+    folder: Path,
+    rank: int,
+    parent: int,
+    console: int | None,
+    work: Any,
+    board: Board,
+    store: str,
+    memory: Memory | None,
+) -> None:
     """A worker of `coopsgd train`, in a fork of the command's process, which ends here.
 
     parent: pid of the command, with which the worker dies; console: file descriptor to talk to the user; work: what it does,
-    `work` below or a probe's; board: where it tells the command what becomes of it; store: the file that processes meet over.
+    `work` below or a probe's; board: where it tells the command what becomes of it; store: the file that processes meet over;
+    memory: where rows of all processes lie, if they do.
     """
-    global _slot
+    global _slot, _memory
     signals.default()  # a worker inside a collective must still end at once
     die_with(parent)
     tempfile.tempdir = None
     logging.disable(logging.NOTSET)
-    _slot = board, rank
+    _slot, _memory = (board, rank), memory
     for number, end in ((1, "out"), (2, "err")):
         stdio.redirect(number, folder / "logs" / f"rank{rank}.{end}", more=restarts() > 0)
     stdio.guard()
@@ -150,8 +164,7 @@ def work(
     settings = schema.load(folder / "config.yaml", trust)
     settings = replace(settings, processes=processes or settings.processes)
     parts = Parts(settings)
-    layout = layout_of(parts.strategy.schedule, settings.workers, settings.processes)
-    with joined(settings, layout, rank, store) as (fleet, device):
+    with joined(parts, rank, store) as (fleet, device):
         passed_over: list[str] = []
         with fleet.during(START):
             problem = parts.task.build(settings, fleet.workers, device)
@@ -168,7 +181,7 @@ def work(
             if rank == 0 and _slot is not None:
                 _slot[0].keep(notes)
             fleet.clock = clock_of(parts)
-            saved = None if found is None else found.state(layout, rank, homes(parts.strategy, parts.period))
+            saved = None if found is None else found.state(fleet.layout, rank, homes(parts.strategy, parts.period))
             keeper = Keeper(folder, parts.config, fleet, report, asked_by_signals())
             outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem), keeper, saved)
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
@@ -181,7 +194,7 @@ def work(
                 fleet.barrier()  # nobody saves before no first signal can end one whom it needs
                 whole = {"rows": outcome.x, **({} if outcome.stats is None else {"stats": outcome.stats})}
                 columns = sum(x.shape[1] for x in whole.values())
-                save = final.resolve(settings.save, layout.n, columns, outcome.x.element_size())
+                save = final.resolve(settings.save, fleet.layout.n, columns, outcome.x.element_size())
                 rows = {name: fleet.gather(x) for name, x in whole.items()} if save == "rows" else {}
                 more = {**getattr(problem, "facts", {}), "peak_memory": _peak_memory(fleet)}
                 more |= {"notes": [*notes, *late], "checkpoints": keeper.end(outcome.status == "diverged"), **report.facts}
@@ -198,7 +211,7 @@ def work(
     return outcome
 
 
-def _agreed(folder: Path, fleet: Stacked, note: Callable[[str], None]) -> checkpoints.Checkpoint | None:
+def _agreed(folder: Path, fleet: Fleet, note: Callable[[str], None]) -> checkpoints.Checkpoint | None:
     """The checkpoint that the run goes on from, the same in every process; None for a run that begins."""
     found = checkpoints.newest(folder, note) if fleet.rank == 0 else None
     step = int(fleet.total(torch.tensor([-1 if found is None else found.step], dtype=torch.float64) * (fleet.rank == 0)))
@@ -209,22 +222,34 @@ def _agreed(folder: Path, fleet: Stacked, note: Callable[[str], None]) -> checkp
 
 @contextlib.contextmanager
 def joined(
-    settings: schema.Config, layout: Layout, rank: int, store: str | Path | None
-) -> Iterator[tuple[Stacked, torch.device]]:
-    """This process made ready, and in one group with the others: the fleet of this layout, and where its rows are."""
+    parts: Parts, rank: int, store: str | Path | None, network: Layout | None = None
+) -> Iterator[tuple[Fleet, torch.device]]:
+    """This process made ready, and in one group with the others: the fleet of this config, and where its rows are.
+
+    network: the layout of a fleet that talks over the network, whatever the config says.
+    """
+    settings = parts.config
+    layout = network or layout_of(parts.strategy.schedule, settings.workers, settings.processes)
     collector.wake()
     torch.set_num_threads(settings.threads)
-    _keep_freed_memory()
+    keep_freed_memory()
     device = ready(settings.device)
     # the command that forked this process counts how long it waits, and leaves out what time all were suspended; gloo would not
     given = None if settings.timeout == "auto" else settings.timeout
     timeout = given or FIRST if _slot is None or device.type == "cuda" else UNTIMED
     waits = Waits(given, _tell)
     signals.handle("SIGCONT", waits.again)
+    if settings.processes == 1 or (_memory is not None and network is None):
+        with not_full():
+            yield (
+                Stacked(layout) if _memory is None or settings.processes == 1 else Shared(layout, rank, _memory, waits),
+                device,
+            )
+        return
     waits.begin("join", START, 0)
     with not_full(), _process_group(settings.processes, rank, device, timeout, store, waits) as lookout:
         waits.end()
-        yield Processes(layout, rank, timeout, waits, lookout) if settings.processes > 1 else Stacked(layout), device
+        yield Processes(layout, rank, timeout, waits, lookout), device
 
 
 def _tell(wait: Wait | None) -> None:
@@ -240,7 +265,7 @@ def _leave(
     outcome: Outcome,
     rows: dict[str, Any],
     places: dict[str, list[Place]],
-    fleet: Stacked,
+    fleet: Fleet,
     more: dict[str, Any],
     report: Report,
     came: signals.Noted,
@@ -320,7 +345,7 @@ def _found(parts: Parts, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _peak_memory(fleet: Stacked) -> int:
+def _peak_memory(fleet: Fleet) -> int:
     """Bytes: the largest resident size that any process of the run has reached so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = torch.zeros(fleet.layout.processes, dtype=torch.float64)
@@ -332,13 +357,10 @@ def _peak_memory(fleet: Stacked) -> int:
 def _process_group(
     processes: int, rank: int, device: torch.device, timeout: float, store: str | Path | None, waits: Waits
 ) -> Iterator[Lookout | None]:
-    """The default process group, for as long as it is needed; none for one process.
+    """The default process group, for as long as it is needed.
 
     Under torchrun, where no command looks at them, the processes look at each other.
     """
-    if processes == 1:
-        yield None
-        return
     wait, lookout = timedelta(seconds=timeout), None
     arguments: dict[str, Any] = {"backend": "gloo", "timeout": wait, "rank": rank, "world_size": processes}
     if device.type == "cuda":
@@ -376,7 +398,7 @@ def in_a_group() -> bool:
     return dist.is_initialized()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Ask glibc not to give freed activations back to the kernel, which would hand them out again page by page."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -10,7 +10,7 @@ from coopsgd.host import sizes
 from coopsgd.optim import SQUARES
 from coopsgd.setup import values
 from coopsgd.setup.parts import Parts
-from coopsgd.setup.schema import DEVICES, DTYPES, ENGINES, GROUPS, NORM_STATS, SAVES, SIZES, Config
+from coopsgd.setup.schema import DEVICES, DTYPES, ENGINES, FLEETS, GROUPS, NORM_STATS, SAVES, SIZES, Config
 
 LONGEST = 1e8  # seconds that a process can wait for another: three years
 MOST_THREADS = 1024  # torch's of one process
@@ -67,7 +67,7 @@ def scalars(config: Config) -> None:
                 values.seconds_of("checkpoint_every", every)
         elif isinstance(every, bool) or not isinstance(every, int) or every < 0:
             raise ConfigError(f"checkpoint_every: must be steps, 1epoch, 5rounds, a time as in 10min, auto or 0, got {every!r}")
-    for name, known in (("dtype", DTYPES), ("save", SAVES), ("engine", ENGINES), ("device", DEVICES)):
+    for name, known in (("dtype", DTYPES), ("save", SAVES), ("engine", ENGINES), ("device", DEVICES), ("fleet", FLEETS)):
         if getattr(config, name) not in known:
             raise ConfigError(f"{name}: must be one of {', '.join(known)}, got {getattr(config, name)!r}")
     seconds = config.timeout

@@ -245,7 +245,26 @@ def placed(checked: Checked, gpus: int, look: bool = False, at_once: int = 1) ->
     if threads == "auto":
         threads = max(1, processors.cores() // at_once // processes)
     found = replace(config, device=device, processes=processes, threads=threads)
+    found = replace(found, fleet=_fleet(found, look))
     return replace(checked, parts=checked.parts.but(found), notes=notes)
+
+
+def _fleet(config: Config, look: bool) -> str:
+    """How the processes of a placed config meet; auto where there is one of them."""
+    several = (
+        "is for the processes of one machine, got launch=false"
+        if not config.launch
+        else f"keeps models where the processors are, got device={config.device}"
+        if config.device != "cpu"
+        else None
+        if (why := processors.share_memory()) is None
+        else f"needs memory files (memfd), of which there is none here ({why})"
+    )
+    if config.fleet == "shared" and several and not look:
+        raise ConfigError(f"fleet: shared {several}; use fleet=processes")
+    if config.fleet != "auto" or config.processes == 1:
+        return config.fleet
+    return "processes" if several else "shared"
 
 
 def _value(node: Mapping[str, Any], name: str) -> Any:

@@ -21,6 +21,7 @@ GROUPS = ("algo", "period", "topology", "task", "model", "data", "partition", "o
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 DTYPES = tuple(SIZES)
 DEVICES = ("auto", "cpu", "cuda")
+FLEETS = ("auto", "shared", "processes")
 ENGINES = ("auto", "loop", "vmap", "bmm")
 NORM_STATS = ("average", "local", "recalibrate")
 SAVES = ("auto", "rows", "answer", "best", "none")
@@ -127,6 +128,13 @@ class Config:
         identity=False,
         unit="threads",
         type="int or auto",
+    )
+    fleet: str = key(
+        "auto",
+        "how several processes hold the models: shared, in one memory; processes, each its own, over the network; auto: shared "
+        "on one machine's CPU",
+        identity=False,
+        words=FLEETS,
     )
     steps: Any = key(
         None,
@@ -248,7 +256,7 @@ def dumps(config: Config) -> str:
 
 def load(path: Path, trust: bool = False) -> Config:
     """Read a frozen config back, of this format or an older one. trust: it may name code to import, as the user's words may."""
-    keys = {"stop": None} | upgraded(path, yamls.keys(path))
+    keys = {"stop": None, "fleet": "processes"} | upgraded(path, yamls.keys(path))
     found = (Config if trust else UntrustedConfig)(**{k: v for k, v in keys.items() if k in KEYS})
     _refuse_unfrozen(path, found)
     return beside_it(found, path.parent)

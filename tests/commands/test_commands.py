@@ -25,7 +25,7 @@ def test_bare_coopsgd_is_help(cli):
 
 
 def test_show_is_the_same_for_people_and_programs(cli):
-    ended = cli("show", "algo=easgd", "workers=4", "--json")
+    ended = cli("show", "algo=easgd", "workers=4", "fleet=processes", "--json")
     found = json.loads(ended.out)
     assert found["zeta"] == pytest.approx(4 / 6) and found["aux"] == 1 and found["tau"] == 10
     (factor,) = found["factors"]
@@ -36,16 +36,17 @@ def test_show_is_the_same_for_people_and_programs(cli):
     assert found["schedule"][0]["messages"] == 6
     d = 64 * 200 + 200 + 200 * 10 + 10
     assert found["parameters"] == d and found["schedule"][0]["bytes_per_worker_mean"] == 6 / 4 * d * 4
-    people = cli("show", "algo=easgd", "workers=4").out
+    people = cli("show", "algo=easgd", "workers=4", "fleet=processes").out
     for message in ("worker 3", "aux 0", "zeta", "0.666667", "all-reduce", "after step"):
         assert message in people
 
 
 def test_show_tells_each_way_of_carrying_out(cli):
-    assert "messages along edges" in cli("show", "algo=dpsgd", "workers=8", "processes=8").out
-    assert "all-reduce of the average" in cli("show", "algo=pasgd", "workers=8", "processes=4").out
+    assert "messages along edges" in cli("show", "algo=dpsgd", "workers=8", "processes=8", "fleet=processes").out
+    assert "all-reduce of the average" in cli("show", "algo=pasgd", "workers=8", "processes=4", "fleet=processes").out
+    assert "slice of the columns" in cli("show", "algo=pasgd", "workers=8", "processes=4", "device=cpu").out
     assert "nothing is sent" in cli("show", "algo=pasgd", "workers=8", "processes=1").out
-    assert "all-reduce of the average" in cli("show", "algo=fullsync").out
+    assert "all-reduce of the average" in cli("show", "algo=fullsync", "fleet=processes").out
 
 
 def test_flags_are_no_words_of_show(cli):

@@ -17,6 +17,7 @@ WIDE = (
     "task.dim=50000",
     "workers=4",
     "processes=4",
+    "fleet=processes",
     "tau=1",
     "eval_every=0",
     "save=none",

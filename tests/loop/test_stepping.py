@@ -13,9 +13,10 @@ import torch
 from conftest import needs
 from playing import MLP, QUADRATIC, play, settle
 
+from coopsgd.fleet.stacked import reserved
 from coopsgd.loop import inner as inner_optimiser
 from coopsgd.loop.inner import Inner
-from coopsgd.loop.stepping import Steps, reserved
+from coopsgd.loop.stepping import Steps
 from coopsgd.mixing.static import Average
 from coopsgd.optim import SGD, Adam
 from coopsgd.registry import lookup
@@ -188,7 +189,7 @@ class Counting:
 def test_steps_up_to_the_next_look_are_asked_for_at_once():
     x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
     inner = Inner(SGD(lr=0.5), Constant(), x, workers=2, steps=6)
-    steps = Steps(problem, inner, x, None, [], None, fusing=True, unwatched=lambda k: 4 - k % 4)
+    steps = Steps(problem, inner, x, None, [], None, fusing=True, unwatched=lambda k: 4 - k % 4, zeros_like=reserved)
     losses = [float(steps.descend(k, None, np.full(2, k))[0]) for k in range(6)]
     assert problem.asked == [("descend", 0, 4), ("descend", 4, 4)]
     assert losses == [1.5 * 0.25**k for k in range(6)]
@@ -207,7 +208,7 @@ def test_steps_up_to_the_next_look_are_asked_for_at_once():
 def test_a_gradient_is_stored_and_a_direction_stepped_along(settings, clip, fusing, fused):
     x, problem = torch.ones(2, 3, dtype=torch.float64), Counting()
     inner = Inner(settings, Constant(), x, workers=2, steps=1)
-    steps = Steps(problem, inner, x, None, [], clip, fusing, lambda k: 1)
+    steps = Steps(problem, inner, x, None, [], clip, fusing, lambda k: 1, reserved)
     assert steps.fused == fused and problem.asked == []
     loss, grad = steps.gradients(0, None, np.zeros(2, dtype=int))
     assert problem.asked == [("gradients", 0)]

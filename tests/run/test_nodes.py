@@ -175,7 +175,7 @@ def test_signals_under_torchrun(on_this_machine, cli, tmp_path):
     assert again.wait(HANG) == 0, (tmp_path / "agent.txt").read_text()
     run = coopsgd.Run(folder)
     assert run.summary["status"] == "completed" and run.summary["resumed"][-1]["from"] == at
-    assert cli("train", *WORDS[:-5], *SHORT, "processes=2", "hydra.run.dir=one").code == 0
+    assert cli("train", *WORDS[:-5], *SHORT, "processes=2", "fleet=processes", "hydra.run.dir=one").code == 0
     assert (run.rows() == coopsgd.Run(tmp_path / "one").rows()).all()
 
 

@@ -34,7 +34,7 @@ def work(
     screen = None if rank or console is None else stdio.stream(console)
     parts = Parts(settings)
     layout = Layout(settings.workers, 0, settings.processes)  # a probe has no auxiliary models
-    with worker.joined(settings, layout, rank, store) as (fleet, device):
+    with worker.joined(parts, rank, store, network=layout) as (fleet, device):
         problem = parts.task.build(settings, fleet.workers, device)
 
         def tell(text: str) -> None:

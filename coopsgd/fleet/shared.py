@@ -1,0 +1,220 @@
+"""Several processes of one host, whose rows lie in one memory: a verb is a pass over that, and sends nothing.
+
+Each process computes its rows, and at a verb a slice of the *columns* of all rows, between two meetings. So any W costs one
+pass over the memory, and the sums are those that one process would make.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coopsgd.fleet import plan as plans
+from coopsgd.fleet.base import Common, Fleet, Rows
+from coopsgd.fleet.local import Local
+from coopsgd.fleet.memory import Meeting, Memory
+from coopsgd.fleet.price import Price
+from coopsgd.fleet.waits import FIRST, Waits
+from coopsgd.mixing.matrix import WHOLE
+
+ALIGNED = 16  # numbers: slices of columns begin at multiples of it
+SPINS = 20  # looks before a process sleeps, where each has a core
+
+
+@dataclass
+class _Lent:
+    """All rows of what a verb is about, (n, d) in the order of the processes; `mine` of them belong to x, which may be them."""
+
+    all: Tensor
+    x: Tensor | None  # what is to be copied back; None where x lies there itself
+    mine: Tensor
+
+
+class Shared(Fleet):
+    """An equal share of the workers in each process of this host; each auxiliary row has one owner."""
+
+    def __init__(self, layout: plans.Layout, rank: int, memory: Memory, waits: Waits | None = None) -> None:
+        super().__init__(replace(layout, replicated=not layout.v), rank)
+        self._memory, self._waits = memory, waits or Waits(FIRST)
+        cores = len(os.sched_getaffinity(0))
+        self._meeting = Meeting(memory, rank, SPINS if layout.processes <= cores else 0)
+        self._order = np.array([row for q in range(layout.processes) for row in self.layout.rows(q)])
+        at = sum(len(self.layout.rows(q)) for q in range(rank))
+        self._here = slice(at, at + self.local_rows)
+        self._whole: dict[int, Tensor] = {}  # address of the rows here -> all of them
+        self._free: dict[Any, list[Tensor]] = {}
+
+    # where rows lie
+
+    def rows(self, start: Tensor) -> Rows:
+        first = self._taken("pick", 1, start.shape[1], start.dtype)
+        if self.rank == 0:
+            first.copy_(start)
+        self._meet("broadcast")
+        x = self.zeros_like(start.expand(self.local_rows, -1))
+        x.copy_(first)
+        self._meet("broadcast")
+        self._given_back("pick", first)
+        return x
+
+    def zeros_like(self, x: Rows) -> Rows:
+        everything = self._memory.room(self.layout.n, x.shape[1], x.dtype)
+        mine = everything[self._here]
+        self._whole[mine.data_ptr()] = everything
+        return mine
+
+    def _lent(self, x: Rows, back: bool) -> _Lent:
+        found = self._whole.get(x.data_ptr())
+        if found is not None and found.dtype == x.dtype and (mine := found[self._here]).shape == x.shape and x.is_contiguous():
+            return _Lent(found, None, mine)
+        everything = self._taken("rows", self.layout.n, x.shape[1], x.dtype)
+        mine = everything[self._here]
+        mine.copy_(x)
+        return _Lent(everything, x if back else None, mine)
+
+    def _returned(self, lent: _Lent) -> None:
+        if lent.x is not None:
+            lent.x.copy_(lent.mine)
+        if lent.mine.data_ptr() not in self._whole:
+            self._given_back("rows", lent.all)
+
+    def _taken(self, use: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """Shared room that is not in use; what is in it is undefined.
+
+        Each use has its own, since they differ in when others may still read it: of "rows" each process reads its own at last,
+        a "mean" is read to the end but written only after a meeting, "pick" and "total" end with a meeting.
+        """
+        free = self._free.setdefault((use, rows, columns, dtype), [])
+        return free.pop() if free else self._memory.room(rows, columns, dtype)
+
+    def _given_back(self, use: str, room: Tensor) -> None:
+        self._free[(use, *room.shape, room.dtype)].append(room)
+
+    # meeting
+
+    def _meet(self, verb: str) -> None:
+        self._meeting.arrive()
+        self._met(verb)
+
+    def _met(self, verb: str) -> None:
+        if not self._meeting.all_here():
+            with self._may_wait(verb):
+                self._meeting.meet()
+
+    @contextmanager
+    def _may_wait(self, verb: str) -> Iterator[None]:
+        """Inside, this process may have to wait for another."""
+        self._waits.begin(verb, self.activity, self.step)
+        try:
+            yield
+        finally:
+            self._waits.end()
+
+    def _slice(self, d: int) -> slice:
+        """The columns of d that are this process's at a verb."""
+        share = -(-d // (ALIGNED * self.layout.processes)) * ALIGNED
+        return slice(min(d, self.rank * share), min(d, (self.rank + 1) * share))
+
+    # verbs
+
+    def _lowered(self, plan: plans.Plan) -> Local:
+        inside = plan.rest.local(self._order)
+        return Local(inside.dense() if len(self._order) <= WHOLE else inside)
+
+    @cached_property
+    def _planned_for(self) -> plans.Layout:
+        return replace(self.layout, processes=1, replicated=False)
+
+    def _wire(self, price: Price) -> Price:
+        return Price(0, np.zeros(self.layout.processes))
+
+    def _mix(self, lowered: Local, xs: tuple[Rows, ...]) -> Callable[[], None]:
+        with self._waiting("mix"):
+            lent = [self._lent(x, back=True) for x in xs]
+            self._meeting.arrive()
+
+        def finish() -> None:
+            with self._waiting("mix"):
+                self._met("mix")
+                for one in lent:
+                    columns = self._slice(one.all.shape[1])
+                    lowered(one.all[:, columns])
+                self._meet("mix")
+                for one in lent:
+                    self._returned(one)
+
+        return finish
+
+    def _mean(self, x: Rows) -> Callable[[], Common]:
+        with self._waiting("mean"):
+            lent, mean = self._lent(x, back=False), self._taken("mean", 1, x.shape[1], x.dtype)
+            self._meeting.arrive()
+
+        def finish() -> Common:
+            with self._waiting("mean"):
+                self._met("mean")
+                columns = self._slice(x.shape[1])
+                if columns.stop > columns.start:
+                    rows = lent.all[:, columns]
+                    torch.mean(rows if self._workers is None else rows[self._workers], 0, keepdim=True, out=mean[:, columns])
+                self._meet("mean")
+                found = mean.clone()
+                self._returned(lent)
+                self._given_back("mean", mean)
+                return found
+
+        return finish
+
+    @cached_property
+    def _workers(self) -> Tensor | None:
+        """Which of all rows are workers; None: all."""
+        return torch.from_numpy(np.flatnonzero(self._order < self.m)) if self.v else None
+
+    def _pick(self, x: Rows, i: int) -> Callable[[], Common]:
+        row = self._taken("pick", 1, x.shape[1], x.dtype)
+        owner = self._owner(i)
+        with self._waiting("pick"):
+            if owner == self.rank:
+                row.copy_(x[self.layout.rows(owner).index(i)])
+            self._meeting.arrive()
+
+        def finish() -> Common:
+            with self._waiting("pick"):
+                self._met("pick")
+                found = row.clone()
+                self._meet("pick")
+                self._given_back("pick", row)
+                return found
+
+        return finish
+
+    def total(self, values: Tensor) -> Tensor:
+        parts = self._taken("total", self.layout.processes, values.numel(), values.dtype)
+        parts[self.rank] = values.flatten()
+        self._meet("total")
+        summed = parts.sum(0).view(values.shape)
+        self._meet("total")
+        self._given_back("total", parts)
+        return summed
+
+    def gather(self, x: Rows) -> Tensor | None:
+        lent = self._lent(x, back=False)
+        self._meet("gather")
+        found = None
+        if self.rank == 0:
+            found = torch.empty_like(lent.all)
+            found[torch.from_numpy(self._order)] = lent.all
+        self._meet("gather")
+        self._returned(lent)
+        return found
+
+    def barrier(self) -> None:
+        self._meet("barrier")

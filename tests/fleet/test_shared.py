@@ -1,0 +1,180 @@
+"""Rows in one memory: every verb is what one process makes of all rows, to the bit, and nothing is sent."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import arrays as matrices
+import numpy as np
+import pytest
+import torch
+from playing import CNN, MLP, QUADRATIC, fleet_of, play, settle
+
+from coopsgd.fleet import memory
+from coopsgd.fleet.memory import Meeting, Memory
+from coopsgd.fleet.plan import Layout
+from coopsgd.mixing.graphs import Ring
+from coopsgd.mixing.matrix import frozen
+
+M = 8
+
+
+def matrix(kind: str, v: int) -> np.ndarray:
+    """(M + v, M + v)"""
+    if kind == "random":
+        return np.random.default_rng(v).normal(size=(M + v, M + v))
+    W = np.eye(M + v)
+    if kind == "elastic":
+        for a in range(v):
+            some = np.arange(a, M, v)
+            W[some, M + a] = W[M + a, some] = 0.1
+            W[some, some], W[M + a, M + a] = 0.9, 1 - 0.1 * len(some)
+    else:
+        W[:M, :M] = matrices.average(M) if kind == "average" else matrices.metropolis(Ring().adjacency(M, 0))
+    return W
+
+
+def verbs(rank, processes, v, W, x, dtype, owned):
+    """What each verb makes of x (M + v, d): at once, of rows that lie in the memory or not; begun, then disturbed."""
+    fleet = fleet_of(Layout(M, v, processes), rank, shared=True)
+    rows = fleet.layout.rows(rank)
+    mine = torch.from_numpy(x[rows]).to(dtype)
+    if owned:
+        given = fleet.rows(torch.zeros(1, x.shape[1], dtype=dtype))
+        given.copy_(mine)
+    else:
+        given = mine.clone()
+    W = frozen(W)
+    found = {"gather": fleet.gather(given), "total": fleet.total(torch.tensor([1.0 + rank, 2.0], dtype=torch.float64))}
+    found["mean"], found["pick"] = fleet.mean(given), [fleet.pick(given, i) for i in (0, M - 1, M + v - 1)]
+    one, two = fleet.mean(given, given[:, :3].contiguous())
+    found["means"] = torch.cat([one, two], dim=1)
+    begun = [fleet.later(fleet.mix, W, given)]
+    given += 1
+    begun += [fleet.later(fleet.mix, W, given), fleet.later(fleet.mean, given), fleet.later(fleet.pick, given, M - 1)]
+    given -= 1
+    found["later"] = [pending.wait() for pending in begun]
+    other = given[:, :5].clone()
+    mixed = fleet.mix(W, given, other)
+    assert mixed[0] is given
+    found["mix"] = mixed
+    return rows, found, (fleet.ledger.messages, fleet.ledger.bytes), fleet.ledger.wire_bytes
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("v", [0, 1, 3])
+@pytest.mark.parametrize("kind", ["average", "ring", "elastic", "random"])
+def test_every_verb_is_that_of_one_process(process_groups, kind, v, processes):
+    dtype, d = (torch.float32, 777) if v == 1 else (torch.float64, 20_011 if v else 7)
+    W, x = matrix(kind, v), np.random.default_rng(1).normal(size=(M + v, d))
+    _, alone, charged, _ = verbs(0, 1, v, W, x, dtype, owned=False)
+    for owned in (False, True):
+        for rows, found, logical, wire in process_groups(processes)(verbs, processes, v, W, x, dtype, owned):
+            assert (logical, wire) == (charged, 0)
+            np.testing.assert_array_equal(found["total"], [processes * (processes + 1) / 2, 2 * processes])
+            if rows[0] == 0:
+                assert torch.equal(found["gather"], alone["gather"])
+            close = {"rtol": 0, "atol": 1e-14 if dtype == torch.float64 else 1e-6}
+            torch.testing.assert_close(found["mean"], alone["mean"], **close)
+            torch.testing.assert_close(found["means"], alone["means"], **close)
+            assert all(map(torch.equal, found["pick"], alone["pick"]))
+            for mine, whole in zip((*found["mix"], *found["later"][:2]), (*alone["mix"], *alone["later"][:2]), strict=True):
+                torch.testing.assert_close(mine, whole[rows], rtol=0, atol=20 * close["atol"])
+            torch.testing.assert_close(found["later"][2], alone["later"][2], **close)
+            assert torch.equal(found["later"][3], alone["later"][3])
+
+
+ALGORITHMS = {
+    "pasgd": ("tau=3", "optim.momentum=0.9"),
+    "easgd": ("tau=3",),
+    "fedavg": ("tau=3", "algo.fraction=0.5"),
+    "dpsgd": ("topology=ring", "tau=2", "delay=1"),
+    "one_peer": ("tau=1", "delay=tau"),
+    "parameter_server": ("tau=2",),
+    "hierarchical": ("tau=2", "order=cta"),
+    "matching": ("tau=2",),
+    "fullsync": (),
+    "gea": ("tau=2",),
+}
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_kind_of_algorithm_goes_the_same_way(process_groups, algo):
+    words = (*QUADRATIC, f"algo={algo}", *ALGORITHMS[algo], "fleet=shared")
+    alone = play(process_groups, 1, *words)
+    for processes in (2, 4):
+        played = play(process_groups, processes, *words)
+        np.testing.assert_allclose(played.x, alone.x, rtol=0, atol=1e-12 * np.abs(alone.x).max())
+        np.testing.assert_allclose(played.answer, alone.answer, rtol=0, atol=1e-12 * np.abs(alone.x).max())
+        assert played.logical == alone.logical
+        assert played.wire_bytes == 0
+
+
+@pytest.mark.parametrize("norm_stats", ["average", "recalibrate"])
+def test_statistics_ride_along(process_groups, norm_stats):
+    words = (*CNN, "model.norm=batch", "algo=pasgd", "tau=3", "workers=4", "batch_size=8", "steps=9")
+    alone, played = (play(process_groups, p, *words, f"norm_stats={norm_stats}", "fleet=shared") for p in (1, 4))
+    np.testing.assert_allclose(played.x, alone.x, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(played.stats, alone.stats, rtol=0, atol=1e-11)
+
+
+def test_everybody_waits_for_everybody():
+    """Whoever is late, nobody is past a meeting before all have come to it, also where the count begins anew."""
+    seen = _meetings(4, rounds=60)
+    assert [sorted(seen[4 * r : 4 * r + 4]) for r in range(60)] == [[r] * 4 for r in range(60)]
+
+
+def test_where_there_is_no_futex(monkeypatch):
+    monkeypatch.setattr(memory, "FUTEX", {})
+    seen = _meetings(3, rounds=20)
+    assert [sorted(seen[3 * r : 3 * r + 3]) for r in range(20)] == [[r] * 3 for r in range(20)]
+
+
+def _meetings(processes: int, rounds: int) -> list[int]:
+    """The rounds that threads of a few processes write down, in the order in which they do, before each meeting."""
+    from threading import Lock, Thread
+
+    room, seen, lock = Memory(processes), [], Lock()
+
+    def member(rank: int) -> None:
+        meeting, draw = Meeting(room, rank, spins=rank), random.Random(rank)
+        meeting._n = start
+        for r in range(rounds):
+            time.sleep(draw.choice([0, 0, 0.002]))
+            with lock:
+                seen.append(r)
+            meeting.arrive()
+            meeting.meet()
+
+    start = 2**32 - rounds // 2
+    slots = room.slots()
+    for rank in range(processes):
+        slots[memory.SLOT * rank] = start
+    threads = [Thread(target=member, args=(rank,)) for rank in range(processes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    room.close()
+    return seen
+
+
+def test_room_is_not_taken_twice_and_takes_memory_only_when_written():
+    import os
+
+    room = Memory(2)
+    other = Memory(2, room.path)
+    first, second = (one.room(3, 5, torch.float64) for one in (room, other))
+    first[1, 2] = 7
+    assert second[1, 2] == 7
+    assert not room.room(3, 5, torch.float32).any()
+    room.room(1 << 12, 1 << 20, torch.float32)  # 16 GB that nobody writes
+    assert os.fstat(room._file).st_blocks * 512 < 1 << 20
+    room.clear()
+    assert not first.any()
+    room.close(), other.close()
+
+
+def test_settings(capsys):
+    assert settle((*MLP, "fleet=shared")).fleet == "shared"
