@@ -27,7 +27,7 @@ from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.shared import Shared
 from coopsgd.mixing.graphs import Ring
 from coopsgd.mixing.static import Average, Elastic, Gossip
-from coopsgd.run.worker import keep_freed_memory
+from coopsgd.run.group import keep_freed_memory
 
 P = 4
 SECONDS = 0.5  # about as long does one way take in one turn

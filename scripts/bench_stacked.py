@@ -28,7 +28,7 @@ from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.host import processors
 from coopsgd.loop.stepping import Steps
-from coopsgd.run.worker import keep_freed_memory
+from coopsgd.run.group import keep_freed_memory
 from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 from coopsgd.tasks.networks import network

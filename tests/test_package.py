@@ -130,7 +130,7 @@ def test_imports_point_one_way():
     grammar = {"setup/words.py", "setup/sweeps.py"}  # they parse words; nothing is composed there
     assert importers("hydra") == composers | grammar
     distributed = {"fleet/processes.py", "fleet/world.py", "fleet/lookout.py"}
-    assert importers("torch.distributed") == {"run/launch.py", "run/worker.py", *distributed, "testing/processes.py"}
+    assert importers("torch.distributed") == {"run/launch.py", "run/group.py", *distributed, "testing/processes.py"}
     assert importers("coopsgd.fleet.stacked") <= {
         "run/worker.py",
         "fleet/processes.py",

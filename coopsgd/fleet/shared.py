@@ -96,7 +96,8 @@ class Shared(Fleet):
         return free.pop() if free else self._memory.room(rows, columns, dtype)
 
     def _given_back(self, use: str, room: Tensor) -> None:
-        self._free[(use, *room.shape, room.dtype)].append(room)
+        rows, columns = room.shape
+        self._free[use, rows, columns, room.dtype].append(room)
 
     # meeting
 

@@ -16,7 +16,7 @@ from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.host import files, stdio
 from coopsgd.host.child import die_with
 from coopsgd.registry import guarded
-from coopsgd.run import attempt, worker
+from coopsgd.run import attempt, group, worker
 from coopsgd.run.folders import diverged, in_use_by_us
 from coopsgd.run.keeper import Stopped
 from coopsgd.run.reader import summary_of
@@ -59,7 +59,7 @@ def _leave(code: int, said: str) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    if worker.in_a_group():
+    if group.in_a_group():
         os._exit(code)
     sys.exit(code)
 

@@ -32,7 +32,7 @@ def slow_evaluations(floor: float, first: float) -> None:
     evaluate = QuadraticProblem.evaluate
 
     def slow(self, *arguments):
-        time.sleep(1.5)
+        time.sleep(3)
         return evaluate(self, *arguments)
 
     QuadraticProblem.evaluate = slow

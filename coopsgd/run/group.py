@@ -1,0 +1,75 @@
+"""The process group of a run that talks over the network, and what a process does with memory that it has freed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from coopsgd.errors import RunFailed
+from coopsgd.fleet.lookout import Lookout
+from coopsgd.fleet.waits import Waits
+
+
+@contextlib.contextmanager
+def process_group(
+    processes: int, rank: int, device: torch.device, timeout: float, store: str | Path | None, waits: Waits
+) -> Iterator[Lookout | None]:
+    """The default process group, for as long as it is needed.
+
+    Under torchrun, where no command looks at them, the processes look at each other.
+    """
+    wait, lookout = timedelta(seconds=timeout), None
+    arguments: dict[str, Any] = {"backend": "gloo", "timeout": wait, "rank": rank, "world_size": processes}
+    if device.type == "cuda":
+        arguments |= {"backend": "nccl", "device_id": device}
+    if store is not None:  # one machine: meet over a file, talk over loopback, need no port and no name service
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+        arguments["store"] = dist.FileStore(str(store), processes)
+    else:
+        try:
+            arguments["store"] = met = next(dist.rendezvous("env://", rank, processes, timeout=wait))[0]
+        except dist.DistError as error:
+            at = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise RunFailed(f"worker process {rank} cannot reach the others at {at} ({str(error).splitlines()[0]})") from None
+        lookout = Lookout(rank, processes, met, waits, timeout)
+        lookout.meet()
+    began = time.monotonic()
+    try:
+        try:
+            dist.init_process_group(**arguments)
+        except RuntimeError as error:
+            raise error if lookout is None else lookout.failure(began, error) from error
+        yield lookout
+    except BaseException as error:
+        if lookout is not None and not isinstance(error, RunFailed):
+            lookout.leave(error)
+        raise
+    finally:
+        if lookout is not None:
+            lookout.close()
+    dist.destroy_process_group()  # after a failure the process ends instead: peers may never answer
+
+
+def in_a_group() -> bool:
+    """Does this process have a process group, and so threads of torch's?"""
+    return dist.is_initialized()
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc not to give freed activations back to the kernel, which would hand them out again page by page."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-2, 1 << 26)  # M_TOP_PAD
