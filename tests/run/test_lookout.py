@@ -166,6 +166,6 @@ def test_a_dead_link_is_named(torchrun, cli, tmp_path):
     ), here
     assert re.search(
         rf"worker process 1 waited 5 s \(timeout\) at the \w+ of {WHERE}, and torchrun, at 10.77.0.1:29412, over "
-        "which others say what they wait for, does not answer: it hangs, or the network to it is down",
+        "which others say what they wait for, does not answer; it hangs, or the network to it is down",
         there,
     ), there
