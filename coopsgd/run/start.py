@@ -130,4 +130,6 @@ def _summarise(folder: Path, parts: Parts, error: RunFailed | Interrupted) -> No
 
         events.end(folder, status)
     except OSError as full:
-        print(f"{full.filename} cannot be written ({full.strerror})", file=sys.stderr, flush=True)
+        name = full.filename if "summary.json" not in str(full.filename) else folder / "summary.json"  # not a half of it
+        if f"{name} cannot be written" not in str(error):  # which is told anyway
+            print(f"{name} cannot be written ({full.strerror})", file=sys.stderr, flush=True)

@@ -79,7 +79,7 @@ def test_ten_that_resume(cli, started, tmp_path):  # noqa: F811
     (tmp_path / "r" / "summary.json").unlink()
     ended = at_once(started, "resume", "r")
     lines = [one.lines for one in ended if one.code]
-    went_on = [one for one in ended if "goes on from step 20" in one.out]
+    went_on = [one for one in ended if "goes on from step 40" in one.out]
     assert len(went_on) == 1 and all("is in use by another coopsgd" in line for (line,) in lines), ended
     assert all(one.code in (0, 2) for one in ended)
     run = coopsgd.Run(tmp_path / "r")

@@ -130,7 +130,7 @@ def test_every_write_that_is_refused(cli, tmp_path, error, place):
     if ended.code:
         assert sum(said in line for line in ended.lines) <= 2, ended.err
     found = checkpoints.newest(tmp_path / "r", print)
-    assert found is not None and found.step == (20 if place == "checkpoint" else 80)
+    assert found is not None and found.step == (20 if place == "checkpoint" else 100)
     steps = [json.loads(line)["step"] for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(0, steps[-1] + 1, 10)) and (place == "lines" or steps[-1] == 100)
     if place != "summary":
