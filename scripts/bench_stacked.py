@@ -86,7 +86,7 @@ def stacked(settings: schema.Config, warm: int, rounds: int, stored: bool) -> tu
     problem = Parts(settings).task.build(settings, range(m), torch.device("cpu"))
     x = fleet.rows(problem.start())
     inner = Inner(SGD(lr=0.1), Constant(), x, m, TAU * (warm + rounds))
-    steps = Steps(problem, inner, x, None, [], None, not stored, lambda k: TAU - k % TAU)
+    steps = Steps(problem, inner, x, None, [], None, not stored, lambda k: TAU - k % TAU, fleet.zeros_like)
     clock = Clock()
     for r in range(warm + rounds):
         if r == warm:
