@@ -18,6 +18,7 @@ from coopsgd.compare.groups import Group
 from coopsgd.compare.measures import AXES
 from coopsgd.host import files
 from coopsgd.run import styles
+from coopsgd.run.schema import label
 from coopsgd.run.styles import Style
 
 if TYPE_CHECKING:
@@ -36,22 +37,7 @@ BUDGET: dict[str, Any] = {"color": styles.GREY, "linestyle": (0, (1, 1.5)), "lin
 ALGO = ("algo", "algo.name")
 COMMON = "".join(map(chr, range(32, 127))) + "\u2009\u2212\u00b2\u00d7"  # letters that most figures take
 LETTER = 0.052  # inches of one in a legend, about
-WORDS = {  # of metrics, for a reader of a paper
-    "eval/loss": "test loss",
-    "eval/accuracy": "test accuracy",
-    "eval/r2": "test R²",
-    "eval/f1": "test F1",
-    "eval/accuracy_worst": "test accuracy of the worst worker",
-    "eval/accuracy_best": "test accuracy of the best worker",
-    "train/loss": "training loss",
-    "consensus": "consensus distance",
-    "consensus_after": "consensus distance after mixing",
-    "eval/grad2": "squared norm of the gradient",
-    "eval/grad2_mean": "mean squared norm of the gradient",
-    "tau": "τ, local steps of a round",
-    "optim.lr": "learning rate",
-    "workers": "workers",
-}
+WORDS = {"tau": "τ, local steps of a round", "optim.lr": "learning rate"}  # of keys; metrics have theirs in the schema
 
 
 def styles_of(groups: Sequence[Group]) -> dict[Group, Style]:
@@ -75,7 +61,7 @@ def _ended(group: Group) -> str:
 
 def words_of(name: str) -> str:
     """What an axis of this metric or key is called: for a reader of a paper, where there are words for it."""
-    return WORDS.get(name, name)
+    return WORDS.get(name) or label(name)
 
 
 def stem(name: str) -> str:

@@ -15,6 +15,7 @@ from coopsgd.compare.groups import said, word
 from coopsgd.compare.measures import AXES, Budget, amount
 from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean
+from coopsgd.run.schema import label
 
 FORMATS = ("markdown", "csv", "json", "latex")
 ENDINGS = {"markdown": "md", "csv": "csv", "json": "json", "latex": "tex"}
@@ -98,14 +99,14 @@ def end(comparison: Comparison) -> str:
 
 
 # axis, heading
-UNTIL = (("steps", "steps to it"), ("bytes", "sent to it"), ("seconds", "time to it"), ("sim_seconds", "simulated to it"))
+UNTIL = (("steps", "steps to it"), ("bytes", "sent to it"), ("seconds", "time to it"), ("sim_seconds", "simulated time to it"))
 OVERALL = (  # of a row, axis, heading
-    ("step", "steps", "steps"),
-    ("rounds", "rounds", "rounds"),
-    ("messages", "rounds", "messages"),
-    ("bytes", "bytes", "sent"),
-    ("train_s", "seconds", "time"),
-    ("sim_s", "sim_seconds", "simulated"),
+    ("step", "steps", label("step")),
+    ("rounds", "rounds", label("rounds")),
+    ("messages", "rounds", label("messages")),
+    ("bytes", "bytes", label("bytes")),
+    ("train_s", "seconds", label("train_s")),
+    ("sim_s", "sim_seconds", label("sim_s")),
 )
 
 

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from coopsgd.commands import running
 from coopsgd.commands.design import advice
+from coopsgd.compare import drawing, formats
 from coopsgd.run import console, schema, sweep
 from coopsgd.run.metrics import Files
 
@@ -122,7 +123,9 @@ def test_a_number_is_called_the_same_wherever_a_person_reads_it(capsys):
     grid = running.grid([found])
     assert {str(column.header) for column in grid.columns} - {"run", "status", "age"} <= labels
     assert {*advice.COLUMNS} & {"steps", "test loss"} == {schema.label("step"), schema.label("eval/loss")}
+    assert {head for _, _, head in formats.OVERALL} <= labels
     for name, metric in schema.METRICS.items():
+        assert name == "tau" or drawing.words_of(name) == metric.label
         assert schema.about(name).startswith(f"{metric.label}, `{name}`")
 
 
