@@ -6,6 +6,7 @@ is that file, beside the commands.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -30,12 +31,14 @@ NOT_RUN = {
     "make train": "test_package runs it",
     "make test": "that is this",
 }
+EXTRA = "its package is one of the extra export, and not here"  # tests/compare/test_export.py runs them where it is
 # What makes a line short, by its verb: such words stand in place of those of the line, all others as they are
 SHORT = {"train": {"steps": "20"}, "design": {"steps": "20", "task": "quadratic"}, "probe": {"--steps": "5"}}
 WHERE_GIVEN = {  # the same, where the line has such a word
     "train": {"hydra.sweeper.n_trials": "4", "seed": "0"},  # jobs of a sweep
     "analyze": {"task.dim": "1340"},
 }
+SWEEP = {"processes": "1"}  # beside SHORT, of a line with many runs
 EXPERIMENT = {"rounds": "2"}  # in place of SHORT where a line chooses an experiment, which has a length of its own
 LATEST = re.compile(r"\b(outputs|multirun)/DATE/TIME\b")
 
@@ -62,6 +65,8 @@ def lines(page: str) -> list[list[str]]:
 def not_run(words: list[str]) -> str | None:
     """Why a line is not run; None when it is."""
     text = " ".join(words)
+    if words[:2] == ["coopsgd", "export"] and importlib.util.find_spec(words[words.index("--to") + 1]) is None:
+        return EXTRA
     return next((why for begin, why in NOT_RUN.items() if text.startswith(begin)), None)
 
 
@@ -79,6 +84,7 @@ def shortened(words: list[str]) -> list[str]:
     """Of a line of coopsgd: what takes a moment, and does the same."""
     verb, given = words[1], {word.partition("=")[0] for word in words}
     short = EXPERIMENT if "experiment" in given else SHORT.get(verb, {})
+    short = short | (SWEEP if "-m" in words and "hydra/launcher" not in given else {})
     short = short | {key: value for key, value in WHERE_GIVEN.get(verb, {}).items() if key in given}
     kept = [word for word in words[2:] if word.partition("=")[0] not in short]
     return [verb, *kept, *(f"{key}={value}" for key, value in short.items())]
@@ -102,6 +108,8 @@ class Reader:
             self.at = self.at / words[1]
         elif words[0] == "coopsgd" and "--watch" in words:
             self._until_it_speaks(words[1:])
+        elif words[0] == "coopsgd" and any(word.startswith("hydra/launcher=") for word in words):
+            self._run([sys.executable, "-m", "coopsgd.cli", *shortened(words)])  # its processes go at an interpreter's end
         elif words[0] == "coopsgd":
             done = command(self.at, *shortened(words))
             assert done.code == 0 and done.out, f"{shlex.join(words)}\n{done.out}\n{done.err}"
