@@ -185,7 +185,7 @@ def test_what_a_run_and_its_checkpoints_record(cli, tmp_path):
     words = ("data=digits", "device=cpu", "steps=4", "checkpoint_every=2", "processes=2", "threads=1", "algo=pasgd", "tau=2")
     assert cli("train", *words, "hydra.run.dir=r").code == 0
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
-    manifest = json.loads((tmp_path / "r" / "checkpoints" / "step-2" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "r" / "checkpoints" / "step-4" / "manifest.json").read_text())
     assert manifest["environment"] == summary["environment"] and manifest["versions"] == summary["versions"]
     found = summary["environment"]
     assert found["threads"] == 1 and found["cpu_capability"] and found["git"] == {"commit": None, "dirty": False}
@@ -214,7 +214,7 @@ def test_going_on_with_other_data_is_told(cli, tmp_path):
     words = ("data=gaussian", "device=cpu", "steps=9", "checkpoint_every=4", "processes=1", "save=none")
     assert cli("train", *words, "hydra.run.dir=r").code == 0
     (tmp_path / "r" / "summary.json").unlink()
-    file = tmp_path / "r" / "checkpoints" / "step-8" / "manifest.json"
+    file = tmp_path / "r" / "checkpoints" / "step-9" / "manifest.json"
     found = json.loads(file.read_text())
     found["environment"] |= {"data_sha256": "0" * 64, "packages_sha256": "1" * 64}
     file.write_text(json.dumps(found))
