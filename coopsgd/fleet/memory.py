@@ -56,9 +56,12 @@ class Memory:
 
     def room(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
         """(rows, columns) zeros that nobody has asked for before."""
-        size = max(rows * columns * dtype.itemsize, 1)
+        size = rows * columns * dtype.itemsize
+        if not size:
+            return torch.zeros(rows, columns, dtype=dtype)
         at, self._end = self._end, self._end + -(-size // PAGE) * PAGE
-        return torch.frombuffer(mmap.mmap(self._file, size, offset=at), dtype=dtype, count=rows * columns).view(rows, columns)
+        with torch.inference_mode(False):  # it is used again, wherever it is asked for first
+            return torch.frombuffer(mmap.mmap(self._file, size, offset=at), dtype=dtype).view(rows, columns)
 
     def slots(self) -> memoryview:
         """Words of 32 bits, SLOT a process, zero at first."""

@@ -77,8 +77,8 @@ class Shared(Fleet):
             return _Lent(found, None, mine)
         everything = self._taken("rows", self.layout.n, x.shape[1], x.dtype)
         mine = everything[self._here]
-        mine.copy_(x)
-        return _Lent(everything, x if back else None, mine)
+        mine.copy_(x.detach())
+        return _Lent(everything, x.detach() if back else None, mine)
 
     def _returned(self, lent: _Lent) -> None:
         if lent.x is not None:
@@ -109,6 +109,8 @@ class Shared(Fleet):
         if not self._meeting.all_here():
             with self._may_wait(verb):
                 self._meeting.meet()
+        else:
+            self._waits.passed(verb, self.activity)
 
     @contextmanager
     def _may_wait(self, verb: str) -> Iterator[None]:
@@ -139,7 +141,11 @@ class Shared(Fleet):
 
     def _mix(self, lowered: Local, xs: tuple[Rows, ...]) -> Callable[[], None]:
         with self._waiting("mix"):
-            lent = [self._lent(x, back=True) for x in xs]
+            lent = list[_Lent]()
+            for x in xs:
+                one = self._lent(x, back=True)
+                if not any(one.all is other.all for other in lent):  # else given twice, and mixed where it lies: once
+                    lent.append(one)
             self._meeting.arrive()
 
         def finish() -> None:
@@ -184,7 +190,7 @@ class Shared(Fleet):
         owner = self._owner(i)
         with self._waiting("pick"):
             if owner == self.rank:
-                row.copy_(x[self.layout.rows(owner).index(i)])
+                row.copy_(x.detach()[self.layout.rows(owner).index(i)])
             self._meeting.arrive()
 
         def finish() -> Common:
@@ -199,7 +205,7 @@ class Shared(Fleet):
 
     def total(self, values: Tensor) -> Tensor:
         parts = self._taken("total", self.layout.processes, values.numel(), values.dtype)
-        parts[self.rank] = values.flatten()
+        parts[self.rank] = values.detach().flatten()
         self._meet("total")
         summed = parts.sum(0).view(values.shape)
         self._meet("total")

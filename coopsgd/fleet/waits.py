@@ -71,11 +71,19 @@ class Waits:
         """It is over."""
         self._stretch()
         if self.now is not None:
-            self._met.add((self.now.activity, self.now.verb))
-            if self.now.activity == TRAINING:
-                self._known |= self._met
+            self._arrived(self.now.verb, self.now.activity)
         self.now = None
         self._tell(None)
+
+    def passed(self, verb: str, activity: str) -> None:
+        """A verb at which nobody had to be waited for."""
+        self._reach(activity)
+        self._arrived(verb, activity)
+
+    def _arrived(self, verb: str, activity: str) -> None:
+        self._met.add((activity, verb))
+        if activity == TRAINING:
+            self._known |= self._met
 
     def again(self) -> None:
         """The process was stopped, and goes on: the stretch under way tells nothing."""

@@ -11,9 +11,11 @@ import pytest
 import torch
 from playing import CNN, MLP, QUADRATIC, fleet_of, play, settle
 
-from coopsgd.fleet import memory
+from coopsgd.fleet import memory, waits
 from coopsgd.fleet.memory import Meeting, Memory
 from coopsgd.fleet.plan import Layout
+from coopsgd.fleet.shared import Shared
+from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing.graphs import Ring
 from coopsgd.mixing.matrix import frozen
 
@@ -83,6 +85,73 @@ def test_every_verb_is_that_of_one_process(process_groups, kind, v, processes):
                 torch.testing.assert_close(mine, whole[rows], rtol=0, atol=20 * close["atol"])
             torch.testing.assert_close(found["later"][2], alone["later"][2], **close)
             assert torch.equal(found["later"][3], alone["later"][3])
+
+
+def alone_and_shared(what, v=1):
+    """What `what(fleet, x)` answers for x (3, 3) in the fleet's own memory, in one process and in a shared fleet of one."""
+    layout = Layout(2, v, 1)
+    found = []
+    for fleet in (Stacked(layout), Shared(layout, 0, Memory(1))):
+        x = fleet.rows(torch.zeros(1, 3, dtype=torch.float64))
+        x.copy_(torch.arange(9.0).view(3, 3) ** 2)
+        found.append(what(fleet, x))
+    return found
+
+
+W = frozen(np.array([[0.5, 0.2, 0.3], [0.1, 0.9, 0.0], [0.4, 0.3, 0.3]]))
+
+
+def same_rows_twice(fleet, x):
+    fleet.mix(W, x, x[:])
+    return x
+
+
+def no_columns(fleet, x):
+    kept, other = fleet.zeros_like(x[:, :0]), x[:, :0].clone()
+    fleet.mix(W, x, kept, other)
+    assert [one.shape for one in (kept, other, fleet.mean(other), fleet.pick(kept, 1))] == [(3, 0), (3, 0), (1, 0), (1, 0)]
+    return x
+
+
+def first_in_inference_mode(fleet, x):
+    with torch.inference_mode():
+        found = fleet.mean(2 * x) + fleet.pick(2 * x, 2)
+    other = x + 1
+    fleet.mix(W, other)
+    return found + fleet.mean(x + 3) + fleet.pick(other, 2)
+
+
+def with_gradients(fleet, x):
+    y = x.clone().requires_grad_()
+    found = [fleet.mean(y), fleet.pick(y, 2), fleet.mean(x), fleet.pick(x + 1, 2)]
+    return torch.cat([one.detach() for one in found])
+
+
+def columns(fleet, x):
+    fleet.mix(W, x[:, ::2])
+    return torch.cat([x, fleet.mean(x[:, :1].expand(-1, 3)), fleet.mean(x[:1].expand(3, -1))])
+
+
+@pytest.mark.parametrize("what", [same_rows_twice, no_columns, first_in_inference_mode, with_gradients, columns])
+def test_whatever_rows_are_given(what):
+    alone, shared = alone_and_shared(what)
+    torch.testing.assert_close(shared, alone, rtol=0, atol=1e-14)
+
+
+def test_who_never_waits_has_been_through_its_verbs(monkeypatch):
+    """Else all of its steps would be one long stretch, and a wait after them might last 20 times that."""
+    now = [100.0]
+    monkeypatch.setattr(waits.time, "monotonic", lambda: now[0])
+    of = waits.Waits(None)
+    fleet = Shared(Layout(2, 1, 1), 0, Memory(1), of)
+    x = fleet.rows(torch.zeros(1, 3))
+    of.begin("mix", waits.TRAINING, 0)
+    of.end()
+    for _ in range(1000):
+        now[0] += 1
+        fleet.mix(W, x)
+    of.begin("mix", waits.TRAINING, 1000)
+    assert of.now is not None and of.now.limit == waits.FLOOR
 
 
 ALGORITHMS = {

@@ -62,6 +62,15 @@ def test_long_steps_and_long_evaluations_are_waited_for(clock, step_s, evaluatio
     assert of.usual == pytest.approx(TIMES * 40), "a round whose messages take long"
 
 
+def test_the_process_that_all_wait_for_counts_its_steps_one_by_one(clock):
+    of = Waits(None)
+    trained(of, clock)
+    for _ in range(1000):
+        clock(1)
+        of.passed("mean", TRAINING)
+    assert waited(of, "mean", TRAINING, 1005, clock) == FLOOR
+
+
 def test_what_is_given_is_all_there_is(clock):
     of = Waits(7.0)
     trained(of, clock, 100.0)
