@@ -305,7 +305,7 @@ class Fleet(ABC):
 
     @abstractmethod
     def zeros_like(self, x: Rows) -> Rows:
-        """Rows of zeros for what verbs may be about, such as gradients; they take memory only once they are written to."""
+        """Zeros like x for rows that verbs will be given, such as gradients; they take memory only once they are written to."""
 
     @abstractmethod
     def total(self, values: Tensor) -> Tensor:

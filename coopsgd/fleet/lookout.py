@@ -133,7 +133,7 @@ class Lookout:
     def failure(self, began: float, error: BaseException) -> RunFailed:
         """What to raise where torch has said `error` at the present wait, which `began` then (time.monotonic()).
 
-        One process a machine says it. The others' have no words.
+        One process a machine tells it: the RunFailed of the others has no text.
         """
         wait, stopped = self._waits.now, list[int]()
         assert wait is not None

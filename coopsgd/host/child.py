@@ -72,7 +72,7 @@ def die_with(parent: int, number: int = signal.SIGKILL) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """The living processes that this one has started, and theirs, but for what clears shared memory up (Linux)."""
+    """Living children of this process, theirs, and so on (Linux); without Python's resource tracker, which ends by itself."""
     found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):

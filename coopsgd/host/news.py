@@ -1,4 +1,4 @@
-"""What takes a while below the commands, as a download, tells of it here; a command says who hears it."""
+"""Lines about work that takes long (a download, a large file), from code without a console; a command sets `listener`."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ RESTARTS = "restarts.json"  # in logs/, once there was one
 
 
 def restarted(folder: Path, by: str, times: int) -> None:
-    """Remember how often the workers of a command have been started again; by: which command, as no other is called.
+    """Remember how often the workers of a command have been started again; by: a name of the command that no other has.
 
     It is lost where the disk does not take it.
     """

@@ -72,7 +72,7 @@ class Keeper:
             self.save(loop, evaluator, pending=pending)
 
     def _at_the_end(self) -> bool:
-        """Is the last step saved? By itself not, where little is lost: less than half of what may pass between two."""
+        """Shall the last step be saved? Where nobody says how often: if half of the usual time has passed since a save."""
         if not self._auto:
             return bool(self._every or self._interval)
         long = self._interval > 0 and time.monotonic() - self._saved_at >= self._interval / 2
