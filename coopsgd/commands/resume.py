@@ -78,7 +78,8 @@ def go_on_as(folder: Path, checked: Checked, named: Collection[str], anyway: boo
         ours, theirs = trained(checked.parts), trained(before)
         changed = [name for name in ours if ours[name] != theirs[name]]
         others = (*placement(mine), "name")
-        changed += [name for name in others if name in named and getattr(mine, name) != getattr(before, name)]
+        free = {*named, *(["fleet"] if {"processes", "device", "launch"} & set(named) else [])}  # the fleet is chosen by those
+        changed += [name for name in others if name in free and getattr(mine, name) != getattr(before, name)]
         after = Parts(replace(before, **{name: getattr(mine, name) for name in changed}))
         _go_on(folder, Checked(after, ()), before, changed, anyway)
 
@@ -196,6 +197,8 @@ def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:
     if {"epochs", "rounds"} & {word.partition("=")[0] for word in words}:
         words = ["steps=null", *words]  # the folder's own, unless a word says so
     file = folder / "config.yaml"
+    if schema.load(file).fleet == "shared" and not any(word.partition("=")[0] == "fleet" for word in words):
+        words = ["fleet=auto", *words]  # which chose it, and may choose again
     register_schema()
     ConfigStore.instance().store(name=AGAIN, node=rehydrated(file) if trust else without_hydra(file))
     try:

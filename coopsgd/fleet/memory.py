@@ -130,7 +130,7 @@ def _before(seen: int, n: int) -> bool:
 
 def _doze(at: int, seen: int, looked: int) -> None:
     """Sleep a little, longer each time."""
-    time.sleep(min(SHORTEST * 2**looked, 1e-3))
+    time.sleep(min(SHORTEST * 2 ** min(looked, 6), 1e-3))
 
 
 def _futex(slots: memoryview) -> tuple[Callable[[int, int, int], None], Callable[[int], None]] | None:

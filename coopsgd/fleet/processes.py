@@ -98,7 +98,7 @@ class Processes(Stacked):
         try:
             yield
         except RuntimeError as error:
-            if self._lookout is None:
+            if self._lookout is None or isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise
             raise self._lookout.failure(began, error) from error
         finally:

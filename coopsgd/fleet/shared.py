@@ -6,7 +6,6 @@ pass over the memory, and the sums are those that one process would make.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from coopsgd.fleet.local import Local
 from coopsgd.fleet.memory import Meeting, Memory
 from coopsgd.fleet.price import Price
 from coopsgd.fleet.waits import FIRST, Waits
+from coopsgd.host import processors
 from coopsgd.mixing.matrix import WHOLE
 
 ALIGNED = 16  # numbers: slices of columns begin at multiples of it
@@ -44,8 +44,7 @@ class Shared(Fleet):
     def __init__(self, layout: plans.Layout, rank: int, memory: Memory, waits: Waits | None = None) -> None:
         super().__init__(replace(layout, replicated=not layout.v), rank)
         self._memory, self._waits = memory, waits or Waits(FIRST)
-        cores = len(os.sched_getaffinity(0))
-        self._meeting = Meeting(memory, rank, SPINS if layout.processes <= cores else 0)
+        self._meeting = Meeting(memory, rank, SPINS if layout.processes <= processors.cores() else 0)
         self._order = np.array([row for q in range(layout.processes) for row in self.layout.rows(q)])
         at = sum(len(self.layout.rows(q)) for q in range(rank))
         self._here = slice(at, at + self.local_rows)

@@ -75,12 +75,20 @@ def descendants(pid: int) -> list[int]:
     """Living children of this process, theirs, and so on (Linux); without Python's resource tracker, which ends by itself."""
     found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, path.read_text().split()):
+        for child in _numbers(path):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
                 line = Path(f"/proc/{child}/cmdline").read_bytes()  # empty when it has ended
                 if line and b"resource_tracker" not in line:
                     found += [child, *descendants(child)]
     return found
+
+
+def _numbers(path: Path) -> list[int]:
+    """Those in a file of /proc; none where its thread has ended."""
+    try:
+        return list(map(int, path.read_text().split()))
+    except OSError:
+        return []
 
 
 def _serve(work: Callable[[], Any], file: BinaryIO, parent: int) -> NoReturn:

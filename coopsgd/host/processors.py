@@ -38,7 +38,7 @@ def memory_file() -> int:
     return file
 
 
-def share_memory() -> str | None:
+def no_shared_memory() -> str | None:
     """Why processes cannot share memory by such a file; None if they can."""
     try:
         os.close(memory_file())

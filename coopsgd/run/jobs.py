@@ -39,6 +39,11 @@ class Job(NamedTuple):
     pid: int = 0  # of the process that runs it
 
     @property
+    def elsewhere(self) -> bool:
+        """Does it say that it runs, on another machine?"""
+        return self.status == RUNNING and self.host not in ("", socket.gethostname())
+
+    @property
     def runs(self) -> bool:
         """Is it under way, as far as can be seen from here?"""
         if self.status != RUNNING or self.host != socket.gethostname():

@@ -26,7 +26,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
-from coopsgd.errors import Interrupted, RunFailed
+from coopsgd.errors import ConfigError, Interrupted, RunFailed
 from coopsgd.fleet.memory import Memory
 from coopsgd.fleet.waits import FIRST, FLOOR, Wait
 from coopsgd.host import collector, signals
@@ -317,7 +317,7 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
         stack.callback(os.close, console)
         stack.callback(attempt.tidy, folder, logs)
         parent, begun = os.getpid(), f"{time.time()}"
-        memory = Memory(settings.processes) if settings.processes > 1 and settings.fleet == "shared" else None
+        memory = _memory(settings)
         if memory is not None:
             stack.callback(memory.close)
 
@@ -349,6 +349,18 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
                 error.notes = board.notes
                 if board.phase(0) != Phase.DONE:  # else all is saved, and who died was needed no more
                     raise
+
+
+def _memory(settings: Config) -> Memory | None:
+    """What the rows of this run lie in, if it is one memory. ConfigError where there cannot be one."""
+    if settings.processes == 1 or settings.fleet != "shared":
+        return None
+    try:
+        return Memory(settings.processes)
+    except OSError as error:
+        raise ConfigError(
+            f"fleet: shared needs a memory file, and there is none here ({error.strerror}); use fleet=processes"
+        ) from None
 
 
 @contextlib.contextmanager

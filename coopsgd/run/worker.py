@@ -238,7 +238,7 @@ def joined(
     if settings.processes == 1 or (_memory is not None and network is None):
         with not_full():
             yield (
-                Stacked(layout) if _memory is None or settings.processes == 1 else Shared(layout, rank, _memory, waits),
+                Stacked(layout) if _memory is None else Shared(layout, rank, _memory, waits),
                 device,
             )
         return

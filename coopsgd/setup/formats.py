@@ -92,7 +92,8 @@ def upgrade(config: Mapping[str, Any], format: int) -> dict[str, Any]:
 
 def upgraded(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that the config.yaml at `path` holds, but its format, as they are written today. ConfigError for a newer one."""
-    return upgrade({key: value for key, value in found.items() if key != "format"}, format_of(path, found))
+    now = upgrade({key: value for key, value in found.items() if key != "format"}, format_of(path, found))
+    return {"fleet": "processes"} | now  # there was no other when there was no such key
 
 
 def format_of(path: Path, found: Mapping[str, Any]) -> int:

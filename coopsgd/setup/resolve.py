@@ -257,7 +257,7 @@ def _fleet(config: Config, look: bool) -> str:
         else f"keeps models where the processors are, got device={config.device}"
         if config.device != "cpu"
         else None
-        if (why := processors.share_memory()) is None
+        if (why := processors.no_shared_memory()) is None
         else f"needs memory files (memfd), of which there is none here ({why})"
     )
     if config.fleet == "shared" and several and not look:

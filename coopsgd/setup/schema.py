@@ -256,7 +256,7 @@ def dumps(config: Config) -> str:
 
 def load(path: Path, trust: bool = False) -> Config:
     """Read a frozen config back, of this format or an older one. trust: it may name code to import, as the user's words may."""
-    keys = {"stop": None, "fleet": "processes"} | upgraded(path, yamls.keys(path))
+    keys = {"stop": None} | upgraded(path, yamls.keys(path))
     found = (Config if trust else UntrustedConfig)(**{k: v for k, v in keys.items() if k in KEYS})
     _refuse_unfrozen(path, found)
     return beside_it(found, path.parent)

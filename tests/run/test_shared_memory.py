@@ -58,12 +58,29 @@ def test_a_run_goes_on_in_the_other_fleet(cli, tmp_path, trained, first, second)
     close(whole, coopsgd.Run(tmp_path / "broken"))
 
 
-def test_a_folder_of_an_earlier_version_stays_on_the_network(trained):
+def test_a_folder_of_an_earlier_version_stays_on_the_network(cli, trained):
     run = trained("old", "processes=2", "fleet=processes")
     config = run.folder / "config.yaml"
     kept = [line for line in config.read_text().splitlines(keepends=True) if not line.startswith("fleet:")]
     config.write_text("".join(kept))
     assert frozen(run) == "processes"
+    ended = cli("resume", "old", "steps=24")
+    assert ended.code == 0, ended
+    assert frozen(run) == "processes" and coopsgd.Run(run.folder).summary["ledger"]["wire_bytes"] > 0
+
+
+def test_what_auto_chose_is_chosen_again(cli, trained, tmp_path):
+    """Nobody asked for one memory: elsewhere, or in other processes, a run goes on without being told how."""
+    run = trained("r", "processes=2")
+    assert frozen(run) == "shared"
+    ended = cli("resume", "r", "steps=24", "launch=false")
+    assert ended.code == 0 and "torchrun" in ended.out, ended
+    assert frozen(run) == "processes"
+    one = trained("one", "processes=1")
+    assert frozen(one) == "auto"
+    ended = cli("train", *WORDS, *SAVED[1:], "steps=24", "processes=2", "resume=auto", "hydra.run.dir=one")
+    assert ended.code == 0, ended
+    assert frozen(one) == "shared"
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,9 @@ class Launching:
 
     def _deserted(self, numbers: Sequence[int]) -> bool:
         """Is none of the jobs here any more, nor on its way?"""
-        return not descendants(os.getpid()) and not any(job is not None and job.runs for job in map(self._read, numbers))
+        if sys.platform != "linux" or descendants(os.getpid()):
+            return False
+        return not any(job is not None and (job.runs or job.elsewhere) for job in map(self._read, numbers))
 
     def _ask_to_end(self, numbers: Sequence[int], number: int) -> None:
         """Have the jobs that run here save themselves and end, and no other begin; by SIGKILL, end at once."""
