@@ -364,7 +364,7 @@ def _clock(entries: Sequence[Entry], cluster: str | None, axes: Collection[str])
         if len(common) != 1:
             there = f"; all were timed on {', '.join(sorted(common))}: choose one by --cluster" if common else ""
             raise ConfigError(
-                f"--by sim_seconds: no run has a clock{there}; train with cluster=NAME, or coopsgd time RUN... cluster=NAME"
+                f"sim_seconds: no run has a clock{there}; train with cluster=NAME, or coopsgd time RUN... cluster=NAME"
             )
         (cluster,) = common
     for entry in entries:

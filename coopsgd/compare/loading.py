@@ -31,7 +31,8 @@ class Loaded(NamedTuple):
         options: as on the command line; `metric` may be a list, `at` and `group` are lists, `best_of` a key. ConfigError where
         one means nothing.
         """
-        return Comparison.of([str(run.folder) for run in self.runs], along=False, **options).facts()
+        trust = bool(self.runs) and all(run.trust for run in self.runs)
+        return Comparison.of([str(run.folder) for run in self.runs], along=False, trust=trust, **options).facts()
 
 
 def load(*folders: str | os.PathLike[str], trust: bool = False) -> Loaded:

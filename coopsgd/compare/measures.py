@@ -54,7 +54,7 @@ class Budget(NamedTuple):
     @property
     def stem(self) -> str:
         """In the name of a file, as in bytes_50MB."""
-        return re.sub(r"[^A-Za-z0-9.]", "", f"{amount(self.axis, self.most)}").join((f"{self.axis}_", ""))
+        return f"{self.axis}_{re.sub('[^A-Za-z0-9.]', '', amount(self.axis, self.most))}"
 
     @staticmethod
     def of(text: str) -> Budget:

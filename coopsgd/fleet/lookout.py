@@ -46,6 +46,9 @@ class Lookout:
     """What a process knows of the others of its group.
 
     store: of the group; waits: those of this process; timeout: seconds after which torch waits no longer in any case.
+
+    One store may outlive workers that are started again (torchrun's own does), with what they have said: a process is known by
+    its pid, and who it is now is read again where somebody is to be named.
     """
 
     def __init__(self, rank: int, processes: int, store: dist.Store, waits: Waits, timeout: float) -> None:
@@ -81,10 +84,14 @@ class Lookout:
                 )
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
-        for found in self._store.multi_get(keys):
-            host, machine, pid = found.decode().split("\n")
-            self._members.append(Member(host, machine, int(pid)))
+        self._read_members()
         self._thread.start()
+
+    def _read_members(self) -> bool:
+        """Who the processes are: of one that has not come yet since workers were started again, who it was."""
+        found = [said.decode().split("\n") for said in self._store.multi_get([f"here/{q}" for q in range(self.processes)])]
+        self._members = [Member(host, machine, int(pid)) for host, machine, pid in found]
+        return True
 
     def close(self) -> None:
         """Nobody is watched any more."""
@@ -137,6 +144,7 @@ class Lookout:
         """
         wait, stopped = self._waits.now, list[int]()
         assert wait is not None
+        self._asked(self._read_members)
         limit = min(wait.limit, self._timeout)
         if time.monotonic() - began < 0.9 * limit:
             said = self._of_those_that_ended(str(wait), error)
@@ -169,8 +177,9 @@ class Lookout:
         text = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
 
         def told() -> bool:
-            self._store.set(f"ended/{self.rank}", text)
-            return bool(self._store.add(f"told/{self._machine()}", 1))
+            self._read_members()
+            self._store.set(f"ended/{self.rank}", f"{self._members[self.rank].pid} {text}")
+            return bool(self._store.add(self._told(), 1))
 
         self._asked(told)
 
@@ -180,7 +189,9 @@ class Lookout:
         def look() -> bool:
             for q in self.others:
                 if self._store.check([f"ended/{q}"]):
-                    found[q] = f" ({self._store.get(f'ended/{q}').decode()})"
+                    pid, _, why = self._store.get(f"ended/{q}").decode().partition(" ")
+                    if int(pid) == self._members[q].pid:
+                        found[q] = f" ({why})"
             return True
 
         self._asked(look)
@@ -192,7 +203,7 @@ class Lookout:
 
     def _first_to_tell(self) -> bool:
         """On this machine; where the store does not answer, each is."""
-        return self._asked(lambda: self._store.add(f"told/{self._machine()}", 1)) in (None, 1)
+        return self._asked(lambda: self._store.add(self._told(), 1)) in (None, 1)
 
     def _asked(self, call: Callable[[], Any]) -> Any:
         """What it returns; None when the store does not answer in time or has gone."""
@@ -212,13 +223,16 @@ class Lookout:
         self.stuck |= thread.is_alive()
         return answer[0] if answer else None
 
-    def _machine(self) -> str:
+    def _told(self) -> str:
+        """Where processes of this machine count who tells what went wrong, of those that were started together."""
         me = self._members[self.rank]
-        return f"{me.host} {me.machine}"
+        return f"told/{me.host} {me.machine} {min(self._members[q].pid for q in range(self.processes) if self._beside(q))}"
+
+    def _beside(self, q: int) -> bool:
+        return self._members[self.rank][:2] == self._members[q][:2]
 
     def _here(self, q: int) -> bool:
-        me, other = self._members[self.rank], self._members[q]
-        return bool(me.machine) and (me.host, me.machine) == (other.host, other.machine)
+        return bool(self._members[q].machine) and self._beside(q)
 
     def _state(self, q: int) -> str | None:
         """R, S, T, ... of a process on this machine; "" when it is not there; None where nobody can tell."""

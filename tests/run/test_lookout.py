@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import HANG, WARM, _command
@@ -17,6 +19,9 @@ from ownership import children
 from running import LONG, linux, soon, until
 from test_nodes import namespaces
 from torch.distributed import TCPStore
+
+from coopsgd.fleet import lookout
+from coopsgd.fleet.waits import Waits
 
 pytestmark = linux
 FROZEN = ("workers=6", "launch=false", "hydra.run.dir=r", "device=cpu")
@@ -169,3 +174,32 @@ def test_a_dead_link_is_named(torchrun, cli, tmp_path):
         "which others say what they wait for, does not answer; it hangs, or the network to it is down",
         there,
     ), there
+
+
+def test_workers_that_are_started_again_are_not_taken_for_those_before(monkeypatch):
+    """torchrun's own store outlives them: what was said before counts no more, and each time somebody tells what went wrong."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    coming: list[lookout.Member] = []
+    monkeypatch.setattr(lookout.Member, "this", classmethod(lambda cls: coming.pop(0)))
+
+    def attempt(first, falls):
+        members = [lookout.Lookout(rank, 2, store, Waits(60), 60) for rank in range(2)]
+        coming.extend(lookout.Member("host", "", first + rank) for rank in range(2))
+        with ThreadPoolExecutor(2) as pool:
+            meeting = [pool.submit(members[0].meet)]
+            until(lambda: len(coming) == 1, "the first")
+            meeting.append(pool.submit(members[1].meet))
+            assert [one.result() for one in meeting] == [None, None]
+        waiting = members[0]
+        waiting._waits.begin("mix", "training", 4)
+        if falls:
+            members[1].leave(ValueError("a bug"))
+        said = str(waiting.failure(time.monotonic(), RuntimeError("connection reset")))
+        for one in members:
+            one.close()
+        return said
+
+    assert attempt(10, falls=True) == ""  # who left tells it itself
+    assert "lost the connection to another at the mix of step 5" in attempt(20, falls=False)
+    assert "lost the connection" in attempt(30, falls=False)
+    assert attempt(40, falls=True) == ""
