@@ -37,7 +37,7 @@ def test_a_config_composed_quickly_is_that_of_hydra(words):
 
 
 def test_settled_words_are_those_of_a_command():
-    words = (*QUADRATIC, "algo=easgd", "tau=4", "algo.alpha=0.1", "optim.momentum=0.9")
+    words = (*QUADRATIC, "algo=easgd", "tau=4", "algo.alpha=0.1", "optim.momentum=0.9", "fleet=shared")
     assert settle(words) == compose.compose_config(words).config
     assert settle((*words, "tau=5")).tau == 5 and settle(words).tau == 4
 

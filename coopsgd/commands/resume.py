@@ -197,8 +197,9 @@ def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:
     if {"epochs", "rounds"} & {word.partition("=")[0] for word in words}:
         words = ["steps=null", *words]  # the folder's own, unless a word says so
     file = folder / "config.yaml"
-    if schema.load(file).fleet == "shared" and not any(word.partition("=")[0] == "fleet" for word in words):
-        words = ["fleet=auto", *words]  # which chose it, and may choose again
+    chosen = schema.load(file).fleet == "shared" and not any(word.partition("=")[0] == "fleet" for word in words)
+    if chosen:  # by auto, which may choose again
+        words = ["fleet=auto", *words]
     register_schema()
     ConfigStore.instance().store(name=AGAIN, node=rehydrated(file) if trust else without_hydra(file))
     try:
@@ -211,4 +212,6 @@ def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:
             checked = compose.check(cfg, words, dict(cfg.hydra.runtime.choices), folder.resolve(), trust)
     except MISTAKES as error:
         raise ConfigError(one_line(error)) from None
+    if chosen and checked.config.fleet == "auto":  # one process, which has no choice
+        checked = replace(checked, parts=checked.parts.but(replace(checked.config, fleet="shared")))
     return replace(checked, notes=(*notes, *checked.notes))

@@ -279,10 +279,13 @@ class Agent(LocalElasticAgent):
         """End the workers: at once, but those past the last step may finish, if not stopped, unless a second signal comes."""
         begun, signalled = time.monotonic(), False
         while running := [rank for rank, process in enumerate(self._processes) if process.exitcode is None]:
-            spent = time.monotonic() - begun
+            spent, fell = time.monotonic() - begun, any(process.exitcode for process in self._processes)
             for rank in running:
                 working = self._board.phase(rank) in (Phase.WORKING, Phase.TRAINING)
-                if self._asked.twice or spent > (GRACE if working or rank in self._stopped else self._given or FIRST):
+                in_vain = fell and self._board.wait_of(rank) is not None  # for one that is no more
+                if self._asked.twice or spent > (
+                    GRACE if working or in_vain or rank in self._stopped else self._given or FIRST
+                ):
                     self._processes[rank].kill()
                 elif not signalled and working:
                     training = self._board.phase(rank) == Phase.TRAINING  # it would note a gentler signal and go on

@@ -113,6 +113,7 @@ def test_a_class_of_every_group(mine):
 
     for group, (words, file, code) in EXAMPLES.items():
         (mine / file).write_text(IMPORTS + code)
+        sys.modules.pop(Path(file).stem, None)  # of another test that this process has run
         small = ["task=quadratic"] if group in ("algo", "topology", "period", "optim", "schedule", "cluster") else []
         words = (*words, *small, "workers=4", "steps=4", "eval_every=0")
         assert frozen(words, group) == {file: str(mine / file)}, group
@@ -332,7 +333,8 @@ def test_or_with_what_there_is_now_where_it_is_told(trained, cli):
     ended = cli("resume", "run", "--trust", "steps=6", "--changed-source")
     assert ended.code == 0 and "the bits may be others than without a stop: mynet.py: " in ended.out, ended
     assert "Tanh" in (trained / "run" / "source" / "mynet.py").read_text()
-    assert (trained / "run" / "source-until-step-2" / "mynet.py").read_text() == NET
+    (before,) = (trained / "run").glob("source-until-step-*")
+    assert (before / "mynet.py").read_text() == NET
     assert cli("resume", "run", "--trust", "steps=8").code == 0, "it is as it was now"
 
 

@@ -92,7 +92,8 @@ def test_a_signal_ends_a_run_with_a_stopped_worker_at_once(started, number):  # 
     os.kill(pids[1], signal.SIGSTOP)
     command.send(number)
     ended = command.ended(within=5)
-    assert ended.code == 128 + number and len(ended.lines) == 1
+    told = [line for line in ended.lines if "being saved" not in line]  # which a busy machine may take a while for
+    assert ended.code == 128 + number and len(told) == 1
     assert command.summary()["status"] == "interrupted"
     command.nothing_left()
 

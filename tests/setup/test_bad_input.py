@@ -205,8 +205,9 @@ def hide_fashion_mnist():
 def test_missing_data_set(cli, tmp_path):
     env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COOPSGD_DATA": ""}
     ended = cli("train", "data=fashion_mnist", env=env, first=hide_fashion_mnist)
-    assert ended.code == 2 and len(ended.lines) == 1 and ended.out == "", ended
-    assert "COOPSGD_DATA" in ended.err and "dataset-fashion-mnist" in ended.err
+    assert ended.code == 2 and len(ended.lines) == 2 and ended.out == "", ended
+    assert ended.lines[0].startswith("data: fashion_mnist is not here; downloading it into"), ended
+    assert "COOPSGD_DATA" in ended.lines[1] and "dataset-fashion-mnist" in ended.err
 
 
 def test_a_refused_run_leaves_no_folder(cli, tmp_path):
