@@ -329,12 +329,12 @@ def test_a_run_goes_on_with_its_own_source(trained, cli):
 
 
 def test_or_with_what_there_is_now_where_it_is_told(trained, cli):
+    done = coopsgd.Run(trained / "run").summary["steps"]  # it is saved after its last step
     (trained / "mynet.py").write_text(NET.replace("ReLU", "Tanh"))
     ended = cli("resume", "run", "--trust", "steps=6", "--changed-source")
     assert ended.code == 0 and "the bits may be others than without a stop: mynet.py: " in ended.out, ended
     assert "Tanh" in (trained / "run" / "source" / "mynet.py").read_text()
-    (before,) = (trained / "run").glob("source-until-step-*")
-    assert (before / "mynet.py").read_text() == NET
+    assert (trained / "run" / f"source-until-step-{done}" / "mynet.py").read_text() == NET
     assert cli("resume", "run", "--trust", "steps=8").code == 0, "it is as it was now"
 
 
