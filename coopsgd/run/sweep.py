@@ -35,20 +35,20 @@ def rows(jobs: Sequence[Job]) -> list[tuple[str, ...]]:
     found = []
     shared = set.intersection(*(set(job.label.split(" ")) for job in jobs))
     for job in jobs:
-        label = " ".join(word for word in job.label.split(" ") if word not in shared) or job.label
+        name = " ".join(word for word in job.label.split(" ") if word not in shared) or job.label
         folder = job.same_as or job.folder  # where the numbers are that it has
         summary = readable_summary(folder)
         if summary is None:
             status = ("refused" if job.code == 2 else "failed") if job.status == FAILED else "not trained"
-            found.append((label, status, *["-"] * (len(COLUMNS) - 3), "-"))
+            found.append((name, status, *["-"] * (len(COLUMNS) - 3), "-"))
             continue
         last, ledger = summary.get("eval") or {}, summary.get("ledger") or {}
         found.append(
             (
-                label,
+                name,
                 str(summary.get("status")),
-                *(metric(name).text(last.get(name)) for name in EVALS),
-                *(metric(name).text(ledger.get(name)) for name in TOTALS),
+                *(metric(key).text(last.get(key)) for key in EVALS),
+                *(metric(key).text(ledger.get(key)) for key in TOTALS),
                 metric("train_s").text(summary.get("train_s")),
                 folder,
             )

@@ -166,7 +166,7 @@ def test_a_sweep_counts_and_ends_with_a_table(monkeypatch, here, capsys):
         "job 3 of 3",
     ]
     assert [" (1 failed" in line for line in titles] == [False, True, True]
-    head = next(at for at, line in enumerate(out) if line.split() == list(sweeps.COLUMNS))
+    head = next(at for at, line in enumerate(out) if line.split() == " ".join(sweeps.COLUMNS).split())
     rows = [line.split() for line in out[head + 1 : head + 4]]
     assert rows[0] == ["tau=0", "refused", "-", "-", "-", "-", "-", "-"]
     assert rows[1] == ["tau=2", "completed", "0.5000", "-", "3", "2", "kB", "1.25", "s", "tau=2"]
