@@ -23,6 +23,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
 EXAMPLE = PAGE.partition("```python\n# notebook.py")[2].partition("```")[0]
 
 
+@pytest.mark.slow
 def test_the_pages_example_runs_once_from_stdin_and_leaves_its_caller_alone(tmp_path):
     """No guard, torch's threads at work, no file that could be run again; what the caller had stays as it was."""
     before = """

@@ -208,6 +208,7 @@ def test_the_first_few_and_some_losers():
     assert study.places(4, 10) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_pilots_see_noise_and_drift(tmp_path):
     """On a flat quadratic the consensus distances of pilots are eta^2 (sigma^2 C + kappa^2 H) to the letter."""
     found = {}
@@ -227,6 +228,7 @@ def test_pilots_see_noise_and_drift(tmp_path):
     assert found["drift"].noise * C < 0.05 * found["drift"].drift * H["drift"] and found["drift"].kept == 1
 
 
+@pytest.mark.slow
 def test_pilots_see_how_curvature_holds_workers_back(tmp_path):
     """All curvatures 1 and a rate of 0.2: a step leaves 0.8 of a distance, and workers differ by their centres."""
     centers = np.random.default_rng(0).standard_normal((8, 400))

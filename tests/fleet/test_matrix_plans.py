@@ -105,6 +105,7 @@ def as_arrays(plan: plans.Plan) -> np.ndarray:
     return carried_out(plan)
 
 
+@pytest.mark.slow
 def test_a_run_of_thousands_makes_nothing_of_its_square(monkeypatch):
     """4096 workers in one process, some steps of each: whoever asks for a whole (m, m) array is caught."""
     monkeypatch.setattr(Matrix, "dense", refused)

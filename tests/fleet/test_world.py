@@ -69,6 +69,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_nobody_is_named_when_the_store_went_with_its_keeper(tmp_path):
     """Rank 0 ends first, and with it what it would have told; where the store outlives it, it is named (test_faults.py)."""
     path = tmp_path / "port"

@@ -69,6 +69,7 @@ def test_the_estimate_the_limit_and_the_way_out_are_told(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_what_fits_is_not_refused(monkeypatch):
     monkeypatch.setattr(sizes, "available", lambda: 4e9)
     for words in (

@@ -63,6 +63,7 @@ def test_ten_runs(cli, started, tmp_path, more):  # noqa: F811
     whole(tmp_path / "r", coopsgd.Run(tmp_path / "alone"))
 
 
+@pytest.mark.slow
 def test_ten_runs_in_folders_named_by_the_time(cli, started, tmp_path):  # noqa: F811
     assert cli("train", *WORDS, "hydra.run.dir=alone").code == 0
     ended = at_once(started, "train", *WORDS)

@@ -24,6 +24,7 @@ def swept(folder):
     return {name: words[0] for name, words in found.items()}
 
 
+@pytest.mark.slow
 def test_each_sweep_has_its_own_and_all_go_on(cli, tmp_path):
     at = tmp_path / "s"
     for words in (("seed=0,1",), ("seed=0,1",), ("tau=2,3",), ("optim.lr=0.1,0.2",), ("tau=2,3", "resume=auto")):

@@ -247,6 +247,7 @@ def test_the_command_tells_of_jobs_elsewhere(terminal, monkeypatch, tmp_path):
     assert len(t.screen.lines) == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_on_a_real_terminal(tmp_path):
     """From the command line, in 40 columns: what lives is cut to fit, and nothing of it is left at the end."""
     words = ("-m", *SHORT, "processes=1", "workers=2", "steps=4000", "optim.lr=0.1,-1", "hydra.sweep.dir=s")

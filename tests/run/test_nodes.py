@@ -153,6 +153,7 @@ def workers(agent: subprocess.Popen[bytes]) -> list[int]:
     return children(agent.pid)
 
 
+@pytest.mark.slow
 def test_signals_under_torchrun(on_this_machine, cli, tmp_path):
     """SIGUSR1 to a worker saves the run, SIGTERM to torchrun saves and ends it; started again it goes on."""
     folder = tmp_path / "r"

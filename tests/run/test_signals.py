@@ -190,6 +190,7 @@ def test_what_an_earlier_attempt_left_in_logs_does_no_harm(started, tmp_path):  
     assert os.listdir(logs) == []
 
 
+@pytest.mark.slow
 @linux
 def test_what_a_killed_probe_leaves_the_next_one_clears_away(started, cli, tmp_path):  # noqa: F811
     words = ("probe", "workers=2", "processes=1", "model.hidden=[4]")

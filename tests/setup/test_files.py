@@ -156,6 +156,7 @@ def test_a_run_is_what_its_files_hold_not_what_they_are_called(at, key):
         assert (identity(compose.compose_config(words).config) == before) == same
 
 
+@pytest.mark.slow
 def test_names_are_of_the_folder_where_the_command_was_given(at, cli, tmp_path):
     """hydra.job.chdir=true has each job of a sweep begin in its own folder."""
     ended = cli("train", "-m", *at, "seed=0,1", "processes=1", "hydra.job.chdir=true", "hydra.sweep.dir=sweep")

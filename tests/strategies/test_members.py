@@ -322,6 +322,7 @@ def test_local_epochs_are_whole_passes_and_weights_go_by_samples(process_groups)
     np.testing.assert_allclose(run.x, play(process_groups, 1, *words).x, **EXACT)
 
 
+@pytest.mark.slow
 def test_only_clients_drawn_in_proportion_are_unbiased():
     sizes, rounds = [10, 20, 30, 140], 4000
     share = np.array(sizes) / 200

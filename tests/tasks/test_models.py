@@ -133,6 +133,7 @@ def test_networks_of_others_are_placed_like_ours(process_groups, words):
         assert other.logical == one.logical
 
 
+@pytest.mark.slow
 def test_torchvision_by_name(process_groups):
     words = ("data=digits", "algo=pasgd", "tau=1", "workers=2", "steps=2", "batch_size=4", "eval_every=0", *FOREIGN[0])
     settings = settle(words)
