@@ -6,7 +6,6 @@ sample that another has; `left_over` names those that nobody has. Labels are tho
 
 from __future__ import annotations
 
-import heapq
 import math
 import os
 import zlib
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from coopsgd.data import heldout, splits
+from coopsgd.data.dealing import by_class, divided, enough, one_each, shards_of, shuffled
 from coopsgd.registry import of_run, option, register
 from coopsgd.streams import stream
 
@@ -87,8 +87,8 @@ class IID(Partition):
 
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
         n = len(labels)
-        _enough("iid", n, workers, 1)
-        return list(_shuffled(n, seed, epoch)[: n // workers * workers].reshape(workers, -1))
+        enough("iid", n, workers, 1)
+        return list(shuffled(n, seed, epoch)[: n // workers * workers].reshape(workers, -1))
 
 
 @register("quantity", "partition")
@@ -118,10 +118,10 @@ class Quantity(Partition):
         if floor == "auto":
             floor = self.one_batch(self.batch_size)
             floor = floor if n >= workers * floor else 1
-        _enough("quantity", n, workers, floor)
+        enough("quantity", n, workers, floor)
         shares = stream(seed, "partition sizes").dirichlet(np.full(workers, self.alpha))
-        sizes = floor + _divided(shares[None], np.array([n - workers * floor]))[0]
-        return np.split(_shuffled(n, seed, epoch), np.cumsum(sizes)[:-1])
+        sizes = floor + divided(shares[None], np.array([n - workers * floor]))[0]
+        return np.split(shuffled(n, seed, epoch), np.cumsum(sizes)[:-1])
 
 
 @register("shards", "partition")
@@ -144,8 +144,8 @@ class Shards(Partition):
         _at_least_one("classes", self.classes)
 
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
-        order, counts = _by_class(np.arange(len(labels)), labels)
-        _enough("shards", len(labels), workers, 1)
+        order, counts = by_class(np.arange(len(labels)), labels)
+        enough("shards", len(labels), workers, 1)
         needed = -(-len(counts) // workers)  # classes a worker so that each class is held
         k = max(min(2, len(counts)), needed) if self.classes == "auto" else self.classes
         if k > len(counts):
@@ -160,7 +160,7 @@ class Shards(Partition):
                 f"partition.classes: {workers} workers of {k} classes are {workers * k} shards, more than the {room} that "
                 f"the samples of {len(counts)} classes allow; lower workers or partition.classes"
             )
-        holders = self._assign(_shards_of(counts, workers * k, workers), workers, k, stream(seed, "partition"))
+        holders = self._assign(shards_of(counts, workers * k, workers), workers, k, stream(seed, "partition"))
         ends = np.cumsum(counts)
         mine: list[list[np.ndarray]] = [[] for _ in range(workers)]
         for c, here in enumerate(holders):
@@ -220,8 +220,8 @@ class Dirichlet(Partition):
 
     def deal(self, labels: np.ndarray, workers: int, seed: int, epoch: int = 0) -> Sequence[np.ndarray]:
         draw = stream(seed, "partition")
-        order, counts = _by_class(draw.permutation(len(labels)), labels)
-        _enough("dirichlet", len(labels), workers, 1 if self.equal or self.min_size == "auto" else self.min_size)
+        order, counts = by_class(draw.permutation(len(labels)), labels)
+        enough("dirichlet", len(labels), workers, 1 if self.equal or self.min_size == "auto" else self.min_size)
         table = self._mixes(counts, workers, draw) if self.equal else self._divisions(counts, workers, draw)
         owner = np.repeat(np.tile(np.arange(workers + 1), len(counts)), np.c_[table, counts - table.sum(1)].ravel())
         grouped = order[np.argsort(owner, kind="stable")]
@@ -232,7 +232,7 @@ class Dirichlet(Partition):
         best, first, auto = 0, None, self.min_size == "auto"
         floor = self.one_batch(self.batch_size) if auto else self.min_size
         for _ in range(self.attempts):
-            table = _divided(draw.dirichlet(np.full(workers, self.alpha), size=len(counts)), counts)
+            table = divided(draw.dirichlet(np.full(workers, self.alpha), size=len(counts)), counts)
             least = int(table.sum(0).min())
             if least >= floor:
                 return table
@@ -241,7 +241,7 @@ class Dirichlet(Partition):
             if auto and counts.sum() < workers * floor:
                 break
         if auto and first is not None:
-            return _one_each(first)
+            return one_each(first)
         raise ValueError(
             f"partition: dirichlet with alpha={self.alpha:g} gave some worker of {workers} fewer than "
             f"min_size={self.min_size} samples in each of {self.attempts} draws (at best {best}); raise partition.alpha, "
@@ -356,45 +356,6 @@ def left_over(n: int, shares: Sequence[np.ndarray]) -> np.ndarray:
     return np.setdiff1d(np.arange(n), np.concatenate(list(shares)))
 
 
-def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
-    return stream(seed, "partition", *([epoch] if epoch else [])).permutation(n)
-
-
-def _by_class(order: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sample numbers `order`, sorted by label and otherwise as they were, and how many each occurring label has."""
-    _, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    return order[np.argsort(which[order], kind="stable")], counts
-
-
-def _divided(shares: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Whole numbers nearest to rows of shares (each sums to one) of `counts`, that sum to the counts exactly."""
-    cuts = np.rint(np.cumsum(shares, axis=1) * counts[:, None]).astype(np.int64)
-    cuts[:, -1] = counts
-    return np.diff(np.minimum(cuts, counts[:, None]), axis=1, prepend=0)
-
-
-def _shards_of(counts: np.ndarray, shards: int, most: int) -> np.ndarray:
-    """How many shards each class is cut into: one at least, `most` at most, `shards` in all, so that they are about as long."""
-    cut = np.ones(len(counts), dtype=np.int64)
-    queue = [(-int(n), c) for c, n in enumerate(counts)]
-    heapq.heapify(queue)
-    for _ in range(shards - len(counts)):
-        while True:  # the class whose shards are longest is cut once more
-            _, c = heapq.heappop(queue)
-            if cut[c] < min(most, counts[c]):
-                break
-        cut[c] += 1
-        heapq.heappush(queue, (-(counts[c] / cut[c]), c))
-    return cut
-
-
-def _enough(name: str, n: int, workers: int, each: int) -> None:
-    if n < workers * each:
-        wanted = "one" if each == 1 else f"min_size={each}"
-        out = "lower workers" if each == 1 else "lower partition.min_size or workers"
-        raise ValueError(f"partition: {name} cannot give {workers} workers {wanted} of {n} training samples each; {out}")
-
-
 def _positive(alpha: float) -> None:
     if not (alpha > 0 and math.isfinite(alpha)):
         raise ValueError(f"partition.alpha: must be a positive number, got {alpha}")
@@ -403,14 +364,3 @@ def _positive(alpha: float) -> None:
 def _at_least_one(key: str, value: Any) -> None:
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f"partition.{key}: must be auto or a whole number of at least 1, got {value!r}")
-
-
-def _one_each(table: np.ndarray) -> np.ndarray:
-    """(classes, workers) samples, where whoever had none has one: of the worker that has most, of its largest class."""
-    table = table.copy()
-    for worker in (table.sum(0) == 0).nonzero()[0]:
-        rich = table.sum(0).argmax()
-        c = table[:, rich].argmax()
-        table[c, rich] -= 1
-        table[c, worker] += 1
-    return table

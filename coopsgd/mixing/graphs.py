@@ -14,121 +14,13 @@ import numpy as np
 
 from coopsgd.host import sizes
 from coopsgd.mixing import graphfiles
+from coopsgd.mixing.links import AllToAll, Links, directed, links_of, links_of_pairs, undirected
 from coopsgd.mixing.matrix import Modes
 from coopsgd.mixing.structured import circulant
 from coopsgd.registry import option, register
 from coopsgd.streams import seed_of
 
 ATTEMPTS = 1000  # draws of a random graph before giving up on a connected one
-
-
-@dataclass(frozen=True, eq=False)
-class Links:
-    """Who takes from whom among m workers: rows[e] takes from columns[e]; sorted, none twice, nobody from itself.
-
-    eigenvalues: of the Laplacian, in closed form. labels: workers with one label may change places and nothing changes.
-    alike: is every edge to every other as any is, by a symmetry of the graph?
-    """
-
-    m: int
-    rows: np.ndarray
-    columns: np.ndarray
-    eigenvalues: Modes | None = None
-    labels: np.ndarray | None = None
-    alike: bool = False
-
-    @property
-    def count(self) -> int:
-        """How many there are; an undirected edge is two."""
-        return len(self.rows)
-
-    @property
-    def complete(self) -> bool:
-        """Does everyone take from everyone?"""
-        return self.m > 1 and self.count == self.m * (self.m - 1)
-
-    @cached_property
-    def degrees(self) -> np.ndarray:
-        """(m,) from how many each takes."""
-        return np.bincount(self.rows, minlength=self.m)
-
-    @cached_property
-    def undirected(self) -> bool:
-        """Does everyone take from whoever takes from it?"""
-        back = np.lexsort((self.rows, self.columns))
-        return np.array_equal(self.rows[back], self.columns) and np.array_equal(self.columns[back], self.rows)
-
-    @cached_property
-    def pairs(self) -> np.ndarray:
-        """(E, 2) undirected edges, each once, the smaller end first."""
-        low, high = np.minimum(self.rows, self.columns), np.maximum(self.rows, self.columns)
-        key = np.unique(low * self.m + high)
-        return np.stack([key // self.m, key % self.m], axis=1)
-
-    def parts(self) -> list[list[int]]:
-        """The workers that hang together, whichever way messages go, in groups that do not."""
-        part = np.arange(self.m)
-        while True:
-            least = part.copy()
-            np.minimum.at(least, self.rows, part[self.columns])
-            np.minimum.at(least, self.columns, part[self.rows])
-            least = least[least]
-            if (least == part).all():
-                return [np.flatnonzero(part == one).tolist() for one in np.unique(part)]
-            part = least
-
-    def adjacency(self) -> np.ndarray:
-        """(m, m) bool"""
-        sizes.refuse("workers", 1.0 * self.m**2, f"the adjacency of {self.m} workers", "lower it")
-        taken = np.zeros((self.m, self.m), dtype=bool)
-        taken[self.rows, self.columns] = True
-        return taken
-
-
-class _All(Links):
-    """Everyone takes from everyone; the list is made when it is asked for, and an average asks for none."""
-
-    def __init__(self, m: int) -> None:
-        object.__setattr__(self, "m", m)
-
-    @property
-    def count(self) -> int:
-        return self.m * (self.m - 1)
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        sizes.refuse("workers", 16.0 * self.count, f"the edges of {self.m} workers, all to all", "lower it")
-        return np.repeat(np.arange(self.m), self.m - 1)
-
-    @cached_property
-    def columns(self) -> np.ndarray:
-        others = np.tile(np.arange(self.m - 1), self.m)
-        return others + (others >= self.rows)
-
-
-def links_of(graph: Links | np.ndarray) -> Links:
-    """From an (m, m) bool adjacency, [i, j] = i takes from j."""
-    if isinstance(graph, Links):
-        return graph
-    rows, columns = np.nonzero(graph)
-    return Links(len(graph), rows, columns)
-
-
-def _directed(m: int, rows: Any, columns: Any) -> Links:
-    """Links from a list in any order; self-loops and repetitions are dropped."""
-    rows, columns = np.asarray(rows, dtype=int), np.asarray(columns, dtype=int)
-    key = np.unique((rows * m + columns)[rows != columns])
-    return Links(m, key // m, key % m)
-
-
-def _undirected(m: int, a: Any, b: Any) -> Links:
-    return _directed(m, np.append(a, b), np.append(b, a))
-
-
-def links_of_pairs(m: int, edges: Any) -> Links:
-    """From undirected edges, each named once."""
-    a, b = np.array(list(edges), dtype=int).reshape(-1, 2).T
-    return _undirected(m, a, b)
 
 
 def _cyclic(links: Links) -> Links:
@@ -171,7 +63,7 @@ class Ring(Graph):
 
     def _links(self, m: int, seed: int) -> Links:
         i = np.arange(m)
-        return replace(_cyclic(_undirected(m, i, (i + 1) % m)), alike=True)
+        return replace(_cyclic(undirected(m, i, (i + 1) % m)), alike=True)
 
 
 @register("chain", "graph")
@@ -181,7 +73,7 @@ class Chain(Graph):
 
     def _links(self, m: int, seed: int) -> Links:
         i = np.arange(m - 1)
-        return replace(_undirected(m, i, i + 1), eigenvalues=Modes(("chain", m), _of_a_chain(m)))
+        return replace(undirected(m, i, i + 1), eigenvalues=Modes(("chain", m), _of_a_chain(m)))
 
 
 def _of_a_chain(m: int) -> np.ndarray:
@@ -198,7 +90,7 @@ class Star(Graph):
         values = np.ones(m)
         values[:1], values[1:][-1:] = 0, m
         others = np.minimum(np.arange(m), 1)
-        found = _undirected(m, np.zeros(m, dtype=int), np.arange(m))
+        found = undirected(m, np.zeros(m, dtype=int), np.arange(m))
         return replace(found, eigenvalues=Modes(("star", m), values), labels=others, alike=True)
 
 
@@ -208,7 +100,7 @@ class Complete(Graph):
     """Everyone talks to everyone."""
 
     def _links(self, m: int, seed: int) -> Links:
-        return _All(m)
+        return AllToAll(m)
 
 
 def _sides(name: str, m: int, rows: Any) -> tuple[int, int]:
@@ -236,7 +128,7 @@ class Grid(Graph):
         at = np.arange(m).reshape(rows, cols)
         a, b = (np.concatenate([right.ravel(), down.ravel()]) for right, down in ((at[:, :-1], at[:-1]), (at[:, 1:], at[1:])))
         values = np.add.outer(_of_a_chain(rows), _of_a_chain(cols)).ravel()
-        return replace(_undirected(m, a, b), eigenvalues=Modes(("grid", rows, cols), values))
+        return replace(undirected(m, a, b), eigenvalues=Modes(("grid", rows, cols), values))
 
 
 @register("torus", "graph")
@@ -248,7 +140,7 @@ class Torus(Grid):
         rows, cols = _sides("torus", m, self.rows)
         at = np.arange(m).reshape(rows, cols)
         # a simple graph: a torus with two rows has one edge up-down, not two
-        found = _undirected(m, np.append(at, at), np.append(np.roll(at, -1, axis=1), np.roll(at, -1, axis=0)))
+        found = undirected(m, np.append(at, at), np.append(np.roll(at, -1, axis=1), np.roll(at, -1, axis=0)))
         first = np.zeros(m)
         first[found.columns[found.rows == 0]] = -1
         first[0] = -first.sum()
@@ -265,7 +157,7 @@ class Hypercube(Graph):
         if m & (m - 1):
             raise ValueError(f"hypercube: needs a power of two workers, got {m}; ring or exponential take any number")
         i, bits = np.arange(m), m.bit_length() - 1
-        found = _undirected(m, np.tile(i, bits), (i ^ (1 << np.arange(bits))[:, None]).ravel())
+        found = undirected(m, np.tile(i, bits), (i ^ (1 << np.arange(bits))[:, None]).ravel())
         ones = sum((i >> b & 1 for b in range(bits)), np.zeros(m))
         return replace(found, eigenvalues=Modes(("walsh", m), 2 * ones), alike=True)
 
@@ -277,7 +169,7 @@ class Exponential(Graph):
 
     def _links(self, m: int, seed: int) -> Links:
         i, hops = np.arange(m), 1 << np.arange(max(m - 1, 0).bit_length())  # ceil(log2 m) of them
-        return _cyclic(_directed(m, np.tile(i, len(hops)), ((i - hops[:, None]) % m).ravel()))
+        return _cyclic(directed(m, np.tile(i, len(hops)), ((i - hops[:, None]) % m).ravel()))
 
 
 def _room(name: str, edges: float, out: str) -> None:
@@ -384,7 +276,7 @@ class File(Graph):
             more = f" (no edge names {', '.join(lacks[:5])})" if len(lacks) == m - n else ""
             raise ValueError(f"topology.file: {self.file!r} has {n} nodes, but workers={m}{more}; set workers={n}")
         one_way = self._found.directed if self.directed == "auto" else self.directed
-        return _directed(m, b, a) if one_way else _undirected(m, a, b)
+        return directed(m, b, a) if one_way else undirected(m, a, b)
 
     def notes(self, m: int) -> tuple[str, ...]:
         links, notes = self.links(m), list(self._found.notes)

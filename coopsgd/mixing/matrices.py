@@ -11,7 +11,7 @@ import numpy as np
 
 from coopsgd.errors import ConfigError
 from coopsgd.mixing import spectra
-from coopsgd.mixing.graphs import Links, links_of
+from coopsgd.mixing.links import Links, links_of
 from coopsgd.mixing.matrix import FOLLOWED, WHOLE, Edges, Matrix, Modes, refined
 from coopsgd.mixing.recognise import recognise
 from coopsgd.mixing.structured import Average, Pull

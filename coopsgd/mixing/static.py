@@ -10,8 +10,9 @@ import numpy as np
 
 from coopsgd.mixing import matrices, spectra
 from coopsgd.mixing.base import Mixing, auto_or_number
-from coopsgd.mixing.graphs import Graph, Ring, links_of_pairs
+from coopsgd.mixing.graphs import Graph, Ring
 from coopsgd.mixing.groups import GROUPS_HELP, split
+from coopsgd.mixing.links import links_of_pairs
 from coopsgd.mixing.matrix import Matrix, identity
 from coopsgd.registry import of_run, option, register
 

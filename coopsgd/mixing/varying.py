@@ -15,8 +15,9 @@ from coopsgd.host import sizes
 from coopsgd.mixing import matrices
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Expectation, everybody_alike, pair_averages, random_matching, repeated
-from coopsgd.mixing.graphs import Graph, Links, Ring, links_of_pairs
+from coopsgd.mixing.graphs import Graph, Ring
 from coopsgd.mixing.groups import GROUPS_HELP, split
+from coopsgd.mixing.links import Links, links_of_pairs
 from coopsgd.mixing.matrix import FOLLOWED, WHOLE, Edges, Matrix, Modes, identity
 from coopsgd.mixing.static import Gossip
 from coopsgd.mixing.structured import Groups, circulant

@@ -16,7 +16,7 @@ from scipy.optimize import linprog
 
 from coopsgd.commands import analyze, compose
 from coopsgd.mixing import expectation, graphs, matcha
-from coopsgd.mixing.graphs import links_of
+from coopsgd.mixing.links import links_of
 from coopsgd.mixing.matcha import Matcha, Matchings, decompose, probabilities
 from coopsgd.mixing.sampled import Sampled
 from coopsgd.mixing.varying import Matching, Pairwise, _matching

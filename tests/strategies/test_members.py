@@ -19,7 +19,7 @@ from coopsgd import registry
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing import graphs, matcha, spectra
-from coopsgd.mixing.graphs import links_of
+from coopsgd.mixing.links import links_of
 from coopsgd.mixing.sampled import Sampled
 from coopsgd.mixing.static import Anchored, Hierarchical
 from coopsgd.mixing.varying import GossipPGA, Matching, OnePeer, Pairwise, TwoLevel, _matching
