@@ -194,6 +194,9 @@ def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:
     """The config of the folder with these words, as `train --config-path FOLDER` reads it."""
     refuse_flags(words, "resume")
     words, notes = mended(words, "resume")
+    for name in (word.partition("=")[0] for word in words):
+        if name in schema.GROUPS:  # of which a run's own config has no choices
+            raise _another(name)
     if {"epochs", "rounds"} & {word.partition("=")[0] for word in words}:
         words = ["steps=null", *words]  # the folder's own, unless a word says so
     file = folder / "config.yaml"

@@ -226,6 +226,7 @@ REFUSED = [
     (["tau=5"], ["tau: would change", "steps"]),
     (["optim.lr=0.2"], ["optim.lr: would change"]),
     (["seed=1"], ["seed: would change"]),
+    (["algo=easgd"], ["algo: would change", "steps"]),
     (["steps=9"], ["steps: the run has done 23 of them", "got 9"]),
     (["stepz=9"], ["no key named 'stepz'"]),
     (["processes=3"], ["processes: workers must be divisible"]),

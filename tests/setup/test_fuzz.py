@@ -112,7 +112,7 @@ MANY = int(os.environ.get("FUZZ", "0"))
 
 
 @settings(
-    max_examples=MANY or 60,
+    max_examples=MANY or 30,
     derandomize=not MANY,
     database=None,
     deadline=None,
