@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from coopsgd.registry import option, register
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 NOT_ELEMENTWISE = ("lbfgs", "adafactor", "muon", "sparseadam", "shampoo", "lamb", "lars", "adagc")
+FUSED = ("lr", "momentum", "nesterov", "weight_decay")  # keys of sgd that a fused step knows
 SQUARES = ("exp_avg_sq",)  # buffers that are means of squares
 
 
@@ -31,6 +35,18 @@ def below_one(name: str, value: float) -> None:
     """ValueError, naming the key, unless it lies in [0, 1)."""
     if not 0 <= value < 1:
         raise ValueError(f"{name}: must lie in [0, 1), got {value}")
+
+
+class SGDStep(NamedTuple):
+    """What a step of SGD does beside x -= lr * gradient, as torch.optim.SGD does it, without dampening.
+
+    velocity: (w, d) the momentum buffers of the worker rows, zero where there were none; None without momentum.
+    """
+
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    velocity: Tensor | None
 
 
 @register("sgd", "optim")
@@ -53,6 +69,11 @@ class SGD:
     def plain(self) -> bool:
         """Is a step x - lr * gradient and nothing more? Then the task may fuse the two."""
         return all(getattr(self, f.name) == f.default for f in fields(self) if f.name != "lr")
+
+    @property
+    def fusable(self) -> bool:
+        """Is a step what SGDStep can say? Then a task that knows how may fuse it with the gradient."""
+        return self.KIND == "SGD" and all(getattr(self, f.name) == f.default for f in fields(self) if f.name not in FUSED)
 
     @property
     def buffers(self) -> tuple[str, ...]:

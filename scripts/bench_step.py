@@ -24,6 +24,8 @@ def ways(model: str) -> dict[str, Callable[[], float]]:
     return {
         "bare loop, 1": lambda: peer_step("bare", *size, 1),
         "coopsgd, 1": lambda: coopsgd_step(*size, "algo=pasgd", "tau=16", "workers=1"),
+        "bare, momentum, 1": lambda: peer_step("bare", *size, 1, momentum=0.9),
+        "coopsgd, momentum, 1": lambda: coopsgd_step(*size, "algo=pasgd", "tau=16", "workers=1", "optim.momentum=0.9"),
         "ddp, 4": lambda: peer_step("ddp", *size, 4),
         "coopsgd fullsync, 4": lambda: coopsgd_step(*size, "algo=fullsync", "workers=4", "processes=4"),
         "averager tau 16, 4": lambda: peer_step("averager", *size, 4),
@@ -33,6 +35,7 @@ def ways(model: str) -> dict[str, Callable[[], float]]:
 
 PAIRS = [  # name, over, at most
     ("coopsgd, 1", "bare loop, 1", {"mlp": 1.05, "cnn": 1.05}),
+    ("coopsgd, momentum, 1", "bare, momentum, 1", {"mlp": 0.75, "cnn": 1.05}),
     ("coopsgd fullsync, 4", "ddp, 4", {"mlp": 1.2, "cnn": 1.1}),
     ("coopsgd pasgd tau 16, 4", "averager tau 16, 4", {}),
 ]

@@ -58,12 +58,13 @@ def coopsgd_step(model: str, steps: int, warm: int, *words: str) -> float:
     return (lines[-1]["train_s"] - first["train_s"]) / (lines[-1]["step"] - warm)
 
 
-def peer_step(way: str, model: str, steps: int, warm: int, world: int) -> float:
+def peer_step(way: str, model: str, steps: int, warm: int, world: int, momentum: float = 0.0) -> float:
     """Seconds of one step of a hand-written loop: bare (world 1), ddp, or averager (PeriodicModelAverager, tau = 16)."""
     with tempfile.TemporaryDirectory() as folder:
         answers = FORK.SimpleQueue()
         members = [
-            FORK.Process(target=_peer, args=(rank, world, way, model, steps, warm, folder, answers)) for rank in range(world)
+            FORK.Process(target=_peer, args=(rank, world, way, model, steps, warm, momentum, folder, answers))
+            for rank in range(world)
         ]
         for member in members:
             member.start()
@@ -74,7 +75,9 @@ def peer_step(way: str, model: str, steps: int, warm: int, world: int) -> float:
         return max(answers.get() for _ in members)
 
 
-def _peer(rank: int, world: int, way: str, model: str, steps: int, warm: int, folder: str, answers: Any) -> None:
+def _peer(
+    rank: int, world: int, way: str, model: str, steps: int, warm: int, momentum: float, folder: str, answers: Any
+) -> None:
     torch.set_num_threads(1)
     settings = resolve({"algo": {"name": "fullsync", "strategy": "fullsync"}, **_groups(model), "workers": world}).config
     images = Parts(settings).data.load()
@@ -91,7 +94,7 @@ def _peer(rank: int, world: int, way: str, model: str, steps: int, warm: int, fo
             from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 
             averager = PeriodicModelAverager(period=16, warmup_steps=0)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=momentum)
     x = (torch.tensor(images.train_x).float() - images.mean[0]) / images.std[0]
     y = torch.tensor(images.train_y)
     share = torch.from_numpy(np.array(IID().deal(np.array(y), world, 0)[rank]))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coopsgd.loop.saved import ByRow
-from coopsgd.optim import SQUARES
+from coopsgd.optim import SQUARES, SGDStep
 from coopsgd.schedules import InUnits
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Inner:
         self._x, self._workers, self._settings = x, workers, settings
         self._divide(max(1, BLOCK // max(1, x.shape[1])))
         self._buffers, self._counts = settings.buffers, settings.COUNTS
+        self._velocity: Tensor | None = None  # (w, d) momentum buffers of fused steps: the optimiser's are views of it
         arguments = asdict(settings)
         if "beta1" in arguments:
             arguments["betas"] = (arguments.pop("beta1"), arguments.pop("beta2"))
@@ -56,6 +57,20 @@ class Inner:
     def plain(self) -> bool:
         """Is a step x - lr * direction and nothing more?"""
         return bool(getattr(self._settings, "plain", False))
+
+    @property
+    def fusable(self) -> bool:
+        """Is a step what `sgd_step` can say?"""
+        return bool(getattr(self._settings, "fusable", False))
+
+    def sgd_step(self, active: np.ndarray | None = None) -> SGDStep:
+        """What the coming step of the active workers does beside x -= lr * gradient; only where `fusable`.
+
+        Its velocity is this optimiser's own state; whoever takes the step moves it in place.
+        """
+        group = self._optimizer.param_groups[0]  # a scheduler may move momentum, too
+        velocity = self._joined_velocity(active) if group["momentum"] else None
+        return SGDStep(group["momentum"], group["nesterov"], group["weight_decay"], velocity)
 
     def rates(self, n: int) -> list[float]:
         """Step sizes of the coming n steps, or of as many as are known already; at least one."""
@@ -146,6 +161,23 @@ class Inner:
         else:
             for _ in range(k):
                 self._schedule.step()
+
+    def _joined_velocity(self, active: np.ndarray | None) -> Tensor:
+        """(w, d) the momentum buffers in one tensor. Rows that are idle and have none are not given any."""
+        if active is not None and len(self._parts) < self._workers:
+            self._take_apart()
+        if self._velocity is None:
+            self._velocity = torch.zeros_like(self._x)
+        for (a, b), part in zip(self._bounds, self._parts, strict=True):
+            if active is None or active[a]:
+                state, mine = self._optimizer.state[part], self._velocity[a:b]
+                found = state.get("momentum_buffer")
+                if found is None:
+                    mine.zero_()
+                elif found.data_ptr() != mine.data_ptr():
+                    mine.copy_(found)
+                state["momentum_buffer"] = mine
+        return self._velocity
 
     def _divide(self, rows: int) -> None:
         """Make every so many rows a parameter."""

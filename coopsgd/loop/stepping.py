@@ -1,7 +1,8 @@
 """Between the loop, the task and the optimiser: one gradient and one step, or several of both at once.
 
-Where a step is x - lr * gradient and nothing more, a task that can `descend` takes it without storing a gradient, and takes the
-steps up to the next communication or log line for a few rows at a time, while those rows are in cache.
+Where nobody looks at a gradient, a task that can `descend` takes a step of SGD without storing one, and takes the steps up to
+the next communication or log line for a few rows at a time, while those rows are in cache. With momentum or weight decay: if it
+is one that KEEPS_VELOCITY.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Steps:
         self._grad: Any = None if fusing and getattr(problem, "KEEPS_GRADIENTS", False) else each(zeros_like, x)
         problem.bind(x, self._grad, statistics, module_buffers)
         self._clip = clip
-        self.fused = fusing and inner.plain and clip is None and hasattr(problem, "descend")
+        can = inner.plain or (inner.fusable and getattr(problem, "KEEPS_VELOCITY", False))
+        self.fused = fusing and can and clip is None and hasattr(problem, "descend")
         self._taken: deque[Tensor] = deque()  # losses of later steps that x has taken already
 
     @property
@@ -61,7 +63,8 @@ class Steps:
     def descend(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
         """Step k of the active workers, after `own` steps each; only where `fused`. (r, 1) losses where x was before it."""
         if not self._taken:
-            self._taken.extend(self._problem.descend(k, self._inner.rates(self._unwatched(k)), active, own))
+            more = () if self._inner.plain else (self._inner.sgd_step(active),)
+            self._taken.extend(self._problem.descend(k, self._inner.rates(self._unwatched(k)), active, own, *more))
         return self._taken.popleft()
 
     def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> tuple[Tensor, Tensor]:

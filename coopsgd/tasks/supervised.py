@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from coopsgd.optim import SGDStep
     from coopsgd.setup.schema import Config
     from coopsgd.tasks.engines.base import Engine
 
 SMALL = ("train", "refuse")
 EVALUATE = 250  # test samples in one forward pass
+TOGETHER = 1 << 18  # numbers of the batches that are made at once
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ class SupervisedProblem(Problem):
     """The data in memory, and the engines that compute rows. A subclass says what a batch is."""
 
     PART = EVALUATE  # test samples in one forward pass
+    KEEPS_VELOCITY = True
 
     def __init__(self, task: Supervised, config: Config, rows: range, device: Any) -> None:
         import torch
@@ -182,7 +186,7 @@ class SupervisedProblem(Problem):
         self._dtype, self._device = getattr(torch, config.dtype), device
         self._bound = bound(task, config.seed, self._dtype, device, config.start)
         self._start, self._loss = self._bound.flat(), task.made_loss()
-        self._rows, self._seed = rows, config.seed
+        self._rows, self._seed, self._numbers = rows, config.seed, math.prod(task.data.SHAPE)
         self._tests = self._load(task, config)
         partition, labels, shares = task.partition, task.labels(config), task.shares(config)
         self._own_tests = task.held_out(config)
@@ -259,25 +263,37 @@ class SupervisedProblem(Problem):
             self._grad[i].zero_()
         return losses
 
-    def descend(self, k: int, rates: Sequence[float], active: np.ndarray | None, own: np.ndarray) -> Tensor:
+    def descend(
+        self, k: int, rates: Sequence[float], active: np.ndarray | None, own: np.ndarray, step: SGDStep | None = None
+    ) -> Tensor:
         steps = [own + j if active is None else own + j * active for j in range(len(rates))]
         chosen, losses = [self._batches.at(step) for step in steps], self._x.new_zeros(len(rates), self._r, 1)
 
         def job(engine: Engine, a: int, b: int) -> None:
-            for j, lr in enumerate(rates):
-                batch = self._fetch(chosen[j], steps[j], a, b)
-                losses[j, a:b, 0] = engine.descend(a, b, *batch, lr, self._seeds(a, b, k + j))
+            for j, (lr, batch) in enumerate(zip(rates, self._fetched(chosen, steps, a, b), strict=True)):
+                losses[j, a:b, 0] = engine.descend(a, b, *batch, lr, self._seeds(a, b, k + j), step)
 
         self._crew.each(job, active)
         return losses
 
     def _fetch(self, chosen: np.ndarray, own: np.ndarray, a: int, b: int) -> tuple[Tensor, Tensor]:
         """The batches of rows [a, b) held here, at once."""
+        return next(self._fetched([chosen], [own], a, b))
+
+    def _fetched(
+        self, chosen: Sequence[np.ndarray], own: Sequence[np.ndarray], a: int, b: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of one step after another; small batches of several steps are made together."""
         import torch
 
-        # a GPU has taken what is sent from ordinary memory when this returns, though it is not waited for
-        which = torch.from_numpy(self._batches.of(chosen, a, b)).to(self._device, non_blocking=True)
-        return self._batch(which, self._rows[a:b], own[a:b].tolist())
+        n = max(1, TOGETHER // ((b - a) * int(self._batches.sizes[a]) * self._numbers))
+        for j in range(0, len(chosen), n):
+            some = [self._batches.of(step, a, b) for step in chosen[j : j + n]]
+            # a GPU has taken what is sent from ordinary memory when this returns, though it is not waited for
+            which = torch.from_numpy(np.concatenate(some)).to(self._device, non_blocking=True)
+            rows = [*self._rows[a:b]] * len(some)
+            inputs, targets = self._batch(which, rows, np.concatenate([step[a:b] for step in own[j : j + n]]).tolist())
+            yield from zip(inputs.split(b - a), targets.split(b - a), strict=True)
 
     def _seeds(self, a: int, b: int, k: int) -> list[int]:
         """What the dropout of rows [a, b) is drawn from at step k; nothing where there is none."""

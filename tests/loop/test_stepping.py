@@ -49,7 +49,7 @@ class Half(Average):
         ("algo=easgd",),  # an auxiliary row
         ("algo=dpsgd", "log_every=3"),  # looked at between communications
         ("algo=pasgd", "schedule=cosine"),  # the step sizes of later steps are not known yet
-        ("algo=pasgd", "optim.momentum=0.9"),  # never fused
+        ("algo=pasgd", "optim=adam"),  # never fused
         ("algo=pasgd", "tau=50"),  # longer than the run
     ],
 )
@@ -97,7 +97,7 @@ def counted(monkeypatch):
 
         monkeypatch.setattr(SupervisedProblem, name, call)
 
-    counting("descend", lambda rates, active, own: len(rates))
+    counting("descend", lambda rates, active, own, *step: len(rates))
     counting("gradients", lambda active, own: 1)
     return steps
 
@@ -111,7 +111,9 @@ def counted(monkeypatch):
         (("algo=dpsgd", "delay=3"), "descend"),
         (("algo=pasgd", "delay=tau"), "descend"),
         (("algo=pasgd", "clip=100"), "gradients"),
-        (("algo=pasgd", "optim.momentum=0.1"), "gradients"),
+        (("algo=pasgd", "optim.momentum=0.1"), "descend"),
+        (("algo=pasgd", "optim.momentum=0.1", "optim.dampening=0.1"), "gradients"),
+        (("algo=pasgd", "optim=adam"), "gradients"),
         (("algo=pasgd", "algo.strategy=test_stepping:Unfused"), "gradients"),
         (("algo=fullsync",), "gradients"),  # it averages them
     ],

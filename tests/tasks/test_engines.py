@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from playing import CNN, MLP, play, settle
 from torch import nn
 
 from coopsgd.errors import ConfigError
+from coopsgd.optim import SGDStep
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.tasks.engines.bmm import Bmm
@@ -90,18 +92,20 @@ class Stage:
         self.pool = RowPool(Choice(name, min(3, CHUNK["cpu"][name])), bound, ROWS, threads)
         self.pool.bind(self.x, self.grad)
         self.losses = torch.full((ROWS,), torch.nan, dtype=dtype)
+        self.optimizers = None
 
     def gradients(self, engine, a, b):
         self.losses[a:b] = engine.gradients(a, b, self.inputs[a:b], self.targets[a:b])
 
-    def descend(self, engine, a, b):
-        self.losses[a:b] = engine.descend(a, b, self.inputs[a:b], self.targets[a:b], 0.3)
+    def descend(self, engine, a, b, step=None):
+        self.losses[a:b] = engine.descend(a, b, self.inputs[a:b], self.targets[a:b], 0.3, step=step)
 
-    def separately(self):
+    def separately(self, **more):
         """Losses, gradients as rows, and models after a step of torch.optim.SGD."""
         losses, grads = [], []
-        for module, inputs, targets in zip(self.modules, self.inputs, self.targets, strict=True):
-            optimizer = torch.optim.SGD(module.parameters(), lr=0.3)
+        self.optimizers = self.optimizers or [torch.optim.SGD(module.parameters(), lr=0.3, **more) for module in self.modules]
+        for module, inputs, targets, optimizer in zip(self.modules, self.inputs, self.targets, self.optimizers, strict=True):
+            optimizer.zero_grad()
             loss = nn.functional.cross_entropy(module(inputs), targets)
             loss.backward()
             carrier = copy.deepcopy(module)
@@ -138,6 +142,20 @@ def test_every_engine_computes_what_separate_modules_do(name, make, dtype, threa
     stage.pool.each(stage.descend)
     torch.testing.assert_close(stage.losses, losses, **close)
     torch.testing.assert_close(stage.x, after, **close)
+    assert bool(stage.grad.isnan().all()), "a fused step wrote gradients"
+
+
+@pytest.mark.parametrize("rule", [(0.9, False, 0.0), (0.9, True, 0.0), (0.0, False, 0.2), (0.9, False, 0.2), (0.9, True, 0.2)])
+@pytest.mark.parametrize(("name", "make"), [("bmm", smooth), ("loop", cnn), ("vmap", cnn)])
+def test_steps_with_momentum_and_weight_decay_are_torchs(name, make, rule):
+    momentum, nesterov, decay = rule
+    stage = Stage(make, torch.float64, name, threads=2)
+    step = SGDStep(momentum, nesterov, decay, torch.zeros_like(stage.x) if momentum else None)
+    for _ in range(4):
+        losses, _, after = stage.separately(momentum=momentum, nesterov=nesterov, weight_decay=decay)
+        stage.pool.each(partial(stage.descend, step=step))
+        torch.testing.assert_close(stage.losses, losses, rtol=0, atol=1e-12)
+        torch.testing.assert_close(stage.x, after, rtol=0, atol=1e-12)
     assert bool(stage.grad.isnan().all()), "a fused step wrote gradients"
 
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from coopsgd.tasks.engines.losses import Loss, cross_entropy
+
+if TYPE_CHECKING:
+    from coopsgd.optim import SGDStep
 
 
 class Engine(ABC):
@@ -33,12 +36,44 @@ class Engine(ABC):
         """Fill gradient rows [a, b) and return the losses, (b - a,). seeds: one a row where the module draws numbers."""
 
     @abstractmethod
-    def descend(self, a: int, b: int, inputs: Tensor, targets: Tensor, lr: float, seeds: Sequence[int] = ()) -> Tensor:
-        """x -= lr * gradient on rows [a, b), leaving no gradient behind; the losses before it, (b - a,)."""
+    def descend(
+        self,
+        a: int,
+        b: int,
+        inputs: Tensor,
+        targets: Tensor,
+        lr: float,
+        seeds: Sequence[int] = (),
+        step: SGDStep | None = None,
+    ) -> Tensor:
+        """x -= lr * gradient on rows [a, b), leaving no gradient behind; the losses before it, (b - a,).
+
+        step: what is done beside that, where there is momentum or weight decay; its velocity moves in place.
+        """
 
     @abstractmethod
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:
         """(c, n, ..., classes) of the models x (c, d) with their statistics, each on the same n inputs; for looking only."""
+
+
+def step_(x: Tensor, grad: Tensor, lr: float, step: SGDStep, a: int, b: int) -> None:
+    """Rows [a, b) of x take a step of SGD along grad (b - a, d), each in one pass over its numbers.
+
+    It is torch.optim.SGD's but for how the last few numbers of a row are rounded.
+    """
+    velocity = () if step.velocity is None else step.velocity[a:b].unbind()
+    torch._fused_sgd_(
+        x[a:b].unbind(),
+        grad.unbind(),
+        velocity,
+        weight_decay=step.weight_decay,
+        momentum=step.momentum if velocity else 0.0,
+        lr=lr,
+        dampening=0.0,
+        nesterov=step.nesterov,
+        maximize=False,
+        is_first_step=False,
+    )
 
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -2,19 +2,22 @@
 
 A layer of c rows is y = x W^T + b as one product of (c, batch, in) and (c, in, out); its gradient g^T x lands where it
 belongs, in the gradient rows, or in the weights themselves: `W.baddbmm_(g^T, x, alpha=-lr)` is gradient and update in one
-product, and no gradient is ever stored.
+product, and no gradient is ever stored. With momentum it lands in the velocity: `V.baddbmm_(g^T, x, beta=momentum)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from coopsgd.tasks.engines import losses as known
-from coopsgd.tasks.engines.base import Engine, Layout, flattened, strangers
+from coopsgd.tasks.engines.base import Engine, Layout, flattened, step_, strangers
+
+if TYPE_CHECKING:
+    from coopsgd.optim import SGDStep
 
 # layer -> (forward, backward): the gradient before the layer from the one after it, the layer's input and its output
 ACTIVATIONS: dict[type, tuple[Callable[[Tensor, nn.Module], Tensor], Callable[[Tensor, Tensor, Tensor, nn.Module], Tensor]]] = {
@@ -42,8 +45,9 @@ class Bmm(Engine):
     def __init__(self, module: nn.Module) -> None:
         self._layers = [layer for layer in flattened(module) or [] if not isinstance(layer, nn.Flatten | nn.Identity)]
         self._layout = Layout(module)
-        self._views: dict[tuple[int, int], list[Tensor]] = {}
-        self._into: dict[tuple[int, int], list[Tensor]] = {}
+        self._views: dict[tuple[str, int, int], list[Tensor]] = {}
+        self._velocity: Tensor | None = None  # whose views are kept
+        self._scratch: Tensor | None = None  # gradients that a step uses up at once
 
     @staticmethod
     def cannot(module: nn.Module) -> str | None:
@@ -64,18 +68,39 @@ class Bmm(Engine):
     ) -> None:
         super().bind(x, grad, statistics, module_buffers)
         self._views.clear()
-        self._into.clear()
+        self._velocity = self._scratch = None
 
     @torch.no_grad()
     def gradients(self, a: int, b: int, inputs: Tensor, targets: Tensor, seeds: Sequence[int] = ()) -> Tensor:
-        into = self._into.get((a, b))
-        if into is None:
-            into = self._into[a, b] = self._layout.stacked(self._grad[a:b])
-        return self._pass(self._at(a, b), inputs, targets, into, 0.0)
+        return self._pass(self._at(a, b), inputs, targets, self._parts("gradients", self._grad, a, b))
 
     @torch.no_grad()
-    def descend(self, a: int, b: int, inputs: Tensor, targets: Tensor, lr: float, seeds: Sequence[int] = ()) -> Tensor:
-        return self._pass(self._at(a, b), inputs, targets, None, lr)
+    def descend(
+        self,
+        a: int,
+        b: int,
+        inputs: Tensor,
+        targets: Tensor,
+        lr: float,
+        seeds: Sequence[int] = (),
+        step: SGDStep | None = None,
+    ) -> Tensor:
+        decay, velocity = (0.0, None) if step is None else (step.weight_decay, step.velocity)
+        if step is None or velocity is None:
+            return self._pass(self._at(a, b), inputs, targets, self._at(a, b), 1 - lr * decay, -lr)
+        if not step.nesterov and not decay:
+            if velocity is not self._velocity:
+                self._views = {key: views for key, views in self._views.items() if key[0] != "velocity"}
+                self._velocity = velocity
+            moved = self._parts("velocity", velocity, a, b)
+            losses = self._pass(self._at(a, b), inputs, targets, moved, step.momentum, 1.0)
+            self._x[a:b].add_(velocity[a:b], alpha=-lr)
+            return losses
+        if self._scratch is None or len(self._scratch) < b - a:
+            self._scratch = torch.empty_like(self._x[a:b])
+        losses = self._pass(self._at(a, b), inputs, targets, self._layout.stacked(self._scratch[: b - a]))
+        step_(self._x, self._scratch[: b - a], lr, step, a, b)
+        return losses
 
     @torch.no_grad()
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:
@@ -83,9 +108,13 @@ class Bmm(Engine):
         return self._forward(self._layout.stacked(x), flat.expand(len(x), *flat.shape))[-1]
 
     def _at(self, a: int, b: int) -> list[Tensor]:
-        found = self._views.get((a, b))
+        return self._parts("models", self._x, a, b)
+
+    def _parts(self, what: str, rows: Tensor, a: int, b: int) -> list[Tensor]:
+        """Views of every parameter in rows [a, b), made once."""
+        found = self._views.get((what, a, b))
         if found is None:
-            found = self._views[a, b] = self._layout.stacked(self._x[a:b])
+            found = self._views[what, a, b] = self._layout.stacked(rows[a:b])
         return found
 
     def _forward(self, parameters: list[Tensor], h: Tensor) -> list[Tensor]:
@@ -100,8 +129,19 @@ class Bmm(Engine):
             made.append(h)
         return made
 
-    def _pass(self, parameters: list[Tensor], inputs: Tensor, targets: Tensor, into: list[Tensor] | None, lr: float) -> Tensor:
-        """Forward and backward; gradients into `into`, or, where that is None, subtracted from the parameters lr times."""
+    def _pass(
+        self,
+        parameters: list[Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        into: list[Tensor],
+        keep: float | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        """Forward and backward: into <- keep * into + scale * gradient, or the gradient where `keep` is None.
+
+        `into` may be the parameters themselves.
+        """
         made = self._forward(parameters, inputs.flatten(2))
         losses, g = self._ends(made[-1], targets)
         at, first = len(parameters), next(i for i, layer in enumerate(self._layers) if isinstance(layer, nn.Linear))
@@ -112,14 +152,15 @@ class Bmm(Engine):
                 continue
             at -= 1 if layer.bias is None else 2
             below = torch.bmm(g, parameters[at]) if i > first else g  # before the weights move
-            if into is None:
-                parameters[at].baddbmm_(g.transpose(1, 2), before, alpha=-lr)
-                if layer.bias is not None:
-                    parameters[at + 1].add_(g.sum(1), alpha=-lr)
-            else:
+            if keep is None:
                 torch.bmm(g.transpose(1, 2), before, out=into[at])
                 if layer.bias is not None:
                     torch.sum(g, 1, out=into[at + 1])
+            else:
+                into[at].baddbmm_(g.transpose(1, 2), before, beta=keep, alpha=scale)
+                if layer.bias is not None:
+                    bias = into[at + 1] if keep == 1 else into[at + 1].mul_(keep)
+                    bias.add_(g.sum(1), alpha=scale)
             g = below
         return losses
 
@@ -140,5 +181,5 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     where = targets[:, :, None]
     picked = logs.gather(2, where)
     g = logs.exp_()
-    g.sub_((torch.arange(logits.shape[2], device=g.device) == where).to(g.dtype))
+    g.scatter_add_(2, where, g.new_tensor(-1.0).expand(where.shape))
     return picked.mean((1, 2)).neg_(), g.mul_(1 / logits.shape[1])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from coopsgd.tasks.engines.base import Engine
+from coopsgd.tasks.engines.base import Engine, step_
 from coopsgd.tasks.gradients import Bound, autocast
+
+if TYPE_CHECKING:
+    from coopsgd.optim import SGDStep
 
 
 class Loop(Engine):
@@ -34,13 +37,25 @@ class Loop(Engine):
         losses = [self._one(i, self._grad[i], inputs[i - a], targets[i - a], seeds[i - a : i - a + 1]) for i in range(a, b)]
         return torch.stack(losses)
 
-    def descend(self, a: int, b: int, inputs: Tensor, targets: Tensor, lr: float, seeds: Sequence[int] = ()) -> Tensor:
+    def descend(
+        self,
+        a: int,
+        b: int,
+        inputs: Tensor,
+        targets: Tensor,
+        lr: float,
+        seeds: Sequence[int] = (),
+        step: SGDStep | None = None,
+    ) -> Tensor:
         self._point(storing=False)
         assert self._scratch is not None
         losses = []
         for i in range(a, b):
             losses.append(self._one(i, self._scratch[0], inputs[i - a], targets[i - a], seeds[i - a : i - a + 1]))
-            self._x[i].add_(self._scratch[0], alpha=-lr)
+            if step is None:
+                self._x[i].add_(self._scratch[0], alpha=-lr)
+            else:
+                step_(self._x, self._scratch, lr, step, i, i + 1)
         return torch.stack(losses)
 
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:

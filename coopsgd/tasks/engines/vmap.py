@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from coopsgd.tasks.engines.base import Engine, Layout
+from coopsgd.tasks.engines.base import Engine, Layout, step_
+
+if TYPE_CHECKING:
+    from coopsgd.optim import SGDStep
 
 AT_ONCE = 8  # models that look at test samples, which are more than a batch
 
@@ -34,8 +37,23 @@ class Vmap(Engine):
             into.copy_(grad)
         return losses
 
-    def descend(self, a: int, b: int, inputs: Tensor, targets: Tensor, lr: float, seeds: Sequence[int] = ()) -> Tensor:
+    def descend(
+        self,
+        a: int,
+        b: int,
+        inputs: Tensor,
+        targets: Tensor,
+        lr: float,
+        seeds: Sequence[int] = (),
+        step: SGDStep | None = None,
+    ) -> Tensor:
         grads, losses = self._both(self._x[a:b].data, inputs, targets)
+        if step is not None:
+            scratch = torch.empty_like(self._x[a:b])
+            for into, grad in zip(self._layout.stacked(scratch), grads, strict=True):
+                into.copy_(grad)
+            step_(self._x, scratch, lr, step, a, b)
+            return losses
         for value, grad in zip(self._layout.stacked(self._x[a:b]), grads, strict=True):
             value.add_(grad, alpha=-lr)
         return losses
