@@ -122,6 +122,7 @@ CASES = {  # test, below tests/ -> COVER, or n for every n-th case
     "setup/test_lengths.py::test_a_run_of_so_many_rounds_has_as_many_communications": 2,
     "setup/test_lengths.py::test_looked_at_after_each_second_round": 2,
     "setup/test_lengths.py::test_refused_in_one_line": 3,
+    "setup/test_loading.py::test_every_yaml_is_what_hydra_composes": 6,
     "setup/test_odd_values.py::test_one_line_that_names_the_key": 3,
     "setup/test_odd_values.py::test_own_code_that_breaks_is_named_with_its_file_and_line": 3,
     "setup/test_option_words.py::test_the_words_of_the_runs_own_keys": 3,

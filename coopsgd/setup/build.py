@@ -76,11 +76,19 @@ _hints = functools.cache(get_type_hints)  # of a class; asked for by the hundred
 
 
 def filled_by_run(cls: Any) -> dict[str, str]:
-    """What each field that the run fills is given: by its mark (registry.of_run), or by its type."""
+    """What each field that the run fills is given: by its mark (registry.of_run), or by its type. Not to be changed."""
     try:
-        hints = _hints(cls)
+        return _filled_by_run(cls)
     except Exception:  # `typed` says which
-        hints = {}
+        return _filled(cls, {})
+
+
+@functools.cache
+def _filled_by_run(cls: Any) -> dict[str, str]:
+    return _filled(cls, _hints(cls))
+
+
+def _filled(cls: Any, hints: Mapping[str, Any]) -> dict[str, str]:
     found = {f.name: f.metadata.get("of_run") or _by_type(hints.get(f.name)) for f in fields(cls) if f.init}
     return {name: what for name, what in found.items() if what is not None}
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
 from coopsgd.errors import ConfigError
-from coopsgd.setup import catalogue, schema, sources
+from coopsgd.setup import catalogue, loading, schema, sources
 from coopsgd.setup.messages import BUGS, uncomposed
 from coopsgd.setup.schema import Config
 from coopsgd.setup.words import quoted
@@ -27,6 +28,7 @@ def composed(words: Sequence[str], config_dir: str | None = None) -> Any:
     more = [search_in(config_dir)] if config_dir else []
     try:
         with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
+            loading.quicken()
             return hydra.compose("config", [*words, *more], return_hydra_config=True)
     except BUGS as error:
         raise ConfigError(uncomposed(words, error)) from None
@@ -46,11 +48,17 @@ def search_in(folder: str) -> str:
 def register_schema() -> None:
     """Tell Hydra the keys of a config and their help, and have it read a user's yamls through `sources`."""
     sources.install()
+    ConfigStore.instance().repo[f"{SCHEMA}.yaml"] = _schema()
+    OmegaConf.register_new_resolver("coopsgd.help", catalogue.help_text, replace=True)
+
+
+@functools.cache
+def _schema() -> ConfigNode:
+    """As Hydra keeps it; it hands out copies."""
     node = OmegaConf.structured(Config)
     for name in schema.GROUPS:  # open: a group's keys are checked against the class it chooses
         node[name] = OmegaConf.create({}, flags={"struct": False})
-    ConfigStore.instance().store(name=SCHEMA, node=node)
-    OmegaConf.register_new_resolver("coopsgd.help", catalogue.help_text, replace=True)
+    return ConfigNode(name=f"{SCHEMA}.yaml", node=node, group=None, package=None, provider=None)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from coopsgd.run.folders import folder_key, refuse_nowhere, rehydrated, without_
 from coopsgd.run.jobs import FAILED, Job
 from coopsgd.run.schema import metric
 from coopsgd.run.sweep import table as sweep_table
-from coopsgd.setup import build, checks, objective, sweeps
+from coopsgd.setup import build, checks, loading, objective, sweeps
 from coopsgd.setup.again import Again, taken_out
 from coopsgd.setup.compose import register_schema, search_in, task_words
 from coopsgd.setup.flags import Line, sort
@@ -235,6 +235,7 @@ def _compose_and_run(session: Session, flags: dict[str, str]) -> None:
     module = at.startswith("pkg://")
     found: Any = hydra.initialize_config_module if module else hydra.initialize_config_dir
     with found(at.removeprefix("pkg://"), version_base="1.3"):
+        loading.quicken()
         engine: Any = GlobalHydra.instance().hydra
         session.sweeping, cfg = False, None if "--multirun" in flags else _as_one_run(engine, name, words)
         if cfg is None:
