@@ -272,6 +272,7 @@ WIDE = (
 LEARNED = 64 * 2000 + 2000 + 2000 * 10 + 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "more", "copies"),  # two at once where they are fused
     [(2, (), 1), (1, ("optim.momentum=0.9", "optim.nesterov=true"), 3), (1, ("optim=adam",), 4)],

@@ -354,6 +354,7 @@ def test_processes_auto(monkeypatch):
     assert [schema.place(m, 8) for m in (4, 16, 1024, 7)] == [4, 8, 8, 7]
 
 
+@pytest.mark.slow
 def test_several_machines(cli, tmp_path):
     """launch=false freezes the folder and prints the line; two torchrun agents on this host carry it out."""
     ended = cli("train", *QUICK, "algo=easgd", "workers=4", "processes=4", "launch=false", "hydra.run.dir=here")
