@@ -48,6 +48,7 @@ docs: $(READY) ## the pages of docs/ as a site, in build/site; what reads it nee
 
 bench: $(READY) ## step time, start time and many workers in one process, beside their peers
 	$(BIN)/python scripts/bench_step.py
+	$(BIN)/python scripts/bench_round.py
 	$(BIN)/python scripts/bench_start.py
 	OMP_WAIT_POLICY=passive $(BIN)/python scripts/bench_stacked.py
 

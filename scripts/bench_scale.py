@@ -5,7 +5,7 @@ Remake: python scripts/bench_scale.py [--repeats 5] [--axes workers ...] [-o doc
 
 Each point is a run of `coopsgd train` in a fork of one warm process, timed by its own log lines after a warm-up; the points of
 an axis take turns, in an order drawn anew for every repeat. Medians, with the smallest and largest. With -o, a table and a
-picture of each axis are written there: scale.md, of which docs/speed.md holds the tables, and scale.png.
+picture of each axis are written there: scale.md, whose tables are those of docs/speed.md, and scale.png.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,13 +37,13 @@ from matplotlib import pyplot as plt
 
 
 class Axis(NamedTuple):
-    """What grows, at which values, in runs of which words, and the power of it that the time of a step would ideally follow."""
+    """What grows, and what the time of a step would ideally be at each value, up to a factor."""
 
     label: str
     values: tuple[int, ...]
-    words: Any  # of a value
-    ideal: float
-    steps: Any = lambda value: 40  # timed ones, of a value
+    words: Callable[[int], tuple[str, ...]]  # of a value
+    ideal: Callable[[int], float]
+    steps: Callable[[int], int] = lambda value: 40  # timed ones, of a value
 
 
 MLP = ("model=mlp", "data=fashion_mnist", "batch_size=8")
@@ -52,21 +54,21 @@ AXES = {
         "workers m of a small quadratic (1e4 numbers) on a ring, one process",
         (1, 4, 16, 64, 256, 1024, 4096),
         lambda m: (*QUADRATIC, "task.dim=10000", f"workers={m}", *ONE, *_ring(m)),
-        1,
+        lambda m: m,
         lambda m: max(4, 400 // m),
     ),
     "networks": Axis(
         "workers m, each an mlp (1.6e5 numbers, batch 8), on a ring, one process",
         (1, 4, 16, 64, 256, 1024),
         lambda m: (*MLP, f"workers={m}", *ONE, *_ring(m)),
-        1,
+        lambda m: m,
         lambda m: max(4, 400 // m),
     ),
     "parameters": Axis(
         "numbers d of each of 4 models, averaged every step, one process",
         (10_000, 100_000, 1_000_000, 10_000_000),
         lambda d: (*QUADRATIC, f"task.dim={d}", "workers=4", *ONE, "algo=fullsync"),
-        1,
+        lambda d: d,
         lambda d: max(4, 4_000_000 // d),
     ),
     "neighbours": Axis(
@@ -81,19 +83,19 @@ AXES = {
             "topology=random_regular",
             f"topology.degree={k}",
         ),
-        1,
+        lambda k: 1,
     ),
     "processes": Axis(
         "processes that share 16 mlps, averaged every step",
         (1, 2, 4, 8, 16),
         lambda p: (*MLP, "workers=16", f"processes={p}", "threads=1", "algo=fullsync"),
-        -1,
+        lambda p: 1 / min(p, processors.cores()),
     ),
     "lines": Axis(
         "lines of the log in 256 steps of 4 mlps",
         (2, 8, 32, 128, 256),
         lambda n: (*MLP, "workers=4", *ONE, "algo=pasgd", "tau=16", f"log_every={256 // n}"),
-        0,
+        lambda n: 1,
         lambda n: 256,
     ),
 }
@@ -165,7 +167,7 @@ def _spread(some: list[Point]) -> tuple[float, float, float]:
 
 
 def drawn(axes: dict[str, dict[int, list[Point]]]) -> Any:
-    """A log-log plot of each axis, with the ideal slope through its last point."""
+    """A log-log plot of each axis, with the ideal through the last point of what grows, else through the first."""
     figure, places = plt.subplots(2, 3, figsize=(11, 6.4), layout="constrained")
     for place in places.flat[len(axes) :]:
         place.set_visible(False)
@@ -175,10 +177,11 @@ def drawn(axes: dict[str, dict[int, list[Point]]]) -> Any:
         low, middle, high = (list(part) for part in zip(*map(_spread, points.values()), strict=True))
         place.fill_between(values, low, high, color="#0072B2", alpha=0.2, linewidth=0)
         place.loglog(values, middle, "o-", color="#0072B2", label="measured")
-        at = 0 if axis.ideal <= 0 else -1
-        ideal = [middle[at] * (value / values[at]) ** axis.ideal for value in values]
-        place.loglog(values, ideal, "--", color="#555555", label=f"slope {axis.ideal:g}")
-        place.set_xlabel(axis.label.partition(",")[0] if len(axis.label) > 50 else axis.label)
+        ideal = [axis.ideal(value) for value in values]
+        at = ideal.index(max(ideal)) if ideal[-1] > ideal[0] else 0  # where it is to touch what is measured
+        place.set_ylim(min(low) / 3, 3 * max(high))
+        place.loglog(values, [middle[at] * one / ideal[at] for one in ideal], "--", color="#555555", label="ideal")
+        place.set_xlabel(textwrap.fill(axis.label, 44))
         place.set_ylabel("ms a step")
         place.set_title(name)
         place.grid(alpha=0.3)
