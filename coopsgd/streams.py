@@ -4,6 +4,8 @@
 is a purpose and whole numbers; two addresses that differ anywhere give independent Philox keys.
 """
 
+from __future__ import annotations
+
 import hashlib
 
 import numpy as np

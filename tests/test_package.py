@@ -187,12 +187,14 @@ import gc
 import sys
 usual = gc.get_threshold()
 from coopsgd.cli import main
-for words in (["show", "algo=dpsgd"], ["train", "task=quadratic", "steps=3", "processes=1", "hydra.run.dir=r"]):
+LOOK = (["show", "algo=dpsgd"], ["analyze", "algo=easgd"], ["analyze", "algo=pasgd"], ["show", "algo=fullsync"], ["list"])
+for words in (*LOOK, ["train", "task=quadratic", "steps=3", "processes=1", "hydra.run.dir=r"]):
     sys.argv = ["coopsgd", *words]
     try:
         main()
     except SystemExit as ended:
         assert not ended.code, ended.code
+    assert words[0] == "train" or "torch" not in sys.modules, f"{words} imports torch"
 heavy = {"scipy", "networkx", "sklearn", "matplotlib", "torchvision", "sympy"}
 found = sorted({name.partition(".")[0] for name in sys.modules} & heavy)
 assert not found, found

@@ -353,7 +353,9 @@ def _stamps(partition: Partition) -> list[tuple[int, int]]:
 
 def left_over(n: int, shares: Sequence[np.ndarray]) -> np.ndarray:
     """The samples of 0 ... n - 1 that nobody was dealt."""
-    return np.setdiff1d(np.arange(n), np.concatenate(list(shares)))
+    free = np.ones(n, dtype=bool)
+    free[np.concatenate(list(shares)).astype(np.int64)] = False
+    return np.flatnonzero(free)  # np.setdiff1d imports numpy.ma
 
 
 def _positive(alpha: float) -> None:

@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd.fleet.ledger import Ledger
+from coopsgd.fleet.price import average_price, price
+from coopsgd.mixing.matrix import Matrix
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import SIZES
+from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.fullsync import FullSync
 from coopsgd.strategies.period import ends
 
 REHEARSED = 1000  # steps whose mean stands for a step of a longer run, if all its rounds are alike: whole cycles of them
@@ -40,12 +45,8 @@ def of_round(parts: Parts, r: int) -> dict[str, Any]:
 
 def _of_rounds(parts: Parts, rounds: range) -> dict[str, Any]:
     """The mean of several communications; bytes_per_worker_max is of the worker that sends most in all of them together."""
-    from coopsgd.predict.rehearsal import stage
-
-    loop, m = stage(parts), parts.config.workers
-    for r in rounds:
-        loop.communicate(r)
-    ledger, many = loop.state.ledger, len(rounds)
+    m, many = parts.config.workers, len(rounds)
+    ledger = _charged(parts, rounds) or _rehearsed(parts, rounds)
     width = parts.task.dimension(parts.config) * SIZES[parts.config.dtype]
     return {
         "messages": ledger.messages if many == 1 else ledger.messages / many,
@@ -53,6 +54,40 @@ def _of_rounds(parts: Parts, rounds: range) -> dict[str, Any]:
         "bytes_per_worker_mean": float(np.mean(ledger.sent[:m])) / many,
         "bytes_per_worker_max": float(np.max(ledger.sent[:m])) / many,
     }
+
+
+def _rehearsed(parts: Parts, rounds: range) -> Ledger:
+    """What a run's own loop is charged for these communications."""
+    from coopsgd.predict.rehearsal import stage  # imports torch, for tensors that have a shape alone
+
+    loop = stage(parts)
+    for r in rounds:
+        loop.communicate(r)
+    return loop.state.ledger
+
+
+def _charged(parts: Parts, rounds: range) -> Ledger | None:
+    """The same by the price list alone, where one verb on the models is all that is sent; None where there may be more."""
+    config, strategy, schedule = parts.config, parts.strategy, parts.strategy.schedule
+    averaged = parts.task.statistics(config) and config.norm_stats == "average"
+    if averaged or config.buffers == "average":
+        return None
+    cls, m, v = type(strategy), config.workers, 0 if schedule is None else schedule.num_aux
+    ledger, nothing = Ledger(m, v, 1), np.zeros(1)
+    width = parts.task.dimension(config) * SIZES[config.dtype]
+    if cls is FullSync:
+        for _ in rounds:
+            ledger.charge(average_price(m), width, nothing, 0)
+        return ledger
+    if schedule is None or (cls.send, cls.receive, cls.init) != (Strategy.send, Strategy.receive, Strategy.init):
+        return None
+    for r in rounds:
+        W = schedule.at(m, r)
+        if not isinstance(W, Matrix) or W.shape != (m + v, m + v):
+            return None
+        for factor in W.factors:
+            ledger.charge(price(factor, m, schedule.server_owns_aux), width, nothing, 0)
+    return ledger
 
 
 def per_step(parts: Parts) -> dict[str, float | None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coopsgd.host.sizes import human_bytes
-from coopsgd.run import drawings, pictures
+from coopsgd.run import drawings
 from coopsgd.run.final import command
 from coopsgd.run.folders import words_of
 from coopsgd.run.schema import WORKERS
@@ -102,4 +102,4 @@ def images(parts: Parts, accuracies: Any) -> Iterator[tuple[str, str, tuple[byte
         yield f"{WORKERS}/accuracy", "of each single worker at the last evaluation", drawings.bars(accuracies)
     counts = parts.task.class_counts(parts.config)
     if counts is not None:
-        yield f"{WORKERS}/samples", "who holds how many samples of which class", pictures.picture(counts)
+        yield f"{WORKERS}/samples", "who holds how many samples of which class", drawings.samples(counts)

@@ -1,7 +1,8 @@
-"""Pictures of W and of numbers of single workers, drawn in milliseconds: a run ends with them; matplotlib takes a second."""
+"""Pictures of W and of what workers hold, drawn in milliseconds: a run ends with them; matplotlib takes a second."""
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,14 @@ def members(m: int, v: int) -> list[str]:
     return [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))]
 
 
+def get_ready() -> None:
+    """Import what draws, once for all runs of a sweep."""
+    from PIL import Image, ImageDraw, ImageFont  # noqa: F401
+
+    Image.preinit()
+
+
+@functools.lru_cache(maxsize=16)
 def _font(size: int) -> Any:
     from PIL import ImageFont
 
@@ -202,6 +211,46 @@ def bars(values: Any) -> Picture:
     values = np.nan_to_num(np.asarray(values, dtype=float))  # of one that has no sample to be right about
     mean = float(values.mean())
     return _bars(values, f"accuracy of each worker, mean {mean:.4f}, {values.min():.4f} to {values.max():.4f}", mean, 1.0)
+
+
+def samples(dealt: dict[str, Any]) -> Picture:
+    """Who holds how many samples of which class: a worker a row and a class a column, the darker the more, by its root."""
+    from PIL import Image
+
+    counts = np.asarray(dealt["counts"])
+    (m, classes), (rows, columns) = counts.shape, (min(n, CELLS) for n in counts.shape)
+    values = _summed(_summed(counts, rows).T, columns).T
+    left, below, high, wide = 44, 40, max(1, min(24, SIDE // rows)), max(1, min(46, SIDE // columns))
+    width, height = wide * columns, high * rows
+    kept = f", {dealt['left_over']} left over" if dealt["left_over"] else ""
+    shared = ", several a row" * (rows < m) + ", several a column" * (columns < classes)
+    title = f"partition {dealt['partition']}: samples, at most {values.max(initial=0)} a cell{shared}{kept}"
+    image, draw = _canvas(max(left + width + 10, 420), 30 + height + below, title)
+    cells = Image.fromarray(shades(values.astype(float), float(values.max(initial=0))))
+    image.paste(cells.resize((width, height), Image.Resampling.NEAREST), (left, 30))
+    draw.rectangle((left, 30, left + width - 1, 30 + height - 1), outline=PALE)
+    font = _font(11)
+    for i in range(0, rows, max(1, math.ceil(14 / high))):
+        draw.text((left - 6, 30 + (i + 0.5) * high), str(-(-i * m // rows)), fill=INK, font=font, anchor="rm")
+    for j in range(0, columns, max(1, math.ceil(28 / wide))):
+        draw.text((left + (j + 0.5) * wide, 34 + height), str(-(-j * classes // columns)), fill=INK, font=font, anchor="mt")
+    by = dealt.get("by", "class")
+    draw.text((left + width / 2, 50 + height), f"{by}; rows are workers", fill=INK, font=font, anchor="mt")
+    if columns == classes and rows == m and wide >= 28 and high >= 14:
+        for (i, j), n in np.ndenumerate(values):
+            if n:
+                dark = n > 0.3 * values.max()
+                at = left + (j + 0.5) * wide, 30 + (i + 0.5) * high
+                draw.text(at, str(n), fill=PAPER if dark else INK, font=_font(9), anchor="mm")
+    return _png(image)
+
+
+def _summed(counts: np.ndarray, cells: int) -> np.ndarray:
+    """Rows put together into so many."""
+    place = np.arange(len(counts)) * cells // len(counts)
+    found = np.zeros((cells, counts.shape[1]), dtype=counts.dtype)
+    np.add.at(found, place, counts)
+    return found
 
 
 def _bars(values: np.ndarray, title: str, line: float, top: float) -> Picture:

@@ -32,8 +32,9 @@ from coopsgd.fleet.waits import FIRST, FLOOR, Wait
 from coopsgd.host import collector, signals
 from coopsgd.host.environment import environment
 from coopsgd.host.signals import Noted
-from coopsgd.run import attempt, progress, worker
+from coopsgd.run import attempt, drawings, progress, worker
 from coopsgd.run.board import Board, Phase
+from coopsgd.setup import schema
 from coopsgd.setup.schema import Config
 
 INTERVAL = 0.02  # seconds between two looks at the workers
@@ -85,7 +86,7 @@ class Logs(LogsSpecs):
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         nothing = dict.fromkeys(envs, "")
-        return LogsDest(nothing, nothing, nothing, nothing, nothing)
+        return LogsDest(nothing, nothing, {}, {}, nothing)  # of none a thread follows what it writes
 
 
 class Agent(LocalElasticAgent):
@@ -310,6 +311,10 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
     It returns as well when a signal came during the last save, which then was finished: see ending.noted. work: what each
     process does instead, called as worker.work is; silent: it has no console to talk to; else stream is the descriptor of it.
     """
+    frozen = schema.load(folder / "config.yaml", trust=True) if work is worker.work else None
+    if settings.model is not None:
+        _import_networks()
+    drawings.get_ready()
     collector.wake()  # what is imported is shared by the forks
     logs = folder / "logs"
     attempt.prepare(folder, logs)
@@ -336,7 +341,9 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
         def body() -> None:
             if asked.first is not None:  # between the fork and here nobody acted on it
                 os._exit(1)
-            worker.forked(folder, int(os.environ["RANK"]), parent, None if silent else console, work, board, store, memory)
+            worker.forked(
+                folder, int(os.environ["RANK"]), parent, None if silent else console, work, board, store, memory, frozen
+            )
 
         sys.stdout.flush()
         sys.stderr.flush()
@@ -352,6 +359,12 @@ def run(folder: Path, settings: Config, work: Callable[..., Any] = worker.work, 
                 error.notes = board.notes
                 if board.phase(0) != Phase.DONE:  # else all is saved, and who died was needed no more
                     raise
+
+
+def _import_networks() -> None:
+    """What every process of a run with a model imports when it builds it."""
+    from coopsgd.tasks import networks  # noqa: F401
+    from coopsgd.tasks.engines import bmm, choice, row_pool  # noqa: F401
 
 
 def _memory(settings: Config) -> Memory | None:

@@ -1,19 +1,13 @@
-"""Who holds how many samples of which class: a table in the terminal, a picture in TensorBoard."""
+"""Who holds how many samples of which class: a table in the terminal."""
 
 from __future__ import annotations
 
-import io
-import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 MOST = 20  # workers, or classes, that a table has room for
-DPI = 100  # pixels of an inch of the picture
 
 
 def show(console: Console, data: dict[str, Any], dealt: dict[str, Any]) -> None:
@@ -52,40 +46,3 @@ def describe(counts: np.ndarray) -> dict[str, np.ndarray]:
     mix = counts / np.maximum(sizes, 1)[:, None]
     skew = np.abs(mix - counts.sum(0) / counts.sum()).sum(1) / 2
     return {"samples": sizes, "classes": (counts > 0).sum(1), "most frequent class": mix.max(1), "skew": skew}
-
-
-def figure(dealt: dict[str, Any]) -> Figure:
-    """The counts, a worker a row and a class a column, the darker the more."""
-    from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    counts = np.array(dealt["counts"])
-    workers, classes = counts.shape
-    size = max(4.2, min(9, 2 + 0.4 * classes)), max(3, min(8, 1.4 + 0.25 * workers))
-    found = Figure(figsize=size, dpi=DPI)
-    # margins in inches, for what stands there: a layout that measures it draws everything twice
-    left, right, below, above = 0.7 / size[0], 1 - 0.2 / size[0], 0.5 / size[1], 1 - 0.4 / size[1]
-    axes = found.subplots(gridspec_kw={"left": left, "right": right, "bottom": below, "top": above})
-    # by its root: a few samples are still seen
-    cells = axes.imshow(counts, cmap="Blues", aspect="auto", interpolation="nearest", norm=PowerNorm(0.5, vmin=0))
-    kept = f", {dealt['left_over']} left over" if dealt["left_over"] else ""
-    axes.set(title=f"partition {dealt['partition']}: samples{kept}", xlabel=dealt.get("by", "class"), ylabel="worker")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
-    found.colorbar(cells)
-    return found
-
-
-def get_ready() -> None:
-    """Draw once, for all runs of a sweep: each would import what draws, and look for fonts, at its end, in half a second."""
-    picture({"counts": [[1]], "partition": "iid", "left_over": 0})
-
-
-def picture(dealt: dict[str, Any]) -> tuple[bytes, int, int]:
-    """The same as a PNG, and its width and height in pixels."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # the first time ever it tells that it looks for fonts
-    image, file = figure(dealt), io.BytesIO()
-    image.savefig(file, format="png")
-    width, height = image.get_size_inches() * DPI
-    return file.getvalue(), int(width), int(height)

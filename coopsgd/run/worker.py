@@ -57,6 +57,8 @@ UNTIMED = 1e6  # seconds, as good as for ever to torch, which counts millisecond
 _slot: tuple[Board, int] | None = None  # where this process tells the command how far it is; none under torchrun
 _memory: Memory | None = None  # that of all processes of the run, if their rows lie in one
 
+_frozen: schema.Config | None = None  # the config of the run, if whoever forked this process has read it
+
 
 def forked(
     folder: Path,
@@ -67,19 +69,20 @@ def forked(
     board: Board,
     store: str,
     memory: Memory | None,
+    frozen: schema.Config | None = None,
 ) -> None:
     """A worker of `coopsgd train`, in a fork of the command's process, which ends here.
 
     parent: pid of the command, with which the worker dies; console: file descriptor to talk to the user; work: what it does,
     `work` below or a probe's; board: where it tells the command what becomes of it; store: the file that processes meet over;
-    memory: where rows of all processes lie, if they do.
+    memory: where rows of all processes lie, if they do; frozen: the config of the folder, where the command has read it.
     """
-    global _slot, _memory
+    global _slot, _memory, _frozen
     signals.default()  # a worker inside a collective must still end at once
     die_with(parent)
     tempfile.tempdir = None
     logging.disable(logging.NOTSET)
-    _slot, _memory = (board, rank), memory
+    _slot, _memory, _frozen = (board, rank), memory, frozen
     for number, end in ((1, "out"), (2, "err")):
         stdio.redirect(number, folder / "logs" / f"rank{rank}.{end}", more=restarts() > 0)
     stdio.guard()
@@ -157,7 +160,7 @@ def work(
 
     trust: import what the frozen config names. processes: how many there are, if not as many as it was frozen for.
     """
-    settings = schema.load(folder / "config.yaml", trust)
+    settings = _frozen or schema.load(folder / "config.yaml", trust)
     settings = replace(settings, processes=processes or settings.processes)
     parts = Parts(settings)
     with joined(parts, rank, store) as (fleet, device):

@@ -22,7 +22,7 @@ import coopsgd
 from coopsgd.data import cache, custom
 from coopsgd.data.custom import Custom
 from coopsgd.data.mnist import FILES, MNIST
-from coopsgd.run import pictures, progress
+from coopsgd.run import drawings, progress
 from coopsgd.setup.parts import Parts
 
 FORK = multiprocessing.get_context("fork")
@@ -281,7 +281,13 @@ def test_show_and_tensorboard_tell_who_holds_what(tmp_path, cli):
     assert picture.shape == (shown.height, shown.width)
     assert np.ptp(picture) > 150
     held = Parts(settings).task.class_counts(settings)
-    np.testing.assert_array_equal(pictures.figure(held).axes[0].images[0].get_array(), counts)
+    np.testing.assert_array_equal(held["counts"], counts)
+    many = [drawings.samples({"counts": n, "partition": "iid", "left_over": 0})[1:] for n in (np.eye(2000, 3), np.eye(1, 999))]
+    assert max(map(max, many)) < 600, "of more workers or classes than there is room for, several share a cell"
+    cell = picture[30 : 30 + 24, 44 : 44 + 46 * counts.shape[1]].reshape(24, -1, 46)[2, :, 2]
+    largest = counts.max()
+    dark = [int(255 - np.sqrt(n / largest) * (255 - 48)) for n in counts[0]]
+    assert np.corrcoef(cell, dark)[0, 1] > 0.99, "the more samples, the darker"
 
 
 def test_whoever_waits_is_told_of_what_takes_a_while(place, monkeypatch, capsys):

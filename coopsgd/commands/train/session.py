@@ -25,7 +25,7 @@ from coopsgd.commands.train.done import Done
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.host import signals
 from coopsgd.host.environment import working_in
-from coopsgd.run import lists, pictures, progress, source
+from coopsgd.run import lists, progress, source
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.jobs import DONE, FAILED, INTERRUPTED, STOP, Job, Jobs, Objective
 from coopsgd.run.naming import folder_name
@@ -308,8 +308,6 @@ class Session:
         if not settings.launch:
             print(torchrun(settings, folder, "coopsgd.worker", elastic=True))
             return None
-        if job.number and "data" in checked.parts.task.USES:
-            pictures.get_ready()
         with summed_up(folder, checked.parts):
             start(folder, checked.parts)
             return objective(folder, checked.parts)
