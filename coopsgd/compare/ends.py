@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from coopsgd.compare import drawing, measures
 from coopsgd.compare.comparison import THEORY, Comparison
 from coopsgd.compare.drawing import HEIGHT, MANY, TARGET, below, listed, scale, short
+from coopsgd.compare.formats import of_more
 from coopsgd.compare.groups import Group
 from coopsgd.run import styles
 from coopsgd.run.schema import METRICS
@@ -63,15 +64,11 @@ def values(comparison: Comparison) -> Iterator[Value]:
         yield Value(name, metric, f"{words} by {budget.words}", partial(_of_budget, number), target)
     for name in comparison.more:
         words = f"{drawing.words_of(name)} {after}"
-        yield Value(drawing.stem(name), name, words, partial(_of_more, name), None, THEORY.get(name))
+        yield Value(drawing.stem(name), name, words, partial(of_more, name), None, THEORY.get(name))
 
 
 def _of_budget(number: int, row: dict[str, Any]) -> dict[str, Any]:
     return dict(row["at"][number])
-
-
-def _of_more(name: str, row: dict[str, Any]) -> dict[str, Any]:
-    return dict(row["more"][name])
 
 
 def _ends(comparison: Comparison, value: Value) -> tuple[dict[Group, dict[str, Any]], list[str]]:

@@ -23,11 +23,12 @@ PLUS_MINUS = "±"
 
 
 class Column(NamedTuple):
-    """A heading, the text of a row's cell, and what it is sorted by."""
+    """A heading, the text of a row's cell, what it is sorted by, and the heading with a metric's name as it is typed."""
 
     head: str
     cell: Callable[[dict[str, Any]], str]
     value: Callable[[dict[str, Any]], Any]
+    typed: str = ""
 
 
 def columns(comparison: Comparison) -> list[Column]:
@@ -37,11 +38,16 @@ def columns(comparison: Comparison) -> list[Column]:
     def key(name: str) -> Column:
         return Column(word(name), lambda row: said(row["keys"].get(name)), lambda row: row["keys"].get(name))
 
-    def measured(head: str, value: Callable[[dict[str, Any]], dict[str, Any]]) -> Column:
-        return Column(head, lambda row: spread(value(row), row["runs"]), lambda row: value(row)["mean"])
+    def measured(metric: str, when: str, value: Callable[[dict[str, Any]], dict[str, Any]]) -> Column:
+        return Column(
+            label(metric) + when,
+            lambda row: spread(value(row), row["runs"]),
+            lambda row: value(row)["mean"],
+            typed=metric + when,
+        )
 
     def bought(number: int, budget: Budget) -> list[Column]:
-        value = measured(f"{comparison.metric} by {budget.words}", lambda row: row["at"][number])
+        value = measured(comparison.metric, f" by {budget.words}", lambda row: row["at"][number])
         steps = Column(
             f"steps by {budget.words}",
             lambda row: _amount("steps", row["at"][number]["step"], "-"),
@@ -63,10 +69,10 @@ def columns(comparison: Comparison) -> list[Column]:
         found.append(Column("zeta", lambda row: "-" if row["zeta"] is None else f"{row['zeta']:.4g}", itemgetter("zeta")))
     last = end(comparison)
     found += [
-        measured(f"{comparison.metric}, {last}", itemgetter("final")),
-        measured(f"{comparison.metric}, best", itemgetter("best")),
+        measured(comparison.metric, f", {last}", itemgetter("final")),
+        measured(comparison.metric, ", best", itemgetter("best")),
     ]
-    found += [measured(f"{name}, {last}", partial(_of_more, name)) for name in comparison.more]
+    found += [measured(name, f", {last}", partial(of_more, name)) for name in comparison.more]
     for number, budget in enumerate(comparison.budgets):
         found += bought(number, budget)
     if comparison.target is not None:
@@ -79,12 +85,13 @@ def columns(comparison: Comparison) -> list[Column]:
 
 
 def _chosen(found: Sequence[Column], wanted: Sequence[str]) -> list[Column]:
-    """Those that are called so, in the order wanted; a word that is no heading stands for all that hold it. ConfigError where
-    one is in none.
+    """Those that are called so, in words or by the metric's name, in the order wanted; what is no heading stands for all that
+    hold it. ConfigError where one is in none.
     """
     kept: list[Column] = []
     for part in wanted:
-        some = [one for one in found if one.head == part] or [one for one in found if part.lower() in one.head.lower()]
+        some = [one for one in found if part and part in (one.head, one.typed)]
+        some = some or [one for one in found if part.lower() in one.head.lower() or part.lower() in one.typed.lower()]
         if not some or not part:
             heads = [one.head for one in found]
             near = did_you_mean(part, heads)
@@ -129,7 +136,8 @@ def _digits(half: float) -> int:
     return decimals
 
 
-def _of_more(name: str, row: dict[str, Any]) -> dict[str, Any]:
+def of_more(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    """What a row of the table has of a further metric."""
     return dict(row["more"][name])
 
 

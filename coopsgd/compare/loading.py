@@ -23,16 +23,27 @@ class Loaded(NamedTuple):
     runs: list[Run]
     table: Any
 
-    def compare(self, **options: Any) -> dict[str, Any]:
+    def compare(
+        self,
+        by: str = "steps",
+        metric: str | Sequence[str] = "eval/loss",
+        target: float | None = None,
+        tail: float | None = None,
+        at: Sequence[str] = (),
+        group: Sequence[str] = (),
+        best_of: str | None = None,
+        cluster: str | None = None,
+    ) -> dict[str, Any]:
         """What `coopsgd compare --format json` says of these runs: groups of seeds with means and 95 % intervals, notes.
 
             coopsgd.load(folder).compare(metric="eval/accuracy", target=0.9, at=["bytes=50MB"], tail=0.1)["groups"]
 
-        options: as on the command line; `metric` may be a list, `at` and `group` are lists, `best_of` a key. ConfigError where
-        one means nothing.
+        Arguments are as on the command line; `metric` may be a list, `at` and `group` are lists, `best_of` a key. ConfigError
+        where one means nothing.
         """
-        trust = bool(self.runs) and all(run.trust for run in self.runs)
-        return Comparison.of([str(run.folder) for run in self.runs], along=False, trust=trust, **options).facts()
+        trust, folders = bool(self.runs) and all(run.trust for run in self.runs), [str(run.folder) for run in self.runs]
+        found = Comparison.of(folders, by, metric, target, tail, at, (), group, best_of, cluster, trust, along=False)
+        return found.facts()
 
 
 def load(*folders: str | os.PathLike[str], trust: bool = False) -> Loaded:

@@ -64,7 +64,7 @@
         line: { color: group.colour, dash: group.dash, width: several ? 1.4 : 2 },
         marker: { color: group.colour, symbol: group.symbol, size: several ? 5 : 6 },
         showlegend: !several,
-        text: curve.mean.map((mean, k) => `${group.name}<br>${metric.value} ${number(mean)}` +
+        text: curve.mean.map((mean, k) => `${group.name}<br>${metric.selectedOptions[0].text} ${number(mean)}` +
           (curve.n[k] > 1 ? ` \u00b1 ${number(curve.high[k] - mean)}` : "") +
           `<br>${axis.selectedOptions[0].text} ${Number(curve.x[k]).toPrecision(5)}` +
           `<br>${curve.n[k]} run${curve.n[k] === 1 ? "" : "s"}`),
@@ -85,7 +85,7 @@
       margin: { l: 70, r: 20, t: 20, b: 60 }, hovermode: "closest", uirevision: `${axis.value} ${metric.value}`,
       xaxis: { title: { text: axis.selectedOptions[0].text }, gridcolor: "#e4e7ea", zeroline: false,
         type: byId("scale_x").checked ? "log" : "linear" },
-      yaxis: { title: { text: metric.value }, gridcolor: "#e4e7ea", zeroline: false, type: scale.checked ? "log" : "linear" },
+      yaxis: { title: { text: metric.selectedOptions[0].text }, gridcolor: "#e4e7ea", zeroline: false, type: scale.checked ? "log" : "linear" },
       legend: { orientation: "h", y: -0.16 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff",
       shapes: [
         ...(target ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.target, y1: data.target,

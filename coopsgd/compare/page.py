@@ -45,7 +45,7 @@ def page(comparison: Comparison, command: str, pictures: Mapping[str, tuple[str,
     css, code = (here.with_name(f"page.{ending}").read_text() for ending in ("css", "js"))
     facts = _facts(comparison, curves=plotly is not None)
     runs = sum(len(group.entries) for group in comparison.groups)
-    title = f"{comparison.metric} of {runs} runs" + (
+    title = f"{drawing.words_of(comparison.metric)} of {runs} runs" + (
         f", {len(comparison.groups)} groups" if len(comparison.groups) < runs else ""
     )
     parts = [
@@ -85,7 +85,8 @@ def _words(comparison: Comparison) -> list[str]:
         found.append(f"by {words} (dotted): the last evaluation within the budget, and the steps that were taken by then")
     if comparison.target is not None:
         sign = ">=" if comparison.known.rises else "<="
-        found.append(f"the target, {comparison.metric} {sign} {comparison.target:g}, is reached where it is kept to the end")
+        reached = f"{drawing.words_of(comparison.metric)} {sign} {comparison.target:g}"
+        found.append(f"the target, {reached}, is reached where it is kept to the end")
     return found
 
 
@@ -166,7 +167,7 @@ def _controls(comparison: Comparison, facts: Mapping[str, Any]) -> str:
         axis for axis in AXES if any(curve[axis] for group in facts["groups"] for curve in group.get("curves", {}).values())
     ]
     axes = [(axis, facts["axes"][axis]) for axis in there]
-    metrics = [(metric, metric) for metric in facts["metrics"]]
+    metrics = [(metric, drawing.words_of(metric)) for metric in facts["metrics"]]
     return "\n".join(
         (
             '<div class="controls">',

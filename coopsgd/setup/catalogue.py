@@ -204,7 +204,8 @@ def _help_lines() -> Iterator[str]:
     yield from table(options("optim", "sgd"))
     yield ""
     yield "coopsgd list GROUP names the choices, coopsgd list run the keys above, coopsgd list KEY one of them."
-    yield "The run folder is outputs/DATE/TIME-ALGO (set hydra.run.dir), or multirun/DATE/TIME/SWEPT-KEYS (hydra.sweep.dir)."
+    yield "The run folder is outputs/DATE/TIME-ALGO (set hydra.run.dir),"
+    yield "or multirun/DATE/TIME/algo=ALGO,SWEPT-KEYS (hydra.sweep.dir)."
 
 
 def table(found: Iterable[Option]) -> Iterator[str]:

@@ -92,7 +92,9 @@ def test_every_launcher_tells_of_what_failed(cli, tmp_path, launcher):
         assert text in ended.err[end:], "and at the end"
     assert "Warning" not in ended.err and "Traceback" not in ended.err
     left = {path.name for path in (tmp_path / "s").iterdir()} - {".submitit"}
-    assert left in [{"multirun.yaml", "optim.lr=1e+30", name} for name in ("optim.lr=0.1", "optim.lr=0.1,2")]
+    assert left in [
+        {"multirun.yaml", "algo=pasgd,optim.lr=1e+30", f"algo=pasgd,{name}"} for name in ("optim.lr=0.1", "optim.lr=0.1,2")
+    ]
     if launcher != "basic":
         return  # it takes another import of torch for each job
     again = cli("resume", "s")

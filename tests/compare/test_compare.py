@@ -445,6 +445,8 @@ def test_load_gives_runs_and_one_table(tmp_path, monkeypatch):
     assert [run.folder.name for run in runs] == ["t2", "t4"] and len(table) == 4
     assert table[3] | {"algo.name": "pasgd", "tau": 4, "seed": 0, "run": "t4", "step": 1, "eval/loss": 1.0} == table[3]
     assert coopsgd.load([tmp_path / "t2"], tmp_path / "t4").table == table
+    with pytest.raises(TypeError, match="column"):
+        coopsgd.load(tmp_path).compare(column=["tau"])  # of a table, which this is not
     with pytest.raises(ConfigError, match="holds no run"):
         (tmp_path / "none").mkdir()
         coopsgd.load(tmp_path / "none")

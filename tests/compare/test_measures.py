@@ -71,9 +71,9 @@ def test_a_budget_over_seeds_and_who_does_not_use_it_up(tmp_path):
     }
     assert by_steps["mean"] == pytest.approx(np.mean([1.6, 1.5, 1.3, 1.9, 1.7])) and by_steps["n"] == 5
     of = cells(found, "pasgd tau=2")
-    assert of["eval/loss by 5 kB"].endswith("(of 4)")  # of five that count
-    assert of["steps by 5 kB"] == "1.8" and "eval/loss by 1 steps" in of and "steps by 1 steps" not in of
-    assert cells(found, "pasgd tau=100")["eval/loss by 5 kB"] == "-"
+    assert of["test loss by 5 kB"].endswith("(of 4)")  # of five that count
+    assert of["steps by 5 kB"] == "1.8" and "test loss by 1 steps" in of and "steps by 1 steps" not in of
+    assert cells(found, "pasgd tau=100")["test loss by 5 kB"] == "-"
     notes = " | ".join(found.notes)
     assert "by 5 kB, ended before it, so their last value: pasgd tau=2 (1 of 5 runs)" in notes
     assert "by 5 kB, not evaluated after the start (eval_every= says how often): pasgd tau=100" in notes
@@ -108,7 +108,7 @@ def test_the_end_as_a_mean_over_a_tail(tmp_path):
     half = t.ppf(0.975, 1) * np.std(ends, ddof=1) / math.sqrt(2)
     assert first["final"] == {"mean": pytest.approx(np.mean(ends)), "half": pytest.approx(half), "n": 2}
     assert second["final"]["mean"] == 0.4
-    assert "eval/loss, last 20 %" in cells(found, "pasgd tau=4") and found.facts()["tail"] == 0.2
+    assert "test loss, last 20 %" in cells(found, "pasgd tau=4") and found.facts()["tail"] == 0.2
     whole = compared(tmp_path, tail=1.0).rows()[0]["final"]["mean"]
     assert whole == pytest.approx(np.mean([np.mean(losses[1:]) for losses in curves.values()]))  # all but the start
 
@@ -122,7 +122,7 @@ def test_further_metrics_have_their_end_alone(tmp_path):
     assert row["more"]["eval/accuracy"]["mean"] == pytest.approx(1 - 0.6 / 4)
     assert row["more"]["train/loss"]["mean"] == pytest.approx(np.mean([(1.0 + 0.8) / 2, (1.0 + 0.4) / 2]))  # of every line
     heads = [part.head for part in formats.columns(found)]
-    assert heads[heads.index("eval/loss, best") + 1 :][:2] == ["eval/accuracy, last 50 %", "train/loss, last 50 %"]
+    assert heads[heads.index("test loss, best") + 1 :][:2] == ["test accuracy, last 50 %", "training loss, last 50 %"]
     with pytest.raises(ConfigError, match="--metric: no metric named 'eval/los'"):
         compared(tmp_path, metric=["eval/loss", "eval/los"])
 
@@ -141,7 +141,7 @@ def test_every_format_says_them(tmp_path):
     assert (line["eval/loss at bytes=4000 mean"], line["eval/loss at bytes=4000 steps"]) == ("1.2", "2.0")
     assert line["eval/accuracy final mean"] == "0.8"
     assert json.loads(formats.as_json(found))["groups"][0]["at"][0]["mean"] == 1.2
-    assert "eval/loss by 4 kB" in formats.markdown(found) and "eval/loss by 4 kB" in formats.latex(found)
+    assert "test loss by 4 kB" in formats.markdown(found) and "test loss by 4 kB" in formats.latex(found)
     assert coopsgd.load(tmp_path).compare(metric="eval/loss", at=["bytes=4kB"])["groups"][0]["at"][0]["mean"] == 1.2
 
 
@@ -176,7 +176,7 @@ def test_options_are_refused_in_one_line(cli, tmp_path):
         (("--tail", "0"), ["--tail", "0.1"]),
         (("--tail", "10"), ["--tail", "at most 1"]),
         (("--at", "sim_seconds=5"), ["sim_seconds", "cluster="]),
-        (("--column", "finale"), ["--column", "'finale'", "eval/loss, final"]),
+        (("--column", "finale"), ["--column", "'finale'", "test loss, final"]),
         (("--column", "tau", "--format", "csv"), ["--column", "csv", "markdown"]),
         (("--tail", "0.1", "--tail", "0.2"), ["--tail", "given 2 times"]),
     ):
@@ -257,9 +257,11 @@ def test_columns_are_chosen_by_their_headings(tmp_path):
     for tau in (1, 2):
         make(tmp_path / str(tau), LOSSES, tau=tau)
     heads = [part.head for part in formats.columns(compared(tmp_path, column=["sent", "tau", "Eval/Loss"], at=["bytes=4kB"]))]
-    assert heads == ["sent", "tau", "eval/loss, final", "eval/loss, best", "eval/loss by 4 kB"]
+    assert heads == ["sent", "tau", "test loss, final", "test loss, best", "test loss by 4 kB"]
+    for typed in ("test loss, best", "eval/loss, best"):
+        assert [part.head for part in formats.columns(compared(tmp_path, column=[typed]))] == ["test loss, best"]
     assert [part.head for part in formats.columns(compared(tmp_path, column=["steps"], at=["bytes=4kB"]))] == ["steps"]
-    with pytest.raises(ConfigError, match=r"--column: no heading has 'finale'.*eval/loss, final"):
+    with pytest.raises(ConfigError, match=r"--column: no heading has 'finale'.*test loss, final"):
         formats.columns(compared(tmp_path, column=["finale"]))
 
 

@@ -49,7 +49,7 @@ def test_curves_are_chosen_and_the_table_is_sorted(tmp_path, script):
         choose(opened, "axis", "bytes")
         choose(opened, "metric", "eval/accuracy")
         told = opened.evaluate("document.getElementById('plot').layout")
-        assert (told["xaxis"]["title"]["text"], told["yaxis"]["title"]["text"]) == ("kB sent", "eval/accuracy")
+        assert (told["xaxis"]["title"]["text"], told["yaxis"]["title"]["text"]) == ("kB sent", "test accuracy")
         (budget,) = told["shapes"]  # and no target, which is of another metric
         assert (budget["x0"], budget["x1"]) == (5, 5)
         traces = opened.evaluate("document.getElementById('plot').data.filter(t => t.name).map(t => [[...t.x], [...t.y]])")
@@ -67,6 +67,7 @@ def test_curves_are_chosen_and_the_table_is_sorted(tmp_path, script):
         assert sorted_by(opened, "sent") == ["64 kB"] * 3 + ["8 kB"] * 3
         assert sorted_by(opened, "tau") == ["2"] * 3 + ["16"] * 3
         opened.screenshot(tmp_path / "page.png", whole=True)
+        assert "eval/" not in opened.evaluate("document.body.innerText"), "numbers are called as in the figures"
         assert opened.errors == []
         assert [one for one in opened.asked if not one.startswith(("data:", "blob:", (tmp_path / "page.html").as_uri()))] == []
     assert (tmp_path / "page.png").stat().st_size > 10_000

@@ -119,6 +119,8 @@ def test_a_sweep_that_is_given_again_goes_on(cli, tmp_path):
     shutil.rmtree(jobs[1])
     (tmp_path / "broken").rename(jobs[1])
     shutil.rmtree(jobs[2])
+    assert [job.name for job in jobs] == [f"algo=dpsgd,seed={seed}" for seed in range(3)]
+    jobs[:2] = (job.rename(job.with_name(job.name.removeprefix("algo=dpsgd,"))) for job in jobs[:2])  # an earlier version's
     ended = cli(*words, "resume=auto")
     assert ended.code == 0, ended
     assert ended.out.count("nothing is left to do") == 1 and ended.out.count("goes on from step 15") == 1

@@ -22,6 +22,7 @@ from tensorboards import TEXT
 from coopsgd.run import cockpit, drawings, events
 from coopsgd.run.folders import write_config
 from coopsgd.run.metrics import Files
+from coopsgd.run.naming import of_job
 from coopsgd.setup.parts import Parts
 
 WORDS = ("algo=dpsgd", *MLP, "workers=4", "steps=40")
@@ -330,5 +331,7 @@ def test_the_link_of_the_docs_colours_by_algorithm():
         ("2030-01-31/12-00-00-gossip_pga", "gossip_pga"),
         ("2030-01-31/12-00-00-dpsgd-2", "dpsgd"),
         ("2030-01-31/12-00-00-dpsgd/tau=4,seed=1", "dpsgd"),
+        (of_job(["tau=4", "seed=1"], 0, "dpsgd"), "dpsgd"),
+        (of_job(["experiment=skew", "x" * 200, "algo=gossip_pga"], 0, "gossip_pga"), "gossip_pga"),
     ):
         assert re.search(REGEX, name)[1] == algo, name

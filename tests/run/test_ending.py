@@ -110,11 +110,11 @@ def test_divergence_ends_the_run_and_not_the_sweep(cli, tmp_path):
     words = ("task=quadratic", "task.curvature=[[1],[1]]", "workers=2", "steps=4000", "eval_every=0", "log_every=100")
     ended = cli("train", "-m", *words, "task.sigma=1", "optim.lr=9,0.1", "hydra.sweep.dir=s")
     assert ended.code == 1
-    first, second = (json.loads((tmp_path / "s" / f"optim.lr={lr}" / "summary.json").read_text()) for lr in (9, 0.1))
+    first, second = (json.loads((tmp_path / "s" / f"algo=easgd,optim.lr={lr}" / "summary.json").read_text()) for lr in (9, 0.1))
     assert first["status"] == "diverged" and second["status"] == "completed"
     assert first["steps"] % 100 == 0 and first["steps"] - 100 < first["diverged_at"] <= first["steps"]
     assert f"step {first['diverged_at']} " in ended.err and "optim.lr=9" in ended.err
-    last = json.loads((tmp_path / "s" / "optim.lr=9" / "metrics.jsonl").read_text().splitlines()[-1])
+    last = json.loads((tmp_path / "s" / "algo=easgd,optim.lr=9" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["train/loss"] is None
 
 

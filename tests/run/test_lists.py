@@ -34,14 +34,14 @@ def test_each_sweep_has_its_own_and_all_go_on(cli, tmp_path):
         )
     names = ["multirun.yaml", "multirun-2.yaml", "multirun-3.yaml"]
     assert swept(at) == dict(zip(names, ["seed=0,1", "tau=2,3", "optim.lr=0.1,0.2"], strict=True))
-    for name in ("seed=1", "tau=2"):
+    for name in ("algo=pasgd,seed=1", "algo=pasgd,tau=2"):
         (at / name / "summary.json").unlink()
     ended = cli("resume", "s")
     assert ended.code == 0 and all(f"{name}: " in ended.out for name in names), ended
     assert (
         ended.out.count("nothing is left to do") == 4 and ended.out.count("goes on from") + ended.err.count("starts over") == 2
     )
-    assert all(coopsgd.Run(at / name).summary["status"] == "completed" for name in ("seed=1", "tau=2"))
+    assert all(coopsgd.Run(at / name).summary["status"] == "completed" for name in ("algo=pasgd,seed=1", "algo=pasgd,tau=2"))
     assert {path.name for path in at.glob("*.yaml")} == {*names}, "and nothing of Hydra's"
     assert cli("verify", "s").err.endswith("is a sweep; name one of its runs\n")
 

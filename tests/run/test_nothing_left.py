@@ -97,7 +97,7 @@ def test_what_was_there_stays(monkeypatch, tmp_path, capsys):
 def test_refused_jobs_of_a_sweep_that_ran(cli, tmp_path):
     ended = cli("train", "-m", *QUICK, "tau=0,2", "hydra.sweep.dir=s")
     assert ended.code == 2
-    assert {path.name for path in (tmp_path / "s").iterdir()} == {"multirun.yaml", "tau=2"}
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {"multirun.yaml", "algo=easgd,tau=2"}
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), Interrupted(signal.SIGTERM), OSError(28, "No space left on device")])

@@ -192,5 +192,5 @@ def test_a_signal_is_answered_by_step_and_folder(monkeypatch, here, capsys, swee
     words = ("-m", "tau=2,3", "hydra.sweep.dir=s") if sweep else ("tau=2", "hydra.run.dir=s")
     with pytest.raises(Interrupted) as stopped:
         command.train((*QUICK, "steps=1000", *words))
-    where = ("job 1 of 2, ", here / "s" / "tau=2") if sweep else ("", here / "s")
+    where = ("job 1 of 2, ", here / "s" / "algo=easgd,tau=2") if sweep else ("", here / "s")
     assert stopped.value.note == f" at {where[0]}step 120 of 1000; what there is lies in {where[1]}"

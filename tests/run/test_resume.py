@@ -332,7 +332,7 @@ def test_a_sweep_goes_on(cli, tmp_path):
     for name in ("whole", "broken"):
         ended = cli("train", "-m", *words, "seed=0,1,2,3", f"hydra.sweep.dir={name}", first=unsaved_end)
         assert ended.code == 0, ended
-    jobs = [tmp_path / "broken" / f"seed={seed}" for seed in range(4)]
+    jobs = [tmp_path / "broken" / f"algo=dpsgd,seed={seed}" for seed in range(4)]
     before = (jobs[0] / "metrics.jsonl").stat().st_mtime_ns
     (jobs[1] / "summary.json").unlink()
     summary = json.loads((jobs[2] / "summary.json").read_text())

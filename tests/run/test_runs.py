@@ -18,6 +18,7 @@ from running import LONG, QUICK, Terminal, linux, started, until  # noqa: F401  
 import coopsgd
 from coopsgd.errors import RunFailed
 from coopsgd.host import files
+from coopsgd.run import naming
 from coopsgd.run.naming import folder_name
 
 KEYS = {
@@ -286,19 +287,19 @@ def test_what_hydra_refuses_starts_no_job(cli, tmp_path):
 
 def test_one_failing_job_does_not_stop_the_others(cli, tmp_path):
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "tau=3").write_text("a file in the way of a folder")
+    (tmp_path / "s" / "algo=easgd,tau=3").write_text("a file in the way of a folder")
     ended = cli("train", "-m", *QUICK, "tau=0,2,3,4", "hydra.sweep.dir=s")
     assert ended.code == 2
     for tau in (2, 4):
-        assert coopsgd.Run(tmp_path / "s" / f"tau={tau}").summary["status"] == "completed"
+        assert coopsgd.Run(tmp_path / "s" / f"algo=easgd,tau={tau}").summary["status"] == "completed"
     assert "2 of the sweep's jobs failed" in ended.err
-    assert "tau=0 (" in ended.err and "tau=3 (" in ended.err and "s/tau=3" in ended.err
+    assert "tau=0 (" in ended.err and "tau=3 (" in ended.err and "s/algo=easgd,tau=3" in ended.err
     assert "Traceback" not in ended.err
 
 
 def test_a_sweep_in_any_order_of_words(cli, tmp_path):
     assert cli("train", *QUICK, "-m", "tau=1,2", "hydra.sweep.dir=s").code == 0
-    assert {path.name for path in (tmp_path / "s").iterdir() if path.is_dir()} == {"tau=1", "tau=2"}
+    assert {path.name for path in (tmp_path / "s").iterdir() if path.is_dir()} == {"algo=easgd,tau=1", "algo=easgd,tau=2"}
 
 
 def test_folder_names_are_safe_short_and_different():
@@ -314,6 +315,11 @@ def test_folder_names_are_safe_short_and_different():
         name = folder_name(words, 0)
         assert len(name) <= 100 and not set(name) & set("/[] \\'\"")
     assert folder_name(["name=a/b"], 0) != folder_name(["name=a_b"], 0)
+    assert naming.of_job(["tau=4", "seed=0"], 0, "easgd") == "algo=easgd,tau=4,seed=0"
+    assert naming.of_job(["tau=4", "algo=easgd"], 0, "easgd") == "tau=4,algo=easgd", "as it was where it holds it"
+    assert naming.of_job([], 3, "easgd") == "algo=easgd" and naming.of_job([], 3, "") == "3"
+    cut = [naming.of_job([f"data.path={'x' * 100}{n}", "algo=easgd"], 0, "easgd") for n in range(2)]
+    assert all(name.startswith("algo=easgd,data.path=x") and len(name) <= 100 for name in cut) and cut[0] != cut[1]
     long = ["x" * 200, "x" * 201]
     assert folder_name(long[:1], 0) != folder_name(long[1:], 0)
 

@@ -27,7 +27,7 @@ def ignoring(*numbers: int) -> None:
 def test_what_is_ignored_at_the_start_stays_ignored(started, tmp_path, sweep):  # noqa: F811
     numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
     more = ("-m", "seed=0,1", "hydra.sweep.dir=s") if sweep else ("hydra.run.dir=r",)
-    folder = "s/seed=0" if sweep else "r"
+    folder = "s/algo=easgd,seed=0" if sweep else "r"
     command = started("train", *LONG, "processes=2", *more, first=functools.partial(ignoring, *numbers))
     pids = command.at_work(2, folder)
     for number in numbers:
@@ -156,8 +156,8 @@ def test_a_sweep_does_not_go_on_after_a_signal_during_a_save(started, tmp_path):
     command.send(signal.SIGINT)
     command.save_goes_on()
     assert command.ended().code == 130
-    assert [path.parent.name for path in (tmp_path / "s").glob("*/config.yaml")] == ["seed=0"]
-    assert command.summary("s/seed=0")["status"] == "completed"
+    assert [path.parent.name for path in (tmp_path / "s").glob("*/config.yaml")] == ["algo=easgd,seed=0"]
+    assert command.summary("s/algo=easgd,seed=0")["status"] == "completed"
 
 
 def test_halves_that_a_killed_process_left_are_cleaned_by_the_next(started, tmp_path):  # noqa: F811

@@ -419,14 +419,17 @@ def test_whoever_compares_runs_says_so_and_does_not_mix_them(mine, cli):
     assert cli("train", "-m", *words, "seed=0,1", "hydra.sweep.dir=s").code == 0
     (mine / "parts.py").write_text(PARTS.replace("1 / m]", "1 / m + 0.0]"))
     again = cli("train", "-m", *words, "seed=0,1", "skip_done=true", "hydra.sweep.dir=s")
-    assert again.code == 0 and "done already in s/seed=1 (not as it was: parts.py), so it is not run again" in again.out
+    assert (
+        again.code == 0
+        and "done already in s/algo=cooperative,seed=1 (not as it was: parts.py), so it is not run again" in again.out
+    )
     assert cli("train", *words, "seed=2", "hydra.run.dir=other").code == 0
-    found = cli("analyze", "--over", "s/seed=0", "s/seed=1", "other", "--trust", "--json")
+    found = cli("analyze", "--over", "s/algo=cooperative,seed=0", "s/algo=cooperative,seed=1", "other", "--trust", "--json")
     said = json.loads(found.out)
     assert [mean["seeds"] for mean in said["means"]] == [[0, 1]] and "Warning" not in found.err
-    assert [note for note in said["notes"] if note.startswith("not as it was: parts.py; what s/seed=0")]
-    timed = cli("time", "s/seed=0", "cluster=wan_100m", "--trust")
-    assert timed.code == 0 and "not as it was: parts.py; what s/seed=0 began with" in timed.out + timed.err
+    assert [note for note in said["notes"] if note.startswith("not as it was: parts.py; what s/algo=cooperative,seed=0")]
+    timed = cli("time", "s/algo=cooperative,seed=0", "cluster=wan_100m", "--trust")
+    assert timed.code == 0 and "not as it was: parts.py; what s/algo=cooperative,seed=0 began with" in timed.out + timed.err
     assert "Warning" not in timed.err
 
 

@@ -93,5 +93,5 @@ def test_classes_of_every_group_in_a_sweep(cli, tmp_path):
     few = [word for word in words if word not in ("algo=pasgd", "tau=1") and not word.startswith("partition.share")]
     ended = cli("train", "-m", "seed=0,1", *RUN, *few, "hydra.job.chdir=true", "hydra.sweep.dir=sweep", "partition.share=0.5")
     assert ended.code == 0, (ended.err, ended.out)
-    kept = set(coopsgd.Run(tmp_path / "sweep" / "seed=1").source)
+    kept = set(coopsgd.Run(tmp_path / "sweep" / "algo=pasgd,seed=1").source)
     assert kept == {EXAMPLES[group][1] for group in EXAMPLES} - {EXAMPLES[g][1] for g in ("task", "topology", "algo")}

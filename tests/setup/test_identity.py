@@ -275,7 +275,12 @@ def test_a_copy_has_the_objective_of_the_first(tmp_path, monkeypatch, capfd):
     assert message == [0.25, 0.25, np.inf, np.inf, np.inf, 0.5]
     ended = capfd.readouterr()
     assert ended.out.count("the same run as") == 2 and "2 of the sweep's jobs failed" in ended.err
-    assert sorted(p.name for p in Path("s").iterdir() if p.is_dir()) == ["seed=0", "seed=1", "seed=2", "seed=2,5"]
+    assert sorted(p.name for p in Path("s").iterdir() if p.is_dir()) == [
+        "algo=easgd,seed=0",
+        "algo=easgd,seed=1",
+        "algo=easgd,seed=2",
+        "algo=easgd,seed=2,5",
+    ]
 
 
 # analyze --over

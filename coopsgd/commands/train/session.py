@@ -25,7 +25,7 @@ from coopsgd.commands.train.done import Done
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.host import signals
 from coopsgd.host.environment import working_in
-from coopsgd.run import lists, progress, source
+from coopsgd.run import lists, naming, progress, source
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.jobs import DONE, FAILED, INTERRUPTED, STOP, Job, Jobs, Objective
 from coopsgd.run.naming import folder_name
@@ -183,11 +183,16 @@ class Session:
         keys = ((word, word.split("=", 1)[0]) for word in words)
         return [word for word, key in keys if key in swept or key not in given]
 
-    def subdir(self, number: int, overrides: Any, root: str) -> str:
-        """The folder of a sweep's job below `root`, named by the swept keys; if it cannot be made, that job alone fails."""
-        name = self._named(number, overrides)
+    def subdir(self, number: int, overrides: Any, root: str, *, _root_: Any) -> str:
+        """The folder of a sweep's job below `root`, named by its algorithm and the swept keys; if it cannot be made, that job
+        alone fails. A job that has a folder of an earlier version's name, without the algorithm, keeps it.
+        """
+        own, before = self._own(overrides), self._named(number, overrides)
+        name = naming.of_job(own, number, algo_of(_root_))
         if number in self._twice:
-            name = folder_name([name, str(number)], number)
+            name, before = (folder_name([one, str(number)], number) for one in (name, before))
+        if (Path(root) / before / "config.yaml").is_file():
+            name = before
         self.made.will(Path(root) / name)
         try:
             (Path(root) / name).mkdir(parents=True, exist_ok=True)
@@ -202,8 +207,8 @@ class Session:
         params = OmegaConf.select(_root_, "hydra.sweeper.params") or {}
         if {"algo", "experiment"} & {*sweeps.swept(self.words), *map(str, params)}:
             return ""
-        name = OmegaConf.select(_root_, "algo.name") or OmegaConf.select(_root_, "hydra.runtime.choices.algo")
-        return f"-{re.sub(r'[^A-Za-z0-9_]', '_', str(name))}" if name else ""
+        name = algo_of(_root_)
+        return f"-{name}" if name else ""
 
     def fresh(self, folder: str) -> str:
         """folders.fresh, remembered."""
@@ -320,3 +325,9 @@ def console() -> str:
         return f"{found.st_dev}:{found.st_ino}"
     except OSError:
         return ""
+
+
+def algo_of(root: Any) -> str:
+    """The name of a config's algorithm, as a folder can have it; empty where there is none."""
+    name = OmegaConf.select(root, "algo.name") or OmegaConf.select(root, "hydra.runtime.choices.algo")
+    return re.sub(r"[^A-Za-z0-9_]", "_", str(name)) if name else ""
