@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,14 +113,15 @@ class Comparison:
         entries = reading.found(folders)
         if progress is not None:
             progress(f"reading {len(entries)} runs")
+        ends_alone = not (along or budgets or tail or cluster or target is not None or by == "sim_seconds")
         names = [
             metric,
             *more,
             *TOTALS,
-            *(column for column, _ in AXES.values()),
+            *(column for column, _ in AXES.values() if not ends_alone),
             *((*ALONG, *THEORY.values()) if along else ()),
         ]
-        reading.read(entries, names, of=[metric, *more])
+        reading.read(entries, names, of=[metric, *more], ends=TOTALS if ends_alone else ())
         for one in (metric, *more):
             _refuse_metric(one, entries)
         notes = [f"{entry.name} cannot be read ({entry.why})" for entry in entries if entry.status == BROKEN]
@@ -217,6 +219,10 @@ class Comparison:
 
     def rows(self) -> list[dict[str, Any]]:
         """One a group."""
+        return self._rows
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
         return [self.row(group) for group in self.groups]
 
     def facts(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from coopsgd.compare import cache
+from coopsgd.compare import bulk, cache
 from coopsgd.errors import ConfigError, DamagedFile
 from coopsgd.host import processors
 from coopsgd.run import source
@@ -189,11 +189,13 @@ def flat(node: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 # columns
 
 
-def read(entries: Iterable[Entry], names: Iterable[str], of: Sequence[str] = ()) -> None:
-    """Give entries columns of these names, and of `step`. of: from lines that have one of these alone, and from the last."""
+def read(entries: Iterable[Entry], names: Iterable[str], of: Sequence[str] = (), ends: Sequence[str] = ()) -> None:
+    """Give entries columns of these names, and of `step`. of: from lines that have one of these alone, and from the last. ends:
+    of these names no more is wanted than `Entry.last`.
+    """
     wanted = ["step", *(name for name in dict.fromkeys(names) if name != "step")]
     readable = [entry for entry in entries if entry.status != BROKEN]
-    jobs = [(str(entry.folder), wanted, list(of)) for entry in readable]
+    jobs = [(str(entry.folder), wanted, list(of), list(ends)) for entry in readable]
     if len(jobs) > 1 and sum(map(_size, readable)) > TOGETHER and "torch" not in sys.modules:
         many = min(processors.cores(), 8)
         with ProcessPoolExecutor(many, get_context("fork")) as pool:
@@ -210,8 +212,8 @@ def _size(entry: Entry) -> int:
     return 0
 
 
-def _columns(job: tuple[str, list[str], list[str]]) -> dict[str, np.ndarray]:
-    folder, names, of = job
+def _columns(job: tuple[str, list[str], list[str], list[str]]) -> dict[str, np.ndarray]:
+    folder, names, of, ends = job
     path = Path(folder) / "metrics.jsonl"
     kept = cache.read(path, names, of)
     if kept is not None:
@@ -220,23 +222,32 @@ def _columns(job: tuple[str, list[str], list[str]]) -> dict[str, np.ndarray]:
         text = path.read_bytes()
     except OSError:
         text = b""
-    points = _points(text, path, of)
-    columns = {name: _column([point.get(name) for point in points]) for name in names}
+    lines = text[: text.rfind(b"\n") + 1]  # without a torn one
+    ends = ends if len(text) < cache.LONG else []  # what is kept is whole
+    columns = bulk.columns(lines, [*of, *names], ends)
+    if columns is None and of:
+        lines = _having(lines, of)
+        columns = bulk.columns(lines, names, ends)
+    if columns is None:
+        points = _points(lines, path)
+        columns = {name: _column([point.get(name) for point in points]) for name in names}
     cache.write(path, columns, of, len(text))
     return columns
 
 
-def _points(text: bytes, path: Path, of: Sequence[str]) -> list[dict[str, Any]]:
-    """The log points of a file that holds this text: of lines that have one of `of`, and of the last. Torn lines are left
-    out.
-    """
-    lines = text[: text.rfind(b"\n") + 1].splitlines()
-    if of:
-        sought = [json.dumps(name).encode() for name in of]
-        first, others = sought[0], sought[1:]
-        lines = [line for line in lines[:-1] if first in line or any(name in line for name in others)] + lines[-1:]
+def _having(text: bytes, of: Sequence[str]) -> bytes:
+    """Those lines of a text that have one of these names, and the last."""
+    if not text:
+        return text
+    first, *others = (json.dumps(name).encode() for name in of)
+    *lines, last = text.split(b"\n")[:-1]
+    return b"\n".join([*(line for line in lines if first in line or any(name in line for name in others)), last, b""])
+
+
+def _points(text: bytes, path: Path) -> list[dict[str, Any]]:
+    """The log points that these lines are; where one is none, all of the file, without those."""
     try:
-        found = json.loads(b"[" + b",".join(lines) + b"]")  # one call: a third faster than one a line
+        found = json.loads(b"[" + b",".join(text.splitlines()) + b"]")  # one call: a third faster than one a line
         if all(type(point) is dict and type(point.get("step")) is int for point in found):
             return list(found)
     except (ValueError, RecursionError):

@@ -109,7 +109,8 @@ class Mixing:
         if self.cycle(m) is None:
             law = self.expectation(m)
             return None if law is None else law.zeta
-        return math.exp(min(spectra.log_zeta(self._communications(m)), 700.0))
+        # of thousands of workers it takes seconds, and is asked for by checks, theory and cost
+        return float(self.once(("zeta", m), lambda: math.exp(min(spectra.log_zeta(self._communications(m)), 700.0))))
 
     def expectation(self, m: int) -> Expectation | None:
         """What one communication does in expectation, if it is at random and independent of the others."""

@@ -56,6 +56,26 @@ def test_other_graphs_are_estimated_with_an_error(name):
     assert large.noise([W], 64, 4, "atc", 1) == (None, None)  # no estimate of delays
 
 
+def test_an_estimate_that_takes_long_says_how_long(monkeypatch):
+    W, told = Gossip(topology=graphs.Grid()).at(64, 0), []
+    monkeypatch.setattr(large.news, "listener", told.append)
+    large.noise([W], 64, 1, "atc", 0)
+    assert told == []
+    clock = iter(range(0, 100, 2))  # two seconds between any two looks at it
+    monkeypatch.setattr(large.time, "monotonic", lambda: next(clock))
+    large.noise([W], 64, 1, "atc", 0)
+    (line,) = told
+    assert f"64 workers is estimated from {large.PROBES} draws, about 92 s more" in line
+
+
+def test_zeta_of_one_schedule_is_computed_once(monkeypatch):
+    mixing, real, calls = Gossip(topology=graphs.Grid()), spectra.log_zeta, []
+    monkeypatch.setattr(spectra, "log_zeta", lambda Ws: calls.append(1) or real(Ws))
+    mixing.check(64)
+    assert mixing.zeta(64) == mixing.zeta(64) == pytest.approx(spectra.zeta(mixing.at(64, 0))) and len(calls) == 1
+    assert mixing.zeta(36) != mixing.zeta(64) and len(calls) == 2
+
+
 def test_thousands_of_workers_without_a_square(monkeypatch):
     """zeta, and C where a form is known, for 4096: whoever asks for an (m, m) array is caught."""
 

@@ -13,17 +13,20 @@ over the modes beside the constant, t the local steps since the mixing. The trac
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from coopsgd.host import news
 from coopsgd.mixing import spectra
 from coopsgd.mixing.matrix import Matrix, identity
 from coopsgd.mixing.structured import Average
 from coopsgd.predict.theory.moments import summed
 
 PROBES = 24  # random signs of an estimated trace
+PATIENCE = 5.0  # seconds that it may take without a word
 ITERATIONS = 5000  # of conjugate gradients, before it is said that it takes too long
 CONVERGED = 1 - 1e-12
 
@@ -210,8 +213,11 @@ def _estimated(Ws: Sequence[Matrix], m: int, delay: int, f: Callable[[np.ndarray
         return None, None
     from scipy.sparse.linalg import LinearOperator, cg
 
-    found, draw = [], np.random.default_rng(0)
-    for _ in range(PROBES):
+    found, draw, began = [], np.random.default_rng(0), time.monotonic()
+    for number in range(PROBES):
+        left = (time.monotonic() - began) * (PROBES - 1)
+        if number == 1 and left > PATIENCE:
+            news.tell(f"theory: a trace of the matrix of {m} workers is estimated from {PROBES} draws, about {left:.0f} s more")
         z = draw.choice([-1.0, 1.0], m)
         z -= z.mean()
         solved = []
