@@ -42,6 +42,7 @@ class Optimizers:
     """
 
     plain = False
+    fusable = False
 
     def __init__(
         self, optimizers: Sequence[torch.optim.Optimizer], modules: Modules, writes: bool, buffers: bool, alone: bool
