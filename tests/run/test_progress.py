@@ -169,8 +169,8 @@ def test_a_sweep_counts_and_ends_with_a_table(monkeypatch, here, capsys):
     head = next(at for at, line in enumerate(out) if line.split() == " ".join(sweeps.COLUMNS).split())
     rows = [line.split() for line in out[head + 1 : head + 4]]
     assert rows[0] == ["tau=0", "refused", "-", "-", "-", "-", "-", "-"]
-    assert rows[1] == ["tau=2", "completed", "0.5000", "-", "3", "2", "kB", "1.25", "s", "tau=2"]
-    assert rows[2] == ["tau=3", "diverged", "-", "-", "3", "2", "kB", "1.25", "s", "tau=3"]
+    assert rows[1] == ["tau=2", "completed", "0.5000", "-", "3", "2", "kB", "1.25", "s", "algo=easgd,tau=2"]
+    assert rows[2] == ["tau=3", "diverged", "-", "-", "3", "2", "kB", "1.25", "s", "algo=easgd,tau=3"]
     assert out[-1] == str(here / "s")
 
 

@@ -1,4 +1,4 @@
-"""300 runs in one folder: a real TensorBoard in a real browser draws, colours, lists and filters them."""
+"""300 runs in one folder: a real TensorBoard in a real browser draws, colours and lists them."""
 
 from __future__ import annotations
 
@@ -104,13 +104,5 @@ def test_three_hundred_runs_are_usable(tmp_path):
         shows("table", "hparams", f"['Trial ID', 'session groups: 300'].every(word => ({TEXT}).includes(word))")
         # the tabs of an older make tick none of more than 40 runs: filter, then toggle all
         shows("pictures", "images", f"({TEXT}).includes('Write a regex to filter runs')")
-        start = time.monotonic()
-        page.evaluate(f"{SEEN}('input').filter(one => one.type === 'text')[0].focus()")
-        page.call("Input.insertText", text="lr=0.05,seed=0")
-        page.wait(f"(text => text.includes('lr=0.05,seed=0') && !text.includes('lr=0.01,seed=0'))({TEXT})", PATIENCE)
-        page.evaluate(f"{SEEN}('#toggle-all')[0].click()")
-        page.wait(f"({TEXT}).includes('W_graph')", PATIENCE)
-        seconds["pictures of four runs"] = time.monotonic() - start
-        page.screenshot(tmp_path / "four.png")
         assert page.errors == []
     print(json.dumps({"bytes a run": size // 300, **{name: round(value, 1) for name, value in seconds.items()}}))
