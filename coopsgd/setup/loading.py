@@ -122,7 +122,11 @@ class Loader(ConfigLoaderImpl):
         sources = tuple((s.provider, s.scheme(), s.path) for s in self.repository.get_sources())
         key = (version.getbase(), sources, tuple(map(id, stored)), *what)
         if key not in _kept:
-            _kept[key] = pickle.dumps(make()), stored
+            made = make()
+            try:
+                _kept[key] = pickle.dumps(made), stored
+            except pickle.PicklingError:  # Hydra loads its plugins (hydra/launcher=joblib) as modules of their own
+                return made
         _kept.move_to_end(key)
         while len(_kept) > MOST:
             _kept.popitem(last=False)
