@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import MISSING, field
-from importlib.metadata import entry_points
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -114,6 +114,17 @@ def lookup(kind: str, name: str, key: str = "") -> Any:
     if name in table:
         return table[name]
     raise KeyError(f"no {kind} named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
+
+
+def entry_points(group: str) -> metadata.EntryPoints:
+    """Those of a group that installed packages have."""
+    return _entry_points(tuple(sys.path)).select(group=group)
+
+
+@functools.lru_cache(maxsize=4)
+def _entry_points(path: tuple[str, ...]) -> Any:
+    """All of them, each package's file read once; path: sys.path, on which the packages are."""
+    return metadata.entry_points()
 
 
 def names(kind: str) -> list[str]:

@@ -38,7 +38,14 @@ collector.rest()  # until all is collected
 torch.set_num_threads(1)
 WARM = multiprocessing.get_context("forkserver")
 MODULES = [m.name for m in pkgutil.walk_packages(coopsgd.__path__, "coopsgd.") if not m.name.endswith("__main__")]
-LATE = ["networkx", "scipy.optimize", "scipy.sparse.csgraph", "torchvision"]  # what commands import when they come to it
+LATE = [
+    "networkx",
+    "scipy.optimize",
+    "scipy.sparse.csgraph",
+    "torchvision",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+]  # what commands import when they come to it
 WARM.set_forkserver_preload(["pytest", *MODULES, *LATE, "conftest", "playing", "warm"])
 os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the server, which takes no sys.path from us, finds `playing`
 if "coopsgd-tests" not in os.environ.get("XDG_CACHE_HOME", ""):  # the server, which imports this file too, keeps ours

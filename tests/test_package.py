@@ -185,7 +185,9 @@ def test_matplotlib_is_imported_when_something_is_drawn():
 USUAL = """
 import gc
 import sys
-usual = gc.get_threshold()
+from importlib import metadata
+usual, scan, scans = gc.get_threshold(), metadata.entry_points, []
+metadata.entry_points = lambda **which: scans.append(which) or scan(**which)
 from coopsgd.cli import main
 LOOK = (["show", "algo=dpsgd"], ["analyze", "algo=easgd"], ["analyze", "algo=pasgd"], ["show", "algo=fullsync"], ["list"])
 for words in (*LOOK, ["train", "task=quadratic", "steps=3", "processes=1", "hydra.run.dir=r"]):
@@ -195,6 +197,7 @@ for words in (*LOOK, ["train", "task=quadratic", "steps=3", "processes=1", "hydr
     except SystemExit as ended:
         assert not ended.code, ended.code
     assert words[0] == "train" or "torch" not in sys.modules, f"{words} imports torch"
+assert scans.count({}) <= 2, f"installed packages were looked through {scans.count({})} times"  # torch has scans of its own
 heavy = {"scipy", "networkx", "sklearn", "matplotlib", "torchvision", "sympy"}
 found = sorted({name.partition(".")[0] for name in sys.modules} & heavy)
 assert not found, found
