@@ -307,7 +307,11 @@ def test_a_yaml_says_only_what_it_changes(group, name):
 def test_keys_and_what_they_mean_are_listed():
     keys = {key.key: key for key in catalogue.options("algo", "easgd")}
     assert keys["alpha"].value == "auto" and "2 / (m + 2)" in keys["alpha"].help and keys["tau"].value == 10
-    assert {key.key: key.value for key in catalogue.options("model", "resnet56")} == {"depth": 56, "norm": "group"}
+    assert {key.key: key.value for key in catalogue.options("model", "resnet56")} == {
+        "depth": 56,
+        "norm": "group",
+        "memory_format": "auto",
+    }
     for group, name in YAMLS:
         hidden = {"topology", "seed", "sizes", "batch_size", "mixing"} & {key.key for key in catalogue.options(group, name)}
         assert not hidden, "keys that are filled in by the run"

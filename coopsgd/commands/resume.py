@@ -20,7 +20,7 @@ from coopsgd.run.start import as_it_was, reached, start, summed_up
 from coopsgd.setup import checks, schema
 from coopsgd.setup.compose import register_schema
 from coopsgd.setup.flags import refuse_flags
-from coopsgd.setup.identity import placement, trained
+from coopsgd.setup.identity import memory_format, placement, trained
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.resolve import Checked
@@ -80,6 +80,8 @@ def go_on_as(folder: Path, checked: Checked, named: Collection[str], anyway: boo
         others = (*placement(mine), "name")
         free = {*named, *(["fleet"] if {"processes", "device", "launch"} & set(named) else [])}  # the fleet is chosen by those
         changed += [name for name in others if name in free and getattr(mine, name) != getattr(before, name)]
+        if "model.memory_format" in named and memory_format(mine) != memory_format(before):
+            changed.append("model")
         after = Parts(replace(before, **{name: getattr(mine, name) for name in changed}))
         _go_on(folder, Checked(after, ()), before, changed, anyway)
 

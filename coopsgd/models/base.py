@@ -10,11 +10,14 @@ from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
+from coopsgd.registry import option
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
 NORMS = ("group", "batch", "none")
+FORMATS = ("channels_last", "contiguous")  # how the weights of a convolution may lie in a row
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,31 @@ class Model:
         return 0
 
     def channels_last(self, shape: tuple[int, ...], classes: int) -> bool:
-        """May the weights of its convolutions lie channels last in a row? Faster on a CPU; some code cannot take it."""
+        """Do the weights of its convolutions lie channels last in a row?"""
         return True
+
+
+@dataclass(frozen=True)
+class Convolutional(Model):
+    """One that may have convolutions, whose weights lie in a row as `memory_format` says.
+
+    auto: `coopsgd train` measures which is faster for the run's own shapes and freezes it; elsewhere channels last, unless the
+    network's own code cannot take that.
+    """
+
+    memory_format: str = option(
+        "auto",
+        "of convolutions' weights: auto, the faster one, measured before the run starts; channels_last; contiguous",
+        words=("auto", *FORMATS),
+        kw_only=True,
+    )
+
+    def __post_init__(self) -> None:
+        if self.memory_format not in ("auto", *FORMATS):
+            raise ValueError(f"model.memory_format: must be one of auto, {', '.join(FORMATS)}, got {self.memory_format!r}")
+
+    def channels_last(self, shape: tuple[int, ...], classes: int) -> bool:
+        return self.memory_format != "contiguous"
 
 
 def check_dropout(rate: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coopsgd.models.base import NORMS, Model, check_dropout, check_images, check_norm, convolved, linear
+from coopsgd.models.base import NORMS, Convolutional, check_dropout, check_images, check_norm, convolved, linear
 from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @register("cnn", "model")
 @dataclass(frozen=True)
-class CNN(Model):
+class CNN(Convolutional):
     """Two 3 x 3 convolutions with normalisation, ReLU and pooling, then two linear layers (0.42 M parameters on 28 x 28)."""
 
     width: int = option(32, "of the first convolution; the second has twice as many", unit="channels")
@@ -22,6 +22,7 @@ class CNN(Model):
     norm: str = option("group", "group; batch, see norm_stats; or none", words=NORMS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_dropout(self.dropout)
         check_norm(self.norm)
         if self.width < 8 or self.width % 8:
@@ -60,7 +61,7 @@ class CNN(Model):
 
 @register("lenet", "model")
 @dataclass(frozen=True)
-class LeNet(Model):
+class LeNet(Convolutional):
     """LeNet-5 with ReLU and max pooling (61,706 parameters on 28 x 28); images below 32 x 32 are framed with zeros to that."""
 
     def check(self, shape: tuple[int, ...], classes: int, batch_size: int) -> None:

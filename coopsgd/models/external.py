@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from coopsgd.host.child import ChildFailed, answer_of
-from coopsgd.models.base import Model, statistics_of
+from coopsgd.models.base import Convolutional, statistics_of
 from coopsgd.registry import did_you_mean, imported, is_function, option, register
 from coopsgd.setup.schema import DTYPES
 
@@ -33,7 +33,7 @@ _had: set[str] = set()  # weights that are in torch's cache
 
 
 @dataclass(frozen=True)
-class External(Model):
+class External(Convolutional):
     """A network this package knows nothing of. Processes forked after the look inherit what was seen and imported."""
 
     def fetch(self) -> Any:
@@ -41,7 +41,11 @@ class External(Model):
         raise NotImplementedError
 
     def check(self, shape: tuple[int, ...], classes: int, batch_size: int) -> None:
-        self._look(shape, classes, batch_size)
+        if not self._look(shape, classes, batch_size).channels_last and self.memory_format == "channels_last":
+            raise ValueError(
+                f"model.memory_format: the code of {_name(self)} cannot take channels_last, for it views tensors as contiguous "
+                "ones; use contiguous, or auto"
+            )
 
     def unfit(self, shape: tuple[int, ...], classes: int, dtype: str) -> str | None:
         why = self._look(shape, classes).unfit.get(dtype)
@@ -54,11 +58,11 @@ class External(Model):
         return self._look(shape, classes).statistics
 
     def channels_last(self, shape: tuple[int, ...], classes: int) -> bool:
-        return self._look(shape, classes).channels_last
+        return super().channels_last(shape, classes) and self._look(shape, classes).channels_last
 
     def _look(self, shape: tuple[int, ...], classes: int, batch_size: int = 2) -> Seen:
         batch = min(2, batch_size)
-        key = repr((self, tuple(shape), classes, batch))
+        key = repr((replace(self, memory_format="auto"), tuple(shape), classes, batch))
         if key not in _seen:
             self.fetch()
             _seen[key] = _seen_apart(self, tuple(shape), classes, batch)
@@ -81,6 +85,7 @@ class TorchVision(External):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_arguments(self.arguments, "{width_per_group: 128}")
 
     def _look(self, shape: tuple[int, ...], classes: int, batch_size: int = 2) -> Seen:
@@ -153,6 +158,7 @@ class Custom(External):
     IMPORTS = ("path",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_arguments(self.arguments, "{width: 64}")
 
     def fetch(self) -> Any:

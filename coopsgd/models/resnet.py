@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from coopsgd.models.base import NORMS, Model, check_images, check_norm, convolved, linear
+from coopsgd.models.base import NORMS, Convolutional, check_images, check_norm, convolved, linear
 from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ WIDTHS = (16, 32, 64)
 
 @register("resnet", "model")
 @dataclass(frozen=True)
-class ResNet(Model):
+class ResNet(Convolutional):
     """`depth` = 6 n + 2 layers: a convolution, three stages of n blocks of two with 16, 32, 64 channels, a linear layer.
 
     Shortcuts without parameters, no biases beside a norm, He initialisation. `norm` is group, batch (the paper's) or none;
@@ -28,6 +28,7 @@ class ResNet(Model):
     norm: str = option("group", "group; batch: as in the paper, see norm_stats; or none", words=NORMS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_norm(self.norm)
         if self.depth < 8 or (self.depth - 2) % 6:
             raise ValueError(f"model.depth: must be 6 n + 2, as 20, 32, 44, 56, 110 are, got {self.depth}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from coopsgd.models.base import NORMS, Model, check_images, check_norm, convolved, linear
+from coopsgd.models.base import NORMS, Convolutional, check_images, check_norm, convolved, linear
 from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ STAGES = {  # depth -> channels of the convolutions in each stage
 
 @register("vgg", "model")
 @dataclass(frozen=True)
-class VGG(Model):
+class VGG(Convolutional):
     """`depth` 11 or 16: five stages of 3 x 3 convolutions, each ended by pooling, the mean of what is left, one linear layer.
 
     No biases beside a norm, He initialisation. `norm` is group, batch or none. Images of 28 to 31 are framed with zeros to 32.
@@ -31,6 +31,7 @@ class VGG(Model):
     norm: str = option("group", "group; batch, see norm_stats; or none", words=NORMS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_norm(self.norm)
         if self.depth not in STAGES:
             raise ValueError(f"model.depth: of a vgg must be {' or '.join(map(str, STAGES))}, got {self.depth}")

@@ -70,6 +70,11 @@ def placement(config: Config) -> dict[str, Any]:
     }
 
 
+def memory_format(config: Config) -> str:
+    """How weights of convolutions lie in a row, which is no part of what a run is, but of how it rounds."""
+    return str((config.model or {}).get("memory_format", "auto"))
+
+
 def _class(kind: str, where: str, name: Any, config: Config) -> Any:
     """The class a config names; None when that is code that nobody vouches for, or it names none."""
     if name is None or (isinstance(config, UntrustedConfig) and ":" in str(name)):
@@ -96,6 +101,8 @@ def _group(parts: Parts, name: str) -> dict[str, Any] | None:
         found |= {k: content(f"{name}.{k}", found[k], k in getattr(cls, "ARRAYS", ())) for k in names & build.reads(cls)}
         found[key] = f"{cls.__module__}:{cls.__qualname__}"
         found |= _meant(parts, kind, cls, found)
+    if name == "model":
+        found.pop("memory_format", None)  # which changes rounding alone, and is measured where nobody says
     return found
 
 

@@ -22,9 +22,11 @@ DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.F
 class Bound:
     """One module pointed at the rows of (r, d) tensors in turn.
 
-    No packing: autograd accumulates straight into the gradient row, the optimiser steps the row, the fleet sends it.
-    Weights of convolutions lie channels last in the row, which makes their views channels last too: faster on a CPU
-    (`channels_last=False` for code that cannot take it). What needs no gradient (frozen parameters) is in no row.
+    No packing: the optimiser steps the row, the fleet sends it. Autograd accumulates straight into the gradient row, or, where
+    there is none, leaves its gradients with the parameters.
+    Weights of convolutions lie channels last in the row, which makes their views channels last too, unless
+    `channels_last=False`: which is faster depends on the network (run/memory_format.py), and some code cannot take it. What
+    needs no gradient (frozen parameters) is in no row.
 
     Floating-point buffers, BatchNorm's running mean and variance, are a second row (b,) of *statistics*, pointed at in the
     same way: a forward pass in training mode writes into it. Other buffers (`num_batches_tracked`, an attention mask of
@@ -32,8 +34,9 @@ class Bound:
     """
 
     def __init__(self, module: nn.Module, channels_last: bool = True) -> None:
-        self.module, self.channels_last = module, channels_last
+        self.module = module
         self._parameters = [p for p in module.parameters() if p.requires_grad]
+        self.channels_last = channels_last or all(p.dim() != 4 for p in self._parameters)
         self._statistics = list(statistics_of(module).values())
         known = {id(b) for b in self._statistics}
         self._others = [b for b in module.buffers() if id(b) not in known]
@@ -61,7 +64,7 @@ class Bound:
     def flat(self) -> Tensor:
         """(1, d) copy of the module's own parameters."""
         row = self._parameters[0].detach().new_empty(self.d)
-        for p, place in zip(self._parameters, self._split(row), strict=True):
+        for p, place in zip(self._parameters, self.split(row), strict=True):
             place.copy_(p.detach())
         return row[None]
 
@@ -78,7 +81,7 @@ class Bound:
         parameters = [name for name, p in self.module.named_parameters() if p.requires_grad]
         statistics = list(statistics_of(self.module))
         row, others = torch.empty(self.d, device="meta"), torch.empty(self.b, device="meta")
-        parts = {"parameters": (parameters, self._split(row)), "statistics": (statistics, self._split_statistics(others))}
+        parts = {"parameters": (parameters, self.split(row)), "statistics": (statistics, self._split_statistics(others))}
         return {
             kind: [
                 (name, tuple(view.shape), view.stride(), int(view.storage_offset()))
@@ -93,10 +96,16 @@ class Bound:
         return sorted(name for name, before in self._plain.items() if name in now and _unlike(before, now[name]))
 
     def bind(
-        self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
+        self,
+        x: Tensor,
+        grad: Tensor | None = None,
+        statistics: Tensor | None = None,
+        module_buffers: Sequence[Tensor] | None = None,
     ) -> None:
         """Rows to point at from now on; `statistics` (r, b) and `module_buffers`, (r, ...) each, where a module has some."""
-        self._views = [list(zip(self._split(row), self._split(into), strict=True)) for row, into in zip(x, grad, strict=True)]
+        none: list[Tensor | None] = [None] * len(self._parameters)
+        places: list[Any] = [none] * len(x) if grad is None else [self.split(into) for into in grad]
+        self._views = [list(zip(self.split(row), into, strict=True)) for row, into in zip(x, places, strict=True)]
         self._beside = []
         if self.stateful:
             rows = [None] * len(x) if statistics is None else list(statistics)
@@ -116,12 +125,28 @@ class Bound:
             self._at = None if apart else (id(self._views), i)  # copies are made anew before each forward pass
         return self.module
 
+    def gradients(self) -> list[Tensor]:
+        """What the backward pass has left with the parameters, taken from them; numbers of each lie as its parameter's do."""
+        found = []
+        for p in self._parameters:
+            grad, p.grad = p.grad, None
+            if grad is None:
+                grad = torch.zeros_like(p, requires_grad=False)
+            elif grad.stride() != p.stride() or grad.layout is not torch.strided:
+                grad = torch.empty_like(p, requires_grad=False).copy_(grad.to_dense() if grad.is_sparse else grad)
+            found.append(grad)
+        return found
+
+    def views(self, i: int) -> list[Tensor]:
+        """The parameters that row i holds."""
+        return [value for value, _ in self._views[i]]
+
     def elsewhere(self, model: Tensor, statistics: Tensor | None = None) -> nn.Module:
         """The module at a model of its own, (1, d), and a copy of its statistics, (1, b), for looking only.
 
         Without statistics it has those it was made with.
         """
-        for p, value, of_norm in zip(self._parameters, self._split(model[0]), self._of_norms, strict=True):
+        for p, value, of_norm in zip(self._parameters, self.split(model[0]), self._of_norms, strict=True):
             p.data, p.grad = aligned(value) if of_norm else value, None
         self._put(self._state(None if statistics is None else statistics[0].clone()))
         self._at = None
@@ -137,7 +162,7 @@ class Bound:
             norm.train()
         names = [name for name, p in module.named_parameters() if p.requires_grad]
         try:
-            values = zip(names, self._split(model[0]), self._of_norms, strict=True)
+            values = zip(names, self.split(model[0]), self._of_norms, strict=True)
             given = {name: aligned(value) if of_norm else value for name, value, of_norm in values}
             return torch.func.functional_call(module, given, inputs)
         finally:
@@ -176,7 +201,8 @@ class Bound:
         for buffer, place in self._apart:
             place.copy_(buffer.data)
 
-    def _split(self, row: Tensor) -> list[Tensor]:
+    def split(self, row: Tensor) -> list[Tensor]:
+        """Views of a row (d,), or one like it, in the shapes of the parameters that it holds."""
         parts = row.split([p.numel() for p in self._parameters])
         return [self._shaped(part, p.shape) for part, p in zip(parts, self._parameters, strict=True)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from coopsgd.commands.resume import OVER, frozen_like
 from coopsgd.run.sweep import readable_summary
-from coopsgd.setup.identity import identity, placement
+from coopsgd.setup.identity import identity, memory_format, placement
 from coopsgd.setup.resolve import Checked
 from coopsgd.setup.schema import Config
 
@@ -31,7 +31,8 @@ class Done:
                     config = frozen_like(folder, mine)
                     self._known[folder] = config, identity(config)
                 theirs, what = self._known[folder]
-                if what == wanted and all(getattr(theirs, name) == getattr(mine, name) for name in ways):
+                alike = what == wanted and all(getattr(theirs, name) == getattr(mine, name) for name in ways)
+                if alike and ("model.memory_format" not in named or memory_format(theirs) == memory_format(mine)):
                     return folder
         return None
 

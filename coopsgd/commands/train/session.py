@@ -25,7 +25,7 @@ from coopsgd.commands.train.done import Done
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.host import signals
 from coopsgd.host.environment import working_in
-from coopsgd.run import lists, naming, progress, source
+from coopsgd.run import lists, memory_format, naming, progress, source
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.jobs import DONE, FAILED, INTERRUPTED, STOP, Job, Jobs, Objective
 from coopsgd.run.naming import folder_name
@@ -35,6 +35,7 @@ from coopsgd.setup import checks, sweeps
 from coopsgd.setup.again import Again
 from coopsgd.setup.compose import task_words
 from coopsgd.setup.identity import identity, placement
+from coopsgd.setup.identity import memory_format as formatted
 from coopsgd.setup.messages import MISTAKES, one_line
 from coopsgd.setup.resolve import Checked, given
 
@@ -259,7 +260,8 @@ class Session:
                 self.tell(job.folder)
             return found
         # one that is asked to run elsewhere, or to keep something else, is wanted for that
-        key = identity(checked.parts) + json.dumps(placement(settings), sort_keys=True)
+        wanted = placement(settings) | {"memory_format": formatted(settings)}
+        key = identity(checked.parts) + json.dumps(wanted, sort_keys=True)
         with self.jobs.alone(key) as once:
             if (first := once.first) is not None:
                 self.made.tidy()
@@ -306,16 +308,21 @@ class Session:
 
     def _begin(self, checked: Checked, job: Job, own: Sequence[str]) -> Objective:
         """Freeze the run in the job's folder and train it."""
-        folder, settings = Path(job.folder), checked.config
+        folder, parts = Path(job.folder), checked.parts
+        if not (folder / "config.yaml").exists():  # else it is refused
+            parts, note = memory_format.settled(parts)
+            if note is not None:
+                progress.say(note)
+        settings = parts.config
         write_config(settings, folder, self.command, self.sweeping, "add resume=auto to go on with it, ", own)
         self.steps = settings.steps
         self._note(job._replace(kept=True))
         if not settings.launch:
             print(torchrun(settings, folder, "coopsgd.worker", elastic=True))
             return None
-        with summed_up(folder, checked.parts):
-            start(folder, checked.parts)
-            return objective(folder, checked.parts)
+        with summed_up(folder, parts):
+            start(folder, parts)
+            return objective(folder, parts)
 
 
 def console() -> str:

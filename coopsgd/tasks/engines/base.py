@@ -56,15 +56,17 @@ class Engine(ABC):
         """(c, n, ..., classes) of the models x (c, d) with their statistics, each on the same n inputs; for looking only."""
 
 
-def step_(x: Tensor, grad: Tensor, lr: float, step: SGDStep, a: int, b: int) -> None:
-    """Rows [a, b) of x take a step of SGD along grad (b - a, d), each in one pass over its numbers.
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
-    It is torch.optim.SGD's but for how the last few numbers of a row are rounded.
+
+def step_(x: Tensors, grad: Tensors, velocity: Tensors, lr: float, step: SGDStep) -> None:
+    """Each x takes a step of SGD along its gradient, in one pass over its numbers; velocity: () where there is none.
+
+    All three lie alike. It is torch.optim.SGD's step but for how the last few numbers are rounded.
     """
-    velocity = () if step.velocity is None else step.velocity[a:b].unbind()
     torch._fused_sgd_(
-        x[a:b].unbind(),
-        grad.unbind(),
+        x,
+        grad,
         velocity,
         weight_decay=step.weight_decay,
         momentum=step.momentum if velocity else 0.0,

@@ -99,7 +99,7 @@ class Bmm(Engine):
         if self._scratch is None or len(self._scratch) < b - a:
             self._scratch = torch.empty_like(self._x[a:b])
         losses = self._pass(self._at(a, b), inputs, targets, self._layout.stacked(self._scratch[: b - a]))
-        step_(self._x, self._scratch[: b - a], lr, step, a, b)
+        step_(self._x[a:b].unbind(), self._scratch[: b - a].unbind(), velocity[a:b].unbind(), lr, step)
         return losses
 
     @torch.no_grad()

@@ -113,5 +113,5 @@ def _pinned(bound: Bound, amp: str | None) -> str | None:
     if bound.stateful:
         return "running statistics are kept row by row"
     if not bound.channels_last or not all(p.requires_grad for p in bound.module.parameters()):
-        return "some of its parameters are frozen, or lie in a row as its own code wants them"
+        return "some of its parameters are frozen, or do not lie channels last in a row"
     return None

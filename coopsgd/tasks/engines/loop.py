@@ -22,21 +22,28 @@ class Loop(Engine):
 
     def __init__(self, bound: Bound, amp: str | None = None) -> None:
         self._bound, self._amp = bound, amp
-        self._scratch: Tensor | None = None  # a gradient that descend uses up at once
-        self._storing: bool | None = None  # are the module's gradients the gradient rows, or the scratch?
+        self._views: dict[tuple[str, int], list[Tensor]] = {}  # of rows, by parameter
+        self._velocity: Tensor | None = None  # whose views are kept
 
     def bind(
         self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
     ) -> None:
         super().bind(x, grad, statistics, module_buffers)
-        self._storing = None
+        self._views.clear()
+        self._velocity = None
+        self._bound.bind(x, None, statistics, module_buffers)
         self._bound.module.train()
 
+    @torch.no_grad()
     def gradients(self, a: int, b: int, inputs: Tensor, targets: Tensor, seeds: Sequence[int] = ()) -> Tensor:
-        self._point(storing=True)
-        losses = [self._one(i, self._grad[i], inputs[i - a], targets[i - a], seeds[i - a : i - a + 1]) for i in range(a, b)]
+        losses = []
+        for i in range(a, b):
+            loss, grads = self._one(i, inputs[i - a], targets[i - a], seeds[i - a : i - a + 1])
+            torch._foreach_copy_(self._parts("gradients", self._grad, i), grads)
+            losses.append(loss)
         return torch.stack(losses)
 
+    @torch.no_grad()
     def descend(
         self,
         a: int,
@@ -47,16 +54,26 @@ class Loop(Engine):
         seeds: Sequence[int] = (),
         step: SGDStep | None = None,
     ) -> Tensor:
-        self._point(storing=False)
-        assert self._scratch is not None
         losses = []
+        if step is not None and step.velocity is not self._velocity:
+            self._views = {key: views for key, views in self._views.items() if key[0] != "velocity"}
+            self._velocity = step.velocity
         for i in range(a, b):
-            losses.append(self._one(i, self._scratch[0], inputs[i - a], targets[i - a], seeds[i - a : i - a + 1]))
+            loss, grads = self._one(i, inputs[i - a], targets[i - a], seeds[i - a : i - a + 1])
+            x = self._bound.views(i)
             if step is None:
-                self._x[i].add_(self._scratch[0], alpha=-lr)
+                torch._foreach_add_(x, grads, alpha=-lr)
             else:
-                step_(self._x, self._scratch, lr, step, i, i + 1)
+                step_(x, grads, () if self._velocity is None else self._parts("velocity", self._velocity, i), lr, step)
+            losses.append(loss)
         return torch.stack(losses)
+
+    def _parts(self, what: str, rows: Tensor, i: int) -> list[Tensor]:
+        """Views of every parameter in row i, made once."""
+        found = self._views.get((what, i))
+        if found is None:
+            found = self._views[what, i] = self._bound.split(rows[i])
+        return found
 
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:
         module, own = self._bound.module.eval(), [None] * len(x) if statistics is None else list(statistics[:, None])
@@ -66,19 +83,12 @@ class Loop(Engine):
         module.train()
         return found
 
-    def _one(self, i: int, into: Tensor, inputs: Tensor, targets: Tensor, seed: Sequence[int]) -> Tensor:
-        into.zero_()
+    def _one(self, i: int, inputs: Tensor, targets: Tensor, seed: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """The loss of row i, and its gradient by parameter."""
         if seed:
             torch.manual_seed(seed[0])
-        with autocast(self._amp, inputs.device):
-            loss = self.loss(self._bound.row(i)(inputs), targets)
-        loss.backward()
-        return loss.detach()
-
-    def _point(self, storing: bool) -> None:
-        if self._storing != storing:
-            if not storing and self._scratch is None:
-                self._scratch = torch.zeros_like(self._x[:1])
-            into = self._grad if storing else self._scratch.expand_as(self._x)  # type: ignore[union-attr]
-            self._bound.bind(self._x, into, self._statistics, self._module_buffers)
-            self._storing = storing
+        with torch.enable_grad():
+            with autocast(self._amp, inputs.device):
+                loss = self.loss(self._bound.row(i)(inputs), targets)
+            loss.backward()
+        return loss.detach(), self._bound.gradients()

@@ -52,7 +52,9 @@ class Vmap(Engine):
             scratch = torch.empty_like(self._x[a:b])
             for into, grad in zip(self._layout.stacked(scratch), grads, strict=True):
                 into.copy_(grad)
-            step_(self._x, scratch, lr, step, a, b)
+            step_(
+                self._x[a:b].unbind(), scratch.unbind(), () if step.velocity is None else step.velocity[a:b].unbind(), lr, step
+            )
             return losses
         for value, grad in zip(self._layout.stacked(self._x[a:b]), grads, strict=True):
             value.add_(grad, alpha=-lr)
