@@ -14,6 +14,7 @@ $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("coopsgd needs Python 3.10 or newer, " + sys.version.split()[0] + " is $(PYTHON); make PYTHON=python3.11 ..." if sys.version_info < (3, 10) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m compileall -q coopsgd  # an editable package is not; where PYTHONDONTWRITEBYTECODE is set, no command would
 	@touch $(READY)
 
 setup: $(READY) ## build .venv with everything (nothing to do when it is current)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,16 @@ def parsed(words: Sequence[str]) -> list[Override]:
 def swept(words: Sequence[str]) -> dict[str, Override]:
     """The overrides that sweep, by their key."""
     return {override.get_key_element(): override for override in parsed(words) if override.is_sweep_override()}
+
+
+def swept_keys(words: Sequence[str]) -> frozenset[str]:
+    """Their keys alone; each job asks for those of the sweep, whose words may name a thousand values."""
+    return _swept_keys(tuple(words))
+
+
+@functools.lru_cache(maxsize=8)
+def _swept_keys(words: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(swept(words))
 
 
 def refuse(words: Sequence[str]) -> None:

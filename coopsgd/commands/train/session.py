@@ -179,7 +179,7 @@ class Session:
 
     def _own(self, words: Sequence[str]) -> list[str]:
         """Of the words of a job those that not all jobs of the sweep have."""
-        given, swept = {word.split("=", 1)[0] for word in self.words}, sweeps.swept(self.words)
+        given, swept = {word.split("=", 1)[0] for word in self.words}, sweeps.swept_keys(self.words)
         # a key that the command line does not name is swept over by an experiment's yaml
         keys = ((word, word.split("=", 1)[0]) for word in words)
         return [word for word, key in keys if key in swept or key not in given]
@@ -206,7 +206,7 @@ class Session:
     def algo(self, *, _root_: Any) -> str:
         """-NAME of the algorithm, for the name of a folder; nothing for a sweep over algorithms: its jobs are named by them."""
         params = OmegaConf.select(_root_, "hydra.sweeper.params") or {}
-        if {"algo", "experiment"} & {*sweeps.swept(self.words), *map(str, params)}:
+        if {"algo", "experiment"} & {*sweeps.swept_keys(self.words), *map(str, params)}:
             return ""
         name = algo_of(_root_)
         return f"-{name}" if name else ""
