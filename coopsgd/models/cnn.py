@@ -34,12 +34,12 @@ class CNN(Convolutional):
     def build(self, shape: tuple[int, ...], classes: int) -> Module:
         from torch import nn
 
-        from coopsgd.modules.convolutional import convolution
+        from coopsgd.modules.convolutional import convolution, relu_of_largest
 
         channels, height, width = shape
 
         def block(before: int, after: int) -> list[Module]:
-            return [*convolution(self.norm, before, after, groups=8, bias=True), nn.ReLU(), nn.MaxPool2d(2)]
+            return [*convolution(self.norm, before, after, groups=8, bias=True), *relu_of_largest()]
 
         features = 2 * self.width * (height // 4) * (width // 4)
         layers = [*block(channels, self.width), *block(self.width, 2 * self.width), nn.Flatten()]
@@ -70,13 +70,13 @@ class LeNet(Convolutional):
     def build(self, shape: tuple[int, ...], classes: int) -> Module:
         from torch import nn
 
-        from coopsgd.modules.convolutional import framed
+        from coopsgd.modules.convolutional import framed, relu_of_largest
 
         channels, height, width = shape
         return nn.Sequential(
             *framed(height, width, 32),
-            *(nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(channels, 6, 5), *relu_of_largest()),
+            *(nn.Conv2d(6, 16, 5), *relu_of_largest()),
             nn.Flatten(),
             *(nn.Linear(self._features(shape), 120), nn.ReLU()),
             *(nn.Linear(120, 84), nn.ReLU()),

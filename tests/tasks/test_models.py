@@ -17,6 +17,7 @@ from coopsgd.models.cnn import CNN, LeNet
 from coopsgd.models.external import Custom, TorchVision
 from coopsgd.models.resnet import ResNet
 from coopsgd.models.vgg import VGG
+from coopsgd.modules.convolutional import relu_of_largest
 from coopsgd.run.reader import Run
 from coopsgd.setup.parts import Parts
 from coopsgd.tasks.gradients import Bound
@@ -264,3 +265,19 @@ def test_what_a_network_keeps_in_no_buffer_is_told(cli, tmp_path):
     for path in ("nets:Odd", "nets:Masked"):
         ended = cli(*words, f"model.path={path}")
         assert ended.code == 0 and "in no buffer" not in ended.out, ended
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_relu_and_pooling_may_change_places(last):
+    """To the bit, forward and backward, also where a window holds ties, zeros or nothing above zero."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 8, 8).mul_(2).round_()
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    found = []
+    for layers in (relu_of_largest(), [torch.nn.ReLU(), torch.nn.MaxPool2d(2)]):
+        leaf = x.clone().requires_grad_()
+        y = torch.nn.Sequential(*layers)(leaf)
+        (y * torch.arange(y.numel()).view_as(y)).sum().backward()
+        found.append((y, leaf.grad))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
