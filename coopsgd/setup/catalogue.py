@@ -5,6 +5,7 @@ The first comment line says what it is; a second one, `# paper: ...`, where it c
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, Field, dataclass, fields
@@ -141,8 +142,13 @@ def registered(group: str) -> list[Choice]:
 
 def default(group: str) -> str | None:
     """The choice of a group when none is named."""
+    return _defaults().get(group)
+
+
+@functools.cache
+def _defaults() -> dict[str, str | None]:
     said: Any = OmegaConf.create((files("coopsgd.conf") / "config.yaml").read_text()).defaults
-    return next((entry[group] for entry in said if not isinstance(entry, str) and group in entry), None)
+    return {str(key): entry[key] for entry in reversed(said) if not isinstance(entry, str) for key in entry}
 
 
 def _texts(group: str, config_dir: str | None) -> dict[str, str]:
