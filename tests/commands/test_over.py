@@ -18,7 +18,7 @@ def test_a_sweep_without_known_constants(cli):
     ended = cli("analyze", "--over", "s")
     assert ended.code == 0, ended.err
     rows = [line.split() for line in ended.out.splitlines() if line.startswith("s/")]
-    assert [row[0] for row in rows] == ["s/tau=1", "s/tau=2", "s/tau=10"]
+    assert [row[0] for row in rows] == [f"s/algo=easgd,tau={tau}" for tau in (1, 2, 10)]
     assert all(float(row[-6]) > 0 and row[-5:] == ["-"] * 5 for row in rows)  # measured, and nothing to hold it against
     assert ended.out.count("sigma2 and gap are unknown") == 1 and "3 of 3 runs: " in ended.out
 

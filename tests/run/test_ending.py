@@ -20,7 +20,7 @@ from coopsgd.errors import ConfigError
 @pytest.mark.parametrize("sweep", [False, True])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_in_five_seconds(started, tmp_path, number, code, sweep):  # noqa: F811
-    folder = "s/seed=0" if sweep else "r"
+    folder = "s/algo=easgd,seed=0" if sweep else "r"
     more = ("-m", "seed=0,1,2", "hydra.sweep.dir=s") if sweep else ("hydra.run.dir=r",)
     command = started("train", *LONG, "processes=4", *more)
     command.at_work(4, folder)
@@ -140,12 +140,12 @@ def train_and_look(folder):
 
 def files_are_gone():
     """What a worker reads was there when the command looked."""
-    from coopsgd.setup import schema
+    from coopsgd.run import worker
 
     words = "data.file: cannot read 'text.txt' (No such file or directory); name a text file"
-    source = f"def load(*arguments):\n    raise ConfigError({words!r})\n"  # without a file, so that it is no user's code
-    exec(source, vars(schema) | {"ConfigError": ConfigError}, made := {})
-    schema.load = made["load"]
+    source = f"def parts(*arguments):\n    raise ConfigError({words!r})\n"  # without a file, so that it is no user's code
+    exec(source, vars(worker) | {"ConfigError": ConfigError}, made := {})
+    worker.Parts = made["parts"]
 
 
 def test_a_mistake_that_only_a_worker_meets_is_one_line(cli):

@@ -163,9 +163,9 @@ def test_names_are_of_the_folder_where_the_command_was_given(at, cli, tmp_path):
     assert ended.code == 0, ended.err
     for name, _, _ in FILES.values():
         Path(name).unlink()
-    assert cli("verify", "sweep/seed=1").code == 0
-    ended = cli("resume", "sweep/seed=0", "steps=8")
-    assert ended.code == 0 and coopsgd.Run(tmp_path / "sweep/seed=0").summary["steps"] == 8, ended.err
+    assert cli("verify", "sweep/algo=dpsgd,seed=1").code == 0
+    ended = cli("resume", "sweep/algo=dpsgd,seed=0", "steps=8")
+    assert ended.code == 0 and coopsgd.Run(tmp_path / "sweep/algo=dpsgd,seed=0").summary["steps"] == 8, ended.err
 
 
 def test_a_folder_that_nobody_vouches_for_names_no_file_outside(at, cli):
