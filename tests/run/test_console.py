@@ -74,7 +74,11 @@ def test_a_sweep_goes_on_without_a_console_and_its_code_is_its_own(cli, tmp_path
     ended = cli("train", "-m", *SHORT, *words, first=BROKEN[how])
     assert ended.code == 1, ended
     found = {p.parent.name: json.loads(p.read_text())["status"] for p in (tmp_path / "s").glob("*/summary.json")}
-    assert found == {"optim.lr=0.1": "completed", "optim.lr=1000": "diverged", "optim.lr=0.2": "completed"}
+    assert found == {
+        "algo=easgd,optim.lr=0.1": "completed",
+        "algo=easgd,optim.lr=1000": "diverged",
+        "algo=easgd,optim.lr=0.2": "completed",
+    }
 
 
 @pytest.mark.parametrize("how", BROKEN)
