@@ -12,7 +12,8 @@ from coopsgd.data.augment import crop_and_flip
 from coopsgd.data.items import too_fine_for_float32
 from coopsgd.host.child import ChildFailed, answer_of
 from coopsgd.registry import did_you_mean, option
-from coopsgd.tasks.supervised import Supervised, SupervisedProblem
+from coopsgd.tasks.supervised import Supervised
+from coopsgd.tasks.supervised_problem import SupervisedProblem
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coopsgd.registry import of_run, option, register
-from coopsgd.tasks.supervised import Supervised, SupervisedProblem
+from coopsgd.tasks.supervised import Supervised
+from coopsgd.tasks.supervised_problem import SupervisedProblem
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,7 @@ from coopsgd.loop.rounds import Rounds
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.strategies.period import AdaComm, Period, PostLocal
-from coopsgd.tasks.supervised import SupervisedProblem
+from coopsgd.tasks.supervised_problem import SupervisedProblem
 
 LOOKS = ("log_every=1", "eval_every=1")
 

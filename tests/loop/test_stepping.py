@@ -23,7 +23,7 @@ from coopsgd.registry import lookup
 from coopsgd.schedules import Constant
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
-from coopsgd.tasks.supervised import SupervisedProblem
+from coopsgd.tasks.supervised_problem import SupervisedProblem
 
 SMALL = (*MLP, "workers=6", "batch_size=8", "steps=40", "tau=7")
 

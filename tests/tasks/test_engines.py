@@ -22,7 +22,7 @@ from coopsgd.tasks.engines.choice import CHUNK, Choice, choose, fitted
 from coopsgd.tasks.engines.row_pool import RowPool
 from coopsgd.tasks.engines.vmap import Vmap
 from coopsgd.tasks.gradients import Bound
-from coopsgd.tasks.supervised import eval_samples
+from coopsgd.tasks.supervised_problem import eval_samples
 
 
 def mlp() -> nn.Module:
