@@ -50,10 +50,12 @@ def torchrun(folder: Path, *lines: str, warnings: str = "error", workers: int = 
     return done.stdout, read
 
 
-RUNS = {
+SCRIPTS = {
     "plain": "plain.py --epochs 3 --out plain",
     "easgd": "easgd.py --epochs 3 --out easgd",
     "gossip": "gossip.py --epochs 3 --out gossip",
+}
+GPT = {
     "gpt": "char_gpt.py --steps 11 --save-every 11 --out whole",
     "gpt, a part": "char_gpt.py --steps 5 --out parts",
     "gpt, the rest": "char_gpt.py --steps 11 --out parts",
@@ -63,11 +65,17 @@ RUNS = {
 
 def test_the_examples_run_and_learn(tmp_path):
     """All in one start of torchrun, of which each takes ten seconds of processor time: one test, whose checks follow."""
-    printed, found = torchrun(tmp_path, *RUNS.values())
-    ran = printed, dict(zip(RUNS, found, strict=True)), tmp_path
+    printed, found = torchrun(tmp_path, *SCRIPTS.values())
+    ran = printed, dict(zip(SCRIPTS, found, strict=True)), tmp_path
     workers_of_the_plain_script_know_nothing_of_each_other(ran)
     digits_are_learned_together(ran, "easgd", 10)
     digits_are_learned_together(ran, "gossip", 1)
+
+
+@pytest.mark.slow
+def test_a_gpt_learns_and_goes_on(tmp_path):
+    printed, found = torchrun(tmp_path, *GPT.values())
+    ran = printed, dict(zip(GPT, found, strict=True)), tmp_path
     a_gpt_learns_and_its_workers_agree_in_the_answer(ran)
     a_gpt_that_was_stopped_goes_on_bit_for_bit(ran)
     half_precision_with_a_scaler(ran)

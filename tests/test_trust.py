@@ -39,6 +39,7 @@ def test_the_page_in_the_tree_is_whole():
     assert {law.says for law in LAWS} <= named and all(name in PAGE.read_text() for name in NOT_RUN)
 
 
+@pytest.mark.slow
 def test_a_quick_page_is_measured_now(process_groups, script):
     trust = script.Trust(process_groups, quick=True)
     page = trust.page()
