@@ -71,4 +71,4 @@ def test_the_kernel_counts_the_same_bytes(tmp_path):
         message = many[1] - few[1]
         # a ring of 4: two neighbours each; an average over 4: 2 (4 - 1); 4 bytes a number
         assert message == (STEPS[1] - STEPS[0]) * vectors * 4 * 50_000
-        assert many[0] - few[0] == pytest.approx(message, rel=0.03), algo
+        assert message <= many[0] - few[0] <= 1.1 * message, algo  # with TCP's own, more of it on a busy machine
