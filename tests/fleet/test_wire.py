@@ -33,7 +33,8 @@ from coopsgd.cli import main
 
 def moved():
     line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
-    return int(line.split(":")[1].split()[8])  # bytes transmitted
+    numbers, packets = map(int, line.split(":")[1].split()[8:10])  # transmitted
+    return numbers - 66 * packets  # without the headers of Ethernet, IP and TCP, of which a busy machine sends more
 
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 found = []
@@ -71,4 +72,4 @@ def test_the_kernel_counts_the_same_bytes(tmp_path):
         message = many[1] - few[1]
         # a ring of 4: two neighbours each; an average over 4: 2 (4 - 1); 4 bytes a number
         assert message == (STEPS[1] - STEPS[0]) * vectors * 4 * 50_000
-        assert message <= many[0] - few[0] <= 1.1 * message, algo  # with TCP's own, more of it on a busy machine
+        assert many[0] - few[0] == pytest.approx(message, rel=0.02), algo
