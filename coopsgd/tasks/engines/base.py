@@ -6,8 +6,8 @@ Inputs carry the row in front, (c, batch, ...) for c rows, targets (c, batch, ..
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,28 @@ from coopsgd.tasks.engines.losses import Loss, cross_entropy
 
 if TYPE_CHECKING:
     from coopsgd.optim import SGDStep
+
+
+class Views:
+    """Views of every parameter in some rows of a tensor, made once for as long as it is the same tensor."""
+
+    def __init__(self, split: Callable[[Tensor], list[Tensor]]) -> None:
+        self._split = split  # the views of rows
+        self._kept: dict[str, tuple[Tensor, dict[Any, list[Tensor]]]] = {}
+
+    def __call__(self, what: str, rows: Tensor, at: int | tuple[int, int]) -> list[Tensor]:
+        """Of row `at`, or of rows [a, b) for a pair. what: which tensor it is; another one takes the earlier one's place."""
+        held = self._kept.get(what)
+        if held is None or held[0] is not rows:
+            held = self._kept[what] = rows, {}
+        found = held[1].get(at)
+        if found is None:
+            found = held[1][at] = self._split(rows[slice(*at)] if isinstance(at, tuple) else rows[at])
+        return found
+
+    def clear(self) -> None:
+        """Forget them: the tensors are bound anew."""
+        self._kept.clear()
 
 
 class Engine(ABC):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from coopsgd.tasks.engines import losses as known
-from coopsgd.tasks.engines.base import Engine, Layout, flattened, step_, strangers
+from coopsgd.tasks.engines.base import Engine, Layout, Views, flattened, step_, strangers
 
 if TYPE_CHECKING:
     from coopsgd.optim import SGDStep
@@ -45,8 +45,7 @@ class Bmm(Engine):
     def __init__(self, module: nn.Module) -> None:
         self._layers = [layer for layer in flattened(module) or [] if not isinstance(layer, nn.Flatten | nn.Identity)]
         self._layout = Layout(module)
-        self._views: dict[tuple[str, int, int], list[Tensor]] = {}
-        self._velocity: Tensor | None = None  # whose views are kept
+        self._views = Views(self._layout.stacked)
         self._scratch: Tensor | None = None  # gradients that a step uses up at once
 
     @staticmethod
@@ -68,11 +67,11 @@ class Bmm(Engine):
     ) -> None:
         super().bind(x, grad, statistics, module_buffers)
         self._views.clear()
-        self._velocity = self._scratch = None
+        self._scratch = None
 
     @torch.no_grad()
     def gradients(self, a: int, b: int, inputs: Tensor, targets: Tensor, seeds: Sequence[int] = ()) -> Tensor:
-        return self._pass(self._at(a, b), inputs, targets, self._parts("gradients", self._grad, a, b))
+        return self._pass(self._at(a, b), inputs, targets, self._views("gradients", self._grad, (a, b)))
 
     @torch.no_grad()
     def descend(
@@ -89,10 +88,7 @@ class Bmm(Engine):
         if step is None or velocity is None:
             return self._pass(self._at(a, b), inputs, targets, self._at(a, b), 1 - lr * decay, -lr)
         if not step.nesterov and not decay:
-            if velocity is not self._velocity:
-                self._views = {key: views for key, views in self._views.items() if key[0] != "velocity"}
-                self._velocity = velocity
-            moved = self._parts("velocity", velocity, a, b)
+            moved = self._views("velocity", velocity, (a, b))
             losses = self._pass(self._at(a, b), inputs, targets, moved, step.momentum, 1.0)
             self._x[a:b].add_(velocity[a:b], alpha=-lr)
             return losses
@@ -108,14 +104,7 @@ class Bmm(Engine):
         return self._forward(self._layout.stacked(x), flat.expand(len(x), *flat.shape))[-1]
 
     def _at(self, a: int, b: int) -> list[Tensor]:
-        return self._parts("models", self._x, a, b)
-
-    def _parts(self, what: str, rows: Tensor, a: int, b: int) -> list[Tensor]:
-        """Views of every parameter in rows [a, b), made once."""
-        found = self._views.get((what, a, b))
-        if found is None:
-            found = self._views[what, a, b] = self._layout.stacked(rows[a:b])
-        return found
+        return self._views("models", self._x, (a, b))
 
     def _forward(self, parameters: list[Tensor], h: Tensor) -> list[Tensor]:
         """The input, then what every layer makes of it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from coopsgd.tasks.engines.base import Engine, step_
+from coopsgd.tasks.engines.base import Engine, Views, step_
 from coopsgd.tasks.gradients import Bound, autocast
 
 if TYPE_CHECKING:
@@ -22,15 +22,13 @@ class Loop(Engine):
 
     def __init__(self, bound: Bound, amp: str | None = None) -> None:
         self._bound, self._amp = bound, amp
-        self._views: dict[tuple[str, int], list[Tensor]] = {}  # of rows, by parameter
-        self._velocity: Tensor | None = None  # whose views are kept
+        self._views = Views(bound.split)
 
     def bind(
         self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
     ) -> None:
         super().bind(x, grad, statistics, module_buffers)
         self._views.clear()
-        self._velocity = None
         self._bound.bind(x, None, statistics, module_buffers)
         self._bound.module.train()
 
@@ -39,7 +37,7 @@ class Loop(Engine):
         losses = []
         for i in range(a, b):
             loss, grads = self._one(i, inputs[i - a], targets[i - a], seeds[i - a : i - a + 1])
-            torch._foreach_copy_(self._parts("gradients", self._grad, i), grads)
+            torch._foreach_copy_(self._views("gradients", self._grad, i), grads)
             losses.append(loss)
         return torch.stack(losses)
 
@@ -55,25 +53,15 @@ class Loop(Engine):
         step: SGDStep | None = None,
     ) -> Tensor:
         losses = []
-        if step is not None and step.velocity is not self._velocity:
-            self._views = {key: views for key, views in self._views.items() if key[0] != "velocity"}
-            self._velocity = step.velocity
         for i in range(a, b):
             loss, grads = self._one(i, inputs[i - a], targets[i - a], seeds[i - a : i - a + 1])
             x = self._bound.views(i)
             if step is None:
                 torch._foreach_add_(x, grads, alpha=-lr)
             else:
-                step_(x, grads, () if self._velocity is None else self._parts("velocity", self._velocity, i), lr, step)
+                step_(x, grads, () if step.velocity is None else self._views("velocity", step.velocity, i), lr, step)
             losses.append(loss)
         return torch.stack(losses)
-
-    def _parts(self, what: str, rows: Tensor, i: int) -> list[Tensor]:
-        """Views of every parameter in row i, made once."""
-        found = self._views.get((what, i))
-        if found is None:
-            found = self._views[what, i] = self._bound.split(rows[i])
-        return found
 
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:
         module, own = self._bound.module.eval(), [None] * len(x) if statistics is None else list(statistics[:, None])
