@@ -57,7 +57,7 @@ trust: $(READY) ## docs/trust.md anew: coopsgd beside public implementations, an
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
 	$(BIN)/python scripts/trust.py -o docs/trust.md
 
-figures: $(READY) ## the sweeps of docs/results.md and their pictures anew (half an hour, an estimate)
+figures: $(READY) ## the sweeps of docs/results.md and their pictures anew (21 minutes on 2 busy cores)
 	scripts/figures.sh
 
 clean: ## remove .venv, caches and builds; runs stay

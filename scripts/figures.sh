@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The pictures of docs/results.md anew, by the commands that stand there; its tables are left in build/figures/*/table.md.
-# Remake: make figures    (half an hour on 2 cores that do nothing else: an estimate from its parts)
+# Remake: make figures    (21 minutes on 2 cores that others used too, 18 of one core's time)
 set -eu
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
