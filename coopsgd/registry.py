@@ -32,6 +32,7 @@ HOMES = {
     "strategy": "coopsgd.strategies",
     "mixing": "coopsgd.mixing",
     "period": "coopsgd.strategies.period",
+    "outer": "coopsgd.strategies.outer",
     "graph": "coopsgd.mixing.graphs",
     "task": "coopsgd.tasks",
     "model": "coopsgd.models",

@@ -124,6 +124,49 @@ def delayed(p: Problem, W: list[list[float]], delay: int | str, v: int = 0) -> n
     return np.array(x)
 
 
+def outer_step(kind: str, z: np.ndarray, y: np.ndarray, kept: list[np.ndarray], o: dict[str, float], rate: float) -> np.ndarray:
+    """The slow model after a round that led from z to y; kept: what the outer optimiser remembers, changed in place.
+
+    momentum, nesterov: as torch.optim.SGD steps along z - y; over the rate and times it where o has "scale".
+    """
+    if kind in ("momentum", "nesterov"):
+        g = rate if o.get("scale") else 1.0
+        old = kept[0] if kept else np.zeros_like(z)
+        b = o["momentum"] * old + (z - y) / g
+        kept[:] = [b]
+        return z - o["lr"] * g * ((z - y) / g + o["momentum"] * b if kind == "nesterov" else b)
+    m, v = kept or [np.zeros_like(z), np.full_like(z, o["eps"] ** 2)]
+    change = y - z
+    m = o["beta1"] * m + (1 - o["beta1"]) * change
+    if kind == "adagrad":
+        v = v + change**2
+    elif kind == "adam":
+        v = o["beta2"] * v + (1 - o["beta2"]) * change**2
+    else:
+        v = v - (1 - o["beta2"]) * change**2 * np.sign(v - change**2)
+    kept[:] = [m, v]
+    return z + o["lr"] * m / (np.sqrt(v) + o["eps"])
+
+
+def with_outer(
+    p: Problem, Ws: list[list[list[float]]], kind: str, o: dict[str, float], delay: int | str = 0, v: int = 0
+) -> np.ndarray:
+    """`delayed`, each row by a step from what it was after the last communication towards W_r X_then; Ws: a cycle of W."""
+    n = p.m + v
+    x, z, kept = [p.x0.copy() for _ in range(n)], [p.x0.copy() for _ in range(n)], [[] for _ in range(n)]
+    began: list[list[np.ndarray]] = []
+    for k, r in enumerate(p.rounds()):
+        began.append(x)
+        x = [x[i] - p.eta * p.gradient(i, x[i], k) if i < p.m else x[i] for i in range(n)]
+        if r >= 0:
+            then = [*began, x][len(began) - (len(began) if delay == "tau" else min(int(delay), len(began)))]
+            y = product(Ws[r % len(Ws)], then)
+            z = [outer_step(kind, z[i], y[i], kept[i], o, p.eta) for i in range(n)]
+            x = [z[i] + (x[i] - then[i]) for i in range(n)]
+            began = []
+    return np.array(x)
+
+
 def original_easgd(p: Problem, alpha: float) -> np.ndarray:
     """x_i <- x_i - eta g_i - alpha (x_i - z), z <- z + alpha sum (x_i - z), all of it at the models before the step."""
     x, z = [p.x0.copy() for _ in range(p.m)], p.x0.copy()
@@ -291,8 +334,10 @@ def matcha(p: Problem) -> np.ndarray:
     return periodic(p, mix)
 
 
-def fedavg(p: Problem, fraction: float = 0.5) -> np.ndarray:
-    """Clients drawn at random start from the server's model, train, and the server takes their mean."""
+def fedavg(
+    p: Problem, fraction: float = 0.5, server: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda z, y: y
+) -> np.ndarray:
+    """Clients drawn at random start from the server's model, train, and the server makes its own of the last and their mean."""
     x, z = [p.x0.copy() for _ in range(p.m)], p.x0.copy()
 
     def clients(r: int) -> list[int]:
@@ -304,7 +349,7 @@ def fedavg(p: Problem, fraction: float = 0.5) -> np.ndarray:
             x[i] = x[i] - p.eta * p.gradient(i, x[i], k)
         if r >= 0:
             before = list(x)
-            z = mean([x[i] for i in clients(r)])
+            z = server(z, mean([x[i] for i in clients(r)]))
             current = r + 1
             for i in clients(current):
                 x[i] = z

@@ -34,7 +34,7 @@ from coopsgd.run.schema import METRICS
 from coopsgd.setup.identity import trained
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.base import overrides
 
 TIMEOUT = 600.0  # seconds, as torch waits for nccl
 
@@ -89,7 +89,7 @@ class Cooperation(Observer):
         self._clock = WallClock(self._of_first)
         self._fleet.clock = self._clock  # type: ignore[assignment]
         self._modules.copy_unmixed(world.spread if self.processes > 1 else None)
-        writes = type(strategy).direction is not Strategy.direction
+        writes = overrides(strategy, "direction")
         self._inner = Optimizers(optimizers, self._modules, writes, config.buffers == "average", self.processes == 1)
         self._loop = Loop(self._parts, self._fleet, self._modules, self._inner.at, observer=self)  # type: ignore[arg-type]
         self._modules.losses = torch.zeros(self._fleet.local_rows, 1, device=blocks_of(self._loop.state.x)[0].device)

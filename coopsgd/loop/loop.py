@@ -21,8 +21,9 @@ from coopsgd.loop.saved import NotSaved, flatten, homes, inflate, marked, placed
 from coopsgd.loop.state import Flight, Losses, State
 from coopsgd.loop.stepping import AHEAD, Steps
 from coopsgd.mixing.base import first_negative
+from coopsgd.mixing.static import Average
 from coopsgd.setup.external import ExternalError
-from coopsgd.strategies.base import Strategy, Tick
+from coopsgd.strategies.base import Around, Strategy, Tick, overrides
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Carried, Fleet, Pending, Rows
@@ -86,10 +87,9 @@ class Loop:
         self._cta, self._buffers = config.order == "cta", config.buffers
         self._delay: float = math.inf if config.delay == "tau" else config.delay
         self._averages = config.norm_stats == "average"
-        cls = type(strategy)
-        self._as_it_is = cls.direction is Strategy.direction  # steps go along the gradient
+        self._as_it_is = not overrides(strategy, "direction")  # steps go along the gradient
         # W x and nothing more: in place
-        self._mixes = strategy.schedule is not None and cls.send is Strategy.send and cls.receive is Strategy.receive
+        self._mixes = strategy.schedule is not None and not any(overrides(strategy, name) for name in ("send", "receive"))
         x, start = each(fleet.rows, problem.start()), problem.statistics()
         self.moves: Any = Blockwise(strategy) if isinstance(x, Blocks) else strategy
         stats = None if start is None else fleet.rows(start)
@@ -197,8 +197,7 @@ class Loop:
 
     def _marked(self, s: Any) -> Any:
         """A state of the strategy with its tensors marked."""
-        cls = type(self.strategy)
-        return marked(s, inspect.get_annotations(cls.init).get("return", ""), f"{cls.__name__}: its state")
+        return _marked(self.strategy, s)
 
     def _check_savable(self) -> None:
         """ExternalError unless a checkpoint can hold the states of strategy and period and give them back."""
@@ -293,8 +292,10 @@ class Loop:
         self.observer.received(self, late)
 
     def _matrix(self, t: Tick) -> Any:
-        """What the communication mixes by; None where no matrix tells."""
+        """What must mix that which rides along; None: whatever verb comes first does, as an average is `mean` too."""
         schedule = self.strategy.schedule
+        if isinstance(schedule, Average) and not self._mixes:
+            return None
         return None if schedule is None else schedule.at(self.fleet.m, t.round)
 
     def _sent_apart(self, carried: Carried) -> Pending | None:
@@ -333,4 +334,16 @@ class Loop:
             if new is not st.stats:
                 st.stats.copy_(new)
         if mixed:
-            st.inner.put(mixed)
+            st.inner.put([rows.expand(len(self.fleet.workers), -1) if len(rows) == 1 else rows for rows in mixed])
+
+
+def _marked(strategy: Strategy, s: Any) -> Any:
+    """A state of a strategy with its tensors marked; of an axis, its own and that of the algorithm in it."""
+    cls = type(strategy)
+    if isinstance(s, list):  # one of each block
+        return [_marked(strategy, one) for one in s]
+    if isinstance(strategy, Around):
+        found = marked(s._replace(own=None), "", f"{cls.__name__}: its state")
+        found.fields["own"] = _marked(strategy.algorithm, s.own)
+        return found
+    return marked(s, inspect.get_annotations(cls.init).get("return", ""), f"{cls.__name__}: its state")

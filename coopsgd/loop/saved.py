@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coopsgd.strategies.base import Strategy, layers
+
 
 @dataclass(frozen=True, eq=False)
 class ByRow:
@@ -137,7 +139,8 @@ def _record(value: Any) -> Record | None:
 
 def homes(*parts: Any) -> list[Any]:
     """The modules in which the classes of these parts and those they derive from are written, and that of the contract."""
-    return [sys.modules[name] for name in dict.fromkeys([*(c.__module__ for p in parts for c in type(p).__mro__), CONTRACT])]
+    every = [one for p in parts for one in (layers(p) if isinstance(p, Strategy) else [p])]
+    return [sys.modules[name] for name in dict.fromkeys([*(c.__module__ for p in every for c in type(p).__mro__), CONTRACT])]
 
 
 def _class_named(qualname: str, places: Sequence[Any]) -> Any:

@@ -12,7 +12,7 @@ from coopsgd.fleet.price import average_price, price
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import SIZES
-from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.base import Strategy, layers
 from coopsgd.strategies.fullsync import FullSync
 from coopsgd.strategies.period import ends
 
@@ -34,7 +34,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "workers": config.workers,
         "aux": schedule.num_aux if schedule else 0,
         "processes": int(config.processes),
-        "about": (type(strategy).__doc__ or "").strip().split("\n")[0],
+        "about": (type(layers(strategy)[-1]).__doc__ or "").strip().split("\n")[0],
     }
 
 

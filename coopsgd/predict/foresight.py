@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.values import length_of
-from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.base import overrides
 from coopsgd.strategies.period import ends
 
 FOLLOWED = 5000  # rounds that are counted one by one; who has more tells what is left when it is over
@@ -89,7 +89,7 @@ def answer_lags(parts: Parts) -> bool:
     Its strategy is asked for it on a fleet that notes which rows the answer is made of: auxiliary ones alone?
     """
     strategy, m = parts.strategy, parts.config.workers
-    if type(strategy).answer is Strategy.answer:
+    if not overrides(strategy, "answer"):
         return False
     asked = _Asked(m)
     try:

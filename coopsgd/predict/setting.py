@@ -20,7 +20,7 @@ from coopsgd.predict.theory import large
 from coopsgd.setup.external import is_external
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.base import Strategy, overrides
 from coopsgd.tasks.known import Known
 
 WINDOW = 512  # communications at random that stand for a schedule that never repeats; doubled until they do
@@ -368,10 +368,11 @@ class Setting:
 
 def follows_from_matrices(strategy: Strategy) -> bool:
     """Do the matrices of its schedule say all that a communication does to the models of plain SGD?"""
-    cls = type(strategy)
-    return cls.receive is Strategy.receive and (
-        cls.direction is Strategy.direction if cls.send is Strategy.send else cls.send is None and not is_external(strategy)
-    )
+    if overrides(strategy, "receive"):
+        return False
+    if overrides(strategy, "send"):
+        return strategy.send is None and not is_external(strategy)
+    return not overrides(strategy, "direction")
 
 
 def _window(schedule: Mixing, m: int, rows: int, some: int | None = None) -> Iterator[np.ndarray]:

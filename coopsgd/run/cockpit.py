@@ -13,6 +13,7 @@ from coopsgd.run.folders import words_of
 from coopsgd.run.schema import WORKERS
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import GROUPS, SIZES, Config
+from coopsgd.strategies.base import layers
 
 ALWAYS = ("algo", "tau", "workers", "optim.lr", "seed")  # keys that a single run's row has in any case
 
@@ -65,7 +66,7 @@ def in_words(parts: Parts) -> str:
     period = (config.period or {}).get("name", "constant")
     times_itself = schedule is not None and schedule.times_itself
     tau = "the schedule times itself" if times_itself else f"{config.tau} local steps between two communications"
-    about = (type(strategy).__doc__ or "").strip().split("\n")[0]
+    about = (type(layers(strategy)[-1]).__doc__ or "").strip().split("\n")[0]
     zeta, cycle = (schedule.zeta(m), schedule.cycle(m)) if schedule else (None, 1)
     of = "one communication" if cycle == 1 else f"a cycle of {cycle} communications" if cycle else "one random communication"
     mixing = "none: " + about if schedule is None else (type(schedule).__doc__ or "").strip().split("\n")[0]

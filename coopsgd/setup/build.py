@@ -27,6 +27,7 @@ from coopsgd.schedules import Constant
 from coopsgd.setup import external, returned, values
 from coopsgd.setup.schema import COUNTS, Config, UntrustedConfig, whole
 from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.outer import Outer
 from coopsgd.strategies.period import Period
 from coopsgd.tasks.base import Task
 from coopsgd.tasks.start import file_of
@@ -34,6 +35,7 @@ from coopsgd.tasks.start import file_of
 # group of the config -> kind of what it chooses
 KINDS = {
     "period": "period",
+    "outer": "outer",
     "topology": "graph",
     "task": "task",
     "model": "model",
@@ -52,6 +54,7 @@ BASES: dict[str, type] = {
     "strategy": Strategy,
     "mixing": Mixing,
     "period": Period,
+    "outer": Outer,
     "graph": Graph,
     "task": Task,
     "model": Model,

@@ -19,7 +19,7 @@ from coopsgd import registry
 from coopsgd.errors import ConfigError
 from coopsgd.host import reading
 from coopsgd.setup import again
-from coopsgd.setup.schema import GROUPS, Config
+from coopsgd.setup.schema import ABSENT, GROUPS, Config
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _classes(group: str, name: str, said: dict[str, Any], importing: bool) -> It
         kinds = ("mixing",) if mixing else ("strategy",)
     for kind in kinds:
         named = said.get(kind if group == "algo" else "name") if said else name
-        if isinstance(named, str) and (importing or ":" not in named):
+        if isinstance(named, str) and named != ABSENT and (importing or ":" not in named):
             yield class_of(kind, group, named)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from coopsgd.setup import build, lengths
 from coopsgd.setup.schema import Config
 from coopsgd.setup.stop import Stop
+from coopsgd.strategies.axes import with_axes
 from coopsgd.strategies.period import Period
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from coopsgd.predict.clock.cluster import Cluster
     from coopsgd.schedules import Constant
     from coopsgd.strategies.base import Strategy
+    from coopsgd.strategies.outer import Outer
     from coopsgd.tasks.base import Task
 
 
@@ -35,8 +37,13 @@ class Parts:
 
     @cached_property
     def strategy(self) -> Strategy:
-        """With its mixing, which is `strategy.schedule` where there is one."""
-        return build.make_strategy(self.config, self.of_run)
+        """With its mixing, which is `strategy.schedule` where there is one, and with its axes around it."""
+        return with_axes(build.make_strategy(self.config, self.of_run), self.outer)
+
+    @cached_property
+    def outer(self) -> Outer | None:
+        """The outer step; None where there is none."""
+        return cast("Outer", self._make("outer")) if self.config.outer else None
 
     @cached_property
     def period(self) -> Period:

@@ -19,12 +19,12 @@ from omegaconf.errors import InterpolationResolutionError
 from coopsgd.errors import ConfigError, TooFewSamples
 from coopsgd.host import processors
 from coopsgd.registry import guarded
-from coopsgd.setup import build, checks, lengths, objective, schema, timing, values
+from coopsgd.setup import axes, build, checks, lengths, objective, schema, timing, values
 from coopsgd.setup.build import blamed
 from coopsgd.setup.external import is_external
 from coopsgd.setup.parts import Parts
-from coopsgd.setup.schema import GROUPS, KEYS, STEPS, WHOLE, Config, beside_it, whole
-from coopsgd.setup.suggestions import unknown_key
+from coopsgd.setup.schema import ABSENT, AXES, GROUPS, KEYS, STEPS, WHOLE, Config, beside_it, whole
+from coopsgd.setup.suggestions import example, unknown_key
 from coopsgd.strategies.base import Strategy
 
 
@@ -118,6 +118,7 @@ def _resolved(
             schedule.check(m)
             config = replace(config, algo={**config.algo, **schedule.computed_settings(m)})
         timing.check(config, parts.strategy, parts.period)
+        axes.check(parts)
         if config.start is not None and "model" not in task.USES:
             way = "; give task.start" if "start" in config.task else ""
             raise ConfigError(f"start: task {config.task['name']} has no network whose parameters a file could name{way}")
@@ -174,7 +175,18 @@ def read(node: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     found = {name: whole(getattr(config, name)) for name in WHOLE}
     found |= {name: _as_group(name, getattr(config, name), choices.get(name)) for name in GROUPS}
     found |= {name: None for name in ("cluster", "stop") if found[name] == {"name": None}}
+    found |= {name: _axis(name, found[name]) for name in AXES}
     return replace(config, **found)
+
+
+def _axis(name: str, node: dict[str, Any]) -> dict[str, Any] | None:
+    """What an axis says; None where it is absent. ConfigError for keys of one that is."""
+    if node.get("name") not in (None, ABSENT):
+        return node
+    for key in node:
+        if key != "name":
+            raise ConfigError(f"{name}.{key}: {name}={ABSENT} has none; choose one, as in {name}={example(name)}")
+    return None
 
 
 def _defaults(config: Config) -> Config:
@@ -286,7 +298,7 @@ def _plain(value: Any) -> Any:
 
 def _as_group(name: str, node: Any, choice: str | None) -> dict[str, Any]:
     """What a group says, with the name of its choice."""
-    if node is None and name in ("topology", "model", "data", "partition", "period", "cluster", "stop"):
+    if node is None and name in ("topology", "model", "data", "partition", "period", "cluster", "stop", *AXES):
         node = {}
     if isinstance(node, str):  # a run's config.yaml has no groups to choose from
         raise ConfigError(

@@ -142,6 +142,7 @@ def example(key: str) -> str:
         "algo": "easgd",
         "experiment": "alpha",
         "cluster": "ethernet_1g",
+        "outer": "nesterov",
         "tau": "10",
         "steps": "1000",
         "hydra.run.dir": "FOLDER",

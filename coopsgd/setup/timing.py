@@ -6,7 +6,7 @@ from typing import Any
 
 from coopsgd.errors import ConfigError
 from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.base import Strategy, layers, overrides
 from coopsgd.strategies.period import Period
 
 DEFAULTS: dict[str, Any] = {"order": "atc", "delay": 0, "buffers": "keep"}
@@ -29,15 +29,15 @@ def refuse(config: Config) -> None:
 def check(config: Config, strategy: Strategy, period: Period) -> None:
     """ConfigError when the algorithm cannot communicate in this order, with this delay or these buffers."""
     algo, order, delay, buffers, m = config.algo["name"], config.order, config.delay, config.buffers, config.workers
-    schedule, own = strategy.schedule, type(strategy).answer is not Strategy.answer
-    if schedule is None and type(strategy).send is Strategy.send:
+    schedule, own = strategy.schedule, overrides(strategy, "answer")
+    if schedule is None and not overrides(strategy, "send"):
         raise ConfigError(
-            f"algo.strategy: {type(strategy).__name__} has no `schedule` to mix by and no `send`; write one of them"
+            f"algo.strategy: {type(layers(strategy)[-1]).__name__} has no `schedule` to mix by and no `send`; write one of them"
         )
-    if strategy.send is None and type(strategy).direction is Strategy.direction:
+    if strategy.send is None and not overrides(strategy, "direction"):
         raise ConfigError(
-            f"algo.strategy: {type(strategy).__name__} has send = None and no `direction` of its own, so nothing would ever be "
-            "communicated; write one of them"
+            f"algo.strategy: {type(layers(strategy)[-1]).__name__} has send = None and no `direction` of its own, so nothing would "
+            "ever be communicated; write one of them"
         )
     if strategy.send is None:
         for name, default in DEFAULTS.items():

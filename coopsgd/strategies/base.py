@@ -8,7 +8,7 @@ Shapes: Rows (r, d), one row a member held in this process, workers first; Commo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coopsgd.mixing.base import Mixing
 
@@ -69,3 +69,29 @@ class Strategy:
         What its first verb does to the models is done to running statistics too.
         """
         return fleet.mean(x)
+
+
+@dataclass(frozen=True)
+class Around(Strategy):
+    """A strategy around that of an algorithm: an axis, which changes what some of its methods do and passes on the others."""
+
+    algorithm: Strategy
+
+    CHANGES: ClassVar[tuple[str, ...]] = ()  # methods that do something of their own
+
+    @property
+    def schedule(self) -> Mixing | None:  # type: ignore[override]
+        """The algorithm's."""
+        return self.algorithm.schedule
+
+
+def overrides(strategy: Strategy, method: str) -> bool:
+    """Does the method do something of its own, in the algorithm or in an axis around it?"""
+    if isinstance(strategy, Around):
+        return method in strategy.CHANGES or overrides(strategy.algorithm, method)
+    return getattr(type(strategy), method) is not getattr(Strategy, method)
+
+
+def layers(strategy: Strategy) -> list[Strategy]:
+    """The strategy, and what it is around, the algorithm last."""
+    return [strategy, *(layers(strategy.algorithm) if isinstance(strategy, Around) else ())]

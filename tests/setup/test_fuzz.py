@@ -19,7 +19,7 @@ from coopsgd.errors import ConfigError
 from coopsgd.host import sizes
 from coopsgd.setup import build, catalogue
 from coopsgd.setup.resolve import Checked
-from coopsgd.setup.schema import GROUPS, Config
+from coopsgd.setup.schema import ABSENT, GROUPS, Config
 
 VALUES = [
     *("nan", "inf", "-inf", "1e-320", "1e308", "-1e308", "-0.0", "0.5", "1.0", "2.5", "0", "1", "-1", "7"),
@@ -72,6 +72,8 @@ LEFT_OUT = {"data": ("fashion_mnist", "mnist", "cifar10", "cifar100"), "model": 
 def classes(group: str, said: dict[str, object], name: str) -> list[type]:
     if group == "algo":
         return [build.class_of(kind, group, said[kind]) for kind in ("strategy", "mixing") if kind in said]
+    if name == ABSENT:
+        return []
     return [build.class_of(build.KINDS[group], group, said.get("name", name))]
 
 
@@ -87,7 +89,7 @@ def keys() -> list[tuple[tuple[str, ...], str]]:
                 first = ("algo=dpsgd", "workers=8", *first)
             if choice.name in ("text", "gpt"):
                 first = ("task=language", *first)
-            if group in ("algo", "period", "schedule", "optim", "topology", "cluster"):
+            if group in ("algo", "period", "outer", "schedule", "optim", "topology", "cluster"):
                 first = ("task=quadratic", *first)
             names = {
                 f.name

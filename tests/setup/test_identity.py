@@ -33,6 +33,7 @@ VALUES = {
     "schedule": ("schedule=constant", "schedule=cosine"),
     "cluster": ("cluster=wan_20m", "cluster=wan_100m"),
     "tau": ("tau=2", "tau=3"),
+    "outer": ("outer=none", "outer=nesterov"),
     "order": ("order=atc", "order=cta"),
     "delay": ("delay=0", "delay=1"),
     "buffers": ("buffers=keep", "buffers=reset"),

@@ -29,7 +29,7 @@ from coopsgd.run.progress import duration
 from coopsgd.schedules import Constant
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.base import Strategy, overrides
 from coopsgd.strategies.fullsync import FullSync
 from coopsgd.strategies.period import Period
 from coopsgd.streams import stream
@@ -243,7 +243,7 @@ class Stepper:
     """Local steps of all rows of this process, as a run of this config takes them, always from the same models."""
 
     def __init__(self, parts: Parts, fleet: Fleet, problem: Problem, start: Tensor) -> None:
-        alone = Alone() if type(parts.strategy).direction is Strategy.direction else Stored()
+        alone = Alone() if not overrides(parts.strategy, "direction") else Stored()
         never = Period(2**62)
         self._looks = Looks()
         self._loop = Loop(_short(parts, alone, period=never, clip=parts.config.clip), fleet, problem, observer=self._looks)
