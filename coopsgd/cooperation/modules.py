@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from coopsgd.cooperation.refusals import refuse_modules, structure
 from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.fleet.block import Block
 from coopsgd.loop.blocks import Blocks, blocks_of
 from coopsgd.models.base import statistics_of
+from coopsgd.models.blocks import hidden
 from coopsgd.tasks.gradients import ALIGNMENT
 
 HOLDERS: WeakValueDictionary[int, Modules] = WeakValueDictionary()  # id of a parameter that is trained -> whose rows it is in
@@ -104,6 +106,15 @@ class Modules:
         """The first module's parameters, (1, d), or a block of them of each kind."""
         found = [_joined(part)[None] for part in self._trained[0]]
         return found[0] if len(found) == 1 else Blocks(found)
+
+    def blocks(self) -> tuple[Block, ...] | list[tuple[Block, ...]]:
+        """The parameters that a row is made of; a list of them where rows are in blocks."""
+        inside = hidden(self.modules[0])
+        found = [
+            tuple(Block(h.name, tuple(h.tensor.shape), h.stride, h.at, id(h.tensor) in inside) for h in part)
+            for part in self._trained[0]
+        ]
+        return found[0] if len(found) == 1 else found
 
     def statistics(self) -> Tensor | None:
         """The first module's, (1, b)."""

@@ -6,7 +6,7 @@ block by itself, in a message of its own: what it does to a row it does to every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from coopsgd.loop.saved import ByRow, placed
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Fleet
+    from coopsgd.fleet.block import Block
     from coopsgd.strategies.base import Strategy, Tick
 
 
@@ -61,28 +62,37 @@ def like(tree: Any, x: Any) -> Any:
 
 
 class Blockwise:
-    """A strategy on rows in blocks. Its state is a list of states, one of each block."""
+    """A strategy on rows in blocks. Its state is a list of states, one of each block.
 
-    def __init__(self, strategy: Strategy) -> None:
-        self._strategy = strategy
+    parameters: of each block, what its rows are made of: the fleet tells it of the block that is worked on.
+    """
+
+    def __init__(self, strategy: Strategy, parameters: Sequence[tuple[Block, ...]]) -> None:
+        self._strategy, self._parameters = strategy, parameters
 
     def init(self, fleet: Fleet, x: Blocks) -> list[Any]:
-        return [self._strategy.init(fleet, one) for one in x]
+        return [self._strategy.init(fleet, *one) for one in self._each(fleet, x)]
 
     def direction(self, fleet: Fleet, t: Tick, grad: Blocks, x: Blocks, s: list[Any]) -> tuple[Blocks, list[Any]]:
-        found = [self._strategy.direction(fleet, t, *one) for one in zip(grad, x, s, strict=True)]
+        found = [self._strategy.direction(fleet, t, *one) for one in self._each(fleet, grad, x, s)]
         return Blocks(direction for direction, _ in found), [state for _, state in found]
 
     def send(self, fleet: Fleet, t: Tick, x: Blocks, s: list[Any]) -> Pending:
-        sent = [self._strategy.send(fleet, t, *one) for one in zip(x, s, strict=True)]
+        sent = [self._strategy.send(fleet, t, *one) for one in self._each(fleet, x, s)]
         return Pending(lambda: [waited(pending) for pending in sent])
 
     def receive(self, fleet: Fleet, t: Tick, x: Blocks, heard: list[Any], s: list[Any]) -> tuple[Blocks, list[Any]]:
-        found = [self._strategy.receive(fleet, t, *one) for one in zip(x, heard, s, strict=True)]
+        found = [self._strategy.receive(fleet, t, *one) for one in self._each(fleet, x, heard, s)]
         return Blocks(rows for rows, _ in found), [state for _, state in found]
 
     def answer(self, fleet: Fleet, x: Blocks, s: list[Any]) -> Blocks:
-        return Blocks(self._strategy.answer(fleet, *one) for one in zip(x, s, strict=True))
+        return Blocks(self._strategy.answer(fleet, *one) for one in self._each(fleet, x, s))
+
+    def _each(self, fleet: Fleet, *lists: Any) -> Iterator[tuple[Any, ...]]:
+        """What the lists have of one block after another."""
+        for parameters, one in zip(self._parameters, zip(*lists, strict=True), strict=True):
+            fleet.describe(parameters)
+            yield one
 
 
 def waited(pending: Pending | tuple[Pending, ...]) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from coopsgd.errors import RunFailed
+from coopsgd.fleet.block import vector
 from coopsgd.loop.blocks import Blocks, Blockwise, blocks_of, each, like, waited
 from coopsgd.loop.inner import Inner
 from coopsgd.loop.rounds import Rounds
@@ -91,7 +92,12 @@ class Loop:
         # W x and nothing more: in place
         self._mixes = strategy.schedule is not None and not any(overrides(strategy, name) for name in ("send", "receive"))
         x, start = each(fleet.rows, problem.start()), problem.statistics()
-        self.moves: Any = Blockwise(strategy) if isinstance(x, Blocks) else strategy
+        blocks: Any = getattr(problem, "blocks", lambda: vector(x.shape[1]))  # of a class of somebody's own
+        self.moves: Any = strategy
+        if isinstance(x, Blocks):
+            self.moves = Blockwise(strategy, blocks())
+        else:
+            fleet.describe(blocks)
         stats = None if start is None else fleet.rows(start)
         optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps)
         losses = Losses(fleet, parts.period.WATCHES)

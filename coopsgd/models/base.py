@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from coopsgd.fleet.block import Block
+
 NORMS = ("group", "batch", "none")
 FORMATS = ("channels_last", "contiguous")  # how the weights of a convolution may lie in a row
 
@@ -51,6 +53,15 @@ class Model:
     def channels_last(self, shape: tuple[int, ...], classes: int) -> bool:
         """Do the weights of its convolutions lie channels last in a row?"""
         return True
+
+    def blocks(self, shape: tuple[int, ...], classes: int) -> tuple[Block, ...]:
+        """The parameters that a row is made of. Imports torch."""
+        import torch
+
+        from coopsgd.models.blocks import laid, learned
+
+        with torch.device("meta"):
+            return laid(learned(self.build(shape, classes)), self.channels_last(shape, classes))
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from coopsgd.host.child import ChildFailed, answer_of
 from coopsgd.models.base import Convolutional, statistics_of
+from coopsgd.models.blocks import Learned, laid, learned
 from coopsgd.registry import did_you_mean, imported, is_function, option, register
 from coopsgd.setup.schema import DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+    from coopsgd.fleet.block import Block
 
 MODULE = "torch.nn.modules.module.Module"  # known by its name: refusing a class must not import torch
 
@@ -26,6 +29,7 @@ class Seen:
     statistics: int
     channels_last: bool  # it also works when its convolutions' weights lie channels last
     unfit: dict[str, str]  # dtypes in which it cannot be trained, and why
+    learned: list[Learned]
 
 
 _seen: dict[str, Seen] = {}
@@ -59,6 +63,9 @@ class External(Convolutional):
 
     def channels_last(self, shape: tuple[int, ...], classes: int) -> bool:
         return super().channels_last(shape, classes) and self._look(shape, classes).channels_last
+
+    def blocks(self, shape: tuple[int, ...], classes: int) -> tuple[Block, ...]:
+        return laid(self._look(shape, classes).learned, self.channels_last(shape, classes))
 
     def _look(self, shape: tuple[int, ...], classes: int, batch_size: int = 2) -> Seen:
         batch = min(2, batch_size)
@@ -228,10 +235,10 @@ def _tried(model: External, shape: tuple[int, ...], classes: int, batch: int, ch
         )
     if any(torch.nn.parameter.is_lazy(p) for p in module.parameters()):
         raise _Unfit("has lazy layers, whose sizes are not known before training; give them their sizes")
-    learned = [p for p in module.parameters() if p.requires_grad]
-    if not learned:
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
         raise _Unfit("has no parameters to train")
-    for p in learned:
+    for p in parameters:
         if p.dim() == 4 and channels_last:
             p.data = p.data.to(memory_format=torch.channels_last)
     statistics = sum(b.numel() for b in statistics_of(module).values())
@@ -246,7 +253,7 @@ def _tried(model: External, shape: tuple[int, ...], classes: int, batch: int, ch
     if len(unfit) == len(DTYPES):
         raise unfit[DTYPES[0]]
     why = {dtype: " ".join(str(error).split())[:500] for dtype, error in unfit.items()}
-    return Seen(sum(p.numel() for p in learned), statistics, channels_last, why)
+    return Seen(sum(p.numel() for p in parameters), statistics, channels_last, why, learned(module))
 
 
 def _step(module: Module, inputs: Tensor, classes: int) -> None:

@@ -17,6 +17,7 @@ from coopsgd.setup.parts import Parts
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from coopsgd.fleet.block import Block
     from coopsgd.loop.loop import Loop, Observer
 
 
@@ -140,6 +141,9 @@ def stage(parts: Parts, clock: Clock | None = None, observer: Observer | None = 
 
         def start(self) -> Tensor:
             return shape(1, d)
+
+        def blocks(self) -> tuple[Block, ...]:
+            return parts.task.blocks(config)
 
         def statistics(self) -> Tensor | None:
             return shape(1, b) if b else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from coopsgd.fleet.block import Block, vector
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,6 +35,10 @@ class Problem(Protocol):
     def module_buffers(self) -> Sequence[Tensor]:
         """Each (1, ...): what else a forward pass may change (counters, masks), as every worker starts. Never mixed."""
         return ()
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The parameters that a row is made of, in order; here one vector. The same as `Task.blocks` tells before the run."""
+        return vector(self.start().shape[1])
 
     def places(self) -> dict[str, list[Place]]:
         """Where in a row each of the "parameters" lies, and of the "statistics"; {} when it trains no module.
@@ -134,6 +140,10 @@ class Task:
     def dimension(self, config: Config) -> int:
         """d, the number of parameters of one model."""
         raise NotImplementedError
+
+    def blocks(self, config: Config) -> tuple[Block, ...]:
+        """The parameters that a row is made of, in order, as its problem's `blocks`; here one vector of that many numbers."""
+        return vector(self.dimension(config))
 
     def statistics(self, config: Config) -> int:
         """b, the number of running statistics (BatchNorm's) beside one model."""

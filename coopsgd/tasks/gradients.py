@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from coopsgd.fleet.block import Block
 from coopsgd.models.base import statistics_of
+from coopsgd.models.blocks import laid, learned
 from coopsgd.tasks.base import Place
 from coopsgd.tasks.engines.losses import Loss, cross_entropy
 
@@ -76,18 +78,19 @@ class Bound:
         """Each (1, ...): the other buffers as the module was made with them."""
         return [first[None].clone() for first in self._first_others]
 
+    def blocks(self) -> tuple[Block, ...]:
+        """The parameters that a row is made of."""
+        return laid(learned(self.module), self.channels_last)
+
     def places(self) -> dict[str, list[Place]]:
         """Where in a row each parameter lies, and where in its row each statistic."""
-        parameters = [name for name, p in self.module.named_parameters() if p.requires_grad]
-        statistics = list(statistics_of(self.module))
-        row, others = torch.empty(self.d, device="meta"), torch.empty(self.b, device="meta")
-        parts = {"parameters": (parameters, self.split(row)), "statistics": (statistics, self._split_statistics(others))}
+        views = self._split_statistics(torch.empty(self.b, device="meta"))
         return {
-            kind: [
+            "parameters": [(block.name, block.shape, block.stride, block.start) for block in self.blocks()],
+            "statistics": [
                 (name, tuple(view.shape), view.stride(), int(view.storage_offset()))
-                for name, view in zip(names, views, strict=True)
-            ]
-            for kind, (names, views) in parts.items()
+                for name, view in zip(statistics_of(self.module), views, strict=True)
+            ],
         }
 
     def stray(self) -> list[str]:

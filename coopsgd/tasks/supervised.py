@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from coopsgd.fleet.block import Block
     from coopsgd.setup.schema import Config
 
 SMALL = ("train", "refuse")
@@ -142,6 +143,9 @@ class Supervised(Task):
 
     def dimension(self, config: Config) -> int:
         return self.model.parameters(self.data.SHAPE, self.data.CLASSES)
+
+    def blocks(self, config: Config) -> tuple[Block, ...]:
+        return self.model.blocks(self.data.SHAPE, self.data.CLASSES)
 
     def statistics(self, config: Config) -> int:
         return self.model.statistics(self.data.SHAPE, self.data.CLASSES)

@@ -15,6 +15,7 @@ from coopsgd.tasks.base import Place, Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from coopsgd.fleet.block import Block
     from coopsgd.optim import SGDStep
     from coopsgd.setup.schema import Config
     from coopsgd.tasks.engines.base import Engine
@@ -90,6 +91,9 @@ class SupervisedProblem(Problem):
 
     def statistics(self) -> Tensor | None:
         return self._bound.statistics()
+
+    def blocks(self) -> tuple[Block, ...]:
+        return self._bound.blocks()
 
     def places(self) -> dict[str, list[Place]]:
         return self._bound.places()

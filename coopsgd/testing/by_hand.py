@@ -23,6 +23,7 @@ def by_hand(config: Config) -> Iterator[Tensor]:
     strategy, schedule = parts.strategy, parts.strategy.schedule
     fleet = Stacked(layout_of(schedule, config.workers, 1))
     problem = parts.task.build(config, fleet.workers, torch.device("cpu"))
+    fleet.describe(problem.blocks())
     x, lr, m = fleet.rows(problem.start()), parts.optim.lr, config.workers
     grad, s = torch.zeros_like(x), strategy.init(fleet, x.clone())
     mixes = type(strategy).send is Strategy.send and type(strategy).receive is Strategy.receive
