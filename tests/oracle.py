@@ -149,9 +149,18 @@ def outer_step(kind: str, z: np.ndarray, y: np.ndarray, kept: list[np.ndarray], 
 
 
 def with_outer(
-    p: Problem, Ws: list[list[list[float]]], kind: str, o: dict[str, float], delay: int | str = 0, v: int = 0
+    p: Problem,
+    Ws: list[list[list[float]]],
+    kind: str,
+    o: dict[str, float],
+    delay: int | str = 0,
+    v: int = 0,
+    merge: float | None = None,
 ) -> np.ndarray:
-    """`delayed`, each row by a step from what it was after the last communication towards W_r X_then; Ws: a cycle of W."""
+    """`delayed`, each row by a step from what it was after the last communication towards W_r X_then; Ws: a cycle of W.
+
+    merge: the weight of the local model beside the answer; None: what was stepped since then is added to the answer.
+    """
     n = p.m + v
     x, z, kept = [p.x0.copy() for _ in range(n)], [p.x0.copy() for _ in range(n)], [[] for _ in range(n)]
     began: list[list[np.ndarray]] = []
@@ -162,7 +171,10 @@ def with_outer(
             then = [*began, x][len(began) - (len(began) if delay == "tau" else min(int(delay), len(began)))]
             y = product(Ws[r % len(Ws)], then)
             z = [outer_step(kind, z[i], y[i], kept[i], o, p.eta) for i in range(n)]
-            x = [z[i] + (x[i] - then[i]) for i in range(n)]
+            if merge is None:
+                x = [z[i] + (x[i] - then[i]) for i in range(n)]
+            else:
+                x = [(1 - merge) * z[i] + merge * x[i] for i in range(n)]
             began = []
     return np.array(x)
 

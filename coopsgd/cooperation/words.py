@@ -18,7 +18,21 @@ from coopsgd.setup.resolve import given, resolve
 from coopsgd.setup.schema import KEYS
 from coopsgd.setup.words import mended
 
-READ = ("algo", "period", "outer", "topology", "tau", "order", "delay", "buffers", "norm_stats", "seed", "workers", "timeout")
+READ = (
+    "algo",
+    "period",
+    "outer",
+    "topology",
+    "tau",
+    "order",
+    "delay",
+    "merge",
+    "buffers",
+    "norm_stats",
+    "seed",
+    "workers",
+    "timeout",
+)
 RUNS = tuple(name for name in READ if name != "workers")
 YOURS = "optim"
 TASK, CLUSTER, SCHEDULE = (f"{cls.__module__}:{cls.__qualname__}" for cls in (UsersTask, RunningProcesses, UsersSchedule))

@@ -55,7 +55,7 @@ class Observer:
 class Loop:
     """One run, an iteration at a time: `state` after `advance()` is one iteration further.
 
-    parts: the strategy and what goes with it; of their config it reads order, delay, buffers, norm_stats, clip and steps.
+    parts: the strategy and what goes with it; of their config it reads order, delay, merge, buffers, norm_stats, clip and steps.
 
     order: atc (adapt, then combine) mixes after the local steps of a round. cta (combine, then adapt) mixes before the next
     gradient: the same models half a step later.
@@ -63,6 +63,8 @@ class Loop:
     delay: how many local steps old the models are that are mixed. X <- W X_(k - delta) + (X_k - X_(k - delta)): the message
     leaves delta steps before it is due, and those steps are kept as they are. 1 is original D-PSGD (arXiv:1705.09056) and EASGD
     (arXiv:1412.6651), tau is CoCoD-SGD. A round shorter than the delay uses its own length.
+
+    merge: what an answer y does to a local model. kept: y and the steps since the message left; a number a: (1 - a) y + a x.
 
     buffers: what a communication does to the inner optimiser's. keep leaves them, average mixes them by the same W in the same
     message, reset empties them when the message leaves.
@@ -87,6 +89,7 @@ class Loop:
         self.parts, self.fleet, self.strategy, self.observer = parts, fleet, strategy, observer or Observer()
         self._cta, self._buffers = config.order == "cta", config.buffers
         self._delay: float = math.inf if config.delay == "tau" else config.delay
+        self._merge = None if config.merge == "kept" else float(config.merge)
         self._averages = config.norm_stats == "average"
         self._as_it_is = not overrides(strategy, "direction")  # steps go along the gradient
         # W x and nothing more: in place
@@ -261,7 +264,10 @@ class Loop:
             heard = waited(flight.pending)
             self._unload(flight.carried, flight.apart)
             y, st.s = self.moves.receive(self.fleet, t, flight.sent, heard, st.s)
-            st.x.sub_(flight.sent.sub_(y))  # x + (y - sent), to the bit
+            if self._merge is None:
+                st.x.sub_(flight.sent.sub_(y))  # x + (y - sent), to the bit
+            else:
+                st.x.lerp_(y, 1 - self._merge)
             self._received(self._late)
 
     def _communicate(self, t: Tick, done: int) -> None:
@@ -270,13 +276,16 @@ class Loop:
         self.observer.sends(self, done)
         W = self._matrix(t)
         with fleet.carrying(*self._companions(t), by=W) as carried:
+            before = st.x.clone() if self._merge else st.x
             heard: Any = each(partial(fleet.mix, W), st.x) if self._mixes else self.moves.send(fleet, t, st.x, st.s)
         apart = self._sent_apart(carried)
         if not self._mixes:
             heard = waited(heard)
         self._unload(carried, apart)  # verbs are waited for in the order in which they were started
         y, st.s = self.moves.receive(fleet, t, st.x, heard, st.s)
-        if y is not st.x:
+        if self._merge:
+            st.x.copy_(before.lerp_(y, 1 - self._merge))
+        elif y is not st.x:
             st.x.copy_(y)
         if self._buffers == "reset":
             st.inner.reset()

@@ -84,7 +84,7 @@ class Setting:
         self.matrices: list[Any] = []  # of a cycle, or of a window of a random schedule; arrays where they are `whole`
         self.whole = m + num_aux <= FOLLOWED
         self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
-        if schedule is not None and follows_from_matrices(strategy):
+        if schedule is not None and config.merge == "kept" and follows_from_matrices(strategy):
             if self.whole:
                 self.matrices = list(_window(schedule, m, m + num_aux, None if self.law is None else LOOKED_AT))
             else:

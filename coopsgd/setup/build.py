@@ -130,7 +130,7 @@ def make_part(config: Config, group: str, of_run: OfRun) -> Any:
 
 
 CHOOSE = ("name", "strategy", "mixing")  # keys of an algo that name what it is made of
-RUNS = ("tau", "order", "delay", "buffers")  # keys of the run that an algo's yaml may give a default
+RUNS = ("tau", "order", "delay", "merge", "buffers")  # keys of the run that an algo's yaml may give a default
 
 
 @_on_guard

@@ -105,6 +105,15 @@ class Config:
         type="int, tau or auto",
         words=("auto", "tau"),
     )
+    merge: Any = key(
+        "auto",
+        "what becomes of the local model when an answer is applied: kept adds the steps since the message left to the answer; a "
+        "number in [0, 1] is the weight of the local model beside it; auto: as the algo's yaml says, else kept",
+        identity=True,
+        unit="share",
+        type="float, kept or auto",
+        words=("auto", "kept"),
+    )
     buffers: str = key(
         "auto",
         "of the optimiser, at a communication: keep, average, reset; auto: as the algo's yaml says, else keep",
@@ -259,7 +268,7 @@ def dumps(config: Config) -> str:
 
 def load(path: Path, trust: bool = False) -> Config:
     """Read a frozen config back, of this format or an older one. trust: it may name code to import, as the user's words may."""
-    keys = {"stop": None, "outer": None} | upgraded(path, yamls.keys(path))
+    keys = {"stop": None, "outer": None, "merge": "kept"} | upgraded(path, yamls.keys(path))
     found = (Config if trust else UntrustedConfig)(**{k: v for k, v in keys.items() if k in KEYS})
     _refuse_unfrozen(path, found)
     return beside_it(found, path.parent)

@@ -1,4 +1,4 @@
-"""When a communication acts and on what: order, delay and buffers, keys of the run for every algorithm."""
+"""When a communication acts and on what: order, delay, merge and buffers, keys of the run for every algorithm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from coopsgd.setup.schema import Config
 from coopsgd.strategies.base import Strategy, layers, overrides
 from coopsgd.strategies.period import Period
 
-DEFAULTS: dict[str, Any] = {"order": "atc", "delay": 0, "buffers": "keep"}
+DEFAULTS: dict[str, Any] = {"order": "atc", "delay": 0, "merge": "kept", "buffers": "keep"}
 CHOICES = {"order": ("atc", "cta"), "buffers": ("keep", "average", "reset")}
 
 
@@ -24,6 +24,9 @@ def refuse(config: Config) -> None:
     delay = config.delay
     if delay != "tau" and (isinstance(delay, bool) or not isinstance(delay, int) or delay < 0):
         raise ConfigError(f"delay: must be a whole number of local steps, at least 0, or tau, got {delay!r}")
+    merge = config.merge
+    if merge != "kept" and (isinstance(merge, bool) or not isinstance(merge, int | float) or not 0 <= merge <= 1):
+        raise ConfigError(f"merge: must be kept, or the weight of the local model, a number in [0, 1], got {merge!r}")
 
 
 def check(config: Config, strategy: Strategy, period: Period) -> None:

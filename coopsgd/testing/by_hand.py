@@ -58,7 +58,8 @@ def by_hand(config: Config) -> Iterator[Tensor]:
                 return
             t = Tick(k, r, lr)
             if waits is not None:
-                x, s = received(waits, x, sent(waits, x))
+                y, s = received(waits, x, sent(waits, x))
+                x = y if config.merge == "kept" else (1 - config.merge) * y + config.merge * x
                 waits = None
             if strategy.send is not None and delay and step == tau - delay:
                 old, heard = x.clone(), sent(t, x)
@@ -77,7 +78,7 @@ def by_hand(config: Config) -> Iterator[Tensor]:
                         old, heard = x.clone(), sent(t, x)
                     assert old is not None
                     y, s = received(t, old, heard)
-                    x = y + (x - old)
+                    x = y + (x - old) if config.merge == "kept" else (1 - config.merge) * y + config.merge * x
             own += active
             k += 1
             yield x

@@ -91,7 +91,7 @@ def test_an_override_inherited_from_a_class_of_ones_own_counts():
     assert "recieve" in refusal("strategy", dataclass(frozen=True)(type("Mine", (Helps, Cooperative), {"__module__": "mine"})))
 
 
-@pytest.mark.parametrize("name", ["order", "delay", "buffers"])
+@pytest.mark.parametrize("name", ["order", "delay", "merge", "buffers"])
 def test_a_key_of_the_run_is_no_field(name):
     cls = dataclass(frozen=True)(
         type("Mine", (Cooperative,), {"__annotations__": {name: str}, name: "x", "__module__": "mine"})

@@ -36,6 +36,7 @@ VALUES = {
     "outer": ("outer=none", "outer=nesterov"),
     "order": ("order=atc", "order=cta"),
     "delay": ("delay=0", "delay=1"),
+    "merge": ("merge=kept", "merge=0.5"),
     "buffers": ("buffers=keep", "buffers=reset"),
     "start": ("start=null", None),
     "workers": ("workers=2", "workers=4"),
