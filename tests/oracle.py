@@ -150,14 +150,14 @@ def outer_step(kind: str, z: np.ndarray, y: np.ndarray, kept: list[np.ndarray], 
 
 def with_outer(
     p: Problem,
-    Ws: list[list[list[float]]],
+    mix: Callable[[Models, int], Models],
     kind: str,
     o: dict[str, float],
     delay: int | str = 0,
     v: int = 0,
     merge: float | None = None,
 ) -> np.ndarray:
-    """`delayed`, each row by a step from what it was after the last communication towards W_r X_then; Ws: a cycle of W.
+    """`delayed`, each row by a step from what it was after the last communication towards mix(X_then, r).
 
     merge: the weight of the local model beside the answer; None: what was stepped since then is added to the answer.
     """
@@ -169,12 +169,13 @@ def with_outer(
         x = [x[i] - p.eta * p.gradient(i, x[i], k) if i < p.m else x[i] for i in range(n)]
         if r >= 0:
             then = [*began, x][len(began) - (len(began) if delay == "tau" else min(int(delay), len(began)))]
-            y = product(Ws[r % len(Ws)], then)
+            y = mix(then, r)
             z = [outer_step(kind, z[i], y[i], kept[i], o, p.eta) for i in range(n)]
             if merge is None:
                 x = [z[i] + (x[i] - then[i]) for i in range(n)]
             else:
                 x = [(1 - merge) * z[i] + merge * x[i] for i in range(n)]
+            p.communicates(k, then, x)
             began = []
     return np.array(x)
 
@@ -293,11 +294,11 @@ def ring_edges(m: int) -> list[tuple[int, int]]:
     return sorted((min(i, (i + 1) % m), max(i, (i + 1) % m)) for i in range(m))
 
 
-def matching(p: Problem) -> np.ndarray:
-    """Edges of the ring in random order; whoever is still free at both ends pairs up."""
+def matched(p: Problem, edges: list[tuple[int, int]]) -> Callable[[Models, int], Models]:
+    """These edges in random order; whoever is still free at both ends pairs up."""
 
     def mix(x: Models, r: int) -> Models:
-        new, busy, edges = list(x), set(), ring_edges(p.m)
+        new, busy = list(x), set()
         for e in stream(p.seed, "matching", r).permutation(len(edges)):
             i, j = edges[e]
             if i not in busy and j not in busy:
@@ -305,7 +306,39 @@ def matching(p: Problem) -> np.ndarray:
                 new[i] = new[j] = (x[i] + x[j]) / 2
         return new
 
-    return periodic(p, mix)
+    return mix
+
+
+def matching(p: Problem) -> np.ndarray:
+    """Random pairs along the ring."""
+    return periodic(p, matched(p, ring_edges(p.m)))
+
+
+def noloco(p: Problem) -> np.ndarray:
+    """Random pairs of all; m_i <- 0.5 m_i + 0.7 mean_pair(z - x) + 0.7 (z_i - mean_pair z), z <- z - m."""
+    mix = matched(p, [(i, j) for i in range(p.m) for j in range(i + 1, p.m)])
+    x, z = [p.x0.copy() for _ in range(p.m)], [p.x0.copy() for _ in range(p.m)]
+    velocity = [np.zeros_like(p.x0) for _ in range(p.m)]
+    for k, r in enumerate(p.rounds()):
+        x = [x[i] - p.eta * p.gradient(i, x[i], k) for i in range(p.m)]
+        if r >= 0:
+            before, moved, met = x, mix([z[i] - x[i] for i in range(p.m)], r), mix(z, r)
+            velocity = [0.5 * velocity[i] + 0.7 * moved[i] + 0.7 * (z[i] - met[i]) for i in range(p.m)]
+            z = [z[i] - velocity[i] for i in range(p.m)]
+            x = list(z)
+            p.communicates(k, before, x)
+    return np.array(x)
+
+
+def averaged(p: Problem, kind: str, **o: float) -> np.ndarray:
+    """Periodic averaging and an outer step."""
+    return with_outer(p, lambda x, r: [mean(x)] * p.m, kind, o)
+
+
+def served(p: Problem, kind: str, **o: float) -> np.ndarray:
+    """Federated averaging whose server takes an outer step."""
+    kept: list[np.ndarray] = []
+    return fedavg(p, server=lambda z, y: outer_step(kind, z, y, kept, o, p.eta))
 
 
 def pairwise(p: Problem) -> np.ndarray:
@@ -397,4 +430,12 @@ ORACLES = {
     "gossip_pga": gossip_pga,
     "matcha": matcha,
     "fedavg": fedavg,
+    "slowmo": lambda p: averaged(p, "momentum", lr=1, momentum=0.5, scale=1),
+    "bmuf": lambda p: averaged(p, "momentum", lr=1, momentum=0.75),
+    "diloco": lambda p: averaged(p, "nesterov", lr=0.7, momentum=0.9),
+    "noloco": noloco,
+    "fedavgm": lambda p: served(p, "momentum", lr=1, momentum=0.9),
+    "fedadam": lambda p: served(p, "adam", lr=0.1, beta1=0.9, beta2=0.99, eps=1e-3),
+    "fedyogi": lambda p: served(p, "yogi", lr=0.01, beta1=0.9, beta2=0.99, eps=1e-3),
+    "fedadagrad": lambda p: served(p, "adagrad", lr=0.1, beta1=0, eps=1e-3),
 }

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from coopsgd.commands.show import outer_facts, show_axes
 from coopsgd.host.sizes import human_bytes
 from coopsgd.predict import cost
 from coopsgd.predict.clock import cycles
@@ -56,6 +57,7 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
     largest_delayed_lr: below which a delay lets the workers agree, on quadratics of curvature L; null without delay.
     errors: {zeta, noise_coefficient, drift_coefficient, tau_consensus}: standard errors of expectations that are
     estimated from a sample; null where they are exact. Exact ones do not depend on the seed.
+    axes: {name: keys} of those that are chosen; outer: {gains: {own, total}, zeta, floor}, of the outer step, null without one.
     cost: {messages, vectors, bytes_per_worker_mean, bytes_per_worker_max} a step, and seconds a step on the configured cluster.
     cycle_mean: {seconds_per_round, seconds_per_step, seconds_with_barriers, exact, cycle} on the configured cluster: what a
     round takes in the long run where workers wait for their neighbours alone, if all waited for the slowest, and a cycle of
@@ -92,6 +94,7 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
         else None,
         "source": source if known else None,
         "missing": None if known else source,
+        "outer": outer_facts(parts),
         "assumptions": [asdict(a) for a in setting.assumptions],
         "network_factor": A,
         "largest_eta_eff_L": largest,
@@ -220,6 +223,7 @@ def _mixing(console: Console, found: dict[str, Any]) -> None:
         )
     else:
         console.print("\nzeta: no formula for this schedule")
+    show_axes(console, found)
     alpha = found["alpha"]
     if alpha:
         console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from typing import Any
 
@@ -14,6 +15,7 @@ from coopsgd.host.sizes import human_bytes
 from coopsgd.mixing import spectra
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.predict import cost
+from coopsgd.predict.setting import Setting
 from coopsgd.run import pictures, provenance, source
 from coopsgd.run.console import number, printer
 from coopsgd.setup.parts import Parts
@@ -38,6 +40,7 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
         "zeta": schedule.zeta(m) if schedule else None,
         "zeta_error": None if law is None else law.zeta_error,
+        "outer": outer_facts(parts),
         "factors": [_matrix(W, layout, shared) for W in factors],
         "cycle": cycle,
         "schedule": [
@@ -53,6 +56,40 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
         many = f"all-reduce of the average over {processes} processes: {2 * (processes - 1)} vectors"
         result["plan"] = [SHARED if shared else many if processes > 1 else "one process holds every row, nothing is sent"]
     return result
+
+
+def outer_facts(parts: Parts) -> dict[str, Any] | None:
+    """What an outer step does to one displacement and to a disagreement; None where there is none.
+
+    gains: {own, total}: what a round's displacement counts in its own round, and in all together. zeta: what a cycle leaves of
+    a disagreement between slow models; floor: what heavy ball leaves at least, whatever W. Null where it is not known.
+    """
+    outer = parts.outer
+    if outer is None:
+        return None
+    setting = Setting(parts)
+    gains, linear = outer.gains, setting.linear_outer
+    return {
+        "gains": None if gains is None else {"own": gains[0], "total": gains[1]},
+        "zeta": setting.outer_zeta,
+        "floor": None if linear is None or linear[2] or setting.outer_zeta is None else math.sqrt(linear[1]),
+    }
+
+
+def show_axes(console: Console, found: dict[str, Any]) -> None:
+    """The axes around the algorithm, and what is known of them."""
+    for name, node in found["axes"].items():
+        keys = ", ".join(f"{key}={value}" for key, value in node.items() if key != "name")
+        console.print(f"\n{name}={node['name']}" + f": {keys}" * bool(keys), markup=False)
+    outer = found["outer"]
+    if outer is not None and outer["gains"] is not None:
+        own, total = outer["gains"].values()
+        console.print(f"  a round's displacement counts {own:.4g} times in its own round, {total:.4g} times in all together")
+    if outer is not None and outer["zeta"] is not None:
+        of = "a communication" if found["cycle"] == 1 else f"a cycle of {found['cycle']} communications"
+        console.print(f"  zeta of {of} with it: {outer['zeta']:.6g} (W alone: {found['zeta']:.6g})")
+        if outer["floor"]:
+            console.print(f"  heavy ball leaves at least sqrt(momentum) = {outer['floor']:.4g} a communication, whatever W")
 
 
 def _matrix(W: Matrix, layout: plans.Layout, shared: bool) -> dict[str, Any]:
@@ -105,6 +142,7 @@ def show(found: dict[str, Any]) -> None:
         console.print(
             f"\nzeta of {of}{mean}: {number(found['zeta'], found['zeta_error'], 6)}  (0 averages exactly, 1 never agrees)"
         )
+    show_axes(console, found)
     _show_schedule(console, found)
     if found["cluster"]:
         console.print(f"\nthe clock runs on: {found['cluster']['about']}", markup=False)

@@ -11,7 +11,7 @@ from coopsgd.fleet.ledger import Ledger
 from coopsgd.fleet.price import average_price, price
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.setup.parts import Parts
-from coopsgd.setup.schema import SIZES
+from coopsgd.setup.schema import AXES, SIZES
 from coopsgd.strategies.base import Strategy, layers
 from coopsgd.strategies.fullsync import FullSync
 from coopsgd.strategies.period import ends
@@ -34,6 +34,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "workers": config.workers,
         "aux": schedule.num_aux if schedule else 0,
         "processes": int(config.processes),
+        "axes": {name: dict(node) for name in AXES if (node := getattr(config, name))},
         "about": (type(layers(strategy)[-1]).__doc__ or "").strip().split("\n")[0],
     }
 

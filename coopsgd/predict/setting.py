@@ -15,12 +15,15 @@ from coopsgd.mixing import spectra
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.mixing.matrix import FOLLOWED
+from coopsgd.mixing.static import Average
 from coopsgd.predict import theory
 from coopsgd.predict.theory import large
 from coopsgd.setup.external import is_external
 from coopsgd.setup.parts import Parts
-from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy, overrides
+from coopsgd.setup.schema import AXES, Config
+from coopsgd.strategies.axes import serves
+from coopsgd.strategies.base import Strategy, layers, overrides
+from coopsgd.strategies.outer import Momentum
 from coopsgd.tasks.known import Known
 
 WINDOW = 512  # communications at random that stand for a schedule that never repeats; doubled until they do
@@ -84,7 +87,10 @@ class Setting:
         self.matrices: list[Any] = []  # of a cycle, or of a window of a random schedule; arrays where they are `whole`
         self.whole = m + num_aux <= FOLLOWED
         self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
-        if schedule is not None and config.merge == "kept" and follows_from_matrices(strategy):
+        axes = [name for name in AXES if getattr(config, name)]
+        self.outer = parts.outer if axes == ["outer"] else None
+        told = schedule is not None and config.merge == "kept" and set(axes) <= {"outer"}
+        if schedule is not None and told and follows_from_matrices(layers(strategy)[-1]):
             if self.whole:
                 self.matrices = list(_window(schedule, m, m + num_aux, None if self.law is None else LOOKED_AT))
             else:
@@ -146,6 +152,8 @@ class Setting:
                 shrinks = all(spectra.zeta(W) <= 1 + SMALL for W in Ws)
                 why = f"a cycle of {self.cycle}: the network term and a step condition are computed from its matrices (derived)"
                 yield Assumption("one W", shrinks, why if shrinks else "one of the matrices enlarges disagreement")
+        if self.outer is not None:
+            yield Assumption("no outer step", False, f"outer={self.config.outer['name']}: the theorem is about W alone")
         fine = self.zeta is not None and spectra.below_one(self.zeta)
         why = "zeta is unknown: no formula for this schedule" if self.zeta is None else f"zeta = {self.zeta:.6g}: no bound"
         yield Assumption("zeta < 1", fine, "" if fine else why)
@@ -314,6 +322,10 @@ class Setting:
         m, order, delay, law = self.m, self.order, self._late(tau), self._law(error)
         if not self.matrices or self.few:
             return Stationary()
+        if self.outer is not None:
+            linear = self.linear_outer
+            known = linear is not None and self.whole and self.cycle is not None and self.counts is None
+            return Stationary(theory.outer_noise(self.matrices, m, tau, order, delay, *linear) if known and linear else None)
         if law is not None:
             return Stationary(*law.measure(lambda law: theory.expected_noise(law, m, tau, order, delay)))
         if not self.whole:
@@ -328,7 +340,7 @@ class Setting:
     def drift_at(self, tau: int, kept: float = 1.0, error: bool = True) -> Stationary:
         """H for another tau, and for steps that leave of a worker's distance to the mean the share `kept`."""
         m, order, delay, law = self.m, self.order, self._late(tau), self._law(error)
-        if not self.matrices or self.few:
+        if not self.matrices or self.few or self.outer is not None:
             return Stationary()
         if law is not None:
             return Stationary(*law.measure(lambda law: theory.expected_drift(law, m, tau, order, delay, kept)))
@@ -337,6 +349,28 @@ class Setting:
         if self.cycle is not None:
             return Stationary(theory.drift_consensus(self.matrices, m, tau, order, delay, kept))
         return Stationary(*theory.sampled_consensus(self.matrices, m, tau, order, delay, None, kept))
+
+    @property
+    def linear_outer(self) -> tuple[float, float, bool] | None:
+        """lr, momentum of the outer step, and whether that is Nesterov's; None where it is not linear, or a server's."""
+        outer, schedule = self.outer, self._schedule
+        if not isinstance(outer, Momentum) or is_external(outer) or serves(schedule):
+            return None
+        return outer.lr, outer.momentum, outer.NESTEROV
+
+    @property
+    def outer_zeta(self) -> float | None:
+        """What a cycle leaves of a disagreement between slow models, with the outer step's own memory; None: not known.
+
+        Of W = J there is nothing to tell: the slow models are one.
+        """
+        linear = self.linear_outer
+        if linear is None or self.cycle is None or not self.matrices or isinstance(self._schedule, Average):
+            return None
+        if self.whole:
+            return theory.cycle_radius([np.asarray(W) for W in self.matrices], *linear)
+        values = spectra.eigenvalues(self.matrices[0]) if self.cycle == 1 else ()
+        return theory.mode_radius(np.asarray(values[1:]), *linear) if len(values) else None
 
     def _late(self, tau: int) -> int:
         """The delay in rounds of so many steps."""
@@ -360,7 +394,7 @@ class Setting:
 
         most: rows beyond which it is None too, unless W is one symmetric matrix, which costs next to nothing.
         """
-        if not self.matrices or self.plain or not self.whole:
+        if not self.matrices or self.plain or not self.whole or self.outer is not None:
             return None
         forecast = theory.Forecast(self._schedule, self.m, self.order, equal=self.parts.strategy.send is None)
         return forecast if forecast.light or most is None or self.m + self._schedule.num_aux <= most else None  # type: ignore

@@ -39,8 +39,8 @@ def check(config: Config, strategy: Strategy, period: Period) -> None:
         )
     if strategy.send is None and not overrides(strategy, "direction"):
         raise ConfigError(
-            f"algo.strategy: {type(layers(strategy)[-1]).__name__} has send = None and no `direction` of its own, so nothing would "
-            "ever be communicated; write one of them"
+            f"algo.strategy: {type(layers(strategy)[-1]).__name__} has send = None and no `direction` of its own, so nothing "
+            "would ever be communicated; write one of them"
         )
     if strategy.send is None:
         for name, default in DEFAULTS.items():

@@ -111,7 +111,7 @@ def test_what_is_not_there_is_refused_with_what_may_be_meant(cli, words, said):
 
 def test_keys_of_other_choices_and_groups_are_suggested(cli):
     assert "it is a key of algo=dpa, algo=dpsgd" in cli("show", "algo=easgd", "algo.weights=fdla").err
-    assert "did you mean optim.lr?" in cli("show", "algo.lr=0.1").err
+    assert "did you mean optim.lr or outer.lr?" in cli("show", "algo.lr=0.1").err
     assert "did you mean cluster.step_s?" in cli("show", "step_s=0.1").err
     for other, ours in (("num_rounds", "rounds"), ("join_ratio", "algo.fraction"), ("local_epochs", "algo.epochs or tau")):
         assert f"did you mean {ours}?" in cli("show", f"{other}=1").err

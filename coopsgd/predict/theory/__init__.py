@@ -2,7 +2,8 @@
 
 `bound` holds the error bound, its step sizes and what follows from them; `drift` that of f_i that differ; `windows` the step
 condition of a cycle of matrices; `delay` the step below which a delay lets workers agree; `moments` the exact distance between
-the workers under gradient noise, by the second-moment recursion. numpy and small matrices only.
+the workers under gradient noise, by the second-moment recursion; `outer` both with an outer step. numpy and small
+matrices only.
 """
 
 from coopsgd.predict.theory.bound import Bound, largest_steps, linear_speedup, network_factor, terms
@@ -19,12 +20,14 @@ from coopsgd.predict.theory.moments import (
     summed,
     unread,
 )
+from coopsgd.predict.theory.outer import cycle_radius, mode_radius, outer_noise
 from coopsgd.predict.theory.windows import window_constant
 
 __all__ = [
     "Bound",
     "Forecast",
     "contraction",
+    "cycle_radius",
     "drift_consensus",
     "drift_terms",
     "expected_drift",
@@ -33,9 +36,11 @@ __all__ = [
     "largest_step",
     "largest_steps",
     "linear_speedup",
+    "mode_radius",
     "network_factor",
     "noise_consensus",
     "outcome_noise",
+    "outer_noise",
     "sampled_consensus",
     "summed",
     "terms",

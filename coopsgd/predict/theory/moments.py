@@ -41,7 +41,7 @@ def unread(Ws: Sequence[np.ndarray], m: int) -> bool:
     return all(not W[:, m:].any() for W in Ws)
 
 
-def _spread(m: int, n: int, everyone: bool = False) -> np.ndarray:
+def spread(m: int, n: int, everyone: bool = False) -> np.ndarray:
     """M (n, n) with tr(M S) = (1/m) sum over workers of the squared distance to their mean, or to the mean of all n rows."""
     off = np.eye(n)[:m] - (np.full(n, 1 / n) if everyone else np.where(np.arange(n) < m, 1 / m, 0))
     return off.T @ off / m
@@ -152,7 +152,7 @@ def noise_consensus(
     of each worker towards each (None: tau). everyone: the distance to the mean of all m + v rows, which the bound is about.
     None: there is no stationary state, the distance grows without end.
     """
-    M = _spread(m, len(Ws[0]), everyone)
+    M = spread(m, len(Ws[0]), everyone)
     if len(Ws) == 1 and counts is None and order == "atc" and not delay and spectra.is_symmetric(Ws[0]):
         if not spectra.reaches_consensus(Ws[0]):
             return None
@@ -194,7 +194,7 @@ def sampled_consensus(
 ) -> tuple[float | None, float | None]:
     """noise_consensus, or drift_consensus if `kept` is given, of communications at random, and the standard error of it."""
     rounds = _Rounds(Ws, m, tau, order, delay, counts)
-    found = _noise(rounds, _spread(m, rounds.n)) if kept is None else _drift(rounds, kept)
+    found = _noise(rounds, spread(m, rounds.n)) if kept is None else _drift(rounds, kept)
     return found, None if found is None or len(Ws) < 2 * BATCHES else rounds.error
 
 
@@ -208,7 +208,7 @@ def expected_noise(law: Expectation, m: int, tau: int, order: str = "atc", delay
         return None
     away, late = np.eye(m) - 1 / m, min(delay, tau)
     S = stationary(law.second, (tau - late) * law.second(away) + late * away)
-    return None if S is None else float(np.trace(S)) / m + float(np.mean(_logged(tau, order))) * (m - 1) / m
+    return None if S is None else float(np.trace(S)) / m + float(np.mean(logged_steps(tau, order))) * (m - 1) / m
 
 
 def expected_drift(law: Expectation, m: int, tau: int, order: str = "atc", delay: int = 0, kept: float = 1.0) -> float | None:
@@ -241,13 +241,13 @@ def expected_drift(law: Expectation, m: int, tau: int, order: str = "atc", delay
     S = stationary(lambda S: share**2 * act(S), rest)
     if S is None:
         return None
-    t = _logged(tau, order)
+    t = logged_steps(tau, order)
     old, new = kept**t, summed(kept, t)
     parts = ((old**2, np.trace(S)), (2 * old * new, np.trace(across)), (new**2, np.trace(B @ B.T)))
     return sum(float(np.mean(weight)) * float(trace) for weight, trace in parts) / m
 
 
-def _logged(tau: int, order: str) -> np.ndarray:
+def logged_steps(tau: int, order: str) -> np.ndarray:
     """Local steps since the mixing at the looks of a round."""
     return np.arange(tau) + (order == "cta")
 
@@ -259,7 +259,7 @@ def outcome_noise(some: Outcomes, m: int) -> float | None:
     what is mixed before, U after, P the noise of the steps between.
     """
     n = some.before.shape[1]
-    M, weights = _spread(m, n), some.chance
+    M, weights = spread(m, n), some.chance
     after = some.after - some.after[:, :m].mean(1, keepdims=True)  # seen from the workers' mean
     whole = (after @ some.before).reshape(len(weights), -1)
     both = (whole.T * weights) @ whole  # [i k, j l] = E[A_ik A_jl]
@@ -347,7 +347,7 @@ class Forecast:
     def __init__(self, schedule: Any, m: int, order: str = "atc", equal: bool = False) -> None:
         self._schedule, self._m, self._cta, self._equal = schedule, m, order == "cta", equal
         first = spectra.product(schedule.factors(m, 0), m + schedule.num_aux)
-        M = _spread(m, len(first))
+        M = spread(m, len(first))
         self._steady = schedule.cycle(m) == 1 and schedule.work(m, 0, 1) is None
         self.light = self._steady and spectra.is_symmetric(first)  # is a communication m numbers' work, not a product's?
         self._state: Any = _Modes(first, m, M) if self.light else _Whole(m, len(first), M)
