@@ -56,6 +56,13 @@ FAMILIES = {
     },
     "your_w": {"lazy ring*": f"algo=cooperative algo.W={LAZY}"},
 }
+# on f_i that differ, without noise, at one rate
+RULES = {
+    "dpsgd": "algo=dpsgd optim.lr=0.02",
+    "dpsgd, optim.momentum=0.9": "algo=dpsgd optim.lr=0.02 optim.momentum=0.9",
+    "qg_dsgdm": "algo=qg_dsgdm optim.lr=0.02",
+    "decentlam": "algo=decentlam optim.lr=0.02",
+}
 PERIODS = {
     "tau=[[0,1],[200,4],[500,16]]": "tau=[[0,1],[200,4],[500,16]]",
     "period=post_local, switch=400": "period=post_local period.switch=400 tau=16",
@@ -153,6 +160,25 @@ def adaptive_tau() -> None:
     figure.savefig(FOLDER / "adaptive_tau.png", dpi=110)
 
 
+def rules() -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    more = f"task=quadratic task.sigma=0 dtype=float64 workers={M} processes=1 steps=300 log_every=1 eval_every=1"
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (colour, (label, words)) in enumerate(zip(COLOURS, RULES.items(), strict=False)):
+            run = coopsgd.train(f"{words} {more}", {"hydra": {"run": {"dir": f"{folder}/{number}"}}}, quiet=True)
+            lines = [line for line in run.metrics() if line.get("eval/loss") is not None]
+            for at, name in zip(axes, ("consensus", "eval/loss"), strict=True):
+                at.plot([line["step"] for line in lines], [line[name] for line in lines], label=label, color=colour)
+    axes[0].set(xlabel="step", ylabel="consensus distance", yscale="log")
+    axes[1].set(xlabel="step", ylabel="loss of the model that is shipped", yscale="log")
+    axes[0].legend(fontsize=7)
+    for at in axes:
+        at.grid(alpha=0.3)
+    figure.savefig(FOLDER / "rules.png", dpi=110)
+
+
+OTHERS = {"adaptive_tau": adaptive_tau, "rules": rules}
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or [*FAMILIES, "adaptive_tau"]:
-        adaptive_tau() if name == "adaptive_tau" else family(name)
+    for name in sys.argv[1:] or [*FAMILIES, *OTHERS]:
+        OTHERS[name]() if name in OTHERS else family(name)

@@ -675,6 +675,7 @@ ORACLE_WORDS = {
     "cooperative": (f"algo.v={oracle.RAW_V}", written(RAW)),
     "fedavg": ("algo.weighting=uniform",),
     "matcha": ("workers=8", f"algo.alpha={oracle.MATCHA_ALPHA}"),  # of four the two matchings could come in either order
+    "qg_dsgdm": ("optim.momentum=0",),  # it has its own
     "two_level": (f"algo.tau_2={4 * TAU}",),
 }
 

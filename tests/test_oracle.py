@@ -5,12 +5,14 @@ from __future__ import annotations
 import arrays
 import numpy as np
 import oracle
+import oracle_rules
 import pytest
 from playing import QUADRATIC, play, settle, written
 
 from coopsgd.setup import catalogue
 from coopsgd.setup.parts import Parts
 
+oracle.ORACLES |= oracle_rules.RULES
 ALGOS = [choice.name for choice in catalogue.choices("algo")]
 EXACT = {"rtol": 0, "atol": 1e-12}  # float64, sums taken in another order: a few ulps, nothing more
 

@@ -10,6 +10,7 @@ from coopsgd.predict import cost
 from coopsgd.setup import catalogue
 
 ALGOS = [choice.name for choice in catalogue.choices("algo")]
+OF_THEIR_OWN = ("qg_dsgdm", "decentlam")  # whose messages the loop tells
 OF_W = ("algo.W=[[0.5,0.5],[0.5,0.5]]", "workers=2")
 
 
@@ -23,6 +24,9 @@ def test_the_price_list_and_the_loop_agree(algo, more):
     parts = parts_of(f"algo={algo}", *(OF_W if algo == "cooperative" else more))
     for rounds in (range(1), range(3, 6)):
         short, long = cost._charged(parts, rounds), cost._rehearsed(parts, rounds)
+        if type(parts.strategy).__module__.rpartition(".")[2] in OF_THEIR_OWN:
+            assert short is None and long.messages > 0
+            continue
         assert short is not None and short.messages == long.messages
         np.testing.assert_array_equal(short.sent, long.sent)
 

@@ -9,6 +9,7 @@ import arrays
 import arrays as matrices
 import numpy as np
 import oracle
+import oracle_rules
 import pytest
 import torch
 from playing import MLP, QUADRATIC, play, settle
@@ -38,7 +39,7 @@ def undirected(edges: str, m: int) -> np.ndarray:
     return taken
 
 
-DOUBLY = [a for a in ALGOS if a not in ("cooperative", "parameter_server", "fedavg")]
+DOUBLY = [a for a in ALGOS if a not in ("cooperative", "parameter_server", "fedavg", *oracle_rules.RULES)]
 
 
 @pytest.mark.parametrize("when", ["order=atc", "order=cta", "delay=1", "delay=2", "delay=tau"])
