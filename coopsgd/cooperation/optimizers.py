@@ -59,7 +59,7 @@ class Optimizers:
         self.scaler: Any = None
         self.take: Callable[[], Any] | None = None  # what takes the step in place of optimizer and scaler
 
-    def at(self, settings: Any, schedule: Any, x: Any, workers: int, steps: int) -> Optimizers:
+    def at(self, settings: Any, schedule: Any, x: Any, workers: int, steps: int, blocks: Any = tuple) -> Optimizers:
         """As the loop makes its own, for the rows x."""
         self._x = x
         return self

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from coopsgd.loop.saved import ByRow
-from coopsgd.optim import SQUARES, SGDStep
+from coopsgd.optim import SQUARES, Muon, SGDStep
 from coopsgd.schedules import InUnits
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from coopsgd.fleet.block import Block
 
 BLOCK = 1 << 22  # numbers of one parameter: torch sets a copy or two of a parameter aside in a step
 
@@ -28,18 +31,18 @@ class Inner:
     small. The first time some are idle they are taken apart, one parameter each, because torch keeps a step count per
     parameter: an idle row keeps model, buffers and count bit for bit.
 
-    steps: of the run; schedule: as Constant.in_steps gives it.
+    steps: of the run; schedule: as Constant.in_steps gives it; blocks: tells what a row is made of, for who asks.
     """
 
-    def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, steps: int) -> None:
+    def __init__(
+        self, settings: Any, schedule: Any, x: Tensor, workers: int, steps: int, blocks: Callable[[], Sequence[Block]] = tuple
+    ) -> None:
         self._x, self._workers, self._settings = x, workers, settings
         self._divide(max(1, BLOCK // max(1, x.shape[1])))
         self._buffers, self._counts = settings.buffers, settings.COUNTS
         self._velocity: Tensor | None = None  # (w, d) momentum buffers of fused steps: the optimiser's are views of it
-        arguments = asdict(settings)
-        if "beta1" in arguments:
-            arguments["betas"] = (arguments.pop("beta1"), arguments.pop("beta2"))
-        self._optimizer = _without_compiler(getattr(torch.optim, settings.KIND), self._parts, arguments)
+        self._blocks = blocks
+        self._optimizer = _made(settings, self._parts, blocks)
         # the step as torch wrote it, without the wrappers that import the compiler and call profiler hooks
         self._step = inspect.unwrap(type(self._optimizer).step)
         self._no_grad = torch.no_grad
@@ -106,10 +109,17 @@ class Inner:
         for part in self._parts:  # one that has not stepped yet has the buffers it will start from: zeros
             state = self._optimizer.state[part]
             if not state and self._buffers:
-                state |= {name: torch.zeros_like(part.data) for name in self._buffers}
+                state |= {name: part.data.new_zeros(len(part), width) for name, width in self.widths.items()}
                 if self._counts:
                     state["step"] = torch.tensor(0.0)
         return [torch.cat([self._optimizer.state[p][name] for p in self._parts]) for name in self._buffers]
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """How many numbers of a row each buffer has."""
+        d = self._x.shape[1]
+        told = getattr(self._settings, "widths", None)
+        return dict.fromkeys(self._buffers, d) if told is None else told(d, self._blocks)
 
     def put(self, stacked: Sequence[Tensor]) -> None:
         """Make these rows the buffers, in the order of `stacked`."""
@@ -128,8 +138,8 @@ class Inner:
         states = [self._optimizer.state.get(part, {}) for part in self._parts]
         none = torch.zeros((), dtype=self._x.dtype, device=self._x.device)
         buffers = {
-            name: ByRow([s[name] if s else none.expand_as(p) for s, p in zip(states, self._parts, strict=True)])
-            for name in self._buffers
+            name: ByRow([s[name] if s else none.expand(len(p), width) for s, p in zip(states, self._parts, strict=True)])
+            for name, width in self.widths.items()
         }
         steps = [float(s.get("step", 0)) if s else -1.0 for s in states]
         counts = torch.tensor([n for n, (a, b) in zip(steps, self._bounds, strict=True) for _ in range(a, b)])
@@ -186,15 +196,26 @@ class Inner:
 
     def _take_apart(self) -> None:
         """From parameters of several rows to parameters of one row, state and all."""
-        blocks, bounds = self._parts, self._bounds
-        states = [self._optimizer.state.pop(block, {}) for block in blocks]
+        bounds, states = self._bounds, [self._optimizer.state.pop(part, {}) for part in self._parts]
         self._divide(1)
         self._optimizer.param_groups[0]["params"] = self._parts
-        for block, state, (a, b) in zip(blocks, states, bounds, strict=True):
+        for state, (a, b) in zip(states, bounds, strict=True):
             for i in range(a, b):
                 for name, value in state.items():
-                    mine = value[i - a : i - a + 1] if _is_rows(value, block) else value
+                    mine = value[i - a : i - a + 1] if torch.is_tensor(value) and value.dim() == 2 else value
                     self._optimizer.state[self._parts[i]][name] = mine.clone() if torch.is_tensor(mine) else mine
+
+
+def _made(settings: Any, parts: list[Any], blocks: Callable[[], Sequence[Block]]) -> Any:
+    """The torch optimiser that these settings name."""
+    if isinstance(settings, Muon):
+        from coopsgd.loop.muon import MuonStep
+
+        return _without_compiler(partial(MuonStep, settings=settings, blocks=blocks), parts, {})
+    arguments = asdict(settings)
+    if "beta1" in arguments:
+        arguments["betas"] = (arguments.pop("beta1"), arguments.pop("beta2"))
+    return _without_compiler(partial(getattr(torch.optim, settings.KIND), foreach=False), parts, arguments)
 
 
 def _without_compiler(kind: Any, parts: list[Any], arguments: dict[str, Any]) -> Any:
@@ -204,7 +225,7 @@ def _without_compiler(kind: Any, parts: list[Any], arguments: dict[str, Any]) ->
     adding = inspect.unwrap(torch.optim.Optimizer.add_param_group)
     if not hasattr(adding, "__dynamo_disable"):
         setattr(adding, "__dynamo_disable", adding)
-    return kind(parts, foreach=False, **arguments)  # one tensor, or rows whose shapes repeat: nothing to batch
+    return kind(parts, **arguments)  # without foreach: one tensor, or rows whose shapes repeat: nothing to batch
 
 
 # of a torch scheduler or one of ours; all else comes from the config
@@ -226,7 +247,3 @@ def _put_back(schedule: Any, tree: dict[str, Any]) -> None:
 
 def _made_of(schedule: Any) -> list[Any]:
     return getattr(schedule, "_schedulers", [])
-
-
-def _is_rows(value: Any, part: Tensor) -> bool:
-    return getattr(value, "shape", None) == part.shape

@@ -102,7 +102,7 @@ class Loop:
         else:
             fleet.describe(blocks)
         stats = None if start is None else fleet.rows(start)
-        optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps)
+        optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps, blocks)
         losses = Losses(fleet, parts.period.WATCHES)
         now = lambda: fleet.clock.now if fleet.clock else math.nan  # noqa: E731
         rounds = Rounds(parts.period, strategy.schedule, fleet.m, losses, now, fleet.one_rate)

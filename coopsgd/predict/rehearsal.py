@@ -121,14 +121,15 @@ def stage(parts: Parts, clock: Clock | None = None, observer: Observer | None = 
     class Outside(Inner):
         """Rates as they move; buffers have a shape."""
 
-        def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, steps: int) -> None:
-            super().__init__(settings, schedule, torch.zeros(1, 1), 1, steps)
+        def __init__(self, settings: Any, schedule: Any, x: Tensor, workers: int, steps: int, blocks: Any = tuple) -> None:
+            super().__init__(settings, schedule, torch.zeros(1, 1), 1, steps, blocks)
+            self._x = x
 
         def step(self, x: Tensor, direction: Tensor, active: np.ndarray | None = None) -> Tensor:
             return x
 
         def stacked(self) -> list[Tensor]:
-            return [shape(m, d) for _ in self._buffers]
+            return [shape(m, width) for width in self.widths.values()]
 
         def put(self, stacked: Any) -> None:
             pass

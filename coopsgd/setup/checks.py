@@ -109,7 +109,9 @@ def memory(parts: Parts) -> None:
         sizes.refuse("processes", needed, f"{config.processes} processes", "lower it; one process can hold many workers")
     m, d, b = config.workers, task.dimension(config), task.statistics(config)
     v = schedule.num_aux if schedule else 0
-    each = (2 + len(parts.optim.buffers)) * d + b  # model, gradient, what the optimiser keeps; statistics
+    told = getattr(parts.optim, "widths", None)
+    kept = len(parts.optim.buffers) * d if told is None else sum(told(d, lambda: task.blocks(config)).values())
+    each = 2 * d + kept + b  # model, gradient, what the optimiser keeps; statistics
     size = SIZES[config.dtype]
     numbers = [f"model.{k}" for k, v in (config.model or {}).items() if isinstance(v, int | list) and not isinstance(v, bool)]
     where = ", ".join(numbers) or ("model" if config.model else "task")
@@ -131,6 +133,12 @@ def places(parts: Parts) -> None:
             raise ConfigError(
                 f"cluster.file: worker {i} is at {at[i]}, but is {name} in topology.file; order the nodes of both files alike"
             )
+
+
+def optimiser(parts: Parts) -> None:
+    """ValueError where the optimiser finds nothing in the models that it is for."""
+    if hasattr(parts.optim, "chosen"):
+        parts.optim.chosen(parts.task.blocks(parts.config))
 
 
 def mixed(parts: Parts) -> None:

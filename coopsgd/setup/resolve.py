@@ -136,6 +136,7 @@ def _resolved(
         notes += on_what_it_reads(parts)
         if config.cluster is not None and config.topology is not None:
             checks.places(parts)
+        checks.optimiser(parts)
         parts.schedule.check(parts.optim.lr, config.steps)
         if parts.schedule.WATCHES and config.eval_every == 0:
             raise ConfigError(

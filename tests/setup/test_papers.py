@@ -60,6 +60,7 @@ def test_entries_are_whole_and_each_is_used():
         "algo=pasgd tau=4 delay=1 task=quadratic": "wang2021cooperative stich2019local",
         "algo=pasgd period=qsr optim=adamw task=quadratic": "wang2021cooperative stich2019local gu2024qsr "
         "loshchilov2019decoupled",
+        "algo=fullsync optim=muon": "wang2021cooperative alpaydin1998optical jordan2024muon",
         "algo=pairwise task=quadratic": "wang2021cooperative boyd2006gossip",
         "algo=pasgd partition=dirichlet": "wang2021cooperative stich2019local alpaydin1998optical yurochkin2019bayesian",
         "algo=pasgd partition=dirichlet partition.equal=true": "wang2021cooperative stich2019local alpaydin1998optical "
