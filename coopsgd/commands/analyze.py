@@ -131,8 +131,9 @@ def _alpha(schedule: Any, m: int) -> dict[str, float] | None:
     best = None if schedule is None else schedule.best_alpha(m)
     if best is None:
         return None
-    now = best if schedule.alpha == "auto" else float(schedule.alpha)
-    return {"now": now, "best": best, "zeta_best": replace(schedule, alpha=best).zeta(m)}
+    if schedule.alpha == "auto":
+        return {"now": best, "best": best, "zeta_best": schedule.zeta(m)}
+    return {"now": float(schedule.alpha), "best": best, "zeta_best": replace(schedule, alpha=best).zeta(m)}
 
 
 def _cycle_mean(parts: Parts) -> dict[str, Any]:

@@ -12,18 +12,15 @@ from typing import Any
 
 from coopsgd.blame import blame
 from coopsgd.errors import ConfigError, RunFailed, full_errors
-from coopsgd.host import child, sizes
+from coopsgd.host import child
 from coopsgd.predict import foresight
 from coopsgd.run import source
 from coopsgd.run.folders import refuse_nowhere
-from coopsgd.run.progress import say
 from coopsgd.setup.compose import composed, register_schema, task_words
 from coopsgd.setup.flags import refuse_flags
 from coopsgd.setup.messages import MISTAKES, one_line
 from coopsgd.setup.resolve import Checked, given, placed, resolve
 from coopsgd.setup.words import mended
-
-LARGE = 1000  # workers beyond whom spectra take seconds
 
 
 def check(
@@ -80,9 +77,6 @@ def compose_config(words: Sequence[str], config_dir: str | None = None, verb: st
     words, notes = mended(words, verb)
     try:
         cfg = composed(words, config_dir)
-        m = cfg.get("workers")
-        if isinstance(m, int) and LARGE < m < sizes.MEMBERS:  # more are about to be refused
-            say(f"{verb}: the matrices of {m} workers take a while")
         checked = check(cfg, task_words(cfg.hydra), dict(cfg.hydra.runtime.choices), look=look)
         named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
         folder = str(cfg.hydra.run.dir) if named else None

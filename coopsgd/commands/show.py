@@ -24,6 +24,12 @@ from coopsgd.strategies.period import ends
 ROUNDS = 3, 12  # communications whose schedule is shown: at least, and at most when it takes as many to repeat
 SHARED = "the rows lie in one memory, of which each process mixes a slice of the columns: nothing is sent"
 WIDEST = 12  # rows of a matrix that fit a terminal
+TRAITS = {  # what is said of a matrix that has it, and of one that has not
+    "row_stochastic": ("rows sum to 1", "rows do not all sum to 1"),
+    "doubly_stochastic": ("columns sum to 1", "columns do not all sum to 1"),
+    "symmetric": ("symmetric", "not symmetric"),
+    "nonnegative": ("no entry is negative", "some entries are negative"),
+}
 
 
 def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
@@ -185,9 +191,7 @@ def _show_matrix(console: Console, name: str, factor: dict[str, Any], rows: list
     else:
         more = "; --json has all of it" if factor["W"] is not None else ""
         console.print(f"  {len(rows)} x {len(rows)}, {factor['nonzeros']} nonzeros{more}")
-    traits = {"rows sum to 1": "row_stochastic", "columns too": "doubly_stochastic"}
-    traits |= {"symmetric": "symmetric", "no negative entry": "nonnegative"}
-    console.print("  " + ", ".join(f"{words}: {'yes' if factor[key] else 'no'}" for words, key in traits.items()))
+    console.print("  " + ", ".join(words[not factor[key]] for key, words in TRAITS.items()))
     values = [f"{x:.4g}" if isinstance(x, float) else f"{x[0]:.4g}{x[1]:+.4g}i" for x in factor["eigenvalues"] or ()]
     if values:
         console.print("  eigenvalues: " + ", ".join(values[:WIDEST]) + (", ..." if len(values) > WIDEST else ""))

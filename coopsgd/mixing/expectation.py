@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd.mixing.lanczos import top
 from coopsgd.mixing.matrices import of_weighted
 from coopsgd.mixing.matrix import FOLLOWED, WHOLE, Edges, Matrix, Modes, identity
 from coopsgd.mixing.recognise import recognise
-from coopsgd.mixing.spectra import EXACT, top
+from coopsgd.mixing.spectra import EXACT
 from coopsgd.mixing.structured import Average
 
 CASES = 2e5  # steps through the connected sets of free workers that the exact law of a random matching may take

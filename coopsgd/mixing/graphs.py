@@ -6,13 +6,15 @@ Undirected graphs are symmetric; no worker is its own neighbour. networkx draws 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from coopsgd.host import sizes
+from coopsgd.host import news, sizes
 from coopsgd.mixing import graphfiles
 from coopsgd.mixing.links import AllToAll, Links, directed, links_of, links_of_pairs, undirected
 from coopsgd.mixing.matrix import Modes
@@ -21,6 +23,10 @@ from coopsgd.registry import option, register
 from coopsgd.streams import seed_of
 
 ATTEMPTS = 1000  # draws of a random graph before giving up on a connected one
+FEW = 2e5  # edges that take a second or two to draw
+SAMPLED = 10_000  # of a graph that is drawn to see how long a larger one takes
+LARGER = 1.5  # what an edge of a graph larger than the caches takes, of what it takes there
+PATIENCE = 5.0  # seconds that it may take without a word
 
 
 def _cyclic(links: Links) -> Links:
@@ -177,10 +183,16 @@ def _room(name: str, edges: float, out: str) -> None:
     sizes.refuse("topology", 2 * sizes.OBJECT * edges, f"the {edges:.3g} edges of {name}", out)
 
 
-def _connected(graph: Any) -> bool:
-    import networkx
-
-    return networkx.is_connected(graph)
+def _foretell(name: str, m: int, edges: float, draw: Callable[[int], Any], few: int) -> None:
+    """Say how long it takes to draw so many edges, if it takes long, by a draw of `few` workers of the same kind."""
+    if edges < FEW:
+        return
+    began = time.monotonic()
+    graph = draw(few)
+    links_of_pairs(few, graph.edges)
+    left = (time.monotonic() - began) * LARGER * edges / max(1, graph.number_of_edges())
+    if left > PATIENCE:
+        news.tell(f"topology: {name} of {m} workers is drawn, about {news.duration(left)} unless it falls into parts")
 
 
 @register("random_regular", "graph")
@@ -198,9 +210,15 @@ class RandomRegular(Graph):
         if m * self.degree % 2:
             raise ValueError(f"random_regular: workers * degree must be even, got {m} * {self.degree}; change either by one")
         _room("random_regular", m * self.degree / 2, "lower topology.degree or workers")
+
+        def draw(n: int, seed: int) -> Any:
+            return networkx.random_regular_graph(self.degree, n, seed=seed)
+
+        k = self.degree
+        _foretell("random_regular", m, m * k / 2, lambda n: draw(n, 0), 2 * max(SAMPLED // k, k))
         for attempt in range(ATTEMPTS):
-            graph = networkx.random_regular_graph(self.degree, m, seed=seed_of(seed, "topology", attempt))
-            if _connected(graph):
+            graph = draw(m, seed_of(seed, "topology", attempt))
+            if networkx.is_connected(graph):
                 return links_of_pairs(m, graph.edges)
         raise ValueError(f"random_regular: no connected graph of degree {self.degree} on {m} workers; raise the degree")
 
@@ -221,9 +239,14 @@ class ErdosRenyi(Graph):
 
         p = min(1.0, 2 * math.log(max(m, 2)) / m) if self.p == "auto" else float(self.p)
         _room("erdos_renyi", p * m * m / 2, "lower topology.p or workers")
+
+        def draw(n: int, seed: int) -> Any:
+            return networkx.fast_gnp_random_graph(n, p, seed=seed)
+
+        _foretell("erdos_renyi", m, p * m * m / 2, lambda n: draw(n, 0), int(math.sqrt(2 * SAMPLED / p)))
         for attempt in range(ATTEMPTS):
-            graph = networkx.fast_gnp_random_graph(m, p, seed=seed_of(seed, "topology", attempt))
-            if _connected(graph):
+            graph = draw(m, seed_of(seed, "topology", attempt))
+            if networkx.is_connected(graph):
                 return links_of_pairs(m, graph.edges)
         raise ValueError(f"erdos_renyi: no connected graph in {ATTEMPTS} draws with p = {p:.4g} on {m} workers; raise p")
 

@@ -18,11 +18,11 @@ from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import Mixing, auto_or_number, is_number, negative_weight
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.mixing.graphs import Graph, Ring
+from coopsgd.mixing.lanczos import top
 from coopsgd.mixing.links import Links, links_of
 from coopsgd.mixing.matrices import of_laplacian, of_weighted
 from coopsgd.mixing.matrix import FOLLOWED, ROUNDING, WHOLE, Edges, Matrix, identity
 from coopsgd.mixing.recognise import recognise
-from coopsgd.mixing.spectra import top
 from coopsgd.registry import of_run, option, register
 from coopsgd.streams import stream
 

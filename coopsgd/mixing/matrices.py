@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from coopsgd.errors import ConfigError
-from coopsgd.mixing import spectra
+from coopsgd.mixing import lanczos
 from coopsgd.mixing.links import Links, links_of
 from coopsgd.mixing.matrix import FOLLOWED, WHOLE, Edges, Matrix, Modes, refined
 from coopsgd.mixing.recognise import recognise
@@ -86,7 +86,7 @@ def laplacian_ends(links: Links) -> tuple[float, float]:
         values = links.eigenvalues.values[1:]
         return float(values.min()), float(values.max())
     largest = 2.0 * float(links.degrees.max())  # no eigenvalue is above it
-    top, bottom = spectra.ends(of_laplacian(links.m, links.pairs, 1 / largest))
+    top, bottom = lanczos.ends(of_laplacian(links.m, links.pairs, 1 / largest))
     return largest * (1 - top), largest * (1 - bottom)
 
 

@@ -7,14 +7,14 @@ rows where those are few, and else by scipy's sparse eigensolver.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from coopsgd.mixing import lanczos
 from coopsgd.mixing.matrix import WHOLE, Matrix, Modes, refined
 from coopsgd.mixing.recognise import recognise
 from coopsgd.mixing.structured import Product
@@ -22,7 +22,7 @@ from coopsgd.mixing.structured import Product
 TOLERANCE = 1e-9  # on row sums of what we build
 BELOW = 1e-12  # what is nearer to 1 than this may be 1: rounding hides the difference
 EXACT = 1e-9  # who leaves less of the disagreement than this averages exactly: the rest is rounding
-RESTARTS = 20  # of the sparse eigensolver, before it is asked for what lies next to 1 instead
+KEPT = 4  # zetas of large matrices, which take seconds; when full, the oldest is evicted
 
 
 class Reduced(NamedTuple):
@@ -127,7 +127,7 @@ def zeta(W: Any) -> float:
     elif few is not None:
         found = max(_zeta(few.each[0], few.constant, W), float(np.abs(few.within[0][few.sizes > 1]).max(initial=0)))
     else:
-        found = _sparse_zeta(W)
+        found = _sparse_zeta((W,))
     return found if found >= EXACT else 0.0
 
 
@@ -142,75 +142,19 @@ def _zeta(Q: np.ndarray, constant: np.ndarray, W: Matrix) -> float:
     return float(np.sort(np.abs(np.linalg.eigvals(Q)))[-2])
 
 
-def _sparse_zeta(W: Matrix) -> float:
-    """zeta of a large W by its products with vectors."""
+@lru_cache(maxsize=KEPT)
+def _sparse_zeta(Ws: tuple[Matrix, ...]) -> float:
+    """zeta of a product, last @ ... @ first, of large matrices, by its products with vectors."""
+    W = Ws[0] if len(Ws) == 1 else Product(Ws[0].n, Ws)
     if not W.is_doubly_stochastic(1e-6):
         from scipy.sparse.linalg import LinearOperator, eigs
 
         operator = LinearOperator((W.n, W.n), matvec=lambda x: W @ x, dtype=float)
-        return float(np.sort(np.abs(eigs(operator, k=2, which="LM", return_eigenvectors=False, v0=_start(W.n))))[0])
+        return float(np.sort(np.abs(eigs(operator, k=2, which="LM", return_eigenvectors=False, v0=lanczos.start(W.n))))[0])
     if not isinstance(W, Product) and W.is_symmetric(TOLERANCE):
-        return max(map(abs, ends(W)))
-    return math.sqrt(max(0.0, max(ends(W, lambda x: W.T @ (W @ x)))))
-
-
-def ends(W: Matrix, times: Callable[[np.ndarray], np.ndarray] | None = None) -> tuple[float, float]:
-    """The second largest and the smallest eigenvalue of a symmetric W whose rows sum to one. times: of what W stands for."""
-    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
-
-    most = top(W, times)[0]
-    tolerance = 1e-10 if times is None else 1e-3
-    try:
-        least = eigsh(_seen_from_the_mean(W, times), which="SA", maxiter=RESTARTS, tol=tolerance, **_one(W.n))[0][0]
-    except ArpackNoConvergence as error:
-        least = min(error.eigenvalues, default=-abs(most))
-    return most, float(least)
-
-
-def top(W: Matrix, times: Callable[[np.ndarray], np.ndarray] | None = None) -> tuple[float, np.ndarray]:
-    """The second largest eigenvalue of such a W, and an eigenvector (n,) of length 1 without a mean.
-
-    By Lanczos' method; where it lies too near 1 for that, by a factorisation of the sparse W - 1.
-    """
-    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
-
-    try:
-        value, vector = eigsh(_seen_from_the_mean(W, times), which="LA", maxiter=RESTARTS, **_one(W.n))
-        return float(value[0]), vector[:, 0]
-    except ArpackNoConvergence:
-        if times is not None or W.outers:
-            raise ValueError(f"zeta: takes too long to compute for {W.n} members on this topology; choose another") from None
-    found = []
-    with contextlib.suppress(ArpackNoConvergence):  # if W lets a disagreement grow, what lies next to 1 is not the largest
-        found.append(eigsh(_seen_from_the_mean(W, times), which="LA", tol=1e-4, maxiter=RESTARTS, **_one(W.n))[1][:, 0])
-    values, near = eigsh(W.edges.csr, k=12, sigma=1 + 1e-9, which="LM", v0=_start(W.n))
-    some = near[:, np.argsort(values)[-2:]]
-    # of the two largest one may be the constant, or a part of it
-    found.append(np.linalg.svd(some - some.mean(0), full_matrices=False)[0][:, 0])
-    return max(((float(x @ (W @ x)), x) for x in found), key=lambda pair: pair[0])
-
-
-def _seen_from_the_mean(W: Matrix, times: Callable[[np.ndarray], np.ndarray] | None) -> Any:
-    """x -> (I - J) W (I - J) x, for scipy."""
-    from scipy.sparse.linalg import LinearOperator
-
-    product = W.__matmul__ if times is None else times
-
-    def away(x: np.ndarray) -> np.ndarray:
-        y = product(x.ravel() - x.mean())
-        return np.asarray(y - y.mean())
-
-    return LinearOperator((W.n, W.n), matvec=away, dtype=float)
-
-
-def _one(n: int) -> dict[str, Any]:
-    """How scipy's eigensolver is asked for one pair."""
-    return {"v0": _start(n), "k": 1, "ncv": min(n, 60)}
-
-
-def _start(n: int) -> np.ndarray:
-    """(n,) where iterations begin: the same for everyone."""
-    return np.random.default_rng(0).standard_normal(n)
+        return max(map(abs, lanczos.ends(W)))
+    back = W.T
+    return math.sqrt(max(0.0, max(lanczos.ends(W, lambda x: back @ (W @ x)))))
 
 
 def log_zeta(Ws: Iterable[Any]) -> float:
@@ -234,7 +178,7 @@ def log_zeta(Ws: Iterable[Any]) -> float:
             return float(np.log(np.where(sizes < EXACT, 0, sizes)).sum(0).max())
     few = reduced(Ws)
     if few is None:
-        found = _sparse_zeta(Product(n, tuple(Ws)))
+        found = _sparse_zeta(tuple(Ws))
         return math.log(found) if found > 10 * EXACT else -math.inf
     with np.errstate(divide="ignore"):
         own = np.log(np.abs(few.within[:, few.sizes > 1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import takewhile
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from coopsgd.fleet.ledger import Ledger
 from coopsgd.fleet.price import average_price, price
+from coopsgd.host import news
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import AXES, SIZES
@@ -19,6 +21,10 @@ from coopsgd.strategies.period import ends
 REHEARSED = 1000  # steps whose mean stands for a step of a longer run, if all its rounds are alike: whole cycles of them
 LONGEST = 20_000  # steps that are rehearsed at most
 WINDOW = 256  # communications whose mean stands for a schedule that never repeats
+FIRST = 8  # communications by which it is told how long the others take
+FEW_PAIRS = 1e7  # of hosts, that the clock is done with in a second
+PASSES = 40  # over all pairs of hosts, that the clock makes
+PATIENCE = 5.0  # seconds that it may take without a word
 COSTS = ("messages", "vectors", "bytes_per_worker_mean", "bytes_per_worker_max")
 
 
@@ -82,7 +88,10 @@ def _charged(parts: Parts, rounds: range) -> Ledger | None:
         return ledger
     if schedule is None or (cls.send, cls.receive, cls.init) != (Strategy.send, Strategy.receive, Strategy.init):
         return None
+    began = time.monotonic()
     for r in rounds:
+        if r == rounds[0] + FIRST and (left := (time.monotonic() - began) / FIRST * (len(rounds) - FIRST)) > PATIENCE:
+            news.tell(f"cost: {len(rounds)} communications of {m} workers are priced, about {news.duration(left)} more")
         W = schedule.at(m, r)
         if not isinstance(W, Matrix) or W.shape != (m + v, m + v):
             return None
@@ -140,4 +149,16 @@ def seconds(parts: Parts) -> float | None:
         steps = min(steps, max(1, REHEARSED // cycle) * cycle)
     if steps > LONGEST:
         return None
+    _foretell_pairs(config.workers)
     return float(rehearse(parts, steps)[-1]) / steps
+
+
+def _foretell_pairs(m: int) -> None:
+    """Say how long the clock takes where pairs of hosts are many: a few dozen passes over an (m, m) array."""
+    if m**2 < FEW_PAIRS:
+        return
+    some, began = np.zeros((1000, 1000)), time.monotonic()
+    some[some > 0] = 1
+    left = (time.monotonic() - began) / some.size * m**2 * PASSES
+    if left > PATIENCE:
+        news.tell(f"clock: it looks at all pairs of {m} hosts, about {news.duration(left)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from coopsgd.host import news, stdio
+from coopsgd.host.news import duration
 from coopsgd.host.terminal import CLEAR, Drawing, can_draw
 
 PATIENCE = 1.0  # seconds in silence before the first line
@@ -55,18 +56,6 @@ def listener(console: int | None) -> TextIO | None:
 def stamp(stream: TextIO | None) -> str:
     """When it is, as lines begin with it that are read later; nothing on a terminal."""
     return "" if can_draw(stream) else time.strftime("%Y-%m-%d %H:%M:%S  ")
-
-
-def duration(seconds: float) -> str:
-    """A time that somebody waits, as he would say it."""
-    s = round(seconds)
-    if s < 60:
-        return f"{max(1, s)} s"
-    if s < 3600:
-        return f"{s // 60} min {s % 60:02d} s"
-    if s < 86400:
-        return f"{s // 3600} h {s % 3600 // 60:02d} min"
-    return f"{s // 86400} d {s % 86400 // 3600} h"
 
 
 @dataclass(frozen=True)

@@ -37,3 +37,18 @@ def test_what_rides_along_is_left_to_the_loop(more):
     assert cost._charged(parts, range(1)) is None
     alone = cost._charged(parts_of("algo=dpsgd", *more[:1]), range(1))
     assert alone is not None and cost._rehearsed(parts, range(1)).sent.sum() > alone.sent.sum()
+
+
+def test_many_communications_say_how_long_their_prices_take(monkeypatch):
+    told, now = [], iter(range(0, 10**9, 10))
+    monkeypatch.setattr(cost.news, "listener", told.append)
+    parts = compose.compose_config(["algo=fedavg", "task=quadratic"]).parts
+    cost.per_step(parts)
+    assert told == []
+    monkeypatch.setattr(cost.time, "monotonic", lambda: float(next(now)))
+    cost.per_step(parts)
+    assert told == ["cost: 256 communications of 4 workers are priced, about 5 min 10 s more"]
+    told.clear()
+    cost._foretell_pairs(1000)
+    cost._foretell_pairs(5000)
+    assert told == ["clock: it looks at all pairs of 5000 hosts, about 2 h 46 min"]

@@ -65,7 +65,7 @@ def test_an_estimate_that_takes_long_says_how_long(monkeypatch):
     monkeypatch.setattr(large.time, "monotonic", lambda: next(clock))
     large.noise([W], 64, 1, "atc", 0)
     (line,) = told
-    assert f"64 workers is estimated from {large.PROBES} draws, about 92 s more" in line
+    assert f"64 workers is estimated from {large.PROBES} draws, about 1 min 32 s more" in line
 
 
 def test_zeta_of_one_schedule_is_computed_once(monkeypatch):

@@ -217,7 +217,8 @@ def _estimated(Ws: Sequence[Matrix], m: int, delay: int, f: Callable[[np.ndarray
     for number in range(PROBES):
         left = (time.monotonic() - began) * (PROBES - 1)
         if number == 1 and left > PATIENCE:
-            news.tell(f"theory: a trace of the matrix of {m} workers is estimated from {PROBES} draws, about {left:.0f} s more")
+            more = news.duration(left)
+            news.tell(f"theory: a trace of the matrix of {m} workers is estimated from {PROBES} draws, about {more} more")
         z = draw.choice([-1.0, 1.0], m)
         z -= z.mean()
         solved = []
