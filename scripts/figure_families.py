@@ -11,9 +11,11 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 
 import coopsgd
 from coopsgd.commands import compose
@@ -54,6 +56,13 @@ FAMILIES = {
         "two_level, 2 groups*": "algo=two_level algo.groups=2 tau=5 algo.tau_2=20",
         "pasgd": "algo=pasgd",
     },
+    "outer": {
+        "dpsgd, ring*": "algo=dpsgd topology=ring",
+        "Nesterov 0.7 / 0.6": "algo=dpsgd topology=ring outer=nesterov outer.momentum=0.6",
+        "Nesterov 0.7 / 0.9": "algo=dpsgd topology=ring outer=nesterov",
+        "heavy ball 1 / 0.5": "algo=dpsgd topology=ring outer=momentum outer.momentum=0.5",
+        "heavy ball 1 / 0.9": "algo=dpsgd topology=ring outer=momentum",
+    },
     "your_w": {"lazy ring*": f"algo=cooperative algo.W={LAZY}"},
 }
 # on f_i that differ, without noise, at one rate
@@ -71,24 +80,30 @@ PERIODS = {
 }
 
 
-def of_words(words: str, seed: int) -> tuple[list[np.ndarray], list[float], int]:
-    """Matrices of the communications, messages that each sends a worker, auxiliary models."""
+def of_words(words: str, seed: int) -> tuple[list[np.ndarray], list[float], int, Any]:
+    """Matrices of the communications, messages that each sends a worker, auxiliary models, the outer step if there is one."""
     common = ("task=quadratic", f"workers={M}", f"seed={seed}")
     parts = compose.compose_config([*words.replace(", ", ",").split(), *common], look=True).parts
     schedule = parts.strategy.schedule
     matrices = [schedule.at(M, r).dense() for r in range(ROUNDS)]
-    return matrices, [cost.of_round(parts, r)["messages"] / M for r in range(ROUNDS)], schedule.num_aux
+    return matrices, [cost.of_round(parts, r)["messages"] / M for r in range(ROUNDS)], schedule.num_aux, parts.outer
 
 
 def distances(words: str) -> tuple[np.ndarray, np.ndarray]:
     """Messages a worker so far, and the workers' mean squared distance to their mean, 1 at the start; means over draws."""
     sent, apart = [], []
     for seed in range(DRAWS):
-        matrices, messages, v = of_words(words, seed)
+        matrices, messages, v, outer = of_words(words, seed)
         x = np.concatenate([np.eye(M), np.full((v, M), 1 / M)])
         found = [1.0]
+        z = torch.from_numpy(x)
+        memory = outer.begin(z) if outer else ()
         for W in matrices:
-            x = W @ x
+            if outer:
+                outer.step(z, torch.from_numpy(W @ z.numpy()), memory, 1.0)
+                x = z.numpy()
+            else:
+                x = W @ x
             found.append(float(((x[:M] - x[:M].mean(0)) ** 2).sum() / (M - 1)))
         sent.append(np.concatenate([[0], np.cumsum(messages)]))
         apart.append(found)
@@ -123,7 +138,7 @@ def family(name: str) -> None:
         1, len(drawn) + 1, figsize=(3.0 * len(drawn) + 4.2, 3.4), width_ratios=[3] * len(drawn) + [4], layout="constrained"
     )
     for at, (label, words) in zip(axes, drawn.items(), strict=False):
-        matrices, _, v = of_words(words, 0)
+        matrices, _, v, _ = of_words(words, 0)
         heat(at, matrices[0], v, f"W of {label}")
     for colour, (label, words) in zip(COLOURS, lines.items(), strict=False):
         sent, apart = distances(words)

@@ -45,9 +45,12 @@ def test_the_loop_of_the_tutorial_runs(tmp_path):
 
 def test_the_tables_of_the_algorithms_are_one_and_name_each(cli):
     (table,) = TABLE.findall(README)
-    assert TABLE.findall(PAGES["docs/algorithms/index.md"]) == [table]
+    first, beyond = TABLE.findall(PAGES["docs/algorithms/index.md"])
+    assert first == table
     listed = {choice["name"]: choice for choice in json.loads(cli("list", "algo", "--json").out)["algo"]}
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[1:]]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in (table + beyond).splitlines() if "`" in row]
+    (paragraph,) = re.findall(r"^\*\*Beyond the paper\*\*.*", README, re.MULTILINE)
+    assert not [row[0] for row in rows[len(table.splitlines()) - 1 :] if row[0] not in paragraph]
     assert {row[0].strip("`") for row in rows} == listed.keys()
     for name, tau, _, _, paper in rows:
         choice = listed[name.strip("`")]
@@ -68,11 +71,11 @@ def test_a_partition_of_ones_own_as_on_its_page(cli, tmp_path):
 
 
 def test_a_strategy_of_ones_own_as_on_its_page(cli, tmp_path):
-    (tmp_path / "slowmo.py").write_text(NEW.partition("```python\n# slowmo.py")[2].partition("```")[0])
+    (tmp_path / "slow.py").write_text(NEW.partition("```python\n# slow.py")[2].partition("```")[0])
     (tmp_path / "mine" / "algo").mkdir(parents=True)
-    yaml = NEW.partition("# mine/algo/slowmo.yaml")[2].partition("```")[0]
-    (tmp_path / "mine" / "algo" / "slowmo.yaml").write_text("#" + yaml)
-    words = ("train", "--config-dir", "mine", "algo=slowmo", "task=quadratic", "processes=1", "workers=4", "steps=24")
+    yaml = NEW.partition("# mine/algo/slow.yaml")[2].partition("```")[0]
+    (tmp_path / "mine" / "algo" / "slow.yaml").write_text("#" + yaml)
+    words = ("train", "--config-dir", "mine", "algo=slow", "task=quadratic", "processes=1", "workers=4", "steps=24")
     done = cli(*words, "algo.beta=0.5", "hydra.run.dir=run")
     assert done.code == 0 and '"rounds": 2,' in (tmp_path / "run" / "metrics.jsonl").read_text(), done.err
     refused = cli(*words, "algo.bet=0.5")

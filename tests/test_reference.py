@@ -12,6 +12,7 @@ import pytest
 from coopsgd.commands import compose
 from coopsgd.predict import cost
 from coopsgd.setup import catalogue
+from coopsgd.setup.schema import AXES
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = {path.stem: path.read_text() for path in sorted((ROOT / "docs" / "algorithms").glob("*.md")) if path.stem != "index"}
@@ -44,7 +45,7 @@ def test_a_knob_is_a_key_with_the_default_that_the_page_says(name):
     for key, _, default, *_ in knobs:
         known = [
             one
-            for group in ("algo", "period")
+            for group in ("algo", "period", *AXES)
             for choice in catalogue.choices(group)
             for one in catalogue.options(group, choice.name)
         ] + catalogue.run_options()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from coopsgd.run.final import command
 from coopsgd.run.folders import words_of
 from coopsgd.run.schema import WORKERS
 from coopsgd.setup.parts import Parts
-from coopsgd.setup.schema import GROUPS, SIZES, Config
+from coopsgd.setup.schema import AXES, GROUPS, SIZES, Config
 from coopsgd.strategies.base import layers
 
 ALWAYS = ("algo", "tau", "workers", "optim.lr", "seed")  # keys that a single run's row has in any case
@@ -60,7 +60,7 @@ def texts(folder: Path, parts: Parts) -> Iterator[tuple[str, str, str]]:
 
 
 def in_words(parts: Parts) -> str:
-    """(tau, W, v), order and delay of a run, as a table of Markdown."""
+    """(tau, W, v), order, delay and other axes of a run, as a table of Markdown."""
     config, strategy, schedule = parts.config, parts.strategy, parts.strategy.schedule
     m, v = config.workers, schedule.num_aux if schedule else 0
     period = (config.period or {}).get("name", "constant")
@@ -80,10 +80,17 @@ def in_words(parts: Parts) -> str:
         "v": f"{v} auxiliary model{'s' * (v != 1)}",
         "order": orders.get(str(config.order), str(config.order)),
         "delay": f"{config.delay} local steps between sending and mixing" if config.delay else "none: sent and mixed at once",
+        **{name: axis_in_words(node) for name in AXES if (node := getattr(config, name))},
         "a model": f"{parts.task.dimension(config)} numbers, {human_bytes(width)}",
     }
     lines = [f"| {name} | {str(text).replace('|', chr(92) + '|')} |" for name, text in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def axis_in_words(node: Mapping[str, Any]) -> str:
+    """An axis by its name and keys."""
+    keys = ", ".join(f"{key}={value}" for key, value in node.items() if key != "name")
+    return f"{node['name']}{f' ({keys})' * bool(keys)}"
 
 
 def images(parts: Parts, accuracies: Any) -> Iterator[tuple[str, str, tuple[bytes, int, int]]]:
