@@ -1,0 +1,55 @@
+"""Axes drawn by lot: what is taken goes the same way on two placements, what is not is refused in a line before it starts."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from playing import QUADRATIC, play, settle
+
+from coopsgd.errors import ConfigError
+from coopsgd.setup import catalogue
+from coopsgd.setup.schema import ABSENT, AXES
+
+ALGOS = ["pasgd", "dpsgd", "easgd", "one_peer", "hierarchical", "gossip_pga", "parameter_server", "fedavg", "matching"]
+OPTIMS = [(), ("optim.momentum=0.9", "optim.nesterov=true"), ("optim=adam", "optim.lr=0.01"), ("optim.weight_decay=0.01",)]
+DRAWN = 100
+
+
+def drawn(number: int) -> tuple[str, ...]:
+    """Two axes or three, each a choice at random, over an algorithm, an optimiser and a delay at random."""
+    lot = random.Random(number)
+    words = [f"algo={lot.choice(ALGOS)}", "tau=4", f"delay={lot.choice(['0', '0', '1', 'tau'])}", *lot.choice(OPTIMS)]
+    for axis in lot.sample(AXES, min(len(AXES), lot.choice([2, 3]))):
+        choices = [choice.name for choice in catalogue.choices(axis) if choice.name not in (ABSENT, "identity")]
+        words.append(f"{axis}={lot.choice(choices)}")
+    if lot.random() < 0.2:
+        words.append(f"merge={lot.choice(['0', '0.5'])}")
+    return tuple(words)
+
+
+@pytest.mark.parametrize("number", range(DRAWN))
+def test_a_combination_goes_the_same_way_or_is_refused(process_groups, number):
+    words = (*QUADRATIC, *drawn(number), "steps=13")
+    try:
+        settle(words)
+    except ConfigError as error:
+        line = str(error)
+        assert "\n" not in line and any(word.split("=")[0].split(".")[0] in line for word in drawn(number)), line
+        return
+    one, other = play(process_groups, 1, *words), play(process_groups, 2, *words)
+    np.testing.assert_allclose(other.x, one.x, rtol=1e-9, atol=1e-10)
+    assert other.logical == one.logical and np.isfinite(one.x).all()
+
+
+def test_most_of_them_are_taken():
+    taken = 0
+    for number in range(DRAWN):
+        try:
+            settle((*QUADRATIC, *drawn(number)))
+            taken += 1
+        except ConfigError:
+            pass
+    print(f"{taken} of {DRAWN} combinations are taken")
+    assert taken >= DRAWN / 3
