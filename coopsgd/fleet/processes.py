@@ -13,10 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from coopsgd.fleet import pieces
 from coopsgd.fleet import plan as plans
-from coopsgd.fleet.base import Common, Rows
+from coopsgd.fleet.base import Common, Pending, Rows
 from coopsgd.fleet.lookout import Lookout
-from coopsgd.fleet.stacked import Lowered, Stacked, nothing
+from coopsgd.fleet.pieces import Exchange, Hidden, Pace, Part
+from coopsgd.fleet.stacked import Lowered, Stacked, nothing, split_back
 from coopsgd.fleet.waits import FIRST, Waits
 
 
@@ -48,6 +50,8 @@ class Processes(Stacked):
         self._lookout = lookout
         self._timeout, self._waits = timeout, waits or Waits(timeout)
         self._groups: dict[tuple[int, ...], Any] = {tuple(range(layout.processes)): None}
+        self._pace, self._exchanges = Pace(), 0
+        self._hidden = False  # is what is started to go on while this process computes?
         self._on_gpu = lookout is not None and "nccl" in str(dist.get_backend_config())
 
     def rows(self, start: Tensor) -> Rows:
@@ -131,6 +135,74 @@ class Processes(Stacked):
             for work in pending:
                 self._done(work)
 
+    def later(self, verb: Callable[..., Any], *args: Any) -> Pending:
+        self._hidden = True
+        try:
+            return super().later(verb, *args)
+        finally:
+            self._hidden = False
+
+    def _mix(self, lowered: Lowered, xs: tuple[Rows, ...]) -> Callable[[], None]:
+        if not lowered.crossing or backend_of(xs[0].device) != "gloo":
+            return super()._mix(lowered, xs)
+        vectors = {*(k for _, k in lowered.receives), *(V.k for _, V in lowered.sends)}
+        alone = not lowered.sums and lowered.aux_local is None and vectors == {1}
+        finish = self._streamed(lowered, xs) if alone and not self._hidden else super()._mix(lowered, xs)
+
+        def finished() -> None:
+            finish()
+            if self._pace.due():
+                with self._waiting("mix"):
+                    self._agree(lowered)
+
+        return finished
+
+    def _agree(self, lowered: Lowered) -> None:
+        """On the pace of messages, all processes at the same exchange; inside `_may_wait`."""
+        if self._pace.exchanges == 1:
+            receives, sends = [src for src, _ in lowered.receives], [dst for dst, _ in lowered.sends]
+            self._pace.trip = self._largest(pieces.trip(receives, sends, self._posting(), self._done))
+        self._pace.agree(self._largest(self._pace.seen))
+
+    def _largest(self, value: float) -> float:
+        """Of all processes; inside `_may_wait`."""
+        found = torch.tensor([value], dtype=torch.float64)
+        self._done(dist.all_reduce(found, dist.ReduceOp.MAX, async_op=True))
+        return float(found)
+
+    def _streamed(self, lowered: Lowered, xs: tuple[Rows, ...]) -> Callable[[], None]:
+        """Messages of one vector each: what has arrived is used up while the rest travels."""
+        x = xs[0] if len(xs) == 1 else torch.cat(xs, dim=1)
+        d, step, steps, under_way = self._cut(x)
+        rooms = [x.new_empty(len(lowered.receives), step) for _ in range(min(steps, 2 * under_way))]
+
+        def columns(i: int) -> slice:
+            return slice(i * step, min(d, (i + 1) * step))
+
+        def room(i: int) -> Tensor:
+            return rooms[i % len(rooms)][:, : min(step, d - i * step)]
+
+        def receives(i: int) -> list[Part]:
+            return [(row, src) for row, (src, _) in zip(room(i), lowered.receives, strict=True)]
+
+        def sends(i: int) -> list[Part]:
+            return [(V.message(x[:, columns(i)]), dst) for dst, V in lowered.sends]
+
+        def arrived(i: int) -> None:
+            part = x[:, columns(i)]
+            lowered.core_local(part, part[:0], room(i))
+
+        with self._waiting("mix"):
+            exchange = Exchange(steps, under_way, receives, sends, self._posting(), arrived)
+
+        def finish() -> None:
+            with self._waiting("mix"):
+                exchange.run(self._done)
+            self._took(exchange, step * x.element_size())
+            split_back(x, xs)
+
+        return finish
+
     def _exchange(self, lowered: Lowered, core: Tensor, arriving: Tensor) -> Callable[[], None]:
         """All receives are posted before any send: no order of ranks can hang, and it is faster (gloo)."""
         receives, at = [], 0
@@ -138,23 +210,66 @@ class Processes(Stacked):
             receives.append((arriving[at : at + k], src))
             at += k
         sends = [(V.message(core), dst) for dst, V in lowered.sends]
+        if backend_of(core.device) != "gloo":
+            with self._waiting("mix"):
+                pending = self._post(receives, sends, self.tag)
+
+            def finish() -> None:
+                self._wait(pending, "mix")
+                sends.clear()  # kept alive until everything had left
+
+            return finish
+
+        _, step, steps, under_way = self._cut(core)
+        coming = [(part.flatten().split(step * len(part)), src) for part, src in receives]
+        leaving = [(part.flatten().split(step * len(part)), dst) for part, dst in sends]
         with self._waiting("mix"):
-            pending = self._post(receives, sends)
+            exchange = Exchange(
+                steps if coming or leaving else 0,
+                under_way,
+                lambda i: [(parts[i], src) for parts, src in coming],
+                lambda i: [(parts[i], dst) for parts, dst in leaving],
+                self._posting(),
+            )
+        hidden = Hidden(exchange, self._done_aside) if self._hidden and steps > under_way else None
 
-        def finish() -> None:
-            self._wait(pending, "mix")
-            sends.clear()  # kept alive until everything had left
+        def finished() -> None:
+            with self._waiting("mix"):
+                if hidden is None:
+                    exchange.run(self._done)
+                else:
+                    self._done(hidden)
+            self._took(exchange, step * core.element_size())
 
-        return finish
+        return finished
 
-    def _post(self, receives: list[tuple[Tensor, int]], sends: list[tuple[Tensor, int]]) -> list[Any]:
+    def _cut(self, x: Tensor) -> tuple[int, int, int, int]:
+        """d, columns of a piece, how many there are, and how many may be under way."""
+        d, size = x.shape[1], x.element_size()
+        piece = self._pace.piece(d * size)
+        step = max(1, piece // size)
+        return d, step, -(-d // step), self._pace.under_way(piece)
+
+    def _posting(self) -> Callable[[list[Part], list[Part]], list[Any]]:
+        """Of one exchange: its pieces are not taken for those of another that is under way."""
+        self._exchanges = (self._exchanges + 1) % 1024
+        return partial(self._post, tag=self.tag + (self._exchanges << 16))
+
+    def _took(self, exchange: Exchange, nbytes: int) -> None:
+        self._pace.took(exchange.seconds, exchange.steps, nbytes)
+
+    def _done_aside(self, work: Any) -> None:
+        """Return when it is done, in a thread that nobody watches: who waits for that says how long."""
+        work.wait()
+
+    def _post(self, receives: list[Part], sends: list[Part], tag: int) -> list[Any]:
         moved = [part.device for part, _ in (*receives, *sends)]
         if moved and backend_of(moved[0]) == "nccl":  # which wants the calls of one exchange in one group
             calls = [dist.P2POp(dist.irecv, part, src) for part, src in receives]
             calls += [dist.P2POp(dist.isend, part, dst) for part, dst in sends]
             return dist.batch_isend_irecv(calls)
-        started: list[Any] = [dist.irecv(part, src, tag=self.tag) for part, src in receives]
-        return started + [dist.isend(part, dst, tag=self.tag) for part, dst in sends]
+        started: list[Any] = [dist.irecv(part, src, tag=tag) for part, src in receives]
+        return started + [dist.isend(part, dst, tag=tag) for part, dst in sends]
 
     def _mean(self, x: Rows) -> Callable[[], Common]:
         share = len(self.workers)

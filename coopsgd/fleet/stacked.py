@@ -31,6 +31,7 @@ class Lowered:
     sums: list[tuple[tuple[int, ...], Combined]]  # group, V (k, core): those this process is in
     sends: list[tuple[int, Combined]]  # destination, V (k, core)
     receives: list[tuple[int, int]]  # source, k
+    crossing: bool  # does any process send another a message?
     in_place: bool  # one row here, which becomes the sum of everybody's: nothing to set aside
 
 
@@ -70,6 +71,7 @@ class Stacked(Fleet):
         inside = stay[inner, inner] if isinstance(stay, np.ndarray) else stay.local(np.arange(core))
         return Lowered(
             core,
+            crossing=len(plan.links.src) > 0,
             in_place=alone and arriving.dense().tolist() == [[1.0]],
             core_local=Local(inside, (Entries.of(among(inner, outer)), arriving.only(np.arange(core)))),
             aux_local=Local(among(outer, outer), (arriving.only(np.arange(core, len(rows))),)) if core < len(rows) else None,
@@ -86,7 +88,7 @@ class Stacked(Fleet):
 
             def summed() -> None:
                 reduced()
-                _split_back(x, xs)
+                split_back(x, xs)
 
             return summed
         core, aux = x[: lowered.core], x[lowered.core :]
@@ -97,7 +99,7 @@ class Stacked(Fleet):
             lowered.core_local(core, aux, arriving)
             if lowered.aux_local is not None:
                 lowered.aux_local(aux, arriving)
-            _split_back(x, xs)
+            split_back(x, xs)
 
         return finish
 
@@ -145,7 +147,7 @@ def reserved(x: Tensor) -> Tensor:
     return torch.frombuffer(mmap.mmap(-1, x.numel() * x.element_size(), flags=PRIVATE), dtype=x.dtype).view(x.shape)
 
 
-def _split_back(x: Tensor, xs: tuple[Rows, ...]) -> None:
+def split_back(x: Tensor, xs: tuple[Rows, ...]) -> None:
     """Return what several tensors became when they were mixed as one."""
     if len(xs) > 1:
         for y, new in zip(xs, x.split([y.shape[1] for y in xs], dim=1), strict=True):

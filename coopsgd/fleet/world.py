@@ -19,6 +19,7 @@ from torch import Tensor
 
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet import plan as plans
+from coopsgd.fleet.pieces import Part
 from coopsgd.fleet.processes import Processes, backend_of
 from coopsgd.fleet.waits import Waits
 
@@ -229,10 +230,14 @@ class World(Processes):
             places = ", ".join(f"rank {q} is at {one}" for q, one in enumerate(said))
             raise RunFailed(f"{what}: every process must call it after the same step, but {places}")
 
-    def _post(self, receives: list[tuple[Tensor, int]], sends: list[tuple[Tensor, int]]) -> list[Any]:
-        started = super()._post(receives, sends)
+    def _post(self, receives: list[Part], sends: list[Part], tag: int) -> list[Any]:
+        started = super()._post(receives, sends, tag)
         UNDER_WAY.update(started)
         return started
+
+    def _done_aside(self, work: Any) -> None:
+        super()._done_aside(work)
+        UNDER_WAY.discard(work)
 
     def _done(self, work: Any) -> None:
         UNDER_WAY.discard(work)
