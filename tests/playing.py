@@ -180,7 +180,7 @@ def play_settled(process_groups: Any, processes: int, settings: schema.Config) -
 def mixed(rank: int, processes: int, v: int, Ws: list[np.ndarray], x: np.ndarray) -> list[Any]:
     """Mix x (m + v, d) by each W on these processes: all rows after it, vectors told by the plan, vectors handed over here.
 
-    The last is counted where torch.distributed is called, one number an isend or a ring all-reduce. What processes say to agree on
+    The last is counted where torch.distributed is called, one number an isend or a ring all-reduce. What they say to agree on
     the pace of messages, some bytes, is left out.
     """
     m, found = len(x) - v, []
