@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
-$(READY): setup.cfg pyproject.toml
+$(READY): setup.cfg pyproject.toml setup.py coopsgd/host/native.c
 	@$(PYTHON) -c 'import sys; sys.exit("coopsgd needs Python 3.10 or newer, " + sys.version.split()[0] + " is $(PYTHON); make PYTHON=python3.11 ..." if sys.version_info < (3, 10) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
@@ -61,5 +61,5 @@ figures: $(READY) ## the sweeps of docs/results.md and their pictures anew (21 m
 	scripts/figures.sh
 
 clean: ## remove .venv, caches and builds; runs stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info coopsgd/host/_native* .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

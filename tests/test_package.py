@@ -25,17 +25,26 @@ from coopsgd.setup.schema import GROUPS
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_wheel_holds_every_module_and_every_yaml(tmp_path):
+@pytest.mark.parametrize("compiler", [None, "/bin/false"])
+def test_the_wheel_holds_every_module_and_every_yaml(tmp_path, monkeypatch, compiler):
+    """Also where nothing can be compiled."""
+    if compiler:
+        monkeypatch.setenv("CC", compiler)
     source = tmp_path / "source"  # a copy: building leaves a folder behind, and takes in what an earlier one left
     source.mkdir()
-    for part in ("coopsgd", "conf", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for part in ("coopsgd", "conf", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, source / part)
+    for built in (source / "coopsgd" / "host").glob("_native*"):
+        built.unlink()
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), "."]
     done = subprocess.run(build, cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    compiled = {name for name in inside if name.startswith("coopsgd/host/_native")}
+    assert len(compiled) == (compiler is None and sys.platform == "linux" and shutil.which("cc") is not None)
+    inside -= compiled
     tree = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "coopsgd").rglob("*")

@@ -2,7 +2,8 @@
 
 Measured on one thread (float32, ms for one pass): an averaging product of 1024 rows x 5000 columns 118 to 143 dense; by
 gathered rows 4 with 3 nonzeros a row, 14 with 48, 24 with 96. Gathering wins from 16 rows on when at most a fifth of
-the matrix is nonzero (at 64 rows 0.64 of the dense time there, 0.96 at 0.375), and loses on 8 rows.
+the matrix is nonzero (at 64 rows 0.64 of the dense time there, 0.96 at 0.375), and loses on 8 rows. Where a compiled kernel
+does it in one pass (compiled.py), that does it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from coopsgd.fleet import factors
+from coopsgd.fleet import compiled, factors
 from coopsgd.fleet.entries import Entries
 from coopsgd.mixing.matrix import SPARSE, Matrix, Outer
 
@@ -100,9 +101,13 @@ class _Split:
         pulls = np.any(u) and np.any(v)
         self.u = _made(u[:, None], like) if pulls else None
         self.v = _made(v[None], like) if pulls else None
+        alone = not any(M.shape[1] for M in extras)
+        self.kernel = compiled.pulling(diagonal, u, v, like) if alone else None
 
     def __call__(self, x: Tensor, extras: tuple[Tensor, ...]) -> None:
         if self.diagonal is None and self.u is None and not any(map(len, extras)):
+            return
+        if self.kernel is not None and self.kernel(x):
             return
         for start in range(0, x.shape[1], self.step):
             part = x[:, start : start + self.step]
@@ -158,6 +163,8 @@ class _Product:
         self.used = [_index(used[used < r], like), _index(used[used >= r] - r, like)]
         self.whole = len(used) == r and bool((used < r).all())  # then x itself is what is multiplied
         self.gathered: _Gathered | None = None
+        alone = not outers and bool((used < r).all())
+        self.kernel = compiled.product(rows, columns, weights, changed, used, like) if alone else None
         if _sparse(len(changed), len(used), len(rows)):
             self.gathered = _Gathered(rows, columns, weights, len(changed), like)
             self.step = _step(len(changed) + len(used), like, least=256)
@@ -169,6 +176,8 @@ class _Product:
 
     def __call__(self, x: Tensor, extras: tuple[Tensor, ...]) -> None:
         if self.changed is not None and not len(self.changed):
+            return
+        if self.kernel is not None and self.kernel(x):
             return
         rows, others = self.used
         for start in range(0, x.shape[1], self.step):

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from coopsgd import usercode
+from coopsgd.host import native
 from coopsgd.setup.parts import Parts
 
 LARGEST = 1 << 30  # bytes of data that are hashed whole; of more, blocks at even distances
@@ -39,6 +40,7 @@ def provenance(parts: Parts) -> dict[str, Any]:
         "environment": {
             "threads": parts.config.threads,
             **processor(),
+            "native": native.in_use(),
             "data_sha256": data_sha256(parts),
             "packages_sha256": packages_sha256(),
             "git": git(),

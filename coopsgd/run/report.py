@@ -17,7 +17,7 @@ from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
 
 # of a provenance: with others of these the same run may have other bits
-BITS = ("torch", "numpy", "coopsgd", "cpu_capability", "processor", "gpu", "data_sha256")
+BITS = ("torch", "numpy", "coopsgd", "cpu_capability", "native", "processor", "gpu", "data_sha256")
 
 
 def settings_of(config: Config) -> dict[str, Any]:

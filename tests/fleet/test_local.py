@@ -8,8 +8,10 @@ import pytest
 import torch
 from conftest import processor_time
 
+from coopsgd.fleet import compiled
 from coopsgd.fleet.entries import Entries
 from coopsgd.fleet.local import Combined, Local, _Product, _Split
+from coopsgd.host import native
 from coopsgd.mixing import graphs
 
 
@@ -30,9 +32,17 @@ def kinds(r: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def way(request, monkeypatch):
+    """With the compiled kernels, where there are some, and without."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda: None)
+    return request.param
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])
-@pytest.mark.parametrize("r", [1, 2, 7, 64, 300])
-def test_equal_to_the_product(r, dtype, tolerance):
+@pytest.mark.parametrize("r", [1, 2, 6, 7, 64, 300])
+def test_equal_to_the_product(r, dtype, tolerance, way):
     rng = np.random.default_rng(r)
     for name, S in kinds(r, rng).items():
         for sizes in ((), (1,), (0, 3), (2, 1)):
@@ -55,6 +65,31 @@ def test_a_slice_of_other_rows_is_mixed_in_place():
     expected = part.roll(-1, 0).clone()
     Local(S)(part)
     assert torch.equal(whole[1:5], expected) and whole[0, 0] == 0 and whole[5, 9] == 59
+
+
+@pytest.mark.skipif(not native.in_use(), reason="built without a compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("r", [5, 8, 64])
+def test_kernels_make_the_same_bits_of_a_column_wherever_it_lies(r, dtype, monkeypatch):
+    rng = np.random.default_rng(r)
+    star = 0.9 * np.eye(r)
+    star[0] = star[:, 0] = 0.1
+    for S in (star, np.full((r, r), 1 / r), matrices.metropolis(graphs.Ring().adjacency(r))):
+        x = torch.from_numpy(rng.standard_normal((r, 5000))).to(dtype)
+        whole, cut, shared = x.clone(), x.clone(), x.clone()
+        mix = Local(S)
+        assert mix._made(x).kernel is not None
+        mix(whole)
+        for a, b in ((0, 1), (1, 3), (3, 1024), (1024, 2733), (2733, 5000)):
+            mix(cut[:, a:b])
+        monkeypatch.setattr(compiled, "LARGE", 0)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        mix(shared)
+        monkeypatch.undo()
+        assert torch.equal(whole, cut) and torch.equal(whole, shared)
+        strided = torch.empty(r, 10000, dtype=dtype)[:, ::2].copy_(x)  # which no kernel takes
+        mix(strided)
+        torch.testing.assert_close(strided, whole, rtol=0, atol=1e-14 if dtype == torch.float64 else 1e-6)
 
 
 def test_how_it_is_done():

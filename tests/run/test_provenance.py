@@ -15,6 +15,7 @@ import pytest
 from playing import settle
 
 from coopsgd.data.base import Images
+from coopsgd.host import native
 from coopsgd.run import provenance
 from coopsgd.run.provenance import differences
 from coopsgd.setup.parts import Parts
@@ -188,7 +189,12 @@ def test_what_a_run_and_its_checkpoints_record(cli, tmp_path):
     manifest = json.loads((tmp_path / "r" / "checkpoints" / "step-4" / "manifest.json").read_text())
     assert manifest["environment"] == summary["environment"] and manifest["versions"] == summary["versions"]
     found = summary["environment"]
-    assert found["threads"] == 1 and found["cpu_capability"] and found["git"] == {"commit": None, "dirty": False}
+    assert (
+        found["threads"] == 1
+        and found["native"] == native.in_use()
+        and found["cpu_capability"]
+        and found["git"] == {"commit": None, "dirty": False}
+    )
     assert found["data_sha256"] == hash_of("data=digits", "device=cpu") and len(found["packages_sha256"]) == 64
     assert set(summary["versions"]) == {"coopsgd", "torch", "numpy", "python"}
     assert manifest["settings"]["processes"] == 2 and manifest["settings"]["steps"] == 4

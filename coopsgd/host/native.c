@@ -1,0 +1,126 @@
+/* Kernels for what torch takes several passes over memory for. Plain C; native.py loads them, and has the words for each.
+
+   The file includes itself once for each type of number: T, and NAME(f) for f_32 or f_64. A sum is made in the same order
+   wherever its numbers lie, so that no result depends on how the work is shared out. */
+
+#ifndef T
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#define CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#else
+#define CLONES
+#endif
+#define EXPORT __attribute__((visibility("default"))) CLONES
+
+enum { FEW = 6, BLOCK = 1 << 10, BYTES = 1 << 16, CHANNELS = 2048 };
+
+__attribute__((visibility("default"))) int version(void) { return 1; }
+
+#define T float
+#define NAME(f) f##_32
+#include "native.c"
+#undef T
+#undef NAME
+#define T double
+#define NAME(f) f##_64
+#include "native.c"
+
+#else
+
+/* x <- diag(d) x + u (v' x): rows numbers of x, `stride` apart, `columns` of each */
+EXPORT void NAME(pull)(T *x, int64_t stride, int64_t rows, int64_t columns, const T *d, const T *u, const T *v) {
+    T sum[BLOCK];
+    for (int64_t at = 0; at < columns; at += BLOCK) {
+        int64_t n = columns - at < BLOCK ? columns - at : BLOCK, j = 0;
+        T *part = x + at;
+        for (int64_t k = 0; k < n; k++) sum[k] = 0;
+        for (; j + 3 < rows; j += 4) {
+            const T *restrict p = part + j * stride, *restrict q = p + stride, *restrict r = q + stride, *restrict s = r + stride;
+            T a = v[j], b = v[j + 1], c = v[j + 2], e = v[j + 3];
+            for (int64_t k = 0; k < n; k++) sum[k] = sum[k] + a * p[k] + b * q[k] + c * r[k] + e * s[k];
+        }
+        for (; j < rows; j++) {
+            const T *restrict p = part + j * stride;
+            for (int64_t k = 0; k < n; k++) sum[k] += v[j] * p[k];
+        }
+        for (int64_t i = 0; i < rows; i++) {
+            T *restrict p = part + i * stride, own = d[i], pulled = u[i];
+            if (own == 0)
+                for (int64_t k = 0; k < n; k++) p[k] = pulled * sum[k];
+            else
+                for (int64_t k = 0; k < n; k++) p[k] = own * p[k] + pulled * sum[k];
+        }
+    }
+}
+
+INLINE void NAME(few_of)(T *x, int64_t stride, int64_t columns, const int64_t *rows, const T *W, const int n) {
+    T *p[FEW];
+    for (int i = 0; i < n; i++) p[i] = x + rows[i] * stride;
+#pragma GCC ivdep
+    for (int64_t k = 0; k < columns; k++) {
+        T before[FEW];
+#pragma GCC unroll 16
+        for (int j = 0; j < n; j++) before[j] = p[j][k];
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++) {
+            T sum = W[i * n] * before[0];
+#pragma GCC unroll 16
+            for (int j = 1; j < n; j++) sum += W[i * n + j] * before[j];
+            p[i][k] = sum;
+        }
+    }
+}
+
+/* x[rows] <- W x[rows], W (n, n), n from 2 to FEW: all in registers */
+EXPORT void NAME(few)(T *x, int64_t stride, int64_t columns, int64_t n, const int64_t *rows, const T *W) {
+    switch (n) {
+    case 2: NAME(few_of)(x, stride, columns, rows, W, 2); break;
+    case 3: NAME(few_of)(x, stride, columns, rows, W, 3); break;
+    case 4: NAME(few_of)(x, stride, columns, rows, W, 4); break;
+    case 5: NAME(few_of)(x, stride, columns, rows, W, 5); break;
+    case 6: NAME(few_of)(x, stride, columns, rows, W, 6); break;
+    }
+}
+
+/* row changed[i] of x <- the sum of weights[e] times row used[columns[e]], e in offsets[i] ... offsets[i + 1] */
+EXPORT void NAME(product)(T *x, int64_t stride, int64_t columns, int64_t n_changed, const int64_t *changed, int64_t n_used,
+                          const int64_t *used, const int64_t *offsets, const int64_t *entries, const T *weights) {
+    T before[BYTES / sizeof(T)];
+    int64_t block = BYTES / (int64_t)sizeof(T) / n_used / 64 * 64 - 16; /* no multiple of a page, which a cache takes badly */
+    block = block > BLOCK - 16 ? BLOCK - 16 : block;
+    for (int64_t at = 0; at < columns; at += block) {
+        int64_t n = columns - at < block ? columns - at : block;
+        for (int64_t j = 0; j < n_used; j++) memcpy(before + j * block, x + used[j] * stride + at, n * sizeof(T));
+        for (int64_t i = 0; i < n_changed; i++) {
+            T *restrict p = x + changed[i] * stride + at;
+            int64_t e = offsets[i], end = offsets[i + 1];
+            if (e == end)
+                for (int64_t k = 0; k < n; k++) p[k] = 0;
+            for (int first = 1; e < end; first = 0) {
+                const T *a = before + entries[e] * block, w = weights[e];
+                if (e + 3 < end) {
+                    const T *b = before + entries[e + 1] * block, *c = before + entries[e + 2] * block;
+                    const T *d = before + entries[e + 3] * block, wb = weights[e + 1], wc = weights[e + 2], wd = weights[e + 3];
+                    e += 4;
+                    if (first)
+                        for (int64_t k = 0; k < n; k++) p[k] = w * a[k] + wb * b[k] + wc * c[k] + wd * d[k];
+                    else
+                        for (int64_t k = 0; k < n; k++) p[k] = p[k] + w * a[k] + wb * b[k] + wc * c[k] + wd * d[k];
+                } else {
+                    e++;
+                    if (first)
+                        for (int64_t k = 0; k < n; k++) p[k] = w * a[k];
+                    else
+                        for (int64_t k = 0; k < n; k++) p[k] += w * a[k];
+                }
+            }
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,57 @@
+"""The compiled kernels (native.c), where the package was built with a C compiler and COOPSGD_NATIVE is not 0; else None.
+
+They are called through ctypes, which costs a microsecond or two and lets other threads go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+VERSION = 1  # of the functions' arguments; a library that was built of another source is not used
+OFF = "COOPSGD_NATIVE"  # an environment variable: 0 leaves the kernels alone
+
+
+@cache
+def library() -> Any:
+    """The library, each of its functions with the types of its arguments; None where there is none to use."""
+    if os.environ.get(OFF) == "0":
+        return None
+    for suffix in (".abi3.so", *EXTENSION_SUFFIXES):
+        file = Path(__file__).with_name(f"_native{suffix}")
+        if file.exists():
+            try:
+                found = ctypes.CDLL(str(file))
+                if found.version() == VERSION:
+                    return _typed(found)
+            except (OSError, AttributeError):  # of another system, or damaged: torch does the same
+                pass
+    return None
+
+
+def in_use() -> bool:
+    """Do the kernels compute here?"""
+    return library() is not None
+
+
+def address(array: Any) -> int:
+    """Where the numbers of a numpy array lie, which must live on."""
+    return int(array.ctypes.data)
+
+
+def _typed(found: Any) -> Any:
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    arguments = {
+        "pull": [pointer, number, number, number, pointer, pointer, pointer],
+        "few": [pointer, number, number, number, pointer, pointer],
+        "product": [pointer, number, number, number, pointer, number, pointer, pointer, pointer, pointer],
+    }
+    for name, types in arguments.items():
+        for bits in (32, 64):
+            function = getattr(found, f"{name}_{bits}")
+            function.argtypes, function.restype = types, None
+    return found
