@@ -28,6 +28,7 @@ from typing import Any, cast
 
 FILE = Path(__file__).with_suffix(".json")
 AT_ONCE = 2  # runs
+PLAIN = "COOPSGD_NATIVE"  # 0: torch computes everything, whose bits these are
 LEDGER = ("rounds", "messages", "bytes", "wire_bytes", "wire_messages")
 
 ALGORITHMS = (
@@ -229,6 +230,7 @@ def _played(words: tuple[str, ...], folder: str) -> str:
 
 def all_of(names: list[str]) -> dict[str, str]:
     """name -> hashes, several runs at once; a line each on stderr."""
+    os.environ[PLAIN] = "0"
     known, found = cases(), {}
     _warm()
     context, begun = multiprocessing.get_context("fork"), list(names)

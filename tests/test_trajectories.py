@@ -20,6 +20,7 @@ from conftest import elsewhere
 from playing import play_settled, settle, written
 
 from coopsgd.errors import ConfigError
+from coopsgd.host import native
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -64,6 +65,8 @@ def played(process_groups: Any, words: Sequence[str]) -> str:
 def here() -> None:
     if why := trajectories.unlike():
         pytest.skip(f"the bits of another environment: {why}")
+    if native.in_use():
+        pytest.skip(f"the bits are of runs without compiled kernels: {native.OFF}=0 pytest, or scripts/trajectories.py check")
 
 
 @pytest.mark.parametrize("at", range(0, len(LOT), AT_ONCE))
