@@ -12,6 +12,7 @@ from coopsgd.errors import ConfigError
 from coopsgd.registry import did_you_mean
 from coopsgd.setup import catalogue
 from coopsgd.setup.catalogue import ABOUT, EXPERIMENTS, RUN, Choice, Option
+from coopsgd.setup.schema import AXES
 from coopsgd.setup.suggestions import brief, choices_named, nearest, nested
 
 WIDTH, NAMES = 79, 13  # of the lines of `coopsgd list`, and of their first column
@@ -100,11 +101,25 @@ def _show_names(found: dict[str, list[Choice]]) -> None:
     print(f"{'GROUP=':{NAMES}}one of these; what is taken when none is named stands in brackets")
     for group, some in found.items():
         default = catalogue.default(group) if group != EXPERIMENTS else None
+        more = 0
+        if group == "algo":  # those that stand for another with axes are on a list of their own
+            plain = [choice for choice in some if not _of_axes(choice)]
+            some, more = plain, len(some) - len(plain)
+        elif [choice.name for choice in some] == [default]:
+            continue  # nothing to choose
         names = " ".join(f"[{choice.name}]" if choice.name == default else choice.name for choice in some)
+        names += f", and {more} with axes: coopsgd list algo" * bool(more)
         lines = textwrap.wrap(names, WIDTH - NAMES, break_long_words=False, break_on_hyphens=False)
         print("\n".join(f"{at:{NAMES}}{line}" for at, line in zip([group] + [""] * len(lines), lines, strict=False)))
-    print("\ncoopsgd list GROUP: a line on each; GROUP=NAME: its keys; -v: lines and papers")
-    print("keys of the run itself: coopsgd list run; one key: coopsgd list KEY")
+    print("coopsgd list GROUP: a line on each; GROUP=NAME: keys; run: the run's; KEY; -v: papers")
+
+
+def _of_axes(choice: Choice) -> bool:
+    """Does an algorithm bring axes? Of a user's own nothing is read."""
+    try:
+        return any(group.partition("@")[0] in AXES for group in catalogue.choices_of(choice.group, choice.name))
+    except KeyError:
+        return False
 
 
 def _show_choice(group: str, name: str, as_json: bool, config_dir: str | None) -> None:
