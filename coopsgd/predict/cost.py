@@ -79,7 +79,9 @@ def _charged(parts: Parts, rounds: range) -> Ledger | None:
     averaged = parts.task.statistics(config) and config.norm_stats == "average"
     if averaged or config.buffers == "average":
         return None
-    cls, m, v = type(strategy), config.workers, 0 if schedule is None else schedule.num_aux
+    if any(getattr(config, name) for name in AXES if name != "outer"):  # an outer step sends what the algorithm sends
+        return None
+    cls, m, v = type(layers(strategy)[-1]), config.workers, 0 if schedule is None else schedule.num_aux
     ledger, nothing = Ledger(m, v, 1), np.zeros(1)
     width = parts.task.dimension(config) * SIZES[config.dtype]
     if cls is FullSync:
