@@ -71,6 +71,8 @@ RULES = {
     "dpsgd, optim.momentum=0.9": "algo=dpsgd optim.lr=0.02 optim.momentum=0.9",
     "qg_dsgdm": "algo=qg_dsgdm optim.lr=0.02",
     "decentlam": "algo=decentlam optim.lr=0.02",
+    "sgp on a star": "algo=sgp topology=star optim.lr=0.02",
+    "relay on a binary tree": "algo=relay optim.lr=0.02",
 }
 PERIODS = {
     "tau=[[0,1],[200,4],[500,16]]": "tau=[[0,1],[200,4],[500,16]]",

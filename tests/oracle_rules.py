@@ -5,6 +5,9 @@ As oracle.py: each takes a Problem and returns the models after its steps, and i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from oracle import Models, Problem, thirds
 
@@ -53,4 +56,103 @@ def decentlam(p: Problem, beta: float = 0.9) -> np.ndarray:
     return np.array(x)
 
 
-RULES = {"qg_dsgdm": qg_dsgdm, "decentlam": decentlam}
+def push_sum(p: Problem, to: Callable[[int, int], list[int]]) -> np.ndarray:
+    """Each j shares mass and weight out equally among itself and to(j, r); mass gains u, a round's steps from mass / weight."""
+    mass, w = [p.x0.copy() for _ in range(p.m)], [1.0] * p.m
+    start = list(mass)
+    x = list(mass)
+    for k, r in enumerate(p.rounds()):
+        x = local(p, x, k)
+        if r >= 0:
+            mass = [mass[i] + (x[i] - start[i]) for i in range(p.m)]
+            total = sum(mass)
+            new, weights = [np.zeros_like(p.x0) for _ in range(p.m)], [0.0] * p.m
+            for j in range(p.m):
+                peers = {j, *to(j, r)}
+                for i in peers:
+                    new[i] = new[i] + mass[j] / len(peers)
+                    weights[i] += w[j] / len(peers)
+            mass, w, sent = new, weights, x
+            assert abs(sum(w) - p.m) < 1e-12 and np.abs(sum(mass) - total).max() < 1e-12
+            x = start = [mass[i] / w[i] for i in range(p.m)]
+            p.communicates(k, sent, x)
+    return np.array(x)
+
+
+def book(p: Problem) -> Callable[[int, int], list[int]]:
+    """1, -1, 2, -2, 4, -4, ... places on, each place once, one a communication in turn."""
+    places: list[int] = []
+    for i in range(1 + int(np.log2(p.m - 1))):
+        for at in (2**i, p.m - 2**i):
+            if at not in places:
+                places.append(at)
+    return lambda j, r: [(j + places[r % len(places)]) % p.m]
+
+
+def relay(p: Problem, neighbours: Callable[[int, int], list[list[int]]], trees: int = 1) -> np.ndarray:
+    """m_(i -> j) = x_i + sum of what all neighbours but j told i last, with its count; x_i <- ((m - n_i) x_i + sum told) / m.
+
+    Two trees: the first half of the numbers goes along the one, the second along the other.
+    """
+    half, halves = len(p.x0) // 2, []
+    columns = [slice(None)] if trees == 1 else [slice(0, half), slice(half, None)]
+    of = [neighbours(p.m, tree) for tree in range(trees)]
+    told: list[dict[tuple[int, int], tuple[Any, int]]] = [
+        {(i, j): (0 * p.x0, 0) for i in range(p.m) for j in of[tree][i]} for tree in range(trees)
+    ]
+    x, past = [p.x0.copy() for _ in range(p.m)], []
+    for k, r in enumerate(p.rounds()):
+        x = local(p, x, k)
+        if r < 0:
+            continue
+        past.append(x)
+        halves = []
+        for tree in range(trees):
+            new = {}
+            for i in range(p.m):
+                for j in of[tree][i]:
+                    others = [told[tree][other, i] for other in of[tree][i] if other != j]
+                    new[i, j] = (x[i] + sum(what for what, _ in others), 1 + sum(count for _, count in others))
+            told[tree] = new
+            mine = []
+            for i in range(p.m):
+                n = sum(new[j, i][1] for j in of[tree][i])
+                mine.append(((p.m - n) * x[i] + sum(new[j, i][0] for j in of[tree][i])) / p.m)
+                if n == p.m - 1:  # it has heard of all: their mean, each dist - 1 rounds ago, its own now
+                    late = [past[len(past) - max(1, d)] for d in distances(of[tree], i)]
+                    assert np.abs(sum(late[j][j] for j in range(p.m)) / p.m - mine[i]).max() < 1e-12
+            halves.append(mine)
+        sent, x = x, [np.concatenate([half[i][at] for half, at in zip(halves, columns, strict=True)]) for i in range(p.m)]
+        p.communicates(k, sent, x)
+    return np.array(x)
+
+
+def distances(neighbours: list[list[int]], i: int) -> list[int]:
+    """Edges between i and each."""
+    found, at = {i: 0}, [i]
+    for j in at:
+        for other in neighbours[j]:
+            if other not in found:
+                found[other] = found[j] + 1
+                at.append(other)
+    return [found[j] for j in range(len(neighbours))]
+
+
+def binary_tree(m: int, tree: int = 0) -> list[list[int]]:
+    """Worker i below (i - 1) // 2; tree 1: with workers in the opposite order."""
+    found: list[list[int]] = [[] for _ in range(m)]
+    for i in range(1, m):
+        for a, b in ((i, (i - 1) // 2), ((i - 1) // 2, i)):
+            found[m - 1 - a if tree else a].append(m - 1 - b if tree else b)
+    return found
+
+
+RULES = {
+    "qg_dsgdm": qg_dsgdm,
+    "decentlam": decentlam,
+    "relay": lambda p: relay(p, binary_tree),
+    "sgp": lambda p: push_sum(p, lambda j, r: [0] if j else list(range(1, p.m))),  # on a star
+    "sgp_one_peer": lambda p: push_sum(p, book(p)),
+}
+# what the oracle is of
+WORDS = {"sgp": ("topology=star",)}

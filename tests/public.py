@@ -676,6 +676,7 @@ ORACLE_WORDS = {
     "fedavg": ("algo.weighting=uniform",),
     "matcha": ("workers=8", f"algo.alpha={oracle.MATCHA_ALPHA}"),  # of four the two matchings could come in either order
     "qg_dsgdm": ("optim.momentum=0",),  # it has its own
+    "sgp": ("topology=star",),
     "two_level": (f"algo.tau_2={4 * TAU}",),
 }
 

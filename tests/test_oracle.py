@@ -31,7 +31,7 @@ def preset(algo: str, *more: str) -> tuple[str, ...]:
         words += (f"algo.v={oracle.RAW_V}", written(oracle.raw_matrix(8, oracle.RAW_V)))
     if algo == "matcha":
         words += (f"algo.alpha={oracle.MATCHA_ALPHA}",)
-    return words
+    return words + oracle_rules.WORDS.get(algo, ())
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])

@@ -100,6 +100,22 @@ class Star(Graph):
         return replace(found, eigenvalues=Modes(("star", m), values), labels=others, alike=True)
 
 
+@register("tree", "graph")
+@dataclass(frozen=True)
+class Tree(Graph):
+    """Worker 0 is the root; i hangs below (i - 1) // children."""
+
+    children: int = option(2, "of each, at most: 2 is a binary tree, 1 a chain", unit="workers")
+
+    def __post_init__(self) -> None:
+        if self.children < 1:
+            raise ValueError(f"topology.children: must be at least 1, got {self.children}")
+
+    def _links(self, m: int, seed: int) -> Links:
+        i = np.arange(1, m)
+        return undirected(m, i, (i - 1) // self.children)
+
+
 @register("complete", "graph")
 @dataclass(frozen=True)
 class Complete(Graph):

@@ -9,8 +9,11 @@ import torch
 from playing import QUADRATIC, play, settle
 from test_oracle import EXACT, problem
 
+from coopsgd.commands.compose import compose_config
+from coopsgd.errors import ConfigError
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.base import Tick
+from coopsgd.testing.runs import Recorder, make_loop
 
 WHEN = ("order=atc", "order=cta", "delay=1", "delay=tau")
 
@@ -62,3 +65,185 @@ def test_decentlam_at_a_rate_of_nothing_mixes():
     s = strategy.init(None, x)
     new, s = strategy.receive(None, Tick(0, 0, 0.0), x, heard, s)
     assert torch.equal(new, heard) and torch.equal(s.momentum, torch.zeros(2, 3)) and torch.equal(s.start, heard)
+
+
+ARCS = "0 1\n1 2\n2 3\n3 0\n0 2\n1 3\n3 1\n1 0\n"
+
+
+@pytest.fixture
+def arcs(tmp_path):
+    """A directed graph of four, on which nobody hears from as many as it sends to; and to whom each sends."""
+    (tmp_path / "arcs.txt").write_text(ARCS)
+    to = {j: [int(line[2]) for line in ARCS.splitlines() if int(line[0]) == j] for j in range(4)}
+    return (f"topology.file={tmp_path}/arcs.txt", "topology=file", "topology.directed=true", "workers=4"), to
+
+
+@pytest.mark.parametrize("more", [("tau=1",), ("tau=3",)], ids=" ".join)
+def test_push_sum_on_a_directed_graph(process_groups, arcs, more):
+    graph, to = arcs
+    words = (*QUADRATIC, "algo=sgp", *graph, *more)
+    expected = oracle_rules.push_sum(problem(words), lambda j, r: to[j])
+    for processes in (1, 2, 4):
+        np.testing.assert_allclose(play(process_groups, processes, *words).x, expected, **EXACT)
+
+
+@pytest.mark.parametrize("more", [(), ("optim.momentum=0.9",), ("optim=adam",), ("delay=1",), ("delay=tau",)], ids=" ".join)
+def test_push_sum_loses_no_mass(arcs, more):
+    """Sum of mass: what the workers began with, and all that their optimisers have done since."""
+    loop = make_loop(settle((*QUADRATIC, "algo=sgp", *arcs[0], "tau=3", *more)), observer=(steps := Moves()))
+    total = loop.state.x.sum(0)
+    for _ in range(21):
+        steps.old = loop.state.x.clone()
+        loop.advance()
+        s, x = loop.state.s, loop.state.x
+        mass = (s.weight * s.start + (x - s.start)).sum(0)
+        torch.testing.assert_close(mass, total + steps.total, rtol=0, atol=1e-12)
+        assert abs(float(s.weight.sum()) - 4) < 1e-12
+    assert float(s.weight.max() - s.weight.min()) > 0.1
+    torch.testing.assert_close(loop.strategy.answer(loop.fleet, x, s)[0] * 4, mass, rtol=0, atol=1e-12)
+
+
+class Moves(Recorder):
+    """Adds up what local steps do to the models: from `old`, in each step."""
+
+    total = old = 0.0
+
+    def moved(self, loop, t, active, due):
+        self.total = self.total + (loop.state.x - self.old).sum(0)
+
+
+@pytest.mark.parametrize("topology", ["ring", "exponential", "hypercube", "complete"])
+def test_push_sum_where_all_send_to_as_many_as_they_hear_from_is_gossip(process_groups, topology):
+    ours = play(process_groups, 1, *QUADRATIC, "algo=sgp", f"topology={topology}")
+    theirs = play(process_groups, 1, *QUADRATIC, "algo=dpsgd", "algo.weights=uniform", f"topology={topology}")
+    np.testing.assert_allclose(ours.x, theirs.x, **EXACT)
+    assert ours.logical == theirs.logical  # and no weight is sent
+
+
+def test_push_sum_sends_one_number_more_where_weights_move(process_groups, arcs):
+    words = (*QUADRATIC, "algo=sgp", *arcs[0], "task.dim=12")
+    rounds, messages, sent = play(process_groups, 1, *words).logical
+    assert (messages, sent) == (8 * rounds, 8 * rounds * (12 + 1) * 8)
+
+
+@pytest.mark.parametrize(("m", "rounds"), [(2, 1), (4, 3), (8, 5), (16, 7)])
+def test_the_book_of_the_authors_averages_exactly_after_two_log_m_less_one(m, rounds):
+    mixing = Parts(settle((*QUADRATIC, "algo=sgp_one_peer", f"workers={m}"))).strategy.schedule
+    whole = np.eye(m)
+    for r in range(3, 3 + rounds):  # wherever it begins
+        whole = mixing.at(m, r).dense() @ whole
+    assert mixing.cycle(m) == rounds and np.abs(whole - 1 / m).max() < 1e-15 and mixing.zeta(m) < 1e-12
+
+
+def test_several_peers_of_a_book():
+    words = (*QUADRATIC, "algo=sgp_one_peer", "workers=9", "algo.book_of=n_peer", "algo.peers_at_once=2")
+    mixing = Parts(settle(words)).strategy.schedule
+    assert mixing.pages(9) == [[1, 2], [3, 6]] and mixing.zeta(9) < 1e-12
+
+
+def test_mass_over_weight_reaches_the_mean_on_any_directed_graph(arcs):
+    mixing = Parts(settle((*QUADRATIC, "algo=sgp", *arcs[0]))).strategy.schedule
+    whole = np.eye(4)
+    for r in range(60):
+        whole = mixing.at(4, r).dense() @ whole
+        assert np.abs(mixing.at(4, r).dense().sum(1) - 1).max() < 1e-14
+    assert np.abs(whole - 1 / 4).max() < 1e-12 and np.ptp(mixing.weights(4, 60)) > 0.1
+    fresh = Parts(settle((*QUADRATIC, "algo=sgp", *arcs[0]))).strategy.schedule
+    np.testing.assert_allclose(fresh.weights(4, 10**9), mixing.weights(4, 60), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("algo=sgp", "algo.mixing=matching"), "algo.mixing: push_sum shares models out by columns"),
+        (("algo=sgp_one_peer", "algo.peers_at_once=2"), "algo.peers_at_once: the exponential book names one"),
+        (("algo=sgp_one_peer", "algo.book_of=n_peer", "algo.peers_at_once=4", "workers=4"), "algo.peers_at_once: 4 peers"),
+        (("algo=sgp_one_peer", "algo.book_of=phone"), "algo.book_of: must be one of"),
+        (("algo=sgp", "algo.weights=fdla"), "algo.weights: sgp has no such key"),
+        (("algo=qg_dsgdm", "algo.beta=1"), "algo.beta: must lie in [0, 1)"),
+        (("algo=decentlam", "algo.beta=-0.5"), "algo.beta: must lie in [0, 1)"),
+    ],
+)
+def test_bad_input(words, says):
+    with pytest.raises(ConfigError) as error:
+        compose_config(["task=quadratic", *words])
+    assert str(error.value).startswith(says)
+
+
+def test_a_graph_with_no_way_back_is_refused(tmp_path):
+    (tmp_path / "one_way.txt").write_text("0 1\n1 2\n")
+    words = [f"topology.file={tmp_path}/one_way.txt", "topology=file", "topology.directed=true", "workers=3"]
+    with pytest.raises(ConfigError, match="no messages lead from worker 1 to worker 0"):
+        compose_config(["task=quadratic", "algo=sgp", *words])
+
+
+def chain(m, tree=0):
+    return [[j for j in (i - 1, i + 1) if 0 <= j < m] for i in range(m)]
+
+
+def star(m, tree=0):
+    return [list(range(1, m)) if i == 0 else [0] for i in range(m)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("words", "graph", "trees"),
+    [
+        (("topology=chain",), chain, 1),
+        (("topology=star", "tau=3"), star, 1),
+        (("algo.trees=2", "tau=2"), oracle_rules.binary_tree, 2),
+    ],
+)
+def test_relays_along_any_tree_bring_the_exact_mean_late(process_groups, words, graph, trees, processes):
+    words = (*QUADRATIC, "algo=relay", "task.dim=5", "steps=40", *words)
+    expected = oracle_rules.relay(problem(words), graph, trees)
+    np.testing.assert_allclose(play(process_groups, processes, *words).x, expected, **EXACT)
+
+
+def test_on_a_star_everybody_has_heard_of_everybody_after_two_rounds():
+    loop = make_loop(settle((*QUADRATIC, "algo=relay", "topology=star")), observer=Recorder())
+    for k in range(2):
+        assert (loop.state.s[0].counts[1] < 7).any() or not k
+        loop.advance()
+    assert (loop.state.s[0].counts[1] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_relayed_models_that_do_not_move_stay_equal_bit_for_bit(process_groups, dtype):
+    flat = "task.curvature=[" + ",".join(["[0,0,0]"] * 8) + "]"  # no curvature and no noise: no gradient
+    words = (*(word for word in QUADRATIC if not word.startswith("dtype")), f"dtype={dtype}", flat, "task.sigma=0")
+    words += ("algo=relay", "algo.trees=2", "task.start=[3.3,1.7,-2.1]")
+    found = play(process_groups, 1, *words).x
+    assert (found == found[0]).all()
+
+
+@pytest.mark.slow
+def test_relayed_sums_do_not_drift():
+    """20,000 rounds in float32 beside float64: as far apart as after 500."""
+    loops = [make_loop(settle((*QUADRATIC[:1], *QUADRATIC[2:], "algo=relay", "steps=20000", f"dtype={d}"))) for d in DTYPES]
+    apart = []
+    for k in range(20000):
+        for loop in loops:
+            loop.advance()
+        if k in (499, 19999):
+            apart.append(float((loops[0].state.x.double() - loops[1].state.x).abs().max()))
+    assert apart[1] < 3 * apart[0] + 1e-6, apart
+
+
+DTYPES = ("float32", "float64")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("topology=ring",), "topology: relays go along a tree, and this one has cycles, 8 edges of 8 workers"),
+        (("topology=exponential",), "topology: relays go along a tree, and this one has edges that go one way"),
+        (("topology=chain", "algo.trees=3"), "algo.trees: must be 1 or 2, got 3"),
+        (("topology.children=0",), "topology.children: must be at least 1"),
+        (("algo.mixing=gossip",), "algo.mixing: relay passes models on along a tree"),
+    ],
+)
+def test_what_cannot_be_relayed_is_refused(words, says):
+    with pytest.raises(ConfigError) as error:
+        compose_config(["task=quadratic", "algo=relay", "workers=8", *words])
+    assert str(error.value).startswith(says)

@@ -1,0 +1,92 @@
+"""RelaySGD: models travel along a tree unmixed, so that all take the exact mean, of models as old as they are far away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import torch
+
+from coopsgd.mixing.base import Mixing
+from coopsgd.mixing.relays import Relays
+from coopsgd.registry import register
+from coopsgd.strategies.base import Tick
+from coopsgd.strategies.cooperative import Cooperative
+
+if TYPE_CHECKING:
+    from coopsgd.fleet.base import Common, Fleet, Pending, Rows
+
+
+class Tree(NamedTuple):
+    """What is remembered of one tree. Sums are of up to m models less the first, in float64: errors would never die out."""
+
+    first: Common  # what all models were
+    told: Rows  # what each told all its neighbours last: its model and all it had heard
+    told_all: Rows  # the sum of what its neighbours told last
+    heard: Rows  # what it heard last, all together: what its neighbours told, less what it had told them
+    before: Rows  # and the time before
+    counts: Any  # (3, m) of how many models are told, heard and before, in each row
+
+
+@register("relay")
+@dataclass(frozen=True)
+class Relay(Cooperative):
+    """RelaySum: x_i <- (own + what neighbours tell) / m, who tell their models and what others told them. arXiv:2110.04175.
+
+    Row form: what j told i is y_j less what i told j the round before, so y goes alike to all neighbours, one vector an edge.
+    Who has heard of n models counts itself for the other m - n. What is sent is by how much y has changed, in the models' own
+    numbers; rounding it is felt by everybody alike and does not add up.
+    """
+
+    mixing: Mixing = field(default_factory=Relays)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mixing, Relays):
+            raise ValueError(
+                f"algo.mixing: relay passes models on along a tree, which {type(self.mixing).__name__} is not; use relays"
+            )
+
+    def _columns(self, d: int) -> list[slice]:
+        """Which columns each tree carries."""
+        half = d // 2
+        return [slice(0, d)] if cast(Relays, self.mixing).trees == 1 else [slice(0, half), slice(half, d)]
+
+    def init(self, fleet: Fleet, x: Rows) -> tuple[Tree, ...]:
+        def tree(x: Rows) -> Tree:
+            none = x.new_zeros(x.shape, dtype=torch.float64)
+            return Tree(fleet.mean(x).double(), none, none.clone(), none.clone(), none.clone(), np.zeros((3, fleet.m)))
+
+        return tuple(tree(x[:, columns]) for columns in self._columns(x.shape[1]))
+
+    def send(self, fleet: Fleet, t: Tick, x: Rows, s: tuple[Tree, ...]) -> tuple[Pending, ...]:
+        each = zip(self._columns(x.shape[1]), s, strict=True)
+        return tuple(
+            fleet.later(fleet.mix, self._neighbours(fleet, n), _news(x[:, columns], tree))
+            for n, (columns, tree) in enumerate(each)
+        )
+
+    def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: tuple[Tree, ...]) -> tuple[Rows, tuple[Tree, ...]]:
+        new, trees, m, workers = torch.empty_like(x), [], fleet.m, fleet.workers
+        for n, (columns, tree, some) in enumerate(zip(self._columns(x.shape[1]), s, heard, strict=True)):
+            A = self._neighbours(fleet, n)
+            degree = np.bincount(A.rows, minlength=m).astype(float)
+            told, last, before = tree.counts
+            here = x.new_tensor(degree[workers.start : workers.stop], dtype=torch.float64)[:, None]
+            all_told = tree.told_all + some.double()
+            total = all_told - here * tree.told + tree.before
+            count = A @ (1 + last) - degree * told + before
+            left = x.new_tensor(m - count[workers.start : workers.stop], dtype=torch.float64)[:, None]
+            away = x[:, columns].double() - tree.first
+            new[:, columns] = (tree.first + (left * away + total) / m).to(x.dtype)
+            y = tree.told + _news(x[:, columns], tree).double()
+            trees.append(Tree(tree.first, y, all_told, total, tree.heard, np.stack([1 + last, count, last])))
+        return new, tuple(trees)
+
+    def _neighbours(self, fleet: Fleet, tree: int) -> Any:
+        return cast(Relays, self.mixing).neighbours(fleet.m, tree)
+
+
+def _news(x: Rows, tree: Tree) -> Rows:
+    """By how much what each tells has changed."""
+    return (x.double() - tree.first + tree.heard - tree.told).to(x.dtype)
