@@ -14,6 +14,7 @@ from torch import Tensor
 
 from coopsgd.loop.saved import ByRow
 from coopsgd.optim import SQUARES, Muon, SGDStep
+from coopsgd.optim.torch import Elementwise
 from coopsgd.schedules import InUnits
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Inner:
         self._x, self._workers, self._settings = x, workers, settings
         self._divide(max(1, BLOCK // max(1, x.shape[1])))
         self._buffers, self._counts = settings.buffers, settings.COUNTS
+        self._scalars: tuple[str, ...] = getattr(settings, "SCALARS", ())  # numbers of its state beside the step count
         self._velocity: Tensor | None = None  # (w, d) momentum buffers of fused steps: the optimiser's are views of it
         self._blocks = blocks
         self._optimizer = _made(settings, self._parts, blocks)
@@ -106,12 +108,10 @@ class Inner:
 
     def stacked(self) -> list[Tensor]:
         """All buffers, each as (w, d) rows: copies."""
-        for part in self._parts:  # one that has not stepped yet has the buffers it will start from: zeros
+        for part in self._parts:  # one that has not stepped yet has the buffers it will start from
             state = self._optimizer.state[part]
             if not state and self._buffers:
-                state |= {name: part.data.new_zeros(len(part), width) for name, width in self.widths.items()}
-                if self._counts:
-                    state["step"] = torch.tensor(0.0)
+                state |= self._fresh(part)
         return [torch.cat([self._optimizer.state[p][name] for p in self._parts]) for name in self._buffers]
 
     @cached_property
@@ -132,6 +132,15 @@ class Inner:
     def reset(self) -> None:
         """Forget all buffers and step counts."""
         self._optimizer.state.clear()
+        for part in self._parts if getattr(self._settings, "EAGER", False) else ():
+            self._optimizer.state[part] |= self._fresh(part)
+
+    def _fresh(self, part: Tensor) -> dict[str, Tensor]:
+        """The state of a parameter before its first step."""
+        first = getattr(self._settings, "first", {})
+        found = {name: part.data.new_full((len(part), width), first.get(name, 0.0)) for name, width in self.widths.items()}
+        found |= {name: torch.tensor(first[name]) for name in self._scalars}
+        return found | ({"step": torch.tensor(0.0)} if self._counts else {})
 
     def saved(self) -> dict[str, Any]:
         """Buffers (w, d) and step counts (w, 1) by row, -1 steps where a row has no buffers; the rate and how far it is."""
@@ -142,14 +151,19 @@ class Inner:
             for name, width in self.widths.items()
         }
         steps = [float(s.get("step", 0)) if s else -1.0 for s in states]
-        counts = torch.tensor([n for n, (a, b) in zip(steps, self._bounds, strict=True) for _ in range(a, b)])
         return {
             "buffers": buffers,
-            "steps": ByRow([counts.double()[:, None]]),
+            "scalars": {name: self._by_row([float(s.get(name, 0)) for s in states]) for name in self._scalars},
+            "steps": self._by_row(steps),
             "lr": self.lr,
             "schedule": None if self._schedule is None else _moved(self._schedule),
             "length": self._length,
         }
+
+    def _by_row(self, numbers: Sequence[float]) -> ByRow:
+        """(w, 1) a number of each parameter, for each of its rows."""
+        every = [n for n, (a, b) in zip(numbers, self._bounds, strict=True) for _ in range(a, b)]
+        return ByRow([torch.tensor(every, dtype=torch.float64)[:, None]])
 
     def restore(self, tree: dict[str, Any], k: int) -> None:
         """Go on after k iterations. A schedule that depends on how long the run is, of another length, is played anew."""
@@ -161,6 +175,7 @@ class Inner:
             if counts[a] >= 0:
                 state = self._optimizer.state[part]
                 state |= {name: rows[a:b].to(self._x.device, copy=True) for name, rows in tree["buffers"].items()}
+                state |= {name: torch.tensor(float(rows[a, 0])) for name, rows in tree.get("scalars", {}).items()}
                 if self._counts:
                     state["step"] = torch.tensor(counts[a])
         if self._schedule is None:
@@ -215,7 +230,11 @@ def _made(settings: Any, parts: list[Any], blocks: Callable[[], Sequence[Block]]
     arguments = asdict(settings)
     if "beta1" in arguments:
         arguments["betas"] = (arguments.pop("beta1"), arguments.pop("beta2"))
-    return _without_compiler(partial(getattr(torch.optim, settings.KIND), foreach=False), parts, arguments)
+    kind = getattr(torch.optim, settings.KIND)
+    if isinstance(settings, Elementwise):  # another version of torch may not know a key that changes nothing
+        known = inspect.signature(kind).parameters
+        arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in arguments.items() if name in known}
+    return _without_compiler(partial(kind, foreach=False), parts, arguments)
 
 
 def _without_compiler(kind: Any, parts: list[Any], arguments: dict[str, Any]) -> Any:

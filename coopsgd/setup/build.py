@@ -124,9 +124,25 @@ def make_part(config: Config, group: str, of_run: OfRun) -> Any:
     choice = node.pop("name", None)
     if group == "optim":
         refuse_unstackable(choice)
-    cls = class_of(KINDS[group], group, choice)
+    cls = class_of(KINDS[group], group, name_in(group, getattr(config, group) or {}))
+    if choice == TORCH:
+        node.pop("cls", None)
     _refuse_unknown(group, choice, node, {f.name for f in own(cls)})
     return _construct(KINDS[group], group, cls, node, of_run)
+
+
+TORCH = "torch"
+
+
+def name_in(group: str, node: Mapping[str, Any]) -> Any:
+    """The registered name of what a group of a config chooses; of optim=torch that of the class of torch's."""
+    name = node.get("name")
+    if group != "optim" or name != TORCH:
+        return name
+    from coopsgd.optim.torch import Torch, named
+
+    with blamed("optim.cls"):
+        return named(node.get("cls", Torch.cls))
 
 
 CHOOSE = ("name", "strategy", "mixing")  # keys of an algo that name what it is made of
@@ -197,7 +213,7 @@ def _plain(value: Any) -> bool:
 def classes(config: Config) -> list[tuple[str, Any]]:
     """The classes that the groups of a config name, each with its group."""
     others = [(name, node) for name in KINDS if (node := getattr(config, name))]
-    found = [(name, class_of(KINDS[name], name, node.get("name"))) for name, node in others]
+    found = [(name, class_of(KINDS[name], name, name_in(name, node))) for name, node in others]
     return [("algo", cls) for cls in algo_classes(config)] + found
 
 

@@ -136,7 +136,9 @@ def places(parts: Parts) -> None:
 
 
 def optimiser(parts: Parts) -> None:
-    """ValueError where the optimiser finds nothing in the models that it is for."""
+    """ValueError where the optimiser finds nothing in the models that it is for, or its buffers are none to average."""
+    if (why := getattr(parts.optim, "NO_MEAN", None)) and parts.config.buffers == "average":
+        raise ConfigError(f"buffers=average: not with optim.cls={parts.optim.KIND}: {why}; use buffers=keep or reset")
     if hasattr(parts.optim, "chosen"):
         parts.optim.chosen(parts.task.blocks(parts.config))
 

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.optim.torch import KEYS
 from coopsgd.registry import did_you_mean
 from coopsgd.setup import sources
 from coopsgd.setup.build import refuse_unstackable
@@ -95,6 +96,8 @@ def _no_choice(error: MissingConfigException) -> str:
         return f"--config-name: there is no {name}.yaml in that folder or among coopsgd's own; a run's is `config`"
     if group == "optim":
         refuse_unstackable(name)
+        if cls := next((cls for cls in KEYS if cls.lower() == name.lower()), None):
+            return f"optim: no choice named {name!r}, but a class of torch.optim; write optim=torch optim.cls={cls}"
     if ":" in name:
         key = "strategy" if group == "algo" else "name"
         way = f"--config-dir FOLDER with FOLDER/{group}/own.yaml, in it `{key}: {name}`, and {group}=own"

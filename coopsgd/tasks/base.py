@@ -67,7 +67,7 @@ class Problem(Protocol):
 
     # A problem may also `descend(k, rates, active, own)`: len(rates) steps x -= rate * gradient of the active workers in
     # place, from iteration k on; their losses, (len(rates), r, 1). One that says KEEPS_VELOCITY = True is given an SGDStep
-    # (optim.py) as a fifth where steps have momentum or weight decay, and moves its velocity in place. `facts` go into
+    # (optim/__init__.py) as a fifth where steps have momentum or weight decay, and moves its velocity in place. `facts` go into
     # summary.json, `notes` are for the user.
 
     def evaluate(self, answer: Tensor, statistics: Tensor | None = None) -> dict[str, float | None]:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 NOT_ELEMENTWISE = ("lbfgs", "adafactor", "sparseadam", "shampoo", "lamb", "lars", "adagc")
 FUSED = ("lr", "momentum", "nesterov", "weight_decay")  # keys of sgd that a fused step knows
-SQUARES = ("exp_avg_sq",)  # buffers that are means of squares
+# buffers that are means or sums of squares, or sizes: none may become negative
+SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "acc_delta", "sum", "exp_inf")
 
 
 def positive(name: str, value: float) -> None:
