@@ -34,7 +34,7 @@ MODELS: tuple[tuple[str, Model, tuple[int, ...], int], ...] = (
 )
 
 
-def by_torch(blocks: tuple[Block, ...], x: torch.Tensor, grad: torch.Tensor) -> Callable[[], None]:
+def by_torch(blocks: tuple[Block, ...], x: torch.Tensor, grad: torch.Tensor) -> Callable[[], object]:
     """A step of every worker as a program of torch's would take it: Muon for hidden matrices, AdamW for the rest."""
     optimizers = []
     for row, slope in zip(x, grad, strict=True):
@@ -46,10 +46,10 @@ def by_torch(blocks: tuple[Block, ...], x: torch.Tensor, grad: torch.Tensor) -> 
             p.grad = g.flatten(1) if block.hidden else g
             parts[block.hidden].append(p)
         optimizers += [torch.optim.Muon(parts[True], lr=0.02, weight_decay=0.0), torch.optim.AdamW(parts[False], lr=3e-4)]
-    return lambda: [optimizer.step() for optimizer in optimizers] and None
+    return lambda: [optimizer.step() for optimizer in optimizers]
 
 
-def ways(settings: tuple[str, Model, tuple[int, ...], int], workers: int) -> dict[str, Callable[[], None]]:
+def ways(settings: tuple[str, Model, tuple[int, ...], int], workers: int) -> dict[str, Callable[[], object]]:
     """What is timed, by name."""
     _, model, shape, classes = settings
     blocks = model.blocks(shape, classes)
@@ -62,12 +62,12 @@ def ways(settings: tuple[str, Model, tuple[int, ...], int], workers: int) -> dic
     together, alone = inner(Muon(), x.clone()), [inner(Muon(), row[None].clone()) for row in x]
     adam, own = inner(AdamW(), x.clone()), [row[None].clone() for row in grad]
 
-    def step(one: Inner, direction: torch.Tensor) -> None:
-        one.step(one._x, direction)
+    def step(one: Inner, direction: torch.Tensor) -> object:
+        return one.step(one._x, direction)
 
     return {
         "stacked": lambda: step(together, grad),
-        "one by one": lambda: [step(one, g) for one, g in zip(alone, own, strict=True)] and None,
+        "one by one": lambda: [step(one, g) for one, g in zip(alone, own, strict=True)],
         "torch.optim.Muon": by_torch(blocks, x.clone(), grad),
         "stacked AdamW": lambda: step(adam, grad),
     }
