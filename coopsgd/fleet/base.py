@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from coopsgd.fleet import plan as plans
-from coopsgd.fleet.block import Block
+from coopsgd.fleet.block import Described
 from coopsgd.fleet.ledger import Ledger
 from coopsgd.fleet.price import Price, average_price, pick_price, price
 from coopsgd.fleet.waits import TRAINING
@@ -106,7 +106,7 @@ class _Planned:
     parts: Any  # what the clock makes of it
 
 
-class Fleet(ABC):
+class Fleet(Described, ABC):
     """m workers and v auxiliary models, some of whose rows are in this process."""
 
     def __init__(self, layout: plans.Layout, rank: int = 0) -> None:
@@ -116,7 +116,6 @@ class Fleet(ABC):
         self.clock: Timing | None = None  # set before the first verb
         self.step, self.activity = 0, TRAINING  # iterations done and what the run is at, for who says what is waited for
         self._carried: Carried | None = None  # waits for the next verb
-        self._blocks: tuple[Block, ...] | Callable[[], tuple[Block, ...]] = ()
         self._plans: dict[Any, _Planned] = {}
 
     @property
@@ -128,17 +127,6 @@ class Fleet(ABC):
     def local_rows(self) -> int:
         """r, the number of rows held here."""
         return len(self.layout.rows(self.rank))
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """What a row of the models is made of, parameter by parameter (fleet/block.py); the same in every process."""
-        if not isinstance(self._blocks, tuple):
-            self._blocks = self._blocks()
-        return self._blocks
-
-    def describe(self, blocks: tuple[Block, ...] | Callable[[], tuple[Block, ...]]) -> None:
-        """Say what rows are made of from now on, or how to find it out when somebody asks."""
-        self._blocks = blocks
 
     # the verbs a strategy may use
 

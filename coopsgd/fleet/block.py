@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -76,3 +77,20 @@ class Block(NamedTuple):
 def vector(d: int) -> tuple[Block, ...]:
     """The blocks of a row of which nothing is known but how long it is."""
     return (Block("x", (d,), (1,), 0),)
+
+
+class Described:
+    """What a fleet knows of its rows."""
+
+    _blocks: tuple[Block, ...] | Callable[[], tuple[Block, ...]] = ()
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """What a row of the models is made of, parameter by parameter; the same in every process."""
+        if not isinstance(self._blocks, tuple):
+            self._blocks = self._blocks()
+        return self._blocks
+
+    def describe(self, blocks: tuple[Block, ...] | Callable[[], tuple[Block, ...]]) -> None:
+        """Say what rows are made of from now on, or how to find it out when somebody asks."""
+        self._blocks = blocks
