@@ -139,17 +139,17 @@ def _settings(name: str) -> type[Elementwise]:
             "NO_MEAN": NO_MEAN.get(name),
         },
     )
-    return register(f"torch.{name}", "optim")(made)
+    return made
 
 
 CLASSES = {name: _settings(name) for name in KEYS}
 
 
-def named(cls: Any) -> str:
-    """Under which name the settings of a class of torch.optim are registered. ValueError when there are none."""
+def settings_of(cls: Any) -> type[Elementwise]:
+    """The settings of a class of torch.optim. ValueError when there are none."""
     name = str(cls).removeprefix("torch.optim.")
     if name in CLASSES:
-        return f"torch.{name}"
+        return CLASSES[name]
     if name.lower() in NOT_ELEMENTWISE or name == "Muon":
         way = "use optim=muon" if name == "Muon" else f"use one of {', '.join(KEYS)}"
         raise ValueError(f"optim.cls: {name} is not elementwise, so it cannot step the workers' stacked rows; {way}")

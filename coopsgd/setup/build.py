@@ -124,7 +124,7 @@ def make_part(config: Config, group: str, of_run: OfRun) -> Any:
     choice = node.pop("name", None)
     if group == "optim":
         refuse_unstackable(choice)
-    cls = class_of(KINDS[group], group, name_in(group, getattr(config, group) or {}))
+    cls = class_in(group, getattr(config, group) or {})
     if choice == TORCH:
         node.pop("cls", None)
     _refuse_unknown(group, choice, node, {f.name for f in own(cls)})
@@ -134,15 +134,14 @@ def make_part(config: Config, group: str, of_run: OfRun) -> Any:
 TORCH = "torch"
 
 
-def name_in(group: str, node: Mapping[str, Any]) -> Any:
-    """The registered name of what a group of a config chooses; of optim=torch that of the class of torch's."""
-    name = node.get("name")
-    if group != "optim" or name != TORCH:
-        return name
-    from coopsgd.optim.torch import Torch, named
+def class_in(group: str, node: Mapping[str, Any]) -> Any:
+    """The dataclass that a group of a config chooses; of optim=torch that of the class of torch's."""
+    if group != "optim" or node.get("name") != TORCH:
+        return class_of(KINDS[group], group, node.get("name"))
+    from coopsgd.optim.torch import Torch, settings_of
 
     with blamed("optim.cls"):
-        return named(node.get("cls", Torch.cls))
+        return settings_of(node.get("cls", Torch.cls))
 
 
 CHOOSE = ("name", "strategy", "mixing")  # keys of an algo that name what it is made of
@@ -213,7 +212,7 @@ def _plain(value: Any) -> bool:
 def classes(config: Config) -> list[tuple[str, Any]]:
     """The classes that the groups of a config name, each with its group."""
     others = [(name, node) for name in KINDS if (node := getattr(config, name))]
-    found = [(name, class_of(KINDS[name], name, name_in(name, node))) for name, node in others]
+    found = [(name, class_in(name, node)) for name, node in others]
     return [("algo", cls) for cls in algo_classes(config)] + found
 
 

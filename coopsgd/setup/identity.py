@@ -48,7 +48,7 @@ def trained(of: Config | Parts, seed: bool = True) -> dict[str, Any]:
         unused = [name for name in ("batch_size",) if name not in task.USES]
         unused += ["norm_stats", "amp"] if "model" not in task.USES else []
         found |= dict.fromkeys(unused)
-    optim = _class("optim", "optim", build.name_in("optim", config.optim), config)
+    optim = _class("optim", "optim", config.optim.get("name"), config)
     if optim is not None and not parts.optim.buffers:
         found["buffers"] = None  # there are none to treat in this way or that
     if config.delay == "tau" and (config.period or {}).get("name", "constant") == "constant" and isinstance(config.tau, int):
@@ -79,7 +79,9 @@ def _class(kind: str, where: str, name: Any, config: Config) -> Any:
     """The class a config names; None when that is code that nobody vouches for, or it names none."""
     if name is None or (isinstance(config, UntrustedConfig) and ":" in str(name)):
         return None
-    return build.class_of(kind, where, name)
+    return (
+        build.class_in("optim", config.optim) if (kind, name) == ("optim", build.TORCH) else build.class_of(kind, where, name)
+    )
 
 
 def _group(parts: Parts, name: str) -> dict[str, Any] | None:
@@ -90,7 +92,7 @@ def _group(parts: Parts, name: str) -> dict[str, Any] | None:
     chosen = {"strategy": "strategy", "mixing": "mixing"} if name == "algo" else {"name": build.KINDS[name]}
     found = {key: value for key, value in node.items() if key not in ("name", *chosen)}
     for key, kind in chosen.items():
-        cls = _class(kind, name, build.name_in(name, node) if key == "name" else node.get(key), config)
+        cls = _class(kind, name, node.get(key), config)
         if cls is None:
             found[key] = node.get(key)
             continue
