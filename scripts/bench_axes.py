@@ -3,8 +3,8 @@
 Remake: python scripts/bench_axes.py [--turns 15]    (a minute or two)
 
 8 workers in one process, one thread, mlp on digits, tau = 16. The ways take turns, in an order drawn anew for every turn, of
-160 steps each; processor time, which other users of the machine change less; ratios are of medians. The inner rate is small, and
-numbers below the normal range are taken for 0: processors are slow with them, and how many there are depends on the loss.
+160 steps each; processor time, which other users of the machine change less; ratios are of medians. The inner rate is small,
+and numbers below the normal range are taken for 0: processors are slow with them, and how many there are depends on the loss.
 """
 
 from __future__ import annotations

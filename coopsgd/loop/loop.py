@@ -55,7 +55,7 @@ class Observer:
 class Loop:
     """One run, an iteration at a time: `state` after `advance()` is one iteration further.
 
-    parts: the strategy and what goes with it; of their config it reads order, delay, merge, buffers, norm_stats, clip and steps.
+    parts: the strategy and what goes with it; of their config it reads order, delay, merge, buffers, norm_stats, clip, steps.
 
     order: atc (adapt, then combine) mixes after the local steps of a round. cta (combine, then adapt) mixes before the next
     gradient: the same models half a step later.

@@ -107,8 +107,8 @@ class Config:
     )
     merge: Any = key(
         "auto",
-        "what becomes of the local model when an answer is applied: kept adds the steps since the message left to the answer; a "
-        "number in [0, 1] is the weight of the local model beside it; auto: as the algo's yaml says, else kept",
+        "what becomes of the local model when an answer is applied: kept adds the steps since the message left to the answer; "
+        "a number in [0, 1] is the weight of the local model beside it; auto: as the algo's yaml says, else kept",
         identity=True,
         unit="share",
         type="float, kept or auto",
