@@ -33,6 +33,7 @@ HOMES = {
     "mixing": "coopsgd.mixing",
     "period": "coopsgd.strategies.period",
     "outer": "coopsgd.strategies.outer",
+    "correction": "coopsgd.strategies.correction",
     "graph": "coopsgd.mixing.graphs",
     "task": "coopsgd.tasks",
     "model": "coopsgd.models",

@@ -194,7 +194,35 @@ def rules() -> None:
     figure.savefig(FOLDER / "rules.png", dpi=110)
 
 
-OTHERS = {"adaptive_tau": adaptive_tau, "rules": rules}
+# of 8 workers on a ring, 8 local steps a round
+CORRECTIONS = {
+    "none": "",
+    "proximal, mu 1": "correction=proximal correction.mu=1",
+    "led": "correction=led algo.lazy=true",
+    "kgt": "correction=kgt",
+}
+
+
+def corrections() -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    more = (
+        f"algo=dpa tau=8 task=quadratic task.sigma=0 dtype=float64 workers={M} processes=1 steps=800 log_every=8 eval_every=8"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (colour, (label, words)) in enumerate(zip(COLOURS, CORRECTIONS.items(), strict=False)):
+            run = coopsgd.train(f"{words} {more}", {"hydra": {"run": {"dir": f"{folder}/{number}"}}}, quiet=True)
+            lines = [line for line in run.metrics() if line.get("eval/loss") is not None]
+            for at, name in zip(axes, ("consensus", "eval/loss"), strict=True):
+                at.plot([line["step"] for line in lines], [line[name] for line in lines], label=label, color=colour)
+    axes[0].set(xlabel="step", ylabel="consensus distance", yscale="log")
+    axes[1].set(xlabel="step", ylabel="loss of the model that is shipped", yscale="log")
+    axes[0].legend(fontsize=7)
+    for at in axes:
+        at.grid(alpha=0.3)
+    figure.savefig(FOLDER / "corrections.png", dpi=110)
+
+
+OTHERS = {"adaptive_tau": adaptive_tau, "rules": rules, "corrections": corrections}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or [*FAMILIES, *OTHERS]:

@@ -34,6 +34,6 @@ def test_a_class_of_ones_own_trains(process_groups, monkeypatch, tmp_path, group
     (tmp_path / file).write_text(IMPORTS + code)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    small = ["task=quadratic"] if group in ("algo", "topology", "period", "optim", "schedule", "cluster") else []
+    small = ["task=quadratic"] if group in ("algo", "topology", "period", "correction", "optim", "schedule", "cluster") else []
     played = play(process_groups, 1, *words, *small, "workers=4", "steps=4", "log_every=1", "eval_every=0")
     assert len(played.lines) == 5 and (group != "cluster" or played.lines[-1]["sim_s"] > 0)

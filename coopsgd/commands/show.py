@@ -36,7 +36,7 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
     """Everything `show` prints, under one key each. Costs are in vectors of one model, as the ledger charges them."""
     config, strategy, schedule, task = parts.config, parts.strategy, parts.strategy.schedule, parts.task
     m, processes = config.workers, int(config.processes)
-    v, cycle, law = (schedule.num_aux, schedule.cycle(m), schedule.expectation(m)) if schedule else (0, 1, None)
+    v, cycle, law = (schedule.num_aux, schedule.cycle(m), schedule.law(m)) if schedule else (0, 1, None)
     layout, shared = plans.layout_of(schedule, m, processes), processes > 1 and config.fleet == "shared"
     factors = schedule.factors(m, 0) if schedule and strategy.send is not None else ()
     result: dict[str, Any] = {

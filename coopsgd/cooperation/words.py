@@ -22,6 +22,7 @@ READ = (
     "algo",
     "period",
     "outer",
+    "correction",
     "topology",
     "tau",
     "order",

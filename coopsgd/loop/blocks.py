@@ -80,6 +80,10 @@ class Blockwise:
         found = [self._strategy.direction(fleet, t, *one) for one in self._each(fleet, grad, x, s)]
         return Blocks(direction for direction, _ in found), [state for _, state in found]
 
+    def shift(self, fleet: Fleet, t: Tick, x: Blocks, s: list[Any]) -> tuple[list[Any], list[Any]]:
+        found = [self._strategy.shift(fleet, t, *one) for one in zip(x, s, strict=True)]
+        return [by for by, _ in found], [state for _, state in found]
+
     def send(self, fleet: Fleet, t: Tick, x: Blocks, s: list[Any]) -> Pending:
         sent = [self._strategy.send(fleet, t, *one) for one in self._each(fleet, x, s)]
         return Pending(lambda: [waited(pending) for pending in sent])

@@ -92,6 +92,7 @@ class Loop:
         self._merge = None if config.merge == "kept" else float(config.merge)
         self._averages = config.norm_stats == "average"
         self._as_it_is = not overrides(strategy, "direction")  # steps go along the gradient
+        self._plain_steps = not overrides(strategy, "shift")  # and that is all of them
         # W x and nothing more: in place
         self._mixes = strategy.schedule is not None and not any(overrides(strategy, name) for name in ("send", "receive"))
         x, start = each(fleet.rows, problem.start()), problem.statistics()
@@ -107,7 +108,8 @@ class Loop:
         now = lambda: fleet.clock.now if fleet.clock else math.nan  # noqa: E731
         rounds = Rounds(parts.period, strategy.schedule, fleet.m, losses, now, fleet.one_rate)
         beside = [b.expand(len(fleet.workers), *b.shape[1:]).clone() for b in problem.module_buffers()]
-        self.steps = Steps(problem, optimiser, x, stats, beside, config.clip, self._as_it_is, self._unwatched, fleet.zeros_like)
+        fusing = self._as_it_is and self._plain_steps
+        self.steps = Steps(problem, optimiser, x, stats, beside, config.clip, fusing, self._unwatched, fleet.zeros_like)
         self.state = State(x, stats, beside, (), optimiser, rounds, losses, fleet.ledger, fleet.clock)
         if saved is not None:
             self._restore(saved)
@@ -135,7 +137,7 @@ class Loop:
             clock.begin(st.k, rounds.active)
         if st.flight is None and rounds.left == self._late:
             self.observer.sends(self, st.k + rounds.left)
-            t = Tick(st.k, rounds.r, lr)
+            t = Tick(st.k, rounds.r, lr, rounds.tau)
             st.flight = self._sent(t, st.x.clone(), self._frozen(st.s), [x.clone() for x in self._companions(t)])
             if self._buffers == "reset" and st.k:  # before the first step there are none of ours
                 st.inner.reset()
@@ -152,7 +154,7 @@ class Loop:
         """The rest of the iteration that was begun: gradient, step, and the communication that may be due."""
         st, fleet = self.state, self.fleet
         k, rounds, lr = st.k, st.rounds, st.inner.lr
-        t, active, due = Tick(k, rounds.r, lr), rounds.active, rounds.due
+        t, active, due = Tick(k, rounds.r, lr, rounds.tau), rounds.active, rounds.due
         here = None if active is None else active[fleet.workers.start : fleet.workers.stop]
         own = rounds.own[fleet.workers.start : fleet.workers.stop]
         if fleet.clock:
@@ -162,6 +164,8 @@ class Loop:
         else:
             loss, grad = self.steps.gradients(k, here, own)
             self.steps.step(self._direction(t, grad), here)
+            if not self._plain_steps:
+                self._shift(t, here)
         self.observer.moved(self, t, active, due)
         if due:
             self._end_round(t)
@@ -249,6 +253,15 @@ class Loop:
         self._unload(carried, self._sent_apart(carried))
         return direction
 
+    def _shift(self, t: Tick, active: np.ndarray | None) -> None:
+        """What the strategy adds to the models of the workers that have stepped."""
+        st, w = self.state, len(self.fleet.workers)
+        by, st.s = self.moves.shift(self.fleet, t, st.x, st.s)
+        some: Any = slice(w) if active is None else torch.from_numpy(np.flatnonzero(active))
+        for x, one in zip(blocks_of(st.x), by if isinstance(st.x, Blocks) else [by], strict=True):
+            if one is not None:
+                x[some] += one.expand(len(x), -1)[some]
+
     def _end_round(self, t: Tick) -> None:
         """The communication that this step's round leads to."""
         st = self.state
@@ -300,7 +313,7 @@ class Loop:
 
     def _frozen(self, s: Any) -> Any:
         """The strategy's state, as it stays whatever `direction` makes of it."""
-        return s if self._as_it_is else copy.deepcopy(s)
+        return s if self._as_it_is and self._plain_steps else copy.deepcopy(s)
 
     def _received(self, late: int) -> None:
         self.state.ledger.rounds += 1

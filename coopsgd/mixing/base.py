@@ -16,10 +16,10 @@ import numpy as np
 
 from coopsgd.host import arrays, sizes
 from coopsgd.mixing import spectra
-from coopsgd.mixing.expectation import Expectation, Outcomes
-from coopsgd.mixing.matrix import FOLLOWED, ROUNDING, Matrix
+from coopsgd.mixing.expectation import Expectation, Outcomes, lazily
+from coopsgd.mixing.matrix import FOLLOWED, ROUNDING, Matrix, identity
 from coopsgd.mixing.recognise import recognise
-from coopsgd.mixing.structured import Product
+from coopsgd.mixing.structured import Dense, Product
 from coopsgd.registry import option
 from coopsgd.setup.exact import as_float64
 
@@ -33,6 +33,7 @@ class Mixing:
     """A schedule of mixing matrices over m workers (rows first) and `num_aux` auxiliary models (rows last)."""
 
     allow_disconnected: bool = option(False, "run although the workers never agree")
+    lazy: bool = option(False, "mix with (I + W) / 2, whose eigenvalues are not negative where W is symmetric")
     _cache: dict[tuple[int, int], Matrix] = field(default_factory=dict, init=False, repr=False, compare=False)
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -79,10 +80,30 @@ class Mixing:
             if len(self._cache) >= (cycle or RANDOM_KEPT):
                 self._cache.pop(next(iter(self._cache)))
             made = tuple(recognise(_cleaned(W)) for W in self.matrices(*key))
+            made = self._lazily(made) if self.lazy else made
             for W in made:
                 object.__setattr__(W, "recurring", cycle is not None and cycle <= LONGEST)
             self._cache[key] = made[0] if len(made) == 1 else Product(m + self.num_aux, made)
         return self._cache[key]
+
+    def _lazily(self, factors: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
+        """(I + W) / 2 for the W of a communication, which keeps its structure."""
+        if not factors:
+            return factors
+        if len(factors) != 1:
+            raise ValueError(
+                f"algo.lazy: a communication here is {len(factors)} matrices one after the other, and (I + W) / 2 of their "
+                "product cannot be sent as they are; use algo.lazy=false"
+            )
+        (W,) = factors
+        if isinstance(W, Dense):
+            return (Dense((np.eye(W.n) + W.array) / 2),)
+        return (0.5 * identity(W.n) + 0.5 * W,)
+
+    def law(self, m: int) -> Expectation | None:
+        """`expectation` of what is mixed with: of (I + W) / 2 where it is lazy."""
+        found = self.expectation(m)
+        return self.once(("lazy law", m), lambda: lazily(found)) if self.lazy and found is not None else found
 
     def factors(self, m: int, r: int) -> tuple[Matrix, ...]:
         """What communication r applies, in order."""
@@ -100,6 +121,10 @@ class Mixing:
         """(m,) local steps of each worker towards communication r, 0 for one that sits it out; None: tau for everyone."""
         return None
 
+    def shares(self, m: int) -> np.ndarray:
+        """(m,) what each worker weighs among all of them, in sum 1: in the mean that is the aim."""
+        return np.full(m, 1 / m)
+
     def zeta(self, m: int) -> float | None:
         """How much of the disagreement one cycle of communications leaves, at worst; None when no matrix tells.
 
@@ -107,7 +132,7 @@ class Mixing:
         where its expectation is known.
         """
         if self.cycle(m) is None:
-            law = self.expectation(m)
+            law = self.law(m)
             return None if law is None else law.zeta
         # of thousands of workers it takes seconds, and is asked for by checks, theory and cost
         return float(self.once(("zeta", m), lambda: math.exp(min(spectra.log_zeta(self._communications(m)), 700.0))))

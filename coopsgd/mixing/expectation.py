@@ -84,6 +84,23 @@ class Outcomes:
     after: np.ndarray
 
 
+def lazily(law: Expectation) -> Expectation:
+    """The same of (I + W) / 2."""
+    mean, second, square = law.mean, law.second, law.square
+    quarter = 0.25 * identity(mean.n) + 0.5 * mean
+
+    def moved(S: np.ndarray) -> np.ndarray:
+        E = mean @ S
+        return np.asarray((S + E + E.T + second(S)) / 4)  # type: ignore[misc]
+
+    return Expectation(
+        0.5 * identity(mean.n) + 0.5 * mean,
+        None if second is None else moved,
+        None if square is None else quarter + 0.25 * square,
+        [lazily(part) for part in law.parts],
+    )
+
+
 def repeated(once: Expectation, times: int) -> Expectation | None:
     """So many pair averages in a row, as one communication; None where that would take too long to tell."""
     each = once.second

@@ -83,7 +83,7 @@ class Setting:
         num_aux = 0 if schedule is None else schedule.num_aux
         self.order = config.order
         self.tau = int(parts.period.largest or config.tau)
-        self.law = schedule.expectation(m) if schedule and self.cycle is None else None  # of one at random, if it is known
+        self.law = schedule.law(m) if schedule and self.cycle is None else None  # of one at random, if it is known
         self.matrices: list[Any] = []  # of a cycle, or of a window of a random schedule; arrays where they are `whole`
         self.whole = m + num_aux <= FOLLOWED
         self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ

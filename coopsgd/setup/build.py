@@ -27,6 +27,7 @@ from coopsgd.schedules import Constant
 from coopsgd.setup import external, returned, values
 from coopsgd.setup.schema import COUNTS, Config, UntrustedConfig, whole
 from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.correction import Correction
 from coopsgd.strategies.outer import Outer
 from coopsgd.strategies.period import Period
 from coopsgd.tasks.base import Task
@@ -36,6 +37,7 @@ from coopsgd.tasks.start import file_of
 KINDS = {
     "period": "period",
     "outer": "outer",
+    "correction": "correction",
     "topology": "graph",
     "task": "task",
     "model": "model",
@@ -55,6 +57,7 @@ BASES: dict[str, type] = {
     "mixing": Mixing,
     "period": Period,
     "outer": Outer,
+    "correction": Correction,
     "graph": Graph,
     "task": Task,
     "model": Model,

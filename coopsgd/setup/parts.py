@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from coopsgd.predict.clock.cluster import Cluster
     from coopsgd.schedules import Constant
     from coopsgd.strategies.base import Strategy
+    from coopsgd.strategies.correction import Correction
     from coopsgd.strategies.outer import Outer
     from coopsgd.tasks.base import Task
 
@@ -38,12 +39,17 @@ class Parts:
     @cached_property
     def strategy(self) -> Strategy:
         """With its mixing, which is `strategy.schedule` where there is one, and with its axes around it."""
-        return with_axes(build.make_strategy(self.config, self.of_run), self.outer)
+        return with_axes(build.make_strategy(self.config, self.of_run), self.outer, self.correction)
 
     @cached_property
     def outer(self) -> Outer | None:
         """The outer step; None where there is none."""
         return cast("Outer", self._make("outer")) if self.config.outer else None
+
+    @cached_property
+    def correction(self) -> Correction | None:
+        """What keeps workers from drifting apart; None where nothing does."""
+        return cast("Correction", self._make("correction")) if self.config.correction else None
 
     @cached_property
     def period(self) -> Period:

@@ -17,8 +17,22 @@ from coopsgd.registry import option
 from coopsgd.setup import yamls
 from coopsgd.setup.formats import FORMAT, upgraded
 
-GROUPS = ("algo", "period", "outer", "topology", "task", "model", "data", "partition", "optim", "schedule", "cluster", "stop")
-AXES = ("outer",)  # groups that are absent unless they are chosen
+GROUPS = (
+    "algo",
+    "period",
+    "outer",
+    "correction",
+    "topology",
+    "task",
+    "model",
+    "data",
+    "partition",
+    "optim",
+    "schedule",
+    "cluster",
+    "stop",
+)
+AXES = ("outer", "correction")  # groups that are absent unless they are chosen
 ABSENT = "none"  # the choice of an axis that is absent
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 DTYPES = tuple(SIZES)
@@ -75,6 +89,7 @@ class Config:
     algo: Any = group("the algorithm, A(tau, W, v) or one beyond it")
     period: Any = group("how tau moves, usable with every algorithm that has a tau")
     outer: Any = group("the step from the slow model towards the mixed one, usable with every algorithm that mixes models")
+    correction: Any = group("what keeps workers from drifting towards their own optimum")
     topology: Any = group("who talks to whom, for algorithms that ask")
     task: Any = group("what is learned")
     model: Any = group("the network, for tasks that train one")
@@ -268,7 +283,7 @@ def dumps(config: Config) -> str:
 
 def load(path: Path, trust: bool = False) -> Config:
     """Read a frozen config back, of this format or an older one. trust: it may name code to import, as the user's words may."""
-    keys = {"stop": None, "outer": None, "merge": "kept"} | upgraded(path, yamls.keys(path))
+    keys: dict[str, Any] = {"stop": None, "merge": "kept", **dict.fromkeys(AXES)} | upgraded(path, yamls.keys(path))
     found = (Config if trust else UntrustedConfig)(**{k: v for k, v in keys.items() if k in KEYS})
     _refuse_unfrozen(path, found)
     return beside_it(found, path.parent)

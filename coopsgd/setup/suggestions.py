@@ -143,6 +143,7 @@ def example(key: str) -> str:
         "experiment": "alpha",
         "cluster": "ethernet_1g",
         "outer": "nesterov",
+        "correction": "kgt",
         "tau": "10",
         "steps": "1000",
         "hydra.run.dir": "FOLDER",

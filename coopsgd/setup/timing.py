@@ -6,7 +6,7 @@ from typing import Any
 
 from coopsgd.errors import ConfigError
 from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy, layers, overrides
+from coopsgd.strategies.base import Around, Strategy, layers, overrides
 from coopsgd.strategies.period import Period
 
 DEFAULTS: dict[str, Any] = {"order": "atc", "delay": 0, "merge": "kept", "buffers": "keep"}
@@ -47,6 +47,11 @@ def check(config: Config, strategy: Strategy, period: Period) -> None:
             if getattr(config, name) != default:
                 what = f"{name}={getattr(config, name)}"
                 raise ConfigError(f"{what}: {algo} mixes no models, it communicates inside its steps; use {name}={default}")
+    if delay and any(isinstance(axis, Around) and not axis.DELAYS for axis in layers(strategy)):
+        raise ConfigError(
+            f"delay={delay}: correction={(config.correction or {}).get('name')} makes good for the steps that are mixed, and "
+            f"{'those of a round' if delay == 'tau' else delay} are not mixed; use delay=0"
+        )
     if order == "cta" and delay:
         raise ConfigError(f"order=cta delay={delay}: cta mixes what the models are when the next step begins; use order=atc")
     if order == "cta" and own:

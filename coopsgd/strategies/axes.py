@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.static import Average
 from coopsgd.strategies.base import Around, Strategy, Tick, overrides
+from coopsgd.strategies.correction import Correction
 from coopsgd.strategies.outer import Outer
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Common, Fleet, Pending, Rows
 
 
-def with_axes(strategy: Strategy, outer: Outer | None = None) -> Strategy:
+def with_axes(strategy: Strategy, outer: Outer | None = None, correction: Correction | None = None) -> Strategy:
     """The strategy with these axes around it; itself where there is none."""
-    return strategy if outer is None else Slow(strategy, outer)
+    strategy = strategy if outer is None else Slow(strategy, outer)
+    return strategy if correction is None else correction.around(strategy)
 
 
 class RowsHeld(NamedTuple):

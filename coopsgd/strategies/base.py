@@ -1,4 +1,4 @@
-"""The contract of a strategy: five methods and one fact.
+"""The contract of a strategy: six methods and one fact.
 
 A strategy is frozen; everything that changes lives in the rows x and in its state s, both keyed by global row, so that a run
 is the same wherever its rows are. Arithmetic inside a row is plain torch; whatever crosses rows is a verb of the fleet.
@@ -23,6 +23,7 @@ class Tick:
     k: int  # iteration, from 0
     round: int  # the communication its steps lead to, from 0
     lr: float  # step size of this iteration
+    tau: int = 1  # local steps of this round, of the worker that takes most
 
 
 class Strategy:
@@ -45,6 +46,14 @@ class Strategy:
         grad: (r, d) at x, 0 on auxiliary and idle rows. Where it is not overridden, steps may be fused with their gradients.
         """
         return grad, s
+
+    def shift(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> tuple[Rows | Common | None, Any]:
+        """What is added to a worker's model after its step, and the state. In every iteration, before a message may leave.
+
+        In units of x, and seen by no inner optimiser; None: nothing. Idle and auxiliary rows do not move. Where it is not
+        overridden, steps may be fused with their gradients.
+        """
+        return None, s
 
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
         """A communication begins: start verbs on these values with `fleet.later`; return what waits for them, one or a tuple.
@@ -78,11 +87,32 @@ class Around(Strategy):
     algorithm: Strategy
 
     CHANGES: ClassVar[tuple[str, ...]] = ()  # methods that do something of their own
+    DELAYS: ClassVar[bool] = True  # may the models that are mixed be older than those it is given?
 
     @property
     def schedule(self) -> Mixing | None:  # type: ignore[override]
         """The algorithm's."""
         return self.algorithm.schedule
+
+    # what an axis does not change goes on to the algorithm, whose state is the field `own` of the axis's
+
+    def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: Any) -> tuple[Rows | Common, Any]:
+        found, own = self.algorithm.direction(fleet, t, grad, x, s.own)
+        return found, s._replace(own=own)
+
+    def shift(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> tuple[Rows | Common | None, Any]:
+        found, own = self.algorithm.shift(fleet, t, x, s.own)
+        return found, s._replace(own=own)
+
+    def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
+        return self.algorithm.send(fleet, t, x, s.own)
+
+    def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
+        y, own = self.algorithm.receive(fleet, t, x, heard, s.own)
+        return y, s._replace(own=own)
+
+    def answer(self, fleet: Fleet, x: Rows, s: Any) -> Common:
+        return self.algorithm.answer(fleet, x, s.own)
 
 
 def overrides(strategy: Strategy, method: str) -> bool:

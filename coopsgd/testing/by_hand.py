@@ -56,7 +56,7 @@ def by_hand(config: Config) -> Iterator[Tensor]:
         for step in range(tau):
             if k == (config.steps or 0):
                 return
-            t = Tick(k, r, lr)
+            t = Tick(k, r, lr, tau)
             if waits is not None:
                 y, s = received(waits, x, sent(waits, x))
                 x = y if config.merge == "kept" else (1 - config.merge) * y + config.merge * x
@@ -70,6 +70,12 @@ def by_hand(config: Config) -> Iterator[Tensor]:
             direction, s = strategy.direction(fleet, t, grad, x.clone(), s)
             direction = direction.expand(m, -1) if len(direction) == 1 else direction
             x = torch.stack([x[i] - lr * direction[i] if i < m and active[i] else x[i] for i in range(len(x))])
+            by, s = strategy.shift(fleet, t, x.clone(), s)
+            x = (
+                x
+                if by is None
+                else torch.stack([x[i] + by.expand_as(x)[i] if i < m and active[i] else x[i] for i in range(len(x))])
+            )
             if step == tau - 1 and strategy.send is not None:
                 if config.order == "cta":
                     waits = t

@@ -21,7 +21,9 @@ from coopsgd.testing.runs import Recorder, make_loop, rows_of_steps
 def rows_stay_apart(name: str, config: Config) -> None:
     """What a method makes of a row depends on that row, on common values and on the answers of verbs, on nothing else."""
     strategy = Parts(config).strategy
-    written = [n for n in ("direction", "send", "receive", "answer") if getattr(type(strategy), n) is not getattr(Strategy, n)]
+    written = [
+        n for n in ("direction", "shift", "send", "receive", "answer") if getattr(type(strategy), n) is not getattr(Strategy, n)
+    ]
     written = [n for n in written if getattr(type(strategy), n) is not None]
     members = {n: _replayed(name, n, getattr(strategy, n)) for n in written}
     loop = make_loop(config, observer=Recorder())

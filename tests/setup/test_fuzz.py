@@ -89,7 +89,7 @@ def keys() -> list[tuple[tuple[str, ...], str]]:
                 first = ("algo=dpsgd", "workers=8", *first)
             if choice.name in ("text", "gpt"):
                 first = ("task=language", *first)
-            if group in ("algo", "period", "outer", "schedule", "optim", "topology", "cluster"):
+            if group in ("algo", "period", "outer", "correction", "schedule", "optim", "topology", "cluster"):
                 first = ("task=quadratic", *first)
             names = {
                 f.name

@@ -34,6 +34,7 @@ VALUES = {
     "cluster": ("cluster=wan_20m", "cluster=wan_100m"),
     "tau": ("tau=2", "tau=3"),
     "outer": ("outer=none", "outer=nesterov"),
+    "correction": ("correction=none", "correction=proximal"),
     "order": ("order=atc", "order=cta"),
     "delay": ("delay=0", "delay=1"),
     "merge": ("merge=kept", "merge=0.5"),

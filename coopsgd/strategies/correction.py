@@ -1,0 +1,329 @@
+"""What keeps workers from drifting towards their own optimum: corrections, an axis around an algorithm and its outer step.
+
+A correction says what it is (`Correction`, the keys of its group), and puts a strategy around the algorithm that does it
+(`around`). Those of an exact method hold a row c for each worker; the rows of c sum to zero. In units of x they are added to
+the models, and no inner optimiser sees them (d2, led, gt); in units of a gradient they are added to it, and its momentum holds
+them too (kgt, scaffold, proximal). Update form: u, the local steps of a round, is whatever the inner optimiser made of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+
+from coopsgd.fleet.base import Pending
+from coopsgd.mixing.base import Mixing
+from coopsgd.mixing.static import Average
+from coopsgd.registry import option, register
+from coopsgd.strategies import needs
+from coopsgd.strategies.base import Around, Strategy, Tick, overrides
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from coopsgd.fleet.base import Common, Fleet, Rows
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A correction, as a config names it."""
+
+    BESIDE: ClassVar[tuple[str, ...]] = ()  # axes that may be inside it; none: W alone must be in between
+    ALONE: ClassVar[bool] = True  # must the algorithm do no more with its models than mix them?
+
+    def around(self, algorithm: Strategy) -> Around:
+        """The algorithm, corrected."""
+        raise NotImplementedError
+
+    def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
+        """ValueError when it does not hold for what the algorithm mixes by. tau: of every round; None where it moves."""
+
+
+@register("proximal", "correction")
+@dataclass(frozen=True)
+class Proximal(Correction):
+    """FedProx: local steps along g + mu (x - z), z what the last communication left. arXiv:1812.06127."""
+
+    BESIDE: ClassVar[tuple[str, ...]] = ("outer", "codec")
+    ALONE: ClassVar[bool] = False
+
+    mu: float = option(0.01, "pull towards the model that the last communication left; 0 is none", unit="")
+
+    def __post_init__(self) -> None:
+        if not self.mu >= 0:
+            raise ValueError(f"correction.mu: must be a number of at least 0, got {self.mu}")
+
+    def around(self, algorithm: Strategy) -> Around:
+        return Held(algorithm, self.mu)
+
+
+class HeldState(NamedTuple):
+    """Where each row was after the last communication."""
+
+    own: Any  # the state of what is inside
+    z: Rows
+
+
+@dataclass(frozen=True)
+class Held(Around):
+    """Local steps that are pulled back to where they began."""
+
+    mu: float
+
+    CHANGES = ("direction", "receive")
+
+    def init(self, fleet: Fleet, x: Rows) -> HeldState:
+        return HeldState(self.algorithm.init(fleet, x), x.clone())
+
+    def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: Any) -> tuple[Rows | Common, Any]:
+        return super().direction(fleet, t, grad.add(x - s.z, alpha=self.mu), x, s)
+
+    def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
+        y, s = super().receive(fleet, t, x, heard, s)
+        s.z.copy_(y)
+        return y, s
+
+
+class Corrected(NamedTuple):
+    """What is kept where c is in units of x and one vector is sent."""
+
+    own: Any  # the state of what is inside
+    c: Rows
+
+
+@register("d2", "correction")
+@dataclass(frozen=True)
+class D2(Correction):
+    """D2, exact diffusion: x <- W (x + u + c), c <- x - what was sent. One step a round. arXiv:1803.07068."""
+
+    def around(self, algorithm: Strategy) -> Around:
+        return Diffused(algorithm)
+
+    def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
+        needs.one_step("d2", tau, "led, which is d2 for any tau")
+        needs.fixed_and_symmetric("d2", schedule, m, algo)
+
+
+@dataclass(frozen=True)
+class Diffused(Around):
+    """D2: what mixing took from a row in one round is given back in the next."""
+
+    CHANGES, DELAYS = ("send", "receive"), False
+
+    def init(self, fleet: Fleet, x: Rows) -> Corrected:
+        return Corrected(self.algorithm.init(fleet, x), torch.zeros_like(x))
+
+    def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
+        return super().send(fleet, t, x + s.c, s)
+
+    def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
+        y, s = super().receive(fleet, t, x + s.c, heard, s)
+        torch.sub(y, x, out=s.c)
+        return y, s
+
+
+@register("led", "correction")
+@dataclass(frozen=True)
+class Led(Correction):
+    """LED, local exact diffusion: tau times x <- local(x) + c / tau, then x <- W x, c <- c + W x - x. arXiv:2302.00620."""
+
+    def around(self, algorithm: Strategy) -> Around:
+        return LocallyDiffused(algorithm)
+
+    def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
+        needs.fixed_and_symmetric("led", schedule, m, algo)
+
+
+@dataclass(frozen=True)
+class LocallyDiffused(Around):
+    """LED: D2 whose correction is dealt out over the local steps of the round."""
+
+    CHANGES, DELAYS = ("shift", "receive"), False
+
+    def init(self, fleet: Fleet, x: Rows) -> Corrected:
+        return Corrected(self.algorithm.init(fleet, x), torch.zeros_like(x))
+
+    def shift(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> tuple[Rows | Common | None, Any]:
+        return s.c / t.tau, s
+
+    def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
+        y, s = super().receive(fleet, t, x, heard, s)
+        s.c.add_(y - x)
+        return y, s
+
+
+class Tracked(NamedTuple):
+    """What is kept by gradient tracking."""
+
+    own: Any  # the state of what is inside
+    z: Rows  # each row after the last communication
+    c: Rows  # in units of x
+
+
+@register("gt", "correction")
+@dataclass(frozen=True)
+class GradientTracking(Correction):
+    """Gradient tracking: x, s <- W (x + u + c), W (c + u), c <- s - u. One step a round. arXiv:1607.03218."""
+
+    def around(self, algorithm: Strategy) -> Around:
+        return Tracking(algorithm)
+
+    def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
+        needs.one_step("gt", tau, "kgt, which is gt for any tau")
+        needs.doubly_stochastic("gt", schedule, m, algo)
+
+
+@dataclass(frozen=True)
+class Tracking(Around):
+    """Gradient tracking: every row follows the mean of all updates."""
+
+    CHANGES, DELAYS = ("send", "receive"), False
+
+    def init(self, fleet: Fleet, x: Rows) -> Tracked:
+        return Tracked(self.algorithm.init(fleet, x), x.clone(), torch.zeros_like(x))
+
+    def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
+        return _with(self.algorithm, fleet, t, x + s.c, s.c + x - s.z, s.own)
+
+    def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
+        y, own = self.algorithm.receive(fleet, t, x + s.c, heard[0], s.own)
+        torch.sub(heard[1], x - s.z, out=s.c)
+        s.z.copy_(y)
+        return y, s._replace(own=own)
+
+
+class Drawn(NamedTuple):
+    """What is kept where c is in units of a gradient: it and the round's gradients, added up."""
+
+    own: Any  # the state of what is inside
+    c: Rows
+    total: Rows
+
+
+@register("kgt", "correction")
+@dataclass(frozen=True)
+class KGT(Correction):
+    """K-GT, gradient tracking with tau local steps along g + c: s = mean g + c, c <- c - s + W s. arXiv:2301.01313."""
+
+    def around(self, algorithm: Strategy) -> Around:
+        return LocallyTracking(algorithm)
+
+    def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
+        needs.doubly_stochastic("kgt", schedule, m, algo)
+
+
+@dataclass(frozen=True)
+class LocallyTracking(Around):
+    """K-GT: what a row's gradients lack of everybody's, as of the last round, is in each of its steps."""
+
+    CHANGES, DELAYS = ("direction", "send", "receive"), False
+
+    def init(self, fleet: Fleet, x: Rows) -> Drawn:
+        return Drawn(self.algorithm.init(fleet, x), torch.zeros_like(x), torch.zeros_like(x))
+
+    def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: Any) -> tuple[Rows | Common, Any]:
+        s.total.add_(grad)
+        return super().direction(fleet, t, grad + s.c, x, s)
+
+    def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
+        return _with(self.algorithm, fleet, t, x, s.total / t.tau + s.c, s.own)
+
+    def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
+        y, own = self.algorithm.receive(fleet, t, x, heard[0], s.own)
+        torch.sub(heard[1], s.total / t.tau, out=s.c)
+        s.total.zero_()
+        return y, s._replace(own=own)
+
+
+class Controlled(NamedTuple):
+    """What is kept by SCAFFOLD."""
+
+    own: Any  # the state of what is inside
+    mine: Rows  # each worker's control variate: the mean gradient of its last round
+    common: Rows  # the server's, as each row last heard of it
+    total: Rows  # the gradients of this round, added up
+
+
+@register("scaffold", "correction")
+@dataclass(frozen=True)
+class Scaffold(Correction):
+    """SCAFFOLD: steps along g - c_i + c, c_i the mean gradient of its last round, c the mean of all. arXiv:1910.06378."""
+
+    BESIDE: ClassVar[tuple[str, ...]] = ("outer",)
+
+    def around(self, algorithm: Strategy) -> Around:
+        return Controlling(algorithm)
+
+    def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
+        if schedule is None or not (isinstance(schedule, Average) or schedule.server_owns_aux):
+            raise ValueError(
+                f"correction=scaffold: its c is the mean over all workers, which no communication of {algo} takes; use "
+                "algo=fedavg, pasgd or parameter_server, or correction=kgt, which is the same where W = J"
+            )
+
+
+@dataclass(frozen=True)
+class Controlling(Around):
+    """SCAFFOLD: what a client's gradients lack of everybody's is in each of its steps; c is moved by those who took part.
+
+    What a client sends is c + k_i (c_i new - c_i old), k_i its weight among all over its weight in this mean: their mean is c
+    and the weighted sum of all changes, so that c is the weighted mean of all c_i whoever takes part.
+    """
+
+    CHANGES, DELAYS = ("direction", "send", "receive"), False
+
+    def init(self, fleet: Fleet, x: Rows) -> Controlled:
+        zeros = (torch.zeros_like(x) for _ in range(3))
+        return Controlled(self.algorithm.init(fleet, x), *zeros)
+
+    def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: Any) -> tuple[Rows | Common, Any]:
+        s.total.add_(grad)
+        return super().direction(fleet, t, grad - s.mine + s.common, x, s)
+
+    def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
+        share = _column(self._shares(fleet.m, t), fleet, x)
+        return _with(self.algorithm, fleet, t, x, s.common + share * (self._moved(fleet, t, s) - s.mine), s.own)
+
+    def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
+        y, own = self.algorithm.receive(fleet, t, x, heard[0], s.own)
+        s.mine.copy_(self._moved(fleet, t, s))
+        s.common.copy_(heard[1])
+        s.total.zero_()
+        return y, s._replace(own=own)
+
+    def _moved(self, fleet: Fleet, t: Tick, s: Any) -> Rows:
+        """(r, d) the control variates after this round: of whoever worked the mean of its gradients."""
+        assert self.schedule is not None
+        work = self.schedule.work(fleet.m, t.round, t.tau)
+        steps = _column(np.full(fleet.m, t.tau) if work is None else work, fleet, s.mine)
+        return torch.where(steps > 0, s.total / steps.clamp(min=1), s.mine)
+
+    def _shares(self, m: int, t: Tick) -> np.ndarray:
+        """(m,) k_i; 0 of whoever is not in the mean."""
+        assert self.schedule is not None
+        if isinstance(self.schedule, Average):
+            return np.ones(m)
+        weights, shares = self.schedule.factors(m, t.round)[0].row(m)[:m], self.schedule.shares(m)
+        return np.divide(shares, weights, out=np.zeros(m), where=weights > 0)
+
+
+def _column(values: np.ndarray, fleet: Fleet, x: Rows) -> Tensor:
+    """(r, 1) a number of each worker beside its row, 0 beside auxiliary rows."""
+    mine = torch.zeros(len(x), 1, dtype=x.dtype, device=x.device)
+    if not x.is_meta:
+        mine[: len(fleet.workers), 0] = torch.from_numpy(values[fleet.workers.start : fleet.workers.stop].astype(float))
+    return mine
+
+
+def _with(algorithm: Strategy, fleet: Fleet, t: Tick, x: Rows, more: Rows, own: Any) -> Pending | tuple[Pending, ...]:
+    """The algorithm's message of x, and what mixes `more` by its matrix: in the same one where it mixes x by that too."""
+    assert algorithm.schedule is not None
+    W = algorithm.schedule.at(fleet.m, t.round)
+    if not overrides(algorithm, "send"):
+        return fleet.later(fleet.mix, W, x, more)
+    sent = algorithm.send(fleet, t, x, own)
+    first = sent if isinstance(sent, Pending) else Pending(lambda: tuple(one.wait() for one in sent))
+    return first, fleet.later(fleet.mix, W, more)
