@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
 
-from coopsgd.fleet.base import Pending
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.static import Average
 from coopsgd.registry import option, register
@@ -24,7 +22,7 @@ from coopsgd.strategies.base import Around, Strategy, Tick, overrides
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from coopsgd.fleet.base import Common, Fleet, Rows
+    from coopsgd.fleet.base import Common, Fleet, Pending, Rows
 
 
 @dataclass(frozen=True)
@@ -114,14 +112,14 @@ class Diffused(Around):
     CHANGES, DELAYS = ("send", "receive"), False
 
     def init(self, fleet: Fleet, x: Rows) -> Corrected:
-        return Corrected(self.algorithm.init(fleet, x), torch.zeros_like(x))
+        return Corrected(self.algorithm.init(fleet, x), _zeros(x))
 
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
         return super().send(fleet, t, x + s.c, s)
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
         y, s = super().receive(fleet, t, x + s.c, heard, s)
-        torch.sub(y, x, out=s.c)
+        s.c.copy_(y).sub_(x)
         return y, s
 
 
@@ -144,7 +142,7 @@ class LocallyDiffused(Around):
     CHANGES, DELAYS = ("shift", "receive"), False
 
     def init(self, fleet: Fleet, x: Rows) -> Corrected:
-        return Corrected(self.algorithm.init(fleet, x), torch.zeros_like(x))
+        return Corrected(self.algorithm.init(fleet, x), _zeros(x))
 
     def shift(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> tuple[Rows | Common | None, Any]:
         return s.c / t.tau, s
@@ -183,14 +181,14 @@ class Tracking(Around):
     CHANGES, DELAYS = ("send", "receive"), False
 
     def init(self, fleet: Fleet, x: Rows) -> Tracked:
-        return Tracked(self.algorithm.init(fleet, x), x.clone(), torch.zeros_like(x))
+        return Tracked(self.algorithm.init(fleet, x), x.clone(), _zeros(x))
 
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
         return _with(self.algorithm, fleet, t, x + s.c, s.c + x - s.z, s.own)
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
         y, own = self.algorithm.receive(fleet, t, x + s.c, heard[0], s.own)
-        torch.sub(heard[1], x - s.z, out=s.c)
+        s.c.copy_(heard[1]).sub_(x - s.z)
         s.z.copy_(y)
         return y, s._replace(own=own)
 
@@ -222,7 +220,7 @@ class LocallyTracking(Around):
     CHANGES, DELAYS = ("direction", "send", "receive"), False
 
     def init(self, fleet: Fleet, x: Rows) -> Drawn:
-        return Drawn(self.algorithm.init(fleet, x), torch.zeros_like(x), torch.zeros_like(x))
+        return Drawn(self.algorithm.init(fleet, x), _zeros(x), _zeros(x))
 
     def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: Any) -> tuple[Rows | Common, Any]:
         s.total.add_(grad)
@@ -233,7 +231,7 @@ class LocallyTracking(Around):
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
         y, own = self.algorithm.receive(fleet, t, x, heard[0], s.own)
-        torch.sub(heard[1], s.total / t.tau, out=s.c)
+        s.c.copy_(heard[1]).sub_(s.total / t.tau)
         s.total.zero_()
         return y, s._replace(own=own)
 
@@ -276,7 +274,7 @@ class Controlling(Around):
     CHANGES, DELAYS = ("direction", "send", "receive"), False
 
     def init(self, fleet: Fleet, x: Rows) -> Controlled:
-        zeros = (torch.zeros_like(x) for _ in range(3))
+        zeros = (_zeros(x) for _ in range(3))
         return Controlled(self.algorithm.init(fleet, x), *zeros)
 
     def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: Any) -> tuple[Rows | Common, Any]:
@@ -299,7 +297,7 @@ class Controlling(Around):
         assert self.schedule is not None
         work = self.schedule.work(fleet.m, t.round, t.tau)
         steps = _column(np.full(fleet.m, t.tau) if work is None else work, fleet, s.mine)
-        return torch.where(steps > 0, s.total / steps.clamp(min=1), s.mine)
+        return (s.total / steps.clamp(min=1)).where(steps > 0, s.mine)
 
     def _shares(self, m: int, t: Tick) -> np.ndarray:
         """(m,) k_i; 0 of whoever is not in the mean."""
@@ -310,16 +308,22 @@ class Controlling(Around):
         return np.divide(shares, weights, out=np.zeros(m), where=weights > 0)
 
 
+def _zeros(x: Rows) -> Rows:
+    return x.new_zeros(x.shape)
+
+
 def _column(values: np.ndarray, fleet: Fleet, x: Rows) -> Tensor:
     """(r, 1) a number of each worker beside its row, 0 beside auxiliary rows."""
-    mine = torch.zeros(len(x), 1, dtype=x.dtype, device=x.device)
+    mine = x.new_zeros(len(x), 1)
     if not x.is_meta:
-        mine[: len(fleet.workers), 0] = torch.from_numpy(values[fleet.workers.start : fleet.workers.stop].astype(float))
+        mine[: len(fleet.workers), 0] = x.new_tensor(values[fleet.workers.start : fleet.workers.stop])
     return mine
 
 
 def _with(algorithm: Strategy, fleet: Fleet, t: Tick, x: Rows, more: Rows, own: Any) -> Pending | tuple[Pending, ...]:
     """The algorithm's message of x, and what mixes `more` by its matrix: in the same one where it mixes x by that too."""
+    from coopsgd.fleet.base import Pending  # which imports torch
+
     assert algorithm.schedule is not None
     W = algorithm.schedule.at(fleet.m, t.round)
     if not overrides(algorithm, "send"):
