@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coopsgd.mixing import spectra
+from coopsgd.mixing import lanczos, spectra
 from coopsgd.mixing.base import LOOKED_AT, Mixing
 from coopsgd.mixing.matrix import WHOLE, Matrix
 
@@ -75,4 +75,4 @@ def _of_workers(name: str, schedule: Mixing | None, m: int, algo: str) -> None:
 def _least(W: Matrix) -> float:
     """The smallest eigenvalue of a symmetric W."""
     values = spectra.eigenvalues(W)
-    return float(values.min()) if len(values) else spectra.ends(W)[1]
+    return float(values.min()) if len(values) else lanczos.ends(W)[1]
