@@ -52,4 +52,4 @@ def test_most_of_them_are_taken():
         except ConfigError:
             pass
     print(f"{taken} of {DRAWN} combinations are taken")
-    assert taken >= DRAWN / 3
+    assert taken >= DRAWN / 8  # four of six corrections bear no outer step, and only one a delay

@@ -288,7 +288,7 @@ def test_proximal_with_a_delay_is_pulled_to_what_was_mixed(process_groups, delay
         (("algo=one_peer", "correction=led"), "needs one W for all rounds"),
         (("algo=dpsgd", "workers=8", "topology=exponential", "correction=d2"), "needs a symmetric W"),
         (("algo=fullsync", "correction=gt"), "correction=gt: fullsync mixes no models"),
-        (("algo=pasgd", "correction=kgt", "outer=nesterov"), "correction=kgt outer=nesterov: the correction of what"),
+        (("algo=pasgd", "correction=kgt", "outer=nesterov"), "correction=kgt outer=nesterov: what a worker takes"),
         (("algo=pasgd", "correction=scaffold", "delay=1"), "delay=1: correction=scaffold"),
         (("algo=pasgd", "correction=proximal", "correction.mu=-1"), "correction.mu: must be a number of at least 0"),
         (("algo=pasgd", "correction.mu=1"), "correction.mu: correction=none has none"),
