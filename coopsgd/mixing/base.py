@@ -121,7 +121,7 @@ class Mixing:
         """(m,) local steps of each worker towards communication r, 0 for one that sits it out; None: tau for everyone."""
         return None
 
-    def shares(self, m: int) -> np.ndarray:
+    def worker_shares(self, m: int) -> np.ndarray:
         """(m,) what each worker weighs among all of them, in sum 1: in the mean that is the aim."""
         return np.full(m, 1 / m)
 

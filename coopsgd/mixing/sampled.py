@@ -79,7 +79,7 @@ class Sampled(Mixing):
         """(m,) how often each worker is drawn for round r."""
         count, draw = self._count(m), stream(self.seed, "clients", r)
         if self.weighting == "proportional":
-            return np.bincount(draw.choice(m, count, p=self.shares(m)), minlength=m)
+            return np.bincount(draw.choice(m, count, p=self.worker_shares(m)), minlength=m)
         return np.bincount(draw.choice(m, count, replace=False), minlength=m)
 
     def outcomes(self, m: int, tau: int) -> Outcomes | None:
@@ -93,7 +93,7 @@ class Sampled(Mixing):
         chance = np.full(len(drawn), 1 / len(drawn))
         if replaced:  # multinomial
             orders = [math.factorial(count) / math.prod(map(math.factorial, row)) for row in drawn.tolist()]
-            chance = np.array(orders) * np.prod(self.shares(m) ** drawn, axis=1)
+            chance = np.array(orders) * np.prod(self.worker_shares(m) ** drawn, axis=1)
         return Outcomes(
             chance,
             np.stack([matrices.download(row > 0).dense() for row in drawn]),
@@ -115,7 +115,7 @@ class Sampled(Mixing):
     def _count(self, m: int) -> int:
         return max(1, math.ceil(self.fraction * m - 1e-9))
 
-    def shares(self, m: int) -> np.ndarray:
+    def worker_shares(self, m: int) -> np.ndarray:
         sizes = np.ones(m) if self.sizes is None or self.weighting == "uniform" else np.asarray(self.sizes)
         return np.asarray(sizes / sizes.sum())
 

@@ -304,7 +304,7 @@ class Controlling(Around):
         assert self.schedule is not None
         if isinstance(self.schedule, Average):
             return np.ones(m)
-        weights, shares = self.schedule.factors(m, t.round)[0].row(m)[:m], self.schedule.shares(m)
+        weights, shares = self.schedule.factors(m, t.round)[0].row(m)[:m], self.schedule.worker_shares(m)
         return np.divide(shares, weights, out=np.zeros(m), where=weights > 0)
 
 
