@@ -34,6 +34,8 @@ HOMES = {
     "period": "coopsgd.strategies.period",
     "outer": "coopsgd.strategies.outer",
     "correction": "coopsgd.strategies.correction",
+    "codec": "coopsgd.strategies.codecs",
+    "fragments": "coopsgd.strategies.fragments",
     "graph": "coopsgd.mixing.graphs",
     "task": "coopsgd.tasks",
     "model": "coopsgd.models",

@@ -23,6 +23,8 @@ READ = (
     "period",
     "outer",
     "correction",
+    "codec",
+    "fragments",
     "topology",
     "tau",
     "order",

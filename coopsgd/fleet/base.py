@@ -22,6 +22,7 @@ from coopsgd.fleet import plan as plans
 from coopsgd.fleet.block import Described
 from coopsgd.fleet.ledger import Ledger
 from coopsgd.fleet.price import Price, average_price, pick_price, price
+from coopsgd.fleet.spread import Routes, everyone, routes, sent_by, spread_price
 from coopsgd.fleet.waits import TRAINING
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.mixing.recognise import recognise
@@ -171,8 +172,17 @@ class Fleet(Described, ABC):
         """Global row i, the same everywhere. A new tensor, never a view of x."""
         return self._picking(x, i).wait()
 
+    def spread(self, W: Any, packed: Tensor) -> Tensor:
+        """Packed rows to whoever takes from them: (m + v, n) bytes, row j as its member packed it, to the bit, where a row held
+        here takes from j; 0 elsewhere.
+
+        packed: (r, n) bytes, one message a row held here, of a length that all know. W: who takes from whom, as for `mix`; of
+        None every worker from every other. Each message is charged by its n bytes, once for every host that takes from it.
+        """
+        return self._spreading(W, packed).wait()
+
     def later(self, verb: Callable[..., Any], *args: Any) -> Pending:
-        """Start fleet.mix, mean or pick on today's values; `.wait()` for the answer, as in later(fleet.mix, W, x).
+        """Start fleet.mix, mean, pick or spread on today's values; `.wait()` for the answer, as in later(fleet.mix, W, x).
 
         What is given may change meanwhile. Every process must wait, in the order in which verbs were started.
         """
@@ -182,9 +192,10 @@ class Fleet(Described, ABC):
             self.mix: self._mixing,
             self.mean: self._averaging,
             self.pick: self._picking,
+            self.spread: self._spreading,
         }
         if verb not in begun:
-            raise ValueError(f"later: takes mix, mean or pick of this fleet, got {verb!r}")
+            raise ValueError(f"later: takes mix, mean, pick or spread of this fleet, got {verb!r}")
         return begun[verb](*args, later=True)
 
     def _mixing(self, W: Any, *xs: Rows, later: bool = False) -> Pending:
@@ -243,6 +254,18 @@ class Fleet(Described, ABC):
             return first
 
         return self._pending(ends, self._pick(x if not more else torch.cat(every, dim=1), i), over)
+
+    def _spreading(self, W: Any, packed: Tensor, later: bool = False) -> Pending:
+        if packed.ndim != 2 or len(packed) != self.local_rows or packed.dtype != torch.uint8:
+            raise ValueError(
+                f"fleet.spread: takes bytes of shape ({self.local_rows}, n) in this process, got {tuple(packed.shape)} of "
+                f"{packed.dtype}"
+            )
+        if self._carried is not None:
+            self._carried.unlike = True  # numbers cannot travel as bytes of this message
+        plan = self._planned_spread(W)
+        ends = self._charge(plan.price, packed.shape[1], plan.wire.sent, plan.wire.messages, plan.parts)
+        return self._pending(ends, self._spread(plan.lowered, packed), lambda found: found)
 
     def _apart(self, carried: Carried, first: Pending, more: list[Pending]) -> Pending:
         def wait() -> Any:
@@ -336,6 +359,9 @@ class Fleet(Described, ABC):
     def _pick(self, x: Rows, i: int) -> Callable[[], Common]: ...
 
     @abstractmethod
+    def _spread(self, routes: Routes, packed: Tensor) -> Callable[[], Tensor]: ...
+
+    @abstractmethod
     def _lowered(self, plan: plans.Plan) -> Any: ...
 
     @property
@@ -365,6 +391,18 @@ class Fleet(Described, ABC):
                 self._wire(Price(plan.messages, plan.sent)),
                 self.clock.parts(logical) if self.clock else None,
             )
+        return self._plans[key]
+
+    def _planned_spread(self, W: Any) -> _Planned:
+        """The same for messages that are passed on as they are."""
+        key = "spread", None if W is None else id(W) if isinstance(W, Matrix) else np.asarray(W).tobytes()
+        if key not in self._plans:
+            if len(self._plans) >= PLANS[1]:
+                self._plans.popitem()
+            takes = everyone(self.m, self.v) if W is None else np.asarray(self._matrix(W)) != 0
+            logical, found = spread_price(takes, self.m, self.layout.server_owns_aux), routes(takes, self.layout)
+            wire = self._wire(Price(len(found), sent_by(found, self.layout.processes)))
+            self._plans[key] = _Planned(W, found, logical, wire, self.clock.parts(logical) if self.clock else None)
         return self._plans[key]
 
     def _matrix(self, W: Any) -> Matrix:

@@ -18,6 +18,7 @@ from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Pending, Rows
 from coopsgd.fleet.lookout import Lookout
 from coopsgd.fleet.pieces import Exchange, Hidden, Pace, Part
+from coopsgd.fleet.spread import Routes
 from coopsgd.fleet.stacked import Lowered, Stacked, nothing, split_back
 from coopsgd.fleet.waits import FIRST, Waits
 
@@ -279,6 +280,25 @@ class Processes(Stacked):
         def finish() -> Common:
             reduced()
             return mine.div_(self.m)
+
+        return finish
+
+    def _spread(self, routes: Routes, packed: Tensor) -> Callable[[], Tensor]:
+        here = self.layout.rows(self.rank)
+        everything = packed.new_zeros(self.layout.n, packed.shape[1])
+        everything[here] = packed
+        place = {row: at for at, row in enumerate(here)}
+        into = [(rows, packed.new_empty(len(rows), packed.shape[1]), src) for src, dst, rows in routes if dst == self.rank]
+        out = [(packed[[place[row] for row in rows]], dst) for src, dst, rows in routes if src == self.rank]
+        with self._waiting("spread"):
+            pending = self._posting()([(part, src) for _, part, src in into], out)
+
+        def finish() -> Tensor:
+            self._wait(pending, "spread")
+            out.clear()  # kept alive until everything had left
+            for rows, part, _ in into:
+                everything[rows] = part
+            return everything
 
         return finish
 

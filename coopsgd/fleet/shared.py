@@ -21,6 +21,7 @@ from coopsgd.fleet.base import Common, Fleet, Rows
 from coopsgd.fleet.local import Local
 from coopsgd.fleet.memory import Meeting, Memory
 from coopsgd.fleet.price import Price
+from coopsgd.fleet.spread import Routes
 from coopsgd.fleet.waits import FIRST, Waits
 from coopsgd.host import processors
 from coopsgd.mixing.matrix import WHOLE
@@ -175,6 +176,22 @@ class Shared(Fleet):
                 found = mean.clone()
                 self._returned(lent)
                 self._given_back("mean", mean)
+                return found
+
+        return finish
+
+    def _spread(self, routes: Routes, packed: Tensor) -> Callable[[], Tensor]:
+        with self._waiting("spread"):
+            lent = self._lent(packed, back=False)
+            self._meeting.arrive()
+
+        def finish() -> Tensor:
+            with self._waiting("spread"):
+                self._met("spread")
+                found = torch.empty_like(lent.all)
+                found[torch.from_numpy(self._order)] = lent.all
+                self._meet("spread")
+                self._returned(lent)
                 return found
 
         return finish

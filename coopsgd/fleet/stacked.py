@@ -14,6 +14,7 @@ from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Fleet, Rows
 from coopsgd.fleet.entries import Entries, beside
 from coopsgd.fleet.local import Combined, Local
+from coopsgd.fleet.spread import Routes
 
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
@@ -130,6 +131,9 @@ class Stacked(Fleet):
     def _mean(self, x: Rows) -> Callable[[], Common]:
         mean = x[: self.m].mean(0, keepdim=True)
         return lambda: mean
+
+    def _spread(self, routes: Routes, packed: Tensor) -> Callable[[], Tensor]:
+        return lambda: packed
 
     def _pick(self, x: Rows, i: int) -> Callable[[], Common]:
         row = x[i : i + 1].clone()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-VERBS = ("join", "broadcast", "group", "mix", "mean", "pick", "total", "gather", "barrier")
+VERBS = ("join", "broadcast", "group", "mix", "mean", "pick", "spread", "total", "gather", "barrier")
 ACTIVITIES = ("start", "training", "log line", "evaluation", "checkpoint", "last save")
 START, TRAINING, LINE, EVALUATION, CHECKPOINT, LAST = ACTIVITIES
 

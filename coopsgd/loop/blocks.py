@@ -38,9 +38,6 @@ class Blocks(tuple[Tensor, ...]):
     def sub_(self, others: Iterable[Tensor]) -> Blocks:
         return Blocks(x.sub_(y) for x, y in zip(self, others, strict=True))
 
-    def lerp_(self, others: Iterable[Tensor], weight: float) -> Blocks:
-        return Blocks(x.lerp_(y, weight) for x, y in zip(self, others, strict=True))
-
 
 def each(function: Callable[[Tensor], Tensor], x: Any) -> Any:
     """What a function makes of rows, of each block if they are in blocks."""

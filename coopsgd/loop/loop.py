@@ -90,6 +90,7 @@ class Loop:
         self._cta, self._buffers = config.order == "cta", config.buffers
         self._delay: float = math.inf if config.delay == "tau" else config.delay
         self._merge = None if config.merge == "kept" else float(config.merge)
+        self._pieces = parts.fragments.count if parts.fragments else 1
         self._averages = config.norm_stats == "average"
         self._as_it_is = not overrides(strategy, "direction")  # steps go along the gradient
         self._plain_steps = not overrides(strategy, "shift")  # and that is all of them
@@ -97,7 +98,7 @@ class Loop:
         self._mixes = strategy.schedule is not None and not any(overrides(strategy, name) for name in ("send", "receive"))
         x, start = each(fleet.rows, problem.start()), problem.statistics()
         blocks: Any = getattr(problem, "blocks", lambda: vector(x.shape[1]))  # of a class of somebody's own
-        self.moves: Any = strategy
+        self._blocks, self.moves = blocks, strategy
         if isinstance(x, Blocks):
             self.moves = Blockwise(strategy, blocks())
         else:
@@ -280,7 +281,7 @@ class Loop:
             if self._merge is None:
                 st.x.sub_(flight.sent.sub_(y))  # x + (y - sent), to the bit
             else:
-                st.x.lerp_(y, 1 - self._merge)
+                self._merged(t, st.x, y)
             self._received(self._late)
 
     def _communicate(self, t: Tick, done: int) -> None:
@@ -297,12 +298,25 @@ class Loop:
         self._unload(carried, apart)  # verbs are waited for in the order in which they were started
         y, st.s = self.moves.receive(fleet, t, st.x, heard, st.s)
         if self._merge:
-            st.x.copy_(before.lerp_(y, 1 - self._merge))
+            self._merged(t, before, y)
+            st.x.copy_(before)
         elif y is not st.x:
             st.x.copy_(y)
         if self._buffers == "reset":
             st.inner.reset()
         self._received(0)
+
+    def _merged(self, t: Tick, x: Rows, y: Any) -> None:
+        """x becomes what lies between it and the answer y, in the columns that were mixed."""
+        assert self._merge is not None
+        several, fragments = isinstance(x, Blocks), self.parts.fragments
+        for i, (part, new) in enumerate(zip(blocks_of(x), y if several else (y,), strict=True)):
+            if fragments is None:
+                part.lerp_(new.to(part.dtype), 1 - self._merge)
+            else:
+                parameters = partial(lambda i: self._blocks()[i] if several else self._blocks(), i)
+                at = fragments.columns(parameters, part.shape[1], t.round).to(part.device)
+                part[:, at] = part[:, at].lerp(new[:, at].to(part.dtype), 1 - self._merge)
 
     def _sent(self, t: Tick, x: Rows, s: Any, companions: Sequence[Rows]) -> Flight:
         """What leaves now and is due some steps later. Nothing that is given changes until then."""
@@ -324,7 +338,7 @@ class Loop:
         schedule = self.strategy.schedule
         if isinstance(schedule, Average) and not self._mixes:
             return None
-        return None if schedule is None else schedule.at(self.fleet.m, t.round)
+        return None if schedule is None else schedule.at(self.fleet.m, t.round // self._pieces)
 
     def _sent_apart(self, carried: Carried) -> Pending | None:
         """In a message of their own, what a strategy with a matrix did not mix by it, or what its message could not take."""
@@ -335,15 +349,17 @@ class Loop:
         return self.fleet.later(self.fleet.mix, carried.by, *carried.rows)
 
     def _companions(self, t: Tick) -> Sequence[Rows]:
-        """What rides along: running statistics, then buffers."""
+        """What rides along: running statistics, then buffers. Of the fragments of a model with the last."""
         st, schedule = self.state, self.strategy.schedule
+        if t.round % self._pieces < self._pieces - 1:
+            return []
         found = [st.stats] if st.stats is not None and self._averages else []
         found += st.inner.stacked() if self._buffers == "average" else []
         if (
             found
             and schedule is not None
             and not st.x.is_meta
-            and (weight := first_negative([schedule.factors(self.fleet.m, t.round)])) is not None
+            and (weight := first_negative([schedule.factors(self.fleet.m, t.round // self._pieces)])) is not None
         ):
             raise RunFailed(
                 f"communication {t.round}: {weight}, which can make a running variance or an optimiser's mean square "

@@ -108,7 +108,9 @@ def per_step(parts: Parts) -> dict[str, float | None]:
     if often is None:
         return dict.fromkeys(COSTS)
     schedule = parts.strategy.schedule
-    found = _of_rounds(parts, range((1 if schedule is None else schedule.cycle(parts.config.workers)) or WINDOW))
+    pieces = parts.fragments.count if parts.fragments else 1
+    cycle = 1 if schedule is None else schedule.cycle(parts.config.workers)
+    found = _of_rounds(parts, range(pieces * cycle if cycle else WINDOW))
     return {key: None if value is None else value * often for key, value in found.items()}
 
 
@@ -121,7 +123,7 @@ def _communications(parts: Parts) -> float | None:
     """How many a step: 1 / tau, or where it moves as many as the planned steps have; None where only the run can tell."""
     config, steps = parts.config, parts.config.steps or 0
     if _even(parts):
-        return 1 / config.tau
+        return (parts.fragments.count if parts.fragments else 1) / config.tau
     if not parts.period.foreseen or not steps:
         return None
     found = ends(parts.period, parts.strategy.schedule, config.workers)

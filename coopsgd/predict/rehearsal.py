@@ -115,6 +115,9 @@ def stage(parts: Parts, clock: Clock | None = None, observer: Observer | None = 
         def _pick(self, x: Tensor, i: int) -> Any:
             return lambda: x[:1].clone()
 
+        def _spread(self, routes: Any, packed: Tensor) -> Any:
+            return lambda: packed
+
         def _lowered(self, plan: Any) -> Any:
             return None
 

@@ -21,6 +21,8 @@ def check(parts: Parts) -> None:
             f"{name}={getattr(config, name)['name']}: {algo} mixes no models, it communicates gradients inside its steps; use "
             f"{name}=none, or algo=pasgd tau=1, which averages models"
         )
+    if parts.codec is not None or parts.fragments is not None:
+        _check_messages(parts)
     if parts.correction is None:
         return
     name = config.correction["name"]
@@ -39,3 +41,47 @@ def check(parts: Parts) -> None:
     period = parts.period
     tau = period.largest if period.smallest == period.largest else None
     parts.correction.check(schedule, m, tau, algo)
+
+
+def _check_messages(parts: Parts) -> None:
+    """Of the axes that say what is in a message."""
+    config, algo, schedule = parts.config, parts.config.algo["name"], parts.strategy.schedule
+    own = layers(parts.strategy)[-1]
+    name = "codec" if parts.codec is not None else "fragments"
+    what = f"{name}={getattr(config, name)['name']}"
+    if schedule is None or any(overrides(own, method) for method in ("send", "receive")):
+        raise ConfigError(
+            f"{what}: {algo} says by itself what it sends; use {name}=none, or an algorithm that mixes models by W"
+        )
+    if parts.codec is not None:
+        try:
+            parts.codec.rule_for(schedule, config.workers)
+        except ValueError as error:
+            raise ConfigError(str(error) if str(error).startswith("codec.") else f"{what}: {algo}: {error}") from None
+    if parts.fragments is not None:
+        _check_fragments(parts)
+
+
+def _check_fragments(parts: Parts) -> None:
+    config, algo, schedule, fragments = parts.config, parts.config.algo["name"], parts.strategy.schedule, parts.fragments
+    assert schedule is not None and fragments is not None
+    count, period = fragments.count, (config.period or {}).get("name", "constant")
+    if period != "constant":
+        raise ConfigError(
+            f"fragments.count={count}: fragments take turns within tau, which period={period} moves by itself; "
+            "use period=constant"
+        )
+    if schedule.times_itself or schedule.work(config.workers, 0, 1) is not None:
+        raise ConfigError(
+            f"fragments.count={count}: {algo} draws workers anew for each communication, so a fragment would not be averaged "
+            "over those that trained it; use an algorithm in which every worker takes part, as pasgd"
+        )
+    d = parts.task.dimension(config)
+    if count > d:
+        raise ConfigError(f"fragments.count={count}: the model has {d} numbers; use at most that many")
+    if fragments.by == "layer" and 0 in fragments.sizes(lambda: parts.task.blocks(config), d):
+        layers_ = len({block.name.rpartition(".")[0] or block.name for block in parts.task.blocks(config)})
+        raise ConfigError(
+            f"fragments.by=layer: the model has {layers_} layers for fragments.count={count}; use at most that many, "
+            "or fragments.by=stride"
+        )

@@ -27,7 +27,9 @@ from coopsgd.schedules import Constant
 from coopsgd.setup import external, returned, values
 from coopsgd.setup.schema import COUNTS, Config, UntrustedConfig, whole
 from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.codec import Codec
 from coopsgd.strategies.correction import Correction
+from coopsgd.strategies.fragments import Fragments
 from coopsgd.strategies.outer import Outer
 from coopsgd.strategies.period import Period
 from coopsgd.tasks.base import Task
@@ -38,6 +40,8 @@ KINDS = {
     "period": "period",
     "outer": "outer",
     "correction": "correction",
+    "codec": "codec",
+    "fragments": "fragments",
     "topology": "graph",
     "task": "task",
     "model": "model",
@@ -58,6 +62,8 @@ BASES: dict[str, type] = {
     "period": Period,
     "outer": Outer,
     "correction": Correction,
+    "codec": Codec,
+    "fragments": Fragments,
     "graph": Graph,
     "task": Task,
     "model": Model,

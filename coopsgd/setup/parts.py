@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from coopsgd.errors import ConfigError
 from coopsgd.setup import build, lengths
 from coopsgd.setup.schema import Config
 from coopsgd.setup.stop import Stop
@@ -21,9 +22,24 @@ if TYPE_CHECKING:
     from coopsgd.predict.clock.cluster import Cluster
     from coopsgd.schedules import Constant
     from coopsgd.strategies.base import Strategy
+    from coopsgd.strategies.codec import Codec
     from coopsgd.strategies.correction import Correction
+    from coopsgd.strategies.fragments import Fragments
     from coopsgd.strategies.outer import Outer
     from coopsgd.tasks.base import Task
+
+
+def split(tau: Any, pieces: int) -> Any:
+    """A tau, or a list of them, divided by the number of fragments. ConfigError where it is no multiple of it."""
+    if isinstance(tau, list):
+        return [[pair[0], split(pair[1], pieces)] if isinstance(pair, list) and len(pair) == 2 else pair for pair in tau]
+    if isinstance(tau, int) and not isinstance(tau, bool) and tau % pieces:
+        more = -(-tau // pieces) * pieces
+        raise ConfigError(
+            f"tau={tau}: {pieces} fragments take turns, one every tau / {pieces} steps, so tau must be a multiple of "
+            f"fragments.count={pieces}; use tau={more}"
+        )
+    return tau // pieces if isinstance(tau, int) else tau
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +55,7 @@ class Parts:
     @cached_property
     def strategy(self) -> Strategy:
         """With its mixing, which is `strategy.schedule` where there is one, and with its axes around it."""
-        return with_axes(build.make_strategy(self.config, self.of_run), self.outer, self.correction)
+        return with_axes(build.make_strategy(self.config, self.of_run), self.outer, self.codec, self.fragments, self.correction)
 
     @cached_property
     def outer(self) -> Outer | None:
@@ -52,9 +68,29 @@ class Parts:
         return cast("Correction", self._make("correction")) if self.config.correction else None
 
     @cached_property
+    def codec(self) -> Codec | None:
+        """What a message holds; None: models as they are."""
+        return cast("Codec", self._make("codec")) if self.config.codec else None
+
+    @cached_property
+    def fragments(self) -> Fragments | None:
+        """Which columns travel at a communication; None: all."""
+        return cast("Fragments", self._make("fragments")) if self.config.fragments else None
+
+    @cached_property
     def period(self) -> Period:
         """How many local steps a round has."""
-        return cast("Period", self._make("period"))
+        return cast(
+            "Period", build.make_part(self.config, "period", lambda name: self._tau if name == "tau" else self.of_run(name))
+        )
+
+    @property
+    def _tau(self) -> Any:
+        """Local steps between two communications: of a model in fragments each of them takes its part of tau."""
+        tau, pieces = self.config.tau, self.fragments.count if self.fragments else 1
+        if pieces == 1 or build.algo_classes(self.config)[0].send is None:
+            return tau
+        return split(tau, pieces)
 
     @property
     def only_training_tells(self) -> bool:
@@ -128,7 +164,7 @@ class Parts:
         if unit != "round":
             return int(warmup * unit)
         cls = build.class_of("period", "period", (self.config.period or {}).get("name"))
-        period = Period(self.config.tau) if "warmup" in build.filled_by_run(cls).values() else self.period
+        period = Period(self._tau) if "warmup" in build.filled_by_run(cls).values() else self.period
         if not period.foreseen and period.smallest is not None:  # until the rate falls
             period = Period(period.smallest)
         return lengths.step_of(f"schedule.warmup={warmup}", warmup, period, self.strategy.schedule, self.config.workers)

@@ -182,6 +182,13 @@ def read(node: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
 
 def _axis(name: str, node: dict[str, Any]) -> dict[str, Any] | None:
     """What an axis says; None where it is absent. ConfigError for keys of one that is."""
+    if name == "fragments":  # said by its keys alone, as in fragments.count=4
+        if node.get("name") in (None, ABSENT) and "count" in node:
+            node = {**node, "name": "columns"}
+        if node.get("name") == "columns" and node.get("count") == 1:
+            if "by" in node:
+                raise ConfigError(f"fragments.by={node['by']}: fragments.count=1 is the whole model; use a count above 1")
+            return None
     if node.get("name") not in (None, ABSENT):
         return node
     for key in node:

@@ -22,6 +22,8 @@ GROUPS = (
     "period",
     "outer",
     "correction",
+    "codec",
+    "fragments",
     "topology",
     "task",
     "model",
@@ -32,7 +34,7 @@ GROUPS = (
     "cluster",
     "stop",
 )
-AXES = ("outer", "correction")  # groups that are absent unless they are chosen
+AXES = ("outer", "correction", "codec", "fragments")  # groups that are absent unless they are chosen
 ABSENT = "none"  # the choice of an axis that is absent
 SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 DTYPES = tuple(SIZES)
@@ -90,6 +92,8 @@ class Config:
     period: Any = group("how tau moves, usable with every algorithm that has a tau")
     outer: Any = group("the step from the slow model towards the mixed one, usable with every algorithm that mixes models")
     correction: Any = group("what keeps workers from drifting towards their own optimum")
+    codec: Any = group("what a message holds: numbers in few bits, or a few of them, and what is kept back")
+    fragments: Any = group("which columns travel at a communication: all, or one share after another")
     topology: Any = group("who talks to whom, for algorithms that ask")
     task: Any = group("what is learned")
     model: Any = group("the network, for tasks that train one")

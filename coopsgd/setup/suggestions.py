@@ -144,6 +144,8 @@ def example(key: str) -> str:
         "cluster": "ethernet_1g",
         "outer": "nesterov",
         "correction": "kgt",
+        "codec": "topk",
+        "fragments": "columns",
         "tau": "10",
         "steps": "1000",
         "hydra.run.dir": "FOLDER",

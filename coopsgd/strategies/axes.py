@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.static import Average
 from coopsgd.strategies.base import Around, Strategy, Tick, overrides
@@ -15,12 +17,24 @@ from coopsgd.strategies.correction import Correction
 from coopsgd.strategies.outer import Outer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from coopsgd.fleet.base import Common, Fleet, Pending, Rows
+    from coopsgd.strategies.codec import Codec
+    from coopsgd.strategies.coder import Coder
+    from coopsgd.strategies.fragments import Fragments
 
 
-def with_axes(strategy: Strategy, outer: Outer | None = None, correction: Correction | None = None) -> Strategy:
+def with_axes(
+    strategy: Strategy,
+    outer: Outer | None = None,
+    codec: Codec | None = None,
+    fragments: Fragments | None = None,
+    correction: Correction | None = None,
+) -> Strategy:
     """The strategy with these axes around it; itself where there is none."""
-    strategy = strategy if outer is None else Slow(strategy, outer)
+    if any(axis is not None for axis in (outer, codec, fragments)):
+        strategy = Slow(strategy, outer, codec, fragments)
     return strategy if correction is None else correction.around(strategy)
 
 
@@ -28,16 +42,18 @@ class RowsHeld(NamedTuple):
     """What `Slow` remembers where the slow models differ."""
 
     own: Any  # the state of the algorithm
-    z: Rows
+    z: Rows | None
     memory: tuple[Rows, ...]
+    kept: tuple[Rows, ...]  # the codec's: what messages left out, or public copies and what W makes of them
 
 
 class CommonHeld(NamedTuple):
     """The same where every communication leaves one model to all."""
 
     own: Any
-    z: Common
+    z: Common | None
     memory: tuple[Common, ...]
+    kept: tuple[Rows, ...]
 
 
 @dataclass(frozen=True)
@@ -46,9 +62,14 @@ class Slow(Around):
 
     Each row has its z; where W = J they are one. Of an algorithm with a server that hands its model out, the server's row alone
     takes the step, between what it hears and what it says.
+
+    fragments: some columns at a time are sent and step. codec: what is sent is packed (strategies/codec.py). Where W = J it is
+    the difference to z, D = z - x: q = C(D + e), e <- D + e - q, y = z - mean q.
     """
 
-    outer: Outer
+    outer: Outer | None = None
+    codec: Codec | None = None
+    fragments: Fragments | None = None
 
     CHANGES = ("send", "receive")
 
@@ -57,14 +78,28 @@ class Slow(Around):
         """Is there one slow model for all, because every communication is an average?"""
         return isinstance(self.schedule, Average) and not overrides(self.algorithm, "send")
 
+    def _rule(self, fleet: Fleet) -> str:
+        """What the codec packs; empty where there is none."""
+        if self.codec is None:
+            return ""
+        assert self.schedule is not None
+        return self.codec.rule_for(self.schedule, fleet.m)
+
     def init(self, fleet: Fleet, x: Rows) -> RowsHeld | CommonHeld:
-        own = self.algorithm.init(fleet, x)
-        if self._one:
-            z = _wide(fleet.mean(x))
-            return CommonHeld(own, z, self.outer.begin(z))
+        own, rule = self.algorithm.init(fleet, x), self._rule(fleet)
+        needed = self.outer is not None or rule == "slow"
+        kept: tuple[Rows, ...] = ()
+        if rule == "choco":
+            kept = _wide(x), _wide(x)  # all rows are equal, and known to be: so are their copies, and W makes the same of them
+        elif rule == "deepsqueeze" or (rule == "slow" and self.codec is not None and self.codec.keeps):
+            kept = (_wide(x).zero_(),)
+        if self._one and rule not in ("choco", "deepsqueeze"):
+            z = _wide(fleet.mean(x)) if needed else None
+            return CommonHeld(own, z, self.outer.begin(z) if self.outer and z is not None else (), kept)
         served = len(fleet.workers) if serves(self.schedule) else 0
-        z = _wide(x[served:])
-        return RowsHeld(own, _below(served, z), tuple(_below(served, one) for one in self.outer.begin(z)))
+        z = _wide(x[served:]) if needed else None
+        memory = self.outer.begin(z) if self.outer and z is not None else ()
+        return RowsHeld(own, None if z is None else _below(served, z), tuple(_below(served, one) for one in memory), kept)
 
     def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: Any) -> tuple[Rows | Common, Any]:
         found, own = self.algorithm.direction(fleet, t, grad, x, s.own)
@@ -73,33 +108,155 @@ class Slow(Around):
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
         if overrides(self.algorithm, "send"):
             return self.algorithm.send(fleet, t, x, s.own)
-        if self._one:
-            return fleet.later(fleet.mean, x)
-        assert self.schedule is not None  # an algorithm without one sends by itself
-        W = self.schedule.at(fleet.m, t.round)
-        return fleet.later(fleet.mix, W.factors[0] if serves(self.schedule) else W, x)
+        columns = self._columns(fleet, x, t)
+        part, W = _some(x, columns), self._sent_by(fleet, t)
+        if self.codec is not None:
+            v = self._message(self._rule(fleet), part, s, columns)
+            packed = self._coder(fleet, t, x, v).pack(v, _rows(fleet), bool(s.kept))
+            return fleet.later(fleet.spread, W, packed)
+        return fleet.later(fleet.mean, part) if W is None else fleet.later(fleet.mix, W, part)
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
-        y, own = self.algorithm.receive(fleet, t, x, heard, s.own)
-        if isinstance(s, CommonHeld):
-            self.outer.step(s.z, y, s.memory, t.lr)
-            return s.z, s._replace(own=own)
-        if not serves(self.schedule):
-            self.outer.step(s.z, y, s.memory, t.lr)
-            return s.z, s._replace(own=own)
-        assert self.schedule is not None
-        w = len(fleet.workers)
-        self.outer.step(s.z[w:], y[w:], tuple(one[w:] for one in s.memory), t.lr)
-        y[w:] = s.z[w:]
-        return fleet.mix(self.schedule.factors(fleet.m, t.round)[1], y), s._replace(own=own)
+        columns, own = self._columns(fleet, x, t), s.own
+        if self.codec is None:
+            y, own = self.algorithm.receive(fleet, t, x, heard, s.own)
+        else:
+            y = self._unpacked(fleet, t, x, heard, s, columns)
+        if serves(self.schedule):
+            w = len(fleet.workers)
+            y[w:] = self._stepped(s, y[w:], columns, t, slice(w, None))
+            y = self._handed_out(fleet, t, x, y)
+        else:
+            y = self._stepped(s, y, columns, t, slice(None))
+        if columns is None:
+            return y, s._replace(own=own)
+        found = x.clone()
+        found[:, columns] = y.to(x.dtype).expand(len(x), -1)
+        return found, s._replace(own=own)
 
     def answer(self, fleet: Fleet, x: Rows, s: Any) -> Common:
         return self.algorithm.answer(fleet, x, s.own)
+
+    def _columns(self, fleet: Fleet, x: Rows, t: Tick) -> Tensor | None:
+        """What travels; None: all."""
+        if self.fragments is None:
+            return None
+        return self.fragments.columns(lambda: fleet.blocks, x.shape[1], t.round).to(x.device)
+
+    def _W(self, fleet: Fleet, t: Tick) -> Any:
+        assert self.schedule is not None  # an algorithm without one sends by itself
+        return self.schedule.at(fleet.m, t.round // (self.fragments.count if self.fragments else 1))
+
+    def _sent_by(self, fleet: Fleet, t: Tick) -> Any:
+        """The matrix that a message is sent by; None: it is an average."""
+        rule = self._rule(fleet)
+        if self._one and rule not in ("choco", "deepsqueeze"):
+            return None
+        W = self._W(fleet, t)
+        first = serves(self.schedule) or (rule == "rounded" and len(W.factors) > 1)
+        return W.factors[0] if first else W
+
+    def _stepped(self, s: Any, y: Rows | Common, columns: Tensor | None, t: Tick, rows: slice) -> Rows | Common:
+        """These rows of the slow model after its step towards y, which is all where there is none."""
+        if s.z is None:
+            return y
+        z = _some(s.z[rows], columns)
+        if self.outer is None:
+            z.copy_(y)
+        else:
+            memory = tuple(_some(one[rows], columns) for one in s.memory)
+            self.outer.step(z, y, memory, t.lr)
+            if columns is not None:
+                for one, part in zip(s.memory, memory, strict=True):
+                    one[rows, columns] = part
+        if columns is not None:
+            s.z[rows, columns] = z
+        return z
+
+    def _handed_out(self, fleet: Fleet, t: Tick, x: Rows, y: Rows) -> Rows:
+        """What a server that has its new model makes of everyone's."""
+        down = self._W(fleet, t).factors[1]
+        if self.codec is None:
+            return fleet.mix(down, y)
+        return self._rounded(fleet, t, x, y, down)
+
+    # with a codec
+
+    def _coder(self, fleet: Fleet, t: Tick, x: Rows, v: Rows) -> Coder:
+        from coopsgd.strategies.coder import Coder
+
+        assert self.codec is not None
+        columns = None if self.fragments is None else self.fragments.columns(lambda: fleet.blocks, x.shape[1], t.round)
+        return Coder(self.codec, self.codec.segments(fleet.blocks, columns), v.shape[1], v.dtype, t.k)
+
+    def _message(self, rule: str, part: Rows, s: Any, columns: Tensor | None) -> Rows:
+        """What is packed."""
+        assert self.codec is not None
+        if rule == "choco":
+            return part - _some(s.kept[0], columns)
+        v = _some(s.z, columns) - part if rule == "slow" else part
+        return v + self.codec.decay * _some(s.kept[0], columns) if s.kept else v
+
+    def _unpacked(self, fleet: Fleet, t: Tick, x: Rows, heard: Tensor, s: Any, columns: Tensor | None) -> Rows | Common:
+        """What the models are mixed to, of the messages that came; what the codec keeps moves on."""
+        from coopsgd.strategies.coder import mean, weighted
+
+        assert self.codec is not None
+        rule, rows, part = self._rule(fleet), _rows(fleet), _some(x, columns)
+        v = self._message(rule, part, s, columns)
+        coder = self._coder(fleet, t, x, v)
+        if rule == "rounded":
+            if self._one:
+                return mean(coder, heard, fleet.m, self.codec.over)
+            W = self._W(fleet, t)
+            y = weighted(coder, heard, np.asarray(self._sent_by(fleet, t))[rows])
+            for factor in () if serves(self.schedule) else W.factors[1:]:
+                y = self._rounded(fleet, t, x, y, factor)
+            return y
+        own, _ = coder.unpack(heard[rows], rows)
+        if rule == "slow":
+            if s.kept:
+                _put(s.kept[0], columns, v - own)
+            return _some(s.z, columns) - mean(coder, heard, fleet.m, self.codec.over)
+        moved = weighted(coder, heard, np.asarray(self._W(fleet, t))[rows])
+        if rule == "choco":
+            copies, mixed = (_some(one, columns) for one in s.kept)
+            copies, mixed = copies + own, mixed + moved
+            _put(s.kept[0], columns, copies)
+            _put(s.kept[1], columns, mixed)
+            return part + self.codec.gamma * (mixed - copies)
+        _put(s.kept[0], columns, v - own)
+        return part + self.codec.gamma * (moved - own)
+
+    def _rounded(self, fleet: Fleet, t: Tick, x: Rows, y: Rows, W: Any) -> Rows:
+        """W C(y), at once."""
+        from coopsgd.strategies.coder import weighted
+
+        coder, rows = self._coder(fleet, t, x, y), _rows(fleet)
+        return weighted(coder, fleet.spread(W, coder.pack(y, rows, False)), np.asarray(W)[rows])
 
 
 def serves(schedule: Mixing | None) -> bool:
     """Does a communication take the models up to a server of its own, and then hand its model down?"""
     return schedule is not None and schedule.server_owns_aux
+
+
+def _rows(fleet: Fleet) -> list[int]:
+    """The global rows held here."""
+    return fleet.layout.rows(fleet.rank)
+
+
+def _some(rows: Tensor, columns: Tensor | None) -> Tensor:
+    """These columns, copied; the rows themselves where all are meant."""
+    return rows if columns is None else rows[:, columns.to(rows.device)]
+
+
+def _put(rows: Tensor, columns: Tensor | None, new: Tensor) -> None:
+    """These columns become `new`."""
+    if columns is None:
+        rows.copy_(new)
+    else:
+        rows[:, columns] = new
 
 
 def _wide(x: Rows) -> Rows:

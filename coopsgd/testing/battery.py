@@ -165,7 +165,8 @@ def _idle_workers_moved(rank: int, name: str, base: Config, processes: int) -> s
         loop.advance()
         mixed = len(observer.before) > sent
         moved = observer.before[-1][2] if mixed else loop.state.x
-        idle = _idle(loop.strategy.schedule, settings.tau, k)
+        pieces = loop.parts.fragments.count if loop.parts.fragments else 1
+        idle = _idle(loop.strategy.schedule, settings.tau // pieces, k)
         idled += len(idle)
         for row, i in enumerate(loop.fleet.workers):
             if torch.equal(moved[row], x[row]) != (i in idle):
@@ -229,6 +230,7 @@ def _statistics_ride_along(name: str, config: Callable[..., Config]) -> None:
     )
     if strategy.send is None:
         return
+    pieces = loop.parts.fragments.count if loop.parts.fragments else 1
     for (r, before, _), (_, after, _) in zip(observer.before, observer.after, strict=True):
         if strategy.schedule is None:
             expected = before[:m].mean(0, keepdim=True).expand_as(before)
@@ -236,7 +238,7 @@ def _statistics_ride_along(name: str, config: Callable[..., Config]) -> None:
                 continue  # it asks for no mean: statistics become what its own verb makes of them
         else:
             expected = before
-            for W in strategy.schedule.factors(m, r):
+            for W in strategy.schedule.factors(m, r // pieces) if r % pieces == pieces - 1 else ():
                 expected = torch.from_numpy(np.asarray(W).copy()) @ expected
         assert _near(after, expected), f"{name}: running statistics of communication {r} are not W times what they were"
 

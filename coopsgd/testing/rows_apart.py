@@ -105,6 +105,9 @@ class _Tape:
     def pick(self, x: Tensor, i: int) -> Any:
         return self._asked("pick", x, i).wait()
 
+    def spread(self, W: Any, packed: Tensor) -> Tensor:
+        return self._asked("spread", W, packed).wait()
+
     def later(self, verb: Any, *args: Any) -> Pending:
         return self._asked(verb.__name__, *(a.clone() if isinstance(a, Tensor) else a for a in args), later=True)
 

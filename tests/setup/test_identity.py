@@ -35,6 +35,8 @@ VALUES = {
     "tau": ("tau=2", "tau=3"),
     "outer": ("outer=none", "outer=nesterov"),
     "correction": ("correction=none", "correction=proximal"),
+    "codec": ("codec=none", "codec=bf16"),
+    "fragments": ("fragments=none", "fragments.count=2"),
     "order": ("order=atc", "order=cta"),
     "delay": ("delay=0", "delay=1"),
     "merge": ("merge=kept", "merge=0.5"),
@@ -101,6 +103,7 @@ def test_every_key_says_whether_it_is_part_of_what_is_trained():
 def test_a_key_makes_another_run_or_the_same_one_elsewhere(name):
     small = ("data=digits", "model=cnn", "model.width=8", "model.norm=batch")
     small = small if name == "norm_stats" else ("data=gaussian", "model.hidden=[4]")
+    small += ("tau=2",) if name == "fragments" else ()
     small += ("optim.momentum=0.9",) if name == "buffers" else ()
     one, other = VALUES[name]
     base = ("algo=dpsgd", *small, "workers=4", "processes=1", *(["steps=4"] if name not in ("epochs", "rounds") else []))

@@ -1,0 +1,104 @@
+"""A codec on the rows of a fleet: packing them, unpacking what came, and what an average or W makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coopsgd.strategies.codec import Codec, Draws, Segments
+from coopsgd.streams import stream
+
+
+class Coder:
+    """A codec on the rows of one fleet: what it packs of (r, w) numbers, and what it makes of (q, n) bytes."""
+
+    def __init__(self, codec: Codec, segments: Segments, width: int, dtype: torch.dtype, k: int) -> None:
+        self.codec, self.segments, self.width, self.dtype, self.k = codec, segments, width, dtype, k
+        self.sizes = [codec.size(len(starts), L, dtype.itemsize) for starts, L in segments]
+
+    def draws(self, rows: Sequence[int]) -> Draws:
+        """A generator for each of these global rows."""
+        return [stream(self.codec.seed, "codec", row, self.k) for row in rows] if self.codec.DRAWS else []
+
+    def pack(self, v: Tensor, rows: Sequence[int], contract: bool) -> Tensor:
+        """(r, n) bytes of these global rows."""
+        if v.is_meta:
+            return v.new_empty(len(v), sum(self.sizes), dtype=torch.uint8)
+        draws = self.draws(rows)
+        parts = [self.codec.pack(_taken(v, starts, L), draws, contract) for starts, L in self.segments]
+        return torch.cat(parts, 1) if parts else v.new_empty(len(v), 0, dtype=torch.uint8)
+
+    def unpack(self, packed: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """(q, w) numbers and, of a sparse codec, which of them were sent."""
+        values = packed.new_zeros(len(packed), self.width, dtype=self.dtype)
+        if packed.is_meta:
+            return values, None
+        held = torch.zeros_like(values, dtype=torch.bool) if self.codec.SPARSE else None
+        draws = self.draws(rows)
+        for (starts, L), part in zip(self.segments, packed.split(self.sizes, 1), strict=True):
+            found, sent = self.codec.unpack(part, len(starts), L, self.dtype, draws)
+            _put(values, starts, L, found)
+            if held is not None and sent is not None:
+                _put(held, starts, L, sent)
+        return values, held
+
+
+def _together(starts: tuple[int, ...], L: int) -> bool:
+    """Does one segment begin where the one before ends?"""
+    return starts[-1] - starts[0] == (len(starts) - 1) * L
+
+
+def _taken(v: Tensor, starts: tuple[int, ...], L: int) -> Tensor:
+    """(r, s, L) of (r, w)."""
+    if _together(starts, L):
+        return v[:, starts[0] : starts[-1] + L].unflatten(1, (len(starts), L))
+    return torch.stack([v[:, at : at + L] for at in starts], 1)
+
+
+def _put(values: Tensor, starts: tuple[int, ...], L: int, found: Tensor) -> None:
+    if _together(starts, L):
+        values[:, starts[0] : starts[-1] + L] = found.flatten(1)
+    else:
+        for i, at in enumerate(starts):
+            values[:, at : at + L] = found[:, i]
+
+
+ROOM = 1 << 22  # numbers that are unpacked at a time
+
+
+def _unpacked(coder: Coder, packed: Tensor, rows: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """What each of these rows says, (1, w), in this order, and what of it was sent."""
+    many = max(1, ROOM // max(1, coder.width))
+    for at in range(0, len(rows), many):
+        some = list(rows[at : at + many])
+        values, held = coder.unpack(packed[some], some)
+        for i, row in enumerate(some):
+            yield row, values[i : i + 1], None if held is None else held[i : i + 1]
+
+
+def mean(coder: Coder, packed: Tensor, m: int, over: str) -> Tensor:
+    """(1, w) the mean of what the m workers say: in the order of rows, so that it is the same to the bit in every process."""
+    total = packed.new_zeros(1, coder.width, dtype=coder.dtype)
+    if packed.is_meta:
+        return total
+    senders = torch.zeros_like(total)
+    for _, values, held in _unpacked(coder, packed, range(m)):
+        total += values
+        if over == "senders" and held is not None:
+            senders += held
+    return total / senders.clamp(min=1) if over == "senders" else total / m
+
+
+def weighted(coder: Coder, packed: Tensor, W: np.ndarray) -> Tensor:
+    """(r, w) W times what rows say, W (r, n): likewise in the order of rows, each product rounded by itself."""
+    total = packed.new_zeros(len(W), coder.width, dtype=coder.dtype)
+    if packed.is_meta:
+        return total
+    for j, values, _ in _unpacked(coder, packed, np.flatnonzero((W != 0).any(0)).tolist()):
+        takes = np.flatnonzero(W[:, j])
+        weights = torch.from_numpy(W[takes, j]).to(values).unsqueeze(1)
+        total[torch.from_numpy(takes).to(total.device)] += values * weights
+    return total

@@ -1,0 +1,143 @@
+"""Fragments: against slow loops on every placement, every column once in tau steps, their neutral value, what they refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from playing import MLP, QUADRATIC, play, settle
+from test_oracle import EXACT, problem
+from test_outer import OUTERS, matrices, words_of
+
+from coopsgd.commands.compose import compose_config
+from coopsgd.errors import ConfigError
+from coopsgd.fleet.block import vector
+from coopsgd.setup.parts import Parts
+from coopsgd.strategies.fragments import Fragments
+from coopsgd.testing import check_strategy
+
+
+def expected(words, P, by, tau, outer=None, delay=0, merge=None):
+    """Slow loops: every tau / P steps the next fragment of the columns is mixed by W_(r // P)."""
+    Ws, p = matrices(words, 8), problem(words)
+    n, d, own = len(Ws[0]), len(p.x0), tau // P
+    late = min(delay, own)
+    fragments = Fragments(P, by, 0)
+    x, z, kept = [p.x0.copy() for _ in range(n)], [p.x0.copy() for _ in range(n)], [[[] for _ in range(P)] for _ in range(n)]
+    then = x
+    for k in range(p.K):
+        r = k // own
+        if k % own == own - late:
+            then = x
+        x = [x[i] - p.eta * p.gradient(i, x[i], k) if i < p.m else x[i] for i in range(n)]
+        if k % own < own - 1:
+            continue
+        then = x if not late else then
+        at = fragments.columns(lambda: vector(d), d, r).numpy()
+        y = oracle.product(Ws[r // P % len(Ws)], then)
+        x = [one.copy() for one in x]
+        for i in range(n):
+            new = y[i][at]
+            if outer:
+                kind, o = outer
+                new = oracle.outer_step(kind, z[i][at], y[i][at], kept[i][r % P], o, p.eta)
+            z[i] = z[i].copy()
+            z[i][at] = new
+            x[i][at] = new + x[i][at] - then[i][at] if merge is None else (1 - merge) * new + merge * x[i][at]
+    return np.array(x)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("algo", "by", "more"),
+    [
+        ("pasgd", "stride", {"outer": "nesterov", "delay": 1}),
+        ("pasgd", "stride", {"outer": "adam"}),
+        ("dpsgd", "random", {"delay": 2, "merge": 0.5}),
+        ("easgd", "stride", {"outer": "momentum"}),
+        ("one_peer", "stride", {"outer": "nesterov", "delay": 2, "merge": 0.3}),
+        ("hierarchical", "random", {}),
+        ("parameter_server", "stride", {"outer": "nesterov"}),
+    ],
+)
+def test_is_what_slow_loops_make_of_it(process_groups, algo, by, more, processes):
+    words = (*QUADRATIC, f"algo={algo}", "tau=4", "fragments.count=2", f"fragments.by={by}")
+    words += (*words_of(more["outer"]),) if "outer" in more else ()
+    words += tuple(f"{key}={more[key]}" for key in ("delay", "merge") if key in more)
+    outer = (more["outer"], OUTERS[more["outer"]]) if "outer" in more else None
+    there = expected(words, 2, by, 4, outer, more.get("delay", 0), more.get("merge"))
+    played = play(process_groups, processes, *words)
+    np.testing.assert_allclose(played.x, there, **EXACT)
+    assert played.logical[0] == 12
+
+
+def test_shared_memory_has_the_same_rows(process_groups):
+    words = (*QUADRATIC, "algo=dpsgd", "tau=4", "fragments.count=2", "fragments.by=random")
+    shared, alone = play(process_groups, 2, *words, "fleet=shared"), play(process_groups, 1, *words)
+    np.testing.assert_allclose(shared.x, alone.x, **EXACT)
+
+
+@pytest.mark.parametrize("by", ["stride", "random", "layer"])
+def test_every_column_travels_once_in_tau_steps(by):
+    parts = Parts(settle((*MLP, "tau=6", "fragments.count=2", f"fragments.by={by}")))
+    d = parts.task.dimension(parts.config)
+    blocks = parts.task.blocks(parts.config)
+    for cycle in range(3):
+        seen = torch.cat([parts.fragments.columns(lambda: blocks, d, 2 * cycle + p) for p in range(2)])
+        assert seen.sort().values.tolist() == list(range(d))
+
+
+def test_layers_are_kept_whole():
+    parts = Parts(settle((*MLP, "tau=6", "fragments.count=2", "fragments.by=layer")))
+    blocks = parts.task.blocks(parts.config)
+    first = set(parts.fragments.columns(lambda: blocks, 0, 0).tolist())
+    for block in blocks:
+        inside = set(range(block.start, block.stop)) & first
+        assert len(inside) in (0, block.size)
+    assert parts.config.tau == 6 and parts.period.tau == 3
+
+
+def test_they_cost_what_the_whole_model_does(process_groups):
+    words = (*QUADRATIC, "algo=pasgd", "tau=4")
+    whole, some = play(process_groups, 1, *words), play(process_groups, 1, *words, "fragments.count=4")
+    assert some.logical == (4 * whole.logical[0], 4 * whole.logical[1], whole.logical[2])
+
+
+def test_one_fragment_is_the_whole_model(process_groups):
+    assert settle((*QUADRATIC, "algo=pasgd", "tau=4", "fragments.count=1")).fragments is None
+
+
+def test_running_statistics_ride_with_the_last_fragment():
+    check_strategy("dpsgd", "tau=4", "fragments.count=2", processes=(1,))
+
+
+@pytest.mark.parametrize("algo", ["pasgd", "one_peer"])
+def test_keeps_every_promise_of_the_contract(process_groups, algo):
+    check_strategy(algo, "tau=4", "fragments.count=2", "outer=nesterov", process_groups=process_groups, processes=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("algo=pasgd", "tau=5", "fragments.count=2"), "tau=5: 2 fragments take turns"),
+        (("algo=pasgd", "tau=[[0,4],[10,3]]", "fragments.count=2"), "tau=3: 2 fragments take turns"),
+        (("algo=pasgd", "fragments.count=0"), "fragments.count: must be a whole number of at least 1, got 0"),
+        (("algo=pasgd", "fragments.by=layer"), "fragments.by: fragments=none has none"),
+        (("algo=pasgd", "tau=4", "fragments.count=1", "fragments.by=layer"), "fragments.count=1 is the whole model"),
+        (
+            ("algo=pasgd", "tau=4", "fragments.count=2", "fragments.by=row"),
+            "fragments.by: must be one of layer, stride, random",
+        ),
+        (("algo=pasgd", "tau=4", "fragments.count=2", "fragments.by=layer"), "fragments.by=layer: the model has 1 layers"),
+        (("algo=pasgd", "tau=40", "fragments.count=20"), "fragments.count=20: the model has 10 numbers"),
+        (("algo=pasgd", "tau=4", "fragments.count=2", "delay=3"), "delay=3: a message leaves within the round"),
+        (("algo=pasgd", "tau=4", "fragments.count=2", "period=adacomm"), "which period=adacomm moves by itself"),
+        (("algo=fedavg", "tau=4", "fragments.count=2"), "fragments.count=2: fedavg draws workers anew"),
+        (("algo=fullsync", "fragments.count=2"), "fragments=columns: fullsync mixes no models"),
+    ],
+)
+def test_bad_input(words, says):
+    with pytest.raises(ConfigError) as error:
+        compose_config(["task=quadratic", *words])
+    assert says in str(error.value)
