@@ -308,11 +308,14 @@ def torchft_local_sgd(rank: int, settings: Config) -> np.ndarray:
 
 
 def torchft_diloco(rank: int, settings: Config) -> np.ndarray:
-    """torchft.local_sgd.DiLoCo with an outer SGD of rate 1, which is plain averaging."""
+    """torchft.local_sgd.DiLoCo with the outer SGD that the config names; without one of rate 1, which is plain averaging."""
     from torchft.local_sgd import DiLoCo
 
-    me = Worker(rank, settings)
-    optimizer, outer = me.optimizer(), torch.optim.SGD(me.module.parameters(), lr=1.0)
+    me, said = Worker(rank, settings), settings.outer or {"lr": 1.0}
+    optimizer = me.optimizer()
+    outer = torch.optim.SGD(
+        me.module.parameters(), lr=said["lr"], momentum=said.get("momentum", 0.0), nesterov=said.get("name") == "nesterov"
+    )
     with DiLoCo(Mean(), [me.module], optimizer, outer, sync_every=settings.tau):
         for k in range(settings.steps):
             optimizer.zero_grad()
@@ -472,6 +475,14 @@ PEERS = (
     Peer(
         "pasgd",
         "DiLoCo, outer SGD of rate 1",
+        torchft_diloco,
+        package="torchft",
+        module="torchft.local_sgd",
+        about="its Manager replaced by a mean",
+    ),
+    Peer(
+        "diloco",
+        "DiLoCo, outer SGD of rate 0.7, Nesterov 0.9",
         torchft_diloco,
         package="torchft",
         module="torchft.local_sgd",
