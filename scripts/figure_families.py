@@ -19,7 +19,9 @@ import torch
 
 import coopsgd
 from coopsgd.commands import compose
+from coopsgd.fleet.block import vector
 from coopsgd.predict import cost
+from coopsgd.strategies.coder import Coder
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
@@ -222,7 +224,39 @@ def corrections() -> None:
     figure.savefig(FOLDER / "corrections.png", dpi=110)
 
 
-OTHERS = {"adaptive_tau": adaptive_tau, "rules": rules, "corrections": corrections}
+CODECS = {
+    "topk": ("codec.share", (0.001, 0.01, 0.1, 0.5)),
+    "randk": ("codec.share", (0.01, 0.1, 0.5)),
+    "qsgd": ("codec.bits", (2, 4, 8)),
+    "minmax": ("codec.bits", (2, 4, 8)),
+    "statistical": ("codec.bits", (2, 4, 8)),
+    "sign": ("steps", (1,)),
+    "bf16": ("steps", (1,)),
+    "fp16": ("steps", (1,)),
+}
+
+
+def compression() -> None:
+    figure, axes = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
+    numbers = torch.randn(1, 1 << 16, generator=torch.Generator().manual_seed(0))
+    for number, (name, (key, values)) in enumerate(CODECS.items()):
+        points = []
+        for value in values:
+            codec = compose.compose_config(["task=quadratic", "algo=pasgd", f"codec={name}", f"{key}={value}"]).parts.codec
+            coder = Coder(codec, codec.segments(vector(numbers.shape[1]), None), numbers.shape[1], numbers.dtype, 0)
+            packed = coder.pack(numbers, range(1), False)
+            apart = (coder.unpack(packed, range(1))[0] - numbers).norm() / numbers.norm()
+            points.append((8 * packed.shape[1] / numbers.shape[1], float(apart)))
+        marker = "osD^"[number // 5]
+        axes.plot(*zip(*points, strict=True), label=name, color=COLOURS[number % len(COLOURS)], marker=marker)
+    axes.set(xscale="log", yscale="log", xlabel="bits a number", ylabel="relative error of one message")
+    axes.legend(fontsize=7, ncols=2)
+    axes.grid(alpha=0.3)
+    figure.savefig(FOLDER / "compression.png", dpi=110)
+    plt.close(figure)
+
+
+OTHERS = {"compression": compression, "adaptive_tau": adaptive_tau, "rules": rules, "corrections": corrections}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or [*FAMILIES, *OTHERS]:

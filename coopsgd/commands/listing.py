@@ -15,7 +15,7 @@ from coopsgd.setup.catalogue import ABOUT, EXPERIMENTS, RUN, Choice, Option
 from coopsgd.setup.schema import AXES
 from coopsgd.setup.suggestions import brief, choices_named, nearest, nested
 
-WIDTH, NAMES = 79, 13  # of the lines of `coopsgd list`, and of their first column
+WIDTH, NAMES = 79, 12  # of the lines of `coopsgd list`, and of their first column
 
 
 def show(wanted: str | None, as_json: bool, config_dir: str | None = None, verbose: bool = False) -> None:
@@ -98,20 +98,20 @@ def _show_groups(groups: list[str], alone: bool, as_json: bool, config_dir: str 
 
 def _show_names(found: dict[str, list[Choice]]) -> None:
     """Groups and the names of their choices, on a screen."""
-    print(f"{'GROUP=':{NAMES}}one of these; what is taken when none is named stands in brackets")
     for group, some in found.items():
-        default = catalogue.default(group) if group != EXPERIMENTS else None
-        more = 0
+        if group == EXPERIMENTS:
+            print(f"{group:{NAMES}}{len(some)} ready-made sweeps: coopsgd list {group}")
+            continue
+        default, more = catalogue.default(group), 0
         if group == "algo":  # those that stand for another with axes are on a list of their own
             plain = [choice for choice in some if not _of_axes(choice)]
             some, more = plain, len(some) - len(plain)
-        elif [choice.name for choice in some] == [default]:
-            continue  # nothing to choose
         names = " ".join(f"[{choice.name}]" if choice.name == default else choice.name for choice in some)
         names += f", and {more} with axes: coopsgd list algo" * bool(more)
         lines = textwrap.wrap(names, WIDTH - NAMES, break_long_words=False, break_on_hyphens=False)
         print("\n".join(f"{at:{NAMES}}{line}" for at, line in zip([group] + [""] * len(lines), lines, strict=False)))
-    print("coopsgd list GROUP: a line on each; GROUP=NAME: keys; run: the run's; KEY; -v: papers")
+    print("GROUP=NAME chooses; [taken when none is named]. coopsgd list GROUP: a line on each,")
+    print("GROUP=NAME: its keys, run: keys of the run itself, KEY: one; -v: lines and papers")
 
 
 def _of_axes(choice: Choice) -> bool:

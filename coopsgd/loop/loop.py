@@ -98,7 +98,8 @@ class Loop:
         self._mixes = strategy.schedule is not None and not any(overrides(strategy, name) for name in ("send", "receive"))
         x, start = each(fleet.rows, problem.start()), problem.statistics()
         blocks: Any = getattr(problem, "blocks", lambda: vector(x.shape[1]))  # of a class of somebody's own
-        self._blocks, self.moves = blocks, strategy
+        self._blocks = blocks
+        self.moves: Any = strategy
         if isinstance(x, Blocks):
             self.moves = Blockwise(strategy, blocks())
         else:

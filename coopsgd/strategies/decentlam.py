@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 from coopsgd.optim import below_one
 from coopsgd.registry import option, register
 from coopsgd.strategies.base import Tick
@@ -36,10 +34,10 @@ class DecentLaM(Cooperative):
         below_one("algo.beta", self.beta)
 
     def init(self, fleet: Fleet, x: Rows) -> State:
-        return State(x.clone(), torch.zeros_like(x))
+        return State(x.clone(), x.new_zeros(x.shape))
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Rows, s: State) -> tuple[Rows, State]:
-        new = torch.sub(heard, s.momentum, alpha=t.lr * self.beta) if self.beta else heard
+        new = heard.sub(s.momentum, alpha=t.lr * self.beta) if self.beta else heard
         b = self.beta * s.momentum
         if t.lr:
             b.add_(s.start - heard, alpha=1 / t.lr)

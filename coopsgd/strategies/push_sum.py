@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import torch
-
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.push import Push, PushOnGraph
 from coopsgd.registry import register
@@ -47,7 +45,7 @@ class PushSum(Cooperative):
         return cast(Push, self.schedule).steady(fleet.m)
 
     def init(self, fleet: Fleet, x: Rows) -> State | tuple[()]:
-        return () if self._steady(fleet) else State(x.clone(), torch.ones_like(x[:, :1]))
+        return () if self._steady(fleet) else State(x.clone(), x.new_ones(len(x), 1))
 
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
         if self._steady(fleet):

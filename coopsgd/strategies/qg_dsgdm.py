@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 from coopsgd.optim import below_one
 from coopsgd.registry import option, register
 from coopsgd.strategies.base import Tick
@@ -42,16 +40,16 @@ class QGDSGDm(Cooperative):
         below_one("algo.mu", self.mu)
 
     def init(self, fleet: Fleet, x: Rows) -> State:
-        return State(torch.zeros_like(x), x.clone(), 0.0, 0)
+        return State(x.new_zeros(x.shape), x.clone(), 0.0, 0)
 
     def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: State) -> tuple[Rows | Common, State]:
         if t.round != s.round:  # here, where the models hold all of the round, whatever order and delay are
             m = s.momentum
             if s.rates:
-                m = torch.lerp((s.start - x) / s.rates, m, self.mu)
+                m = ((s.start - x) / s.rates).lerp(m, self.mu)
             s = State(m, x.clone(), 0.0, t.round)
         s = s._replace(rates=s.rates + t.lr)
         if not self.beta:
             return grad, s
-        along = torch.add(grad, s.momentum, alpha=self.beta)
-        return (torch.add(grad, along, alpha=self.beta) if self.nesterov else along), s
+        along = grad.add(s.momentum, alpha=self.beta)
+        return (grad.add(along, alpha=self.beta) if self.nesterov else along), s

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
-import torch
 
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.relays import Relays
@@ -54,7 +53,7 @@ class Relay(Cooperative):
 
     def init(self, fleet: Fleet, x: Rows) -> tuple[Tree, ...]:
         def tree(x: Rows) -> Tree:
-            none = x.new_zeros(x.shape, dtype=torch.float64)
+            none = x.new_zeros(x.shape).double()
             return Tree(fleet.mean(x).double(), none, none.clone(), none.clone(), none.clone(), np.zeros((3, fleet.m)))
 
         return tuple(tree(x[:, columns]) for columns in self._columns(x.shape[1]))
@@ -67,16 +66,16 @@ class Relay(Cooperative):
         )
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: tuple[Tree, ...]) -> tuple[Rows, tuple[Tree, ...]]:
-        new, trees, m, workers = torch.empty_like(x), [], fleet.m, fleet.workers
+        new, trees, m, workers = x.new_empty(x.shape), [], fleet.m, fleet.workers
         for n, (columns, tree, some) in enumerate(zip(self._columns(x.shape[1]), s, heard, strict=True)):
             A = self._neighbours(fleet, n)
             degree = np.bincount(A.rows, minlength=m).astype(float)
             told, last, before = tree.counts
-            here = x.new_tensor(degree[workers.start : workers.stop], dtype=torch.float64)[:, None]
+            here = tree.first.new_tensor(degree[workers.start : workers.stop])[:, None]
             all_told = tree.told_all + some.double()
             total = all_told - here * tree.told + tree.before
             count = A @ (1 + last) - degree * told + before
-            left = x.new_tensor(m - count[workers.start : workers.stop], dtype=torch.float64)[:, None]
+            left = tree.first.new_tensor(m - count[workers.start : workers.stop])[:, None]
             away = x[:, columns].double() - tree.first
             new[:, columns] = (tree.first + (left * away + total) / m).to(x.dtype)
             y = tree.told + _news(x[:, columns], tree).double()

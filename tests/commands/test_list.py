@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from coopsgd import registry
 from coopsgd.cli import cli as commands
+from coopsgd.commands import listing
 from coopsgd.completion import listed, overrides
 from coopsgd.data.partitions import Partition
 from coopsgd.setup import catalogue
@@ -84,7 +85,7 @@ def test_the_run_itself_and_single_keys_are_listed(cli):
         assert re.search(rf"^  {key} ", people, re.MULTILINE), key
     assert {"key": "timeout", "unit": "s"}.items() <= json.loads(cli("list", "timeout", "--json").out)["run"][0].items()
     assert "of cluster=wan_20m:" in cli("list", "step_s").out and "of optim=sgd:" in cli("list", "optim.lr").out
-    assert "of the run itself: coopsgd list run" in cli("list").out
+    assert "run: keys of the run itself" in cli("list").out
     assert "algo.alpha" in cli("list", "experiment=alpha").out
 
 
@@ -110,8 +111,8 @@ def test_what_is_not_there_is_refused_with_what_may_be_meant(cli, words, said):
 
 
 def test_keys_of_other_choices_and_groups_are_suggested(cli):
-    assert "it is a key of algo=dpa, algo=dpsgd" in cli("show", "algo=easgd", "algo.weights=fdla").err
-    assert "did you mean optim.lr or outer.lr?" in cli("show", "algo.lr=0.1").err
+    assert "algo=dpa, algo=dpsgd, algo=gea" in cli("show", "algo=easgd", "algo.weights=fdla").err
+    assert "did you mean outer.lr or optim.lr?" in cli("show", "algo.lr=0.1").err
     assert "did you mean cluster.step_s?" in cli("show", "step_s=0.1").err
     for other, ours in (("num_rounds", "rounds"), ("join_ratio", "algo.fraction"), ("local_epochs", "algo.epochs or tau")):
         assert f"did you mean {ours}?" in cli("show", f"{other}=1").err
@@ -148,8 +149,11 @@ def test_it_fits_a_screen_and_says_more_when_asked(cli):
     lines = cli("list").out.splitlines()
     assert len(lines) <= 24 and all(len(line) < 80 for line in lines)
     words = set(re.findall(r"[\w/]+", "\n".join(lines)))
-    assert {choice.name for group in catalogue.ABOUT for choice in catalogue.choices(group)} | set(catalogue.ABOUT) <= words
-    assert "[easgd]" in lines[1] and "arXiv" not in "\n".join(lines)
+    every = [choice for group in catalogue.ABOUT for choice in catalogue.choices(group) if group != catalogue.EXPERIMENTS]
+    brings = [choice for choice in every if choice.group == "algo" and listing._of_axes(choice)]  # have a list of their own
+    assert {choice.name for choice in every if choice not in brings} | set(catalogue.ABOUT) <= words
+    assert f"and {len(brings)} with axes" in "\n".join(lines)
+    assert "[easgd]" in lines[0] and "arXiv" not in "\n".join(lines)
     for told in (cli("list", "-v").out, cli("list", "algo", "--verbose").out):
         assert "paper: arXiv:1905.09435" in told and "  Elastic averaging: workers and a centre" in told
 

@@ -6,11 +6,15 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from playing import QUADRATIC, play, settle
 
 from coopsgd.errors import ConfigError
+from coopsgd.fleet.block import vector
 from coopsgd.setup import catalogue
+from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import ABSENT, AXES
+from coopsgd.strategies.coder import Coder
 
 ALGOS = ["pasgd", "dpsgd", "easgd", "one_peer", "hierarchical", "gossip_pga", "parameter_server", "fedavg", "matching"]
 OPTIMS = [(), ("optim.momentum=0.9", "optim.nesterov=true"), ("optim=adam", "optim.lr=0.01"), ("optim.weight_decay=0.01",)]
@@ -53,3 +57,18 @@ def test_most_of_them_are_taken():
             pass
     print(f"{taken} of {DRAWN} combinations are taken")
     assert taken >= DRAWN / 8  # four of six corrections bear no outer step, and only one a delay
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1])
+@pytest.mark.parametrize("codec", ["topk", "randk"])
+def test_a_message_of_one_row_is_read_whatever_its_length(codec, share):
+    """Bytes of a length that 4 does not divide, of one row alone, as a process has that holds one worker."""
+    numbers = torch.randn(1, 4099, generator=torch.Generator().manual_seed(0))
+    found = Parts(settle((*QUADRATIC, "algo=pasgd", f"codec={codec}", f"codec.share={share}"))).codec
+    coder = Coder(found, found.segments(vector(numbers.shape[1]), None), numbers.shape[1], numbers.dtype, 0)
+    packed = torch.cat([coder.pack(numbers, range(1), False), torch.zeros(1, 3, dtype=torch.uint8)], 1)[:, :-3]
+    values, _ = coder.unpack(packed, range(1))
+    kept = values != 0
+    assert 0 < kept.sum() <= share * 4099 + 1
+    if codec == "topk":
+        assert torch.equal(values[kept], numbers[kept])
