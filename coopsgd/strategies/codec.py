@@ -78,7 +78,7 @@ class Codec:
 
     def rule_for(self, schedule: Mixing, m: int) -> str:
         """What is compressed where it mixes by this. ValueError when the rule asked for is none for it."""
-        fixed = schedule.cycle(m) == 1 and not schedule.num_aux and schedule.work(m, 0, 1) is None
+        fixed = schedule.cycle(m) == 1 and not schedule.num_aux
         average = fixed and isinstance(schedule, Average)
         rule = self.rule if self.rule != "auto" else "slow" if average else "choco" if fixed else "rounded"
         if rule == "slow" and not average:

@@ -53,7 +53,6 @@ def raw(x: Tensor) -> Tensor:
 
 def numbers(packed: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
     """What `raw` was given, (r, *shape)."""
-    # flat: one row alone may have any stride, which no wider type divides; a clone: it may begin at any byte
     return packed.flatten().clone().view(dtype).view(len(packed), *shape)
 
 
