@@ -430,6 +430,7 @@ ORACLES = {
     "gossip_pga": gossip_pga,
     "matcha": matcha,
     "fedavg": fedavg,
+    "cocod": lambda p: delayed(p, [[1 / p.m] * p.m] * p.m, "tau"),
     "slowmo": lambda p: averaged(p, "momentum", lr=1, momentum=0.5, scale=1),
     "bmuf": lambda p: averaged(p, "momentum", lr=1, momentum=0.75),
     "diloco": lambda p: averaged(p, "nesterov", lr=0.7, momentum=0.9),

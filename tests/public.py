@@ -684,7 +684,7 @@ def best_laplacian(graph: Any) -> list[np.ndarray]:
 RAW = oracle.raw_matrix(WORKERS, oracle.RAW_V)
 ORACLE_WORDS = {
     "cooperative": (f"algo.v={oracle.RAW_V}", written(RAW)),
-    "fedavg": ("algo.weighting=uniform",),
+    **dict.fromkeys(("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"), ("algo.weighting=uniform",)),
     "matcha": ("workers=8", f"algo.alpha={oracle.MATCHA_ALPHA}"),  # of four the two matchings could come in either order
     "qg_dsgdm": ("optim.momentum=0",),  # it has its own
     "sgp": ("topology=star",),
@@ -700,7 +700,7 @@ class Network(oracle.Problem):
         super().__init__(np.zeros((m, 0)), x0, x0, 0.0, settings.seed, settings.optim["lr"], settings.tau, settings.steps)
         self._workers, self._own = [Worker(i, settings) for i in range(m)], [0] * m
         self._momentum, self._buffers = settings.optim["momentum"], np.zeros((m, len(x0)))
-        self._forgets = settings.algo["name"] == "fedavg"  # its clients begin every round without momentum
+        self._forgets = settings.algo["mixing"] == "sampled"  # its clients begin every round without momentum
 
     def gradient(self, i: int, x: np.ndarray, k: int) -> np.ndarray:
         """The direction of worker i's step, b <- momentum b + g; asked for once a step."""

@@ -106,12 +106,21 @@ def _show_names(found: dict[str, list[Choice]]) -> None:
         if group == "algo":  # those that stand for another with axes are on a list of their own
             plain = [choice for choice in some if not _of_axes(choice)]
             some, more = plain, len(some) - len(plain)
+        elif group in AXES:  # and presets of an axis
+            some = [choice for choice in some if not _is_preset(choice)]
         names = " ".join(f"[{choice.name}]" if choice.name == default else choice.name for choice in some)
         names += f", and {more} with axes: coopsgd list algo" * bool(more)
         lines = textwrap.wrap(names, WIDTH - NAMES, break_long_words=False, break_on_hyphens=False)
         print("\n".join(f"{at:{NAMES}}{line}" for at, line in zip([group] + [""] * len(lines), lines, strict=False)))
-    print("GROUP=NAME chooses; [taken when none is named]. coopsgd list GROUP: a line on each,")
-    print("GROUP=NAME: its keys, run: keys of the run itself, KEY: one; -v: lines and papers")
+    print("coopsgd list GROUP, GROUP=NAME, KEY, run (keys of the run itself); -v: papers")
+
+
+def _is_preset(choice: Choice) -> bool:
+    """Is a choice another one with some keys set?"""
+    try:
+        return catalogue.settings(choice.group, choice.name).get("name", choice.name) not in (choice.name, None)
+    except KeyError:
+        return False
 
 
 def _of_axes(choice: Choice) -> bool:
