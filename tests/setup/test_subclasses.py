@@ -16,7 +16,8 @@ from coopsgd.registry import HOMES, lookup, names
 from coopsgd.setup import build
 from coopsgd.setup.external import conforms
 
-BUILT_IN = [(kind, name) for kind in HOMES for name in names(kind)]
+# optim=torch stands for the class that its `cls` names, and is none to derive from
+BUILT_IN = [(kind, name) for kind in HOMES for name in names(kind) if (kind, name) != ("optim", "torch")]
 
 
 GRAPHS = [type(lookup("graph", name)()).__name__ for name in names("graph") if name != "file"]
