@@ -18,6 +18,7 @@ from coopsgd.setup.schema import GROUPS
 from coopsgd.setup.suggestions import unknown_key
 
 # what is raised for a user's mistake; a yaml that holds itself ends in RecursionError
+LONGEST = 240  # of the names of choices that a message tells where it has guessed which one is meant
 MISTAKES = (ValueError, HydraException, OmegaConfBaseException, YAMLError, RecursionError, MemoryError)
 # what Hydra raises when a group is set to something it did not think of
 BUGS = (TypeError, AttributeError, KeyError, IndexError, AssertionError)
@@ -94,18 +95,21 @@ def _no_choice(error: MissingConfigException) -> str:
     group, _, name = missing.rpartition("/")
     if not group:
         return f"--config-name: there is no {name}.yaml in that folder or among coopsgd's own; a run's is `config`"
+    known = sorted(error.options or [])
     if group == "optim":
         refuse_unstackable(name)
-        if cls := next((cls for cls in KEYS if cls.lower() == name.lower()), None):
+        ours = name.lower() in known
+        if not ours and (cls := next((cls for cls in KEYS if cls.lower() == name.lower()), None)):
             return f"optim: no choice named {name!r}, but a class of torch.optim; write optim=torch optim.cls={cls}"
     if ":" in name:
         key = "strategy" if group == "algo" else "name"
         way = f"--config-dir FOLDER with FOLDER/{group}/own.yaml, in it `{key}: {name}`, and {group}=own"
         return f"{group}: {name} is a class of your own, which a yaml names: {way}"
-    known = sorted(error.options or [])
     if name in PLUGINS.get(group, ()):
         return f"{group}: {name} is a plugin that is not installed; pip install 'coopsgd[sweeps]'"
-    return f"{group}: no choice named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
+    meant, every = did_you_mean(name, known), ", ".join(known)
+    few = f"`coopsgd list {group}` has them all" if meant and len(every) > LONGEST else f"known: {every}"
+    return f"{group}: no choice named {name!r}{meant}; {few}"
 
 
 def uncomposed(words: Sequence[str], error: BaseException) -> str:

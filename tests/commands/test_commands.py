@@ -81,22 +81,20 @@ def test_show_counts_buffers_that_travel_along(cli):
 
 def test_the_pages_strategy_runs_and_is_shown(cli, tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "new_algorithm.md").read_text()
-    (tmp_path / "slowmo.py").write_text(page.partition("```python\n# slowmo.py")[2].partition("```")[0])
+    (tmp_path / "slow.py").write_text(page.partition("```python\n# slow.py")[2].partition("```")[0])
     (tmp_path / "mine" / "algo").mkdir(parents=True)
-    (tmp_path / "mine" / "algo" / "slowmo.yaml").write_text(
-        "#" + page.partition("# mine/algo/slowmo.yaml")[2].partition("```")[0]
-    )
+    (tmp_path / "mine" / "algo" / "slow.yaml").write_text("#" + page.partition("# mine/algo/slow.yaml")[2].partition("```")[0])
     lazy = page.partition("```yaml\n# Half")[2].partition("```")[0]
     (tmp_path / "mine" / "algo" / "lazy.yaml").write_text("# Half" + lazy)
     assert cli("train", "--config-dir", "mine", "algo=lazy", *QUICK).code == 0
-    slow = cli("train", "--config-dir", "mine", "algo=slowmo", "tau=4", "algo.beta=0.5", "hydra.run.dir=slow", *QUICK)
+    slow = cli("train", "--config-dir", "mine", "algo=slow", "tau=4", "algo.beta=0.5", "hydra.run.dir=slow", *QUICK)
     assert slow.code == 0, slow.err
     assert coopsgd.Run(tmp_path / "slow").summary["ledger"]["messages"] == 5 * 6  # five rounds of one average
-    (shown,) = json.loads(cli("show", "--config-dir", "mine", "algo=slowmo", "--json").out)["schedule"][:1]
+    (shown,) = json.loads(cli("show", "--config-dir", "mine", "algo=slow", "--json").out)["schedule"][:1]
     assert shown["messages"] == 6  # rehearsed
     # beta 0 and alpha 1 are plain periodic averaging
     more = ("dtype=float64", "tau=4", *QUICK)
-    cli("train", "--config-dir", "mine", "algo=slowmo", "algo.beta=0", "hydra.run.dir=limit", *more)
+    cli("train", "--config-dir", "mine", "algo=slow", "algo.beta=0", "hydra.run.dir=limit", *more)
     cli("train", "algo=pasgd", "hydra.run.dir=plain", *more)
     rows = [coopsgd.Run(tmp_path / name).rows() for name in ("limit", "plain")]
     torch.testing.assert_close(*rows, rtol=0, atol=1e-12)
