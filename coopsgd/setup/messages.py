@@ -18,7 +18,7 @@ from coopsgd.setup.schema import GROUPS
 from coopsgd.setup.suggestions import unknown_key
 
 # what is raised for a user's mistake; a yaml that holds itself ends in RecursionError
-LONGEST = 240  # of the names of choices that a message tells where it has guessed which one is meant
+NAMES = 240  # of the names of choices that a message tells where it has guessed which one is meant
 MISTAKES = (ValueError, HydraException, OmegaConfBaseException, YAMLError, RecursionError, MemoryError)
 # what Hydra raises when a group is set to something it did not think of
 BUGS = (TypeError, AttributeError, KeyError, IndexError, AssertionError)
@@ -108,7 +108,7 @@ def _no_choice(error: MissingConfigException) -> str:
     if name in PLUGINS.get(group, ()):
         return f"{group}: {name} is a plugin that is not installed; pip install 'coopsgd[sweeps]'"
     meant, every = did_you_mean(name, known), ", ".join(known)
-    few = f"`coopsgd list {group}` has them all" if meant and len(every) > LONGEST else f"known: {every}"
+    few = f"`coopsgd list {group}` has them all" if meant and len(every) > NAMES else f"known: {every}"
     return f"{group}: no choice named {name!r}{meant}; {few}"
 
 
