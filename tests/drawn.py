@@ -150,7 +150,7 @@ CASES = {  # test, below tests/ -> COVER, or n for every n-th case
     "setup/test_words.py::test_text_is_taken_as_it_is": 3,
     "setup/test_words.py::test_what_can_only_be_meant_is_taken": 3,
     "strategies/test_correction.py::test_is_what_slow_loops_make_of_it": COVER,
-    "strategies/test_axes.py::test_a_combination_goes_the_same_way_or_is_refused": 3,
+    "strategies/test_axes.py::test_a_combination_goes_the_same_way_and_others_are_refused": 4,
     "strategies/test_merge.py::test_is_what_slow_loops_make_of_it": 3,
     "strategies/test_outer.py::test_is_what_slow_loops_make_of_it": 6,
     "strategies/test_outer.py::test_keeps_every_promise_of_the_contract": 2,
