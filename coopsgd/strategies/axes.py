@@ -78,6 +78,11 @@ class Slow(Around):
         """Is there one slow model for all, because every communication is an average?"""
         return isinstance(self.schedule, Average) and not overrides(self.algorithm, "send")
 
+    @property
+    def _serves(self) -> bool:
+        """Does a server take its step between what it hears and what it says? Not where the algorithm sends by itself."""
+        return serves(self.schedule) and not overrides(self.algorithm, "send")
+
     def _rule(self, fleet: Fleet) -> str:
         """What the codec packs; empty where there is none."""
         if self.codec is None:
@@ -96,14 +101,10 @@ class Slow(Around):
         if self._one and rule not in ("choco", "deepsqueeze"):
             z = _wide(fleet.mean(x)) if needed else None
             return CommonHeld(own, z, self.outer.begin(z) if self.outer and z is not None else (), kept)
-        served = len(fleet.workers) if serves(self.schedule) else 0
+        served = len(fleet.workers) if self._serves else 0
         z = _wide(x[served:]) if needed else None
         memory = self.outer.begin(z) if self.outer and z is not None else ()
         return RowsHeld(own, None if z is None else _below(served, z), tuple(_below(served, one) for one in memory), kept)
-
-    def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: Any) -> tuple[Rows | Common, Any]:
-        found, own = self.algorithm.direction(fleet, t, grad, x, s.own)
-        return found, s._replace(own=own)
 
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
         if overrides(self.algorithm, "send"):
@@ -122,7 +123,7 @@ class Slow(Around):
             y, own = self.algorithm.receive(fleet, t, x, heard, s.own)
         else:
             y = self._unpacked(fleet, t, x, heard, s, columns)
-        if serves(self.schedule):
+        if self._serves:
             w = len(fleet.workers)
             y[w:] = self._stepped(s, y[w:], columns, t, slice(w, None))
             y = self._handed_out(fleet, t, x, y)
@@ -133,9 +134,6 @@ class Slow(Around):
         found = x.clone()
         found[:, columns] = y.to(x.dtype).expand(len(x), -1)
         return found, s._replace(own=own)
-
-    def answer(self, fleet: Fleet, x: Rows, s: Any) -> Common:
-        return self.algorithm.answer(fleet, x, s.own)
 
     def _columns(self, fleet: Fleet, x: Rows, t: Tick) -> Tensor | None:
         """What travels; None: all."""
@@ -153,7 +151,7 @@ class Slow(Around):
         if self._one and rule not in ("choco", "deepsqueeze"):
             return None
         W = self._W(fleet, t)
-        first = serves(self.schedule) or (rule == "rounded" and len(W.factors) > 1)
+        first = self._serves or (rule == "rounded" and len(W.factors) > 1)
         return W.factors[0] if first else W
 
     def _stepped(self, s: Any, y: Rows | Common, columns: Tensor | None, t: Tick, rows: slice) -> Rows | Common:
@@ -210,7 +208,7 @@ class Slow(Around):
                 return mean(coder, heard, fleet.m, self.codec.over)
             W = self._W(fleet, t)
             y = weighted(coder, heard, np.asarray(self._sent_by(fleet, t))[rows])
-            for factor in () if serves(self.schedule) else W.factors[1:]:
+            for factor in () if self._serves else W.factors[1:]:
                 y = self._rounded(fleet, t, x, y, factor)
             return y
         own, _ = coder.unpack(heard[rows], rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import oracle
 import pytest
@@ -12,6 +14,7 @@ from test_oracle import EXACT, problem
 from coopsgd.commands.compose import compose_config
 from coopsgd.errors import ConfigError
 from coopsgd.setup.parts import Parts
+from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.testing import check_strategy
 
 OUTERS = {
@@ -117,6 +120,22 @@ def test_the_mean_takes_the_steps_it_takes_where_W_is_J(process_groups, algo):
 @pytest.mark.parametrize("outer", ["nesterov", "adam"])
 def test_keeps_every_promise_of_the_contract(process_groups, algo, outer):
     check_strategy(algo, "tau=3", f"outer={outer}", process_groups=process_groups, processes=(1, 2))
+
+
+@dataclass(frozen=True)
+class SendsByItself(Cooperative):
+    """Mixes by W as its base does, in a `send` of its own."""
+
+    def send(self, fleet, t, x, s):
+        return fleet.later(fleet.mix, self.mixing.at(fleet.m, t.round), x)
+
+
+def test_an_algorithm_that_sends_by_itself_hands_nothing_out_twice(process_groups):
+    words = (*QUADRATIC, "algo=fedavg", f"algo.strategy={__name__}:SendsByItself", "tau=3")
+    plain = play(process_groups, 1, *words)
+    neutral = play(process_groups, 1, *words, "outer=momentum", "outer.momentum=0")
+    assert neutral.logical == plain.logical
+    np.testing.assert_allclose(neutral.x, plain.x, **EXACT)
 
 
 @pytest.mark.parametrize(
