@@ -36,7 +36,7 @@ def verbs(rank, processes, W, x):
         found.append((late, now))
         with pytest.raises(RuntimeError, match="waited for already"):
             started[0].wait()
-    with pytest.raises(ValueError, match="later: takes mix, mean or pick"):
+    with pytest.raises(ValueError, match="later: takes mix, mean, pick or spread"):
         fleet.later(fleet.gather, mine)
     return fleet.ledger.messages, found
 
