@@ -73,9 +73,7 @@ class Pace:
 def trip(
     receives: list[int], sends: list[int], post: Callable[[list[Part], list[Part]], list[Any]], done: Callable[[Any], None]
 ) -> float:
-    """Seconds there and back, between this process and those it receives from and sends to; 0 where there are none."""
-    if not receives or not sends:
-        return 0.0
+    """Seconds there and back, between this process and those it receives from and sends to; each has some of both."""
     word, came = torch.zeros(1 + len(receives)), list[float]()
     Exchange(
         PINGS,

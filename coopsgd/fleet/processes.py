@@ -162,7 +162,8 @@ class Processes(Stacked):
         """On the pace of messages, all processes at the same exchange; inside `_may_wait`."""
         if self._pace.exchanges == 1:
             receives, sends = [src for src, _ in lowered.receives], [dst for dst, _ in lowered.sends]
-            self._pace.trip = self._largest(pieces.trip(receives, sends, self._posting(), self._done))
+            if self._largest(float(not receives or not sends)) == 0:  # else somebody would wait for one who cannot answer
+                self._pace.trip = self._largest(pieces.trip(receives, sends, self._posting(), self._done))
         self._pace.agree(self._largest(self._pace.seen))
 
     def _largest(self, value: float) -> float:
