@@ -13,13 +13,18 @@ from typing import Any, ClassVar
 from coopsgd.optim import NOT_ELEMENTWISE, below_one, not_negative, positive
 from coopsgd.registry import did_you_mean, option, register
 
+NAMES = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
+
 
 @register("torch", "optim")
 @dataclass(frozen=True)
 class Torch:
     """A class of torch.optim that steps each number by itself; its own keys go beside `cls`, by torch's names and defaults."""
 
-    cls: str = option("", "Adadelta, Adagrad, Adam, AdamW, Adamax, ASGD, NAdam, RAdam, RMSprop, Rprop or SGD")
+    cls: str = option("", "Adadelta, Adagrad, Adam, AdamW, Adamax, ASGD, NAdam, RAdam, RMSprop, Rprop or SGD", words=NAMES)
+
+    def __post_init__(self) -> None:
+        settings_of(self.cls)
 
 
 @dataclass(frozen=True)

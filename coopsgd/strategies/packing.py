@@ -64,7 +64,10 @@ def largest(v: Tensor, k: int) -> Tensor:
     above, equal = size > least, size == least
     left = k - above.sum(2, keepdim=True)
     chosen = above | (equal & (equal.cumsum(2) <= left))
-    return chosen.nonzero()[:, 2].view(*v.shape[:2], k)
+    # each to its place among those chosen, the others behind them: a size that is known, so that no GPU is waited for
+    at = torch.arange(v.shape[2], device=v.device).expand(v.shape)
+    places = torch.where(chosen, chosen.cumsum(2) - 1, k)
+    return at.new_empty(*v.shape[:2], k + 1).scatter_(2, places, at)[..., :k]
 
 
 def scattered(values: Tensor, at: Tensor, L: int) -> tuple[Tensor, Tensor]:
