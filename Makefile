@@ -47,11 +47,8 @@ docs: $(READY) ## the pages of docs/ as a site, in build/site; what reads it nee
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'build/site/index.html; with its search: $(BIN)/python -m http.server -d build/site'
 
-bench: $(READY) ## step time, start time and many workers in one process, beside their peers
-	$(BIN)/python scripts/bench_step.py
-	$(BIN)/python scripts/bench_round.py
-	$(BIN)/python scripts/bench_start.py
-	OMP_WAIT_POLICY=passive $(BIN)/python scripts/bench_stacked.py
+bench: $(READY) ## every promise of speed beside its target and its peers (under 8 minutes on 2 quiet cores; 1 if one is missed)
+	$(BIN)/python scripts/bench.py
 
 trust: $(READY) ## docs/trust.md anew: coopsgd beside public implementations, and laws on random configs (half an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'

@@ -38,10 +38,21 @@ GOALS = {  # to reach, by numbers in a row
 SLACK = 1.15
 
 
+def by_hand(rank: int, numbers: torch.Tensor) -> None:
+    """A round on a ring as one writes it: both neighbours' numbers, then the mean of three."""
+    neighbours = [(rank - 1) % P, (rank + 1) % P]
+    came = [torch.empty_like(numbers) for _ in neighbours]
+    under_way = [dist.irecv(buffer, other) for buffer, other in zip(came, neighbours, strict=True)]
+    under_way += [dist.isend(numbers, other) for other in neighbours]
+    for one in under_way:
+        one.wait()
+    torch.add(came[0], came[1]).add_(numbers).div_(3)
+
+
 def ways(rank: int, memory: Memory, d: int) -> dict[str, Any]:
     """What is timed, by name, each a function to call in all processes."""
     numbers = torch.randn(1, d)
-    found: dict[str, Any] = {"all-reduce": lambda: dist.all_reduce(numbers)}
+    found: dict[str, Any] = {"all-reduce": lambda: dist.all_reduce(numbers), "ring by hand": lambda: by_hand(rank, numbers)}
     schedules = {"average": Average(), "ring": Gossip(topology=Ring()), "easgd": Elastic(alpha=0.9 / P)}
     for name, schedule in schedules.items():
         layout = layout_of(schedule, P, P)
@@ -53,7 +64,7 @@ def ways(rank: int, memory: Memory, d: int) -> dict[str, Any]:
     return found
 
 
-def member(rank: int, memory: Memory, folder: str, sizes: list[int], repeats: int, answers: Any) -> None:
+def member(rank: int, memory: Memory, folder: str, sizes: list[int], repeats: int, only: tuple[str, ...], answers: Any) -> None:
     """One of the processes: how long each way took, by numbers in a row."""
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -70,7 +81,7 @@ def member(rank: int, memory: Memory, folder: str, sizes: list[int], repeats: in
 
     found = {}
     for d in sizes:
-        chosen = ways(rank, memory, d)
+        chosen = {name: way for name, way in ways(rank, memory, d).items() if not only or name in only}
         first = torch.tensor([[once(call, 2)] for call in chosen.values()])  # memory is taken here, and plans are made
         first = torch.tensor([[once(call, 2)] for call in chosen.values()])
         dist.broadcast(first, 0)
@@ -85,20 +96,27 @@ def member(rank: int, memory: Memory, folder: str, sizes: list[int], repeats: in
     dist.barrier()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--sizes", nargs="*", type=float, default=[1e5, 1e6, 1e7, 3e7])
-    arguments = parser.parse_args()
-    memory, answers, code = Memory(P), FORK.SimpleQueue(), 0
+def measured(sizes: list[int], repeats: int, only: tuple[str, ...] = ()) -> dict[int, dict[str, list[float]]]:
+    """Seconds of each way, or of some only, by numbers in a row."""
+    memory, answers = Memory(P), FORK.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
-        job = (memory, folder, [int(size) for size in arguments.sizes], arguments.repeats, answers)
+        job = (memory, folder, sizes, repeats, only, answers)
         members = [FORK.Process(target=member, args=(rank, *job)) for rank in range(P)]
         for one in members:
             one.start()
         found = answers.get()
         for one in members:
             one.join()
+    return dict(found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--sizes", nargs="*", type=float, default=[1e5, 1e6, 1e7, 3e7])
+    arguments = parser.parse_args()
+    code = 0
+    found = measured([int(size) for size in arguments.sizes], arguments.repeats)
     for d, times in found.items():
         base = statistics.median(times["all-reduce"])
         print(f"\n{d} numbers, {P} processes: gloo's all-reduce {1e3 * base:.3f} ms, median of {arguments.repeats}; over it")

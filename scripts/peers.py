@@ -41,6 +41,14 @@ def silence() -> Iterator[None]:
         os.close(nowhere)
 
 
+NOISE = (  # images of 3 x 32 x 32 that nobody has to fetch, for resnet18
+    "data=custom",
+    "data.path=torchvision.datasets:FakeData",
+    "data.arguments={size: 512, image_size: [3, 32, 32], num_classes: 10}",
+    "batch_size=8",
+)
+
+
 def coopsgd_step(model: str, steps: int, warm: int, *words: str) -> float:
     """Seconds of one step of `coopsgd train`, from its own log lines, the first `warm` steps left out."""
     with tempfile.TemporaryDirectory() as folder, silence():
@@ -51,7 +59,8 @@ def coopsgd_step(model: str, steps: int, warm: int, *words: str) -> float:
             "save=none",
             f"hydra.run.dir={folder}/run",
         ]
-        code = command.train([f"model={model}", "data=fashion_mnist", "threads=1", *more, *words])
+        task = ("model=torchvision", *NOISE) if model == "resnet18" else (f"model={model}", "data=fashion_mnist")
+        code = command.train([*task, "threads=1", *more, *words])
         assert code == 0, f"coopsgd train {words} ended with {code}"
         lines = log_points(Path(folder, "run", "metrics.jsonl"))
     first = next(line for line in lines if line["step"] == warm)
@@ -59,7 +68,7 @@ def coopsgd_step(model: str, steps: int, warm: int, *words: str) -> float:
 
 
 def peer_step(way: str, model: str, steps: int, warm: int, world: int, momentum: float = 0.0) -> float:
-    """Seconds of one step of a hand-written loop: bare (world 1), ddp, or averager (PeriodicModelAverager, tau = 16)."""
+    """Seconds of one step of a hand-written loop: bare (nobody talks), ddp, or averager (PeriodicModelAverager, tau = 16)."""
     with tempfile.TemporaryDirectory() as folder:
         answers = FORK.SimpleQueue()
         members = [
@@ -79,9 +88,7 @@ def _peer(
     rank: int, world: int, way: str, model: str, steps: int, warm: int, momentum: float, folder: str, answers: Any
 ) -> None:
     torch.set_num_threads(1)
-    settings = resolve({"algo": {"name": "fullsync", "strategy": "fullsync"}, **_groups(model), "workers": world}).config
-    images = Parts(settings).data.load()
-    module = network(Parts(settings).task, settings.seed)
+    module, x, y, share, batch = _task(model, rank, world)
     net: Any = module
     averager = None
     if world > 1:
@@ -90,20 +97,17 @@ def _peer(
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=120))
         if way == "ddp":
             net = torch.nn.parallel.DistributedDataParallel(module)
-        else:
+        elif way == "averager":
             from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 
             averager = PeriodicModelAverager(period=16, warmup_steps=0)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=momentum)
-    x = (torch.tensor(images.train_x).float() - images.mean[0]) / images.std[0]
-    y = torch.tensor(images.train_y)
-    share = torch.from_numpy(np.array(IID().deal(np.array(y), world, 0)[rank]))
     for k in range(warm + steps):
         if k == warm:
             if world > 1:
                 dist.barrier()
             began = time.perf_counter()
-        which = share[k * 32 % (len(share) - 32) :][:32]
+        which = share[k * batch % (len(share) - batch) :][:batch]
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(net(x.index_select(0, which)), y.index_select(0, which))
         loss.backward()
@@ -113,6 +117,21 @@ def _peer(
     answers.put((time.perf_counter() - began) / steps)
     if world > 1:
         dist.barrier()
+
+
+def _task(model: str, rank: int, world: int) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """A network, inputs, targets, which of them are this worker's, and how many make a batch."""
+    if model == "resnet18":
+        import torchvision
+
+        x, y = torch.randn(512, 3, 32, 32), torch.randint(10, (512,))
+        return torchvision.models.resnet18(num_classes=10), x, y, torch.arange(rank, 512, world), 8
+    settings = resolve({"algo": {"name": "fullsync", "strategy": "fullsync"}, **_groups(model), "workers": world}).config
+    images = Parts(settings).data.load()
+    x = (torch.tensor(images.train_x).float() - images.mean[0]) / images.std[0]
+    y = torch.tensor(images.train_y)
+    share = torch.from_numpy(np.array(IID().deal(np.array(y), world, 0)[rank]))
+    return network(Parts(settings).task, settings.seed), x, y, share, 32
 
 
 def _groups(model: str) -> dict[str, Any]:
