@@ -41,6 +41,11 @@ class Problem:
     def m(self) -> int:
         return len(self.a)
 
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """Where each parameter begins in a model and where it ends."""
+        return [(0, len(self.x0))]
+
     def gradient(self, i: int, x: np.ndarray, k: int) -> np.ndarray:
         """Worker i's stochastic gradient at x in iteration k."""
         d = len(x)
@@ -379,6 +384,11 @@ def matcha(p: Problem) -> np.ndarray:
     return periodic(p, mix)
 
 
+def clients_of(p: Problem, r: int, fraction: float = 0.5) -> list[int]:
+    """Who is drawn for round r, alike and without replacement."""
+    return list(stream(p.seed, "clients", r).choice(p.m, int(np.ceil(fraction * p.m)), replace=False))
+
+
 def fedavg(
     p: Problem, fraction: float = 0.5, server: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda z, y: y
 ) -> np.ndarray:
@@ -386,7 +396,7 @@ def fedavg(
     x, z = [p.x0.copy() for _ in range(p.m)], p.x0.copy()
 
     def clients(r: int) -> list[int]:
-        return list(stream(p.seed, "clients", r).choice(p.m, int(np.ceil(fraction * p.m)), replace=False))
+        return clients_of(p, r, fraction)
 
     current = 0
     for k, r in enumerate(p.rounds()):

@@ -40,6 +40,28 @@ CNN = ("data=digits", "model=cnn", "model.width=8", "dtype=float64", "log_every=
 MLP = ("data=digits", "model=mlp", "model.hidden=[16]", "dtype=float64", "log_every=1000", "eval_every=0", "device=cpu")
 
 
+ONE_STEP = ("d2", "gradient_tracking")  # algorithms whose rounds are of one step
+
+
+def of_tau(algo: str, word: str) -> bool:
+    """Does an algorithm take this word? One whose rounds are of one step takes no other tau."""
+    return not (algo in ONE_STEP and word.startswith("tau=") and word not in ("tau=auto", "tau=1"))
+
+
+def fitting(algo: str, words: Sequence[str]) -> tuple[str, ...]:
+    """Those that an algorithm takes; of one with two fragments a tau is made even."""
+    found = [word for word in words if of_tau(algo, word)]
+    if algo == "streaming_diloco":
+        odd = {"tau=1": "tau=2", "tau=3": "tau=4", "tau=[[0,1],[5,3]]": "tau=[[0,2],[6,4]]"}
+        found = [odd.get(word, word) for word in found]
+    return tuple(found)
+
+
+def with_tau(algo: str, tau: int) -> tuple[str, ...]:
+    """The word for rounds of so many steps; none where they are of one."""
+    return () if algo in ("fullsync", *ONE_STEP) else fitting(algo, (f"tau={tau}",))
+
+
 class Lines:
     """A report that remembers."""
 

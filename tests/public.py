@@ -23,9 +23,11 @@ import arrays
 import networkx as nx
 import numpy as np
 import oracle
+import oracle_axes
+import oracle_rules
 import torch
 import torch.distributed as dist
-from playing import settle, written
+from playing import ONE_STEP, settle, written
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -681,15 +683,24 @@ def best_laplacian(graph: Any) -> list[np.ndarray]:
     return [np.eye(len(L)) - 2 / (values[1] + values[-1]) * L]
 
 
+oracle.ORACLES |= oracle_rules.RULES | oracle_axes.AXES
 RAW = oracle.raw_matrix(WORKERS, oracle.RAW_V)
 ORACLE_WORDS = {
     "cooperative": (f"algo.v={oracle.RAW_V}", written(RAW)),
     **dict.fromkeys(("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"), ("algo.weighting=uniform",)),
     "matcha": ("workers=8", f"algo.alpha={oracle.MATCHA_ALPHA}"),  # of four the two matchings could come in either order
+    **dict.fromkeys(ONE_STEP, ("tau=1",)),
     "qg_dsgdm": ("optim.momentum=0",),  # it has its own
+    # what they add to a gradient is in its momentum too
+    **dict.fromkeys(("fedprox", "scaffold"), ("algo.weighting=uniform", "optim.momentum=0")),
+    "kgt": ("optim.momentum=0",),
     "sgp": ("topology=star",),
     "two_level": (f"algo.tau_2={4 * TAU}",),
 }
+
+
+# of two channels that are normalised together the biases' gradients are opposite: either may be the larger by rounding
+TIES = ("topk_ef", "sparseloco")
 
 
 class Network(oracle.Problem):
@@ -700,7 +711,12 @@ class Network(oracle.Problem):
         super().__init__(np.zeros((m, 0)), x0, x0, 0.0, settings.seed, settings.optim["lr"], settings.tau, settings.steps)
         self._workers, self._own = [Worker(i, settings) for i in range(m)], [0] * m
         self._momentum, self._buffers = settings.optim["momentum"], np.zeros((m, len(x0)))
+        self._blocks = [(block.start, block.stop) for block in Parts(settings).task.blocks(settings)]
         self._forgets = settings.algo["mixing"] == "sampled"  # its clients begin every round without momentum
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        return self._blocks
 
     def gradient(self, i: int, x: np.ndarray, k: int) -> np.ndarray:
         """The direction of worker i's step, b <- momentum b + g; asked for once a step."""
@@ -714,4 +730,5 @@ class Network(oracle.Problem):
 def papers(algo: str, model: str, seed: int) -> tuple[tuple[str, ...], Callable[[Config], np.ndarray]]:
     """The words of a run and the slow loop that gives its (m + v, d) models from the papers' formulas."""
     words = (*CASE, *MODELS[model], f"algo={algo}", f"seed={seed}", *MOMENTUM, *ORACLE_WORDS.get(algo, ()))
+    words += ("model.norm=none",) if model == "cnn" and algo in TIES else ()
     return words, lambda settings: oracle.ORACLES[algo](Network(settings))

@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import elsewhere
-from playing import Lines, settle, written
+from playing import ONE_STEP, Lines, settle, with_tau, written
 from running import unsaved_end
 
 import coopsgd
@@ -92,7 +92,11 @@ def near(one: Trained, other: Trained, **tolerance: float) -> None:
 
 
 def algo(name: str) -> tuple[str, ...]:
-    return (f"algo={name}", *((written(WRITTEN),) if name == "cooperative" else ()))
+    return (
+        f"algo={name}",
+        *(("tau=1",) if name in ONE_STEP else with_tau(name, 3)),
+        *((written(WRITTEN),) if name == "cooperative" else ()),
+    )
 
 
 @pytest.mark.parametrize("name", ALGOS)

@@ -26,8 +26,9 @@ def test_the_price_list_and_the_loop_agree(algo, more):
     parts = parts_of(f"algo={algo}", *(OF_W if algo == "cooperative" else more))
     for rounds in (range(1), range(3, 6)):
         short, long = cost._charged(parts, rounds), cost._rehearsed(parts, rounds)
-        packed = parts.config.codec or parts.config.fragments  # of which only the loop knows what a message holds
-        if packed or type(parts.strategy).__module__.rpartition(".")[2] in OF_THEIR_OWN:
+        # of these only the loop knows what a message holds
+        told = any(getattr(parts.config, axis) for axis in ("codec", "fragments", "correction"))
+        if told or type(parts.strategy).__module__.rpartition(".")[2] in OF_THEIR_OWN:
             assert short is None and long.messages > 0
             continue
         assert short is not None and short.messages == long.messages

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from playing import with_tau
 from running import in_turn, unsaved_end
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing import plugin_event_accumulator
@@ -67,8 +68,17 @@ def both(cli, tmp_path, *words, resumed=()):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_every_algorithm(cli, tmp_path, algo):
-    tau = () if algo == "fullsync" else ("tau=4",)
-    same(*both(cli, tmp_path, *PLAIN, "processes=1", f"algo={algo}", *tau, *((RING,) if algo == "cooperative" else ())))
+    same(
+        *both(
+            cli,
+            tmp_path,
+            *PLAIN,
+            "processes=1",
+            f"algo={algo}",
+            *with_tau(algo, 4),
+            *((RING,) if algo == "cooperative" else ()),
+        )
+    )
 
 
 def counting():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import breakers
 import pytest
 import written
+from playing import with_tau
 
 from coopsgd.loop.loop import Loop
 from coopsgd.loop.rounds import Rounds
@@ -17,7 +18,7 @@ WORDS = {"cooperative": ("algo.W=[[0.5,0.5,0,0],[0,0.5,0.5,0],[0,0,0.5,0.5],[0.5
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_every_algorithm_keeps_its_promises(process_groups, algo):
-    check_strategy(algo, *WORDS.get(algo, ()), *(() if algo == "fullsync" else ("tau=3",)), process_groups=process_groups)
+    check_strategy(algo, *WORDS.get(algo, ()), *with_tau(algo, 3), process_groups=process_groups)
 
 
 @pytest.mark.parametrize(

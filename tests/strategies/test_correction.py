@@ -17,7 +17,6 @@ from test_oracle import EXACT, problem
 from coopsgd.commands.compose import compose_config
 from coopsgd.errors import ConfigError
 from coopsgd.setup.parts import Parts
-from coopsgd.streams import stream
 from coopsgd.testing import check_strategy
 from coopsgd.testing.runs import Recorder, make_loop, rows_of_steps
 
@@ -79,7 +78,7 @@ def test_is_what_slow_loops_make_of_it(process_groups, case, inner, processes):
 
 
 def drawn(p: oracle.Problem, fraction: float) -> Callable[[int], list[int]]:
-    return lambda r: list(stream(p.seed, "clients", r).choice(p.m, int(np.ceil(fraction * p.m)), replace=False))
+    return lambda r: oracle.clients_of(p, r, fraction)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
