@@ -149,7 +149,8 @@ its last line, and the latest losses, accuracy and bytes.
 coopsgd design cluster=wan_100m workers=8
 coopsgd design cluster=ethernet_1g model=cnn --target-loss 0.5 --check 2
 
-Words are Hydra overrides, as for train; algo, tau, topology and keys of the algo are searched unless they are given.
+Words are Hydra overrides, as for train; algo, tau, topology, delay, outer and keys of the algo are searched unless they are
+given. outer=none is quicker, with fewer pilots.
 The table is ranked by the loss after the budget, or by the seconds to the target; each line can be given to `coopsgd train`.
 """,
     "probe": """

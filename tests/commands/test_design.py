@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 from functools import cache
 
 import arrays
@@ -16,8 +17,8 @@ from probes import probe_of
 
 from coopsgd.commands import compose
 from coopsgd.commands.design import advice, command, ranking, report, study
-from coopsgd.commands.design.candidates import TAUS, candidates
-from coopsgd.commands.design.pilots import Pilots, pilot
+from coopsgd.commands.design.candidates import OUTERS, TAUS, candidates
+from coopsgd.commands.design.pilots import Curves, Pilots, alike, pilot
 from coopsgd.commands.design.ranking import Drift, Goal
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.graphs import Ring
@@ -56,7 +57,13 @@ def test_every_candidate_is_another_algorithm_that_agrees(m):
     for one in found:
         matrices = [arrays.factors(one.strategy.schedule, m, r) for r in range(one.strategy.schedule.cycle(m) or 6)]
         key = str(
-            [one.config.tau, one.config.delay, one.strategy.schedule.server_owns_aux, one.strategy.send is None]
+            [
+                one.config.tau,
+                one.config.delay,
+                one.config.outer,
+                one.strategy.schedule.server_owns_aux,
+                one.strategy.send is None,
+            ]
             + [[np.round(W, 9).tolist() for W in factors] for factors in matrices]
         )
         assert seen.setdefault(key, one.label) == one.label
@@ -77,6 +84,7 @@ def test_words_that_are_given_are_not_searched():
     assert all(
         one.words[0] == "algo=dpsgd" and not any(word.startswith(("tau", "topology")) for word in one.words) for one in found
     )
+    assert {one.outer for one in found} == {"", *OUTERS}
     found = candidates(Parts(base(*NOISY, "algo=easgd", "algo.alpha=0.05")), ("algo=easgd", "algo.alpha=0.05"))
     assert {one.config.algo["alpha"] for one in found} == {0.05} and len({one.config.tau for one in found}) > 3
 
@@ -96,6 +104,68 @@ def test_words_about_keys_and_topology_hold_for_whoever_has_them():
     assert {one.config.algo["alpha"] for one in found if one.config.algo["name"] == "easgd"} == {0.05}
     with pytest.raises(ConfigError, match="did you mean alpha"):
         candidates(Parts(base(*NOISY)), ("algo.alhpa=0.1",))
+
+
+def test_an_outer_step_that_is_given_is_not_searched():
+    for words, said in (
+        (("algo=dpsgd", "topology=ring", "outer=adam", "outer.lr=0.2"), "outer=adam outer.lr=0.2"),
+        (("algo=diloco",), "outer=nesterov"),
+    ):
+        found = candidates(Parts(base(*NOISY, *command.based(words))), words)
+        assert {one.outer for one in found} == {said} and all(one.config.outer and not one.plain for one in found)
+        assert not any("outer" in one.label for one in found)
+    for words in (("algo=fullsync", "outer=none"), ("algo=pasgd", "outer=none")):
+        assert {one.outer for one in candidates(Parts(base(*NOISY, words[0])), words)} == {""}
+
+
+def test_what_an_outer_step_brings_is_its_own_pilots_plus_what_the_distance_costs():
+    """Of averaging it is its pilot; of workers as far apart as under tau_eq, what plain pilots lose from tau on is added."""
+    curves = Curves(np.array([1, 4]), np.array([[2.0, 0.8, 0.3], [2.0, 0.9, math.inf]]))
+    found = replace(pilots(), stepping={"outer=nesterov": curves})
+    np.testing.assert_allclose(found.stepped("outer=nesterov", 1, 1.0), [2.0, 0.8, 0.3])
+    np.testing.assert_allclose(found.stepped("outer=nesterov", 1, 4.0), [2.0, 0.8, 0.4])
+    np.testing.assert_allclose(found.stepped("outer=nesterov", 4, 4.0), [2.0, 0.9, math.inf])
+    one = next(c for c in everyone() if c.label == "algo=pasgd tau=1 outer=nesterov")
+    times = np.arange(1.0, 101.0)
+    entry = ranking.predicted(one, Drift(0.0, 0.0, 0.0, 1.0), times, Goal(budget=100.0), found, None)
+    assert entry.error == pytest.approx(0.3) and one.plain.outer == ""
+
+
+def test_pilots_that_are_as_near_as_they_scatter_are_not_told_apart():
+    steps, rng = np.arange(61), np.random.default_rng(0)
+    plain = np.exp(-steps / 20)
+    assert alike(plain, plain) and alike(plain * (1 + 0.005 * np.sin(steps)), plain)
+    assert not alike(plain * np.where(steps > 50, 0.9, 1), plain)  # at the end alone
+    assert alike(1 + 0.1 * rng.standard_normal(61), np.ones(61)) and not alike(1.1 + 0.1 * rng.standard_normal(61), np.ones(61))
+    assert not alike(np.where(steps > 50, np.inf, plain), plain)
+    losses = np.stack([plain, plain, 0.9 * plain])
+    more = {"a": Curves(np.array([1, 4, 16]), losses), "b": Curves(np.array([1, 4, 16]), 0.9 * losses)}
+    found = replace(pilots(), steps=steps, losses=np.stack([plain] * 3), stepping=more)
+    assert [found.like("a", tau) for tau in (1, 4, 16)] == ["none", "none", None]
+    assert [found.like("b", tau) for tau in (1, 16)] == [None, None]
+
+
+def test_an_outer_step_that_does_nothing_is_not_ranked_and_that_is_said(tmp_path, capsys):
+    """One of which the pilots are those without it: every choice with it goes, and a line says why."""
+    words = (*NOISY, *SLOW, "algo=pasgd", "tau=4")
+    parts = Parts(base(*words, workers=4, steps=40))
+    flown = []
+
+    def run(config, folder):
+        flown.append((config.outer or {}).get("momentum", 0.9 if config.outer else 0))
+        gain = 2.0 if config.outer and "momentum" not in config.outer else 1.0
+        return [{"step": k, "eval/loss": math.exp(-gain * k / 20), "consensus": 0.1 * config.tau} for k in range(0, 41, 4)]
+
+    found = study.study(parts, words, tmp_path, run, budget=1.0)
+    assert flown.count(0.6) == flown.count(0.9) == 1 and flown.count(0) == 4  # of the tau that is given alone
+    (one,) = found.untold
+    assert one == ("outer=nesterov outer.momentum=0.6", "none", (4,))
+    assert {entry.candidate.outer for entry in found.entries} == {"", "outer=nesterov"}
+    assert found.entries[0].candidate.outer == "outer=nesterov"
+    with np.errstate(all="ignore"):
+        report.show(report.facts(found, words, 3) | {"folder": "f"})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cannot tell outer=nesterov outer.momentum=0.6 from no outer step at tau 4, so it is not ranked there" in said
 
 
 def test_what_cannot_be_mixed_is_no_candidate():
@@ -249,10 +319,10 @@ def test_pilots_look_at_every_phase_of_a_round():
     assert every % 2 and len({k % 16 for k in range(0, 500, every)}) == 16
 
 
-def entries_of(*values):
+def entries_of(*values, words=("algo=pasgd", "outer=none")):
     """Entries by (error after all of 200 steps, bytes a step)."""
     times = np.arange(1.0, 201.0)
-    some = candidates(Parts(base(*NOISY, *SLOW, "algo=pasgd")), ("algo=pasgd",))
+    some = candidates(Parts(base(*NOISY, *SLOW, "algo=pasgd")), words)
     drift = Drift(0.0, 1.0, 1.0, 1.0)
     return [
         ranking.Entry(one, drift, 1.0, sent, times, np.linspace(2.0, error, 200), 200, 200.0)
@@ -268,6 +338,9 @@ def test_of_the_tied_the_one_that_sends_least_is_taken_and_the_sentence_says_so(
     assert advice.sentence(tied, "{:g} s".format) == (
         f"Take {name}: it is at a test loss of 1.005 after 200 s. 3 are tied; of these it sends least."
     )
+    alike = entries_of((1.0, 10.0), (1.005, 10.0), words=("algo=pasgd", "tau=200", "delay=0"))
+    stepping = [alike[1], alike[0]]  # one with an outer step before the same without
+    assert advice.taken(study.Study(Goal(budget=200.0), pilots(), stepping, 2, 0)) is alike[0]
     alone = study.Study(Goal(budget=200.0), pilots(), entries[3:], 1, 0)
     assert advice.taken(alone) is entries[3] and "tied" not in advice.sentence(alone, "{:g} s".format)
 
@@ -294,7 +367,19 @@ def designed(cli, tmp_path, *words):
 def test_design_from_the_command_line(cli, tmp_path):
     """A slow network: fullsync pays 6 latencies a step, so it must lose to whoever communicates rarely; and the runs agree."""
     found = designed(
-        cli, tmp_path, *NOISY, *SLOW, "workers=4", "steps=32", "--budget-seconds", "1", "--check", "2", "--top", "400"
+        cli,
+        tmp_path,
+        *NOISY,
+        *SLOW,
+        "outer=none",
+        "workers=4",
+        "steps=32",
+        "--budget-seconds",
+        "1",
+        "--check",
+        "2",
+        "--top",
+        "400",
     )
     ranked = {entry["algo"]: entry["rank"] for entry in found["ranking"]}
     assert ranked["algo=pasgd tau=8"] < ranked["algo=fullsync"] and ranked["algo=pasgd tau=1"] > len(ranked) / 2
@@ -379,6 +464,7 @@ BAD = {
     ("schedule.warmup=5",): "with a warm-up",
     ("--theory", "optim.momentum=0.9"): "--theory: optim.momentum=0.9",
     ("--theory", "optim.lr=99"): "above 1 / L",
+    ("--theory", "outer=momentum"): "--theory: outer=momentum: the bound is about W alone",
     ("algo.allow_disconected=true",): "did you mean allow_disconnected",
     ("algo.mixing=foo",): "algo.mixing: no mixing named 'foo'",
     ("algo.tau=3",): "tau=4",

@@ -15,6 +15,10 @@ from coopsgd.predict.setting import Setting
 SCHEDULES = {"ring": (Gossip(), 5), "one_peer": (OnePeer(), 4), "easgd": (Elastic(), 3)}
 
 
+def noise(Ws, m, tau, order, delay, *linear):
+    return theory.outer_noise(theory.outer_share(Ws, m, *linear), m, len(Ws[0]), tau, order, delay)
+
+
 def by_steps(Ws, m, tau, order, delay, lr, mu, nesterov):
     """Covariances of (X, what was sent, z, b), moved by every local step and every communication, to their stationary state."""
     n = len(Ws[0])
@@ -62,8 +66,63 @@ def by_steps(Ws, m, tau, order, delay, lr, mu, nesterov):
 def test_the_stationary_consensus_is_that_of_the_whole_system(name, tau, order, delay, nesterov):
     schedule, m = SCHEDULES[name]
     Ws = [np.asarray(schedule.at(m, r)) for r in range(schedule.cycle(m))]
-    found = theory.outer_noise(Ws, m, tau, order, delay, 0.6, 0.5, nesterov)
+    found = noise(Ws, m, tau, order, delay, 0.6, 0.5, nesterov)
     assert found == pytest.approx(by_steps(Ws, m, tau, order, delay, 0.6, 0.5, nesterov), rel=1e-9)
+
+
+def drift_by_steps(Ws, m, tau, order, delay, lr, mu, nesterov, kept, gradients):
+    """The mean of (1/m) sum ||x_i - mean||^2 over the looks of a cycle, one local step after the other until it stays."""
+    n = len(Ws[0])
+    h = np.vstack([gradients, np.zeros((n - m, gradients.shape[1]))])
+    z, b, x, held = (np.zeros_like(h) for _ in range(4))
+    last = []
+    for cycle in range(4000):
+        looks = []
+        for W in Ws:
+            for k in range(tau):
+                if k == tau - delay:
+                    held = x.copy()
+                mean = x[:m].mean(0)
+                x[:m] = mean + kept * (x[:m] - mean) - h[:m]
+                if k < tau - 1 or order == "cta":
+                    looks.append(x.copy())
+            sent = held if delay else x.copy()
+            away = z - W @ sent
+            b = mu * b + away
+            new = z - lr * (away + mu * b if nesterov else b)
+            x, z = new + (x - sent), new
+            if order != "cta":
+                looks.append(x.copy())
+        last.append(np.mean([((one[:m] - one[:m].mean(0)) ** 2).sum() / m for one in looks]))
+        if cycle > 20 and abs(last[-1] - last[-2]) < 1e-14 * last[-1]:
+            return last[-1]
+    raise AssertionError("it does not settle")
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize(
+    ("tau", "order", "delay", "kept"),
+    [(1, "atc", 0, 1.0), (3, "atc", 0, 0.9), (3, "atc", 1, 0.8), (3, "atc", 3, 1.0), (2, "cta", 0, 0.9)],
+)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_how_far_gradients_that_differ_drive_workers_apart(name, tau, order, delay, kept, nesterov):
+    """H is a mean over all ways of differing: of the h_i = every column of an orthogonal basis of what sums to zero."""
+    schedule, m = SCHEDULES[name]
+    Ws = [np.asarray(schedule.at(m, r)) for r in range(schedule.cycle(m))]
+    basis = np.linalg.qr(np.column_stack([np.ones(m), np.eye(m)[:, 1:]]))[0][:, 1:]  # (m, m - 1), kappa2 = (m - 1) / m
+    expected = drift_by_steps(Ws, m, tau, order, delay, 0.6, 0.5, nesterov, kept, basis) * m / (m - 1)
+    assert theory.outer_drift(Ws, m, tau, order, delay, 0.6, 0.5, nesterov, kept) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.8])
+@pytest.mark.parametrize("delay", [0, 1, 3])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_neutral_step_drifts_as_W_alone(name, delay, kept):
+    schedule, m = SCHEDULES[name]
+    Ws = [np.asarray(schedule.at(m, r)) for r in range(schedule.cycle(m))]
+    assert theory.outer_drift(Ws, m, 3, "atc", delay, 1.0, 0.0, True, kept) == pytest.approx(
+        theory.drift_consensus(Ws, m, 3, "atc", delay, kept), rel=1e-10
+    )
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3])
@@ -71,7 +130,7 @@ def test_the_stationary_consensus_is_that_of_the_whole_system(name, tau, order, 
 def test_the_neutral_step_leaves_what_W_leaves(name, delay):
     schedule, m = SCHEDULES[name]
     Ws = [np.asarray(schedule.at(m, r)) for r in range(schedule.cycle(m))]
-    assert theory.outer_noise(Ws, m, 3, "atc", delay, 1.0, 0.0, False) == pytest.approx(
+    assert noise(Ws, m, 3, "atc", delay, 1.0, 0.0, False) == pytest.approx(
         theory.noise_consensus(Ws, m, 3, "atc", delay), rel=1e-10
     )
     assert theory.cycle_radius(Ws, 1.0, 0.0, True) == pytest.approx(schedule.zeta(m), abs=1e-7)

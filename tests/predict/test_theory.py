@@ -15,7 +15,7 @@ from coopsgd.commands import analyze, compose
 from coopsgd.loop.rounds import Rounds
 from coopsgd.mixing import graphs, spectra
 from coopsgd.mixing.varying import OnePeer
-from coopsgd.predict import setting
+from coopsgd.predict import mixed
 from coopsgd.predict.setting import Setting
 from coopsgd.predict.theory import (
     Forecast,
@@ -132,7 +132,7 @@ def test_a_stretch_too_short_to_stand_for_its_schedule_tells_nothing(monkeypatch
     words = ["workers=64", "algo=fedavg", "algo.fraction=0.02", "task=quadratic"]  # too many sets of clients to go through all
     checked = compose.compose_config(words)
     assert Setting(checked.parts).noise > 0  # as long as it takes, see ROOM
-    monkeypatch.setattr(setting, "ROOM", 65**2 * 64)
+    monkeypatch.setattr(mixed, "ROOM", 65**2 * 64)
     short = Setting(checked.parts)
     assert len(short.matrices) == 64 and short.noise is None and "64 communications at random are too few" in short.few
     assert short.few in analyze.facts(checked.parts)["notes"]

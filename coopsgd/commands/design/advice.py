@@ -33,7 +33,7 @@ def baselines(entries: Sequence[Entry]) -> dict[str, int]:
     found: dict[str, int] = {}
     for rank, entry in enumerate(entries, 1):
         name = entry.candidate.config.algo["name"]
-        if name in BASELINES:
+        if name in BASELINES and entry.candidate.plain is None:
             found.setdefault(name, rank)
     return found
 
@@ -47,8 +47,8 @@ def ties(study: Study) -> int:
 
 
 def taken(study: Study) -> Entry:
-    """The one to take: of those that are tied with the first the one that sends least, of equals the better."""
-    return min(study.entries[: max(1, ties(study))], key=lambda entry: entry.bytes_per_step)
+    """Of those that are tied with the first the one that sends least, of equals one without an outer step, then the better."""
+    return min(study.entries[: max(1, ties(study))], key=lambda entry: (entry.bytes_per_step, bool(entry.candidate.outer)))
 
 
 def wanted(study: Study, seconds: Any) -> str:

@@ -1,4 +1,7 @@
-"""What `coopsgd design` searches: every algo whose matrices are known, with every tau, topology and weights it can have."""
+"""What `coopsgd design` searches: every algo whose matrices are known, with every tau, topology and weights it can have.
+
+Then every delay and outer step, of those whose mixing is in a list: there they say something of their own.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,17 @@ from coopsgd.registry import did_you_mean
 from coopsgd.setup import build, catalogue, checks, timing
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
+from coopsgd.strategies.axes import serves, with_axes
 from coopsgd.strategies.base import Strategy
 
 TAUS = (1, 2, 4, 8, 16, 32, 64, 128)
 DELAYS: tuple[Any, ...] = (0, 1, "tau")  # 1 and tau are one where tau is
 DELAYED = ("average", "elastic", "gossip")  # mixings of which every delay is tried
+OUTER = ("average", "gossip")  # mixings of which every outer step is tried
+OUTERS: dict[str, dict[str, Any]] = {  # words of an outer step, and what they mean: the gains of a round are 1.3 and 1.1
+    "outer=nesterov": {"name": "nesterov"},
+    "outer=nesterov outer.momentum=0.6": {"name": "nesterov", "momentum": 0.6},
+}
 SPARSE = ("chain", "exponential", "grid", "hypercube", "random_regular", "ring", "star", "torus")
 # keys of an algo with the values tried for m workers, under MIXING.KEY where one mixing has its own; a topology that is not
 # in a list of names is not tried, and neither is a graph that cannot have m workers
@@ -54,6 +63,8 @@ class Candidate:
 
     words: tuple[str, ...]
     parts: Parts
+    outer: str = ""  # its outer step, in words; empty where it has none
+    plain: Candidate | None = None  # the same without an outer step, where that is a candidate too
 
     @property
     def config(self) -> Config:
@@ -75,9 +86,11 @@ def candidates(base: Parts, words: Sequence[str], config_dir: str | None = None)
     """Every different algorithm for base.config.workers workers, plain names first.
 
     base: the parts of a checked config, of an algorithm with a topology if one is fixed. words: of the command line; what they
-    fix (algo, tau, topology, a key of the algo) is not varied, and algorithms without such a key are left out. ConfigError when
-    none has it.
+    fix (algo, tau, topology, outer, a key of the algo) is not varied, and algorithms without such a key are left out.
+    ConfigError when none has it.
     """
+    outer = base.config.outer
+    base = base.but(replace(base.config, outer=None), without=("outer", "strategy"))
     fixed = {word.partition("=")[0].lstrip("+") for word in words if "=" in word}
     names = [choice.name for choice in catalogue.choices("algo", config_dir)]
     names.sort(key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name))
@@ -108,7 +121,26 @@ def candidates(base: Parts, words: Sequence[str], config_dir: str | None = None)
                 found.setdefault((str(config.tau), config.order, str(config.delay), identity), variant)
     if not found and refused:
         raise ConfigError(refused[0])
-    return list(found.values())
+    every = list(found.values())
+    if outer:
+        name = " ".join(word for word in words if word.lstrip("+").startswith("outer"))
+        return list(_stepping(every, {name or f"outer={outer['name']}": outer}, given=True))
+    if "outer" in fixed:
+        return every
+    return [*every, *_stepping([one for one in every if one.config.algo.get("mixing") in OUTER], OUTERS)]
+
+
+def _stepping(some: Sequence[Candidate], outers: dict[str, Any], given: bool = False) -> Iterator[Candidate]:
+    """The same with each of these outer steps; given: by the words of the command line."""
+    for said, outer in outers.items():
+        around: dict[int, Strategy] = {}  # what is around one strategy is one
+        for one in some:
+            if one.strategy.send is None or (given and serves(one.strategy.schedule)):
+                continue
+            parts = one.parts.but(replace(one.config, outer=outer), without=("outer", "strategy"))
+            step = around.setdefault(id(one.strategy), with_axes(one.strategy, parts.outer))
+            words = one.words if given else (*one.words, *said.split())
+            yield Candidate(words, parts.but(parts.config, strategy=step), said, None if given else one)
 
 
 def _given(words: Sequence[str]) -> dict[str, Any]:

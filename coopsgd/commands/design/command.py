@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coopsgd.commands import compose
-from coopsgd.commands.design import pilots, report
+from coopsgd.commands.design import report
 from coopsgd.commands.design import study as studies
 from coopsgd.errors import Interrupted
 from coopsgd.host import files
@@ -65,8 +65,8 @@ def design(
     runs = itertools.count(1)
 
     def run(settings: Config, at: Path) -> list[dict[str, Any]]:
-        number, of = next(runs), len(places) or len(pilots.periods(base))
-        say(f"running {settings.name or settings.algo['name']} ({number} of {of})")
+        number, of = next(runs), f" of {len(places)}" if places else ""
+        say(f"running {settings.name or settings.algo['name']} ({number}{of})")
         return train_silently(settings, at, line)
 
     for note in dict.fromkeys((*checked.notes, *notes)):

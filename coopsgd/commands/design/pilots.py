@@ -1,14 +1,16 @@
-"""A few runs of periodic averaging in one process: how far workers drift on this task, and what loss that costs.
+"""A few runs of periodic averaging in one process: how far workers drift on this task, what loss that costs, what steps bring.
 
 Whatever moves the loss besides drift (curvature, noise, momentum, a schedule) is in these runs as it is in a real one. So any
-A(tau, W, v) is read off them: at its tau_eq, after as many steps as it moves the mean model.
+A(tau, W, v) is read off them: at its tau_eq, after as many steps as it moves the mean model. What an outer step makes of the
+mean model it makes of it under every W that keeps the mean: its own pilots show that, at a tau of their own.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from coopsgd.setup import timing
 from coopsgd.setup.schema import Config
 
 TAUS = (1, 2, 4, 16, 64)
+STEPPING = (1, 4, 16, 64)  # of those with an outer step
+ALIKE = 0.01  # of a loss: pilots that are nearer are not told apart
+PARTS = 4  # of a run, in each of which they must be as near
 KEPT = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # what a local step may leave of a distance
 LONG = 1e9  # a period
 LOOKS = 61  # evaluations of one pilot, so many at most
@@ -38,6 +43,7 @@ class Pilots:
     noise: float  # eta^2 sigma^2 as seen: consensus distance for each unit of C, see theory.noise_consensus
     drift: float  # eta^2 kappa^2 as seen, for each unit of H, see theory.drift_consensus
     kept: float  # what a local step leaves of a worker's distance to the mean, as seen
+    stepping: dict[str, Curves] = field(default_factory=dict)  # with outer steps, by their words
 
     def tau_eq(self, noise: float, drift: float) -> float:
         """The period of plain averaging whose workers are as far apart as under coefficients C and H; real, at least 1.
@@ -57,11 +63,61 @@ class Pilots:
 
     def losses_at(self, tau_eq: float) -> np.ndarray:
         """(E,) the loss expected at each of `steps`, linear in log tau between pilots; beyond the last as the last."""
-        at = float(np.interp(math.log(tau_eq), np.log(self.taus), np.arange(len(self.taus))))
+        return Curves(self.taus, self.losses).at(tau_eq)
+
+    def stepped(self, outer: str, tau: int, tau_eq: float) -> np.ndarray:
+        """(E,) the loss expected with an outer step every tau local steps, of workers as far apart as under tau_eq.
+
+        That of its pilots, which average, and what the distance beyond theirs costs without an outer step.
+        """
+        with np.errstate(invalid="ignore"):  # of what diverged
+            found = self.stepping[outer].at(tau) + (self.losses_at(tau_eq) - self.losses_at(tau))
+        return np.where(np.isfinite(found), found, math.inf)
+
+    def longest(self, outer: str) -> float:
+        """The longest period that was flown with this outer step."""
+        return float(self.stepping[outer].taus[-1])
+
+    def like(self, outer: str, tau: int) -> str | None:
+        """The first of none and the outer steps before this that pilots cannot tell it from at this tau, if there is one."""
+        mine = self.stepping[outer].at(tau)
+        others = {"none": self.losses_at(tau)} | {name: c.at(tau) for name, c in self.stepping.items()}
+        before = itertools.takewhile(lambda name: name != outer, others)
+        return next((name for name in before if alike(mine, others[name])), None)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Losses of runs that differ by tau."""
+
+    taus: np.ndarray  # (T,) rising
+    losses: np.ndarray  # (T, E)
+
+    def at(self, tau: float) -> np.ndarray:
+        """(E,) those of a run by tau, linear in log tau between these; beyond the last as the last."""
+        at = float(np.interp(math.log(tau), np.log(self.taus), np.arange(len(self.taus))))
         low, share = int(at), at - int(at)
         if not share:
             return self.losses[low]
         return (1 - share) * self.losses[low] + share * self.losses[low + 1]
+
+
+def alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Are two curves (E,) one, as far as can be told: in every part of the run?
+
+    Their mean difference is below ALIKE of the loss, or below two standard errors, by how neighbours in time scatter.
+    """
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return False
+    there = np.isfinite(a)
+    a, b = a[there], b[there]
+    apart = a - b
+    rough = apart[1:-1] - (apart[:-2] + apart[2:]) / 2
+    scatter = math.sqrt(float(np.mean(rough**2)) / 1.5) if len(rough) else 0.0
+    for some, level in zip(np.array_split(apart[1:], PARTS), np.array_split(b[1:], PARTS), strict=True):  # 0: both begin there
+        if len(some) and abs(some.mean()) > max(ALIKE * abs(level.mean()), 2 * scatter / math.sqrt(len(some))):
+            return False
+    return True
 
 
 def averaged(tau: float, kept: float) -> float:
@@ -72,12 +128,13 @@ def averaged(tau: float, kept: float) -> float:
     return (tau - 2 * once + twice) / ((1 - kept) ** 2 * tau)
 
 
-def pilot(base: Config, tau: int) -> Config:
-    """Periodic averaging by tau on base's task, looked at often and seen by no clock."""
+def pilot(base: Config, tau: int, outer: Any = None) -> Config:
+    """Periodic averaging by tau on base's task, with an outer step or none, looked at often and seen by no clock."""
     every = max(1, math.ceil(base.steps / (LOOKS - 1)))
     algo = {"name": "pasgd", "strategy": "cooperative", "mixing": "average"}
-    plain = replace(base, algo=algo, tau=tau, **timing.DEFAULTS, period={"name": "constant"}, topology=None, cluster=None)
-    return replace(in_one_process(plain, every), name=f"pilot tau={tau}")
+    plain = replace(base, algo=algo, outer=outer, tau=tau, **timing.DEFAULTS, period={"name": "constant"}, topology=None)
+    name = f"pilot tau={tau}" + (f" outer={outer['name']}" if outer else "")
+    return replace(in_one_process(replace(plain, cluster=None), every), name=name)
 
 
 def in_one_process(settings: Config, every: int) -> Config:
@@ -91,17 +148,44 @@ def periods(base: Config) -> list[int]:
     return [tau for tau in TAUS if tau == 1 or tau <= base.steps // 2]
 
 
-def fly(base: Config, folder: Path, run: Callable[[Config, Path], list[dict[str, Any]]]) -> Pilots:
-    """Run the pilots; `run` trains a config in a folder and returns its metrics."""
+def stepping(base: Config, taus: Collection[int]) -> list[int]:
+    """tau of each pilot with an outer step: those on either side of the candidates' taus."""
+    flown = [tau for tau in STEPPING if tau in periods(base)]
+    needed = {max(t for t in flown if t <= tau) for tau in taus} | {
+        min(t for t in (*flown, math.inf) if t >= tau) for tau in taus
+    }
+    return [tau for tau in flown if tau in needed]
+
+
+def fly(
+    base: Config,
+    folder: Path,
+    run: Callable[[Config, Path], list[dict[str, Any]]],
+    outers: Mapping[str, tuple[Any, Collection[int]]] | None = None,
+) -> Pilots:
+    """Run the pilots; `run` trains a config in a folder and returns its metrics.
+
+    outers: words of outer steps; what they mean, and with which taus there are candidates.
+    """
     m = base.workers
     taus = periods(base)
     found = [evaluated(run(pilot(base, tau), folder / f"pilot-{tau}")) for tau in taus]
     steps = np.array([line["step"] for line in max(found, key=len)])
-    losses = np.full((len(taus), len(steps)), math.inf)
+    more: dict[str, Curves] = {}
+    for number, (name, (outer, wanted)) in enumerate((outers or {}).items(), 1):
+        some = stepping(base, wanted)
+        lines = [evaluated(run(pilot(base, tau, outer), folder / f"outer-{number}-{tau}")) for tau in some]
+        more[name] = Curves(np.array(some), _losses(lines, len(steps)))
+    return Pilots(m, np.array(taus), steps, _losses(found, len(steps)), *_seen(m, taus, found), more)
+
+
+def _losses(found: list[list[dict[str, Any]]], looks: int) -> np.ndarray:
+    """(T, E) eval/loss; inf from where a run diverged."""
+    losses = np.full((len(found), looks), math.inf)
     for row, lines in zip(losses, found, strict=True):
         values = [line["eval/loss"] for line in lines]
         row[: len(values)] = [math.inf if value is None else value for value in values]
-    return Pilots(m, np.array(taus), steps, losses, *_seen(m, taus, found))
+    return losses
 
 
 def _seen(m: int, taus: list[int], found: list[list[dict[str, Any]]]) -> tuple[float, float, float]:

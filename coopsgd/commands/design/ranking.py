@@ -16,6 +16,7 @@ from coopsgd.commands.design.pilots import Pilots
 from coopsgd.mixing import spectra
 from coopsgd.predict import cost
 from coopsgd.predict.setting import Setting
+from coopsgd.strategies.base import layers
 from coopsgd.tasks.known import Known
 
 
@@ -55,8 +56,8 @@ class Drift:
 
 
 def _settings(some: Sequence[Candidate]) -> Iterator[tuple[Candidate, Setting]]:
-    """Each with its setting; the matrices are made once for those of one strategy."""
-    for _, alike in itertools.groupby(some, key=lambda one: id(one.strategy)):
+    """Each with its setting; the matrices are made once for those of one strategy, whatever is around it."""
+    for _, alike in itertools.groupby(some, key=lambda one: id(layers(one.strategy)[-1])):
         first, *more = alike
         setting = Setting(first.parts)
         for one in (first, *more):
@@ -127,7 +128,11 @@ def predicted(candidate: Candidate, drift: Drift, times: np.ndarray, goal: Goal,
     steps = np.arange(1, len(times) + 1)
     tau_eq = None if pilots is None else pilots.tau_eq(drift.noise, drift.drift)
     if pilots is not None and tau_eq is not None:
-        errors = np.interp(steps * drift.progress, pilots.steps, pilots.losses_at(tau_eq))
+        if candidate.outer:
+            losses = pilots.stepped(candidate.outer, int(candidate.config.tau), tau_eq)
+        else:
+            losses = pilots.losses_at(tau_eq)
+        errors = np.interp(steps * drift.progress, pilots.steps, losses)
     else:
         errors = _bound(candidate, drift, steps, known)
     sent = cost.per_step(candidate.parts)["bytes_per_worker_mean"]

@@ -20,7 +20,7 @@ from coopsgd.run.console import printer
 from coopsgd.run.schema import label
 from coopsgd.setup.words import as_written
 
-WIDTH = 140  # columns that the tables take, where the terminal does not say it has more
+WIDTH = 170  # columns that the tables take, where the terminal does not say it has more
 
 
 def facts(study: Study, words: Sequence[str], top: int, config_dir: str | None = None) -> dict[str, Any]:
@@ -41,7 +41,9 @@ def facts(study: Study, words: Sequence[str], top: int, config_dir: str | None =
             "noise": pilots.noise,
             "drift": pilots.drift,
             "kept": pilots.kept,
+            "outer": {name: {"tau": c.taus.tolist(), "loss": c.losses[:, -1].tolist()} for name, c in pilots.stepping.items()},
         },
+        "untold": [{"outer": one.outer, "like": one.other, "tau": list(one.taus)} for one in study.untold],
         "advice": advice.sentence(study, _seconds),
         "ties": advice.ties(study),
         "taken": _entry(study, taken, study.entries.index(taken) + 1, words, config_dir),
@@ -113,8 +115,15 @@ def show(found: dict[str, Any]) -> None:
     console.print(f"{found['searched']} algorithms ranked by {found['ranked_by']}; predicted is the {found['predicts']}")
     pilots = found["pilots"]
     if pilots is not None:
-        losses = ", ".join(f"{loss:.4g} at tau {tau}" for tau, loss in zip(pilots["tau"], pilots["loss"], strict=True))
-        console.print(f"pilots of periodic averaging ended at a loss of {losses}")
+        for name, flown in ({"": pilots} | pilots["outer"]).items():
+            losses = ", ".join(f"{loss:.4g} at tau {tau}" for tau, loss in zip(flown["tau"], flown["loss"], strict=True))
+            what = f"those with {name}" if name else "pilots of periodic averaging"
+            console.print(f"{what} ended at a loss of {losses}", markup=False)
+        for one in found["untold"]:
+            taus, other = ", ".join(map(str, one["tau"])), one["like"] if one["like"] != "none" else "no outer step"
+            console.print(
+                f"pilots cannot tell {one['outer']} from {other} at tau {taus}, so it is not ranked there", markup=False
+            )
         if found["beyond_pilots"]:
             console.print(f"{found['beyond_pilots']} drift further apart than under tau = {pilots['tau'][-1]} and are left out")
     _ranking(console, found)

@@ -6,17 +6,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from coopsgd.commands.design import ranking
 from coopsgd.commands.design.candidates import Candidate, candidates
-from coopsgd.commands.design.pilots import LOOKS, Pilots, fly, in_one_process
+from coopsgd.commands.design.pilots import LOOKS, Pilots, fly, in_one_process, periods, stepping
 from coopsgd.commands.design.ranking import Drift, Entry, Goal
 from coopsgd.errors import ConfigError
+from coopsgd.predict.mixed import not_plain
 from coopsgd.predict.rehearsal import rehearse
-from coopsgd.predict.setting import moves, not_plain
+from coopsgd.predict.setting import moves
 from coopsgd.run.progress import Progress
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
@@ -24,6 +25,7 @@ from coopsgd.tasks.known import Known
 
 LEAST = 8  # steps: a pilot of more than one local step a round has two rounds
 Run = Callable[[Config, Path], list[dict[str, Any]]]  # trains a config in a folder; its metrics
+Timed = tuple[Candidate, Drift, np.ndarray]  # with its seconds after each step
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ class Study:
     beyond: int  # how many drift further than any pilot, or without pilots have too large a rate, of which nothing can be said
     verdict: Verdict | None = None
     quickest: str | None = None  # whose seconds for all steps are the budget; None where one was given, or a target
+    untold: tuple[Untold, ...] = ()  # outer steps of which pilots cannot say that they do anything; they are not ranked
+
+
+class Untold(NamedTuple):
+    """An outer step that pilots cannot tell from another, or from none, at these taus."""
+
+    outer: str
+    other: str
+    taus: tuple[int, ...]
 
 
 def study(
@@ -83,11 +94,15 @@ def study(
     _refuse(parts, budget, target, known, alone)
     say(f"searching for {base.workers} workers, task {base.task['name']}, {base.steps} steps; what is run goes to {folder}")
     found = candidates(parts, words, config_dir)
+    if alone:
+        found = [one for one in found if not one.outer]
     drifting = [(c, drift) for c, drift in zip(found, Drift.of(found), strict=True) if drift is not None]
-    progress, timed = Progress("on the cluster's clock", len(drifting)), []
+    progress, timed, clocked = Progress("on the cluster's clock", len(drifting)), list[Timed](), dict[int, np.ndarray]()
     for number, (c, drift) in enumerate(drifting):
         progress.at(number, c.label)
-        timed.append((c, drift, rehearse(c.parts, base.steps)))
+        if id(c.plain) not in clocked:  # an outer step takes no time and sends nothing
+            clocked[id(c)] = rehearse(c.parts, base.steps)
+        timed.append((c, drift, clocked[id(c.plain if id(c.plain) in clocked else c)]))
     progress.close()
     if not timed:
         raise ConfigError(
@@ -101,7 +116,13 @@ def study(
     goal = Goal(budget, target)
     if budget is not None:
         _affordable(budget, [(c, times) for c, _, times in timed])
-    pilots = None if alone else fly(base, folder, run)
+    pilots, untold = None, tuple[Untold, ...]()
+    if not alone:
+        outers = _outers([c for c, _, _ in timed])
+        number = len(periods(base)) + sum(len(stepping(base, taus)) for _, taus in outers.values())
+        say(f"{number} pilots of periodic averaging are flown" + ", with outer steps and without" * bool(outers))
+        pilots = fly(base, folder, run, outers)
+        timed, untold = _told(timed, pilots)
     drifts = Drift.contracted([(c, drift) for c, drift, _ in timed], pilots.kept if pilots else 1.0)
     entries = [
         ranking.predicted(c, drift, times, goal, pilots, known)
@@ -124,7 +145,37 @@ def study(
             f"{base.steps} steps; more steps, another optim.lr or a larger batch_size would lower it"
         )
     ranked = sorted(entries, key=goal.order)
-    return Study(goal, pilots, ranked, len(timed), len(timed) - len(entries), quickest=quickest)
+    return Study(goal, pilots, ranked, len(timed), len(timed) - len(entries), quickest=quickest, untold=untold)
+
+
+def _outers(some: Sequence[Candidate]) -> dict[str, tuple[Any, set[int]]]:
+    """The outer steps among them: what each means, and with which taus it is tried."""
+    found: dict[str, tuple[Any, set[int]]] = {}
+    for one in some:
+        if one.outer:
+            found.setdefault(one.outer, (one.config.outer, set()))[1].add(int(one.config.tau))
+    return found
+
+
+def _told(timed: list[Timed], pilots: Pilots) -> tuple[list[Timed], tuple[Untold, ...]]:
+    """Those of which the pilots say something of their own, and the outer steps they cannot tell from simpler ones."""
+    like: dict[tuple[str, int], str | None] = {}
+    kept = []
+    for c, drift, times in timed:
+        tau = int(c.config.tau)
+        if c.outer and tau > pilots.longest(c.outer):
+            continue
+        if c.outer and c.plain is not None:
+            if (c.outer, tau) not in like:
+                like[c.outer, tau] = pilots.like(c.outer, tau)
+            if like[c.outer, tau] is not None:
+                continue
+        kept.append((c, drift, times))
+    untold: dict[tuple[str, str], list[int]] = {}
+    for (outer, tau), other in like.items():
+        if other is not None:
+            untold.setdefault((outer, other), []).append(tau)
+    return kept, tuple(Untold(*pair, tuple(sorted(taus))) for pair, taus in untold.items())
 
 
 def _nobody(searched: int, pilots: Pilots | None) -> str:
@@ -161,6 +212,8 @@ def _refuse(parts: Parts, budget: float | None, target: float | None, known: Kno
         raise ConfigError("--target-loss: the bound is about gradients, not losses; leave out --theory, or give a budget")
     if alone and (why := not_plain(parts)):
         raise ConfigError(f"--theory: {why}; leave it out")
+    if alone and base.outer:
+        raise ConfigError(f"--theory: outer={base.outer['name']}: the bound is about W alone; leave out one of the two")
     if alone and known is None:
         raise ConfigError(
             f"--theory: task {base.task['name']} does not know L, sigma2 and the gap; measure them by `coopsgd probe` and give "

@@ -20,7 +20,7 @@ from coopsgd.predict.theory.moments import (
     summed,
     unread,
 )
-from coopsgd.predict.theory.outer import cycle_radius, mode_radius, outer_noise
+from coopsgd.predict.theory.outer import cycle_radius, mode_radius, outer_drift, outer_noise, outer_share
 from coopsgd.predict.theory.windows import window_constant
 
 __all__ = [
@@ -40,7 +40,9 @@ __all__ = [
     "network_factor",
     "noise_consensus",
     "outcome_noise",
+    "outer_drift",
     "outer_noise",
+    "outer_share",
     "sampled_consensus",
     "summed",
     "terms",
