@@ -183,6 +183,7 @@ CASES = {  # test, below tests/ -> COVER, or n for every n-th case
     "test_ownership.py::test_nothing_outlives_a_test_that_fails_nor_a_pytest_that_is_killed": 3,
     "test_package.py::test_every_yaml_composes_builds_and_takes_two_steps": 6,
     "test_peers.py::test_a_public_implementation_ends_with_the_same_models": 3,
+    "test_studies.py::test_every_way_of_a_study_is_one_that_coopsgd_takes": 5,
     "test_trajectories.py::test_a_run_is_what_it_was": 3,
 }
 
