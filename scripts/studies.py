@@ -90,6 +90,7 @@ STUDIES = {
             "kgt": "algo=dpa tau=10 correction=kgt",
         },
         ("algo", "correction", "algo.lazy", "optim.lr", "final", "sent"),
+        picture="by_steps",
     ),
     "momentum": Study(
         "Gossip with momentum where data differ",
