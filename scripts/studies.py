@@ -264,17 +264,26 @@ def study(name: str) -> None:
     """All runs of a study, and its table and figures."""
     one, began, before = STUDIES[name], time.perf_counter(), sum(os.times()[:4])
     print(f"{name}: {one.about} (about {one.minutes:g} minutes of one core)", flush=True)
-    place = Path("multirun") / "studies" / name
+    place, chosen = Path("multirun") / "studies" / name, []
     for label, own in one.ways.items():
         words, rates = words_of(one, own)
         said = [f"{key}={value}" for key, value in words.items()]
         label = label.replace(" ", "_").replace(",", "")
         found = tuned(said, {key: float(value) for key, value in rates.items()}, place / "tuning" / label)
-        found_words = [f"{key}={value:g}" for key, value in found.items()]
-        train(["-m", *said, *found_words, f"seed={SEEDS}", "skip_done=true", f"hydra.sweep.dir={place / 'runs' / label}"])
+        chosen.append({**words, **{key: f"{value:g}" for key, value in found.items()}})
+        train(
+            [
+                "-m",
+                *(f"{key}={value}" for key, value in chosen[-1].items()),
+                f"seed={SEEDS}",
+                "skip_done=true",
+                f"hydra.sweep.dir={place / 'runs' / label}",
+            ]
+        )
     used = (sum(os.times()[:4]) - before) / 60
     print(f"{name}: {(time.perf_counter() - began) / 60:.1f} minutes, {used:.1f} of processor time", flush=True)
-    options = [word for column in one.columns for word in ("--column", column)]
+    alike = {key for key, value in chosen[0].items() if all(way.get(key) == value for way in chosen) and "," not in value}
+    options = [word for column in one.columns if column not in alike for word in ("--column", column)]
     asked = [str(place / "runs"), "--metric", "eval/loss", "--metric", "eval/accuracy", *options, "-o", f"build/figures/{name}"]
     print("coopsgd compare", shlex.join(asked), flush=True)
     with contextlib.suppress(SystemExit):
