@@ -98,7 +98,7 @@ STUDIES = {
         "workers=10 topology=ring steps=300 @optim.lr=0.1",
         product(
             {
-                "none": "algo=dpsgd @optim.lr=0.4",
+                "none": "algo=dpsgd @optim.lr=1.6",
                 "local": "algo=dpsgd optim.momentum=0.9",
                 "qg": "algo=qg_dsgdm",
             },
@@ -126,7 +126,6 @@ STUDIES = {
             {
                 "none": "outer=none",
                 "nesterov 0.9": "outer=nesterov outer.momentum=0.9 @outer.lr=0.7",
-                "nesterov 0.6": "outer=nesterov outer.momentum=0.6 @outer.lr=0.7",
             },
         ),
         ("tau", "outer", "outer.momentum", "outer.lr", "optim.lr", "final"),
@@ -160,7 +159,6 @@ STUDIES = {
             {
                 "none": "outer=none",
                 "nesterov 0.9": "outer=nesterov outer.momentum=0.9 @outer.lr=0.7",
-                "nesterov 0.6": "outer=nesterov outer.momentum=0.6 @outer.lr=0.7",
             },
         ),
         ("optim", "outer", "outer.momentum", "outer.lr", "optim.lr", "final"),
@@ -173,10 +171,8 @@ STUDIES = {
             f"{tau} {outer}": f"tau={tau} outer={outer} optim.lr={rate}"
             for outer, rates in (
                 ("none", (0.8, 0.8, 0.8)),
-                ("momentum outer.momentum=0.3", (0.8, 0.8, 0.8)),
                 ("momentum outer.momentum=0.6", (0.8, 0.8, 0.4)),
                 ("momentum outer.momentum=0.9", (0.05, 0.4, 0.4)),
-                ("nesterov outer.momentum=0.5", (0.8, 0.8, 0.8)),
                 ("nesterov outer.momentum=0.9", (0.1, 0.4, 0.4)),
             )
             for tau, rate in zip((5, 25, 100), rates, strict=True)
