@@ -444,6 +444,7 @@ ORACLES = {
     "slowmo": lambda p: averaged(p, "momentum", lr=1, momentum=0.5, scale=1),
     "bmuf": lambda p: averaged(p, "momentum", lr=1, momentum=0.75),
     "diloco": lambda p: averaged(p, "nesterov", lr=0.7, momentum=0.9),
+    "muloco": lambda p: averaged(p, "nesterov", lr=0.7, momentum=0.6),  # with SGD in place of Muon
     "noloco": noloco,
     "fedavgm": lambda p: served(p, "momentum", lr=1, momentum=0.9),
     "fedadam": lambda p: served(p, "adam", lr=0.1, beta1=0.9, beta2=0.99, eps=1e-3),

@@ -56,6 +56,44 @@ def decentlam(p: Problem, beta: float = 0.9) -> np.ndarray:
     return np.array(x)
 
 
+def gasloc(p: Problem, eta: float = 0.7, gamma: float = 0.6, before: bool = False, mix: Callable = thirds) -> np.ndarray:
+    """g = x - z; z <- (z + eta g) - alpha L (z + eta g) + gamma ((z + eta g) - that of the round before), W = I - alpha L."""
+    x, z = [p.x0.copy() for _ in range(p.m)], [p.x0.copy() for _ in range(p.m)]
+    last = list(z)
+    for k, r in enumerate(p.rounds()):
+        x = local(p, x, k)
+        if r >= 0:
+            theta, sent = [z[i] + p_i * eta for i, p_i in enumerate(x[i] - z[i] for i in range(p.m))], x
+            push = [gamma * (theta[i] - last[i]) for i in range(p.m)]
+            if before:
+                z = mix([theta[i] + push[i] for i in range(p.m)])
+            else:
+                z = [mixed + push[i] for i, mixed in enumerate(mix(theta))]
+            last, x = theta, list(z)
+            p.communicates(k, sent, x)
+    return np.array(x)
+
+
+def local_adam(p: Problem, first: int = 1, second: int = 1, rate: float = 0.001, betas: tuple = (0.9, 0.999)) -> np.ndarray:
+    """Adam by every worker; at communication r (from 1) models are averaged, u where first divides r, v where second does."""
+    x = [p.x0.copy() for _ in range(p.m)]
+    u, v = ([np.zeros_like(p.x0) for _ in range(p.m)] for _ in range(2))
+    b1, b2 = betas
+    for k, r in enumerate(p.rounds()):
+        for i in range(p.m):
+            g = p.gradient(i, x[i], k)
+            u[i], v[i] = b1 * u[i] + (1 - b1) * g, b2 * v[i] + (1 - b2) * g * g
+            x[i] = x[i] - rate * (u[i] / (1 - b1 ** (k + 1))) / (np.sqrt(v[i] / (1 - b2 ** (k + 1))) + 1e-8)
+        if r >= 0:
+            sent, mean = x, [sum(x) / p.m] * p.m
+            u = [sum(u) / p.m] * p.m if (r + 1) % first == 0 else u
+            v = [sum(v) / p.m] * p.m if (r + 1) % second == 0 else v
+            x = list(mean)
+            p.communicates(k, sent, x)
+            u, v = list(u), list(v)
+    return np.array(x)
+
+
 def push_sum(p: Problem, to: Callable[[int, int], list[int]]) -> np.ndarray:
     """Each j shares mass and weight out equally among itself and to(j, r); mass gains u, a round's steps from mass / weight."""
     mass, w = [p.x0.copy() for _ in range(p.m)], [1.0] * p.m
@@ -150,6 +188,9 @@ def binary_tree(m: int, tree: int = 0) -> list[list[int]]:
 RULES = {
     "qg_dsgdm": qg_dsgdm,
     "decentlam": decentlam,
+    "gasloc": gasloc,
+    "local_adam": local_adam,
+    "des_loc": lambda p: local_adam(p, 3, 6),
     "relay": lambda p: relay(p, binary_tree),
     "sgp": lambda p: push_sum(p, lambda j, r: [0] if j else list(range(1, p.m))),  # on a star
     "sgp_one_peer": lambda p: push_sum(p, book(p)),

@@ -40,6 +40,7 @@ CNN = ("data=digits", "model=cnn", "model.width=8", "dtype=float64", "log_every=
 MLP = ("data=digits", "model=mlp", "model.hidden=[16]", "dtype=float64", "log_every=1000", "eval_every=0", "device=cpu")
 
 
+OF_ADAM = ("local_adam", "des_loc")  # algorithms that bring Adam
 ONE_STEP = ("d2", "gradient_tracking")  # algorithms whose rounds are of one step
 
 
@@ -51,6 +52,8 @@ def of_tau(algo: str, word: str) -> bool:
 def fitting(algo: str, words: Sequence[str]) -> tuple[str, ...]:
     """Those that an algorithm takes; of one with two fragments a tau is made even."""
     found = [word for word in words if of_tau(algo, word)]
+    if algo == "muloco":  # Muon is for models with matrices: tests/loop/test_muon.py
+        found.append("optim=sgd")
     if algo == "streaming_diloco":
         odd = {"tau=1": "tau=2", "tau=3": "tau=4", "tau=[[0,1],[5,3]]": "tau=[[0,2],[6,4]]"}
         found = [odd.get(word, word) for word in found]

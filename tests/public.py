@@ -27,7 +27,7 @@ import oracle_axes
 import oracle_rules
 import torch
 import torch.distributed as dist
-from playing import ONE_STEP, settle, written
+from playing import OF_ADAM, ONE_STEP, settle, written
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -690,6 +690,7 @@ ORACLE_WORDS = {
     **dict.fromkeys(("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"), ("algo.weighting=uniform",)),
     "matcha": ("workers=8", f"algo.alpha={oracle.MATCHA_ALPHA}"),  # of four the two matchings could come in either order
     **dict.fromkeys(ONE_STEP, ("tau=1",)),
+    "muloco": ("optim=sgd",),  # Muon itself is held against torch's and its equations in tests/loop/test_muon.py
     "qg_dsgdm": ("optim.momentum=0",),  # it has its own
     # what they add to a gradient is in its momentum too
     **dict.fromkeys(("fedprox", "scaffold"), ("algo.weighting=uniform", "optim.momentum=0")),
@@ -710,7 +711,7 @@ class Network(oracle.Problem):
         m, x0 = settings.workers, Worker(0, settings).row()
         super().__init__(np.zeros((m, 0)), x0, x0, 0.0, settings.seed, settings.optim["lr"], settings.tau, settings.steps)
         self._workers, self._own = [Worker(i, settings) for i in range(m)], [0] * m
-        self._momentum, self._buffers = settings.optim["momentum"], np.zeros((m, len(x0)))
+        self._momentum, self._buffers = settings.optim.get("momentum", 0.0), np.zeros((m, len(x0)))
         self._blocks = [(block.start, block.stop) for block in Parts(settings).task.blocks(settings)]
         self._forgets = settings.algo["mixing"] == "sampled"  # its clients begin every round without momentum
 
@@ -729,6 +730,7 @@ class Network(oracle.Problem):
 
 def papers(algo: str, model: str, seed: int) -> tuple[tuple[str, ...], Callable[[Config], np.ndarray]]:
     """The words of a run and the slow loop that gives its (m + v, d) models from the papers' formulas."""
-    words = (*CASE, *MODELS[model], f"algo={algo}", f"seed={seed}", *MOMENTUM, *ORACLE_WORDS.get(algo, ()))
+    momentum = () if algo in OF_ADAM else MOMENTUM
+    words = (*CASE, *MODELS[model], f"algo={algo}", f"seed={seed}", *momentum, *ORACLE_WORDS.get(algo, ()))
     words += ("model.norm=none",) if model == "cnn" and algo in TIES else ()
     return words, lambda settings: oracle.ORACLES[algo](Network(settings))

@@ -31,6 +31,7 @@ from coopsgd.loop.blocks import blocks_of
 from coopsgd.loop.consensus import distance
 from coopsgd.loop.loop import Loop, Observer
 from coopsgd.run.schema import METRICS
+from coopsgd.setup import timing
 from coopsgd.setup.identity import trained
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
@@ -91,6 +92,7 @@ class Cooperation(Observer):
         self._modules.copy_unmixed(world.spread if self.processes > 1 else None)
         writes = overrides(strategy, "direction")
         self._inner = Optimizers(optimizers, self._modules, writes, config.buffers == "average", self.processes == 1)
+        timing.one_for_each(config, self._inner.names, "your optimizer")
         self._loop = Loop(self._parts, self._fleet, self._modules, self._inner.at, observer=self)  # type: ignore[arg-type]
         self._modules.losses = torch.zeros(self._fleet.local_rows, 1, device=blocks_of(self._loop.state.x)[0].device)
         self._writers: list[tuple[Any, int]] = []

@@ -53,7 +53,7 @@ class Optimizers:
                 "optimizer: SparseAdam takes sparse gradients, and this algorithm makes dense ones of them; use Adam"
             )
         self._x: Any = None
-        self._names = (
+        self.names = (
             sorted(set().union(*(_kept(group, optimizers[0]) for group in optimizers[0].param_groups))) if buffers else []
         )
         self.scaler: Any = None
@@ -148,10 +148,15 @@ class Optimizers:
     def advance(self, ended: bool = False) -> None:
         """Nothing: schedules are the user's."""
 
-    def stacked(self) -> list[Tensor]:
-        """What the optimisers keep beside each parameter, in rows like those of the models; zeros for nothing."""
+    @property
+    def count(self) -> int:
+        """How many kinds of buffers there are."""
+        return len(self.names)
+
+    def stacked(self, some: Sequence[int] | None = None) -> list[Tensor]:
+        """What the optimisers keep beside each parameter, all or some of it, in rows like the models'; 0 for nothing."""
         found: list[Tensor] = []
-        for name in self._names:
+        for name in [self.names[at] for at in (range(self.count) if some is None else some)]:
             rows = [torch.zeros_like(block) for block in blocks_of(self._x)]
             for i, optimizer in enumerate(self._optimizers):
                 for p, place in self._modules.views(_like(self._x, rows), i):
@@ -161,10 +166,10 @@ class Optimizers:
             found += rows
         return found
 
-    def put(self, stacked: Sequence[Tensor]) -> None:
-        """Make these rows the buffers, in the order of `stacked`."""
+    def put(self, stacked: Sequence[Tensor], some: Sequence[int] | None = None) -> None:
+        """Make these rows the buffers, all or those at these places, in the order of `stacked`."""
         n = len(blocks_of(self._x))
-        for at, name in enumerate(self._names):
+        for at, name in enumerate([self.names[at] for at in (range(self.count) if some is None else some)]):
             rows = stacked[at * n : (at + 1) * n]
             for i, optimizer in enumerate(self._optimizers):
                 for p, value in self._modules.views(_like(self._x, rows), i):

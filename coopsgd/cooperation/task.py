@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coopsgd.schedules import Constant
 from coopsgd.tasks.base import Problem, Task
@@ -24,6 +24,8 @@ class UsersTask(Task):
     parameters: int = 0
     running: int = 0
     samples: Any = None  # of each worker, a list; None: nobody has said
+
+    THEIRS: ClassVar[bool] = True
 
     def dimension(self, config: Config) -> int:
         return self.parameters

@@ -31,6 +31,7 @@ READ = (
     "delay",
     "merge",
     "buffers",
+    "buffers_every",
     "norm_stats",
     "seed",
     "workers",

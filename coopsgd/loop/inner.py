@@ -106,13 +106,19 @@ class Inner:
         """Tell the schedule of an evaluation, the same in every process."""
         self._schedule.heard(loss)
 
-    def stacked(self) -> list[Tensor]:
-        """All buffers, each as (w, d) rows: copies."""
+    @property
+    def count(self) -> int:
+        """How many buffers there are."""
+        return len(self._buffers)
+
+    def stacked(self, some: Sequence[int] | None = None) -> list[Tensor]:
+        """All buffers, or some by their places, each as (w, d) rows: copies."""
         for part in self._parts:  # one that has not stepped yet has the buffers it will start from
             state = self._optimizer.state[part]
             if not state and self._buffers:
                 state |= self._fresh(part)
-        return [torch.cat([self._optimizer.state[p][name] for p in self._parts]) for name in self._buffers]
+        names = [self._buffers[at] for at in (range(self.count) if some is None else some)]
+        return [torch.cat([self._optimizer.state[p][name] for p in self._parts]) for name in names]
 
     @cached_property
     def widths(self) -> dict[str, int]:
@@ -121,9 +127,11 @@ class Inner:
         told = getattr(self._settings, "widths", None)
         return dict.fromkeys(self._buffers, d) if told is None else told(d, self._blocks)
 
-    def put(self, stacked: Sequence[Tensor]) -> None:
-        """Make these rows the buffers, in the order of `stacked`."""
-        for name, rows in zip(self._buffers, stacked, strict=True):
+    def put(self, stacked: Sequence[Tensor], some: Sequence[int] | None = None) -> None:
+        """Make these rows the buffers, all or those at these places, in the order of `stacked`."""
+        for name, rows in zip(
+            [self._buffers[at] for at in (range(self.count) if some is None else some)], stacked, strict=True
+        ):
             if name in SQUARES:
                 rows.clamp_(min=0)  # a sum that cancels can round to less than nothing, and a root is taken of it
             for (a, b), part in zip(self._bounds, self._parts, strict=True):

@@ -67,7 +67,7 @@ class Loop:
     merge: what an answer y does to a local model. kept: y and the steps since the message left; a number a: (1 - a) y + a x.
 
     buffers: what a communication does to the inner optimiser's. keep leaves them, average mixes them by the same W in the same
-    message, reset empties them when the message leaves.
+    message, at every buffers_every-th communication, reset empties them when the message leaves.
 
     saved: what `saved()` has told of a loop of this config, inflated for the rows held here: the state to go on from.
 
@@ -87,7 +87,7 @@ class Loop:
     ) -> None:
         config, strategy = parts.config, parts.strategy
         self.parts, self.fleet, self.strategy, self.observer = parts, fleet, strategy, observer or Observer()
-        self._cta, self._buffers = config.order == "cta", config.buffers
+        self._cta, self._buffers, often = config.order == "cta", config.buffers, config.buffers_every
         self._delay: float = math.inf if config.delay == "tau" else config.delay
         self._merge = None if config.merge == "kept" else float(config.merge)
         self._pieces = parts.fragments.count if parts.fragments else 1
@@ -106,6 +106,7 @@ class Loop:
             fleet.describe(blocks)
         stats = None if start is None else fleet.rows(start)
         optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps, blocks)
+        self._often = often if isinstance(often, list) else [often] * optimiser.count
         losses = Losses(fleet, parts.period.WATCHES)
         now = lambda: fleet.clock.now if fleet.clock else math.nan  # noqa: E731
         rounds = Rounds(parts.period, strategy.schedule, fleet.m, losses, now, fleet.one_rate)
@@ -252,7 +253,7 @@ class Loop:
             return direction
         with self.fleet.carrying(*self._companions(t)) as carried:  # it communicates here, in every step
             direction, st.s = self.moves.direction(self.fleet, t, grad, st.x, st.s)
-        self._unload(carried, self._sent_apart(carried))
+        self._unload(t, carried, self._sent_apart(carried))
         return direction
 
     def _shift(self, t: Tick, active: np.ndarray | None) -> None:
@@ -277,7 +278,7 @@ class Loop:
         else:
             flight, st.flight = st.flight, None
             heard = waited(flight.pending)
-            self._unload(flight.carried, flight.apart)
+            self._unload(flight.t, flight.carried, flight.apart)
             y, st.s = self.moves.receive(self.fleet, t, flight.sent, heard, st.s)
             if self._merge is None:
                 st.x.sub_(flight.sent.sub_(y))  # x + (y - sent), to the bit
@@ -296,7 +297,7 @@ class Loop:
         apart = self._sent_apart(carried)
         if not self._mixes:
             heard = waited(heard)
-        self._unload(carried, apart)  # verbs are waited for in the order in which they were started
+        self._unload(t, carried, apart)  # verbs are waited for in the order in which they were started
         y, st.s = self.moves.receive(fleet, t, st.x, heard, st.s)
         if self._merge:
             self._merged(t, before, y)
@@ -355,7 +356,7 @@ class Loop:
         if t.round % self._pieces < self._pieces - 1:
             return []
         found = [st.stats] if st.stats is not None and self._averages else []
-        found += st.inner.stacked() if self._buffers == "average" else []
+        found += st.inner.stacked(self._averaged(t)) if self._buffers == "average" else []
         if (
             found
             and schedule is not None
@@ -368,7 +369,12 @@ class Loop:
             )
         return found
 
-    def _unload(self, carried: Carried, apart: Pending | None = None) -> None:
+    def _averaged(self, t: Tick) -> list[int]:
+        """Which of the inner optimiser's buffers this communication averages."""
+        done = t.round // self._pieces + 1
+        return [at for at, often in enumerate(self._often) if not done % often]
+
+    def _unload(self, t: Tick, carried: Carried, apart: Pending | None = None) -> None:
         """What rode along is what the message made of it."""
         if apart is not None:
             made = apart.wait()
@@ -379,7 +385,8 @@ class Loop:
             if new is not st.stats:
                 st.stats.copy_(new)
         if mixed:
-            st.inner.put([rows.expand(len(self.fleet.workers), -1) if len(rows) == 1 else rows for rows in mixed])
+            w = len(self.fleet.workers)
+            st.inner.put([rows.expand(w, -1) if len(rows) == 1 else rows for rows in mixed], self._averaged(t))
 
 
 def _marked(strategy: Strategy, s: Any) -> Any:

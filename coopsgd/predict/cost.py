@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from itertools import takewhile
 from typing import Any
@@ -110,6 +111,9 @@ def per_step(parts: Parts) -> dict[str, float | None]:
     schedule = parts.strategy.schedule
     pieces = parts.fragments.count if parts.fragments else 1
     cycle = 1 if schedule is None else schedule.cycle(parts.config.workers)
+    if parts.config.buffers == "average":
+        every = parts.config.buffers_every
+        pieces *= math.lcm(*(every if isinstance(every, list) else [every]))
     found = _of_rounds(parts, range(pieces * cycle if cycle else WINDOW))
     return {key: None if value is None else value * often for key, value in found.items()}
 

@@ -131,10 +131,11 @@ def stage(parts: Parts, clock: Clock | None = None, observer: Observer | None = 
         def step(self, x: Tensor, direction: Tensor, active: np.ndarray | None = None) -> Tensor:
             return x
 
-        def stacked(self) -> list[Tensor]:
-            return [shape(m, width) for width in self.widths.values()]
+        def stacked(self, some: Any = None) -> list[Tensor]:
+            widths = list(self.widths.values())
+            return [shape(m, widths[at]) for at in (range(self.count) if some is None else some)]
 
-        def put(self, stacked: Any) -> None:
+        def put(self, stacked: Any, some: Any = None) -> None:
             pass
 
         def reset(self) -> None:

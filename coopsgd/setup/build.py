@@ -154,7 +154,7 @@ def class_in(group: str, node: Mapping[str, Any]) -> Any:
 
 
 CHOOSE = ("name", "strategy", "mixing")  # keys of an algo that name what it is made of
-RUNS = ("tau", "order", "delay", "merge", "buffers")  # keys of the run that an algo's yaml may give a default
+RUNS = ("tau", "order", "delay", "merge", "buffers", "buffers_every")  # keys of the run that an algo's yaml may give a default
 
 
 @_on_guard

@@ -8,7 +8,7 @@ from dataclasses import fields
 from coopsgd.errors import ConfigError
 from coopsgd.host import sizes
 from coopsgd.optim import SQUARES
-from coopsgd.setup import values
+from coopsgd.setup import timing, values
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import DEVICES, DTYPES, ENGINES, FLEETS, GROUPS, NORM_STATS, SAVES, SIZES, Config
 
@@ -139,6 +139,8 @@ def optimiser(parts: Parts) -> None:
     """ValueError where the optimiser finds nothing in the models that it is for, or its buffers are none to average."""
     if (why := getattr(parts.optim, "NO_MEAN", None)) and parts.config.buffers == "average":
         raise ConfigError(f"buffers=average: not with optim.cls={parts.optim.KIND}: {why}; use buffers=keep or reset")
+    if not getattr(parts.task, "THEIRS", False):
+        timing.one_for_each(parts.config, parts.optim.buffers, f"optim={parts.config.optim['name']}")
     if hasattr(parts.optim, "chosen"):
         parts.optim.chosen(parts.task.blocks(parts.config))
 

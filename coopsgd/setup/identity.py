@@ -51,6 +51,8 @@ def trained(of: Config | Parts, seed: bool = True) -> dict[str, Any]:
     optim = _class("optim", "optim", config.optim.get("name"), config)
     if optim is not None and not parts.optim.buffers:
         found["buffers"] = None  # there are none to treat in this way or that
+    if found["buffers"] != "average":
+        del found["buffers_every"]  # as before there was such a key
     if config.delay == "tau" and (config.period or {}).get("name", "constant") == "constant" and isinstance(config.tau, int):
         found["delay"] = config.tau
     if parts.stop.looks:  # the run ends where a line says so

@@ -198,7 +198,7 @@ def _axis(name: str, node: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _defaults(config: Config) -> Config:
-    """tau, order, delay, merge and buffers by what the algo's yaml says of them, which says it nowhere else."""
+    """tau, order, delay, merge, buffers and their period by what the algo's yaml says of them, which says it nowhere else."""
     said = build.defaults(config, build.RUNS)
     found = {name: value for name, value in ({"tau": 10} | timing.DEFAULTS | said).items() if getattr(config, name) == "auto"}
     if build.algo_classes(config)[0].send is None:

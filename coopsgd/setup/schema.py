@@ -139,6 +139,15 @@ class Config:
         identity=True,
         words=("auto", "keep", "average", "reset"),
     )
+    buffers_every: Any = key(
+        "auto",
+        "of buffers=average: they are averaged at every so many-th communication; or a list, one for each of the optimiser's; "
+        "auto: as the algo's yaml says, else 1",
+        identity=True,
+        unit="rounds",
+        type="int, list or auto",
+        words=("auto",),
+    )
     start: Any = key(
         None,
         "where the models begin: a run's folder, a safetensors file, a state_dict; null: as the seed draws them",
@@ -287,7 +296,9 @@ def dumps(config: Config) -> str:
 
 def load(path: Path, trust: bool = False) -> Config:
     """Read a frozen config back, of this format or an older one. trust: it may name code to import, as the user's words may."""
-    keys: dict[str, Any] = {"stop": None, "merge": "kept", **dict.fromkeys(AXES)} | upgraded(path, yamls.keys(path))
+    keys: dict[str, Any] = {"stop": None, "merge": "kept", "buffers_every": 1, **dict.fromkeys(AXES)} | upgraded(
+        path, yamls.keys(path)
+    )
     found = (Config if trust else UntrustedConfig)(**{k: v for k, v in keys.items() if k in KEYS})
     _refuse_unfrozen(path, found)
     return beside_it(found, path.parent)

@@ -1,7 +1,8 @@
-"""When a communication acts and on what: order, delay, merge and buffers, keys of the run for every algorithm."""
+"""When a communication acts and on what: order, delay, merge, buffers, their period; keys of the run for every algorithm."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from coopsgd.errors import ConfigError
@@ -9,7 +10,7 @@ from coopsgd.setup.schema import Config
 from coopsgd.strategies.base import Around, Strategy, layers, overrides
 from coopsgd.strategies.period import Period
 
-DEFAULTS: dict[str, Any] = {"order": "atc", "delay": 0, "merge": "kept", "buffers": "keep"}
+DEFAULTS: dict[str, Any] = {"order": "atc", "delay": 0, "merge": "kept", "buffers": "keep", "buffers_every": 1}
 CHOICES = {"order": ("atc", "cta"), "buffers": ("keep", "average", "reset")}
 
 
@@ -27,6 +28,23 @@ def refuse(config: Config) -> None:
     merge = config.merge
     if merge != "kept" and (isinstance(merge, bool) or not isinstance(merge, int | float) or not 0 <= merge <= 1):
         raise ConfigError(f"merge: must be kept, or the weight of the local model, a number in [0, 1], got {merge!r}")
+
+    every = config.buffers_every
+    for one in every if isinstance(every, list) else [every]:
+        if isinstance(one, bool) or not isinstance(one, int) or one < 1:
+            raise ConfigError(f"buffers_every: must be a whole number of communications, or a list of them, got {every!r}")
+    if every != 1 and config.buffers != "average":
+        raise ConfigError(f"buffers_every={every}: says when buffers=average averages, and buffers={config.buffers} does not")
+
+
+def one_for_each(config: Config, buffers: Sequence[str], optimiser: str) -> None:
+    """ConfigError where buffers_every is a list and not one for each buffer that the optimiser keeps."""
+    said = config.buffers_every
+    if isinstance(said, list) and len(said) != len(buffers):
+        kept = f"{len(buffers)}, {', '.join(buffers)}" if buffers else "none"
+        raise ConfigError(
+            f"buffers_every={said}: is one for each buffer, and {optimiser} keeps {kept}; give as many, or one number for all"
+        )
 
 
 def check(config: Config, strategy: Strategy, period: Period) -> None:

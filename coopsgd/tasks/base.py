@@ -99,6 +99,7 @@ class Task:
     """Settings of a task; a frozen dataclass that imports no torch."""
 
     USES: ClassVar[tuple[str, ...]] = ()  # which of model, data, batch_size it reads
+    THEIRS: ClassVar[bool] = False  # is the optimiser somebody else's, whatever the config says?
     ARRAYS: ClassVar[tuple[str, ...]] = ()  # fields that may name a file of numbers
     SCORES: ClassVar[tuple[str, ...]] = ()  # what it may say beside the loss, by `Metric.score` (run/schema.py)
 

@@ -27,7 +27,7 @@ from coopsgd.testing.saved import saved_and_loaded
 WORKERS = 4
 QUADRATIC = ("task=quadratic", "task.dim=12")
 CNN = ("data=digits", "model=cnn", "model.width=8", "model.norm=batch", "batch_size=4")
-COMMON = (f"workers={WORKERS}", "dtype=float64", "device=cpu", "log_every=100000", "eval_every=0", "launch=false")
+COMMON = ("optim=sgd", f"workers={WORKERS}", "dtype=float64", "device=cpu", "log_every=100000", "eval_every=0", "launch=false")
 EXACT = 1e-12  # sums of float64 taken in another order: a few ulps
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from playing import settle, with_tau
+from playing import OF_ADAM, settle, with_tau
 from torch.nn.functional import cross_entropy
 from written import SlowMo
 
@@ -117,7 +117,7 @@ def agree(config: Any, answers: list[Any]) -> None:
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_every_algorithm(process_groups, algo):
-    check(process_groups, 4, *MLP, *SGD, f"algo={algo}", *with_tau(algo, 2))
+    check(process_groups, 4, *MLP, *(("optim.lr=0.01",) if algo in OF_ADAM else SGD), f"algo={algo}", *with_tau(algo, 2))
 
 
 @pytest.mark.parametrize(

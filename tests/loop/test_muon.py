@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,6 +32,7 @@ BLOCKS = (
     Block("e", (4, 6), (6, 1), 136, True),
 )
 D = 160
+HIDDEN = [block.name for block in BLOCKS if block.hidden]
 NET = (
     "data=digits",
     "model=mlp",
@@ -53,14 +55,21 @@ def slowly(matrix: np.ndarray, steps: int = 5) -> np.ndarray:
     return x.T if len(matrix) > matrix.shape[1] else x
 
 
-def by_hand(settings: Muon, x: np.ndarray, grads: list[np.ndarray], rates: list[float]) -> np.ndarray:
-    """One worker (d,): one parameter after another, each by Muon's or by AdamW's equations."""
-    x = x.copy()
-    m, v = np.zeros_like(x), np.zeros_like(x)
-    for k, (g, lr) in enumerate(zip(grads, rates, strict=True), 1):
-        for block in BLOCKS:
+class Hand:
+    """One worker's optimiser (d,): one parameter after another, each by Muon's or by AdamW's equations."""
+
+    def __init__(self, settings: Muon, blocks: Sequence[Block] = BLOCKS, hidden: Collection[str] = HIDDEN) -> None:
+        self.settings, self.blocks, self.hidden = settings, blocks, hidden
+        self.m = self.v = np.zeros(blocks[-1].stop)
+        self.k = 0
+
+    def step(self, x: np.ndarray, g: np.ndarray, lr: float) -> np.ndarray:
+        settings, x, m, v = self.settings, x.copy(), self.m.copy(), self.v.copy()
+        self.k, self.m, self.v = self.k + 1, m, v
+        k = self.k
+        for block in self.blocks:
             cut = slice(block.start, block.stop)
-            if block.hidden:
+            if block.name in self.hidden:
                 m[cut] = settings.momentum * m[cut] + (1 - settings.momentum) * g[cut]
                 n = (1 - settings.momentum) * g[cut] + settings.momentum * m[cut] if settings.nesterov else m[cut]
                 rows = block.shape[0]
@@ -76,6 +85,14 @@ def by_hand(settings: Muon, x: np.ndarray, grads: list[np.ndarray], rates: list[
                 v[cut] = settings.adam_beta2 * v[cut] + (1 - settings.adam_beta2) * g[cut] ** 2
                 mean, square = m[cut] / (1 - settings.adam_beta1**k), v[cut] / (1 - settings.adam_beta2**k)
                 x[cut] = x[cut] * (1 - rate * settings.weight_decay) - rate * mean / (np.sqrt(square) + settings.adam_eps)
+        return x
+
+
+def by_hand(settings: Muon, x: np.ndarray, grads: list[np.ndarray], rates: list[float]) -> np.ndarray:
+    """One worker (d,) after these steps."""
+    hand = Hand(settings)
+    for g, lr in zip(grads, rates, strict=True):
+        x = hand.step(x, g, lr)
     return x
 
 
@@ -209,16 +226,65 @@ def test_what_is_foretold_of_averaged_buffers_is_what_is_sent():
     assert loop.fleet.ledger.bytes == 4 * told["bytes_per_worker_mean"] == 2 * 3 * width
 
 
-def test_workers_that_see_the_same_are_one():
-    one = play(None, 1, *NET, "workers=1", "algo=independent", "steps=6", "batch_size=1437", "partition.small=train")
-    many = play(None, 1, *NET, "workers=1", "algo=fullsync", "steps=6", "batch_size=1437", "partition.small=train")
-    np.testing.assert_allclose(one.x, many.x, rtol=0, atol=1e-12)
+def watched(config):
+    """The loop of a config, and a list that its gradient rows are put into, step by step."""
+    loop, seen = make_loop(config, observer=Recorder()), []
+    direction = loop._direction
+    loop._direction = lambda t, grad: direction(t, seen.append(grad.clone().numpy()) or grad)
+    return loop, seen
+
+
+def test_muloco_is_muon_by_hand_and_an_outer_nesterov_step_written_down():
+    """Every worker's rows from the gradients of the run: Muon's equations, and after 3 steps the mean, from which z steps."""
+    config = settle((*(word for word in NET if word != "optim=muon"), "algo=muloco", "workers=2", "tau=3", "steps=10"))
+    parts = Parts(config)
+    blocks = parts.task.blocks(config)
+    hidden = [block.name for block in parts.optim.chosen(blocks)]
+    loop, seen = watched(config)
+    x = list(loop.state.x.clone().numpy())
+    z, b = x[0].copy(), np.zeros_like(x[0])
+    hands = [Hand(parts.optim, blocks, hidden) for _ in x]
+    for k in range(config.steps):
+        loop.advance()
+        x = [hand.step(row, grad, 0.02) for hand, row, grad in zip(hands, x, seen[k], strict=True)]
+        if k % 3 == 2:
+            away = z - (x[0] + x[1]) / 2
+            b = 0.6 * b + away
+            z = z - 0.7 * (away + 0.6 * b)
+            x = [z, z]
+        np.testing.assert_allclose(loop.state.x.numpy(), x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("algo", ["muloco", "pasgd", "dpsgd", "fullsync"])
+def test_workers_that_see_the_same_are_one(algo):
+    """Whoever is given the same gradients: three workers walk as one does alone."""
+    words = (*NET, f"algo={algo}", *(() if algo == "fullsync" else ("tau=2",)), "steps=8")
+    loops = [watched(settle((*words, f"workers={m}")))[0] for m in (1, 3)]
+    same: list[np.ndarray] = []
+    for loop in loops:
+        taken = iter(list(same))
+        direction = loop._direction
+
+        def alike(t, grad, direction=direction, taken=taken):
+            one = next(taken, None)
+            if one is None:
+                one = grad[:1].clone()
+                same.append(one)
+            grad.copy_(one.expand_as(grad))
+            return direction(t, grad)
+
+        loop._direction = alike
+        for _ in range(8):
+            loop.advance()
+    one, three = (loop.state.x.numpy() for loop in loops)
+    np.testing.assert_allclose(three, np.repeat(one, 3, axis=0), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("processes", "words"),
     [
         (4, (*NET, "algo=dpsgd")),
+        (2, (*NET, "algo=muloco")),
         (2, (*CNN, "optim=muon", "algo=dpsgd", "buffers=average", "model.norm=batch", "batch_size=8", "fleet=shared")),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import breakers
 import pytest
 import written
-from playing import with_tau
+from playing import OF_ADAM, with_tau
 
 from coopsgd.loop.loop import Loop
 from coopsgd.loop.rounds import Rounds
@@ -13,7 +13,10 @@ from coopsgd.setup import catalogue
 from coopsgd.testing import check_strategy
 
 ALGOS = [choice.name for choice in catalogue.choices("algo")]
-WORDS = {"cooperative": ("algo.W=[[0.5,0.5,0,0],[0,0.5,0.5,0],[0,0,0.5,0.5],[0.5,0,0,0.5]]",)}
+WORDS = {
+    "cooperative": ("algo.W=[[0.5,0.5,0,0],[0,0.5,0.5,0],[0,0,0.5,0.5],[0.5,0,0,0.5]]",),
+    **dict.fromkeys(OF_ADAM, ("buffers=keep", "buffers_every=1")),  # promises are about models under SGD
+}
 
 
 @pytest.mark.parametrize("algo", ALGOS)

@@ -44,7 +44,7 @@ def undirected(edges: str, m: int) -> np.ndarray:
 OUTER = [a for a in ALGOS if any(group.startswith("outer") for group in catalogue.choices_of("algo", a))]
 SERVED = ("parameter_server", "fedavg", "fedprox", "scaffold")
 FED_BACK = ("topk_ef", "efsign", "sparseloco")  # which keep a part of each step
-DOUBLY = [a for a in ALGOS if a not in ("cooperative", *SERVED, *FED_BACK, *OUTER, *oracle_rules.RULES)]
+DOUBLY = [a for a in ALGOS if a not in ("cooperative", *SERVED, *FED_BACK, *OUTER, *oracle_rules.RULES)]  # nor Adam's steps
 CORRECTED = [a for a in ALGOS if any(group.startswith("correction") for group in catalogue.choices_of("algo", a))]
 
 

@@ -67,6 +67,51 @@ def test_decentlam_at_a_rate_of_nothing_mixes():
     assert torch.equal(new, heard) and torch.equal(s.momentum, torch.zeros(2, 3)) and torch.equal(s.start, heard)
 
 
+@pytest.mark.parametrize("when", WHEN)
+def test_gasloc_without_outer_rate_and_momentum_is_gossip(process_groups, when):
+    neutral = ("algo.eta=1", "algo.gamma=0")
+    for momentum in ("after", "before"):
+        words = ("algo=gasloc", f"algo.momentum={momentum}", *neutral, "tau=3", when)
+        same(process_groups, words, ("algo=dpa", "tau=3", when), exactly=True)
+
+
+@pytest.mark.parametrize("when", ["delay=0", "delay=1", "delay=tau"])
+def test_gasloc_that_mixes_its_momentum_is_diloco_where_everyone_averages(process_groups, when):
+    words = ("tau=3", when)
+    ours = ("algo=gasloc", "topology=complete", "algo.momentum=before", "algo.gamma=0.9", *words)
+    same(process_groups, ours, ("algo=diloco", *words))
+
+
+@pytest.mark.parametrize("momentum", ["after", "before"])
+@pytest.mark.parametrize("topology", ["ring", "exponential", "complete"])
+def test_the_mean_of_gasloc_steps_as_torchs_nesterov_on_the_mean_displacement(topology, momentum):
+    words = (*QUADRATIC, "algo=gasloc", f"algo.momentum={momentum}", f"topology={topology}", "tau=2", "steps=16")
+    loop = make_loop(settle(words), observer=Recorder())
+    z = torch.nn.Parameter(loop.state.x.mean(0))
+    outer, apart = torch.optim.SGD([z], lr=0.7, momentum=0.6, nesterov=True), []
+    for k in range(16):
+        loop.advance()
+        if k % 2:
+            z.grad = z.data - loop_before(loop).mean(0)
+            outer.step()
+            torch.testing.assert_close(loop.state.x.mean(0), z.data, rtol=0, atol=1e-12)
+            apart.append(float(loop.state.x.std(0).max()))
+    if topology == "complete":
+        assert (max(apart) < 1e-14) == (momentum == "before")  # the paper's form leaves workers apart even there
+
+
+def loop_before(loop):
+    """The models as they were when the latest communication began."""
+    return loop.observer.before[-1][2]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_gasloc_with_other_numbers_is_slow_loops(process_groups, processes):
+    words = (*QUADRATIC, "algo=gasloc", "algo.eta=0.5", "algo.gamma=0.8", "algo.momentum=before", "tau=4")
+    expected = oracle_rules.gasloc(problem(words), 0.5, 0.8, True)
+    np.testing.assert_allclose(play(process_groups, processes, *words).x, expected, **EXACT)
+
+
 ARCS = "0 1\n1 2\n2 3\n3 0\n0 2\n1 3\n3 1\n1 0\n"
 
 
@@ -162,6 +207,9 @@ def test_mass_over_weight_reaches_the_mean_on_any_directed_graph(arcs):
         (("algo=sgp", "algo.weights=fdla"), "algo.weights: sgp has no such key"),
         (("algo=qg_dsgdm", "algo.beta=1"), "algo.beta: must lie in [0, 1)"),
         (("algo=decentlam", "algo.beta=-0.5"), "algo.beta: must lie in [0, 1)"),
+        (("algo=gasloc", "algo.gamma=1"), "algo.gamma: must lie in [0, 1)"),
+        (("algo=gasloc", "algo.eta=0"), "algo.eta: must be a positive number"),
+        (("algo=gasloc", "algo.momentum=between"), "algo.momentum: must be one of after, before"),
     ],
 )
 def test_bad_input(words, says):
