@@ -700,8 +700,9 @@ ORACLE_WORDS = {
 }
 
 
-# of two channels that are normalised together the biases' gradients are opposite: either may be the larger by rounding
-TIES = ("topk_ef", "sparseloco")
+# of two channels that are normalised together the biases' gradients are opposite: either may be the larger by rounding; and
+# one of a bias that normalisation takes off again is rounding alone, by whose root Adam divides it
+TIES = ("topk_ef", "sparseloco", *OF_ADAM)
 
 
 class Network(oracle.Problem):
