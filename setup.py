@@ -4,9 +4,23 @@ import sys
 
 from setuptools import Extension, setup
 
-FLAGS = ["-O3", "-g0", "-std=gnu99", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
+FLAGS = [
+    "-O3",
+    "-g0",
+    "-std=gnu99",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fvisibility=hidden",
+    "-Wno-psabi",
+]
 KERNELS = Extension(
-    "coopsgd.host._native", ["coopsgd/host/native.c"], extra_compile_args=FLAGS, optional=True, py_limited_api=True
+    "coopsgd.host._native",
+    ["coopsgd/host/native.c", "coopsgd/host/dense.c"],
+    libraries=["m"],
+    extra_compile_args=FLAGS,
+    optional=True,
+    py_limited_api=True,
 )
 
 setup(ext_modules=[KERNELS] if sys.platform.startswith("linux") else [])

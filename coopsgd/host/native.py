@@ -1,4 +1,4 @@
-"""The compiled kernels (native.c), where the package was built with a C compiler and COOPSGD_NATIVE is not 0; else None.
+"""The compiled kernels (native.c, dense.c), where the package was built with a C compiler; None with COOPSGD_NATIVE=0.
 
 They are called through ctypes, which costs a microsecond or two and lets other threads go on meanwhile.
 """
@@ -12,7 +12,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-VERSION = 1  # of the functions' arguments; a library that was built of another source is not used
+VERSION = 2  # of the functions' arguments; a library that was built of another source is not used
 OFF = "COOPSGD_NATIVE"  # an environment variable: 0 leaves the kernels alone
 
 
@@ -54,4 +54,24 @@ def _typed(found: Any) -> Any:
         for bits in (32, 64):
             function = getattr(found, f"{name}_{bits}")
             function.argtypes, function.restype = types, None
+    found.dense_room.argtypes, found.dense_room.restype = [number, pointer, number], number
+    for function in (found.dense_32, found.dense_64):
+        places, real = [pointer] * 4, ctypes.c_double
+        function.argtypes = [
+            pointer,
+            number,
+            pointer,
+            number,
+            number,
+            number,
+            pointer,
+            pointer,
+            number,
+            *places,
+            real,
+            real,
+            real,
+            number,
+        ]
+        function.restype = number
     return found

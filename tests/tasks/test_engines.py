@@ -17,6 +17,7 @@ from coopsgd.errors import ConfigError
 from coopsgd.optim import SGDStep
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
+from coopsgd.tasks.engines import dense
 from coopsgd.tasks.engines.bmm import Bmm
 from coopsgd.tasks.engines.choice import CHUNK, Choice, choose, fitted
 from coopsgd.tasks.engines.row_pool import RowPool
@@ -214,7 +215,10 @@ def test_threads_share_the_rows_and_an_error_in_one_is_told():
 
 def test_what_auto_chooses():
     for make, name in ((mlp, "bmm"), (logistic, "bmm"), (smooth, "bmm"), (cnn, "loop"), (odd, "loop")):
-        assert choose("auto", Bound(make())) == Choice(name, CHUNK["cpu"][name])
+        module = make()
+        compiled = name == "bmm" and Bmm.compiled(module)
+        many = dense.chunk(sum(p.numel() for p in module.parameters())) if compiled else CHUNK["cpu"][name]
+        assert choose("auto", Bound(module)) == Choice(name, many)
     dropping = nn.Sequential(*mlp(), nn.Dropout(0.5), nn.Linear(10, 10))
     assert choose("auto", Bound(dropping)) == Choice("loop", 1)
 

@@ -3,6 +3,7 @@
 A layer of c rows is y = x W^T + b as one product of (c, batch, in) and (c, in, out); its gradient g^T x lands where it
 belongs, in the gradient rows, or in the weights themselves: `W.baddbmm_(g^T, x, alpha=-lr)` is gradient and update in one
 product, and no gradient is ever stored. With momentum it lands in the velocity: `V.baddbmm_(g^T, x, beta=momentum)`.
+Where there is a compiled kernel for the same (dense.py), that computes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from coopsgd.tasks.engines import losses as known
 from coopsgd.tasks.engines.base import Engine, Layout, Views, flattened, step_, strangers
+from coopsgd.tasks.engines.dense import Dense, fits
 
 if TYPE_CHECKING:
     from coopsgd.optim import SGDStep
@@ -43,10 +45,12 @@ class Bmm(Engine):
     intra: ClassVar[bool] = False
 
     def __init__(self, module: nn.Module) -> None:
-        self._layers = [layer for layer in flattened(module) or [] if not isinstance(layer, nn.Flatten | nn.Identity)]
+        self._layers = _layers(module)
         self._layout = Layout(module)
         self._views = Views(self._layout.stacked)
         self._scratch: Tensor | None = None  # gradients that a step uses up at once
+        self._kernel: Dense | None = None  # what computes in place of torch
+        self._compiled = Dense(self._layers[::2]) if fits(self._layers) else None  # type: ignore[arg-type]  # all linear, as fits says
 
     @staticmethod
     def cannot(module: nn.Module) -> str | None:
@@ -62,15 +66,23 @@ class Bmm(Engine):
             return "it needs one Flatten, in front, of everything"
         return None
 
+    @staticmethod
+    def compiled(module: nn.Module) -> bool:
+        """Is there a kernel for it?"""
+        return fits(_layers(module))
+
     def bind(
         self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
     ) -> None:
         super().bind(x, grad, statistics, module_buffers)
         self._views.clear()
         self._scratch = None
+        self._kernel = self._compiled if Dense.takes(x) and Dense.takes(grad) else None
 
     @torch.no_grad()
     def gradients(self, a: int, b: int, inputs: Tensor, targets: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        if self._kernel is not None and self.loss is known.cross_entropy:
+            return self._kernel(self._x[a:b], self._grad[a:b], inputs.flatten(2), targets)
         return self._pass(self._at(a, b), inputs, targets, self._views("gradients", self._grad, (a, b)))
 
     @torch.no_grad()
@@ -85,6 +97,9 @@ class Bmm(Engine):
         step: SGDStep | None = None,
     ) -> Tensor:
         decay, velocity = (0.0, None) if step is None else (step.weight_decay, step.velocity)
+        if self._kernel is not None and self.loss is known.cross_entropy:
+            own = step if step is None or velocity is None else step._replace(velocity=velocity[a:b])
+            return self._kernel(self._x[a:b], None, inputs.flatten(2), targets, lr, own)
         if step is None or velocity is None:
             return self._pass(self._at(a, b), inputs, targets, self._at(a, b), 1 - lr * decay, -lr)
         if not step.nesterov and not decay:
@@ -162,6 +177,11 @@ class Bmm(Engine):
             losses = torch.stack([self.loss(*one) for one in zip(at, targets, strict=True)])
             (g,) = torch.autograd.grad(losses.sum(), at)
         return losses.detach(), g
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """Those that compute."""
+    return [layer for layer in flattened(module) or [] if not isinstance(layer, nn.Flatten | nn.Identity)]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from coopsgd.tasks.engines import dense
 from coopsgd.tasks.engines.bmm import Bmm
 from coopsgd.tasks.engines.losses import Loss, cross_entropy
 from coopsgd.tasks.engines.vmap import Vmap
@@ -18,7 +19,8 @@ ENGINES: dict[str, type[Vmap] | type[Bmm]] = {"vmap": Vmap, "bmm": Bmm}
 
 # rows an engine takes at a time, by the type of the device. bmm on a CPU: 4 models and their gradients stay in cache for all
 # steps of a round; a step of one worker took 234, 187, 163, 234 and 212 us for 1, 2, 4, 8 and 16 at a time (mlp, one thread).
-# On a GPU all of them at once, but for the memory that their activations take (`fitted`)
+# Where the compiled kernel computes: as many as dense.py says. On a GPU all of them at once, but for the memory that their
+# activations take (`fitted`).
 CHUNK = {"cpu": {"loop": 1, "vmap": 8, "bmm": 4}, "cuda": {"loop": 1, "vmap": 256, "bmm": 256}}
 
 # The engines auto prefers by kind of model, best first; after them the loop. From `scripts/bench_stacked.py`, batch 32, tau 10,
@@ -68,7 +70,9 @@ def kind(module: nn.Module) -> str:
 
 def choose(wanted: str, bound: Bound, amp: str | None = None, device: str = "cpu", rows: int = FEW) -> Choice:
     """The engine for so many stacked rows of this module. `wanted`: a name, or auto for the table's; device: cpu or cuda."""
-    module, chunk = bound.module, CHUNK[device]
+    module, chunk = bound.module, dict(CHUNK[device])
+    if device == "cpu" and Bmm.cannot(module) is None and Bmm.compiled(module):
+        chunk["bmm"] = dense.chunk(sum(p.numel() for p in module.parameters()))
     cannot = _pinned(bound, amp)
     if wanted == "auto":
         best = BEST[device][kind(module)] if cannot is None else ()

@@ -1,0 +1,100 @@
+"""The compiled pass of linear layers with ReLU between them (host/dense.c): forward, backward, step of a model, in one call.
+
+A model of up to some 1e5 numbers stays in a core's own cache for all steps of a round, small layers cost no call each, and
+other threads go on meanwhile. How much that is: docs/speed.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from coopsgd.host import native
+
+if TYPE_CHECKING:
+    from coopsgd.optim import SGDStep
+
+NUMBERS = 1 << 17  # of models that are computed in one call, about: half a megabyte
+MOST = 64  # models in one call, and layers
+STORE, PLAIN, MOMENTUM, NESTEROV = range(4)  # what becomes of a gradient, as dense.c has it
+
+
+def chunk(numbers: int) -> int:
+    """Models of so many numbers to take at a time."""
+    return max(1, min(MOST, NUMBERS // max(1, numbers)))
+
+
+def fits(layers: Sequence[nn.Module]) -> bool:
+    """Are these what the kernel knows: linear layers, a ReLU after each but the last?"""
+    linear, rest = layers[::2], layers[1::2]
+    numbers = [p for layer in layers for p in layer.parameters()]
+    return (
+        native.in_use()
+        and len({id(p) for p in numbers}) == len(numbers)
+        and len(layers) % 2 == 1
+        and len(linear) < MOST
+        and all(type(layer) is nn.Linear for layer in linear)
+        and all(type(layer) is nn.ReLU for layer in rest)
+    )
+
+
+class Dense:
+    """The kernel for models of these linear layers, whose numbers lie in a row in their order, each bias after its weight."""
+
+    def __init__(self, linear: Sequence[nn.Linear]) -> None:
+        sizes = [linear[0].in_features, *(layer.out_features for layer in linear)]
+        self._layers = len(linear)
+        self._sizes = (ctypes.c_int64 * len(sizes))(*sizes)
+        self._biased = (ctypes.c_int64 * len(linear))(*(int(layer.bias is not None) for layer in linear))
+        self._library: Any = native.library()
+        self._room = torch.empty(0)
+
+    @staticmethod
+    def takes(x: Tensor) -> bool:
+        """Can it compute on these rows?"""
+        return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.stride(1) == 1
+
+    def __call__(
+        self, x: Tensor, out: Tensor | None, inputs: Tensor, targets: Tensor, lr: float = 0.0, step: SGDStep | None = None
+    ) -> Tensor:
+        """The mean cross entropy of each row, (c,).
+
+        x: (c, d) models. out: (c, d) takes their gradients; None: the models take a step, and what `step` says moves with them.
+        inputs: (c, batch, features), targets: (c, batch). IndexError where a target is no class.
+        """
+        how, velocity = STORE, out
+        if out is None:
+            velocity = None if step is None else step.velocity
+            how = PLAIN if velocity is None else NESTEROV if step is not None and step.nesterov else MOMENTUM
+        batch, losses = inputs.shape[1], x.new_empty(len(x))
+        inputs, targets = inputs.to(x.dtype).contiguous(), targets.contiguous()
+        needed = self._library.dense_room(self._layers, self._sizes, batch)
+        if self._room.dtype != x.dtype or len(self._room) < needed:
+            self._room = x.new_empty(needed)
+        call = self._library.dense_32 if x.dtype == torch.float32 else self._library.dense_64
+        wrong = call(
+            x.data_ptr(),
+            x.stride(0),
+            None if velocity is None else velocity.data_ptr(),
+            0 if velocity is None else velocity.stride(0),
+            len(x),
+            self._layers,
+            self._sizes,
+            self._biased,
+            batch,
+            inputs.data_ptr(),
+            targets.data_ptr(),
+            losses.data_ptr(),
+            self._room.data_ptr(),
+            lr,
+            0.0 if step is None else step.momentum,
+            0.0 if step is None else step.weight_decay,
+            how,
+        )
+        if wrong:
+            raise IndexError(f"Target {int(targets.flatten()[wrong - 1])} is out of bounds.")
+        return losses
