@@ -27,22 +27,22 @@ def walked(studies, monkeypatch, loss, **rates):
 
     def loss_of(words, folder):
         ran.append(folder.name)
-        return loss(**{key: float(value) for key, value in (word.split("=") for word in words)})
+        return loss(**{key: float(value) for key, value in (word.split("=") for word in words) if key != "seed"})
 
     monkeypatch.setattr(studies, "loss_of", loss_of)
-    return studies.tuned([], rates, Path("nowhere")), ran
+    return studies.tuned([], rates, (7,), Path("nowhere")), ran
 
 
 @pytest.mark.parametrize("best", [0.05, 0.4, 1.6])
 def test_a_rate_is_walked_to_the_best_and_no_run_is_repeated(studies, monkeypatch, best):
     found, ran = walked(studies, monkeypatch, lambda lr: abs(math.log(lr / best)), lr=0.4)
     assert found == {"lr": pytest.approx(best)} and len(set(ran)) == len(ran)
-    assert {f"lr={best / 2:g}", f"lr={best * 2:g}"} <= set(ran), "both neighbours were tried"
+    assert {f"lr={best / 2:g},seed=7", f"lr={best * 2:g},seed=7"} <= set(ran), "both neighbours were tried"
 
 
 def test_a_second_rate_is_walked_at_the_first_that_was_found(studies, monkeypatch):
     found, ran = walked(studies, monkeypatch, lambda a, b: abs(math.log2(a)) + abs(math.log2(b / 4)), a=2.0, b=1.0)
-    assert found == {"a": 1, "b": 4} and "a=0.5,b=1" in ran and not any(name.startswith("a=2,b=4") for name in ran)
+    assert found == {"a": 1, "b": 4} and "a=0.5,b=1,seed=7" in ran and not any(name.startswith("a=2,b=4") for name in ran)
 
 
 def test_runs_that_diverge_are_worse_than_all_and_a_walk_ends(studies, monkeypatch, capsys):
@@ -50,6 +50,14 @@ def test_runs_that_diverge_are_worse_than_all_and_a_walk_ends(studies, monkeypat
     assert found == {"lr": 0.1}
     found, ran = walked(studies, monkeypatch, lambda lr: 1 / lr, lr=1.0)
     assert len(ran) == 3 + studies.MOVES and "lr is at an end of what was tried" in capsys.readouterr().out
+
+
+def test_rates_are_chosen_by_the_mean_over_seeds(studies, monkeypatch):
+    """Seed 1 alone would have 2, at which seed 2 is bad."""
+    losses = {"lr=1,seed=1": 0.3, "lr=2,seed=1": 0.1, "lr=1,seed=2": 0.3, "lr=2,seed=2": 0.9}
+    monkeypatch.setattr(studies, "loss_of", lambda words, folder: losses.get(folder.name, 9.0))
+    assert studies.tuned([], {"lr": 1.0}, (1,), Path("nowhere")) == {"lr": 2}
+    assert studies.tuned([], {"lr": 1.0}, (1, 2), Path("nowhere")) == {"lr": 1}
 
 
 NAMES = [
