@@ -172,6 +172,7 @@ CASES = {  # test, below tests/ -> COVER, or n for every n-th case
     "tasks/test_models.py::test_refused_in_one_line": 3,
     "tasks/test_regression.py::test_refused_in_one_line": 3,
     "tasks/test_regression.py::test_steps_are_those_of_torch_in_every_engine_wherever_rows_are": 2,
+    "test_combinations.py::test_a_row_is_what_the_code_says": 6,
     "test_errors_page.py::test_the_words_are_refused_so": 3,
     "test_experiments.py::test_every_word_of_the_page_is_one": 3,
     "test_experiments.py::test_it_trains": 3,

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import pytest
 import torch
+from lots import drawn
 from playing import QUADRATIC, play, settle
 
 from coopsgd.errors import ConfigError
 from coopsgd.fleet.block import vector
-from coopsgd.setup import catalogue
 from coopsgd.setup.parts import Parts
-from coopsgd.setup.schema import ABSENT, AXES
 from coopsgd.strategies.coder import Coder
 
-ALGOS = ["pasgd", "dpsgd", "easgd", "one_peer", "hierarchical", "gossip_pga", "parameter_server", "fedavg", "matching"]
-OPTIMS = [(), ("optim.momentum=0.9", "optim.nesterov=true"), ("optim=adam", "optim.lr=0.01"), ("optim.weight_decay=0.01",)]
 DRAWN = 100
 LOTS = 200  # that are drawn for one that is taken, at most: most algorithms have no room for a lossy codec or a correction
-
-
-def drawn(number: int, lots: int) -> tuple[str, ...]:
-    """Two axes or three, each a choice at random, over an algorithm, an optimiser and a delay at random."""
-    lot = random.Random(f"{number} {lots}")
-    words = [f"algo={lot.choice(ALGOS)}", "tau=4", f"delay={lot.choice(['0', '0', '1', 'tau'])}", *lot.choice(OPTIMS)]
-    for axis in lot.sample(AXES, lot.choice([2, 3])):
-        choices = [choice.name for choice in catalogue.choices(axis) if choice.name not in (ABSENT, "identity")]
-        words.append(f"{axis}={lot.choice(choices)}")
-    if lot.random() < 0.2:
-        words.append(f"merge={lot.choice(['0', '0.5'])}")
-    return tuple(words)
 
 
 @pytest.mark.parametrize("number", range(DRAWN))
