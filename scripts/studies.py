@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import coopsgd.cli  # first of all: it keeps the threads of BLAS in check
+from coopsgd.compare.comparison import Comparison
 
 COMMON = (
     "data=digits workers=8 partition=shards steps=600 "
@@ -266,27 +267,19 @@ def study(name: str) -> None:
     """All runs of a study, and its table and figures."""
     one, began, before = STUDIES[name], time.perf_counter(), sum(os.times()[:4])
     print(f"{name}: {one.about} (about {one.minutes:g} minutes of one core)", flush=True)
-    place, chosen, folders = Path("multirun") / "studies" / name, [], []
+    place, folders = Path("multirun") / "studies" / name, []
     for label, own in one.ways.items():
         words, rates = words_of(one, own)
         said = [f"{key}={value}" for key, value in words.items()]
         label = label.replace(" ", "_").replace(",", "")
         found = tuned(said, {key: float(value) for key, value in rates.items()}, one.tuned_on, place / "tuning" / label)
-        chosen.append({**words, **{key: f"{value:g}" for key, value in found.items()}})
         folders.append(str(place / "runs" / label / (",".join(f"{key}={value:g}" for key, value in found.items()) or "told")))
-        train(
-            [
-                "-m",
-                *(f"{key}={value}" for key, value in chosen[-1].items()),
-                f"seed={SEEDS}",
-                "skip_done=true",
-                f"hydra.sweep.dir={folders[-1]}",
-            ]
-        )
+        said += [f"{key}={value:g}" for key, value in found.items()]
+        train(["-m", *said, f"seed={SEEDS}", "skip_done=true", f"hydra.sweep.dir={folders[-1]}"])
     used = (sum(os.times()[:4]) - before) / 60
     print(f"{name}: {(time.perf_counter() - began) / 60:.1f} minutes, {used:.1f} of processor time", flush=True)
-    alike = {key for key, value in chosen[0].items() if all(way.get(key) == value for way in chosen) and "," not in value}
-    options = [word for column in one.columns if column not in alike for word in ("--column", column)]
+    differing = {key.removesuffix(".name") for key in Comparison.of(folders, along=False).differing} | {"final", "sent"}
+    options = [word for column in one.columns if column in differing for word in ("--column", column)]
     asked = [*folders, "--metric", "eval/loss", "--metric", "eval/accuracy", *options, "-o", f"build/figures/{name}"]
     print("coopsgd compare", shlex.join(asked), flush=True)
     with contextlib.suppress(SystemExit):

@@ -37,9 +37,12 @@ def _of_a_run() -> frozenset[str]:
 
 def trained(entry: Entry) -> dict[str, Any]:
     """The keys of a run that say what is trained, but for its seed; and which source of the user's own it ran, if any."""
+    from coopsgd.setup.schema import ADDED
+
+    there = {key.partition(".")[0] for key in entry.keys}
     found = {
         key: value
-        for key, value in entry.keys.items()
+        for key, value in [*((key, value) for key, value in ADDED.items() if key not in there), *entry.keys.items()]
         if key.partition(".")[0] in _of_a_run() and key not in SEEDS and key.partition(".")[0] not in UNSAID
     }
     if entry.source:

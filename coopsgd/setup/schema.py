@@ -294,11 +294,13 @@ def dumps(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create({"format": FORMAT, **asdict(config)}))
 
 
+# keys that configs of an older coopsgd lack, and what they stand for where they are not there
+ADDED: dict[str, Any] = {"stop": None, "merge": "kept", "buffers_every": 1, **dict.fromkeys(AXES)}
+
+
 def load(path: Path, trust: bool = False) -> Config:
     """Read a frozen config back, of this format or an older one. trust: it may name code to import, as the user's words may."""
-    keys: dict[str, Any] = {"stop": None, "merge": "kept", "buffers_every": 1, **dict.fromkeys(AXES)} | upgraded(
-        path, yamls.keys(path)
-    )
+    keys: dict[str, Any] = ADDED | upgraded(path, yamls.keys(path))
     found = (Config if trust else UntrustedConfig)(**{k: v for k, v in keys.items() if k in KEYS})
     _refuse_unfrozen(path, found)
     return beside_it(found, path.parent)

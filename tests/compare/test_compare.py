@@ -93,6 +93,16 @@ def test_runs_that_differ_by_their_seed_are_one_group(tmp_path):
     assert [group.label for group in found.groups] == ["pasgd tau=2", "pasgd tau=4", "pasgd tau=16"]
 
 
+def test_a_key_that_an_older_run_lacks_is_what_it_stands_for(tmp_path):
+    """A run from before there were such keys is the same as one of now that leaves them alone, and as no other."""
+    make(tmp_path / "before", seed=0)
+    make(tmp_path / "now", seed=1, merge="kept", buffers_every=1, codec=None, outer=None)
+    make(tmp_path / "other", seed=0, merge=0.5, outer={"name": "nesterov"})
+    found = compared(tmp_path)
+    assert sorted(len(group.entries) for group in found.groups) == [1, 2]
+    assert found.differing == ["merge", "outer.name"]
+
+
 def test_only_keys_that_differ_are_shown_and_of_a_choice_its_own(tmp_path):
     ring = {"name": "ring"}
     torus = {"name": "torus", "rows": 2}
