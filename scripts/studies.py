@@ -154,6 +154,7 @@ STUDIES = {
         {f"outer.lr={rate}": f"outer.lr={rate} optim.lr=0.05,0.2,0.8" for rate in (0.7, 1, 2, 4)},
         ("outer.lr", "optim.lr", "final"),
         {},
+        picture="against_optim_lr",
     ),
     "one_worker": Study(
         "One worker, which talks to nobody, with an outer step",
@@ -167,6 +168,7 @@ STUDIES = {
             },
         ),
         ("optim", "outer", "outer.momentum", "outer.lr", "optim.lr", "final"),
+        picture="by_steps",
         tuned_on=(100, 101, 102),
     ),
     "slow_momentum": Study(
