@@ -43,6 +43,7 @@ MAY_CHANGE = (
     "keep",
     "max_restarts",
     "launch",
+    "machines",
     "save",
     "objective",
     "name",

@@ -9,17 +9,21 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.host import files, stdio
 from coopsgd.host.child import die_with
+from coopsgd.host.terminal import wrapped
 from coopsgd.registry import guarded
 from coopsgd.run import attempt, group, worker
+from coopsgd.run.console import table
 from coopsgd.run.folders import diverged, in_use_by_us
 from coopsgd.run.keeper import Stopped
-from coopsgd.run.reader import summary_of
+from coopsgd.run.reader import Run, summary_of
+from coopsgd.run.start import header
 from coopsgd.run.summary import known_beforehand, of_what_there_is
 from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
@@ -106,14 +110,18 @@ def main() -> None:
                     folder, f"{socket.gethostname()} {os.getppid()} {os.environ.get('TORCHELASTIC_RUN_ID')}", times
                 )
             (folder / "summary.json").unlink(missing_ok=True)  # of an attempt that did not come to its end
+            frozen = replace(schema.load(folder / "config.yaml", trust), processes=world)
+            print(wrapped(header(Parts(frozen)), sys.stdout), flush=True)
         try:
-            outcome = worker.work(folder, rank, trust=trust, processes=world)
+            outcome = worker.work(folder, rank, console=sys.stdout.fileno(), trust=trust, processes=world)
         except Stopped as stopped:
             if rank == 0:
                 parts = Parts(schema.load(folder / "config.yaml", trust))
                 notes = known_beforehand(parts)
                 files.write_json(folder / "summary.json", of_what_there_is(folder, parts, "interrupted", notes))
             raise RunFailed(f"{stopped}; torchrun on {folder} goes on from there") from None
+        if rank == 0:
+            table(Run(folder).summary, folder)
     if outcome.status == "diverged":
         sys.exit(diverged(folder, outcome.diverged_at, outcome.diverged_workers))
 

@@ -283,13 +283,20 @@ def _own_hydra() -> str:
 
 def torchrun(settings: Config, folder: Path, module: str, elastic: bool = False) -> str:
     """What to type on each of several machines for what is frozen in `folder`; elastic: they may also come and go."""
-    nodes = 2 if settings.processes % 2 == 0 else 1
+    nodes = settings.machines if settings.machines != "auto" else 2 if settings.processes % 2 == 0 else 1
     each, what = settings.processes // nodes, f"-m {module} --trust {shlex.quote(str(folder))}"
     line = (
         f"{settings.processes} processes in all. On each of {nodes} machines that see this folder, R = 0, 1, ...:\n"
         f"torchrun --nnodes {nodes} --node-rank R --nproc-per-node {each} --master-addr HOST_OF_R_0 --master-port PORT {what}"
     )
-    if nodes == 1 or not elastic:
+    if nodes == 1:
+        return line
+    first = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
+    line += (
+        f"\nor, in a SLURM job of {nodes} nodes:\nsrun --nodes {nodes} --ntasks-per-node 1 torchrun --nnodes {nodes} "
+        f"--nproc-per-node {each} --rdzv-backend c10d --rdzv-endpoint {first}:29500 --rdzv-id $SLURM_JOB_ID {what}"
+    )
+    if not elastic:
         return line
     return (
         f"{line}\nor, so that machines may leave and come back, on each of 1 to {nodes}, one of them HOST:\n"

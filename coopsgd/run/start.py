@@ -29,11 +29,8 @@ def start(folder: Path, parts: Parts) -> float | None:
     """Fork the workers, wait for them, print how they ended; the final eval/loss. RunFailed unless they completed."""
     from coopsgd.run.console import table
 
-    settings = parts.config
-    schedule = parts.strategy.schedule
-    tau = "" if schedule is not None and schedule.times_itself else f" tau={settings.tau}"
     if not progress.quiet:
-        print(wrapped(f"{settings.algo['name']}{tau}: {placement_line(settings)}", sys.stdout), flush=True)
+        print(wrapped(header(parts), sys.stdout), flush=True)
     _launched(folder, parts)
     summary = Run(folder).summary
     if not progress.quiet:
@@ -41,6 +38,13 @@ def start(folder: Path, parts: Parts) -> float | None:
     if summary["status"] == "diverged":
         raise Diverged(diverged(folder, summary["diverged_at"], summary["diverged_workers"]))
     return summary["eval"].get("eval/loss")
+
+
+def header(parts: Parts) -> str:
+    """What runs, and where, for a person."""
+    settings, schedule = parts.config, parts.strategy.schedule
+    tau = "" if schedule is not None and schedule.times_itself else f" tau={settings.tau}"
+    return f"{settings.algo['name']}{tau}: {placement_line(settings)}"
 
 
 def placement_line(config: Config) -> str:

@@ -38,7 +38,7 @@ WHOLE = {
     **dict.fromkeys(("workers", "batch_size", "log_every", "keep"), (1, NEVER)),
     **dict.fromkeys(("eval_every", "seed", "max_restarts"), (0, NEVER)),
     **{"steps": (0, None), "epochs": (1, None), "rounds": (1, None)},
-    **dict.fromkeys(("processes", "threads", "eval_samples"), (1, "auto")),
+    **dict.fromkeys(("processes", "machines", "threads", "eval_samples"), (1, "auto")),
 }
 
 
@@ -97,6 +97,25 @@ def placement(config: Config) -> None:
             f"processes: workers must be divisible by it, got workers={config.workers} processes={config.processes}; "
             f"choose one of {', '.join(map(str, divisors))}"
         )
+    if config.machines in ("auto", 1):
+        return
+    if config.launch:
+        raise ConfigError(
+            f"machines={config.machines}: a command starts processes of its own machine; add launch=false, which prints what "
+            "to start on each"
+        )
+    if config.processes != "auto" and config.processes % config.machines:
+        fit = [p for p in range(config.machines, config.workers + 1, config.machines) if config.workers % p == 0]
+        raise ConfigError(
+            f"machines={config.machines}: must share processes={config.processes} evenly; "
+            + (
+                f"use processes={fit[-1]}"
+                if fit
+                else f"workers={config.workers} cannot be shared so, use another number of them"
+            )
+        )
+    if config.workers % config.machines:
+        raise ConfigError(f"machines={config.machines}: must share workers={config.workers} evenly; choose a divisor")
 
 
 def memory(parts: Parts) -> None:

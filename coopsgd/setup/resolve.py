@@ -257,7 +257,8 @@ def placed(checked: Checked, gpus: int, look: bool = False, at_once: int = 1) ->
     if device == "auto":
         device = "cuda" if gpus else "cpu"
     if processes == "auto":
-        processes = schema.place(config.workers, gpus, at_once)
+        machines = 1 if config.machines == "auto" else config.machines
+        processes = schema.place(config.workers, gpus, at_once, machines)
     elif device == "cuda" and processes > gpus and config.launch:
         raise ConfigError(
             f"processes: nccl takes one process a GPU, got {processes} for {gpus}; use processes={gpus} or device=cpu"

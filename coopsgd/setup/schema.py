@@ -53,6 +53,7 @@ WHOLE = (
     "epochs",
     "rounds",
     "processes",
+    "machines",
     "threads",
     "workers",
     "batch_size",
@@ -272,6 +273,13 @@ class Config:
         identity=False,
         unit="restarts",
     )
+    machines: Any = key(
+        "auto",
+        "with launch=false: how many machines share the processes; auto: 2, where that goes",
+        identity=False,
+        unit="machines",
+        type="int or auto",
+    )
     launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines", identity=False)
 
 
@@ -336,10 +344,10 @@ def frozen(group: str, name: str, suffix: str) -> str:
     return f"{group}.{name}{suffix}".removeprefix(".")
 
 
-def place(workers: int, gpus: int, at_once: int = 1) -> int:
+def place(workers: int, gpus: int, at_once: int = 1, machines: int = 1) -> int:
     """Processes to start: one a worker while that is at most 2 a core or 1 a GPU, else the largest divisor that fits.
 
-    at_once: runs that share cores and GPUs.
+    at_once: runs that share cores and GPUs; machines: that share the processes evenly, each with as many cores as this one.
     """
-    room = max(1, (gpus or 2 * processors.cores()) // at_once)
-    return next(p for p in range(min(workers, room), 0, -1) if workers % p == 0)
+    room, share = max(1, (gpus or 2 * processors.cores()) // at_once), workers // machines
+    return machines * next(p for p in range(min(share, room), 0, -1) if share % p == 0)

@@ -69,6 +69,7 @@ VALUES = {
     "name": ("name=a", "name=b"),
     "timeout": ("timeout=10", "timeout=20"),
     "launch": ("launch=true", "launch=false"),
+    "machines": ("machines=auto", "machines=1"),
 }
 WHERE = {
     "processes",
@@ -87,6 +88,7 @@ WHERE = {
     "name",
     "timeout",
     "launch",
+    "machines",
 }
 
 
