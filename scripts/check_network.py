@@ -32,7 +32,8 @@ HOSTS, D = 4, 410_000
 LINKS = {"1gbit": ("0.2ms", 1e9, 2e-4), "100mbit": ("5ms", 1e8, 5e-3), "20mbit": ("50ms", 2e7, 5e-2)}
 ROUNDS = {"ring": 2, "exponential": 2, "all-reduce": 1.5}  # of a row, the bytes each host sends
 COMPUTE = (0.5, 1.0, 2.0)  # rounds that the sleep lasts
-STEPS = 8
+MANY = 64  # where steps without communication are taken several at a time
+STEPS = {"1gbit": 8, "100mbit": 8, "20mbit": 3}
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def measured(netlab: Path, rate: str, repeats: int) -> dict[str, list[float]]:
     """Seconds of each way, a turn each: of the slowest host."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(netlab), "--hosts", str(HOSTS), "--rate", rate, "--delay", LINKS[rate][0]]
-        command += ["--timeout", "900", "--", sys.executable, __file__, "--inside", folder, rate, str(repeats)]
+        command += ["--timeout", "1800", "--", sys.executable, __file__, "--inside", folder, rate, str(repeats)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return dict(json.loads(Path(folder, "found").read_text()))
 
@@ -92,7 +93,10 @@ def inside(folder: str, rate: str, repeats: str) -> None:
     import torch
     import torch.distributed as dist
 
+    from coopsgd.run.group import keep_freed_memory
+
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every process of a run does
     dist.init_process_group("gloo", timeout=timedelta(seconds=600))
     rank, few = dist.get_rank(), 2 if rate == "20mbit" else 4
     ways = {**rounds(rank), "whole messages": whole(rank), "sockets": sockets(rank)}
@@ -102,17 +106,17 @@ def inside(folder: str, rate: str, repeats: str) -> None:
     found: dict[str, list[float]] = {name: [] for name in (*turns, *made)}
     slept = dict[str, list[float]]()
     for name in (*turns, *made):
-        largest(turns[name]() if name in turns else made[name].steps(STEPS))  # connections, memory, pace
+        largest(turns[name]() if name in turns else made[name].steps(MANY if name == "cnn compute" else STEPS[rate]))  # connections, memory, pace
     for algo in ("dpsgd", "pasgd"):
-        alone = largest(made[f"{algo} round"].steps(STEPS))
+        alone = largest(made[f"{algo} round"].steps(STEPS[rate]))
         slept[f"{algo} asleep"] = [alone]
         for share in COMPUTE:
             made[f"{algo} {share}"] = Run(algo, rank, share * alone, 1)
-            made[f"{algo} {share}"].steps(STEPS)
+            made[f"{algo} {share}"].steps(STEPS[rate])
             found[f"{algo} {share}"] = []
     for _ in range(int(repeats)):
         for name, values in found.items():
-            values.append(largest(turns[name]() if name in turns else made[name].steps(STEPS)))
+            values.append(largest(turns[name]() if name in turns else made[name].steps(MANY if name == "cnn compute" else STEPS[rate])))
     if rank == 0:
         Path(folder, "found").write_text(json.dumps({**found, **slept}))
     dist.barrier()
