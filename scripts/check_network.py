@@ -106,7 +106,9 @@ def inside(folder: str, rate: str, repeats: str) -> None:
     found: dict[str, list[float]] = {name: [] for name in (*turns, *made)}
     slept = dict[str, list[float]]()
     for name in (*turns, *made):
-        largest(turns[name]() if name in turns else made[name].steps(MANY if name == "cnn compute" else STEPS[rate]))  # connections, memory, pace
+        largest(
+            turns[name]() if name in turns else made[name].steps(MANY if name == "cnn compute" else STEPS[rate])
+        )  # connections, memory, pace
     for algo in ("dpsgd", "pasgd"):
         alone = largest(made[f"{algo} round"].steps(STEPS[rate]))
         slept[f"{algo} asleep"] = [alone]
@@ -116,7 +118,9 @@ def inside(folder: str, rate: str, repeats: str) -> None:
             found[f"{algo} {share}"] = []
     for _ in range(int(repeats)):
         for name, values in found.items():
-            values.append(largest(turns[name]() if name in turns else made[name].steps(MANY if name == "cnn compute" else STEPS[rate])))
+            values.append(
+                largest(turns[name]() if name in turns else made[name].steps(MANY if name == "cnn compute" else STEPS[rate]))
+            )
     if rank == 0:
         Path(folder, "found").write_text(json.dumps({**found, **slept}))
     dist.barrier()

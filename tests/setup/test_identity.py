@@ -41,6 +41,7 @@ VALUES = {
     "delay": ("delay=0", "delay=1"),
     "merge": ("merge=kept", "merge=0.5"),
     "buffers": ("buffers=keep", "buffers=reset"),
+    "buffers_every": ("buffers_every=1", "buffers_every=2"),
     "start": ("start=null", None),
     "workers": ("workers=2", "workers=4"),
     "processes": ("processes=1", "processes=2"),
@@ -106,7 +107,8 @@ def test_a_key_makes_another_run_or_the_same_one_elsewhere(name):
     small = ("data=digits", "model=cnn", "model.width=8", "model.norm=batch")
     small = small if name == "norm_stats" else ("data=gaussian", "model.hidden=[4]")
     small += ("tau=2",) if name == "fragments" else ()
-    small += ("optim.momentum=0.9",) if name == "buffers" else ()
+    small += ("optim.momentum=0.9",) if name in ("buffers", "buffers_every") else ()
+    small += ("buffers=average",) if name == "buffers_every" else ()
     one, other = VALUES[name]
     base = ("algo=dpsgd", *small, "workers=4", "processes=1", *(["steps=4"] if name not in ("epochs", "rounds") else []))
     base = tuple(word for word in base if word.split("=")[0] != one.split("=")[0])
