@@ -97,9 +97,10 @@ def _periods() -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _participation() -> Iterator[tuple[str, tuple[str, ...]]]:
-    for weighting in ("samples", "uniform", "proportional"):
+    ways = {"samples": (), "uniform": ("weights_by=uniform",), "proportional": ("algo.drawn=proportional",)}
+    for weighting, way in ways.items():
         for optim, optimiser in OPTIMS.items():
-            words = (*TASKS["mlp"], *optimiser, "algo=fedavg", f"algo.weighting={weighting}", "algo.fraction=0.25")
+            words = (*TASKS["mlp"], *optimiser, "algo=fedavg", *way, "algo.fraction=0.25")
             yield f"clients/{weighting}/{optim}", (*words, "partition=dirichlet", "batch_size=4")
     for seed in (0, 1):
         words = ("algo=fedavg", "algo.epochs=1", "partition=quantity", f"seed={seed}", "batch_size=32", "steps=23")

@@ -46,6 +46,22 @@ def fedprox(p: Problem, mu: float = 0.01) -> np.ndarray:
     return np.array([*x, z])
 
 
+def fednova(p: Problem) -> np.ndarray:
+    """d_i = (z - x_i) / (eta a_i), a_i the steps of client i; z <- z - tau_eff mean of eta d_i, tau_eff the mean of a_i."""
+    x, z, current, taus = [p.x0.copy() for _ in range(p.m)], p.x0.copy(), 0, lengths(p)
+    for k, r in enumerate(p.rounds()):
+        for i in clients_of(p, current):
+            x[i] = x[i] - p.eta * p.gradient(i, x[i], k)
+        if r >= 0:
+            sent, drawn, current = list(x), clients_of(p, r), r + 1
+            d = [(z - x[i]) / (p.eta * taus[k]) for i in drawn]
+            z = z - taus[k] * p.eta * sum(d) / len(drawn)
+            for i in clients_of(p, current):
+                x[i] = z
+            p.communicates(k, sent, x)
+    return np.array([*x, z])
+
+
 def scaffold(p: Problem) -> np.ndarray:
     """Algorithm 1, option II, eta_g = 1: y_i <- y_i - eta (g_i - c_i + c); c_i+ = c_i - c + (x - y_i) / (K eta);
 
@@ -172,8 +188,13 @@ def two_bits_of_the_largest(v: np.ndarray, share: float = 1 / 64, chunk: int = 4
     return q
 
 
-def with_memory(p: Problem, of: Callable[[np.ndarray], np.ndarray], decay: float = 1.0) -> np.ndarray:
-    """One model; each worker's memory e gains the steps of a round, eta g each; q = C(e), e <- e - q, model - mean of q."""
+def with_memory(
+    p: Problem, of: Callable[[np.ndarray], np.ndarray], decay: float = 1.0, w: np.ndarray | None = None
+) -> np.ndarray:
+    """One model; each worker's memory e gains the steps of a round, eta g each; q = C(e), e <- e - q, model - mean of q.
+
+    w: (m,) weights in that mean, in sum 1; None: alike.
+    """
     model, e = p.x0.copy(), zeros(p)
     moved = zeros(p)
     for k, r in enumerate(p.rounds()):
@@ -183,7 +204,7 @@ def with_memory(p: Problem, of: Callable[[np.ndarray], np.ndarray], decay: float
             e = [decay * e[i] + moved[i] for i in range(p.m)]
             q = [by_tensor(p, one, of) for one in e]
             e, moved = [e[i] - q[i] for i in range(p.m)], zeros(p)
-            model = model - sum(q) / p.m
+            model = model - (sum(q) / p.m if w is None else sum(w[i] * q[i] for i in range(p.m)))
             p.communicates(k, sent, [model] * p.m)
     return np.array([model - one for one in moved])
 
@@ -248,6 +269,7 @@ def streaming_diloco(p: Problem, P: int = 2, lr: float = 0.7, mu: float = 0.9, a
 WORDS = dict.fromkeys(("sparseloco", "topk_ef"), ("task.dim=200",))
 AXES = {
     "fedprox": fedprox,
+    "fednova": fednova,
     "scaffold": scaffold,
     "d2": d2,
     "gradient_tracking": gradient_tracking,

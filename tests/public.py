@@ -687,13 +687,13 @@ oracle.ORACLES |= oracle_rules.RULES | oracle_axes.AXES
 RAW = oracle.raw_matrix(WORKERS, oracle.RAW_V)
 ORACLE_WORDS = {
     "cooperative": (f"algo.v={oracle.RAW_V}", written(RAW)),
-    **dict.fromkeys(("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"), ("algo.weighting=uniform",)),
+    **dict.fromkeys(("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fednova"), ("weights_by=uniform",)),
     "matcha": ("workers=8", f"algo.alpha={oracle.MATCHA_ALPHA}"),  # of four the two matchings could come in either order
     **dict.fromkeys(ONE_STEP, ("tau=1",)),
     "muloco": ("optim=sgd",),  # Muon itself is held against torch's and its equations in tests/loop/test_muon.py
     "qg_dsgdm": ("optim.momentum=0",),  # it has its own
     # what they add to a gradient is in its momentum too
-    **dict.fromkeys(("fedprox", "scaffold"), ("algo.weighting=uniform", "optim.momentum=0")),
+    **dict.fromkeys(("fedprox", "scaffold"), ("weights_by=uniform", "optim.momentum=0")),
     "kgt": ("optim.momentum=0",),
     "sgp": ("topology=star",),
     "two_level": (f"algo.tau_2={4 * TAU}",),
@@ -714,7 +714,7 @@ class Network(oracle.Problem):
         self._workers, self._own = [Worker(i, settings) for i in range(m)], [0] * m
         self._momentum, self._buffers = settings.optim.get("momentum", 0.0), np.zeros((m, len(x0)))
         self._blocks = [(block.start, block.stop) for block in Parts(settings).task.blocks(settings)]
-        self._forgets = settings.algo["mixing"] == "sampled"  # its clients begin every round without momentum
+        self._forgets = settings.algo.get("mixing") == "sampled"  # its clients begin every round without momentum
 
     @property
     def blocks(self) -> list[tuple[int, int]]:

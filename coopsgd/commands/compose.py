@@ -16,7 +16,7 @@ from coopsgd.host import child
 from coopsgd.predict import foresight
 from coopsgd.run import source
 from coopsgd.run.folders import refuse_nowhere
-from coopsgd.setup.compose import composed, register_schema, task_words
+from coopsgd.setup.compose import composed, refuse_hidden, register_schema, task_words
 from coopsgd.setup.flags import refuse_flags
 from coopsgd.setup.messages import MISTAKES, one_line
 from coopsgd.setup.resolve import Checked, given, placed, resolve
@@ -41,6 +41,7 @@ def check(
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
         try:
+            refuse_hidden(cfg, choices)
             checked = resolve(cfg, overrides, choices, beside, trust=trust or beside is None, look=look)
             # what lies ahead of a run that would not begin is nobody's question
             ahead = () if checked.refused else foresight.notes(checked.parts, given(overrides)) + source.notes(checked.config)

@@ -32,6 +32,7 @@ READ = (
     "merge",
     "buffers",
     "buffers_every",
+    "weights_by",
     "norm_stats",
     "seed",
     "workers",
@@ -59,6 +60,8 @@ def parts_of(
         for word in used:
             if re.search(r"\d\s*epochs?\b", word.partition("=")[2]):
                 raise ConfigError(f"{word}: how long an epoch is only your loop knows; give steps, as many as its loader has")
+        if samples is None and "weights_by=samples" in used:
+            raise ConfigError("weights_by=samples: nobody said how many each worker has; give Cooperation(samples=...)")
         if not statistics and any(word.startswith("norm_stats=") for word in used):
             used = [word for word in used if not word.startswith("norm_stats=")]
             notes.append("norm_stats: the model keeps no running statistics; ignored")

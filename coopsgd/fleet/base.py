@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -117,6 +117,8 @@ class Fleet(Described, ABC):
         self.clock: Timing | None = None  # set before the first verb
         self.step, self.activity = 0, TRAINING  # iterations done and what the run is at, for who says what is waited for
         self._carried: Carried | None = None  # waits for the next verb
+        # (r, 1) m times what a worker weighs in `mean`, by dtype and device; None: alike
+        self._shares: dict[tuple[torch.dtype, torch.device], Tensor] | None = None
         self._plans: dict[Any, _Planned] = {}
 
     @property
@@ -165,8 +167,15 @@ class Fleet(Described, ABC):
         return found, tuple(x.clone() for x in found.rows) if later else found.rows
 
     def mean(self, *xs: Rows) -> Any:
-        """The average over the m workers, Common, or a tuple of them, in one message. New tensors, never views of xs."""
+        """The average over the m workers, Common, or a tuple of them, in one message. New tensors, never views of xs.
+
+        Where workers weigh differently (`weights_by`) it is the weighted one.
+        """
         return self._averaging(*xs).wait()
+
+    def even_mean(self, x: Rows) -> Common:
+        """The average in which all workers count alike, whatever they weigh: of what is measured."""
+        return self._averaging(x, even=True).wait()
 
     def pick(self, x: Rows, i: int) -> Common:
         """Global row i, the same everywhere. A new tensor, never a view of x."""
@@ -217,12 +226,28 @@ class Fleet(Described, ABC):
 
         return self._pending(*(begun(factors[0]) if factors else (None, lambda: None)), over)
 
-    def _averaging(self, *xs: Rows, later: bool = False) -> Pending:
+    def weigh(self, shares: Sequence[float] | None) -> None:
+        """From now on `mean` takes worker i by shares[i], (m,) in sum 1; of None all alike."""
+        self._shares = None
+        if shares is not None:
+            mine = torch.ones(self.local_rows, 1, dtype=torch.float64)
+            mine[: len(self.workers), 0] = torch.tensor(shares, dtype=torch.float64)[list(self.workers)] * self.m
+            self._shares = {(mine.dtype, mine.device): mine}
+
+    def _weighed(self, x: Rows) -> Rows:
+        if self._shares is None or x.is_meta:
+            return x
+        kind = x.dtype, x.device
+        if kind not in self._shares:  # kept: nobody waits for a GPU at each mean
+            self._shares[kind] = next(iter(self._shares.values())).to(x)
+        return x * self._shares[kind]
+
+    def _averaging(self, *xs: Rows, later: bool = False, even: bool = False) -> Pending:
         self._refuse_others("mean", *xs)
         carried, more = self._boarded(xs[0], later)
         if self.ledger.paused and more:  # nobody counts messages: each has the bits that it has alone
             return self._apart(carried, self._averaging(*xs), [self._averaging(x) for x in more])
-        every = (*xs, *more)
+        every = (*xs, *more) if even else tuple(map(self._weighed, (*xs, *more)))
         wire = self._wire(average_price(self.layout.processes))
         parts = self.clock.average() if self.clock else None
         ends = self._charge(average_price(self.m), sum(_width(x) for x in every), wire.sent, wire.messages, parts)

@@ -139,7 +139,7 @@ def distances(fleet: Fleet, x: Tensor) -> Distances:
     columns = max(1, AT_ONCE // most)  # at a time, so that no second copy of all models is made
     for at in range(0, x.shape[1], columns):
         off = x[:, at : at + columns] - first[:, at : at + columns]
-        off -= fleet.mean(off)
+        off -= fleet.even_mean(off)
         totals[0] += off[:w].double().square_().sum()
         if fleet.v and once:
             totals[1] += off[w:].double().square_().sum()

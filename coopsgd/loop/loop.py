@@ -22,7 +22,7 @@ from coopsgd.loop.saved import NotSaved, flatten, homes, inflate, marked, placed
 from coopsgd.loop.state import Flight, Losses, State
 from coopsgd.loop.stepping import AHEAD, Steps
 from coopsgd.mixing.base import first_negative
-from coopsgd.mixing.static import Average
+from coopsgd.mixing.static import takes_mean
 from coopsgd.setup.external import ExternalError
 from coopsgd.strategies.base import Around, Strategy, Tick, overrides
 
@@ -96,6 +96,7 @@ class Loop:
         self._plain_steps = not overrides(strategy, "shift")  # and that is all of them
         # W x and nothing more: in place
         self._mixes = strategy.schedule is not None and not any(overrides(strategy, name) for name in ("send", "receive"))
+        fleet.weigh(parts.sample_shares)
         x, start = each(fleet.rows, problem.start()), problem.statistics()
         blocks: Any = getattr(problem, "blocks", lambda: vector(x.shape[1]))  # of a class of somebody's own
         self._blocks = blocks
@@ -338,7 +339,7 @@ class Loop:
     def _matrix(self, t: Tick) -> Any:
         """What must mix that which rides along; None: whatever verb comes first does, as an average is `mean` too."""
         schedule = self.strategy.schedule
-        if isinstance(schedule, Average) and not self._mixes:
+        if takes_mean(schedule) and not self._mixes:
             return None
         return None if schedule is None else schedule.at(self.fleet.m, t.round // self._pieces)
 

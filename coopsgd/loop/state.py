@@ -99,6 +99,6 @@ class Losses:
         self._sum, self._count = tree["sum"], tree["count"]
 
     def __call__(self) -> float:
-        mean = float(self._fleet.mean(self._sum)) * self._fleet.m / self._count
+        mean = float(self._fleet.even_mean(self._sum)) * self._fleet.m / self._count
         self._sum, self._count = 0.0, 0
         return mean

@@ -20,7 +20,7 @@ from coopsgd.mixing.expectation import Expectation, Outcomes, lazily
 from coopsgd.mixing.matrix import FOLLOWED, ROUNDING, Matrix, identity
 from coopsgd.mixing.recognise import recognise
 from coopsgd.mixing.structured import Dense, Product
-from coopsgd.registry import option
+from coopsgd.registry import of_run, option
 from coopsgd.setup.exact import as_float64
 
 LOOKED_AT = 1000  # communications of a schedule without a cycle whose weights are looked at before a run
@@ -34,15 +34,18 @@ class Mixing:
 
     allow_disconnected: bool = option(False, "run although the workers never agree")
     lazy: bool = option(False, "mix with (I + W) / 2, whose eigenvalues are not negative where W is symmetric")
+    sample_shares: Any = of_run("sample_shares", None)  # what each worker weighs in a mean over all, in sum 1; None: alike
     _cache: dict[tuple[int, int], Matrix] = field(default_factory=dict, init=False, repr=False, compare=False)
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     # what a class says of the matrices that it makes, so that nobody has to look at them
-    OF_MATRICES: ClassVar[tuple[str, ...]] = ("structured", "negative", "expectation", "outcomes")
+    OF_MATRICES: ClassVar[tuple[str, ...]] = ("structured", "negative", "expectation", "outcomes", "WEIGHED")
     structured: ClassVar[bool] = False  # are its matrices made without an (m, m) array?
     server_owns_aux: ClassVar[bool] = (
         False  # the auxiliary models live on a server of their own, never as copies beside the workers
     )
+    WEIGHED: ClassVar[bool] = False  # are its matrices means over workers, which may weigh differently?
+    BY_SAMPLES: ClassVar[bool] = False  # do they weigh by their samples unless the run says otherwise?
     in_pairs: ClassVar[bool] = False  # do the two ends of an edge exchange, whichever way it is said to go?
     AUX: ClassVar[str] = "algo.v"  # the key that says how many auxiliary models there are
     CYCLE: ClassVar[str] = "algo"  # the one that says how long a cycle is
@@ -123,7 +126,7 @@ class Mixing:
 
     def worker_shares(self, m: int) -> np.ndarray:
         """(m,) what each worker weighs among all of them, in sum 1: in the mean that is the aim."""
-        return np.full(m, 1 / m)
+        return np.full(m, 1 / m) if self.sample_shares is None else np.asarray(self.sample_shares, dtype=float)
 
     def zeta(self, m: int) -> float | None:
         """How much of the disagreement one cycle of communications leaves, at worst; None when no matrix tells.

@@ -353,7 +353,8 @@ class Matcha(Mixing):
     def negative(self, m: int) -> str | None:
         """In the worst case: all matchings that can be drawn, together. alpha times as many as a worker is in leave its row."""
         L, p, alpha = self._design(m)
-        i, j, weight = L.mixed(p > 0, alpha).least
+        whole: Matrix = L.mixed(p > 0, alpha)
+        i, j, weight = (self._lazily((whole,))[0] if self.lazy else whole).least
         return negative_weight(i, j, weight) if weight < -ROUNDING else None
 
     def expectation(self, m: int) -> Expectation:

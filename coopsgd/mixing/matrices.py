@@ -12,14 +12,23 @@ import numpy as np
 from coopsgd.errors import ConfigError
 from coopsgd.mixing import lanczos
 from coopsgd.mixing.links import Links, links_of
-from coopsgd.mixing.matrix import FOLLOWED, WHOLE, Edges, Matrix, Modes, refined
+from coopsgd.mixing.matrix import FOLLOWED, WHOLE, Edges, Matrix, Modes, Outer, Sum, nothing, refined
 from coopsgd.mixing.recognise import recognise
-from coopsgd.mixing.structured import Average, Pull
+from coopsgd.mixing.structured import Average, Groups, Pull
 
 
 def average(m: int) -> Average:
     """J: everyone takes the mean of everyone."""
     return Average(m)
+
+
+def weighted(m: int, shares: Sequence[float] | None, groups: Sequence[Sequence[int]] | None = None) -> Matrix:
+    """Everyone takes the mean of all, or of its group, in which workers weigh by their shares, (m,); of None alike."""
+    if shares is None:
+        return Average(m) if groups is None else Groups(m, groups)
+    p = np.asarray(shares, dtype=float)
+    several = [np.sort(np.asarray(rows, dtype=int)) for rows in ([range(m)] if groups is None else groups)]
+    return Sum(m, nothing(m), tuple(Outer(rows, np.ones(len(rows)), p[rows] / p[rows].sum()) for rows in several))
 
 
 def row_sums(n: int, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:

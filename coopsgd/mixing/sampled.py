@@ -18,7 +18,7 @@ from coopsgd.setup import values
 from coopsgd.streams import stream
 
 OUTCOMES = 16, 13_000  # workers, and sets of clients, whose every round is gone through to tell what is expected
-WEIGHTINGS = ("samples", "uniform", "proportional")
+DRAWN = ("alike", "proportional")
 
 
 @register("sampled", "mixing")
@@ -28,9 +28,9 @@ class Sampled(Mixing):
 
     fraction: of the workers, drawn every round, at least one.
 
-    weighting: samples, by how many each holds, normalised over those drawn, which is biased where sizes differ; or uniform.
-    Clients are then drawn alike, without replacement. proportional: they are drawn in proportion to their samples, with
-    replacement, and every draw weighs the same: unbiased.
+    drawn: alike, without replacement; they weigh by their shares of the samples, normalised over those drawn, which is biased
+    where sizes differ, or alike (weights_by=uniform). proportional: drawn in proportion to their samples, with replacement, and
+    every draw weighs the same: unbiased.
 
     epochs: local passes of a client over its own share in a round instead of tau steps, so that clients with more data take
     more steps. 2 s messages a round for s different clients; who is not drawn computes nothing and keeps what it had.
@@ -39,8 +39,8 @@ class Sampled(Mixing):
     structured: ClassVar[bool] = True
 
     fraction: float = option(0.5, "of the clients, in every round", unit="share")
-    weighting: str = option(
-        "samples", "of the mean: samples; uniform; or proportional: drawn in proportion to their samples", words=WEIGHTINGS
+    drawn: str = option(
+        "alike", "how clients are: alike; proportional, by their samples, and then each draw weighs the same", words=DRAWN
     )
     epochs: Any = option(None, "local passes over a client's own share instead of tau steps", unit="epochs", type="int or null")
     seed: int = of_run("seed", 0)
@@ -48,12 +48,14 @@ class Sampled(Mixing):
     batch_size: int = of_run("batch_size", 1)
 
     server_owns_aux: ClassVar[bool] = True
+    WEIGHED: ClassVar[bool] = True
+    BY_SAMPLES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"algo.fraction: the share of clients in a round must lie in (0, 1], got {self.fraction}")
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(f"algo.weighting: must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
+        if self.drawn not in DRAWN:
+            raise ValueError(f"algo.drawn: must be one of {', '.join(DRAWN)}, got {self.drawn!r}")
         if self.epochs is not None:
             if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
                 raise ValueError(
@@ -73,18 +75,18 @@ class Sampled(Mixing):
         return self.epochs is not None
 
     def cycle(self, m: int) -> int | None:
-        return 1 if self.weighting != "proportional" and self._clients(m, 0).all() else None
+        return 1 if self.drawn != "proportional" and self._clients(m, 0).all() else None
 
     def _drawn(self, m: int, r: int) -> np.ndarray:
         """(m,) how often each worker is drawn for round r."""
         count, draw = self._count(m), stream(self.seed, "clients", r)
-        if self.weighting == "proportional":
+        if self.drawn == "proportional":
             return np.bincount(draw.choice(m, count, p=self.worker_shares(m)), minlength=m)
         return np.bincount(draw.choice(m, count, replace=False), minlength=m)
 
     def outcomes(self, m: int, tau: int) -> Outcomes | None:
         """A round: its clients download, take their steps, upload. None when there are too many sets of clients."""
-        count, replaced = self._count(m), self.weighting == "proportional"
+        count, replaced = self._count(m), self.drawn == "proportional"
         several = math.comb(m + count - 1, count) if replaced else math.comb(m, count)
         if m > OUTCOMES[0] or several > OUTCOMES[1]:
             return None
@@ -115,15 +117,11 @@ class Sampled(Mixing):
     def _count(self, m: int) -> int:
         return max(1, math.ceil(self.fraction * m - 1e-9))
 
-    def worker_shares(self, m: int) -> np.ndarray:
-        sizes = np.ones(m) if self.sizes is None or self.weighting == "uniform" else np.asarray(self.sizes)
-        return np.asarray(sizes / sizes.sum())
-
     def _weights(self, drawn: np.ndarray) -> np.ndarray:
         """(m,) of the workers in the server's mean, for how often each was drawn."""
         weights = drawn.astype(float)
-        if self.weighting == "samples" and self.sizes is not None:
-            weights *= self.sizes
+        if self.drawn == "alike" and self.sample_shares is not None:
+            weights *= np.asarray(self.sample_shares if self.sizes is None else self.sizes)
         return np.asarray(weights / weights.sum())
 
     def _steps(self, clients: np.ndarray, tau: int) -> np.ndarray:

@@ -23,9 +23,15 @@ class Average(Mixing):
     """J: everyone takes the mean of everyone. Periodic averaging (PASGD), local SGD."""
 
     structured: ClassVar[bool] = True
+    WEIGHED: ClassVar[bool] = True
 
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
-        return (matrices.average(m),)
+        return (matrices.weighted(m, self.sample_shares),)
+
+
+def takes_mean(schedule: Mixing | None) -> bool:
+    """Is every communication the mean over all workers, as `fleet.mean` takes it?"""
+    return isinstance(schedule, Average) and not schedule.lazy
 
 
 @register("identity", "mixing")
@@ -190,6 +196,7 @@ class ParameterServer(Mixing):
     """A server takes the mean of the workers, then every worker takes the server's model: J by way of a star, 2 m messages."""
 
     structured: ClassVar[bool] = True
+    WEIGHED: ClassVar[bool] = True
 
     server_owns_aux: ClassVar[bool] = True
 
@@ -199,4 +206,4 @@ class ParameterServer(Mixing):
 
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         everyone = np.ones(m, dtype=bool)
-        return matrices.upload(everyone / m), matrices.download(everyone)
+        return matrices.upload(self.worker_shares(m)), matrices.download(everyone)

@@ -20,7 +20,7 @@ from coopsgd.mixing.groups import GROUPS_HELP, split
 from coopsgd.mixing.links import Links, links_of_pairs
 from coopsgd.mixing.matrix import FOLLOWED, WHOLE, Edges, Matrix, Modes, identity
 from coopsgd.mixing.static import Gossip
-from coopsgd.mixing.structured import Groups, circulant
+from coopsgd.mixing.structured import circulant
 from coopsgd.registry import of_run, option, register
 from coopsgd.streams import stream
 
@@ -210,6 +210,7 @@ class TwoLevel(Mixing):
     """
 
     structured: ClassVar[bool] = True
+    WEIGHED: ClassVar[bool] = True
 
     groups: Any = option(2, "how many; or their sizes; or lists of workers", unit="groups, workers", type="int or list")
     tau_2: Any = option(
@@ -230,10 +231,10 @@ class TwoLevel(Mixing):
 
     def matrices(self, m: int, r: int) -> tuple[Matrix, ...]:
         within = self.once(("groups", m), lambda: self._within(m))  # checked even when it is never used
-        return (matrices.average(m) if r == self.cycle(m) - 1 else within,)
+        return (matrices.weighted(m, self.sample_shares) if r == self.cycle(m) - 1 else within,)
 
     def _within(self, m: int) -> Matrix:
-        return Groups(m, split(self.groups, m))
+        return matrices.weighted(m, self.sample_shares, split(self.groups, m))
 
 
 TwoLevel.__doc__ = f"{TwoLevel.__doc__}\n    groups: {GROUPS_HELP}\n    "

@@ -15,7 +15,7 @@ from coopsgd.mixing import spectra
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.mixing.matrix import FOLLOWED
-from coopsgd.mixing.static import Average
+from coopsgd.mixing.static import takes_mean
 from coopsgd.predict import theory
 from coopsgd.predict.theory import large
 from coopsgd.setup.external import is_external
@@ -71,6 +71,7 @@ class Mixed:
         self.counts: list[np.ndarray] | None = None  # local steps of each worker, when they differ
         axes = {name for name in AXES if getattr(config, name)}
         told = schedule is not None and config.merge == "kept" and axes <= {"outer"}
+        told = told and (parts.sample_shares is None or strategy.send is not None)  # weighted gradients are of another F
         self._shares: dict[Any, float | None] = {}  # of linear outer steps, see noise_at
         if schedule is not None and told and follows_from_matrices(layers(strategy)[-1]):
             if self.whole:
@@ -95,7 +96,7 @@ class Mixed:
         Where every communication averages, the slow models are one, whatever step they take.
         """
         config = self.config
-        if [name for name in AXES if getattr(config, name)] != ["outer"] or isinstance(self._schedule, Average):
+        if [name for name in AXES if getattr(config, name)] != ["outer"] or takes_mean(self._schedule):
             return None
         return self.parts.outer
 
@@ -228,7 +229,7 @@ class Mixed:
         Of W = J there is nothing to tell: the slow models are one.
         """
         linear = self.linear_outer
-        if linear is None or self.cycle is None or not self.matrices or isinstance(self._schedule, Average):
+        if linear is None or self.cycle is None or not self.matrices or takes_mean(self._schedule):
             return None
         if self.whole:
             return theory.cycle_radius([np.asarray(W) for W in self.matrices], *linear)

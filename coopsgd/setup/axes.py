@@ -6,6 +6,7 @@ from coopsgd.errors import ConfigError
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import AXES
 from coopsgd.strategies.base import layers, overrides
+from coopsgd.strategies.decentlam import DecentLaM
 
 
 def check(parts: Parts) -> None:
@@ -20,6 +21,19 @@ def check(parts: Parts) -> None:
         raise ConfigError(
             f"{name}={getattr(config, name)['name']}: {algo} mixes no models, it communicates gradients inside its steps; use "
             f"{name}=none, or algo=pasgd tau=1, which averages models"
+        )
+    if parts.outer is not None and isinstance(layers(parts.strategy)[-1], DecentLaM):
+        raise ConfigError(
+            f"outer={(config.outer or {})['name']}: {algo} takes its momentum from where a communication left the models, "
+            "which an outer step would move behind its back; use outer=none, or algo=dpsgd outer=momentum outer.scale=lr, "
+            "which is the same algorithm"
+        )
+    if config.weights_by == "samples":
+        _check_weights(parts)
+    elif config.algo.get("drawn") == "proportional":
+        raise ConfigError(
+            "weights_by=uniform algo.drawn=proportional: clients drawn in proportion to their samples weigh by them on "
+            "average; use algo.drawn=alike, or weights_by=samples"
         )
     if parts.codec is not None or parts.fragments is not None:
         _check_messages(parts)
@@ -41,6 +55,26 @@ def check(parts: Parts) -> None:
     period = parts.period
     tau = period.largest if period.smallest == period.largest else None
     parts.correction.check(schedule, m, tau, algo)
+
+
+def _check_weights(parts: Parts) -> None:
+    """Of workers that weigh by their samples."""
+    config, algo, schedule = parts.config, parts.config.algo["name"], parts.strategy.schedule
+    if schedule is None or not (schedule.WEIGHED or schedule.BY_SAMPLES):
+        raise ConfigError(
+            f"weights_by=samples: is of means over all workers, or over groups of them, and {algo} has a W of its own, whose "
+            "weights say who takes what; use weights_by=uniform, or algo=pasgd, fullsync, two_level, parameter_server, fedavg"
+        )
+    if parts.task.sizes(config) is None and not schedule.BY_SAMPLES:
+        raise ConfigError(
+            f"weights_by=samples: task={config.task['name']} has no samples to count; use weights_by=uniform, or a task with "
+            "data"
+        )
+    if parts.correction is not None and not parts.correction.WEIGHED:
+        raise ConfigError(
+            f"weights_by=samples correction={config.correction['name']}: its corrections sum to 0 where all workers count "
+            "alike; use weights_by=uniform, or correction=scaffold, proximal, fednova"
+        )
 
 
 def _check_messages(parts: Parts) -> None:

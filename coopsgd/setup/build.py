@@ -81,6 +81,7 @@ MAY_ASK = {
     "task": (*NUMBERS, "topology", "model", "data", "partition"),
     "strategy": (*OF_RUN, "mixing"),
     **dict.fromkeys(("mixing", "period", "cluster"), OF_RUN),
+    "correction": (*NUMBERS, "momentum"),
 }
 
 
@@ -154,7 +155,8 @@ def class_in(group: str, node: Mapping[str, Any]) -> Any:
 
 
 CHOOSE = ("name", "strategy", "mixing")  # keys of an algo that name what it is made of
-RUNS = ("tau", "order", "delay", "merge", "buffers", "buffers_every")  # keys of the run that an algo's yaml may give a default
+# keys of the run that an algo's yaml may give a default
+RUNS = ("tau", "order", "delay", "merge", "buffers", "buffers_every", "weights_by")
 
 
 @_on_guard
@@ -295,10 +297,11 @@ class UnknownKey(ConfigError):
 def _refuse_unknown(where: str, choice: Any, node: Mapping[str, Any], known: set[str]) -> None:
     for name in node:
         if name not in known:
-            from coopsgd.setup.suggestions import elsewhere
+            from coopsgd.setup.suggestions import GONE, elsewhere
 
             has = f"known: {', '.join(sorted(known))}" if known else "it has no keys"
-            meant = did_you_mean(name, sorted(known)) or elsewhere(where, name)
+            close = "" if f"{where}.{name}" in GONE else did_you_mean(name, sorted(known))
+            meant = close or elsewhere(where, name)
             raise UnknownKey(f"{where}.{name}: ", choice, f" has no such key{meant}; {has}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,19 @@ def composed(words: Sequence[str], config_dir: str | None = None) -> Any:
             return hydra.compose("config", [*words, *more], return_hydra_config=True)
     except BUGS as error:
         raise ConfigError(uncomposed(words, error)) from None
+
+
+def refuse_hidden(cfg: Any, choices: Mapping[str, str]) -> None:
+    """ConfigError when a yaml is chosen that a user's folder has and we too: Hydra would take ours without a word."""
+    found: Any = (OmegaConf.select(cfg, "hydra.searchpath", throw_on_missing=False) if OmegaConf.is_config(cfg) else None) or ()
+    for folder in (Path(str(place).removeprefix("file://")) for place in found if str(place).startswith("file://")):
+        for group, choice in choices.items():
+            name = group.partition("@")[0]
+            if (folder / name / f"{choice}.yaml").is_file() and choice in {one.name for one in catalogue.choices(name)}:
+                raise ConfigError(
+                    f"{name}={choice}: {folder / name / choice}.yaml has the name of a built-in one, which would be taken in "
+                    f"its place; call yours otherwise, as in my_{choice}.yaml and {name}=my_{choice}"
+                )
 
 
 def task_words(hydra_config: Any) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from coopsgd.errors import ConfigError
 from coopsgd.registry import built_in, did_you_mean
 
-RUN_KEYS = ("order", "delay", "merge", "buffers", "buffers_every")
+RUN_KEYS = ("order", "delay", "merge", "buffers", "buffers_every", "weights_by")
 _WORK = "who takes how many steps is said by `work` of the mixing that its `schedule` is"
 _SCHEDULE = "is read from its `schedule`, a Mixing"
 _RUN = "is a key of the run, for every algorithm"

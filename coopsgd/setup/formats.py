@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from coopsgd.errors import ConfigError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Upgrade(NamedTuple):
@@ -54,6 +54,10 @@ UPGRADES = (  # the first from format 0 to 1, and so on
         },
         added={"delay": 0},
     ),
+    Upgrade(
+        moved={"algo.weighting": ("weights_by", None)},  # None: as `upgraded` says, where it was not written
+        values={("weights_by", "proportional"): {"weights_by": "samples", "algo.drawn": "proportional"}},
+    ),
 )
 assert len(UPGRADES) == FORMAT
 
@@ -78,7 +82,8 @@ def upgrade(config: Mapping[str, Any], format: int) -> dict[str, Any]:
     for step in UPGRADES[format:]:
         for old, (new, value) in step.moved.items():
             node, name = node_of(old)
-            default(new, node.pop(name, value))
+            if name in node or value is not None:
+                default(new, node.pop(name, value))
         for (key, value), now in step.values.items():
             node, name = node_of(key)
             if node.get(name) == value:
@@ -93,7 +98,9 @@ def upgrade(config: Mapping[str, Any], format: int) -> dict[str, Any]:
 def upgraded(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that the config.yaml at `path` holds, but its format, as they are written today. ConfigError for a newer one."""
     now = upgrade({key: value for key, value in found.items() if key != "format"}, format_of(path, found))
-    return {"fleet": "processes"} | now  # there was no other when there was no such key
+    sampled = isinstance(algo := now.get("algo"), dict) and algo.get("mixing") == "sampled"
+    # there was no other when there was no such key
+    return {"fleet": "processes", "weights_by": "samples" if sampled else "uniform"} | now
 
 
 def format_of(path: Path, found: Mapping[str, Any]) -> int:

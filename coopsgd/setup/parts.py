@@ -146,6 +146,24 @@ class Parts:
     def _make(self, group: str) -> Any:
         return build.make_part(self.config, group, self.of_run)
 
+    @cached_property
+    def sample_shares(self) -> tuple[float, ...] | None:
+        """What each worker weighs in a mean over all of them, in sum 1; None: alike, or there is nothing to count."""
+        if self.config.weights_by != "samples":
+            return None
+        sizes = self.of_run("sizes")
+        if sizes is None or len(set(sizes)) == 1:
+            return None
+        return tuple(size / sum(sizes) for size in sizes)
+
+    @property
+    def _momentum(self) -> tuple[float, bool]:
+        """What a local step keeps of those before it in its round, and whether it is Nesterov's."""
+        given = self.config.optim
+        if given["name"] != "sgd" or self.config.buffers != "reset":
+            return 0.0, False
+        return self.optim.momentum, self.optim.nesterov
+
     def of_run(self, name: str) -> Any:
         """What a part is given that asks for `name`, one of registry.OF_RUN."""
         if name == "sizes":  # that there are samples is checked first: counting them reads the data
@@ -153,6 +171,8 @@ class Parts:
             return self.task.sizes(self.config)
         if name == "warmup":
             return self._warmup()
+        if name == "momentum":
+            return self._momentum
         return getattr(self.config if name in build.NUMBERS else self, name)
 
     def _warmup(self) -> int:

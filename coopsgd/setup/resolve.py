@@ -198,9 +198,11 @@ def _axis(name: str, node: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _defaults(config: Config) -> Config:
-    """tau, order, delay, merge, buffers and their period by what the algo's yaml says of them, which says it nowhere else."""
+    """tau, order, delay, merge, buffers, their period and weights by what the algo's yaml says of them, and nowhere else."""
     said = build.defaults(config, build.RUNS)
-    found = {name: value for name, value in ({"tau": 10} | timing.DEFAULTS | said).items() if getattr(config, name) == "auto"}
+    by_samples = any(getattr(cls, "BY_SAMPLES", False) for cls in build.algo_classes(config))
+    others = {"tau": 10, "weights_by": "samples" if by_samples else "uniform"} | timing.DEFAULTS
+    found = {name: value for name, value in (others | said).items() if getattr(config, name) == "auto"}
     if build.algo_classes(config)[0].send is None:
         found["tau"] = 1
     return replace(config, algo={k: v for k, v in config.algo.items() if k not in said}, **found)

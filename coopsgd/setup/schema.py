@@ -41,6 +41,7 @@ DTYPES = tuple(SIZES)
 DEVICES = ("auto", "cpu", "cuda")
 FLEETS = ("auto", "shared", "processes")
 ENGINES = ("auto", "loop", "vmap", "bmm")
+WEIGHTS = ("uniform", "samples")
 NORM_STATS = ("average", "local", "recalibrate")
 SAVES = ("auto", "rows", "answer", "best", "none")
 STEPS = 1000  # of a run that names neither steps nor epochs nor rounds
@@ -148,6 +149,13 @@ class Config:
         unit="rounds",
         type="int, list or auto",
         words=("auto",),
+    )
+    weights_by: str = key(
+        "auto",
+        "what workers weigh in a mean over all of them: uniform, alike; samples, by how many each holds; auto: as the algo's "
+        "yaml says, else samples where clients are drawn (fedavg), uniform elsewhere",
+        identity=True,
+        words=("auto", *WEIGHTS),
     )
     start: Any = key(
         None,

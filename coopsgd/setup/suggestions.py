@@ -60,6 +60,13 @@ ALIASES = {
 }
 
 
+# keys that were, and what is in their place
+GONE = {
+    "algo.weighting": "weights_by=samples or uniform is what workers weigh in every mean, and proportional is "
+    "algo.drawn=proportional"
+}
+
+
 def brief(text: str, most: int = 80) -> str:
     """Text as a message can hold it: on one line, printable, cut when long."""
     plain = text.encode("utf-8", "backslashreplace").decode()
@@ -116,6 +123,8 @@ def unknown_key(key: str) -> str:
 
 def elsewhere(group: str, name: str) -> str:
     """'; it is a key of algo=dpsgd' when other choices of the group have it; what may be meant when other groups do."""
+    if f"{group}.{name}" in GONE:
+        return f": {GONE[f'{group}.{name}']}"
     having = [
         f"{group}={choice.name}"
         for choice in catalogue.choices(group)

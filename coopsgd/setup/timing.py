@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from coopsgd.errors import ConfigError
-from coopsgd.setup.schema import Config
+from coopsgd.setup.schema import WEIGHTS, Config
 from coopsgd.strategies.base import Around, Strategy, layers, overrides
 from coopsgd.strategies.period import Period
+from coopsgd.strategies.push_sum import PushSum
 
 DEFAULTS: dict[str, Any] = {"order": "atc", "delay": 0, "merge": "kept", "buffers": "keep", "buffers_every": 1}
-CHOICES = {"order": ("atc", "cta"), "buffers": ("keep", "average", "reset")}
+CHOICES = {"order": ("atc", "cta"), "buffers": ("keep", "average", "reset"), "weights_by": WEIGHTS}
 
 
 def refuse(config: Config) -> None:
@@ -50,7 +51,9 @@ def one_for_each(config: Config, buffers: Sequence[str], optimiser: str) -> None
 def check(config: Config, strategy: Strategy, period: Period) -> None:
     """ConfigError when the algorithm cannot communicate in this order, with this delay or these buffers."""
     algo, order, delay, buffers, m = config.algo["name"], config.order, config.delay, config.buffers, config.workers
-    schedule, own = strategy.schedule, overrides(strategy, "answer")
+    # of push-sum mixing changes no sum, and so not what it evaluates
+    own = overrides(strategy, "answer") and not isinstance(layers(strategy)[-1], PushSum)
+    schedule = strategy.schedule
     if schedule is None and not overrides(strategy, "send"):
         raise ConfigError(
             f"algo.strategy: {type(layers(strategy)[-1]).__name__} has no `schedule` to mix by and no `send`; write one of them"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from coopsgd.mixing.base import Mixing
-from coopsgd.mixing.static import Average
+from coopsgd.mixing.static import takes_mean
 from coopsgd.strategies.base import Around, Strategy, Tick, overrides
 from coopsgd.strategies.correction import Correction
 from coopsgd.strategies.outer import Outer
@@ -76,7 +76,7 @@ class Slow(Around):
     @property
     def _one(self) -> bool:
         """Is there one slow model for all, because every communication is an average?"""
-        return isinstance(self.schedule, Average) and not overrides(self.algorithm, "send")
+        return takes_mean(self.schedule) and not overrides(self.algorithm, "send")
 
     @property
     def _serves(self) -> bool:
@@ -99,7 +99,7 @@ class Slow(Around):
         elif rule == "deepsqueeze" or (rule == "slow" and self.codec is not None and self.codec.keeps):
             kept = (_wide(x).zero_(),)
         if self._one and rule not in ("choco", "deepsqueeze"):
-            z = _wide(fleet.mean(x)) if needed else None
+            z = _wide(x[:1]) if needed else None  # all rows are equal, to the bit
             return CommonHeld(own, z, self.outer.begin(z) if self.outer and z is not None else (), kept)
         served = len(fleet.workers) if self._serves else 0
         z = _wide(x[served:]) if needed else None
@@ -205,7 +205,7 @@ class Slow(Around):
         coder = self._coder(fleet, t, x, v)
         if rule == "rounded":
             if self._one:
-                return mean(coder, heard, fleet.m, self.codec.over)
+                return mean(coder, heard, fleet.m, self.codec.over, self._shares(fleet))
             W = self._W(fleet, t)
             y = weighted(coder, heard, np.asarray(self._sent_by(fleet, t))[rows])
             for factor in () if self._serves else W.factors[1:]:
@@ -215,7 +215,7 @@ class Slow(Around):
         if rule == "slow":
             if s.kept:
                 _put(s.kept[0], columns, v - own)
-            return _some(s.z, columns) - mean(coder, heard, fleet.m, self.codec.over)
+            return _some(s.z, columns) - mean(coder, heard, fleet.m, self.codec.over, self._shares(fleet))
         moved = weighted(coder, heard, np.asarray(self._W(fleet, t))[rows])
         if rule == "choco":
             copies, mixed = (_some(one, columns) for one in s.kept)
@@ -225,6 +225,11 @@ class Slow(Around):
             return part + self.codec.gamma * (mixed - copies)
         _put(s.kept[0], columns, v - own)
         return part + self.codec.gamma * (moved - own)
+
+    def _shares(self, fleet: Fleet) -> np.ndarray | None:
+        """(m,) what each worker weighs; None: alike."""
+        assert self.schedule is not None
+        return None if self.schedule.sample_shares is None else self.schedule.worker_shares(fleet.m)
 
     def _rounded(self, fleet: Fleet, t: Tick, x: Rows, y: Rows, W: Any) -> Rows:
         """W C(y), at once."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from coopsgd.mixing.static import Average
+from coopsgd.mixing.static import takes_mean
 from coopsgd.registry import of_run, option
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Codec:
     def rule_for(self, schedule: Mixing, m: int) -> str:
         """What is compressed where it mixes by this. ValueError when the rule asked for is none for it."""
         fixed = schedule.cycle(m) == 1 and not schedule.num_aux
-        average = fixed and isinstance(schedule, Average)
+        average = fixed and takes_mean(schedule)
         rule = self.rule if self.rule != "auto" else "slow" if average else "choco" if fixed else "rounded"
         if rule == "slow" and not average:
             raise ValueError(

@@ -79,17 +79,21 @@ def _unpacked(coder: Coder, packed: Tensor, rows: Sequence[int]) -> Iterator[tup
             yield row, values[i : i + 1], None if held is None else held[i : i + 1]
 
 
-def mean(coder: Coder, packed: Tensor, m: int, over: str) -> Tensor:
-    """(1, w) the mean of what the m workers say: in the order of rows, so that it is the same to the bit in every process."""
+def mean(coder: Coder, packed: Tensor, m: int, over: str, shares: np.ndarray | None = None) -> Tensor:
+    """(1, w) the mean of what the m workers say: in the order of rows, so that it is the same to the bit in every process.
+
+    shares: (m,) what each weighs, in sum 1; None: alike.
+    """
     total = packed.new_zeros(1, coder.width, dtype=coder.dtype)
     if packed.is_meta:
         return total
     senders = torch.zeros_like(total)
-    for _, values, held in _unpacked(coder, packed, range(m)):
-        total += values
+    for i, values, held in _unpacked(coder, packed, range(m)):
+        weight = 1.0 if shares is None else m * float(shares[i])
+        total += values * weight
         if over == "senders" and held is not None:
-            senders += held
-    return total / senders.clamp(min=1) if over == "senders" else total / m
+            senders += held * weight
+    return total / torch.where(senders > 0, senders, 1) if over == "senders" else total / m
 
 
 def weighted(coder: Coder, packed: Tensor, W: np.ndarray) -> Tensor:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from coopsgd.mixing.base import Mixing
-from coopsgd.mixing.static import Average
-from coopsgd.registry import option, register
+from coopsgd.mixing.static import takes_mean
+from coopsgd.registry import of_run, option, register
 from coopsgd.strategies import needs
 from coopsgd.strategies.base import Around, Strategy, Tick, overrides
+from coopsgd.strategies.normalised import Normalised, column
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from coopsgd.fleet.base import Common, Fleet, Pending, Rows
 
 
@@ -30,6 +29,7 @@ class Correction:
     """A correction, as a config names it."""
 
     BESIDE: ClassVar[tuple[str, ...]] = ()  # axes that may be inside it; none: W alone must be in between
+    WEIGHED: ClassVar[bool] = False  # may workers weigh differently?
     ALONE: ClassVar[bool] = True  # must the algorithm do no more with its models than mix them?
 
     def around(self, algorithm: Strategy) -> Around:
@@ -46,6 +46,7 @@ class Proximal(Correction):
     """FedProx: local steps along g + mu (x - z), z what the last communication left. arXiv:1812.06127."""
 
     BESIDE: ClassVar[tuple[str, ...]] = ("outer", "codec")
+    WEIGHED: ClassVar[bool] = True
     ALONE: ClassVar[bool] = False
 
     mu: float = option(0.01, "pull towards the model that the last communication left; 0 is none", unit="")
@@ -236,6 +237,27 @@ class LocallyTracking(Around):
         return y, s._replace(own=own)
 
 
+@register("fednova", "correction")
+@dataclass(frozen=True)
+class FedNova(Correction):
+    """FedNova: what local steps moved is divided by how many steps it is worth, and averaged. arXiv:2007.07481."""
+
+    BESIDE: ClassVar[tuple[str, ...]] = ("outer", "codec")
+    WEIGHED: ClassVar[bool] = True
+
+    momentum: Any = of_run("momentum", (0.0, False))
+
+    def around(self, algorithm: Strategy) -> Around:
+        return Normalised(algorithm, tuple(self.momentum))
+
+    def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
+        if schedule is None or not (takes_mean(schedule) or schedule.server_owns_aux):
+            raise ValueError(
+                f"correction=fednova: makes workers of different numbers of steps count alike in a mean over all, which no "
+                f"communication of {algo} takes; use algo=fedavg, pasgd or parameter_server"
+            )
+
+
 class Controlled(NamedTuple):
     """What is kept by SCAFFOLD."""
 
@@ -251,12 +273,13 @@ class Scaffold(Correction):
     """SCAFFOLD: steps along g - c_i + c, c_i the mean gradient of its last round, c the mean of all. arXiv:1910.06378."""
 
     BESIDE: ClassVar[tuple[str, ...]] = ("outer",)
+    WEIGHED: ClassVar[bool] = True
 
     def around(self, algorithm: Strategy) -> Around:
         return Controlling(algorithm)
 
     def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
-        if schedule is None or not (isinstance(schedule, Average) or schedule.server_owns_aux):
+        if schedule is None or not (takes_mean(schedule) or schedule.server_owns_aux):
             raise ValueError(
                 f"correction=scaffold: its c is the mean over all workers, which no communication of {algo} takes; use "
                 "algo=fedavg, pasgd or parameter_server, or correction=kgt, which is the same where W = J"
@@ -282,7 +305,7 @@ class Controlling(Around):
         return super().direction(fleet, t, grad - s.mine + s.common, x, s)
 
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
-        share = _column(self._shares(fleet.m, t), fleet, x)
+        share = column(self._shares(fleet.m, t), fleet, x)
         return _with(self.algorithm, fleet, t, x, s.common + share * (self._moved(fleet, t, s) - s.mine), s.own)
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
@@ -296,13 +319,13 @@ class Controlling(Around):
         """(r, d) the control variates after this round: of whoever worked the mean of its gradients."""
         assert self.schedule is not None
         work = self.schedule.work(fleet.m, t.round, t.tau)
-        steps = _column(np.full(fleet.m, t.tau) if work is None else work, fleet, s.mine)
+        steps = column(np.full(fleet.m, t.tau) if work is None else work, fleet, s.mine)
         return (s.total / steps.clamp(min=1)).where(steps > 0, s.mine)
 
     def _shares(self, m: int, t: Tick) -> np.ndarray:
         """(m,) k_i; 0 of whoever is not in the mean."""
         assert self.schedule is not None
-        if isinstance(self.schedule, Average):
+        if takes_mean(self.schedule):
             return np.ones(m)
         weights, shares = self.schedule.factors(m, t.round)[0].row(m)[:m], self.schedule.worker_shares(m)
         return np.divide(shares, weights, out=np.zeros(m), where=weights > 0)
@@ -310,14 +333,6 @@ class Controlling(Around):
 
 def _zeros(x: Rows) -> Rows:
     return x.new_zeros(x.shape)
-
-
-def _column(values: np.ndarray, fleet: Fleet, x: Rows) -> Tensor:
-    """(r, 1) a number of each worker beside its row, 0 beside auxiliary rows."""
-    mine = x.new_zeros(len(x), 1)
-    if not x.is_meta:
-        mine[: len(fleet.workers), 0] = x.new_tensor(values[fleet.workers.start : fleet.workers.stop])
-    return mine
 
 
 def _with(algorithm: Strategy, fleet: Fleet, t: Tick, x: Rows, more: Rows, own: Any) -> Pending | tuple[Pending, ...]:

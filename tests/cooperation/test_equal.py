@@ -131,6 +131,7 @@ def test_every_algorithm(process_groups, algo):
         ("algo=pasgd", "tau=4", "period=adacomm", "period.interval=4"),
         ("algo=pasgd", "tau=2", "period=qsr", "period.alpha=0.1", "schedule=step", "schedule.every=3", "schedule.gamma=0.5"),
         ("algo=fedavg", "tau=2", "algo.fraction=0.5", "partition=dirichlet"),
+        ("algo=pasgd", "tau=2", "weights_by=samples", "partition=dirichlet"),
         ("algo=dpsgd", "tau=5", "delay=1", "outer=nesterov"),
         ("algo=slowmo", "tau=2"),
         ("algo=pasgd", f"algo.strategy={SlowMo.__module__}:SlowMo", "~algo.mixing", "tau=2"),

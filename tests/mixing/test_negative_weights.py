@@ -12,6 +12,7 @@ import torch
 from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 from coopsgd.mixing.base import ROUNDING, Mixing
+from coopsgd.mixing.graphs import Ring
 from coopsgd.mixing.matcha import Matcha
 from coopsgd.mixing.written import Written
 
@@ -142,3 +143,12 @@ def test_mean_squares_stay_mean_squares():
 
     played = play(None, 1, "task=quadratic", "algo=dpsgd", "workers=8", "optim=adam", "buffers=average", "steps=40", "tau=1")
     assert np.isfinite(played.x).all() and torch.isfinite(torch.from_numpy(played.answer)).all()
+
+
+@pytest.mark.parametrize(("alpha", "plain", "lazy"), [(0.4, None, None), (0.6, "-0.2", None), (1.2, "-1.4", "-0.2")])
+def test_of_lazy_matcha_it_is_half_of_W_that_counts(alpha, plain, lazy):
+    """On a ring a worker may be in two matchings: 1 - 2 alpha stay, of (I + W) / 2 1 - alpha."""
+    for is_lazy, weight in ((False, plain), (True, lazy)):
+        mixing = Matcha(topology=Ring(), alpha=alpha, lazy=is_lazy, allow_disconnected=True)
+        found = mixing.negative(8)
+        assert found is None if weight is None else f"= {weight})" in found

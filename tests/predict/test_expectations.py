@@ -249,10 +249,11 @@ def test_federated_averaging_over_every_set_of_clients(m, s, tau):
     assert found == pytest.approx(clients_alike(m, s, tau), rel=1e-10)
 
 
-@pytest.mark.parametrize("weighting", ["samples", "proportional"])
-def test_clients_of_unequal_sizes_and_epochs_are_what_long_runs_come_to(weighting):
+@pytest.mark.parametrize("drawn", ["alike", "proportional"])
+def test_clients_of_unequal_sizes_and_epochs_are_what_long_runs_come_to(drawn):
     """Against 2000 rounds of one seed's lots, within what they scatter by, a few per cent."""
-    mixing = Sampled(fraction=0.5, weighting=weighting, epochs=1, sizes=[40, 8, 16, 24], batch_size=8)
+    sizes = [40, 8, 16, 24]
+    mixing = Sampled(fraction=0.5, drawn=drawn, epochs=1, sizes=sizes, sample_shares=[n / 88 for n in sizes], batch_size=8)
     m, rounds = 4, 2000
     Ws = [np.linalg.multi_dot(arrays.factors(mixing, m, r)[::-1]) for r in range(rounds)]
     counts = [mixing.work(m, r, 1) for r in range(rounds)]

@@ -61,6 +61,20 @@ def test_a_run_without_a_format_is_repeated_from_its_folder(cli, tmp_path, name,
     assert ended.code == 0, ended.err
 
 
+WEIGHTED = {"uniform": "weights_by=uniform", "proportional": "algo.drawn=proportional"}
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_of_a_folder_of_format_one_are_keys_of_today(cli, tmp_path, name):
+    shutil.copytree(OLD.with_name("format1") / name, tmp_path / name)
+    words = f"algo=fedavg {WEIGHTED[name]} task=quadratic optim.lr=0.02 tau=4 workers=4 steps=40 seed=3"
+    assert identity(coopsgd.Run(tmp_path / name).config) == identity(settle(words.split()))
+    ended = cli("train", "--config-path", name, "--config-name", "config", "hydra.run.dir=again")
+    assert ended.code == 0, ended.err
+    old, new = (coopsgd.Run(tmp_path / one).summary["eval"]["eval/loss"] for one in (name, "again"))
+    assert new == pytest.approx(old, rel=1e-5)
+
+
 VALUES = [pytest.param(*row, id=f"{row[0][0]}={row[0][1]}") for step in formats.UPGRADES for row in step.values.items()]
 
 
@@ -68,6 +82,7 @@ VALUES = [pytest.param(*row, id=f"{row[0][0]}={row[0][1]}") for step in formats.
 def test_a_value_that_is_gone_has_one_of_today(old, now):
     key, value = old
     *group, name = key.split(".")
+    now = {k: v for k, v in now.items() if "." not in k or k.split(".")[:1] == group}  # of a group that is there
     before = {group[0]: {name: value, "mine": 3}} if group else {name: value, "mine": 3}
     for found in (formats.upgrade(before, 0), formats.upgrade(formats.upgrade(before, 0), formats.FORMAT)):
         inner = found[group[0]] if group else found

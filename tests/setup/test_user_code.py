@@ -550,3 +550,18 @@ def test_a_file_of_ones_own(cli, tmp_path, line, parts):
         or "Traceback" in (tmp_path / "run" / "logs" / "rank1.err").read_text()
     )
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(("name", "words"), [("algo/pasgd", ("algo=pasgd",)), ("optim/sgd", ())])
+def test_a_yaml_of_the_name_of_a_built_in_one_is_refused(cli, tmp_path, name, words):
+    """Also where it is what a group chooses unasked; one that is not chosen is nobody's question."""
+    path = tmp_path / "mine" / f"{name}.yaml"
+    path.parent.mkdir(parents=True)
+    group, choice = name.split("/")
+    path.write_text("name: sgd\nlr: 0.3\n" if group == "optim" else "strategy: cooperative\nmixing: average\ntau: 3\n")
+    for verb in ("show", "train"):
+        ended = cli(verb, "--config-dir", "mine", *words)
+        assert (ended.code, len(ended.lines)) == (2, 1), ended.err
+        assert f"{name}.yaml has the name of a built-in one" in ended.err and f"{group}=my_{choice}" in ended.err
+    other = "algo=dpsgd" if group == "algo" else "optim=adam"
+    assert cli("show", "--config-dir", "mine", other).code == 0

@@ -42,7 +42,7 @@ def undirected(edges: str, m: int) -> np.ndarray:
 
 # W alone moves the mean as the gradients do; with an outer step it has a momentum of its own
 OUTER = [a for a in ALGOS if any(group.startswith("outer") for group in catalogue.choices_of("algo", a))]
-SERVED = ("parameter_server", "fedavg", "fedprox", "scaffold")
+SERVED = ("parameter_server", "fedavg", "fedprox", "fednova", "scaffold")
 FED_BACK = ("topk_ef", "efsign", "sparseloco")  # which keep a part of each step
 DOUBLY = [a for a in ALGOS if a not in ("cooperative", *SERVED, *FED_BACK, *OUTER, *oracle_rules.RULES)]  # nor Adam's steps
 CORRECTED = [a for a in ALGOS if any(group.startswith("correction") for group in catalogue.choices_of("algo", a))]
@@ -336,20 +336,20 @@ def test_only_clients_drawn_in_proportion_are_unbiased():
     sizes, rounds = [10, 20, 30, 140], 4000
     share = np.array(sizes) / 200
 
-    def mean_weight(weighting):
-        mixing = Sampled(fraction=0.5, weighting=weighting, sizes=sizes)
+    def mean_weight(drawn, shares):
+        mixing = Sampled(fraction=0.5, drawn=drawn, sample_shares=shares)
         return np.mean([arrays.factors(mixing, 4, r)[0][4, :4] for r in range(rounds)], axis=0)
 
     # a weight is at most 0.5 off its mean of at most 0.7: four standard deviations of a mean over 4000
     close = {"rtol": 0, "atol": 4 * 0.5 / rounds**0.5}
-    np.testing.assert_allclose(mean_weight("proportional"), share, **close)
+    np.testing.assert_allclose(mean_weight("proportional", share), share, **close)
     # two of four, by their samples: half the time the largest is drawn, beside 10, 20 or 30 samples of another
-    assert mean_weight("samples")[3] == pytest.approx((140 / 150 + 140 / 160 + 140 / 170) / 6, abs=close["atol"])
-    assert mean_weight("uniform")[3] == pytest.approx(1 / 4, abs=close["atol"])
+    assert mean_weight("alike", share)[3] == pytest.approx((140 / 150 + 140 / 160 + 140 / 170) / 6, abs=close["atol"])
+    assert mean_weight("alike", None)[3] == pytest.approx(1 / 4, abs=close["atol"])
 
 
 def test_clients_drawn_in_proportion_wherever_rows_are(process_groups):
-    words = (*MLP, "algo=fedavg", "algo.weighting=proportional", "workers=4", "batch_size=20", "partition=quantity", "steps=30")
+    words = (*MLP, "algo=fedavg", "algo.drawn=proportional", "workers=4", "batch_size=20", "partition=quantity", "steps=30")
     run = play(process_groups, 2, *words)
     np.testing.assert_allclose(run.x, play(process_groups, 1, *words).x, **EXACT)
     mixing = Parts(settle(words)).strategy.mixing

@@ -83,6 +83,13 @@ def test_lr_one_without_momentum_is_the_algorithm_(process_groups, algo, outer):
     )  # a mean, not J x
 
 
+@pytest.mark.parametrize("more", [("outer=momentum", "outer.momentum=0"), ("codec=identity",)])
+def test_a_lazy_average_is_no_average(process_groups, more):
+    words = (*QUADRATIC, "algo=pasgd", "algo.lazy=true", "tau=4")
+    with_axis, plain = play(process_groups, 1, *words, *more), play(process_groups, 1, *words)
+    np.testing.assert_allclose(with_axis.x, plain.x, **EXACT)
+
+
 def test_diloco_steps_as_torch_does():
     z = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64))
     theirs = torch.optim.SGD([z], lr=0.7, momentum=0.9, nesterov=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import oracle
 import oracle_rules
 import pytest
 import torch
@@ -157,6 +158,38 @@ class Moves(Recorder):
         self.total = self.total + (loop.state.x - self.old).sum(0)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("outer", ["momentum", "nesterov"])
+def test_push_sum_takes_an_outer_step_for_one_more_local_step(process_groups, arcs, outer, processes):
+    """mass gains all that moved the model since the last communication left it at mass / weight: the outer step, then u."""
+    graph, to = arcs
+    o = {"lr": 0.6, "momentum": 0.5}
+    words = (*QUADRATIC, "algo=sgp", *graph, "tau=3", f"outer={outer}", *(f"outer.{key}={value}" for key, value in o.items()))
+    p = problem(words)
+    y, w, kept = [p.x0.copy() for _ in range(4)], [1.0] * 4, [[] for _ in range(4)]
+    x = z = list(y)
+    for k, r in enumerate(p.rounds()):
+        x = oracle_rules.local(p, x, k)
+        if r >= 0:
+            mass = [w[i] * y[i] + (x[i] - y[i]) for i in range(4)]
+            sends = {i: [j for j in range(4) if i == j or i in to[j]] for i in range(4)}
+            share = [1 + len(to[j]) for j in range(4)]
+            w = [sum(w[j] / share[j] for j in sends[i]) for i in range(4)]
+            y = [sum(mass[j] / share[j] for j in sends[i]) / w[i] for i in range(4)]
+            x = z = [oracle.outer_step(outer, z[i], y[i], kept[i], o, p.eta) for i in range(4)]
+    assert max(w) - min(w) > 0.1
+    np.testing.assert_allclose(play(process_groups, processes, *words).x, x, **EXACT)
+
+
+@pytest.mark.parametrize("steps", [23, 24])
+def test_push_sum_combines_then_adapts(process_groups, arcs, steps):
+    """cta is atc whose communication waits for the next step; what is evaluated does not wait, for mixing keeps it."""
+    words = (*QUADRATIC, "algo=sgp", *arcs[0], "tau=3", f"steps={steps}")
+    cta, atc = (play(process_groups, 2, *words, f"order={order}") for order in ("cta", "atc"))
+    np.testing.assert_allclose(cta.answer, atc.answer, **EXACT)
+    assert np.allclose(cta.x, atc.x, **EXACT) == bool(steps % 3)
+
+
 @pytest.mark.parametrize("topology", ["ring", "exponential", "hypercube", "complete"])
 def test_push_sum_where_all_send_to_as_many_as_they_hear_from_is_gossip(process_groups, topology):
     ours = play(process_groups, 1, *QUADRATIC, "algo=sgp", f"topology={topology}")
@@ -210,6 +243,7 @@ def test_mass_over_weight_reaches_the_mean_on_any_directed_graph(arcs):
         (("algo=gasloc", "algo.gamma=1"), "algo.gamma: must lie in [0, 1)"),
         (("algo=gasloc", "algo.eta=0"), "algo.eta: must be a positive number"),
         (("algo=gasloc", "algo.momentum=between"), "algo.momentum: must be one of after, before"),
+        (("algo=decentlam", "outer=momentum"), "outer=momentum: decentlam takes its momentum from where"),
     ],
 )
 def test_bad_input(words, says):
