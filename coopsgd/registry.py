@@ -80,8 +80,9 @@ def register(name: str, kind: str = "strategy") -> Callable[[T], T]:
     return keep
 
 
-# what a part may ask of the run: keys of the config, other parts, `sizes`, the training samples of each worker,
-# `sample_shares`, what each weighs in a mean (None: alike), `momentum`, what local steps keep within a round: a share, and is it Nesterov's?
+# what a part may ask of the run: keys of the config, other parts, and `sizes`, the training samples of each worker,
+# `sample_shares`, what each weighs in a mean (None: alike), `momentum`, what local steps keep within a round: a share, and
+# whether it is Nesterov's
 OF_RUN = (
     *("seed", "tau", "batch_size", "warmup", "sizes", "sample_shares", "momentum"),
     *("topology", "task", "model", "data", "partition"),

@@ -42,6 +42,7 @@ VALUES = {
     "merge": ("merge=kept", "merge=0.5"),
     "buffers": ("buffers=keep", "buffers=reset"),
     "buffers_every": ("buffers_every=1", "buffers_every=2"),
+    "weights_by": ("weights_by=uniform", "weights_by=samples"),
     "start": ("start=null", None),
     "workers": ("workers=2", "workers=4"),
     "processes": ("processes=1", "processes=2"),
@@ -110,7 +111,8 @@ def test_a_key_makes_another_run_or_the_same_one_elsewhere(name):
     small += ("optim.momentum=0.9",) if name in ("buffers", "buffers_every") else ()
     small += ("buffers=average",) if name == "buffers_every" else ()
     one, other = VALUES[name]
-    base = ("algo=dpsgd", *small, "workers=4", "processes=1", *(["steps=4"] if name not in ("epochs", "rounds") else []))
+    algo = "algo=pasgd" if name == "weights_by" else "algo=dpsgd"
+    base = (algo, *small, "workers=4", "processes=1", *(["steps=4"] if name not in ("epochs", "rounds") else []))
     base = tuple(word for word in base if word.split("=")[0] != one.split("=")[0])
     a = settle((*base, one))
     b = settle((*base, other)) if other else replace(a, **{"device": {"device": "cuda"}, "start": {"start": __file__}}[name])
