@@ -7,6 +7,7 @@ from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import AXES
 from coopsgd.strategies.base import layers, overrides
 from coopsgd.strategies.decentlam import DecentLaM
+from coopsgd.strategies.gasloc import GASLoC
 
 
 def check(parts: Parts) -> None:
@@ -22,11 +23,10 @@ def check(parts: Parts) -> None:
             f"{name}={getattr(config, name)['name']}: {algo} mixes no models, it communicates gradients inside its steps; use "
             f"{name}=none, or algo=pasgd tau=1, which averages models"
         )
-    if parts.outer is not None and isinstance(layers(parts.strategy)[-1], DecentLaM):
+    if parts.outer is not None and isinstance(layers(parts.strategy)[-1], DecentLaM | GASLoC):
         raise ConfigError(
             f"outer={(config.outer or {})['name']}: {algo} takes its momentum from where a communication left the models, "
-            "which an outer step would move behind its back; use outer=none, or algo=dpsgd outer=momentum outer.scale=lr, "
-            "which is the same algorithm"
+            "which an outer step would move behind its back; use outer=none, or algo=dpsgd, whose outer step may have momentum"
         )
     if config.weights_by == "samples":
         _check_weights(parts)

@@ -244,6 +244,7 @@ def test_mass_over_weight_reaches_the_mean_on_any_directed_graph(arcs):
         (("algo=gasloc", "algo.eta=0"), "algo.eta: must be a positive number"),
         (("algo=gasloc", "algo.momentum=between"), "algo.momentum: must be one of after, before"),
         (("algo=decentlam", "outer=momentum"), "outer=momentum: decentlam takes its momentum from where"),
+        (("algo=gasloc", "outer=nesterov"), "outer=nesterov: gasloc takes its momentum from where"),
     ],
 )
 def test_bad_input(words, says):
