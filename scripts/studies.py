@@ -133,6 +133,7 @@ STUDIES = {
             },
         ),
         ("tau", "outer", "outer.momentum", "outer.lr", "optim.lr", "final"),
+        picture="by_steps",
         tuned_on=(100, 101, 102),
     ),
     "senders": Study(
