@@ -283,7 +283,8 @@ def study(name: str) -> None:
     print(f"{name}: {(time.perf_counter() - began) / 60:.1f} minutes, {used:.1f} of processor time", flush=True)
     differing = {key.removesuffix(".name") for key in Comparison.of(folders, along=False).differing} | {"final", "sent"}
     options = [word for column in one.columns if column in differing for word in ("--column", column)]
-    asked = [*folders, "--metric", "eval/loss", "--metric", "eval/accuracy", *options, "-o", f"build/figures/{name}"]
+    asked = [*folders, "--metric", "eval/loss", "--metric", "eval/accuracy", *options]
+    asked += ["-o", f"build/figures/{name}"]
     print("coopsgd compare", shlex.join(asked), flush=True)
     with contextlib.suppress(SystemExit):
         coopsgd.cli.cli.main(["compare", *asked], standalone_mode=False)
