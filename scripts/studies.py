@@ -82,7 +82,7 @@ STUDIES = {
     ),
     "drift": Study(
         "One class a worker: corrections against plain gossip",
-        6,
+        3,
         "workers=10 partition.classes=1 topology=ring steps=300",
         {
             "dpsgd": "algo=dpsgd",
@@ -97,7 +97,7 @@ STUDIES = {
     ),
     "momentum": Study(
         "Gossip with momentum where data differ",
-        5,
+        3,
         "workers=10 topology=ring steps=300 @optim.lr=0.1",
         product(
             {
@@ -112,7 +112,7 @@ STUDIES = {
     ),
     "merging": Study(
         "What becomes of local steps taken while a message travels",
-        3,
+        2,
         "algo=pasgd tau=20 steps=300",
         {"none": "delay=0"}
         | product(
@@ -123,7 +123,7 @@ STUDIES = {
     ),
     "few_rounds": Study(
         "DiLoCo against averaging with Adam inside, 12 and 6 rounds",
-        5,
+        3,
         f"algo=pasgd steps=300 {ADAM}",
         product(
             {"25": "tau=25", "50": "tau=50"},
@@ -150,7 +150,7 @@ STUDIES = {
     ),
     "outer_rate": Study(
         "The outer rate against the inner one, without momentum",
-        3,
+        2,
         "algo=pasgd tau=25 steps=300 partition=iid outer=momentum outer.momentum=0",
         {f"outer.lr={rate}": f"outer.lr={rate} optim.lr=0.05,0.2,0.8" for rate in (0.7, 1, 2, 4)},
         ("outer.lr", "optim.lr", "final"),
@@ -174,7 +174,7 @@ STUDIES = {
     ),
     "slow_momentum": Study(
         "Slow momentum with rounds of 5, 25 and 100, at the inner rates that scripts/study_outer.sh chose",
-        4,
+        2,
         "algo=pasgd",
         {
             f"{tau} {outer}": f"tau={tau} outer={outer} optim.lr={rate}"
@@ -191,7 +191,7 @@ STUDIES = {
     ),
     "muon": Study(
         "Muon against AdamW inside DiLoCo as workers grow, 128 samples a step in all",
-        6,
+        5,
         "algo=pasgd tau=25 steps=300 partition=iid outer=nesterov outer.momentum=0.6 @outer.lr=0.7",
         product(
             {
