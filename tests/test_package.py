@@ -341,13 +341,12 @@ def test_a_name_is_taken_once():
         register("x", "thing")
 
 
-def test_what_the_rules_name_is_there():
-    assert {path.name for path in ROOT.iterdir()} >= {
-        "coopsgd",
-        "conf",
-        "scripts",
-        "tests",
-        "setup.cfg",
-        "Makefile",
-        "LICENSE",
-    }
+TOP = {"coopsgd", "conf", "scripts", "tests", "setup.cfg", "Makefile", "README.md", "docs", "examples", "pyproject.toml"}
+TOP |= {"LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", ".ci", ".gitignore", "MANIFEST.in", "mkdocs.yml", "ruff.toml", "setup.py"}
+
+
+def test_what_belongs_at_the_top_is_there_and_nothing_else():
+    assert {path.name for path in ROOT.iterdir()} >= TOP - {".ci", ".gitignore"}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode == 0:  # not where the tree is an unpacked archive
+        assert {name.partition("/")[0] for name in listed.stdout.splitlines()} == TOP
