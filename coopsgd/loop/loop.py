@@ -372,8 +372,7 @@ class Loop:
 
     def _averaged(self, t: Tick) -> list[int]:
         """Which of the inner optimiser's buffers this communication averages."""
-        done = t.round // self._pieces + 1
-        return [at for at, often in enumerate(self._often) if not done % often]
+        return [at for at, often in enumerate(self._often) if not (t.round // self._pieces + 1) % often]
 
     def _unload(self, t: Tick, carried: Carried, apart: Pending | None = None) -> None:
         """What rode along is what the message made of it."""
@@ -386,8 +385,7 @@ class Loop:
             if new is not st.stats:
                 st.stats.copy_(new)
         if mixed:
-            w = len(self.fleet.workers)
-            st.inner.put([rows.expand(w, -1) if len(rows) == 1 else rows for rows in mixed], self._averaged(t))
+            st.inner.put([y.expand(len(self.fleet.workers), -1) if len(y) == 1 else y for y in mixed], self._averaged(t))
 
 
 def _marked(strategy: Strategy, s: Any) -> Any:
