@@ -124,9 +124,9 @@ def _is_preset(choice: Choice) -> bool:
 
 
 def _of_axes(choice: Choice) -> bool:
-    """Does an algorithm bring axes? Of a user's own nothing is read."""
+    """Does an algorithm bring choices of other groups, axes or an optimiser? Of a user's own nothing is read."""
     try:
-        return any(group.partition("@")[0] in AXES for group in catalogue.choices_of(choice.group, choice.name))
+        return bool(catalogue.choices_of(choice.group, choice.name))
     except KeyError:
         return False
 

@@ -100,7 +100,7 @@ def test_the_run_itself_and_single_keys_are_listed(cli):
         ("easgd",): "did you mean algo=easgd?",
         ("algo", "easgd"): "coopsgd list algo=easgd",
         ("algo.easgd",): "did you mean algo=easgd?",
-        ("algo=",): "known: cooperative",
+        ("algo=",): "known: bmuf, choco, cocod, cooperative",
         ("",): "groups: algo",
         ("partition=nowhere:Nothing",): "No module named 'nowhere'",
     }.items(),
@@ -111,7 +111,8 @@ def test_what_is_not_there_is_refused_with_what_may_be_meant(cli, words, said):
 
 
 def test_keys_of_other_choices_and_groups_are_suggested(cli):
-    assert "algo=dpa, algo=dpsgd, algo=gea" in cli("show", "algo=easgd", "algo.weights=fdla").err
+    said = cli("show", "algo=easgd", "algo.weights=fdla").err
+    assert "it is a key of algo=choco, algo=d2," in said and "algo=qg_dsgdm" in said
     assert "did you mean outer.lr or optim.lr?" in cli("show", "algo.lr=0.1").err
     assert "did you mean cluster.step_s?" in cli("show", "step_s=0.1").err
     for other, ours in (("num_rounds", "rounds"), ("join_ratio", "algo.fraction"), ("local_epochs", "algo.epochs or tau")):

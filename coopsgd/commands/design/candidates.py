@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -93,12 +94,13 @@ def candidates(base: Parts, words: Sequence[str], config_dir: str | None = None)
     base = base.but(replace(base.config, outer=None), without=("outer", "strategy"))
     fixed = {word.partition("=")[0].lstrip("+") for word in words if "=" in word}
     names = [choice.name for choice in catalogue.choices("algo", config_dir)]
+    brings = partial(catalogue.choices_of, "algo", config_dir=config_dir)
     names.sort(key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name))
     algos = [{"name": name, **catalogue.settings("algo", name, config_dir)} for name in names]
     if "algo" in fixed:
         algos = [algo for algo in algos if algo["name"] == base.config.algo["name"]]
-    else:
-        algos = [algo for algo in algos if algo.get("mixing") not in LEFT_OUT]
+    else:  # those that bring choices of other groups stand for a plain one with axes, of which outer steps are searched
+        algos = [algo for algo in algos if algo.get("mixing") not in LEFT_OUT and not brings(algo["name"])]
     if "algo.tau" in fixed:
         raise ConfigError("algo.tau: is only what tau=auto means; give tau itself, as in tau=4")
     given, known = _given(words), set(PARTS)
