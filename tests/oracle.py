@@ -46,6 +46,11 @@ class Problem:
         """Where each parameter begins in a model and where it ends."""
         return [(0, len(self.x0))]
 
+    @property
+    def parts(self) -> list[tuple[int, int, int, list[int] | None]]:
+        """(start, n, p, which of the parameter's own columns each column is) of matrices; n = 1 and None of anything else."""
+        return [(0, 1, len(self.x0), None)]
+
     def gradient(self, i: int, x: np.ndarray, k: int) -> np.ndarray:
         """Worker i's stochastic gradient at x in iteration k."""
         d = len(x)

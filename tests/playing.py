@@ -39,8 +39,8 @@ QUADRATIC = ("task=quadratic", "dtype=float64", "workers=8", "steps=24", "log_ev
 CNN = ("data=digits", "model=cnn", "model.width=8", "dtype=float64", "log_every=1000", "eval_every=0", "device=cpu")
 MLP = ("data=digits", "model=mlp", "model.hidden=[16]", "dtype=float64", "log_every=1000", "eval_every=0", "device=cpu")
 
-
 OF_ADAM = ("local_adam", "des_loc")  # algorithms that bring Adam
+OF_MATRICES = ("powersgd",)  # algorithms that take no vector
 ONE_STEP = ("d2", "gradient_tracking")  # algorithms whose rounds are of one step
 
 
@@ -50,13 +50,15 @@ def of_tau(algo: str, word: str) -> bool:
 
 
 def fitting(algo: str, words: Sequence[str]) -> tuple[str, ...]:
-    """Those that an algorithm takes; of one with two fragments a tau is made even."""
+    """Those that an algorithm takes; of one with fragments, of which a small model has two, a tau is made even."""
     found = [word for word in words if of_tau(algo, word)]
     if algo == "muloco":  # Muon is for models with matrices: tests/loop/test_muon.py
         found.append("optim=sgd")
-    if algo == "streaming_diloco":
+    if algo in ("streaming_diloco", "sparta"):
         odd = {"tau=1": "tau=2", "tau=3": "tau=4", "tau=[[0,1],[5,3]]": "tau=[[0,2],[6,4]]"}
         found = [odd.get(word, word) for word in found]
+    if algo == "sparta":
+        found.append("fragments.count=2")
     return tuple(found)
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import oracle
 import oracle_axes
 import oracle_rules
+import oracle_sent
 import torch
 import torch.distributed as dist
 from playing import OF_ADAM, ONE_STEP, settle, written
@@ -326,6 +327,51 @@ def torchft_diloco(rank: int, settings: Config) -> np.ndarray:
     return me.row()
 
 
+class Bucket:
+    """As much of a GradBucket of DistributedDataParallel as a hook reads: all gradients, one behind the other."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._parameters = list(module.parameters())
+        self._flat = torch.cat([p.grad.flatten() for p in self._parameters])
+
+    def buffer(self) -> torch.Tensor:
+        return self._flat
+
+    def gradients(self) -> list[torch.Tensor]:
+        parts = self._flat.split([p.numel() for p in self._parameters])
+        return [part.view(p.shape) for part, p in zip(parts, self._parameters, strict=True)]
+
+    def index(self) -> int:
+        return 0
+
+    def is_last(self) -> bool:
+        return True
+
+
+def power_sgd(rank: int, settings: Config) -> np.ndarray:
+    """powerSGD_hook on the gradients from the first step on, from our first Q; torch.optim.SGD with momentum behind it."""
+    from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+
+    me, k = Worker(rank, settings), settings.codec["rank"]
+    optimizer = torch.optim.SGD(me.module.parameters(), lr=settings.optim["lr"], momentum=settings.outer["momentum"])
+    state = PowerSGDState(None, matrix_approximation_rank=k, start_powerSGD_iter=2, min_compression_rate=1)
+    state.start_powerSGD_iter = 0  # a real GradBucket's gradients change places after the first step
+    shapes = [(len(p), p[0].numel()) for p in me.module.parameters() if p.ndim > 1]
+    shapes = [(n, m) for n, m in shapes if k * (n + m) < n * m]
+    assert len(set(shapes)) == len(shapes), "it takes those of one shape together"
+    state.p_memory_dict[0] = torch.zeros(k * sum(n for n, _ in shapes), dtype=torch.float64)
+    state.q_memory_dict[0] = torch.from_numpy(stream(settings.seed, "codec").standard_normal(k * sum(m for _, m in shapes)))
+    for step in range(settings.steps):
+        optimizer.zero_grad()
+        me.loss(step).backward()
+        bucket = Bucket(me.module)
+        flat = powerSGD_hook(state, bucket).wait()
+        for p, part in zip(me.module.parameters(), flat.split([p.numel() for p in me.module.parameters()]), strict=True):
+            p.grad = part.view(p.shape).clone()
+        optimizer.step()
+    return me.row()
+
+
 def federated(aggregate: Callable[[list[np.ndarray], list[int]], np.ndarray], rank: int, settings: Config) -> np.ndarray:
     """Clients drawn at random train from the server's model with a new optimiser; somebody else's code averages them."""
     clients = [Worker(i, settings) for i in range(settings.workers)]
@@ -473,6 +519,14 @@ PEERS = (
         package="torchft",
         module="torchft.local_sgd",
         about="its Manager replaced by a mean",
+    ),
+    Peer(
+        "powersgd",
+        "powerSGD_hook, rank 2",
+        power_sgd,
+        ("tau=1", "optim.momentum=0", "outer=momentum", "outer.lr=1"),
+        about="tau = 1; min_compression_rate = 1, from the first step, from our first Q; SGD with momentum behind the hook: an "
+        "outer step with momentum",
     ),
     Peer(
         "pasgd",
@@ -683,7 +737,7 @@ def best_laplacian(graph: Any) -> list[np.ndarray]:
     return [np.eye(len(L)) - 2 / (values[1] + values[-1]) * L]
 
 
-oracle.ORACLES |= oracle_rules.RULES | oracle_axes.AXES
+oracle.ORACLES |= oracle_rules.RULES | oracle_axes.AXES | oracle_sent.SENT
 RAW = oracle.raw_matrix(WORKERS, oracle.RAW_V)
 ORACLE_WORDS = {
     "cooperative": (f"algo.v={oracle.RAW_V}", written(RAW)),
@@ -696,13 +750,15 @@ ORACLE_WORDS = {
     **dict.fromkeys(("fedprox", "scaffold"), ("weights_by=uniform", "optim.momentum=0")),
     "kgt": ("optim.momentum=0",),
     "sgp": ("topology=star",),
+    "demo": ("codec.chunk=8", "codec.keep=3"),  # of whole chunks what is 0 comes back as rounding, which has a sign
+    "sparta": ("fragments.count=2",),
     "two_level": (f"algo.tau_2={4 * TAU}",),
 }
 
 
 # of two channels that are normalised together the biases' gradients are opposite: either may be the larger by rounding; and
 # one of a bias that normalisation takes off again is rounding alone, by whose root Adam divides it
-TIES = ("topk_ef", "sparseloco", *OF_ADAM)
+TIES = ("topk_ef", "sparseloco", "demo", *OF_ADAM)
 
 
 class Network(oracle.Problem):
@@ -713,12 +769,18 @@ class Network(oracle.Problem):
         super().__init__(np.zeros((m, 0)), x0, x0, 0.0, settings.seed, settings.optim["lr"], settings.tau, settings.steps)
         self._workers, self._own = [Worker(i, settings) for i in range(m)], [0] * m
         self._momentum, self._buffers = settings.optim.get("momentum", 0.0), np.zeros((m, len(x0)))
-        self._blocks = [(block.start, block.stop) for block in Parts(settings).task.blocks(settings)]
+        blocks = Parts(settings).task.blocks(settings)
+        self._blocks = [(block.start, block.stop) for block in blocks]
+        self._parts = [(b.start, *(b.matrix or (1, b.size)), b.order if b.matrix else None) for b in blocks]
         self._forgets = settings.algo.get("mixing") == "sampled"  # its clients begin every round without momentum
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
         return self._blocks
+
+    @property
+    def parts(self) -> list[tuple[int, int, int, list[int] | None]]:
+        return self._parts
 
     def gradient(self, i: int, x: np.ndarray, k: int) -> np.ndarray:
         """The direction of worker i's step, b <- momentum b + g; asked for once a step."""

@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import elsewhere
-from playing import ONE_STEP, Lines, settle, with_tau, written
+from playing import OF_MATRICES, ONE_STEP, Lines, settle, with_tau, written
 from running import unsaved_end
 
 import coopsgd
@@ -102,6 +102,8 @@ def algo(name: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", ALGOS)
 @pytest.mark.parametrize("task", [MLP, QUADRATIC], ids=["mlp", "quadratic"])
 def test_every_algorithm_does_on_a_gpu_what_it_does_on_a_cpu(trained, name, task):
+    if task is QUADRATIC and name in OF_MATRICES:
+        pytest.skip("it needs matrices")
     words = (*task, *algo(name))
     near(trained("cuda", *words), trained("cpu", *words))
 

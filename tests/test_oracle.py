@@ -7,14 +7,15 @@ import numpy as np
 import oracle
 import oracle_axes
 import oracle_rules
+import oracle_sent
 import pytest
-from playing import QUADRATIC, fitting, of_tau, play, settle, written
+from playing import OF_MATRICES, QUADRATIC, fitting, of_tau, play, settle, written
 
 from coopsgd.setup import catalogue
 from coopsgd.setup.parts import Parts
 
-oracle.ORACLES |= oracle_rules.RULES | oracle_axes.AXES
-ALGOS = [choice.name for choice in catalogue.choices("algo")]
+oracle.ORACLES |= oracle_rules.RULES | oracle_axes.AXES | oracle_sent.SENT
+ALGOS = [choice.name for choice in catalogue.choices("algo") if choice.name not in OF_MATRICES]
 EXACT = {"rtol": 0, "atol": 1e-12}  # float64, sums taken in another order: a few ulps, nothing more
 
 

@@ -29,7 +29,9 @@ def test_a_public_implementation_ends_with_the_same_models(process_groups, peer:
         pytest.skip(peer.missing)
     words = peer.all_words(model, seed)
     ours, theirs = play(process_groups, 4, *words), peer.trained(process_groups, settle(words))
-    assert peer.algo == "fullsync" or np.ptp(ours.x[:4], axis=0).max() > 1e-3, "the last steps are the workers' own"
+    assert peer.algo in ("fullsync", "powersgd") or np.ptp(ours.x[:4], axis=0).max() > 1e-3, (
+        "the last steps are the workers' own"
+    )
     np.testing.assert_allclose(ours.x[peer.rows], theirs, rtol=0, atol=peer.within)
 
 

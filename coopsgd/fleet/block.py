@@ -62,6 +62,17 @@ class Block(NamedTuple):
         return part.unflatten(1, (rest, out)).transpose(1, 2) if self._first == "innermost" else part.unflatten(1, (out, rest))
 
     @property
+    def order(self) -> list[int]:
+        """Which of the parameter's own columns, those of (shape[0], rest), each column of `matrices` is."""
+        found: list[int] = [0]
+        if self._first == "between":  # its matrices mix rows and columns
+            return list(range(self.size // self.shape[0]))
+        own = [prod(self.shape[i + 1 :]) for i in range(len(self.shape))]
+        for step, length, mine in sorted(zip(self.stride[1:], self.shape[1:], own[1:], strict=True), reverse=True):
+            found = [at + mine * i for at in found for i in range(length)] if step or length > 1 else found
+        return found
+
+    @property
     def _first(self) -> str:
         """Where its first dimension lies among the others."""
         steps = [step for step, length in zip(self.stride, self.shape, strict=True) if length > 1]

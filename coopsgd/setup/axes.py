@@ -90,8 +90,10 @@ def _check_messages(parts: Parts) -> None:
     if parts.codec is not None:
         try:
             parts.codec.rule_for(schedule, config.workers)
+            parts.codec.check(parts.task.blocks(config), parts.fragments.by if parts.fragments else None)
         except ValueError as error:
-            raise ConfigError(str(error) if str(error).startswith("codec.") else f"{what}: {algo}: {error}") from None
+            named = str(error).startswith(("codec.", "fragments."))
+            raise ConfigError(str(error) if named else f"{what}: {algo}: {error}") from None
     if parts.fragments is not None:
         _check_fragments(parts)
 

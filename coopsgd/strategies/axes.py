@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from coopsgd.fleet.base import Common, Fleet, Pending, Rows
     from coopsgd.strategies.codec import Codec
-    from coopsgd.strategies.coder import Coder
     from coopsgd.strategies.fragments import Fragments
 
 
@@ -64,7 +63,8 @@ class Slow(Around):
     takes the step, between what it hears and what it says.
 
     fragments: some columns at a time are sent and step. codec: what is sent is packed (strategies/codec.py). Where W = J it is
-    the difference to z, D = z - x: q = C(D + e), e <- D + e - q, y = z - mean q.
+    the difference to z, D = z - x: q = C(D + e), e <- D + e - q, y = z - mean q. What a codec begins its next message with is
+    the last of `kept`, or of `memory` where it is the same for all.
     """
 
     outer: Outer | None = None
@@ -90,6 +90,17 @@ class Slow(Around):
         assert self.schedule is not None
         return self.codec.rule_for(self.schedule, fleet.m)
 
+    @property
+    def _sums(self) -> bool:
+        """Is what the messages come to found by averages?"""
+        codec, schedule = self.codec, self.schedule
+        return codec is not None and schedule is not None and codec.SUMS and self._one and codec.rule_for(schedule, 1) == "slow"
+
+    def _feeds(self, s: Any) -> bool:
+        """Does the codec keep more than what its next message begins with?"""
+        assert self.codec is not None
+        return len(s.kept) > (self.codec.REMEMBERS and not self._sums)
+
     def init(self, fleet: Fleet, x: Rows) -> RowsHeld | CommonHeld:
         own, rule = self.algorithm.init(fleet, x), self._rule(fleet)
         needed = self.outer is not None or rule == "slow"
@@ -98,9 +109,13 @@ class Slow(Around):
             kept = _wide(x), _wide(x)  # all rows are equal, and known to be: so are their copies, and W makes the same of them
         elif rule == "deepsqueeze" or (rule == "slow" and self.codec is not None and self.codec.keeps):
             kept = (_wide(x).zero_(),)
+        begun = self.codec.begin(fleet.blocks, _wide(x[:0])) if self.codec is not None and self.codec.REMEMBERS else None
+        if begun is not None and not self._sums:
+            kept = (*kept, begun.expand(len(x), -1).clone())
         if self._one and rule not in ("choco", "deepsqueeze"):
             z = _wide(x[:1]) if needed else None  # all rows are equal, to the bit
-            return CommonHeld(own, z, self.outer.begin(z) if self.outer and z is not None else (), kept)
+            memory = self.outer.begin(z) if self.outer and z is not None else ()
+            return CommonHeld(own, z, memory if begun is None else (*memory, begun), kept)
         served = len(fleet.workers) if self._serves else 0
         z = _wide(x[served:]) if needed else None
         memory = self.outer.begin(z) if self.outer and z is not None else ()
@@ -113,22 +128,25 @@ class Slow(Around):
         part, W = _some(x, columns), self._sent_by(fleet, t)
         if self.codec is not None:
             v = self._message(self._rule(fleet), part, s, columns)
-            packed = self._coder(fleet, t, x, v).pack(v, _rows(fleet), bool(s.kept))
+            coder = self._coder(fleet, t, x, v)
+            if self._sums:
+                return fleet.later(fleet.mean, coder.first(v, s.memory[-1]))
+            packed = coder.pack(v, _rows(fleet), self._feeds(s), s.kept[-1] if self.codec.REMEMBERS else None)
             return fleet.later(fleet.spread, W, packed)
         return fleet.later(fleet.mean, part) if W is None else fleet.later(fleet.mix, W, part)
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
-        columns, own = self._columns(fleet, x, t), s.own
+        columns, own, away = self._columns(fleet, x, t), s.own, None
         if self.codec is None:
             y, own = self.algorithm.receive(fleet, t, x, heard, s.own)
         else:
-            y = self._unpacked(fleet, t, x, heard, s, columns)
+            y, away = self._unpacked(fleet, t, x, heard, s, columns)
         if self._serves:
             w = len(fleet.workers)
             y[w:] = self._stepped(s, y[w:], columns, t, slice(w, None))
             y = self._handed_out(fleet, t, x, y)
         else:
-            y = self._stepped(s, y, columns, t, slice(None))
+            y = self._stepped(s, y, columns, t, slice(None), away)
         if columns is None:
             return y, s._replace(own=own)
         found = x.clone()
@@ -154,18 +172,21 @@ class Slow(Around):
         first = self._serves or (rule == "rounded" and len(W.factors) > 1)
         return W.factors[0] if first else W
 
-    def _stepped(self, s: Any, y: Rows | Common, columns: Tensor | None, t: Tick, rows: slice) -> Rows | Common:
-        """These rows of the slow model after its step towards y, which is all where there is none."""
+    def _stepped(
+        self, s: Any, y: Rows | Common, columns: Tensor | None, t: Tick, rows: slice, away: Common | None = None
+    ) -> Rows | Common:
+        """These rows of the slow model after its step towards y, which is all where there is none. away: z - y, if known."""
         if s.z is None:
             return y
         z = _some(s.z[rows], columns)
         if self.outer is None:
             z.copy_(y)
         else:
-            memory = tuple(_some(one[rows], columns) for one in s.memory)
-            self.outer.step(z, y, memory, t.lr)
+            remembered = s.memory[:-1] if self._sums else s.memory
+            memory = tuple(_some(one[rows], columns) for one in remembered)
+            self.outer.step_away(z, y, away, memory, t.lr)
             if columns is not None:
-                for one, part in zip(s.memory, memory, strict=True):
+                for one, part in zip(remembered, memory, strict=True):
                     one[rows, columns] = part
         if columns is not None:
             s.z[rows, columns] = z
@@ -180,12 +201,10 @@ class Slow(Around):
 
     # with a codec
 
-    def _coder(self, fleet: Fleet, t: Tick, x: Rows, v: Rows) -> Coder:
-        from coopsgd.strategies.coder import Coder
-
+    def _coder(self, fleet: Fleet, t: Tick, x: Rows, v: Rows) -> Any:
         assert self.codec is not None
         columns = None if self.fragments is None else self.fragments.columns(lambda: fleet.blocks, x.shape[1], t.round)
-        return Coder(self.codec, self.codec.segments(fleet.blocks, columns), v.shape[1], v.dtype, t.k)
+        return self.codec.coder(fleet.blocks, columns, v.shape[1], v.dtype, t.k)
 
     def _message(self, rule: str, part: Rows, s: Any, columns: Tensor | None) -> Rows:
         """What is packed."""
@@ -193,10 +212,15 @@ class Slow(Around):
         if rule == "choco":
             return part - _some(s.kept[0], columns)
         v = _some(s.z, columns) - part if rule == "slow" else part
-        return v + self.codec.decay * _some(s.kept[0], columns) if s.kept else v
+        return v + self.codec.decay * _some(s.kept[0], columns) if self._feeds(s) else v
 
-    def _unpacked(self, fleet: Fleet, t: Tick, x: Rows, heard: Tensor, s: Any, columns: Tensor | None) -> Rows | Common:
-        """What the models are mixed to, of the messages that came; what the codec keeps moves on."""
+    def _unpacked(
+        self, fleet: Fleet, t: Tick, x: Rows, heard: Tensor, s: Any, columns: Tensor | None
+    ) -> tuple[Rows | Common, Common | None]:
+        """What the models are mixed to, of the messages that came, and how far z is from it, if that is what was sent.
+
+        What the codec keeps moves on.
+        """
         from coopsgd.strategies.coder import mean, weighted
 
         assert self.codec is not None
@@ -205,26 +229,44 @@ class Slow(Around):
         coder = self._coder(fleet, t, x, v)
         if rule == "rounded":
             if self._one:
-                return mean(coder, heard, fleet.m, self.codec.over, self._shares(fleet))
+                return mean(coder, heard, fleet.m, self.codec.over, self._shares(fleet)), None
             W = self._W(fleet, t)
             y = weighted(coder, heard, np.asarray(self._sent_by(fleet, t))[rows])
             for factor in () if self._serves else W.factors[1:]:
                 y = self._rounded(fleet, t, x, y, factor)
-            return y
+            return y, None
+        if self._sums:
+            return self._summed(fleet, coder, v, heard, s, columns)
         own, _ = coder.unpack(heard[rows], rows)
         if rule == "slow":
-            if s.kept:
+            if self._feeds(s):
                 _put(s.kept[0], columns, v - own)
-            return _some(s.z, columns) - mean(coder, heard, fleet.m, self.codec.over, self._shares(fleet))
+            q = mean(coder, heard, fleet.m, self.codec.over, self._shares(fleet))
+            return _some(s.z, columns) - q, q
+        if self.codec.REMEMBERS:
+            s.kept[-1].copy_(coder.recalled(heard[rows], s.kept[-1]))
         moved = weighted(coder, heard, np.asarray(self._W(fleet, t))[rows])
         if rule == "choco":
-            copies, mixed = (_some(one, columns) for one in s.kept)
+            copies, mixed = (_some(one, columns) for one in s.kept[:2])
             copies, mixed = copies + own, mixed + moved
             _put(s.kept[0], columns, copies)
             _put(s.kept[1], columns, mixed)
-            return part + self.codec.gamma * (mixed - copies)
+            return part + self.codec.gamma * (mixed - copies), None
         _put(s.kept[0], columns, v - own)
-        return part + self.codec.gamma * (moved - own)
+        return part + self.codec.gamma * (moved - own), None
+
+    def _summed(
+        self, fleet: Fleet, coder: Any, v: Rows, heard: Common, s: Any, columns: Tensor | None
+    ) -> tuple[Common, Common]:
+        """The same by averages: the first has come, the second begins now, of what is known by the first."""
+        P, rest = coder.of_first(heard)
+        mine = coder.rights(v, P)
+        Q = fleet.mean(mine) if mine.shape[1] else mine[:1]
+        q = coder.product(P, Q, rest)
+        if self._feeds(s):
+            _put(s.kept[0], columns, coder.left_out(v, q))
+        s.memory[-1].copy_(coder.remembered(s.memory[-1], Q))
+        return _some(s.z, columns) - q, q
 
     def _shares(self, fleet: Fleet) -> np.ndarray | None:
         """(m,) what each worker weighs; None: alike."""

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
     from coopsgd.fleet.block import Block
     from coopsgd.mixing.base import Mixing
+    from coopsgd.strategies.coder import Coder
 
 PER = ("tensor", "chunk", "row")
 RULES = ("auto", "slow", "choco", "deepsqueeze", "rounded")
 OVER = ("all", "senders")
 Segments = tuple[tuple[tuple[int, ...], int], ...]  # (starts, L): segments of one length, L columns from each start on
 Draws = Sequence["np.random.Generator"]
+TABLE = 8  # bits of a table of means: at more it outweighs what it stands for
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Codec:
     LOSES: ClassVar[bool] = True  # does it leave out so much that it must be kept?
     SPARSE: ClassVar[bool] = False  # are there coordinates that a message does not hold?
     DRAWS: ClassVar[bool] = False  # is it random?
+    SUMS: ClassVar[bool] = False  # rule=slow: is what all say found by averages of what each makes of its own?
+    REMEMBERS: ClassVar[bool] = False  # does it begin where its last message ended?
 
     def __post_init__(self) -> None:
         one_of("codec.rule", self.rule, RULES)
@@ -111,6 +115,19 @@ class Codec:
         """The segments of what travels, of all columns of these blocks or of some of them."""
         return _grouped(runs(blocks, columns), 0)
 
+    def check(self, blocks: Sequence[Block], by: str | None) -> None:
+        """ValueError when it can do nothing with rows of these blocks. by: how fragments cut them, None where nothing does."""
+
+    def coder(self, blocks: Sequence[Block], columns: Tensor | None, width: int, dtype: torch.dtype, k: int) -> Coder:
+        """It on what travels in iteration k: `width` numbers a row, all columns of these blocks or some of them."""
+        from coopsgd.strategies.coder import Coder
+
+        return Coder(self, self.segments(blocks, columns), width, dtype, k)
+
+    def begin(self, blocks: Sequence[Block], like: Tensor) -> Tensor:
+        """(1, n) what one that REMEMBERS begins with, of the kind of `like`."""
+        raise NotImplementedError
+
     # of segments of one length
 
     def size(self, s: int, L: int, itemsize: int) -> int:
@@ -139,13 +156,20 @@ def one_of(name: str, value: Any, words: Sequence[str]) -> None:
 
 def runs(blocks: Sequence[Block], columns: Tensor | None) -> list[tuple[int, int]]:
     """(start, length) of each block in what travels."""
+    return [(start, length) for _, start, length in whole(blocks, columns)]
+
+
+def whole(blocks: Sequence[Block], columns: Tensor | None) -> list[tuple[Block | None, int, int]]:
+    """(block, start, length) of each block in what travels; None for a block of which a part stays behind."""
     if columns is None:
-        return [(block.start, block.size) for block in blocks if block.size]
+        return [(block, block.start, block.size) for block in blocks if block.size]
     import torch
 
-    edges = torch.tensor([[block.start, block.stop] for block in blocks])
-    at = torch.searchsorted(columns, edges)
-    return [(start, stop - start) for start, stop in at.tolist() if stop > start]
+    at = torch.searchsorted(columns, torch.tensor([[block.start, block.stop] for block in blocks])).tolist()
+    found = zip(blocks, at, strict=True)
+    return [
+        (block if stop - start == block.size else None, start, stop - start) for block, (start, stop) in found if stop > start
+    ]
 
 
 def _grouped(found: list[tuple[int, int]], chunk: int) -> Segments:
@@ -181,3 +205,16 @@ class Segmented(Codec):
         elif self.per == "row" and found:
             found = [(0, blocks[-1].stop)]
         return _grouped(found, self.chunk if self.per == "chunk" else 0)
+
+
+def check_bits(bits: Any, least: int = 1, most: int = 16) -> None:
+    """ValueError unless it is a whole number of bits a codec can have."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
+        raise ValueError(f"codec.bits: must be a whole number in 1 to 16, got {bits!r}")
+    if not least <= bits <= most:
+        raise ValueError(f"codec.bits: this codec takes {least} to {most}, got {bits}")
+
+
+def tabled(s: int, L: int, bits: int, itemsize: int) -> int:
+    """Bytes of a table of means a segment, and of the codes."""
+    return s * 2**bits * itemsize + nbytes(s * L, bits)

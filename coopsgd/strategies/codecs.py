@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from coopsgd.registry import option, register
-from coopsgd.strategies.codec import Codec, Draws, Segmented, nbytes
+from coopsgd.strategies.codec import TABLE, Codec, Draws, Segmented, check_bits, nbytes, tabled
+from coopsgd.strategies.powersgd import PowerSGD
+from coopsgd.strategies.sparse import DCT, RandK, TopK
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-TABLE = 8  # bits of a table of means: at more it outweighs what it stands for
+__all__ = ["DCT", "QSGD", "BFloat16", "Float16", "Identity", "MinMax", "PowerSGD", "RandK", "Sign", "Statistical", "TopK"]
 
 
 @register("identity", "codec")
@@ -79,25 +81,6 @@ class Float16(Half):
     KIND: ClassVar[str] = "float16"
 
 
-def check_bits(bits: Any, least: int = 1, most: int = 16) -> None:
-    """ValueError unless it is a whole number of bits a codec can have."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
-        raise ValueError(f"codec.bits: must be a whole number in 1 to 16, got {bits!r}")
-    if not least <= bits <= most:
-        raise ValueError(f"codec.bits: this codec takes {least} to {most}, got {bits}")
-
-
-def check_share(share: Any) -> None:
-    """ValueError unless it is a share of the numbers that leaves some."""
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise ValueError(f"codec.share: must be a number above 0 and at most 1, got {share!r}")
-
-
-def kept(share: float, L: int) -> int:
-    """How many of L numbers a share is, at least 1."""
-    return max(1, round(share * L))
-
-
 @register("sign", "codec")
 @dataclass(frozen=True)
 class Sign(Segmented):
@@ -119,87 +102,6 @@ class Sign(Segmented):
         scale, signs = packed.split([s * dtype.itemsize, nbytes(s * L, 1)], 1)
         plus = unpack(signs, s * L, 1).view(-1, s, L).to(dtype)
         return (2 * plus - 1) * numbers(scale, dtype, s, 1), None
-
-
-@register("topk", "codec")
-@dataclass(frozen=True)
-class TopK(Segmented):
-    """The largest numbers of each segment in size, of equal ones those that come first, and where they are.
-
-    An index takes ceil(log2 L) bits. With bits, the values are quantised as `statistical` does.
-    """
-
-    share: float = option(0.01, "of the numbers of a segment that are sent, at least one", unit="share")
-    bits: Any = option(None, "of a value; null: as it is", unit="bits", type="int or null")
-
-    SPARSE: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(self.share)
-        if self.bits is not None:
-            check_bits(self.bits, most=TABLE)
-
-    def size(self, s: int, L: int, itemsize: int) -> int:
-        k = kept(self.share, L)
-        values = s * k * itemsize if self.bits is None else tabled(s, k, self.bits, itemsize)
-        return values + nbytes(s * k, (L - 1).bit_length())
-
-    def pack(self, v: Tensor, draws: Draws, contract: bool) -> Tensor:
-        import torch
-
-        from coopsgd.strategies.packing import largest, pack, raw, to_table
-
-        L = v.shape[2]
-        at = largest(v, kept(self.share, L))
-        values = v.gather(2, at)
-        written = raw(values) if self.bits is None else to_table(values, self.bits)
-        return torch.cat([written, pack(at.flatten(1), (L - 1).bit_length())], 1)
-
-    def unpack(self, packed: Tensor, s: int, L: int, dtype: torch.dtype, draws: Draws) -> tuple[Tensor, Tensor | None]:
-        from coopsgd.strategies.packing import from_table, numbers, scattered, unpack
-
-        k, bits = kept(self.share, L), (L - 1).bit_length()
-        places = nbytes(s * k, bits)
-        written, where = packed.split([packed.shape[1] - places, places], 1)
-        values = numbers(written, dtype, s, k) if self.bits is None else from_table(written, s, k, self.bits, dtype)
-        return scattered(values, unpack(where, s * k, bits).view(-1, s, k), L)
-
-
-@register("randk", "codec")
-@dataclass(frozen=True)
-class RandK(Segmented):
-    """Numbers drawn at random, each row its own, as they are; where they are follows from the seed and is not sent."""
-
-    share: float = option(0.01, "of the numbers of a segment that are sent, at least one", unit="share")
-
-    SPARSE: ClassVar[bool] = True
-    DRAWS: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(self.share)
-
-    def _places(self, draws: Draws, s: int, L: int) -> Tensor:
-        import torch
-
-        k = kept(self.share, L)
-        found = [np.sort(g.permuted(np.tile(np.arange(L), (s, 1)), axis=1)[:, :k], axis=1) for g in draws]
-        return torch.from_numpy(np.stack(found))
-
-    def size(self, s: int, L: int, itemsize: int) -> int:
-        return s * kept(self.share, L) * itemsize
-
-    def pack(self, v: Tensor, draws: Draws, contract: bool) -> Tensor:
-        from coopsgd.strategies.packing import raw
-
-        return raw(v.gather(2, self._places(draws, *v.shape[1:]).to(v.device)))
-
-    def unpack(self, packed: Tensor, s: int, L: int, dtype: torch.dtype, draws: Draws) -> tuple[Tensor, Tensor | None]:
-        from coopsgd.strategies.packing import numbers, scattered
-
-        values = numbers(packed, dtype, s, kept(self.share, L))
-        return scattered(values, self._places(draws, s, L).to(values.device), L)
 
 
 @register("qsgd", "codec")
@@ -307,8 +209,3 @@ class Statistical(Segmented):
         from coopsgd.strategies.packing import from_table
 
         return from_table(packed, s, L, self.bits, dtype), None
-
-
-def tabled(s: int, L: int, bits: int, itemsize: int) -> int:
-    """Bytes of a table of means a segment, and of the codes."""
-    return s * 2**bits * itemsize + nbytes(s * L, bits)

@@ -23,16 +23,33 @@ class Coder:
         """A generator for each of these global rows."""
         return [stream(self.codec.seed, "codec", row, self.k) for row in rows] if self.codec.DRAWS else []
 
-    def pack(self, v: Tensor, rows: Sequence[int], contract: bool) -> Tensor:
-        """(r, n) bytes of these global rows."""
+    def pack(self, v: Tensor, rows: Sequence[int], contract: bool, memory: Tensor | None = None) -> Tensor:
+        """(r, n) bytes of these global rows. memory: of a codec that REMEMBERS."""
         if v.is_meta:
             return v.new_empty(len(v), sum(self.sizes), dtype=torch.uint8)
-        draws = self.draws(rows)
+        v, draws = self.coded(v), self.draws(rows)
         parts = [self.codec.pack(_taken(v, starts, L), draws, contract) for starts, L in self.segments]
         return torch.cat(parts, 1) if parts else v.new_empty(len(v), 0, dtype=torch.uint8)
 
     def unpack(self, packed: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        """(q, w) numbers and, of a sparse codec, which of them were sent."""
+        """(q, w) numbers and, of a sparse codec, which of them (of what they are `coded` as) were sent."""
+        values, held = self.read(packed, rows)
+        return values if packed.is_meta else self.restored(values), held
+
+    def coded(self, v: Tensor) -> Tensor:
+        """(r, w) what is packed of these numbers: they, or a linear function of each row."""
+        return v
+
+    def restored(self, values: Tensor) -> Tensor:
+        """Its inverse."""
+        return values
+
+    def recalled(self, packed: Tensor, memory: Tensor) -> Tensor:
+        """The memory after these messages."""
+        return memory
+
+    def read(self, packed: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """The same, not restored yet."""
         values = packed.new_zeros(len(packed), self.width, dtype=self.dtype)
         if packed.is_meta:
             return values, None
@@ -69,12 +86,12 @@ def _put(values: Tensor, starts: tuple[int, ...], L: int, found: Tensor) -> None
 ROOM = 1 << 22  # numbers that are unpacked at a time
 
 
-def _unpacked(coder: Coder, packed: Tensor, rows: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    """What each of these rows says, (1, w), in this order, and what of it was sent."""
+def _read(coder: Coder, packed: Tensor, rows: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """What each of these rows says, (1, w), in this order and not restored, and what of it was sent."""
     many = max(1, ROOM // max(1, coder.width))
     for at in range(0, len(rows), many):
         some = list(rows[at : at + many])
-        values, held = coder.unpack(packed[some], some)
+        values, held = coder.read(packed[some], some)
         for i, row in enumerate(some):
             yield row, values[i : i + 1], None if held is None else held[i : i + 1]
 
@@ -88,12 +105,12 @@ def mean(coder: Coder, packed: Tensor, m: int, over: str, shares: np.ndarray | N
     if packed.is_meta:
         return total
     senders = torch.zeros_like(total)
-    for i, values, held in _unpacked(coder, packed, range(m)):
+    for i, values, held in _read(coder, packed, range(m)):
         weight = 1.0 if shares is None else m * float(shares[i])
         total += values * weight
         if over == "senders" and held is not None:
             senders += held * weight
-    return total / torch.where(senders > 0, senders, 1) if over == "senders" else total / m
+    return coder.restored(total / torch.where(senders > 0, senders, 1) if over == "senders" else total / m)
 
 
 def weighted(coder: Coder, packed: Tensor, W: np.ndarray) -> Tensor:
@@ -101,8 +118,8 @@ def weighted(coder: Coder, packed: Tensor, W: np.ndarray) -> Tensor:
     total = packed.new_zeros(len(W), coder.width, dtype=coder.dtype)
     if packed.is_meta:
         return total
-    for j, values, _ in _unpacked(coder, packed, np.flatnonzero((W != 0).any(0)).tolist()):
+    for j, values, _ in _read(coder, packed, np.flatnonzero((W != 0).any(0)).tolist()):
         takes = np.flatnonzero(W[:, j])
         weights = torch.from_numpy(W[takes, j]).to(values).unsqueeze(1)
         total[torch.from_numpy(takes).to(total.device)] += values * weights
-    return total
+    return coder.restored(total)

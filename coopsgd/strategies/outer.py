@@ -20,6 +20,12 @@ Memory = tuple["Tensor", ...]
 SCALES = ("none", "lr")
 
 
+def check_scale(scale: str) -> None:
+    """ValueError unless it is one."""
+    if scale not in SCALES:
+        raise ValueError(f"outer.scale: must be one of {', '.join(SCALES)}, got {scale!r}")
+
+
 @dataclass(frozen=True)
 class Outer:
     """What a step from z towards y is. Vectors are all of one shape, (r, d) or (1, d)."""
@@ -44,6 +50,10 @@ class Outer:
         """z and the memory after it, in place. lr: the inner rate of the round's last step."""
         raise NotImplementedError
 
+    def step_away(self, z: Tensor, y: Tensor, away: Tensor | None, memory: Memory, lr: float) -> None:
+        """The same where z - y may be known (away): numbers so small beside z that y does not show them."""
+        self.step(z, y, memory, lr)
+
 
 @register("momentum", "outer")
 @dataclass(frozen=True)
@@ -64,8 +74,7 @@ class Momentum(Outer):
     def __post_init__(self) -> None:
         super().__post_init__()
         below_one("outer.momentum", self.momentum)
-        if self.scale not in SCALES:
-            raise ValueError(f"outer.scale: must be one of {', '.join(SCALES)}, got {self.scale!r}")
+        check_scale(self.scale)
 
     @property
     def gains(self) -> tuple[float, float] | None:
@@ -85,6 +94,24 @@ class Momentum(Outer):
         b.mul_(mu).add_(away, alpha=1 / rate)
         if self.NESTEROV:
             z.add_(b, alpha=-self.lr * mu * rate)
+
+
+@register("sign", "outer")
+@dataclass(frozen=True)
+class Sign(Outer):
+    """A step of one size in each coordinate: z <- z - lr sign(z - y), times the inner rate (scale=lr). DeMo."""
+
+    scale: str = option("lr", "what the step is multiplied by: none; lr, the inner rate", words=SCALES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scale(self.scale)
+
+    def step(self, z: Tensor, y: Tensor, memory: Memory, lr: float) -> None:
+        self.step_away(z, y, None, memory, lr)
+
+    def step_away(self, z: Tensor, y: Tensor, away: Tensor | None, memory: Memory, lr: float) -> None:
+        z.sub_((z - y if away is None else away).sign(), alpha=self.lr * (lr if self.scale == "lr" else 1.0))
 
 
 @register("nesterov", "outer")

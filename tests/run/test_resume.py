@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from playing import with_tau
+from playing import OF_MATRICES, with_tau
 from running import in_turn, unsaved_end
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing import plugin_event_accumulator
@@ -72,7 +72,7 @@ def test_every_algorithm(cli, tmp_path, algo):
         *both(
             cli,
             tmp_path,
-            *PLAIN,
+            *(dict.fromkeys((*NETWORK, *PLAIN[1:])) if algo in OF_MATRICES else PLAIN),
             "processes=1",
             f"algo={algo}",
             *with_tau(algo, 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import breakers
 import pytest
 import written
-from playing import OF_ADAM, with_tau
+from playing import OF_ADAM, OF_MATRICES, with_tau
 
 from coopsgd.loop.loop import Loop
 from coopsgd.loop.rounds import Rounds
@@ -17,11 +17,13 @@ WORDS = {
     "cooperative": ("algo.W=[[0.5,0.5,0,0],[0,0.5,0.5,0],[0,0,0.5,0.5],[0.5,0,0,0.5]]",),
     **dict.fromkeys(OF_ADAM, ("buffers=keep", "buffers_every=1")),  # promises are about models under SGD
 }
+SMALL = ("data=digits", "model=mlp", "model.hidden=[4]", "batch_size=4", "eval_samples=10")
 
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_every_algorithm_keeps_its_promises(process_groups, algo):
-    check_strategy(algo, *WORDS.get(algo, ()), *with_tau(algo, 3), process_groups=process_groups)
+    problem = {"problem": SMALL} if algo in OF_MATRICES else {}
+    check_strategy(algo, *WORDS.get(algo, ()), *with_tau(algo, 3), process_groups=process_groups, **problem)
 
 
 @pytest.mark.parametrize(
