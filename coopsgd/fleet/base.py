@@ -424,8 +424,9 @@ class Fleet(Described, ABC):
         if key not in self._plans:
             if len(self._plans) >= PLANS[1]:
                 self._plans.popitem()
-            takes = everyone(self.m, self.v) if W is None else np.asarray(self._matrix(W)) != 0
-            logical, found = spread_price(takes, self.m, self.layout.server_owns_aux), routes(takes, self.layout)
+            takes = everyone(self.m) if W is None else self._matrix(W).entries_by_row[:2]
+            n, server_owns_aux = self.m + self.v, self.layout.server_owns_aux
+            logical, found = spread_price(takes, self.m, n, server_owns_aux), routes(takes, self.layout)
             wire = self._wire(Price(len(found), sent_by(found, self.layout.processes)))
             self._plans[key] = _Planned(W, found, logical, wire, self.clock.parts(logical) if self.clock else None)
         return self._plans[key]

@@ -13,49 +13,61 @@ from coopsgd.fleet.price import Price, priced
 from coopsgd.fleet.sums import Links
 
 Routes = list[tuple[int, int, list[int]]]  # process src sends process dst these global rows in one message
+Takes = tuple[np.ndarray, np.ndarray]  # (rows, columns): row i takes from row j, none twice
 
 
-def everyone(m: int, v: int) -> np.ndarray:
-    """(n, n) bool: every worker takes from every worker."""
-    takes = np.zeros((m + v, m + v), dtype=bool)
-    takes[:m, :m] = True
-    return takes
+def everyone(m: int) -> Takes:
+    """Every worker takes from every worker."""
+    return np.repeat(np.arange(m), m), np.tile(np.arange(m), m)
 
 
-def spread_price(takes: np.ndarray, m: int, server_owns_aux: bool) -> Price:
-    """As if every worker had its own host. takes: (n, n) bool, row i takes from row j.
+def spread_price(takes: Takes, m: int, n: int, server_owns_aux: bool) -> Price:
+    """As if every worker had its own host. n: rows, auxiliary ones included.
 
     Auxiliary rows live where that is cheapest, copies on every host or each on one, or each on a host of its own when a server
     owns them.
     """
-    n = len(takes)
+    rows, columns = takes
     v = n - m
     if server_owns_aux or not v:
-        return _priced(takes, n)
-    copies = _priced(takes[:m, :m] | takes[m:, :m].any(0), m)  # every host works out what the copies become
+        return _priced(rows, columns, n)
+    workers = columns < m
+    fed = np.unique(columns[workers & (rows >= m)])  # by whom copies are: every host works out what they become
+    among = workers & (rows < m)
+    all_, feeding = np.repeat(np.arange(m), len(fed)), np.tile(fed, m)
+    copies = _priced(np.append(rows[among], all_), np.append(columns[among], feeding), m)
     home = np.append(np.arange(m), np.arange(v) * m // v)
-    wants = np.zeros((m, n), dtype=bool)  # host, row
-    np.logical_or.at(wants, home, takes)
-    wants[home, np.arange(n)] = False
-    dst, row = np.nonzero(wants)
-    owned = priced([], Links(dst, home[row], np.ones(len(dst), dtype=int)), m)
+    dst, row = _once(home[rows], columns, n)  # host, row
+    away = dst != home[row]
+    owned = priced([], Links(dst[away], home[row[away]], np.ones(away.sum(), dtype=int)), m)
     return copies if copies.vectors <= owned.vectors else owned
 
 
-def _priced(takes: np.ndarray, hosts: int) -> Price:
-    dst, src = np.nonzero(takes & ~np.eye(len(takes), dtype=bool))
-    return priced([], Links(dst, src, np.ones(len(dst), dtype=int)), hosts)
+def _once(a: np.ndarray, b: np.ndarray, n: int) -> Takes:
+    """These pairs, each once, the second below n."""
+    found = np.unique(a.astype(np.int64) * n + b)
+    return found // n, found % n
 
 
-def routes(takes: np.ndarray, layout: Layout) -> Routes:
+def _priced(dst: np.ndarray, src: np.ndarray, hosts: int) -> Price:
+    dst, src = _once(dst, src, hosts)
+    apart = dst != src
+    return priced([], Links(dst[apart], src[apart], np.ones(apart.sum(), dtype=int)), hosts)
+
+
+def routes(takes: Takes, layout: Layout) -> Routes:
     """What processes send each other, each row once."""
-    owner = {row: q for q in reversed(range(layout.processes)) for row in layout.rows(q)}
-    found: dict[tuple[int, int], list[int]] = {}
+    owner = np.zeros(layout.n, dtype=int)
+    for q in reversed(range(layout.processes)):
+        owner[layout.rows(q)] = q
+    found: Routes = []
     for q in range(layout.processes):
-        here = layout.rows(q)
-        for j in np.setdiff1d(np.flatnonzero(takes[here].any(0)), here):
-            found.setdefault((owner[int(j)], q), []).append(int(j))
-    return [(src, dst, rows) for (src, dst), rows in sorted(found.items())]
+        here = np.zeros(layout.n, dtype=bool)
+        here[layout.rows(q)] = True
+        wanted = np.unique(takes[1][here[takes[0]]])
+        wanted = wanted[~here[wanted]]
+        found += [(int(src), q, wanted[owner[wanted] == src].tolist()) for src in np.unique(owner[wanted])]
+    return sorted(found)
 
 
 def sent_by(found: Routes, processes: int) -> np.ndarray:

@@ -187,6 +187,23 @@ class Matrix:
         """How many weights are not zero (of several terms at one place each is counted)."""
         return len(self.edges.weights) + sum(int(np.count_nonzero(u)) * int(np.count_nonzero(v)) for _, u, v in self.outers)
 
+    @cached_property
+    def entries_by_row(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """rows, columns, weights of all that is not 0, row by row. Of a product by way of its array."""
+        if len(self.factors) != 1:
+            W = self.dense()
+            rows, columns = np.nonzero(W)
+            return rows, columns, W[rows, columns]
+        e = self.edges
+        at, by = [e.rows.astype(np.int64) * self.n + e.columns], [e.weights]
+        for rows, u, v in self.outers:
+            at.append((rows.astype(np.int64)[:, None] * self.n + rows).ravel())
+            by.append(np.outer(u, v).ravel())
+        key, place = np.unique(np.concatenate(at), return_inverse=True)
+        weights = np.bincount(place, np.concatenate(by), len(key))
+        key, weights = key[weights != 0], weights[weights != 0]
+        return key // self.n, key % self.n, weights
+
     def row(self, i: int) -> np.ndarray:
         """(n,) what row i takes of each."""
         found, e = np.zeros(self.n), self.edges

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.static import takes_mean
 from coopsgd.strategies.base import Around, Strategy, Tick, overrides
@@ -231,7 +229,7 @@ class Slow(Around):
             if self._one:
                 return mean(coder, heard, fleet.m, self.codec.over, self._shares(fleet)), None
             W = self._W(fleet, t)
-            y = weighted(coder, heard, np.asarray(self._sent_by(fleet, t))[rows])
+            y = weighted(coder, heard, self._sent_by(fleet, t), rows)
             for factor in () if self._serves else W.factors[1:]:
                 y = self._rounded(fleet, t, x, y, factor)
             return y, None
@@ -245,7 +243,7 @@ class Slow(Around):
             return _some(s.z, columns) - q, q
         if self.codec.REMEMBERS:
             s.kept[-1].copy_(coder.recalled(heard[rows], s.kept[-1]))
-        moved = weighted(coder, heard, np.asarray(self._W(fleet, t))[rows])
+        moved = weighted(coder, heard, self._W(fleet, t), rows)
         if rule == "choco":
             copies, mixed = (_some(one, columns) for one in s.kept[:2])
             copies, mixed = copies + own, mixed + moved
@@ -278,7 +276,7 @@ class Slow(Around):
         from coopsgd.strategies.coder import weighted
 
         coder, rows = self._coder(fleet, t, x, y), _rows(fleet)
-        return weighted(coder, fleet.spread(W, coder.pack(y, rows, False)), np.asarray(W)[rows])
+        return weighted(coder, fleet.spread(W, coder.pack(y, rows, False)), W, rows)
 
 
 def serves(schedule: Mixing | None) -> bool:

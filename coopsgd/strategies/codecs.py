@@ -94,14 +94,16 @@ class Sign(Segmented):
 
         from coopsgd.strategies.packing import pack, raw
 
-        return torch.cat([raw(v.abs().mean(2)), pack((v >= 0).flatten(1).long(), 1)], 1)
+        return torch.cat([raw(v.abs().mean(2)), pack((v >= 0).flatten(1), 1)], 1)
 
     def unpack(self, packed: Tensor, s: int, L: int, dtype: torch.dtype, draws: Draws) -> tuple[Tensor, Tensor | None]:
+        import torch
+
         from coopsgd.strategies.packing import numbers, unpack
 
         scale, signs = packed.split([s * dtype.itemsize, nbytes(s * L, 1)], 1)
-        plus = unpack(signs, s * L, 1).view(-1, s, L).to(dtype)
-        return (2 * plus - 1) * numbers(scale, dtype, s, 1), None
+        plus = unpack(signs, s * L, 1, torch.uint8).view(-1, s, L).to(dtype)
+        return plus.mul_(2).sub_(1).mul_(numbers(scale, dtype, s, 1)), None
 
 
 @register("qsgd", "codec")
@@ -140,17 +142,19 @@ class QSGD(Segmented):
         levels = 2 ** (self.bits - 1) - 1
         norm = torch.linalg.vector_norm(v, dim=2, keepdim=True)
         u = torch.from_numpy(np.stack([g.random((s, L)) for g in draws])).to(v)
-        level = (levels * v.abs() / torch.where(norm > 0, norm, 1) + u).floor().clamp(max=levels).long()
-        code = level + (v < 0).long() * 2 ** (self.bits - 1)
+        level = (levels * v.abs() / torch.where(norm > 0, norm, 1) + u).floor().clamp(max=levels).int()
+        code = level + (v < 0).int() * 2 ** (self.bits - 1)
         by = 1 + min(L / levels**2, L**0.5 / levels) if contract else 1.0
         return torch.cat([raw(norm[:, :, 0] / by), pack(code.flatten(1), self.bits)], 1)
 
     def unpack(self, packed: Tensor, s: int, L: int, dtype: torch.dtype, draws: Draws) -> tuple[Tensor, Tensor | None]:
+        import torch
+
         from coopsgd.strategies.packing import numbers, unpack
 
         norm, codes = packed.split([s * dtype.itemsize, nbytes(s * L, self.bits)], 1)
-        code, half = unpack(codes, s * L, self.bits).view(-1, s, L), 2 ** (self.bits - 1)
-        signed = (code % half).to(dtype) * (1 - 2 * (code // half)).to(dtype)
+        code, half = unpack(codes, s * L, self.bits, torch.int32).view(-1, s, L), 2 ** (self.bits - 1)
+        signed = (code & half - 1).to(dtype) * (1 - 2 * (code >> self.bits - 1)).to(dtype)
         return signed / (half - 1) * numbers(norm, dtype, s, 1), None
 
 
@@ -175,15 +179,17 @@ class MinMax(Segmented):
 
         low, high = v.amin(2, keepdim=True), v.amax(2, keepdim=True)
         wide = high - low
-        code = ((v - low) / torch.where(wide > 0, wide, 1) * (2**self.bits - 1)).round().nan_to_num().long()
+        code = ((v - low) / torch.where(wide > 0, wide, 1) * (2**self.bits - 1)).round().nan_to_num().int()
         return torch.cat([raw(torch.cat([low, wide], 2)), pack(code.flatten(1), self.bits)], 1)
 
     def unpack(self, packed: Tensor, s: int, L: int, dtype: torch.dtype, draws: Draws) -> tuple[Tensor, Tensor | None]:
+        import torch
+
         from coopsgd.strategies.packing import numbers, unpack
 
         ends, codes = packed.split([2 * s * dtype.itemsize, nbytes(s * L, self.bits)], 1)
         low, wide = numbers(ends, dtype, s, 2).split(1, 2)
-        return low + unpack(codes, s * L, self.bits).view(-1, s, L).to(dtype) / (2**self.bits - 1) * wide, None
+        return low + unpack(codes, s * L, self.bits, torch.int32).view(-1, s, L).to(dtype) / (2**self.bits - 1) * wide, None
 
 
 @register("statistical", "codec")

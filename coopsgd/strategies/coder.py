@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coopsgd.mixing.matrix import Matrix
 from coopsgd.strategies.codec import Codec, Draws, Segments
 from coopsgd.streams import stream
 
@@ -113,13 +114,27 @@ def mean(coder: Coder, packed: Tensor, m: int, over: str, shares: np.ndarray | N
     return coder.restored(total / torch.where(senders > 0, senders, 1) if over == "senders" else total / m)
 
 
-def weighted(coder: Coder, packed: Tensor, W: np.ndarray) -> Tensor:
-    """(r, w) W times what rows say, W (r, n): likewise in the order of rows, each product rounded by itself."""
-    total = packed.new_zeros(len(W), coder.width, dtype=coder.dtype)
+def weighted(coder: Coder, packed: Tensor, W: Matrix, here: Sequence[int]) -> Tensor:
+    """(r, w) W times what rows say, for these rows of W: likewise in the order of rows, each product rounded by itself."""
+    total = packed.new_zeros(len(here), coder.width, dtype=coder.dtype)
     if packed.is_meta:
         return total
-    for j, values, _ in _read(coder, packed, np.flatnonzero((W != 0).any(0)).tolist()):
-        takes = np.flatnonzero(W[:, j])
-        weights = torch.from_numpy(W[takes, j]).to(values).unsqueeze(1)
-        total[torch.from_numpy(takes).to(total.device)] += values * weights
+    place = np.full(len(W), -1)
+    place[here] = np.arange(len(here))
+    rows, columns, weights = W.entries_by_row
+    mine = place[rows] >= 0
+    rows, columns, weights = place[rows[mine]], columns[mine], weights[mine]
+    order = np.lexsort((columns, rows))
+    rows, columns, weights = rows[order], columns[order], weights[order]
+    senders = np.unique(columns)
+    many = max(1, ROOM // max(1, coder.width))
+    for at in range(0, len(senders), many):
+        some = senders[at : at + many]
+        values, _ = coder.read(packed[torch.from_numpy(some).to(packed.device)], some.tolist())
+        inside = (columns >= some[0]) & (columns <= some[-1])
+        to, by, where = rows[inside], weights[inside], np.searchsorted(some, columns[inside])
+        turn = np.arange(len(to)) - np.searchsorted(to, to)  # each row takes from its first, all at once, then its second, ...
+        for now in np.split(np.argsort(turn, kind="stable"), np.cumsum(np.bincount(turn))[:-1]):
+            i, j, w = (torch.from_numpy(part[now]).to(total.device) for part in (to, where, by))
+            total[i] += values[j] * w.to(values).unsqueeze(1)
     return coder.restored(total)

@@ -2,48 +2,66 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from coopsgd.strategies.codec import nbytes
 
-SLICE = 1 << 18  # codes turned into bits at a time: a multiple of 8, so that every slice fills whole bytes
+SLICE = (
+    1 << 16
+)  # codes that are packed at a time: a multiple of 8, so that every slice fills whole bytes, and few enough for a cache
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
     """(r, n) whole numbers in [0, 2^bits) as (r, nbytes(n, bits)) bytes, the lowest bit first."""
-    r = len(codes)
+    r, n = codes.shape
     if bits == 8:
         return codes.to(torch.uint8)
-    if bits == 16:
-        low, high = codes & 255, codes >> 8
-        return torch.stack([low, high], 2).to(torch.uint8).flatten(1)
-    found = [codes.new_empty(r, 0, dtype=torch.uint8)]
-    weights = 2 ** torch.arange(8, device=codes.device)
-    places = torch.arange(bits, device=codes.device)
-    for part in codes.split(SLICE, 1) if bits else ():
-        ones = (part.unsqueeze(2) >> places & 1).flatten(1)
-        ones = torch.nn.functional.pad(ones, (0, -ones.shape[1] % 8))
-        found.append((ones.unflatten(1, (-1, 8)) * weights).sum(2).to(torch.uint8))
-    return torch.cat(found, 1)
+    groups = -(-n // 8) if bits else 0  # eight codes fill `bits` bytes
+    found = torch.empty(r, groups, bits, dtype=torch.uint8, device=codes.device)
+    for at in range(0, n if bits else 0, SLICE):
+        part = codes[:, at : at + SLICE].to(_working(bits))
+        part = torch.nn.functional.pad(part, (0, -part.shape[1] % 8)).unflatten(1, (-1, 8))
+        for b in range(bits):
+            some = [_shifted(part[:, :, i], bits * i - 8 * b) for i in range(8 * b // bits, min(7, (8 * b + 7) // bits) + 1)]
+            found[:, at // 8 : at // 8 + part.shape[1], b] = _united(some) & 255
+    return found.flatten(1)[:, : nbytes(n, bits)]
 
 
-def unpack(packed: Tensor, n: int, bits: int) -> Tensor:
-    """What `pack` was given, (r, n) int64."""
+def unpack(packed: Tensor, n: int, bits: int, kind: torch.dtype = torch.int64) -> Tensor:
+    """What `pack` was given, (r, n)."""
     r = len(packed)
     if bits == 8:
-        return packed.long()
-    if bits == 16:
-        pairs = packed.long().unflatten(1, (n, 2))
-        return pairs[:, :, 0] + (pairs[:, :, 1] << 8)
-    found = [torch.zeros(r, n if not bits else 0, dtype=torch.int64, device=packed.device)]
-    octet, places = torch.arange(8, device=packed.device), torch.arange(bits, device=packed.device)
-    for at in range(0, n if bits else 0, SLICE):
-        many = min(SLICE, n - at)
-        part = packed[:, at * bits // 8 : at * bits // 8 + nbytes(many, bits)].long()
-        ones = (part.unsqueeze(2) >> octet & 1).flatten(1)[:, : many * bits]
-        found.append((ones.unflatten(1, (many, bits)) << places).sum(2))
-    return torch.cat(found, 1)
+        return packed.to(kind)
+    if not bits:
+        return torch.zeros(r, n, dtype=kind, device=packed.device)
+    groups, each = -(-n // 8), SLICE // 8
+    found = torch.empty(r, groups, 8, dtype=kind, device=packed.device)
+    for at in range(0, groups, each):
+        part = packed[:, at * bits : (at + each) * bits].to(_working(bits))
+        part = torch.nn.functional.pad(part, (0, -part.shape[1] % bits)).unflatten(1, (-1, bits))
+        for i in range(8):
+            begin = bits * i
+            some = [_shifted(part[:, :, b], 8 * b - begin) for b in range(begin // 8, (begin + bits - 1) // 8 + 1)]
+            found[:, at : at + part.shape[1], i] = _united(some) & (1 << bits) - 1
+    return found.flatten(1)[:, :n]
+
+
+def _working(bits: int) -> torch.dtype:
+    """Whole numbers in which a code can be shifted by seven bits, and a byte as far as a code is long."""
+    return torch.uint8 if bits in (1, 2, 4) else torch.int32 if bits <= 23 else torch.int64
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    return x << by if by > 0 else x >> -by if by else x
+
+
+def _united(some: list[Tensor]) -> Tensor:
+    found = some[0]
+    for one in some[1:]:
+        found = found | one
+    return found
 
 
 def raw(x: Tensor) -> Tensor:
@@ -60,6 +78,12 @@ def largest(v: Tensor, k: int) -> Tensor:
     """(r, s, k) where the k largest of the last dimension are, rising; of equal ones those that come first."""
     size = v.abs()
     size = torch.where(size.isnan(), torch.inf, size)
+    if size.device.type == "cpu" and size.dtype in (torch.float32, torch.float64):  # where a look at the numbers costs little
+        L = v.shape[2]
+        edge = torch.from_numpy(np.partition(size.numpy(), L - k, axis=2)[..., L - k : L - k + 1])
+        reached = size >= edge
+        if bool((reached.sum(2) == k).all()):
+            return reached.nonzero()[:, 2].view(*v.shape[:2], k)
     least = size.topk(k, 2, sorted=True).values[..., -1:]
     above, equal = size > least, size == least
     left = k - above.sum(2, keepdim=True)

@@ -144,8 +144,8 @@ class RandK(Segmented):
         import torch
 
         k = kept(self.share, L)
-        found = [np.sort(g.permuted(np.tile(np.arange(L), (s, 1)), axis=1)[:, :k], axis=1) for g in draws]
-        return torch.from_numpy(np.stack(found))
+        found = [[np.sort(g.choice(L, k, replace=False, shuffle=False)) for _ in range(s)] for g in draws]
+        return torch.from_numpy(np.array(found).reshape(-1, s, k))
 
     def size(self, s: int, L: int, itemsize: int) -> int:
         return s * kept(self.share, L) * itemsize

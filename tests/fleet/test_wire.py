@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -62,14 +63,31 @@ def isolated(command: list[str], folder: Path) -> subprocess.CompletedProcess[st
     pytest.skip(f"network namespaces are refused here: {tried.stderr.strip()}")
 
 
-def test_the_kernel_counts_the_same_bytes(tmp_path):
-    algos = [("algo=dpsgd", "topology=ring"), ("algo=pasgd",)]
-    runs = [(*algo, *WIDE, f"steps={steps}") for algo in algos for steps in STEPS]
+def counted(tmp_path, algos):
+    """(by the kernel, by the ledger) bytes of what each of these sends in the steps between STEPS."""
+    runs = [(*WIDE, *algo, f"steps={steps}") for algo in algos for steps in STEPS]
     ended = isolated([sys.executable, "-c", DRIVER, json.dumps(runs)], tmp_path)
     assert ended.returncode == 0, ended.stderr[-2000:]
     found = json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("found"))[6:])
-    for algo, (few, many), vectors in zip(algos, (found[:2], found[2:]), (8, 6), strict=True):
-        message = many[1] - few[1]
+    return [(many[0] - few[0], many[1] - few[1]) for few, many in zip(found[::2], found[1::2], strict=True)]
+
+
+def test_the_kernel_counts_the_same_bytes(tmp_path):
+    algos = [("algo=dpsgd", "topology=ring"), ("algo=pasgd",)]
+    for algo, (kernel, ledger), vectors in zip(algos, counted(tmp_path, algos), (8, 6), strict=True):
         # a ring of 4: two neighbours each; an average over 4: 2 (4 - 1); 4 bytes a number
-        assert message == (STEPS[1] - STEPS[0]) * vectors * 4 * 50_000
-        assert many[0] - few[0] == pytest.approx(message, rel=0.02), algo
+        assert ledger == (STEPS[1] - STEPS[0]) * vectors * 4 * 50_000
+        assert kernel == pytest.approx(ledger, rel=0.02), algo
+
+
+LONG = 400_000  # numbers, so that what TCP adds to a message of a few bits a number stays small
+
+
+def test_packed_messages_are_that_small(tmp_path):
+    one_bit = 4 + LONG // 8
+    hundredth = LONG // 100 * 4 + math.ceil(LONG // 100 * math.ceil(math.log2(LONG)) / 8)
+    algos = [(f"task.dim={LONG}", "algo=pasgd", "codec=sign"), (f"task.dim={LONG}", "algo=dpsgd", "codec=topk")]
+    # each of 4 sends its message to three others; on a ring to two
+    for algo, (kernel, ledger), message in zip(algos, counted(tmp_path, algos), (12 * one_bit, 8 * hundredth), strict=True):
+        assert ledger == (STEPS[1] - STEPS[0]) * message, algo
+        assert kernel == pytest.approx(ledger, rel=0.03), algo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import oracle
@@ -15,8 +16,11 @@ from test_outer import OUTERS, matrices, words_of
 from coopsgd.commands.compose import compose_config
 from coopsgd.errors import ConfigError
 from coopsgd.fleet.block import vector
+from coopsgd.fleet.plan import layout_of
+from coopsgd.fleet.spread import routes, spread_price
+from coopsgd.mixing.matrix import Matrix
 from coopsgd.setup.parts import Parts
-from coopsgd.strategies import codecs
+from coopsgd.strategies import codecs, packing
 from coopsgd.strategies.coder import Coder
 from coopsgd.streams import stream
 from coopsgd.testing import check_strategy
@@ -53,7 +57,7 @@ def bf16(v):
 
 
 def randk(v, row, k, share=0.3):
-    at = np.sort(stream(0, "codec", row, k).permuted(np.arange(len(v))[None], axis=1)[0, : round(share * len(v))])
+    at = stream(0, "codec", row, k).choice(len(v), round(share * len(v)), replace=False, shuffle=False)
     q = np.zeros_like(v)
     q[at] = v[at]
     return q
@@ -235,6 +239,19 @@ def test_with_fragments_outer_and_a_delay_wherever_rows_are(process_groups):
     np.testing.assert_allclose(whole.x, plain.x, **EXACT)
 
 
+@pytest.mark.parametrize("bits", range(33))
+def test_bits_are_packed_the_lowest_first(bits):
+    """Against a whole number of all of them; more than a slice, and a number that fills no whole bytes."""
+    for n in (1, 13, packing.SLICE + 5):
+        codes = np.random.default_rng(bits).integers(0, 2**bits, (2, n))
+        packed = packing.pack(torch.from_numpy(codes), bits)
+        assert packed.shape == (2, math.ceil(n * bits / 8)) and packed.dtype == torch.uint8
+        assert packing.unpack(packed, n, bits).tolist() == codes.tolist()
+        if n == 13:
+            whole = [sum(int(code) << bits * i for i, code in enumerate(row)) for row in codes]
+            assert [int.from_bytes(bytes(row), "little") for row in packed.tolist()] == whole
+
+
 def test_feedback_loses_nothing():
     """z less the mean of what was left out is z0 less the sum of the mean differences."""
     codec = codecs.TopK(share=0.2, per="row")
@@ -312,3 +329,52 @@ def test_bad_input(words, says):
 def test_a_checked_config_names_its_parts():
     parts = Parts(settle((*QUADRATIC, "algo=dpsgd", "codec=topk")))
     assert parts.codec.rule_for(parts.strategy.schedule, 8) == "choco"
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (("algo=dpsgd", "codec=sign"), 2),
+        (("algo=dpsgd", "codec=topk", "codec.rule=deepsqueeze", "codec.gamma=0.2"), 2),
+        (("algo=one_peer", "codec=bf16"), 1),
+    ],
+)
+def test_of_thousands_of_workers_only_who_takes_from_whom(process_groups, monkeypatch, words, messages):
+    """Time and memory by the links of W: no array of all pairs of 2048 workers is made, and none of 4 million numbers."""
+    words = (*QUADRATIC, *words, "workers=2048", "steps=2", "tau=1")
+    settle(words)
+
+    def refused(self):
+        raise AssertionError(f"{self.n} x {self.n}")
+
+    monkeypatch.setattr(Matrix, "_dense", property(refused))
+    tracemalloc.start()
+    try:
+        played = play(process_groups, 1, *words)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert played.logical[:2] == (2, 2 * 2048 * messages) and np.isfinite(played.x).all()
+    assert peak < 2048**2, f"{peak / 1e6:.0f} MB"  # a byte a pair would be 4 MB
+
+
+def test_who_sends_whom_is_found_by_links():
+    """Of rows on several processes, against the array of all pairs."""
+    for algo, m in (("dpsgd", 12), ("easgd", 8), ("hierarchical", 12), ("parameter_server", 8), ("two_level", 12)):
+        schedule = Parts(settle((*QUADRATIC, f"algo={algo}", f"workers={m}", "tau=2"))).strategy.schedule
+        for W in schedule.at(m, 0).factors:
+            n, dense = len(W), np.asarray(W)
+            rows, columns, weights = W.entries_by_row
+            np.testing.assert_array_equal(np.argwhere(dense), np.stack([rows, columns], 1))
+            np.testing.assert_array_equal(dense[rows, columns], weights)
+            for processes in (1, 2, 4):
+                layout = layout_of(schedule, m, processes)
+                found = {(src, dst): rows for src, dst, rows in routes((rows, columns), layout)}
+                for q in range(processes):
+                    here = layout.rows(q)
+                    wanted = set(np.flatnonzero(dense[here].any(0))) - set(here)
+                    sent = [row for (_, dst), some in found.items() if dst == q for row in some]
+                    assert sorted(sent) == sorted(wanted) and all(src != dst for src, dst in found)
+                    assert all(set(some) <= set(layout.rows(src)) for (src, _), some in found.items())
+            price = spread_price((rows, columns), m, n, True)
+            assert price.messages == np.count_nonzero(dense) - np.count_nonzero(np.diag(dense)) == price.vectors
