@@ -15,6 +15,7 @@ from coopsgd.strategies.correction import Correction
 from coopsgd.strategies.outer import Outer
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from coopsgd.fleet.base import Common, Fleet, Pending, Rows
