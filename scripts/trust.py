@@ -65,14 +65,14 @@ class Trust:
         yield ""
         yield from wrapped(
             f"Final models of all members, {WORKERS} workers in {WORKERS} processes, {STEPS} steps, τ = {TAU} "
-            "(1 for `fullsync`, `d2`, `gradient_tracking`, `powersgd`), SGD with momentum 0.9 (none where an algorithm changes gradients: "
+            "(1 for `fullsync`, `d2`, `gradient_tracking`), SGD with momentum 0.9 (none where an algorithm changes gradients: "
             "`qg_dsgdm`, `fedprox`, `scaffold`, `kgt`; Adam of `local_adam` and `des_loc`), float64, digits, "
             f"batch 32: the largest difference of a number, over seeds {' and '.join(map(str, self._seeds))}. *Formulas* are "
             "slow loops over workers written from the papers, "
             "`tests/oracle.py`, on the same networks and batches (they import nothing of strategies, mixing or fleet). "
             "`cooperative` is a random W with two auxiliary models, `matcha` has 8 workers; the cnn of `topk_ef`, "
-            "`sparseloco`, `demo` and those of Adam is without normalisation, by which gradients of biases are in opposite pairs or "
-            "nothing but rounding."
+            "`sparseloco`, `demo` and those of Adam is without normalisation, by which gradients of biases are in opposite "
+            "pairs or nothing but rounding."
         )
         yield ""
         yield from head("algorithm", "public implementation (below)", *(f"formulas, {model}" for model in self._models))
