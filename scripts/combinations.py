@@ -29,6 +29,7 @@ CHOICES = {  # what a column is called, and its words: those that the choice its
     "outer": ("outer=momentum",),
     "proximal": ("correction=proximal",),
     "scaffold": ("correction=scaffold",),
+    "fednova": ("correction=fednova",),
     "kgt": ("correction=kgt",),
     "led": ("correction=led", "algo.lazy=true"),
     "gt": ("correction=gt", "tau=1"),
