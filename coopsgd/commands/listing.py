@@ -97,10 +97,9 @@ def _show_groups(groups: list[str], alone: bool, as_json: bool, config_dir: str 
 
 
 def _show_names(found: dict[str, list[Choice]]) -> None:
-    """Groups and the names of their choices, on a screen."""
+    """Groups and the names of their choices, on a screen: of 24 lines."""
     for group, some in found.items():
         if group == EXPERIMENTS:
-            print(f"{group:{NAMES}}{len(some)} ready-made sweeps: coopsgd list {group}")
             continue
         default, more = catalogue.default(group), 0
         if group == "algo":  # those that stand for another with axes are on a list of their own
@@ -112,7 +111,7 @@ def _show_names(found: dict[str, list[Choice]]) -> None:
         names += f", and {more} with axes: coopsgd list algo" * bool(more)
         lines = textwrap.wrap(names, WIDTH - NAMES, break_long_words=False, break_on_hyphens=False)
         print("\n".join(f"{at:{NAMES}}{line}" for at, line in zip([group] + [""] * len(lines), lines, strict=False)))
-    print("coopsgd list GROUP, GROUP=NAME, KEY, run (keys of the run itself); -v: papers")
+    print(f"{EXPERIMENTS:{NAMES}}{len(found[EXPERIMENTS])} sweeps.  coopsgd list GROUP, GROUP=NAME, KEY, run; -v: papers")
 
 
 def _is_preset(choice: Choice) -> bool:

@@ -85,7 +85,7 @@ def test_the_run_itself_and_single_keys_are_listed(cli):
         assert re.search(rf"^  {key} ", people, re.MULTILINE), key
     assert {"key": "timeout", "unit": "s"}.items() <= json.loads(cli("list", "timeout", "--json").out)["run"][0].items()
     assert "of cluster=wan_20m:" in cli("list", "step_s").out and "of optim=sgd:" in cli("list", "optim.lr").out
-    assert "run (keys of the run itself)" in cli("list").out
+    assert "coopsgd list GROUP, GROUP=NAME, KEY, run;" in cli("list").out
     assert "algo.alpha" in cli("list", "experiment=alpha").out
 
 
