@@ -164,7 +164,7 @@ CASES = {  # test, below tests/ -> COVER, or n for every n-th case
     "strategies/test_members.py::test_the_mean_over_all_models_follows_the_mean_gradient": COVER,
     "strategies/test_members.py::test_when_a_communication_acts_and_on_what": COVER,
     "strategies/test_period.py::test_adacomm_by_the_clock_is_the_same_wherever_rows_are": 2,
-    "strategies/test_weights.py::test_every_mean_is_by_samples": COVER,
+    "strategies/test_weights_by.py::test_every_mean_is_by_samples": COVER,
     "strategies/test_period.py::test_every_period_with_every_algorithm_wherever_rows_are": 8,
     "tasks/test_engines.py::test_fifty_steps_are_the_same_whichever_engine_takes_them": 2,
     "tasks/test_language.py::test_bad_text_is_one_line": 3,

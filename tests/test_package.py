@@ -345,6 +345,12 @@ TOP = {"coopsgd", "conf", "scripts", "tests", "setup.cfg", "Makefile", "README.m
 TOP |= {"LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", ".ci", ".gitignore", "MANIFEST.in", "mkdocs.yml", "ruff.toml", "setup.py"}
 
 
+def test_no_two_files_of_tests_have_one_name():
+    """pytest takes them for one module, and collects neither."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
+
+
 def test_what_belongs_at_the_top_is_there_and_nothing_else():
     assert {path.name for path in ROOT.iterdir()} >= TOP - {".ci", ".gitignore"}
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
