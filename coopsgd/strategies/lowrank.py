@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class Factors(Coder):
         starts = {block: start for block, start, _ in whole(blocks, columns) if block is not None}
         self._matrices: list[_Matrix] = []
         left = right = kept = 0
-        rest = torch.ones(width, dtype=torch.bool)
+        rest = np.ones(width, dtype=bool)
         for block in blocks:
             if block.matrix is None or not codec.shrinks(block):
                 continue
@@ -52,7 +53,7 @@ class Factors(Coder):
                 rest[at : at + n * p] = False
                 left, right = left + n * k, right + p * k
             kept += p * k
-        self._rest = rest.nonzero()[:, 0]
+        self._rest = torch.from_numpy(np.flatnonzero(rest))
         self._parts = [left, right, len(self._rest)]
         self.sizes = [sum(self._parts) * dtype.itemsize]
 

@@ -322,7 +322,8 @@ def test_refused_in_one_line(case):
 
 
 def test_a_task_whose_blocks_say_nothing_is_refused():
-    parts = SimpleNamespace(optim=Muon(), task=SimpleNamespace(blocks=lambda config: (Block("x", (3,), (1,), 0),)), config=None)
+    task = SimpleNamespace(blocks=lambda config: (Block("x", (3,), (1,), 0),), THEIRS=True)
+    parts = SimpleNamespace(optim=Muon(), task=task, config=None)
     with pytest.raises(ValueError, match="needs matrices"):
         optimiser(parts)
 
