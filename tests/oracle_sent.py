@@ -16,8 +16,8 @@ from oracle_rules import local
 from coopsgd.streams import stream
 
 
-def average(some: Sequence[np.ndarray]) -> np.ndarray:
-    return sum(some) / len(some)
+def average(some: Sequence[np.ndarray], w: Sequence[float] | None = None) -> np.ndarray:
+    return sum(some) / len(some) if w is None else sum(weight * one for weight, one in zip(w, some, strict=True)) / sum(w)
 
 
 class Matrices:
@@ -31,19 +31,23 @@ class Matrices:
                 self.Qs.append(draw.standard_normal((q, rank))[order])
         self.numbers = len(p.x0) + sum(rank * (n + q) - n * q for _, n, q in self.places)  # of a message
 
-    def approximated(self, vs: Models, Qs: Models) -> tuple[np.ndarray, Models]:
+    def approximated(self, vs: Models, Qs: Models, w: Sequence[float] | None = None) -> tuple[np.ndarray, Models]:
         """The mean of rows with each matrix as P Q^T, and the Qs after it: Algorithm 1 of the paper."""
-        found, after = average(vs).copy(), []
+        found, after = average(vs, w).copy(), []
         for (at, n, q), Q in zip(self.places, Qs, strict=True):
             Ms = [v[at : at + n * q].reshape(n, q) for v in vs]
-            P = np.linalg.qr(average([M @ Q for M in Ms]))[0]
-            after.append(average([M.T @ P for M in Ms]))
+            P = np.linalg.qr(average([M @ Q for M in Ms], w))[0]
+            after.append(average([M.T @ P for M in Ms], w))
             found[at : at + n * q] = (P @ after[-1].T).ravel()
         return found, after
 
 
 def powersgd(
-    p: Problem, rank: int = 2, delay: int = 0, outer: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda z, y: y
+    p: Problem,
+    rank: int = 2,
+    delay: int = 0,
+    outer: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda z, y: y,
+    w: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Algorithms 1 and 2: q = P Q^T of the mean of (z - x_i) + e_i, e_i <- that less q; x <- z - q, or an outer step to it."""
     found, m = Matrices(p, rank), p.m
@@ -56,7 +60,7 @@ def powersgd(
         if r >= 0:
             then = then if delay else x
             v = [z - then[i] + e[i] for i in range(m)]
-            q, Qs = found.approximated(v, Qs)
+            q, Qs = found.approximated(v, Qs, w)
             e = [v[i] - q for i in range(m)]  # of what is no matrix their sum is 0, so that they change nothing
             z = outer(z, z - q)
             x, sent = [z + (x[i] - then[i]) for i in range(m)], x

@@ -129,7 +129,7 @@ class Slow(Around):
             v = self._message(self._rule(fleet), part, s, columns)
             coder = self._coder(fleet, t, x, v)
             if self._sums:
-                return fleet.later(fleet.mean, self._weighed(fleet, coder.first(v, s.memory[-1])))
+                return fleet.later(fleet.mean, coder.first(v, s.memory[-1]))
             packed = coder.pack(v, _rows(fleet), self._feeds(s), s.kept[-1] if self.codec.REMEMBERS else None)
             return fleet.later(fleet.spread, W, packed)
         return fleet.later(fleet.mean, part) if W is None else fleet.later(fleet.mix, W, part)
@@ -259,18 +259,13 @@ class Slow(Around):
     ) -> tuple[Common, Common]:
         """The same by averages: the first has come, the second begins now, of what is known by the first."""
         P, rest = coder.of_first(heard)
-        mine = self._weighed(fleet, coder.rights(v, P))
+        mine = coder.rights(v, P)
         Q = fleet.mean(mine) if mine.shape[1] else mine[:1]
         q = coder.product(P, Q, rest)
         if self._feeds(s):
             _put(s.kept[0], columns, coder.left_out(v, q))
         s.memory[-1].copy_(coder.remembered(s.memory[-1], Q))
         return _some(s.z, columns) - q, q
-
-    def _weighed(self, fleet: Fleet, rows: Rows) -> Rows:
-        """Rows of workers, of which the plain mean is that by their shares."""
-        shares = self._shares(fleet)
-        return rows if shares is None else rows * rows.new_tensor(fleet.m * shares[fleet.workers]).unsqueeze(1)
 
     def _shares(self, fleet: Fleet) -> np.ndarray | None:
         """(m,) what each worker weighs; None: alike."""

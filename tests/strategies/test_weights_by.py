@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import oracle
 import oracle_axes
+import oracle_sent
 import pytest
 from playing import QUADRATIC, play, settle
 from public import CASE, Network
@@ -63,6 +64,7 @@ CASES = {
     "groups": (("algo=two_level",), two_level),
     "gradients": (("algo=fullsync",), fullsync),
     "codec": (("algo=pasgd", "codec=sign"), signs),
+    "averages": (("algo=powersgd",), lambda p, w: oracle_sent.powersgd(p, w=w)),
 }
 
 
