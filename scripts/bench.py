@@ -28,8 +28,6 @@ from coopsgd.run import progress
 SLACK = 1.15
 SWEPT = 20  # runs of the sweep
 SIZES = {"mlp": (200, 50), "cnn": (24, 6), "resnet18": (6, 2)}  # steps that are timed, and steps before
-RATE, DELAY, NUMBERS = 1e8, 5e-3, 410_000  # bits a second, seconds, numbers in a row of the emulated hosts
-J = {10**5: 0.25, 10**6: 0.40, 10**7: 0.28, 3 * 10**7: 0.28}  # targets, by numbers in a row
 SHARES = {"steps": 120.0, "resnet": 70.0, "simulated": 60.0, "start": 50.0}  # seconds, after which no turn begins
 Way = Callable[[], float]
 
@@ -154,11 +152,12 @@ def rounds(repeats: int) -> Iterator[Row]:
 
     bench_round.SECONDS = 0.2
     only = ("all-reduce", "ring by hand", "shared average", "shared easgd", "gloo easgd", "gloo ring")
-    found = bench_round.measured([int(d) for d in (1e5, 1e6, 1e7, 3e7)], repeats, only)
+    found = bench_round.measured([int(d) for d in bench_round.GOALS["shared average"]], repeats, only)
     over = "all-reduce"
-    for d, times in found.items():
-        yield ratio(f"round of J, {d:.0e} floats / all-reduce", times, "shared average", over, J[d])
-    for d, target in ((10**6, 0.45), (10**7, 0.32)):
+    for d, target in bench_round.GOALS["shared average"].items():
+        yield ratio(f"round of J, {d:.0e} floats / all-reduce", found[int(d)], "shared average", over, target)
+    for size, target in bench_round.GOALS["shared easgd"].items():
+        d = int(size)
         yield ratio(f"EASGD round, {d:.0e}, shared / all-reduce", found[d], "shared easgd", over, target)
         yield ratio(f"EASGD round, {d:.0e}, over gloo / all-reduce", found[d], "gloo easgd", over, 1.1)
     d = 3 * 10**7
@@ -215,43 +214,38 @@ def taken(command: list[str]) -> float:
 
 def networked(repeats: int, netlab: Path | None) -> Iterator[Row]:
     """A round on a ring of emulated hosts, over latency + bytes / bandwidth."""
+    import check_network
     from check_clock import refusal
 
-    what, target = "ring round, 4 hosts, 100 Mbit/s, 5 ms / its model", 1.15
+    what, target, rate = "ring round, 4 hosts, 100 Mbit/s, 5 ms / its model", 1.15, "100mbit"
     if why := refusal(netlab):
         yield Row(what, None, target, why)
         return
+    delay, bandwidth, latency = check_network.LINKS[rate]
     with tempfile.TemporaryDirectory() as folder:
-        asked = ["--hosts", "4", "--rate", "100mbit", "--delay", "5ms", "--timeout", "100", "--"]
+        asked = ["--hosts", str(check_network.HOSTS), "--rate", rate, "--delay", delay, "--timeout", "100", "--"]
         inside = [sys.executable, __file__, "--inside", f"{folder}/times", "--repeats", str(repeats)]
         subprocess.run([sys.executable, str(netlab), *asked, *inside], check=True, stdout=subprocess.DEVNULL)
         times = [float(word) for word in Path(folder, "times").read_text().split()]
-    model = DELAY + 2 * 32 * NUMBERS / RATE  # each sends a row to two neighbours
+    model = latency + check_network.ROUNDS["ring"] * 32 * check_network.D / bandwidth
     yield Row(what, statistics.median(times) / model, target, "", (min(times) / model, max(times) / model, len(times)))
 
 
 def one_host(place: Path, repeats: int) -> None:
     """What one of the emulated hosts does."""
+    import check_network
     import torch
     import torch.distributed as dist
 
-    from coopsgd.fleet.plan import layout_of
-    from coopsgd.fleet.processes import Processes
-    from coopsgd.mixing.graphs import Ring
-    from coopsgd.mixing.static import Gossip
+    from coopsgd.run.group import keep_freed_memory
 
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every process of a run does
     dist.init_process_group("gloo")
-    rank, schedule, times = dist.get_rank(), Gossip(topology=Ring()), []
-    fleet = Processes(layout_of(schedule, 4, 4), rank)
-    x = fleet.rows(torch.randn(1, NUMBERS))
-    for _ in range(2 + 3 * repeats):
-        dist.barrier()
-        began = time.perf_counter()
-        fleet.mix(schedule.at(4, 0), x)
-        times.append(time.perf_counter() - began)
-    if rank == 0:
-        place.write_text(" ".join(map(str, times[2:])))
+    call = check_network.rounds(dist.get_rank())["ring"]
+    times = [check_network.timed(call, 1) for _ in range(2 + 3 * repeats)][2:]
+    if dist.get_rank() == 0:
+        place.write_text(" ".join(map(str, times)))
     dist.barrier()
     dist.destroy_process_group()
 

@@ -64,6 +64,7 @@ def product(*axes: dict[str, str]) -> dict[str, str]:
 
 FEEDBACK = {"with feedback": "codec.feedback=true", "without": "codec.feedback=false"}
 ADAM = "optim=adam @optim.lr=0.004"
+WITH_AND_WITHOUT = {"none": "outer=none", "nesterov 0.9": "outer=nesterov outer.momentum=0.9 @outer.lr=0.7"}
 STUDIES = {
     "compression": Study(
         "The largest hundredth, and two bits, with and without what was left out before",
@@ -127,10 +128,7 @@ STUDIES = {
         f"algo=pasgd steps=300 {ADAM}",
         product(
             {"25": "tau=25", "50": "tau=50"},
-            {
-                "none": "outer=none",
-                "nesterov 0.9": "outer=nesterov outer.momentum=0.9 @outer.lr=0.7",
-            },
+            WITH_AND_WITHOUT,
         ),
         ("tau", "outer", "outer.momentum", "outer.lr", "optim.lr", "final"),
         picture="by_steps",
@@ -163,10 +161,7 @@ STUDIES = {
         "algo=pasgd tau=25 workers=1 partition=iid",
         product(
             {"sgd": "optim=sgd", "adam": ADAM},
-            {
-                "none": "outer=none",
-                "nesterov 0.9": "outer=nesterov outer.momentum=0.9 @outer.lr=0.7",
-            },
+            WITH_AND_WITHOUT,
         ),
         ("optim", "outer", "outer.momentum", "outer.lr", "optim.lr", "final"),
         picture="by_steps",

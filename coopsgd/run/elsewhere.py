@@ -113,7 +113,7 @@ def main() -> None:
             frozen = replace(schema.load(folder / "config.yaml", trust), processes=world)
             print(wrapped(header(Parts(frozen)), sys.stdout), flush=True)
         try:
-            outcome = worker.work(folder, rank, console=sys.stdout.fileno(), trust=trust, processes=world)
+            outcome = worker.work(folder, rank, trust=trust, processes=world)
         except Stopped as stopped:
             if rank == 0:
                 parts = Parts(schema.load(folder / "config.yaml", trust))

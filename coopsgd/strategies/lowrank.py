@@ -41,7 +41,6 @@ class Factors(Coder):
         starts = {block: start for block, start, _ in whole(blocks, columns) if block is not None}
         self._matrices: list[_Matrix] = []
         left = right = kept = 0
-        rest = np.ones(width, dtype=bool)
         for block in blocks:
             if block.matrix is None or not codec.shrinks(block):
                 continue
@@ -50,10 +49,11 @@ class Factors(Coder):
                 at = starts[block]
                 places = slice(left, left + n * k), slice(right, right + p * k), slice(kept, kept + p * k)
                 self._matrices.append(_Matrix(block._replace(start=at), (n, p), *places))
-                rest[at : at + n * p] = False
                 left, right = left + n * k, right + p * k
             kept += p * k
-        self._rest = torch.from_numpy(np.flatnonzero(rest))
+        taken = sorted((one.block.start, one.block.start + one.shape[0] * one.shape[1]) for one in self._matrices)
+        gaps = zip([0, *(stop for _, stop in taken)], [*(start for start, _ in taken), width], strict=True)
+        self._rest = torch.from_numpy(np.concatenate([np.arange(start, stop) for start, stop in gaps]))
         self._parts = [left, right, len(self._rest)]
         self.sizes = [sum(self._parts) * dtype.itemsize]
 

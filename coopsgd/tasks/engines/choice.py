@@ -70,9 +70,9 @@ def kind(module: nn.Module) -> str:
 
 def choose(wanted: str, bound: Bound, amp: str | None = None, device: str = "cpu", rows: int = FEW) -> Choice:
     """The engine for so many stacked rows of this module. `wanted`: a name, or auto for the table's; device: cpu or cuda."""
-    module, chunk = bound.module, dict(CHUNK[device])
-    if device == "cpu" and Bmm.cannot(module) is None and Bmm.compiled(module):
-        chunk["bmm"] = dense.chunk(sum(p.numel() for p in module.parameters()))
+    module, chunk = bound.module, CHUNK[device]
+    if device == "cpu" and Bmm.compiled(module):
+        chunk = {**chunk, "bmm": dense.chunk(sum(p.numel() for p in module.parameters()))}
     cannot = _pinned(bound, amp)
     if wanted == "auto":
         best = BEST[device][kind(module)] if cannot is None else ()
