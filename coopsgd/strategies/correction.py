@@ -8,7 +8,7 @@ them too (kgt, scaffold, proximal). Update form: u, the local steps of a round, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -237,6 +237,13 @@ class LocallyTracking(Around):
         return y, s._replace(own=own)
 
 
+def _no_mean(schedule: Mixing | None, algo: str, way_out: str) -> str:
+    """The end of a refusal: this algorithm takes no mean over all, because it is lazy or of another kind."""
+    if schedule is not None and schedule.lazy and takes_mean(replace(schedule, lazy=False)):
+        return f"which {algo} with algo.lazy=true does not take; use algo.lazy=false"
+    return f"which no communication of {algo} takes; use {way_out}"
+
+
 @register("fednova", "correction")
 @dataclass(frozen=True)
 class FedNova(Correction):
@@ -253,8 +260,8 @@ class FedNova(Correction):
     def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
         if schedule is None or not (takes_mean(schedule) or schedule.server_owns_aux):
             raise ValueError(
-                f"correction=fednova: makes workers of different numbers of steps count alike in a mean over all, which no "
-                f"communication of {algo} takes; use algo=fedavg, pasgd or parameter_server"
+                "correction=fednova: makes workers of different numbers of steps count alike in a mean over all, "
+                + _no_mean(schedule, algo, "algo=fedavg, pasgd or parameter_server")
             )
 
 
@@ -280,10 +287,8 @@ class Scaffold(Correction):
 
     def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
         if schedule is None or not (takes_mean(schedule) or schedule.server_owns_aux):
-            raise ValueError(
-                f"correction=scaffold: its c is the mean over all workers, which no communication of {algo} takes; use "
-                "algo=fedavg, pasgd or parameter_server, or correction=kgt, which is the same where W = J"
-            )
+            way_out = "algo=fedavg, pasgd or parameter_server, or correction=kgt, which is the same where W = J"
+            raise ValueError(f"correction=scaffold: its c is the mean over all workers, {_no_mean(schedule, algo, way_out)}")
 
 
 @dataclass(frozen=True)

@@ -283,7 +283,15 @@ def test_proximal_with_a_delay_is_pulled_to_what_was_mixed(process_groups, delay
         (("algo=dpa", "correction=d2"), "got tau=10; use tau=1, or correction=led"),
         (("algo=dpsgd", "tau=[[0,1],[9,2]]", "correction=gt"), "got a period that moves; use tau=1, or correction=kgt"),
         (("algo=easgd", "correction=kgt"), "easgd has auxiliary models, which have no gradients"),
-        (("algo=easgd", "correction=scaffold"), "its c is the mean over all workers"),
+        (("algo=easgd", "correction=scaffold"), "its c is the mean over all workers, which no communication of easgd takes"),
+        (
+            ("algo=pasgd", "algo.lazy=true", "correction=scaffold"),
+            "pasgd with algo.lazy=true does not take; use algo.lazy=false",
+        ),
+        (
+            ("algo=pasgd", "algo.lazy=true", "correction=fednova"),
+            "pasgd with algo.lazy=true does not take; use algo.lazy=false",
+        ),
         (("algo=one_peer", "correction=led"), "needs one W for all rounds"),
         (("algo=dpsgd", "workers=8", "topology=exponential", "correction=d2"), "needs a symmetric W"),
         (("algo=fullsync", "correction=gt"), "correction=gt: fullsync mixes no models"),
