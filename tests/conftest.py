@@ -83,7 +83,8 @@ class Ended(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        return [line for line in self.err.splitlines() if line.strip()]
+        """What it said on stderr, but for what is said only where saving takes a while."""
+        return [line for line in self.err.splitlines() if line.strip() and not line.startswith("the run is being saved before")]
 
 
 class ProcessGroup:

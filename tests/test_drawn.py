@@ -23,7 +23,7 @@ class Item:
         self.marks.append(mark)
 
 
-@pytest.mark.parametrize("name", drawn.CASES)
+@pytest.mark.parametrize("name", [*drawn.CASES, *sorted(drawn.LONG)])
 def test_it_is_a_test(name):
     file, _, test = name.partition("::")
     assert f"def {test}(" in (HERE / file).read_text()
@@ -34,7 +34,10 @@ def test_each_value_is_kept_once_and_others_are_slow(monkeypatch):
     grid = [Item("test_a.py::test_b", algo=algo, tau=tau) for algo in "abcdef" for tau in range(4)]
     line = [Item("test_a.py::test_c", algo=algo) for algo in "abcdefg"]
     other = [Item("test_a.py::test_d", algo=algo) for algo in "ab"]
-    drawn.mark([*grid, *line, *other])
+    monkeypatch.setattr(drawn, "LONG", {"test_a.py::test_e"})
+    long = [Item("test_a.py::test_e")]
+    drawn.mark([*grid, *line, *other, *long])
+    assert [mark.name for mark in long[0].marks] == ["slow"]
     kept = [item for item in grid if not item.marks]
     assert {item.callspec.params["algo"] for item in kept} == set("abcdef")
     assert {item.callspec.params["tau"] for item in kept} == set(range(4))

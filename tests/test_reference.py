@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from itertools import takewhile
@@ -38,17 +39,17 @@ def rows_below(page: str, head: str) -> list[list[str]]:
     return found
 
 
+options = functools.cache(catalogue.options)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_knob_is_a_key_with_the_default_that_the_page_says(name):
     knobs = rows_below(FAMILIES[name], "| key | symbol |")
     assert knobs
+    known = [
+        one for group in ("algo", "period", *AXES) for choice in catalogue.choices(group) for one in options(group, choice.name)
+    ] + catalogue.run_options()
     for key, _, default, *_ in knobs:
-        known = [
-            one
-            for group in ("algo", "period", *AXES)
-            for choice in catalogue.choices(group)
-            for one in catalogue.options(group, choice.name)
-        ] + catalogue.run_options()
         values = {json.dumps(one.value).strip('"') for one in known if one.full_key == key.strip("`")}
         assert default in values or (key == "`topology`" and default == catalogue.default("topology")), key
 

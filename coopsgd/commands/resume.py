@@ -44,6 +44,7 @@ MAY_CHANGE = (
     "max_restarts",
     "launch",
     "machines",
+    "interface",
     "save",
     "objective",
     "name",

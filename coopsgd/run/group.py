@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -23,11 +24,12 @@ from coopsgd.fleet.waits import Waits
 
 @contextlib.contextmanager
 def process_group(
-    processes: int, rank: int, device: torch.device, timeout: float, store: str | Path | None, waits: Waits
+    processes: int, rank: int, device: torch.device, timeout: float, store: str | Path | None, waits: Waits, interface: str
 ) -> Iterator[Lookout | None]:
     """The default process group, for as long as it is needed.
 
-    Under torchrun, where no command looks at them, the processes look at each other.
+    Under torchrun, where no command looks at them, the processes look at each other, and talk over `interface` (auto: what
+    gloo and nccl find). RunFailed where this machine has none of that name.
     """
     wait, lookout = timedelta(seconds=timeout), None
     arguments: dict[str, Any] = {"backend": "gloo", "timeout": wait, "rank": rank, "world_size": processes}
@@ -37,6 +39,7 @@ def process_group(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         arguments["store"] = dist.FileStore(str(store), processes)
     else:
+        _keep_to(interface, rank)
         try:
             arguments["store"] = met = next(dist.rendezvous("env://", rank, processes, timeout=wait))[0]
         except dist.DistError as error:
@@ -59,6 +62,20 @@ def process_group(
         if lookout is not None:
             lookout.close()
     dist.destroy_process_group()  # after a failure the process ends instead: peers may never answer
+
+
+def _keep_to(interface: str, rank: int) -> None:
+    """Have gloo and nccl use this network interface alone; what the environment says of it is as good where it is auto."""
+    if interface == "auto":
+        return
+    here = [name for _, name in socket.if_nameindex()]
+    if interface not in here:
+        raise RunFailed(
+            f"interface={interface}: the machine of worker process {rank}, {socket.gethostname()}, has no such network "
+            f"interface, it has {', '.join(here)}; where machines call theirs differently use interface=auto, and set "
+            "GLOO_SOCKET_IFNAME on each"
+        )
+    os.environ |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": f"={interface}"}  # =: nccl takes a beginning else
 
 
 def in_a_group() -> bool:

@@ -246,7 +246,7 @@ def joined(
             )
         return
     waits.begin("join", START, 0)
-    with not_full(), process_group(settings.processes, rank, device, timeout, store, waits) as lookout:
+    with not_full(), process_group(settings.processes, rank, device, timeout, store, waits, settings.interface) as lookout:
         waits.end()
         yield Processes(layout, rank, timeout, waits, lookout), device
 

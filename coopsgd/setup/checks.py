@@ -70,6 +70,10 @@ def scalars(config: Config) -> None:
     for name, known in (("dtype", DTYPES), ("save", SAVES), ("engine", ENGINES), ("device", DEVICES), ("fleet", FLEETS)):
         if getattr(config, name) not in known:
             raise ConfigError(f"{name}: must be one of {', '.join(known)}, got {getattr(config, name)!r}")
+    if not isinstance(config.interface, str) or any(c in config.interface for c in " ,/"):
+        raise ConfigError(
+            f"interface: must be the name of one network interface, as in eth1, or auto, got {config.interface!r}"
+        )
     seconds = config.timeout
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if seconds != "auto" and not (number and 0 < seconds <= LONGEST):
@@ -96,6 +100,11 @@ def placement(config: Config) -> None:
         raise ConfigError(
             f"processes: workers must be divisible by it, got workers={config.workers} processes={config.processes}; "
             f"choose one of {', '.join(map(str, divisors))}"
+        )
+    if config.interface != "auto" and config.launch:
+        raise ConfigError(
+            f"interface={config.interface}: what one machine runs talks over loopback; add launch=false, which prints what to "
+            "start on each of several"
         )
     if config.machines in ("auto", 1):
         return

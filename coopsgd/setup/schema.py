@@ -288,6 +288,13 @@ class Config:
         unit="machines",
         type="int or auto",
     )
+    interface: str = key(
+        "auto",
+        "with launch=false: the network interface that processes of several machines talk over, as in eth1; auto: what gloo "
+        "and nccl find",
+        identity=False,
+        type="text or auto",
+    )
     launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines", identity=False)
 
 

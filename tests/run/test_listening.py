@@ -6,6 +6,8 @@ import contextlib
 import os
 import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,32 @@ def test_a_run_on_one_machine_listens_to_that_alone(started, tmp_path, fleet):  
     until(lambda: (tmp_path / "r" / "metrics.jsonl").exists(), "training")
     found = addresses(family_of(command.pid))
     assert found <= {"127.0.0.1", "::1"} and bool(found) == (fleet == "processes"), found
+
+
+def under_torchrun(cli, tmp_path, interface):
+    """Two processes of a run of several machines, both here, that are to talk over this interface."""
+    words = (*QUADRATIC, "workers=2", "processes=2", "steps=100000000", "log_every=100", "launch=false", "hydra.run.dir=r")
+    assert cli("train", *words, f"interface={interface}").code == 0
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = {name: value for name, value in os.environ.items() if name != "GLOO_SOCKET_IFNAME"}
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}")
+    line = (sys.executable, *torchrun, "-m", "coopsgd.worker", str(tmp_path / "r"))
+    return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_what_several_machines_run_keeps_to_the_interface(cli, tmp_path):
+    agent = under_torchrun(cli, tmp_path, "lo")
+    until(lambda: (tmp_path / "r" / "metrics.jsonl").exists(), "training")
+    workers = [pid for pid in family_of(agent.pid) if pid != agent.pid]  # the store of torchrun's own is open to all
+    listening = addresses(workers)
+    agent.terminate()
+    agent.communicate(timeout=60)
+    assert listening == {"127.0.0.1"}
+
+
+def test_an_interface_that_a_machine_lacks_is_named_by_its_process(cli, tmp_path):
+    agent = under_torchrun(cli, tmp_path, "ib7")
+    out, _ = agent.communicate(timeout=120)
+    assert agent.returncode and "interface=ib7: the machine of worker process 0" in out and "it has lo" in out, out
+    assert "RunFailed" not in out  # a line, and of tracebacks only the one of torchrun's own

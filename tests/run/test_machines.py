@@ -27,6 +27,11 @@ REFUSED = [
     ((*FOUR, "machines=4", "processes=2"), "machines=4: must share processes=2 evenly; use processes=8"),
     ((*FOUR, "machines=3"), "machines=3: must share workers=8 evenly"),
     ((*FOUR, "machines=0"), "machines: must be a whole number of at least 1 or auto, got 0"),
+    (("interface=eth1",), "interface=eth1: what one machine runs talks over loopback; add launch=false"),
+    (
+        (*FOUR, "interface='eth0,eth1'"),
+        "interface: must be the name of one network interface, as in eth1, or auto, got 'eth0,eth1'",
+    ),
 ]
 
 

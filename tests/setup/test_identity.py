@@ -72,6 +72,7 @@ VALUES = {
     "timeout": ("timeout=10", "timeout=20"),
     "launch": ("launch=true", "launch=false"),
     "machines": ("machines=auto", "machines=1"),
+    "interface": ("interface=auto", "interface=eth1"),
 }
 WHERE = {
     "processes",
@@ -91,6 +92,7 @@ WHERE = {
     "timeout",
     "launch",
     "machines",
+    "interface",
 }
 
 
@@ -110,6 +112,7 @@ def test_a_key_makes_another_run_or_the_same_one_elsewhere(name):
     small += ("tau=2",) if name == "fragments" else ()
     small += ("optim.momentum=0.9",) if name in ("buffers", "buffers_every") else ()
     small += ("buffers=average",) if name == "buffers_every" else ()
+    small += ("launch=false",) if name == "interface" else ()
     one, other = VALUES[name]
     algo = "algo=pasgd" if name == "weights_by" else "algo=dpsgd"
     base = (algo, *small, "workers=4", "processes=1", *(["steps=4"] if name not in ("epochs", "rounds") else []))
