@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+from drawn import LONG
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "promises.md").read_text()
 TABLE = re.compile(r"^\| promise \| held by \|\n\| --- \| --- \|\n((?:\|.*\n)+)", re.MULTILINE)
@@ -39,6 +41,10 @@ def there(file: str, name: str) -> bool:
 
 def test_every_test_that_is_named_is_there():
     assert missing(PAGE) == []
+
+
+def test_none_of_them_is_left_to_make_test_all():
+    assert not [test for tests in promises(PAGE).values() for test in tests if test.removeprefix("tests/") in LONG]
 
 
 def test_every_promise_names_one():
