@@ -237,11 +237,13 @@ class LocallyTracking(Around):
         return y, s._replace(own=own)
 
 
-def _no_mean(schedule: Mixing | None, algo: str, way_out: str) -> str:
-    """The end of a refusal: this algorithm takes no mean over all, because it is lazy or of another kind."""
+def _needs_mean(schedule: Mixing | None, algo: str, why: str, way_out: str) -> None:
+    """ValueError unless workers' models are averaged over all, by W or by a server."""
+    if schedule is not None and (takes_mean(schedule) or schedule.server_owns_aux):
+        return
     if schedule is not None and schedule.lazy and takes_mean(replace(schedule, lazy=False)):
-        return f"which {algo} with algo.lazy=true does not take; use algo.lazy=false"
-    return f"which no communication of {algo} takes; use {way_out}"
+        raise ValueError(f"{why}, which {algo} with algo.lazy=true does not take; use algo.lazy=false")
+    raise ValueError(f"{why}, which no communication of {algo} takes; use {way_out}")
 
 
 @register("fednova", "correction")
@@ -258,11 +260,8 @@ class FedNova(Correction):
         return Normalised(algorithm, tuple(self.momentum))
 
     def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
-        if schedule is None or not (takes_mean(schedule) or schedule.server_owns_aux):
-            raise ValueError(
-                "correction=fednova: makes workers of different numbers of steps count alike in a mean over all, "
-                + _no_mean(schedule, algo, "algo=fedavg, pasgd or parameter_server")
-            )
+        why = "correction=fednova: makes workers of different numbers of steps count alike in a mean over all"
+        _needs_mean(schedule, algo, why, "algo=fedavg, pasgd or parameter_server")
 
 
 class Controlled(NamedTuple):
@@ -286,9 +285,8 @@ class Scaffold(Correction):
         return Controlling(algorithm)
 
     def check(self, schedule: Mixing | None, m: int, tau: int | None, algo: str) -> None:
-        if schedule is None or not (takes_mean(schedule) or schedule.server_owns_aux):
-            way_out = "algo=fedavg, pasgd or parameter_server, or correction=kgt, which is the same where W = J"
-            raise ValueError(f"correction=scaffold: its c is the mean over all workers, {_no_mean(schedule, algo, way_out)}")
+        way_out = "algo=fedavg, pasgd or parameter_server, or correction=kgt, which is the same where W = J"
+        _needs_mean(schedule, algo, "correction=scaffold: its c is the mean over all workers", way_out)
 
 
 @dataclass(frozen=True)
