@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from coopsgd.commands import compose
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Fleet
+from coopsgd.fleet.hosts import Hosts, shared_memory
 from coopsgd.fleet.memory import Memory
 from coopsgd.fleet.plan import choose_layout, layout_of
 from coopsgd.fleet.processes import Processes
@@ -150,11 +151,11 @@ def written(W: np.ndarray) -> str:
     return f"algo.W={path}"
 
 
-def run(rank: int, settings: schema.Config, processes: int) -> Any:
-    """One process's part."""
+def run(rank: int, settings: schema.Config, processes: int, each: int = 0) -> Any:
+    """One process's part. each: see fleet_of."""
     parts = Parts(settings)
     layout = layout_of(parts.strategy.schedule, settings.workers, processes)
-    fleet = fleet_of(layout, rank, settings.fleet == "shared")
+    fleet = fleet_of(layout, rank, settings.fleet == "shared", each)
     layout = fleet.layout
     problem = parts.task.build(settings, fleet.workers, torch.device("cpu"))
     report = Lines()
@@ -177,10 +178,16 @@ def run(rank: int, settings: schema.Config, processes: int) -> Any:
     )
 
 
-def fleet_of(layout: Any, rank: int, shared: bool = False) -> Fleet:
-    """The fleet of this layout; shared: rows in one memory, which rank 0 makes and the others open."""
+def fleet_of(layout: Any, rank: int, shared: bool = False, each: int = 0) -> Fleet:
+    """The fleet of this layout; shared: rows in one memory, which rank 0 makes and the others open.
+
+    each: processes that are as one host, with a memory of its own.
+    """
     if layout.processes == 1:
         return Stacked(layout)
+    if each:
+        memory = shared_memory(Processes(layout, rank), each)
+        return Hosts(layout, rank, memory, here=range(rank - rank % each, rank - rank % each + each))
     if not shared:
         return Processes(layout, rank)
     first = Memory(layout.processes) if rank == 0 else None
@@ -196,9 +203,9 @@ def play(process_groups: Any, processes: int, *words: str) -> Played:
     return play_settled(process_groups, processes, settle(words))
 
 
-def play_settled(process_groups: Any, processes: int, settings: schema.Config) -> Played:
-    """The same of a checked config."""
-    answers = [run(0, settings, 1)] if processes == 1 else process_groups(processes)(run, settings, processes)
+def play_settled(process_groups: Any, processes: int, settings: schema.Config, each: int = 0) -> Played:
+    """The same of a checked config. each: processes of a host, which share a memory."""
+    answers = [run(0, settings, 1)] if processes == 1 else process_groups(processes)(run, settings, processes, each)
     x, answer, logical, wire, lines, _, layout, lags, stats, ledger = answers[0]
     assert all(other[2] == logical for other in answers), "processes disagree about the ledger"
     return Played(x, answer, logical, wire, lines, [other[5] for other in answers], layout, lags, stats, ledger)

@@ -138,7 +138,7 @@ def test_imports_point_one_way():
     composers |= {"setup/messages.py", "setup/sources.py", "setup/loading.py"}
     grammar = {"setup/words.py", "setup/sweeps.py"}  # they parse words; nothing is composed there
     assert importers("hydra") == composers | grammar
-    distributed = {"fleet/processes.py", "fleet/world.py", "fleet/lookout.py"}
+    distributed = {"fleet/processes.py", "fleet/hosts.py", "fleet/world.py", "fleet/lookout.py"}
     assert importers("torch.distributed") == {"run/launch.py", "run/group.py", *distributed, "testing/processes.py"}
     assert importers("coopsgd.fleet.stacked") <= {
         "run/worker.py",
@@ -147,7 +147,9 @@ def test_imports_point_one_way():
         "testing/by_hand.py",
         "testing/runs.py",
     }
-    assert importers("coopsgd.fleet.processes") == {"run/worker.py", "fleet/world.py", "testing/runs.py"}
+    assert importers("coopsgd.fleet.processes") == {
+        *("run/worker.py", "fleet/hosts.py", "fleet/world.py", "testing/runs.py"),
+    }
     upwards: dict[str, set[str]] = {}
     for name, found in files.items():
         own = name.removesuffix(".py").removesuffix("__init__").replace("/", ".").strip(".")

@@ -248,7 +248,7 @@ class Fleet(Described, ABC):
         if self.ledger.paused and more:  # nobody counts messages: each has the bits that it has alone
             return self._apart(carried, self._averaging(*xs), [self._averaging(x) for x in more])
         every = (*xs, *more) if even else tuple(map(self._weighed, (*xs, *more)))
-        wire = self._wire(average_price(self.layout.processes))
+        wire = self._wire(average_price(self._planned_for.processes))
         parts = self.clock.average() if self.clock else None
         ends = self._charge(average_price(self.m), sum(_width(x) for x in every), wire.sent, wire.messages, parts)
 
@@ -268,7 +268,9 @@ class Fleet(Described, ABC):
             return self._apart(carried, self._picking(x, i), [self._picking(y, i) for y in more])
         every = (x, *more)
         n = self.m + self.v
-        wire = self._wire(pick_price(self.layout.processes - 1, self._owner(i), self.layout.processes))
+        movers = self._planned_for
+        owner = next(q for q in range(movers.processes) if i in movers.rows(q))
+        wire = self._wire(pick_price(movers.processes - 1, owner, movers.processes))
         hosts = self.m if i >= self.m and self.layout.server_owns_aux else self.m - 1
         parts = self.clock.broadcast(i) if self.clock else None
         ends = self._charge(pick_price(hosts, i, n), sum(map(_width, every)), wire.sent, wire.messages, parts)
@@ -391,7 +393,7 @@ class Fleet(Described, ABC):
 
     @property
     def _planned_for(self) -> plans.Layout:
-        """The layout that a matrix is lowered to."""
+        """The layout that a matrix is lowered to: who holds which row, of those between whom something is sent."""
         return self.layout
 
     def _wire(self, price: Price) -> Price:
@@ -426,8 +428,8 @@ class Fleet(Described, ABC):
                 self._plans.popitem()
             takes = everyone(self.m) if W is None else self._matrix(W).entries_by_row[:2]
             n, server_owns_aux = self.m + self.v, self.layout.server_owns_aux
-            logical, found = spread_price(takes, self.m, n, server_owns_aux), routes(takes, self.layout)
-            wire = self._wire(Price(len(found), sent_by(found, self.layout.processes)))
+            logical, found = spread_price(takes, self.m, n, server_owns_aux), routes(takes, self._planned_for)
+            wire = self._wire(Price(len(found), sent_by(found, self._planned_for.processes)))
             self._plans[key] = _Planned(W, found, logical, wire, self.clock.parts(logical) if self.clock else None)
         return self._plans[key]
 

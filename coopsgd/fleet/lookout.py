@@ -45,14 +45,16 @@ class Member(NamedTuple):
 class Lookout:
     """What a process knows of the others of its group.
 
-    store: of the group; waits: those of this process; timeout: seconds after which torch waits no longer in any case.
+    store: of the group; waits: those of this process; timeout: seconds after which torch waits no longer in any case; keeper:
+    the process that keeps the store, where torchrun does not.
 
     One store may outlive workers that are started again (torchrun's own does), with what they have said: a process is known by
     its pid, and who it is now is read again where somebody is to be named.
     """
 
-    def __init__(self, rank: int, processes: int, store: dist.Store, waits: Waits, timeout: float) -> None:
+    def __init__(self, rank: int, processes: int, store: dist.Store, waits: Waits, timeout: float, keeper: int = 0) -> None:
         self.rank, self.processes, self._waits, self._timeout = rank, processes, waits, timeout
+        self._keeper = keeper
         self._store = dist.PrefixStore("coopsgd/lookout", store)
         clone = getattr(store, "clone", None)  # torch 2.9 has none: then a thread may have to wait for another
         self._mine = dist.PrefixStore("coopsgd/lookout", clone()) if clone is not None else self._store
@@ -131,8 +133,9 @@ class Lookout:
 
     def _missing(self) -> list[int]:
         """Those that do not say that they wait; nobody where whoever keeps the store is the one who is silent."""
-        if self._silent():  # a torchrun keeps it, or else the first process
-            return [0] if self.rank and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" else []
+        if self._silent():  # a torchrun keeps it, or else a process
+            ours = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+            return [self._keeper] if ours and self.rank != self._keeper else []
         now = time.monotonic()
         silent = {q: self._said.get(q, (b"-", now)) for q in self.others}
         return [q for q, (said, since) in silent.items() if said == b"-" or now - since > STALE]
@@ -171,6 +174,10 @@ class Lookout:
             with contextlib.suppress(OSError):
                 os.kill(self._members[q].pid, signal.SIGCONT)
         return RunFailed(f"{said}, so the run was ended")
+
+    def gone(self) -> bool:
+        """Has another process of this machine ended?"""
+        return any(self._state(q) in ("", "X", "Z") for q in self.others)
 
     def leave(self, error: BaseException) -> None:
         """This process ends by an error of its own, which it tells itself; the others hear of it."""

@@ -82,6 +82,7 @@ class Meeting:
         self._slots, self._rank, self._n, self._spins = memory.slots(), rank, 0, spins
         self._others = [SLOT * q for q in range(memory.processes) if q != rank]
         self._lock = threading.Lock()
+        self.look: Callable[[], None] = _nothing  # called now and then by who waits, which it may end by an error
         self._sleep, self._wake = _futex(self._slots) or (_doze, lambda at: None)
 
     def arrive(self) -> None:
@@ -112,6 +113,7 @@ class Meeting:
             while _before(seen := slots[at], n):
                 self._sleep(at, seen, looked)
                 looked += 1
+                self.look()
         self._fence()
 
     def _fence(self) -> None:
@@ -121,6 +123,10 @@ class Meeting:
             pass
         with self._lock:
             pass
+
+
+def _nothing() -> None:
+    """Nobody looks."""
 
 
 def _before(seen: int, n: int) -> bool:

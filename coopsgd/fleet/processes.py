@@ -63,8 +63,7 @@ class Processes(Stacked):
         return super().rows(start)
 
     def total(self, values: Tensor) -> Tensor:
-        # nccl moves nothing that is not on a GPU
-        summed = values.clone() if backend_of(values.device) else values.to("cuda")
+        summed = self._movable(values.clone())
         with self._may_wait("total"):
             self._done(dist.all_reduce(summed, async_op=True))
         return summed.to(values.device)
@@ -82,6 +81,27 @@ class Processes(Stacked):
                     self._done(dist.irecv(part, q, tag=self.tag))
                 everything[rows] = part
             return everything
+
+    def hand(self, piece: Any, to: int) -> None:
+        """Bytes to another process, which takes them by `taken`; off the ledger."""
+        mine = torch.frombuffer(piece, dtype=torch.uint8) if len(piece) else torch.zeros(0, dtype=torch.uint8)
+        with self._may_wait("gather"):
+            for part in (torch.tensor([len(mine)]), mine)[: 1 + bool(len(mine))]:
+                self._done(dist.isend(self._movable(part), to, tag=self.tag))
+
+    def taken(self, by: int) -> memoryview:
+        """What process `by` hands to this one next."""
+        with self._may_wait("gather"):
+            size = self._movable(torch.zeros(1, dtype=torch.long))
+            self._done(dist.irecv(size, by, tag=self.tag))
+            piece = self._movable(torch.zeros(int(size), dtype=torch.uint8))
+            if len(piece):
+                self._done(dist.irecv(piece, by, tag=self.tag))
+        return piece.cpu().numpy().data
+
+    def _movable(self, x: Tensor) -> Tensor:
+        """nccl moves nothing that is not on a GPU."""
+        return x if backend_of(x.device) else x.to("cuda")
 
     def barrier(self) -> None:
         with self._may_wait("barrier"):
@@ -119,10 +139,24 @@ class Processes(Stacked):
 
     def _lowered(self, plan: plans.Plan) -> Lowered:
         for item in plan.sums:  # every process makes every group, in the same order
-            if item.group not in self._groups:
-                with self._may_wait("group"):
-                    self._groups[item.group] = dist.new_group(list(item.group), timeout=timedelta(seconds=self._timeout))
+            self._need_group(item.group)
         return super()._lowered(plan)
+
+    def _need_group(self, processes: tuple[int, ...]) -> None:
+        if processes not in self._groups:
+            with self._may_wait("group"):
+                self._groups[processes] = self._made_group(processes)
+
+    def _made_group(self, ranks: tuple[int, ...]) -> Any:
+        return dist.new_group(list(ranks), timeout=timedelta(seconds=self._timeout))
+
+    def group(self, processes: tuple[int, ...]) -> Any:
+        """torch's group of these, once there is one; None: all."""
+        return self._groups[processes]
+
+    def _rank_of(self, q: int) -> int:
+        """What torch calls process q of this fleet."""
+        return q
 
     def _reduce(self, part: Tensor, group: tuple[int, ...], verb: str = "mix") -> Callable[[], None]:
         if len(group) == 1:
@@ -169,7 +203,8 @@ class Processes(Stacked):
     def _largest(self, value: float) -> float:
         """Of all processes; inside `_may_wait`."""
         found = torch.tensor([value], dtype=torch.float64)
-        self._done(dist.all_reduce(found, dist.ReduceOp.MAX, async_op=True))
+        everyone = self._groups[tuple(range(self.layout.processes))]
+        self._done(dist.all_reduce(found, dist.ReduceOp.MAX, group=everyone, async_op=True))
         return float(found)
 
     def _streamed(self, lowered: Lowered, xs: tuple[Rows, ...]) -> Callable[[], None]:
@@ -270,8 +305,8 @@ class Processes(Stacked):
             calls = [dist.P2POp(dist.irecv, part, src) for part, src in receives]
             calls += [dist.P2POp(dist.isend, part, dst) for part, dst in sends]
             return dist.batch_isend_irecv(calls)
-        started: list[Any] = [dist.irecv(part, src, tag=tag) for part, src in receives]
-        return started + [dist.isend(part, dst, tag=tag) for part, dst in sends]
+        started: list[Any] = [dist.irecv(part, self._rank_of(src), tag=tag) for part, src in receives]
+        return started + [dist.isend(part, self._rank_of(dst), tag=tag) for part, dst in sends]
 
     def _mean(self, x: Rows) -> Callable[[], Common]:
         share = len(self.workers)

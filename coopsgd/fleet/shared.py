@@ -42,12 +42,17 @@ class _Lent:
 class Shared(Fleet):
     """An equal share of the workers in each process of this host; each auxiliary row has one owner."""
 
-    def __init__(self, layout: plans.Layout, rank: int, memory: Memory, waits: Waits | None = None) -> None:
+    def __init__(
+        self, layout: plans.Layout, rank: int, memory: Memory, waits: Waits | None = None, here: range | None = None
+    ) -> None:
+        """here: the processes that share the memory; None: all."""
         super().__init__(replace(layout, replicated=not layout.v), rank)
         self._memory, self._waits = memory, waits or Waits(FIRST)
-        self._meeting = Meeting(memory, rank, SPINS if layout.processes <= processors.cores() else 0)
-        self._order = np.array([row for q in range(layout.processes) for row in self.layout.rows(q)])
-        at = sum(len(self.layout.rows(q)) for q in range(rank))
+        self._processes_here = range(layout.processes) if here is None else here
+        self._place = rank - self._processes_here.start
+        self._meeting = Meeting(memory, self._place, SPINS if len(self._processes_here) <= processors.cores() else 0)
+        self._order = np.array([row for q in self._processes_here for row in self.layout.rows(q)])
+        at = sum(len(self.layout.rows(q)) for q in self._processes_here if q < rank)
         self._here = slice(at, at + self.local_rows)
         self._whole: dict[int, Tensor] = {}  # address of the rows here -> all of them
         self._free: dict[Any, list[Tensor]] = {}
@@ -56,7 +61,7 @@ class Shared(Fleet):
 
     def rows(self, start: Tensor) -> Rows:
         first = self._taken("pick", 1, start.shape[1], start.dtype)
-        if self.rank == 0:
+        if self._place == 0:
             first.copy_(start)
         self._meet("broadcast")
         x = self.zeros_like(start.expand(self.local_rows, -1))
@@ -66,7 +71,7 @@ class Shared(Fleet):
         return x
 
     def zeros_like(self, x: Rows) -> Rows:
-        everything = self._memory.room(self.layout.n, x.shape[1], x.dtype)
+        everything = self._memory.room(len(self._order), x.shape[1], x.dtype)
         mine = everything[self._here]
         self._whole[mine.data_ptr()] = everything
         return mine
@@ -75,7 +80,7 @@ class Shared(Fleet):
         found = self._whole.get(x.data_ptr())
         if found is not None and found.dtype == x.dtype and (mine := found[self._here]).shape == x.shape and x.is_contiguous():
             return _Lent(found, None, mine)
-        everything = self._taken("rows", self.layout.n, x.shape[1], x.dtype)
+        everything = self._taken("rows", len(self._order), x.shape[1], x.dtype)
         mine = everything[self._here]
         mine.copy_(x.detach())
         return _Lent(everything, x.detach() if back else None, mine)
@@ -123,8 +128,8 @@ class Shared(Fleet):
 
     def _slice(self, d: int) -> slice:
         """The columns of d that are this process's at a verb."""
-        share = -(-d // (ALIGNED * self.layout.processes)) * ALIGNED
-        return slice(min(d, self.rank * share), min(d, (self.rank + 1) * share))
+        share = -(-d // (ALIGNED * len(self._processes_here))) * ALIGNED
+        return slice(min(d, self._place * share), min(d, (self._place + 1) * share))
 
     # verbs
 
@@ -151,14 +156,24 @@ class Shared(Fleet):
         def finish() -> None:
             with self._waiting("mix"):
                 self._met("mix")
-                for one in lent:
-                    columns = self._slice(one.all.shape[1])
-                    lowered(one.all[:, columns])
+                self._pass(lowered, tuple(one.all[:, self._slice(one.all.shape[1])] for one in lent))
                 self._meet("mix")
                 for one in lent:
                     self._returned(one)
 
         return finish
+
+    def _pass(self, lowered: Any, slices: tuple[Tensor, ...]) -> None:
+        """Mix these columns of all rows, where they lie."""
+        for x in slices:
+            lowered(x)
+
+    def _mean_of(self, rows: Tensor, out: Tensor) -> None:
+        """Into out (1, d) the mean of the workers' rows of these columns."""
+        torch.mean(rows, 0, keepdim=True, out=out)
+
+    def _picked(self, row: Tensor, i: int) -> None:
+        """Row i (1, d) of the memory is filled; return when it is so for all hosts."""
 
     def _mean(self, x: Rows) -> Callable[[], Common]:
         with self._waiting("mean"):
@@ -171,7 +186,7 @@ class Shared(Fleet):
                 columns = self._slice(x.shape[1])
                 if columns.stop > columns.start:
                     rows = lent.all[:, columns]
-                    torch.mean(rows if self._workers is None else rows[self._workers], 0, keepdim=True, out=mean[:, columns])
+                    self._mean_of(rows if self._workers is None else rows[self._workers], mean[:, columns])
                 self._meet("mean")
                 found = mean.clone()
                 self._returned(lent)
@@ -212,6 +227,7 @@ class Shared(Fleet):
         def finish() -> Common:
             with self._waiting("pick"):
                 self._met("pick")
+                self._picked(row, i)
                 found = row.clone()
                 self._meet("pick")
                 self._given_back("pick", row)

@@ -37,9 +37,12 @@ def matrix(kind: str, v: int) -> np.ndarray:
     return W
 
 
-def verbs(rank, processes, v, W, x, dtype, owned):
-    """What each verb makes of x (M + v, d): at once, of rows that lie in the memory or not; begun, then disturbed."""
-    fleet = fleet_of(Layout(M, v, processes), rank, shared=True)
+def verbs(rank, processes, v, W, x, dtype, owned, each=0):
+    """What each verb makes of x (M + v, d): at once, of rows that lie in the memory or not; begun, then disturbed.
+
+    each: processes of a host, if there are several.
+    """
+    fleet = fleet_of(Layout(M, v, processes), rank, shared=True, each=each)
     rows = fleet.layout.rows(rank)
     mine = torch.from_numpy(x[rows]).to(dtype)
     if owned:
