@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -18,10 +19,12 @@ from coopsgd.predict import cost
 from coopsgd.predict.setting import Setting
 from coopsgd.run import pictures, provenance, source
 from coopsgd.run.console import number, printer
+from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.period import ends
 
 ROUNDS = 3, 12  # communications whose schedule is shown: at least, and at most when it takes as many to repeat
+WITHIN = "the rows of each machine lie in one memory; machines send each other, as if each were one process:"
 SHARED = "the rows lie in one memory, of which each process mixes a slice of the columns: nothing is sent"
 WIDEST = 12  # rows of a matrix that fit a terminal
 TRAITS = {  # what is said of a matrix that has it, and of one that has not
@@ -38,6 +41,8 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
     m, processes = config.workers, int(config.processes)
     v, cycle, law = (schedule.num_aux, schedule.cycle(m), schedule.law(m)) if schedule else (0, 1, None)
     layout, shared = plans.layout_of(schedule, m, processes), processes > 1 and config.fleet == "shared"
+    if within := shared and (machines := schema.machines_of(config)) > 1:  # what crosses is between machines
+        layout, shared, processes = replace(layout, processes=machines, replicated=not v), False, machines
     factors = schedule.factors(m, 0) if schedule and strategy.send is not None else ()
     result: dict[str, Any] = {
         **cost.identity(parts),
@@ -47,7 +52,7 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
         "zeta": schedule.zeta(m) if schedule else None,
         "zeta_error": None if law is None else law.zeta_error,
         "outer": outer_facts(parts),
-        "factors": [_matrix(W, layout, shared) for W in factors],
+        "factors": [_matrix(W, layout, shared, within) for W in factors],
         "cycle": cycle,
         "schedule": [
             {"round": r, "after_step": after, **cost.of_round(parts, r)} for r, after in enumerate(_ends(parts, cycle))
@@ -60,7 +65,9 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
     }
     if strategy.send is None:
         many = f"all-reduce of the average over {processes} processes: {2 * (processes - 1)} vectors"
-        result["plan"] = [SHARED if shared else many if processes > 1 else "one process holds every row, nothing is sent"]
+        result["plan"] = [WITHIN] * within + [
+            SHARED if shared else many if processes > 1 else "one process holds every row, nothing is sent"
+        ]
     return result
 
 
@@ -98,7 +105,7 @@ def show_axes(console: Console, found: dict[str, Any]) -> None:
             console.print(f"  heavy ball leaves at least sqrt(momentum) = {outer['floor']:.4g} a communication, whatever W")
 
 
-def _matrix(W: Matrix, layout: plans.Layout, shared: bool) -> dict[str, Any]:
+def _matrix(W: Matrix, layout: plans.Layout, shared: bool, within: bool) -> dict[str, Any]:
     """Of one factor; W and eigenvalues are null where they would be too many, or take too long."""
     values, small = spectra.eigenvalues(W), len(W) <= spectra.WHOLE
     plan = None if shared else plans.lower(W, layout)
@@ -112,7 +119,7 @@ def _matrix(W: Matrix, layout: plans.Layout, shared: bool) -> dict[str, Any]:
         "nonnegative": W.least[2] >= 0,
         "eigenvalues": [float(x.real) if abs(x.imag) < 1e-12 else [float(x.real), float(x.imag)] for x in values] or None,
         "zeta": spectra.zeta(W),
-        "plan": [SHARED] if plan is None else plan.describe(),
+        "plan": [SHARED] if plan is None else [WITHIN] * within + plan.describe(),
         "wire_vectors": 0 if plan is None else plan.vectors,
     }
 

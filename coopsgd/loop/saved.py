@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -114,6 +114,19 @@ def inflate(skeleton: Any, read: Callable[[str, str], Tensor], modules: Iterable
         return {"list": list, "tuple": tuple}[kind](build(one, f"{at}.{i}") for i, one in enumerate(content))
 
     return build(skeleton, "")
+
+
+def places(skeleton: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Place and kind of each tensor of a tree that was flattened, in the order in which `inflate` reads them."""
+    if not isinstance(skeleton, dict):
+        return
+    kind, content = next(iter(skeleton.items()))
+    if kind in ("tensor", "array"):
+        yield at, content
+        return
+    below = skeleton["fields"].items() if kind == "class" else content.items() if kind == "dict" else enumerate(content)
+    for name, one in below:
+        yield from places(one, f"{at}.{name}")
 
 
 def placed(tree: Any, device: torch.device) -> Any:

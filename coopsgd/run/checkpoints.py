@@ -14,7 +14,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from coopsgd.fleet.base import Fleet
 from coopsgd.fleet.plan import Layout
 from coopsgd.host import files
 from coopsgd.loop.saved import ByProcess, ByRow, Leaf, Shared, flatten, inflate
+from coopsgd.run import apart
 from coopsgd.run import tensors as safetensors
 from coopsgd.run.folders import checkpoint_place, steps_saved
 
@@ -46,11 +47,13 @@ def write(path: Path, tensors: dict[str, Sequence[Tensor]]) -> tuple[int, str]:
         raise
 
 
-def save(folder: Path, step: int, tree: Any, fleet: Fleet, about: Callable[[], dict[str, Any]]) -> int:
+def save(
+    folder: Path, step: int, tree: Any, fleet: Fleet, about: Callable[[], dict[str, Any]], away: Collection[int] = ()
+) -> int:
     """Write the checkpoint of this step; every process calls it, with its own tree. Bytes of all files.
 
-    about: says more for the manifest, on rank 0. OSError on every process if one of them could not write: nothing is left
-    then.
+    about: says more for the manifest, on rank 0. away: processes that do not see the folder; rank 0 writes for them. OSError on
+    every process if one of them could not write: nothing is left then.
     """
     at, layout, rank = checkpoint_place(folder, step), fleet.layout, fleet.rank
     skeleton, tensors = flatten({"state": tree, "random": _random()})
@@ -68,9 +71,11 @@ def save(folder: Path, step: int, tree: Any, fleet: Fleet, about: Callable[[], d
     try:
         if failed is None:
             mine = {name: parts for name, leaf in tensors.items() if (parts := _own(leaf, layout, rank))}
-            size, digest = write(at / f"rows-{rank}.safetensors", mine)
+            size, digest = apart.send_file(fleet, mine) if rank in away else write(at / f"rows-{rank}.safetensors", mine)
     except OSError as error:
         failed = error
+    for q in sorted(away) if rank == 0 else ():
+        failed = apart.receive_file(fleet, q, at / f"rows-{q}.safetensors", failed)
     written = _outcomes(fleet, failed, size, digest)
     if rank == 0 and failed is None and all(ok for ok, *_ in written):
         names = {f"rows-{q}.safetensors": {"bytes": n, "sha256": sha} for q, (_, n, sha) in enumerate(written)}
@@ -177,7 +182,11 @@ class Checkpoint:
     def state(self, layout: Layout, rank: int, modules: Sequence[Any]) -> Any:
         """The tree that was saved, inflated for the rows of process `rank`; generators that are not ours are set."""
         with self.reading(layout, rank) as read:
-            tree = inflate(self.manifest["tree"], read, modules)
+            return self.inflated(layout, read, modules)
+
+    def inflated(self, layout: Layout, read: Callable[[str, str], Tensor], modules: Sequence[Any]) -> Any:
+        """The same by what `read` says its tensors are."""
+        tree = inflate(self.manifest["tree"], read, modules)
         if layout.processes == self.processes:
             _put_random(tree["random"])
         return tree["state"]

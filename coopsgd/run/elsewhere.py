@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +22,7 @@ from coopsgd.run import attempt, group, worker
 from coopsgd.run.console import table
 from coopsgd.run.folders import diverged, in_use_by_us
 from coopsgd.run.keeper import Stopped
+from coopsgd.run.meeting import Meeting, met
 from coopsgd.run.reader import Run, summary_of
 from coopsgd.run.start import header
 from coopsgd.run.summary import known_beforehand, of_what_there_is
@@ -32,9 +33,12 @@ LEAVING = 60.0  # seconds in which a killed or stopped process has left a folder
 
 
 def called(name: str) -> tuple[Path, bool]:
-    """The folder that the command line of `python -m NAME [--trust] FOLDER` names, and whether it is trusted."""
+    """The folder that the command line of `python -m NAME [--trust] FOLDER` names, and whether it is trusted.
+
+    Of several machines not all may see it.
+    """
     words = [word for word in sys.argv[1:] if word != "--trust"]
-    if len(words) != 1 or not (Path(words[0]) / "config.yaml").is_file():
+    if len(words) != 1 or (os.environ.get("WORLD_SIZE", "1") == "1" and not (Path(words[0]) / "config.yaml").is_file()):
         sys.exit(f"usage: torchrun --nnodes N --nproc-per-node P -m {name} [--trust] FOLDER (made with launch=false)")
     return Path(words[0]), "--trust" in sys.argv[1:]
 
@@ -68,21 +72,41 @@ def _leave(code: int, said: str) -> NoReturn:
     sys.exit(code)
 
 
-def placed(folder: Path, fixed: bool = False) -> tuple[int, int]:
-    """Which process of a torchrun this is, and of how many. ConfigError when they cannot share the workers of `folder`.
+@contextlib.contextmanager
+def placed(
+    folder: Path, trust: bool, fixed: bool = False, first: Callable[[int], None] = lambda world: None
+) -> Iterator[Meeting]:
+    """Which process of a torchrun this is, and of how many, once all have come. ConfigError when they cannot share the workers.
 
-    fixed: they must be as many as it was frozen for.
+    fixed: they must be as many as the run was frozen for. first(world): called in the first process, which sees the folder.
+    What it refuses ends the others too.
     """
-    frozen, world = schema.load(folder / "config.yaml"), _number("WORLD_SIZE", 1)
+    number, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    if not 0 <= number < world:
+        raise ConfigError(
+            f"RANK is {number}, but of WORLD_SIZE={world} processes ranks are 0 to {world - 1}; torchrun sets both"
+        )
+    meeting = met(folder, number, world, trust)
+    with contextlib.ExitStack() as stack:
+        if meeting.rank == 0:
+            with meeting.refusing():
+                _share(folder, world, fixed)
+                first(world)
+            meeting.publish(trust)
+        elif (copy := meeting.receive(folder, trust)) is not None:
+            stack.enter_context(copy)
+        yield meeting
+
+
+def _share(folder: Path, world: int, fixed: bool) -> None:
+    """ConfigError unless so many processes can share the workers of the run in `folder`."""
+    frozen = schema.load(folder / "config.yaml")
     fit = [frozen.processes] if fixed else [p for p in range(1, frozen.workers + 1) if frozen.workers % p == 0]
     if world not in fit:
         raise ConfigError(
             f"WORLD_SIZE is {world} but {folder} was frozen for processes={frozen.processes}, with workers={frozen.workers}; "
             f"start as many processes in all as one of {', '.join(map(str, fit))}"
         )
-    if not 0 <= (rank := _number("RANK", 0)) < world:
-        raise ConfigError(f"RANK is {rank}, but of WORLD_SIZE={world} processes ranks are 0 to {world - 1}; torchrun sets both")
-    return rank, world
 
 
 def _number(name: str, default: int) -> int:
@@ -100,10 +124,10 @@ def main() -> None:
         die_with(os.getppid())  # torchrun puts it into a session of its own, where it would outlive a killed agent
     stdio.guard()
     with one_line(folder, trust), contextlib.ExitStack() as stack:
-        rank, world = placed(folder)
-        if rank == 0:
+
+        def first(world: int) -> None:
             if (summary_of(folder) or {}).get("status") in ("completed", "diverged"):
-                sys.exit(f"{folder} already holds a run; freeze another folder with launch=false")
+                raise RunFailed(f"{folder} already holds a run; freeze another folder with launch=false")
             stack.enter_context(_alone(folder))
             if times := worker.restarts():
                 attempt.restarted(
@@ -112,8 +136,11 @@ def main() -> None:
             (folder / "summary.json").unlink(missing_ok=True)  # of an attempt that did not come to its end
             frozen = replace(schema.load(folder / "config.yaml", trust), processes=world)
             print(wrapped(header(Parts(frozen)), sys.stdout), flush=True)
+
+        meeting = stack.enter_context(placed(folder, trust, first=first))
+        rank = meeting.rank
         try:
-            outcome = worker.work(folder, rank, trust=trust, processes=world)
+            outcome = worker.work(folder, rank, meeting, trust=trust, processes=meeting.world)
         except Stopped as stopped:
             if rank == 0:
                 parts = Parts(schema.load(folder / "config.yaml", trust))

@@ -29,7 +29,7 @@ from coopsgd.run import source
 from coopsgd.setup import yamls
 from coopsgd.setup.build import classes, reads
 from coopsgd.setup.formats import upgraded
-from coopsgd.setup.schema import GROUPS, Config, dumps, frozen
+from coopsgd.setup.schema import GROUPS, Config, dumps, frozen, machines_of
 
 CHECKPOINTS = "checkpoints"
 UNWRITABLE = (
@@ -283,25 +283,27 @@ def _own_hydra() -> str:
 
 def torchrun(settings: Config, folder: Path, module: str, elastic: bool = False) -> str:
     """What to type on each of several machines for what is frozen in `folder`; elastic: they may also come and go."""
-    nodes = settings.machines if settings.machines != "auto" else 2 if settings.processes % 2 == 0 else 1
+    nodes = machines_of(settings)
     each, what = settings.processes // nodes, f"-m {module} --trust {shlex.quote(str(folder))}"
-    line = (
-        f"{settings.processes} processes in all. On each of {nodes} machines that see this folder, R = 0, 1, ...:\n"
-        f"torchrun --nnodes {nodes} --node-rank R --nproc-per-node {each} --master-addr HOST_OF_R_0 --master-port PORT {what}"
-    )
+    name = shlex.quote(folder.resolve().name)
+
+    def line(nnodes: str, at: str, name: str) -> str:
+        return f"torchrun --nnodes {nnodes} --nproc-per-node {each} --rdzv-backend c10d --rdzv-endpoint {at} --rdzv-id {name} "
+
+    every = "On this machine" if nodes == 1 else f"On each of {nodes} machines, HOST being the name of one of them"
+    said = f"{settings.processes} processes in all. {every}:\n{line(str(nodes), 'HOST:29400', name)}{what}"
     if nodes == 1:
-        return line
+        return said
     first = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
-    line += (
-        f"\nor, in a SLURM job of {nodes} nodes:\nsrun --nodes {nodes} --ntasks-per-node 1 torchrun --nnodes {nodes} "
-        f"--nproc-per-node {each} --rdzv-backend c10d --rdzv-endpoint {first}:29500 --rdzv-id $SLURM_JOB_ID {what}"
+    said += (
+        f"\nor, in a SLURM job of {nodes} nodes:\nsrun --nodes {nodes} --ntasks-per-node 1 "
+        f"{line(str(nodes), f'{first}:29500', '$SLURM_JOB_ID')}{what}"
     )
     if not elastic:
-        return line
+        return said
     return (
-        f"{line}\nor, so that machines may leave and come back, on each of 1 to {nodes}, one of them HOST:\n"
-        f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nnodes 1:{nodes} --nproc-per-node {each} --rdzv-backend c10d "
-        f"--rdzv-endpoint HOST:PORT --rdzv-id {shlex.quote(folder.resolve().name)} --max-restarts 9 {what}"
+        f"{said}\nor, so that machines may leave and come back, on each of 1 to {nodes}, one of them HOST:\n"
+        f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 {line(f'1:{nodes}', 'HOST:29400', name)}--max-restarts 9 {what}"
     )
 
 

@@ -17,35 +17,31 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from coopsgd.errors import RunFailed
+from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet.lookout import Lookout
 from coopsgd.fleet.waits import Waits
 
 
 @contextlib.contextmanager
 def process_group(
-    processes: int, rank: int, device: torch.device, timeout: float, store: str | Path | None, waits: Waits, interface: str
+    processes: int, rank: int, device: torch.device, timeout: float, store: Any, waits: Waits, interface: str, keeper: int = 0
 ) -> Iterator[Lookout | None]:
-    """The default process group, for as long as it is needed.
+    """The default process group, for as long as it is needed. store: a file to meet over, or what `rendezvous` gave.
 
     Under torchrun, where no command looks at them, the processes look at each other, and talk over `interface` (auto: what
-    gloo and nccl find). RunFailed where this machine has none of that name.
+    gloo and nccl find). RunFailed where this machine has none of that name. keeper: see Lookout.
     """
     wait, lookout = timedelta(seconds=timeout), None
     arguments: dict[str, Any] = {"backend": "gloo", "timeout": wait, "rank": rank, "world_size": processes}
     if device.type == "cuda":
         arguments |= {"backend": "nccl", "device_id": device}
-    if store is not None:  # one machine: meet over a file, talk over loopback, need no port and no name service
+    if isinstance(store, str | Path):  # one machine: meet over a file, talk over loopback, need no port and no name service
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         arguments["store"] = dist.FileStore(str(store), processes)
     else:
         _keep_to(interface, rank)
-        try:
-            arguments["store"] = met = next(dist.rendezvous("env://", rank, processes, timeout=wait))[0]
-        except dist.DistError as error:
-            at = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            raise RunFailed(f"worker process {rank} cannot reach the others at {at} ({str(error).splitlines()[0]})") from None
-        lookout = Lookout(rank, processes, met, waits, timeout)
+        arguments["store"] = store
+        lookout = Lookout(rank, processes, store, waits, timeout, keeper)
         lookout.meet()
     began = time.monotonic()
     try:
@@ -62,6 +58,20 @@ def process_group(
         if lookout is not None:
             lookout.close()
     dist.destroy_process_group()  # after a failure the process ends instead: peers may never answer
+
+
+def rendezvous(number: int, processes: int, timeout: float) -> Any:
+    """The store of the processes that torchrun, or whoever sets its variables, has started; this one is called `number` there.
+
+    ConfigError where they are not set, RunFailed where the store cannot be reached.
+    """
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ConfigError(f"WORLD_SIZE is {processes}, but {' and '.join(missing)} are not set; torchrun sets all of them")
+    try:
+        return next(dist.rendezvous("env://", number, processes, timeout=timedelta(seconds=timeout)))[0]
+    except dist.DistError as error:
+        at = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise RunFailed(f"worker process {number} cannot reach the others at {at} ({str(error).splitlines()[0]})") from None
 
 
 def _keep_to(interface: str, rank: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,16 @@ class Keeper:
     """
 
     def __init__(
-        self, folder: Path, config: Config, fleet: Fleet, report: Report | Silent, asked: Callable[[], str | None]
+        self,
+        folder: Path,
+        config: Config,
+        fleet: Fleet,
+        report: Report | Silent,
+        asked: Callable[[], str | None],
+        away: Collection[int] = (),
     ) -> None:
+        """away: processes that do not see the folder."""
+        self._away = away
         self._folder, self._fleet, self._report, self._asked, self._keep = folder, fleet, report, asked, config.keep
         self._end = config.steps
         every = config.checkpoint_every
@@ -118,7 +126,7 @@ class Keeper:
 
     def _write(self, step: int, tree: Any, evaluator: Evaluator) -> None:
         try:
-            self._bytes = checkpoints.save(self._folder, step, tree, self._fleet, self._report.saved)
+            self._bytes = checkpoints.save(self._folder, step, tree, self._fleet, self._report.saved, self._away)
             self._written += 1
             if self._fleet.rank == 0:
                 checkpoints.prune(self._folder, self._keep)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import torch
 from coopsgd.blame import blame
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet.base import Fleet
+from coopsgd.fleet.hosts import of_machines
 from coopsgd.fleet.memory import Memory
 from coopsgd.fleet.plan import Layout, layout_of
 from coopsgd.fleet.processes import Processes
@@ -37,15 +38,17 @@ from coopsgd.loop.saved import homes
 from coopsgd.predict import foresight
 from coopsgd.predict.monitor import Monitor
 from coopsgd.predict.rehearsal import clock_of
-from coopsgd.run import attempt, checkpoints, final, source
+from coopsgd.run import apart, attempt, checkpoints, final, source
 from coopsgd.run.board import Board, Phase
 from coopsgd.run.device import not_full, ready
 from coopsgd.run.group import keep_freed_memory, process_group
 from coopsgd.run.keeper import SAVE, STOP, Keeper, Stopped
+from coopsgd.run.meeting import Meeting
 from coopsgd.run.report import Report, Silent
 from coopsgd.run.summary import known_beforehand, summary
 from coopsgd.setup import schema
 from coopsgd.setup.external import ExternalError
+from coopsgd.setup.messages import one_line
 from coopsgd.setup.parts import Parts
 from coopsgd.tasks.base import Place
 
@@ -151,37 +154,43 @@ def saving() -> Iterator[signals.Noted]:
 def work(
     folder: Path,
     rank: int,
-    store: str | Path | None = None,
+    store: str | Path | Meeting | None = None,
     console: int | None = None,
     trust: bool = False,
     processes: int | None = None,
 ) -> Outcome:
-    """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or torchrun's store.
+    """Take part in the run frozen in `folder` as process `rank`. Processes meet over the file `store`, or have met (Meeting).
 
     trust: import what the frozen config names. processes: how many there are, if not as many as it was frozen for.
     """
-    settings = _frozen or schema.load(folder / "config.yaml", trust)
+    meeting = store if isinstance(store, Meeting) else Meeting(rank, 1, folder)
+    settings = _frozen or schema.load(meeting.folder / "config.yaml", trust)
     settings = replace(settings, processes=processes or settings.processes)
     parts = Parts(settings)
     with joined(parts, rank, store) as (fleet, device):
         passed_over: list[str] = []
         with fleet.during(START):
-            problem = parts.task.build(settings, fleet.workers, device)
-            found = _agreed(folder, fleet, passed_over.append)
+            problem = _built(parts, fleet, device, meeting)
+            away = frozenset[int]()
+            if meeting.store is not None:
+                apart.alike(fleet, parts, meeting)
+                away = apart.away(folder, fleet, meeting)
+            found = _agreed(folder, fleet, passed_over.append, away)
         over_again = found is None and (restarts() > 0 or (_slot is None and (folder / "metrics.jsonl").exists()))
         report = Report(folder, parts, console, found) if rank == 0 else Silent()
         try:
             notes = [*getattr(problem, "notes", ()), *passed_over]
             notes += ["no checkpoint yet: the run starts over"] if over_again else []
-            notes += source.told(folder) if _slot is None and trust else []  # else the command has looked
+            notes += source.told(folder) if _slot is None and trust and rank == 0 else []  # else the command has looked
+            notes += [apart.note(meeting, away)] if away else []
             for note in notes:
                 report.note(note)
             notes += [*known_beforehand(parts), *source.notes(settings)] if rank == 0 else []
             if rank == 0 and _slot is not None:
                 _slot[0].keep(notes)
             fleet.clock = clock_of(parts)
-            saved = None if found is None else found.state(fleet.layout, rank, homes(parts.strategy, parts.period))
-            keeper = Keeper(folder, parts.config, fleet, report, asked_by_signals())
+            saved = None if found is None else _state(found, fleet, homes(parts.strategy, parts.period), away)
+            keeper = Keeper(folder, parts.config, fleet, report, asked_by_signals(), away)
             outcome = train(parts, fleet, problem, report, Monitor.of(parts, fleet, problem), keeper, saved)
             late = foresight.hindsight(parts, fleet.ledger.rounds, outcome.last["phase"], outcome.answer_lags)
             late += getattr(problem, "afterwards", list)()
@@ -210,18 +219,44 @@ def work(
     return outcome
 
 
-def _agreed(folder: Path, fleet: Fleet, note: Callable[[str], None]) -> checkpoints.Checkpoint | None:
-    """The checkpoint that the run goes on from, the same in every process; None for a run that begins."""
+def _built(parts: Parts, fleet: Fleet, device: torch.device, meeting: Meeting) -> Any:
+    """What is learned. What the command has found is looked for on each of several machines: ConfigError names one without."""
+    try:
+        return parts.task.build(parts.config, fleet.workers, device)
+    except ValueError as error:
+        if meeting.store is None:
+            raise
+        raise ConfigError(f"{one_line(error)} (on {meeting.hosts[fleet.rank]})") from error
+
+
+def _agreed(folder: Path, fleet: Fleet, note: Callable[[str], None], away: Collection[int]) -> checkpoints.Checkpoint | None:
+    """The checkpoint that the run goes on from, the same in every process; None for a run that begins.
+
+    away: processes that do not see the folder.
+    """
     found = checkpoints.newest(folder, note) if fleet.rank == 0 else None
     step = int(fleet.total(torch.tensor([-1 if found is None else found.step], dtype=torch.float64) * (fleet.rank == 0)))
+    if fleet.rank in away and step >= 0:
+        return checkpoints.Checkpoint(folder, apart.received_manifest(fleet))
     if fleet.rank and step >= 0:
-        found = checkpoints.opened(folder, step, verify=False)
+        return checkpoints.opened(folder, step, verify=False)
+    if found is not None:
+        apart.send_manifest(fleet, found, away)
     return found
+
+
+def _state(found: checkpoints.Checkpoint, fleet: Fleet, modules: list[Any], away: Collection[int]) -> Any:
+    """What this process holds of a checkpoint."""
+    if fleet.rank in away:
+        return found.inflated(fleet.layout, apart.received(fleet), modules)
+    if fleet.rank == 0:
+        apart.send_state(fleet, found, away)
+    return found.state(fleet.layout, fleet.rank, modules)
 
 
 @contextlib.contextmanager
 def joined(
-    parts: Parts, rank: int, store: str | Path | None, network: Layout | None = None
+    parts: Parts, rank: int, store: str | Path | Meeting | None, network: Layout | None = None
 ) -> Iterator[tuple[Fleet, torch.device]]:
     """This process made ready, and in one group with the others: the fleet of this config, and where its rows are.
 
@@ -246,9 +281,16 @@ def joined(
             )
         return
     waits.begin("join", START, 0)
-    with not_full(), process_group(settings.processes, rank, device, timeout, store, waits, settings.interface) as lookout:
+    over, keeper = (store.store, store.keeper) if isinstance(store, Meeting) else (store, 0)
+    with (
+        not_full(),
+        process_group(settings.processes, rank, device, timeout, over, waits, settings.interface, keeper) as lookout,
+    ):
         waits.end()
-        yield Processes(layout, rank, timeout, waits, lookout), device
+        if settings.fleet == "shared" and network is None:
+            yield of_machines(layout, rank, timeout, waits, lookout), device
+        else:
+            yield Processes(layout, rank, timeout, waits, lookout), device
 
 
 def _tell(wait: Wait | None) -> None:

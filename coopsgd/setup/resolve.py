@@ -275,9 +275,7 @@ def placed(checked: Checked, gpus: int, look: bool = False, at_once: int = 1) ->
 def _fleet(config: Config, look: bool) -> str:
     """How the processes of a placed config meet; auto where there is one of them."""
     several = (
-        "is for the processes of one machine, got launch=false"
-        if not config.launch
-        else f"keeps models where the processors are, got device={config.device}"
+        f"keeps models where the processors are, got device={config.device}"
         if config.device != "cpu"
         else None
         if (why := processors.no_shared_memory()) is None
@@ -287,7 +285,7 @@ def _fleet(config: Config, look: bool) -> str:
         raise ConfigError(f"fleet: shared {several}; use fleet=processes")
     if config.fleet != "auto" or config.processes == 1:
         return config.fleet
-    return "processes" if several else "shared"
+    return "processes" if several or not config.launch else "shared"
 
 
 def _value(node: Mapping[str, Any], name: str) -> Any:

@@ -180,8 +180,8 @@ class Config:
     )
     fleet: str = key(
         "auto",
-        "how several processes hold the models: shared, in one memory; processes, each its own, over the network; auto: shared "
-        "on one machine's CPU",
+        "how several processes hold the models: shared, in one memory a machine; processes, each its own, over the network; "
+        "auto: shared on one machine's CPU",
         identity=False,
         words=FLEETS,
     )
@@ -357,6 +357,13 @@ def beside_it(config: Config, folder: Path) -> Config:
 def frozen(group: str, name: str, suffix: str) -> str:
     """What the file behind a key is called in a run's folder, as in algo.W.npy; of a key at the top, as in start.pt."""
     return f"{group}.{name}{suffix}".removeprefix(".")
+
+
+def machines_of(config: Config) -> int:
+    """How many machines share the processes of a placed config: one, unless launch=false leaves starting them to others."""
+    if config.launch:
+        return 1
+    return config.machines if config.machines != "auto" else 2 if config.processes % 2 == 0 else 1
 
 
 def place(workers: int, gpus: int, at_once: int = 1, machines: int = 1) -> int:

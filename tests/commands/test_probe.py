@@ -360,7 +360,7 @@ def test_mistakes_are_one_line(cli, tmp_path):
     assert ended.code == 0 and "--steps" in ended.out and "probe.json" in ended.out
 
 
-def test_several_machines_type_a_torchrun_line(cli, tmp_path, monkeypatch):
+def test_several_machines_type_a_torchrun_line(cli, tmp_path, monkeypatch, capsys):
     ended = cli("probe", "task=quadratic", "workers=2", "processes=1", "threads=1", "launch=false", "--steps=3")
     assert ended.code == 0, ended.err
     line = ended.out.splitlines()[-1]
@@ -375,8 +375,9 @@ def test_several_machines_type_a_torchrun_line(cli, tmp_path, monkeypatch):
     probe = probe_file.load(folder / "probe.json")
     assert probe.network is None and str(folder / "probe.json") in done.stdout
     monkeypatch.setattr(sys, "argv", typed[2:])
-    with pytest.raises(SystemExit, match="already holds a probe"):
+    with pytest.raises(SystemExit, match="1"):
         worker.main()
+    assert "already holds a probe" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(SystemExit, match="2"):  # the line goes to stderr
         worker.main()

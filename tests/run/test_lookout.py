@@ -28,9 +28,12 @@ FROZEN = ("workers=6", "launch=false", "hydra.run.dir=r", "device=cpu")
 
 
 class Group:
-    """Workers on the frozen run r, each started as torchrun starts it. kept: does rank 0 keep their store, not the agent?"""
+    """Workers on the frozen run r, each started as torchrun starts it. kept: does rank 0 keep their store, not the agent?
 
-    def __init__(self, tmp_path, many, kept=False):
+    each: so many are as one machine, which may share a memory.
+    """
+
+    def __init__(self, tmp_path, many, kept=False, each=1):
         self.tmp_path = tmp_path
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -41,6 +44,7 @@ class Group:
         self.members = []
         for rank in range(many):
             at, own = str(tmp_path / f"rank{rank}"), {**env, "RANK": str(rank)}
+            own |= {"LOCAL_WORLD_SIZE": str(each), "LOCAL_RANK": str(rank % each)}
             words = (("--trust", "r"), str(tmp_path), at, own, None, "coopsgd.worker")
             self.members.append(WARM.Process(target=_command, args=words))
             self.members[-1].start()

@@ -86,7 +86,6 @@ def test_what_auto_chose_is_chosen_again(cli, trained, tmp_path):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("fleet=shared", "launch=false", "processes=2"), "is for the processes of one machine, got launch=false"),
         (("fleet=none",), "fleet: must be one of auto, shared, processes, got 'none'"),
     ],
 )

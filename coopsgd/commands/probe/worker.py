@@ -12,10 +12,12 @@ from typing import Any
 
 from coopsgd.commands.probe import network
 from coopsgd.commands.probe.measure import Unmeasurable, measure
+from coopsgd.errors import RunFailed
 from coopsgd.fleet.plan import Layout
 from coopsgd.host import files, stdio
 from coopsgd.predict.probe_file import FORMAT, identity
 from coopsgd.run import elsewhere, final, provenance, worker
+from coopsgd.run.meeting import Meeting
 from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 from coopsgd.streams import stream
@@ -24,13 +26,13 @@ FILE = "probe.json"
 
 
 def work(
-    folder: Path, rank: int, store: str | Path | None = None, console: int | None = None, trust: bool = False
+    folder: Path, rank: int, store: str | Path | Meeting | None = None, console: int | None = None, trust: bool = False
 ) -> str | None:
     """Take part as process `rank`. Rank 0 leaves FILE in the folder: what was found, or why nothing could be, which all return.
 
     console: file descriptor to tell the user how far it is; None: nobody wants to know. trust: import what the config names.
     """
-    settings = schema.load(folder / "config.yaml", trust)
+    settings = schema.load((store.folder if isinstance(store, Meeting) else folder) / "config.yaml", trust)
     screen = None if rank or console is None else stdio.stream(console)
     parts = Parts(settings)
     layout = Layout(settings.workers, 0, settings.processes)  # a probe has no auxiliary models
@@ -66,10 +68,14 @@ def main() -> None:
     folder, trust = elsewhere.called("coopsgd.commands.probe")
     stdio.guard()
     with elsewhere.one_line(folder, trust):
-        rank, _ = elsewhere.placed(folder, fixed=True)
-        if rank == 0 and (folder / FILE).exists():
-            sys.exit(f"{folder} already holds a probe; freeze another folder with launch=false")
-        wrong = work(folder, rank, console=1, trust=trust)
+
+        def first(world: int) -> None:
+            if (folder / FILE).exists():
+                raise RunFailed(f"{folder} already holds a probe; freeze another folder with launch=false")
+
+        with elsewhere.placed(folder, trust, fixed=True, first=first) as meeting:
+            rank = meeting.rank
+            wrong = work(folder, rank, meeting, console=1, trust=trust)
     if wrong:
         sys.exit(wrong)
     if rank == 0:

@@ -1,0 +1,199 @@
+"""A run folder that not all machines see: the first process writes and reads for those that do not.
+
+Where all see it, each process writes and reads what is its own, as on one machine. What goes between them is off the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from coopsgd.errors import RunFailed
+from coopsgd.host import files
+from coopsgd.loop.saved import places
+from coopsgd.run import provenance
+from coopsgd.run import tensors as safetensors
+
+if TYPE_CHECKING:
+    from coopsgd.fleet.base import Fleet
+    from coopsgd.run.checkpoints import Checkpoint
+    from coopsgd.run.meeting import Meeting
+    from coopsgd.setup.parts import Parts
+
+LOOKS, PAUSE = 5, 0.1  # for a file that another machine has just made, and seconds between two
+DTYPES = {str(dtype): dtype for dtype in safetensors.KINDS}
+
+
+def away(folder: Path, fleet: Fleet, meeting: Meeting) -> frozenset[int]:
+    """The processes that do not see the run's folder: a file that the first makes there for a moment. The same everywhere."""
+    number, mark = 0, None
+    if fleet.rank == 0:
+        number = 1 + secrets.randbits(48)
+        mark = folder / f".seen-{number:x}"
+        try:
+            mark.touch()
+        except OSError:  # a full disk: what a process sees has to do
+            number, mark = 0, None
+    number = int(fleet.total(torch.tensor([number], dtype=torch.float64)))
+    sees = meeting.here and (fleet.rank == 0 or number == 0 or _appears(folder / f".seen-{number:x}"))
+    blind = torch.zeros(fleet.layout.processes, dtype=torch.float64)
+    blind[fleet.rank] = not sees
+    blind = fleet.total(blind)
+    if mark is not None:
+        with contextlib.suppress(OSError):
+            mark.unlink()
+    return frozenset(blind.nonzero().flatten().tolist())
+
+
+def note(meeting: Meeting, away: Collection[int]) -> str:
+    """A line on them, for the user."""
+    hosts = ", ".join(dict.fromkeys(meeting.hosts[q] for q in sorted(away)))
+    return f"the folder is not seen on {hosts}: what is kept goes over the network to {meeting.hosts[0]}, which writes it"
+
+
+def _appears(path: Path) -> bool:
+    for _ in range(LOOKS):
+        if path.exists():
+            return True
+        time.sleep(PAUSE)
+    return False
+
+
+def alike(fleet: Fleet, parts: Parts, meeting: Meeting) -> None:
+    """RunFailed where a machine reads other data than the first, or imports other code of the user's."""
+    found = [provenance.data_sha256(parts) or "", json.dumps(provenance.source_sha256(parts), sort_keys=True)]
+    mine = torch.zeros(fleet.layout.processes, len(found), 4, dtype=torch.float64)
+    for at, text in enumerate(found):
+        digest = bytes.fromhex(text) if at == 0 and text else text.encode()
+        mine[fleet.rank, at] = torch.tensor([*_digest(digest)], dtype=torch.float64)
+    every = fleet.total(mine)
+    for at, what in enumerate(("data", "code")):
+        others = [q for q in range(fleet.layout.processes) if not torch.equal(every[q, at], every[0, at])]
+        hosts = list(dict.fromkeys(meeting.hosts[q] for q in others))
+        if others:
+            speaks = fleet.rank == 0 or fleet.rank == next(q for q in others if meeting.hosts[q] == meeting.hosts[others[0]])
+            way = {
+                "data": "the data that the config names must be the same files on all machines",
+                "code": "the modules that the config names must be the same on all machines",
+            }[what]
+            raise RunFailed(
+                f"{what}: {', '.join(hosts)} {'have' if len(hosts) > 1 else 'has'} other {what} than {meeting.hosts[0]}; {way}"
+                if speaks
+                else ""
+            )
+
+
+def _digest(content: bytes) -> Sequence[int]:
+    """Four numbers that float64 holds."""
+    import hashlib
+
+    sha = hashlib.sha256(content).digest()
+    return [int.from_bytes(sha[6 * i : 6 * i + 6], "little") for i in range(4)]
+
+
+class Handing(Protocol):
+    """A fleet whose processes hand each other bytes."""
+
+    def hand(self, piece: Any, to: int) -> None:
+        """Bytes to another process."""
+
+    def taken(self, by: int) -> memoryview:
+        """What process `by` hands to this one next."""
+
+
+class _Line:
+    """What is written to it goes to the first process."""
+
+    def __init__(self, fleet: Handing, to: int = 0) -> None:
+        self._fleet, self._to = fleet, to
+
+    def write(self, piece: Any) -> int:
+        """One piece."""
+        if len(piece):
+            self._fleet.hand(bytearray(piece), self._to)
+        return len(piece)
+
+    def end(self) -> None:
+        """That was all."""
+        self._fleet.hand(b"", self._to)
+
+
+def _pieces(fleet: Handing, by: int) -> Iterator[memoryview]:
+    """Until the other says that that was all."""
+    while len(piece := fleet.taken(by)):
+        yield piece
+
+
+def send_file(fleet: Fleet, tensors: Mapping[str, Sequence[Tensor]]) -> tuple[int, str]:
+    """These as a file that the first process writes: its bytes and SHA-256, as this process made them."""
+    line = _Line(cast(Handing, fleet))
+    try:
+        return safetensors.write(cast(Any, line), tensors)
+    finally:
+        line.end()
+
+
+def receive_file(fleet: Fleet, by: int, path: Path, failed: OSError | None) -> OSError | None:
+    """Write what process `by` sends, which is heard to its end in any case; what kept this process from it, or `failed`."""
+    pieces = _pieces(cast(Handing, fleet), by)
+    try:
+        if failed is None:
+            files.on_disk(path, lambda file: [file.write(piece) for piece in pieces])
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        failed = error
+    for _ in pieces:
+        pass
+    return failed
+
+
+def send_manifest(fleet: Fleet, found: Checkpoint, to: Collection[int]) -> None:
+    """What a checkpoint says of itself, to these processes."""
+    text = json.dumps(found.manifest).encode()
+    for q in sorted(to):
+        cast(Handing, fleet).hand(bytearray(text), q)
+
+
+def received_manifest(fleet: Fleet) -> dict[str, Any]:
+    """The same, by one of them."""
+    return dict(json.loads(bytes(cast(Handing, fleet).taken(0))))
+
+
+def send_state(fleet: Fleet, found: Checkpoint, to: Collection[int]) -> None:
+    """What these processes hold of a checkpoint, read for one after the other, a tensor at a time."""
+    line = cast(Handing, fleet)
+    for q in sorted(to):
+        with found.reading(fleet.layout, q) as read:
+            for at, kind in places(found.manifest["tree"]):
+                x = read(at, kind).contiguous()
+                line.hand(bytearray(json.dumps([at, str(x.dtype), list(x.shape)]).encode()), q)
+                for part in x.reshape(-1).split(safetensors.PIECE // x.element_size()) if x.numel() else ():
+                    line.hand(bytearray(part.contiguous().view(torch.uint8).numpy()), q)
+
+
+def received(fleet: Fleet) -> Callable[[str, str], Tensor]:
+    """What reads the tensors that `send_state` sends this process, in that order."""
+    line = cast(Handing, fleet)
+
+    def read(at: str, kind: str) -> Tensor:
+        place, dtype, shape = json.loads(bytes(line.taken(0)))
+        if place != at:
+            raise RunFailed(f"the first process sent {place} of a checkpoint where {at} was wanted")
+        flat = torch.empty(math.prod(shape), dtype=DTYPES[dtype])
+        filled, room = 0, flat.view(torch.uint8) if flat.numel() else flat
+        while filled < flat.numel() * flat.element_size():
+            piece = line.taken(0)
+            room[filled : filled + len(piece)] = torch.frombuffer(piece, dtype=torch.uint8)
+            filled += len(piece)
+        return flat.reshape(shape)
+
+    return read
