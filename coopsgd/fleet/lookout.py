@@ -26,6 +26,10 @@ STALE = 3.0  # seconds after which a process that said that it waits, and says n
 ANSWER = 2.0  # seconds that the store gets to answer at the end
 
 
+class StoreLost(RunFailed):
+    """The store that torchrun keeps on another machine does not answer."""
+
+
 class Member(NamedTuple):
     """A process of the group: where it is, as far as others can tell."""
 
@@ -145,7 +149,7 @@ class Lookout:
 
         One process a machine tells it: the RunFailed of the others has no text.
         """
-        wait, stopped = self._waits.now, list[int]()
+        wait, stopped, lost = self._waits.now, list[int](), False
         assert wait is not None
         self._asked(self._read_members)
         limit = min(wait.limit, self._timeout)
@@ -166,6 +170,7 @@ class Lookout:
                     f"worker process {self.rank} waited {here} at {wait}, and torchrun, at {_address()}, over which others say "
                     f"what they wait for, does not answer{how}"
                 )
+                lost = True
             else:
                 said = f"workers waited {here} for each other at {wait}"
         if not self._first_to_tell():
@@ -173,7 +178,7 @@ class Lookout:
         for q in stopped:  # it hears of its end then; torchrun would wait 30 s for it
             with contextlib.suppress(OSError):
                 os.kill(self._members[q].pid, signal.SIGCONT)
-        return RunFailed(f"{said}, so the run was ended")
+        return (StoreLost if lost else RunFailed)(f"{said}, so the run was ended")
 
     def gone(self) -> bool:
         """Has another process of this machine ended?"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from coopsgd.errors import ConfigError, RunFailed
+from coopsgd.fleet.lookout import StoreLost
 from coopsgd.host import files, stdio
 from coopsgd.host.child import die_with
 from coopsgd.host.terminal import wrapped
@@ -29,6 +31,7 @@ from coopsgd.run.summary import known_beforehand, of_what_there_is
 from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 
+GRACE = 20.0  # seconds that an agent gets to end by itself
 LEAVING = 60.0  # seconds in which a killed or stopped process has left a folder
 
 
@@ -54,10 +57,29 @@ def one_line(folder: Path, trust: bool) -> Iterator[None]:
             yield
     except ConfigError as error:
         _leave(2, f"{folder}: {error}")
+    except StoreLost as error:
+        print(error, file=sys.stderr, flush=True)
+        _end_agent()
+        _leave(1, "")
     except RunFailed as error:
         _leave(1, str(error))
     except Exception:
         _leave(1, f"worker process {os.environ.get('RANK', 0)} failed:\n{traceback.format_exc().rstrip()}")
+
+
+def _end_agent() -> None:
+    """End torchrun's agent on this machine: without its store it would wait for that for ever, when its workers have ended."""
+    agent, ours = os.getppid(), list[int]()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and "TORCHELASTIC_RUN_ID" in os.environ:
+        signal.signal(signal.SIGTERM, lambda *_: ours.append(1))  # from an agent that ends its workers, and then itself
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(OSError):
+                os.kill(agent, number)
+            end = time.monotonic() + GRACE
+            while os.getppid() == agent and time.monotonic() < end:
+                if ours:
+                    return
+                time.sleep(0.1)
 
 
 def _leave(code: int, said: str) -> NoReturn:

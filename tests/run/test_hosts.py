@@ -198,16 +198,16 @@ def test_a_cable_that_is_out_for_20_seconds_is_waited_for(cli, tmp_path, alone, 
 @pytest.mark.slow
 @pytest.mark.parametrize("host", [0, 1])
 def test_agents_of_hosts_that_are_lost_end(cli, tmp_path, host):
-    """torchrun's too, on both sides. One whose store was the other's asks for it some times more, of 60 s if nobody says."""
+    """torchrun's too, on both sides: one whose store was on the other would wait for that for ever, and is asked to end."""
     words = (*LOST, "steps=100000", "timeout=5", "launch=false", "machines=2", "hydra.run.dir=r")
-    line = ["--rdzv-conf=read_timeout=10", *printed(cli("train", *words))]
+    line = printed(cli("train", *words))
     with hosts(2, tmp_path) as net:
         agents = trained(net, 2, line)
         until(lambda: (tmp_path / "r" / "metrics.jsonl").exists() or not agents[0].running, "training")
         net.cut(host)
         began, took = time.monotonic(), [0.0, 0.0]
         while any(one.running for one in agents):
-            assert time.monotonic() - began < 150, [one.output() for one in agents]
+            assert time.monotonic() - began < 100, [one.output() for one in agents]
             took = [time.monotonic() - began if one.running else t for one, t in zip(agents, took, strict=True)]
             time.sleep(0.1)
         print("agents ended after", took)
