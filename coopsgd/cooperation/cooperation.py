@@ -198,7 +198,7 @@ class Cooperation(Observer):
         if any(torch.is_tensor(one) and one.numel() != 1 for one in each):
             raise ConfigError("step: the loss of a model is one number; give loss.mean()")
         for place, one in zip(self._modules.losses[:, 0], each, strict=False):  # nobody waits for a GPU here
-            place.copy_(one.detach().reshape(()) if torch.is_tensor(one) else torch.tensor(float(one)))
+            place.copy_(one.detach().reshape(())) if torch.is_tensor(one) else place.fill_(float(one))
 
     @property
     def _any_active(self) -> bool:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from coopsgd.cooperation.refusals import refuse_modules, structure
 from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet.block import Block
+from coopsgd.host.transfer import brought
 from coopsgd.loop.blocks import Blocks, blocks_of
 from coopsgd.models.base import statistics_of
 from coopsgd.models.blocks import hidden
@@ -150,7 +152,7 @@ class Modules:
                     into.copy_(grad.to_dense() if grad.is_sparse else grad)
         self.unused = set.intersection(*without)
         idle = [i for i in range(len(self.modules)) if self.resting or (active is not None and not active[i])]
-        return self.losses.index_fill(0, torch.tensor(idle, device=self.losses.device), 0) if idle else self.losses
+        return self.losses.index_fill(0, brought(np.array(idle), self.losses.device), 0) if idle else self.losses
 
     # what the cooperation asks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from coopsgd.host.transfer import brought
 from coopsgd.streams import stream
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ def crop_and_flip(x: Tensor, pad: int, seed: int, row: int, step: int) -> Tensor
 
     n, _, height, width = x.shape
     draw = stream(seed, "augment", row, step)
-    down, across = torch.from_numpy(draw.integers(0, 2 * pad + 1, (2, n))).to(x.device, non_blocking=True)
-    mirrored = torch.from_numpy(draw.integers(0, 2, (n, 1, 1, 1))).to(x.device, non_blocking=True)
+    down, across = brought(draw.integers(0, 2 * pad + 1, (2, n)), x.device)
+    mirrored = brought(draw.integers(0, 2, (n, 1, 1, 1)), x.device)
     windows = torch.nn.functional.pad(x, (pad,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view of all shifts
     x = windows[torch.arange(n, device=x.device), :, down, across]
     return torch.where(mirrored.bool(), x.flip(3), x)

@@ -20,6 +20,7 @@ from torch.nn.functional import embedding_bag
 
 from coopsgd.fleet import compiled, factors
 from coopsgd.fleet.entries import Entries
+from coopsgd.host.transfer import brought
 from coopsgd.mixing.matrix import SPARSE, Matrix, Outer
 
 CHUNK = 1 << 16  # numbers handled at a time, so that a slice of the rows and what is made of it stay in cache
@@ -286,11 +287,11 @@ def _sparse(rows: int, columns: int, entries: int) -> bool:
 
 
 def _made(array: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(np.array(array)).to(like, non_blocking=True)
+    return brought(np.array(array), like.device, like.dtype)
 
 
 def _index(rows: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(np.array(rows, dtype=np.int64)).to(like.device, non_blocking=True)
+    return brought(np.array(rows, dtype=np.int64), like.device)
 
 
 def _step(rows: int, like: Tensor, least: int = 2048) -> int:

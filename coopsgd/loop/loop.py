@@ -15,6 +15,7 @@ from torch import Tensor
 
 from coopsgd.errors import RunFailed
 from coopsgd.fleet.block import vector
+from coopsgd.host.transfer import brought
 from coopsgd.loop.blocks import Blocks, Blockwise, blocks_of, each, like, waited
 from coopsgd.loop.inner import Inner
 from coopsgd.loop.rounds import Rounds
@@ -129,10 +130,7 @@ class Loop:
         self.finish()
 
     def begin(self) -> None:
-        """What comes before the gradient of this iteration: a communication that was put off, a message that leaves now.
-
-        A second call does nothing.
-        """
+        """What comes before this iteration's gradient, once: a communication that was put off, a message that leaves now."""
         st, clock = self.state, self.fleet.clock
         self.catch_up()
         rounds, lr = st.rounds, st.inner.lr
@@ -259,11 +257,12 @@ class Loop:
 
     def _shift(self, t: Tick, active: np.ndarray | None) -> None:
         """What the strategy adds to the models of the workers that have stepped."""
-        st, w = self.state, len(self.fleet.workers)
+        st = self.state
         by, st.s = self.moves.shift(self.fleet, t, st.x, st.s)
-        some: Any = slice(w) if active is None else torch.from_numpy(np.flatnonzero(active))
         for x, one in zip(blocks_of(st.x), by if isinstance(st.x, Blocks) else [by], strict=True):
             if one is not None:
+                every = slice(len(self.fleet.workers))
+                some: Any = every if active is None else brought(np.flatnonzero(active), x.device)
                 x[some] += one.expand(len(x), -1)[some]
 
     def _end_round(self, t: Tick) -> None:
@@ -318,7 +317,7 @@ class Loop:
                 part.lerp_(new.to(part.dtype), 1 - self._merge)
             else:
                 parameters = partial(lambda i: self._blocks()[i] if several else self._blocks(), i)
-                at = fragments.columns(parameters, part.shape[1], t.round).to(part.device)
+                at = brought(fragments.columns(parameters, part.shape[1], t.round), part.device)
                 part[:, at] = part[:, at].lerp(new[:, at].to(part.dtype), 1 - self._merge)
 
     def _sent(self, t: Tick, x: Rows, s: Any, companions: Sequence[Rows]) -> Flight:

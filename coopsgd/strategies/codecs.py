@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from coopsgd.host.transfer import brought
 from coopsgd.registry import option, register
 from coopsgd.strategies.codec import TABLE, Codec, Draws, Segmented, check_bits, nbytes, tabled
 from coopsgd.strategies.powersgd import PowerSGD
@@ -141,7 +142,7 @@ class QSGD(Segmented):
         _, s, L = v.shape
         levels = 2 ** (self.bits - 1) - 1
         norm = torch.linalg.vector_norm(v, dim=2, keepdim=True)
-        u = torch.from_numpy(np.stack([g.random((s, L)) for g in draws])).to(v)
+        u = brought(np.stack([g.random((s, L)) for g in draws]), v.device, v.dtype)
         level = (levels * v.abs() / torch.where(norm > 0, norm, 1) + u).floor().clamp(max=levels).int()
         code = level + (v < 0).int() * 2 ** (self.bits - 1)
         by = 1 + min(L / levels**2, L**0.5 / levels) if contract else 1.0

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coopsgd.host.transfer import brought
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.strategies.codec import Codec, Draws, Segments
 from coopsgd.streams import stream
@@ -130,11 +131,11 @@ def weighted(coder: Coder, packed: Tensor, W: Matrix, here: Sequence[int]) -> Te
     many = max(1, ROOM // max(1, coder.width))
     for at in range(0, len(senders), many):
         some = senders[at : at + many]
-        values, _ = coder.read(packed[torch.from_numpy(some).to(packed.device)], some.tolist())
+        values, _ = coder.read(packed[brought(some, packed.device)], some.tolist())
         inside = (columns >= some[0]) & (columns <= some[-1])
         to, by, where = rows[inside], weights[inside], np.searchsorted(some, columns[inside])
         turn = np.arange(len(to)) - np.searchsorted(to, to)  # each row takes from its first, all at once, then its second, ...
         for now in np.split(np.argsort(turn, kind="stable"), np.cumsum(np.bincount(turn))[:-1]):
-            i, j, w = (torch.from_numpy(part[now]).to(total.device) for part in (to, where, by))
+            i, j, w = (brought(part[now], total.device) for part in (to, where, by))
             total[i] += values[j] * w.to(values).unsqueeze(1)
     return coder.restored(total)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coopsgd.host.transfer import brought
 from coopsgd.strategies.codec import whole
 from coopsgd.strategies.coder import Coder
 from coopsgd.strategies.packing import numbers, raw
@@ -53,7 +54,8 @@ class Factors(Coder):
             kept += p * k
         taken = sorted((one.block.start, one.block.start + one.shape[0] * one.shape[1]) for one in self._matrices)
         gaps = zip([0, *(stop for _, stop in taken)], [*(start for start, _ in taken), width], strict=True)
-        self._rest = torch.from_numpy(np.concatenate([np.arange(start, stop) for start, stop in gaps]))
+        self._rest = np.concatenate([np.arange(start, stop) for start, stop in gaps])
+        self._rest_at: dict[torch.device, Tensor] = {}  # the same, where it was asked for
         self._parts = [left, right, len(self._rest)]
         self.sizes = [sum(self._parts) * dtype.itemsize]
 
@@ -103,13 +105,13 @@ class Factors(Coder):
         for one in self._matrices:
             n, p = one.shape
             one.block.matrices(found).copy_(self._thin(P[:, one.left], n) @ self._thin(Q[:, one.right], p).transpose(1, 2))
-        found[:, self._rest.to(found.device)] = rest
+        found[:, self._rest_on(found.device)] = rest
         return found
 
     def left_out(self, v: Tensor, q: Tensor) -> Tensor:
         """Of v by q: nothing of what is no matrix, which was sent as it is."""
         found = v - q
-        found[:, self._rest.to(found.device)] = 0
+        found[:, self._rest_on(found.device)] = 0
         return found
 
     def remembered(self, memory: Tensor, Q: Tensor) -> Tensor:
@@ -142,7 +144,12 @@ class Factors(Coder):
         return found
 
     def _others(self, v: Tensor) -> Tensor:
-        return v[:, self._rest.to(v.device)]
+        return v[:, self._rest_on(v.device)]
+
+    def _rest_on(self, device: torch.device) -> Tensor:
+        if device not in self._rest_at:
+            self._rest_at[device] = brought(self._rest, device)
+        return self._rest_at[device]
 
     def _thin(self, part: Tensor, n: int) -> Tensor:
         """(r, n, k)."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from coopsgd.host.transfer import brought
 from coopsgd.mixing.static import takes_mean
 from coopsgd.strategies.base import Around, Tick
 
@@ -81,5 +82,5 @@ def column(values: np.ndarray, fleet: Fleet, x: Rows) -> Rows:
     """(r, 1) a number of each worker beside its row, 0 beside auxiliary rows."""
     mine = x.new_zeros(len(x), 1)
     if not x.is_meta:
-        mine[: len(fleet.workers), 0] = x.new_tensor(values[fleet.workers.start : fleet.workers.stop])
+        mine[: len(fleet.workers), 0] = brought(values[fleet.workers.start : fleet.workers.stop], x.device, x.dtype)
     return mine

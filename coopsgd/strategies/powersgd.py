@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from coopsgd.host.transfer import brought
 from coopsgd.registry import option, register
 from coopsgd.strategies.codec import Codec
 from coopsgd.streams import stream
@@ -71,9 +72,7 @@ class PowerSGD(Codec):
         return Factors(self, blocks, columns, width, dtype, k)
 
     def begin(self, blocks: Sequence[Block], like: Tensor) -> Tensor:
-        import torch
-
-        return torch.from_numpy(_drawn(self, tuple(blocks))).to(like, copy=True)  # the cache must stay as it is
+        return brought(_drawn(self, tuple(blocks)).copy(), like.device, like.dtype)  # the cache must stay as it is
 
 
 @lru_cache(maxsize=8)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from coopsgd.host.transfer import brought
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.relays import Relays
 from coopsgd.registry import register
@@ -71,11 +72,11 @@ class Relay(Cooperative):
             A = self._neighbours(fleet, n)
             degree = np.bincount(A.rows, minlength=m).astype(float)
             told, last, before = tree.counts
-            here = tree.first.new_tensor(degree[workers.start : workers.stop])[:, None]
+            here = brought(degree[workers.start : workers.stop], x.device)[:, None]
             all_told = tree.told_all + some.double()
             total = all_told - here * tree.told + tree.before
             count = A @ (1 + last) - degree * told + before
-            left = tree.first.new_tensor(m - count[workers.start : workers.stop])[:, None]
+            left = brought(m - count[workers.start : workers.stop], x.device)[:, None]
             away = x[:, columns].double() - tree.first
             new[:, columns] = (tree.first + (left * away + total) / m).to(x.dtype)
             y = tree.told + _news(x[:, columns], tree).double()

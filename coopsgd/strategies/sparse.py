@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from coopsgd.host.transfer import brought
 from coopsgd.registry import option, register
 from coopsgd.strategies.codec import TABLE, Codec, Draws, Segmented, Segments, check_bits, nbytes, tabled
 
@@ -153,10 +154,10 @@ class RandK(Segmented):
     def pack(self, v: Tensor, draws: Draws, contract: bool) -> Tensor:
         from coopsgd.strategies.packing import raw
 
-        return raw(v.gather(2, self._places(draws, *v.shape[1:]).to(v.device)))
+        return raw(v.gather(2, brought(self._places(draws, *v.shape[1:]), v.device)))
 
     def unpack(self, packed: Tensor, s: int, L: int, dtype: torch.dtype, draws: Draws) -> tuple[Tensor, Tensor | None]:
         from coopsgd.strategies.packing import numbers, scattered
 
         values = numbers(packed, dtype, s, kept(self.share, L))
-        return scattered(values, self._places(draws, s, L).to(values.device), L)
+        return scattered(values, brought(self._places(draws, s, L), values.device), L)

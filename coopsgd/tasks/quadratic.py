@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coopsgd.host import sizes
+from coopsgd.host.transfer import brought
 from coopsgd.mixing.base import load_array
 from coopsgd.registry import option, register
 from coopsgd.streams import stream
@@ -159,9 +160,9 @@ class QuadraticProblem(Problem):
         if self._scale:
             # the whole fleet's noise of a step is one draw, of which a process keeps its rows
             noise = stream(self._seed, "noise", k).standard_normal(self._a.shape)[here]
-            self._grad.add_(torch.from_numpy(noise).to(**self._kind, non_blocking=True), alpha=self._scale)
+            self._grad.add_(brought(noise, **self._kind), alpha=self._scale)
         if active is not None:
-            idle = torch.from_numpy((~active).nonzero()[0]).to(loss.device, non_blocking=True)
+            idle = brought((~active).nonzero()[0], loss.device)
             self._grad.index_fill_(0, idle, 0)
             loss.index_fill_(0, idle, 0)
         return loss

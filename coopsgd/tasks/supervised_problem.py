@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coopsgd.data.base import Batches
+from coopsgd.host.transfer import brought
 from coopsgd.streams import seed_of, stream
 from coopsgd.tasks.base import Place, Problem
 
@@ -147,13 +148,10 @@ class SupervisedProblem(Problem):
         self, chosen: Sequence[np.ndarray], own: Sequence[np.ndarray], a: int, b: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The same of one step after another; small batches of several steps are made together."""
-        import torch
-
         n = max(1, TOGETHER // ((b - a) * int(self._batches.sizes[a]) * self._numbers))
         for j in range(0, len(chosen), n):
             some = [self._batches.of(step, a, b) for step in chosen[j : j + n]]
-            # a GPU has taken what is sent from ordinary memory when this returns, though it is not waited for
-            which = torch.from_numpy(np.concatenate(some)).to(self._device, non_blocking=True)
+            which = brought(np.concatenate(some), self._device)
             rows = [*self._rows[a:b]] * len(some)
             inputs, targets = self._batch(which, rows, np.concatenate([step[a:b] for step in own[j : j + n]]).tolist())
             yield from zip(inputs.split(b - a), targets.split(b - a), strict=True)

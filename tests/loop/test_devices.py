@@ -16,6 +16,7 @@ import torch
 from playing import MLP, OF_MATRICES, ONE_STEP, QUADRATIC, settle, with_tau, written
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from waiting import staged, watched
 
 from coopsgd.fleet.plan import layout_of
 from coopsgd.fleet.stacked import Stacked
@@ -69,6 +70,8 @@ MORE = {
     "combine, then adapt": ("algo=dpsgd", "order=cta"),
     "gossip of many": ("algo=dpsgd", "workers=24"),
     "state of its own": ("algo=pasgd", "~algo.mixing", "algo.strategy=written:SlowMo"),
+    "qsgd": ("algo=pasgd", "codec=qsgd"),
+    "randk": ("algo=dpsgd", "codec=randk"),
     "tracking": ("algo=pasgd", "algo.strategy=written:GradientTracking", "tau=1"),
 }
 
@@ -78,15 +81,19 @@ def went_on(rank: int, words: tuple[str, ...]) -> tuple[str, int, int]:
     parts = Parts(settle(words))
     # what it checks are numbers, before the first step
     patched = mock.patch.object(Loop, "_check_savable", lambda loop: None), mock.patch.object(networks, "bound", on_gpu)
-    with patched[0], patched[1], FakeTensorMode(allow_non_fake_inputs=True):
+    with patched[0], patched[1], staged(), FakeTensorMode(allow_non_fake_inputs=True):
         loop = begun(parts)
         delay = parts.config.delay
         apart = delay != "tau" and delay > 1  # else no message is under way after a step with none ahead
         while loop.state.k < 10 or loop.steps.ahead or (apart and loop.state.flight is None):
             loop.advance()
         again = begun(parts, read_again(loop))
-        for _ in range(7):
+        for _ in range(4):  # plans are made
             again.advance()
+        with watched() as seen:
+            for _ in range(6):
+                again.advance()
+        assert not seen, sorted(set(seen))
         return str(again.state.x.device), loop.state.k, again.state.k
 
 
@@ -99,4 +106,4 @@ def test_nothing_lies_elsewhere_and_nobody_waits(process_groups, name, task):
     fits = ("tau=1",) if name in ONE_STEP else with_tau(name, 3)
     words = MORE.get(name, (f"algo={name}", *fits, *((written(RING),) if name == "cooperative" else ())))
     ((device, before, after),) = process_groups(1)(went_on, (*task, *LONG, *words))
-    assert device == "cuda:0" and after == before + 7
+    assert device == "cuda:0" and after == before + 10

@@ -190,5 +190,5 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     where = targets[:, :, None]
     picked = logs.gather(2, where)
     g = logs.exp_()
-    g.scatter_add_(2, where, g.new_tensor(-1.0).expand(where.shape))
+    g.scatter_add_(2, where, g.new_full((), -1.0).expand(where.shape))
     return picked.mean((1, 2)).neg_(), g.mul_(1 / logits.shape[1])
