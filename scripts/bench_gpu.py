@@ -1,6 +1,7 @@
 """Milliseconds of a step of many workers on one GPU, by engine, beside the plain loop over models and torch.func by hand.
 
 Remake: python scripts/bench_gpu.py [--repeats 5]      (on a machine with a GPU; some minutes)
+Try it: python scripts/bench_gpu.py --device cpu --repeats 1 --sizes 1 2 --models mlp
 
 One round is tau = 10 steps (2 of 1024 workers) of batch 32 (8 windows of 64 characters for gpt) on each of m workers,
 then the average; images are 28 x 28 of noise. `modules` is what one writes by hand: m nn.Modules with a torch.optim.SGD
@@ -39,8 +40,10 @@ from coopsgd.tasks.networks import network
 MODELS = {
     "mlp": ("model=mlp",),
     "cnn": ("model=cnn",),
+    "resnet18": ("model=resnet18",),  # BatchNorm: its statistics are kept row by row, so it is looped over
     "gpt": ("task=language", "model.context=64", "batch_size=8"),
 }
+DEVICE = "cuda"
 LONG = 2.0  # seconds of a round, from which on it is timed once
 WORDS = ("workers=4", "batch_size=32", "algo=pasgd", "optim.lr=0.01", "steps=100000", "log_every=100000", "eval_every=0")
 
@@ -74,11 +77,11 @@ def coopsgd(model: str, m: int, engine: str, rows: int, *, stored: bool = False)
     parts = settled(model)
     config = replace(parts.config, workers=m, engine=engine)
     more = {"optim": replace(parts.optim, momentum=0.9)} if stored else {}
-    chunks = choice.CHUNK["cuda"]
-    choice.CHUNK["cuda"] = {**chunks, engine: rows} if rows else chunks
+    chunks = choice.CHUNK[DEVICE]
+    choice.CHUNK[DEVICE] = {**chunks, engine: rows} if rows else chunks
     fleet = Stacked(Layout(m, 0, 1))
-    problem = parts.task.build(config, fleet.workers, ready("cuda"))
-    choice.CHUNK["cuda"] = chunks
+    problem = parts.task.build(config, fleet.workers, ready(DEVICE))
+    choice.CHUNK[DEVICE] = chunks
     loop = Loop(parts.but(config, period=Period(tau(m)), **more), fleet, problem)
 
     def rounds(steps: int) -> None:
@@ -90,14 +93,14 @@ def coopsgd(model: str, m: int, engine: str, rows: int, *, stored: bool = False)
 
 def batches(model: str, m: int) -> Any:
     parts = settled(model)
-    problem = parts.task.build(replace(parts.config, workers=m), range(m), ready("cuda"))
+    problem = parts.task.build(replace(parts.config, workers=m), range(m), ready(DEVICE))
     own = np.zeros(m, dtype=np.int64)
     return problem._fetch(problem._batches.at(own), own, 0, m)
 
 
 def modules(model: str, m: int) -> Callable[[int], None]:
     """m modules, each with an optimiser."""
-    task, device = settled(model).task, ready("cuda")
+    task, device = settled(model).task, ready(DEVICE)
     models = [network(task, 0).to(device) for _ in range(m)]
     optimizers = [torch.optim.SGD(one.parameters(), lr=0.01) for one in models]
     lists, (x, y) = [list(one.parameters()) for one in models], batches(model, m)
@@ -119,7 +122,7 @@ def modules(model: str, m: int) -> Callable[[int], None]:
 
 def functional(model: str, m: int) -> Callable[[int], None]:
     """torch.func by hand, all models at once."""
-    module = network(settled(model).task, 0).to(ready("cuda"))
+    module = network(settled(model).task, 0).to(ready(DEVICE))
     stacked = {name: p.detach().expand(m, *p.shape).clone() for name, p in module.named_parameters()}
     x, y = batches(model, m)
 
@@ -147,18 +150,23 @@ def ways(model: str, m: int) -> dict[str, Callable[[], Callable[[int], None]]]:
     found: dict[str, Any] = {"modules": lambda: modules(model, m), "torch.func": lambda: functional(model, m)}
     found["auto"] = lambda: coopsgd(model, m, "auto", 0)
     found["loop"] = lambda: coopsgd(model, m, "loop", 1)
-    for engine in ("vmap", *(("bmm",) if model == "mlp" else ())):
+    for engine in (*(("vmap",) if model != "resnet18" else ()), *(("bmm",) if model == "mlp" else ())):
         for rows in sorted({min(m, n) for n in (4, 16, 64, 256, 1024)}):
             found[f"{engine} {rows}"] = lambda e=engine, n=rows: coopsgd(model, m, e, n)
         found[f"{engine} {m} stored"] = lambda e=engine: coopsgd(model, m, e, m, stored=True)
     return found
 
 
+def synchronise() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
 def timed(rounds: Callable[[int], None], steps: int) -> float:
-    torch.cuda.synchronize()
+    synchronise()
     began = time.perf_counter()
     rounds(steps)
-    torch.cuda.synchronize()
+    synchronise()
     return (time.perf_counter() - began) / steps
 
 
@@ -170,17 +178,21 @@ def table(model: str, m: int, repeats: int, only: list[str]) -> None:
         if only and name.split()[0] not in only:
             continue
         try:
-            torch.cuda.reset_peak_memory_stats()
+            if DEVICE == "cuda":
+                torch.cuda.reset_peak_memory_stats()
             rounds = make()
             timed(rounds, tau(m))
             first = timed(rounds, tau(m)) * tau(m)
             times[name] = [timed(rounds, tau(m)) for _ in range(repeats if first < LONG else 1)]
-            about[name] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+            about[name] = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB" if DEVICE == "cuda" else ""
         except torch.OutOfMemoryError:
             about[name] = "does not fit"
+        except RuntimeError as error:  # torch.func cannot run it
+            about[name] = str(error).strip().splitlines()[0][:90]
         rounds = None  # type: ignore[assignment]
         gc.collect()
-        torch.cuda.empty_cache()
+        if DEVICE == "cuda":
+            torch.cuda.empty_cache()
     base = statistics.median(times["modules"]) if "modules" in times else None
     for name, text in about.items():
         if name in times:
@@ -194,10 +206,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--sizes", nargs="*", type=int, default=[4, 16, 64, 1024])
+    parser.add_argument("--sizes", nargs="*", type=int, default=[1, 8, 64])
+    parser.add_argument("--device", default=DEVICE, choices=("cuda", "cpu"))
     parser.add_argument("--ways", nargs="*", default=[], help="engines and peers; all of them otherwise")
     arguments = parser.parse_args()
-    card, each = torch.cuda.get_device_name(), f"median of {arguments.repeats} (least, most)"
+    global DEVICE
+    DEVICE = arguments.device
+    card, each = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU", f"median of {arguments.repeats} (least, most)"
     print(f"{card}, torch {torch.__version__}; ms a step, {each}, share of modules, memory")
     for model in arguments.models:
         for m in arguments.sizes:

@@ -39,6 +39,7 @@ ALGOS = [choice.name for choice in catalogue.choices("algo")]
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 COMMON = ("dtype=float64", "log_every=6", "eval_every=12", "workers=8", "steps=24", "tau=3", "batch_size=8")
 MLP = ("data=digits", "model=mlp", "model.hidden=[16]")
+DEEP = ("data=digits", "model=mlp", "model.hidden=[16,16]")
 CNN = ("data=digits", "model=cnn", "model.width=8")
 BATCHNORM = (*CNN, "model.norm=batch")
 GPT = ("task=language", "model.layers=2", "model.width=16", "model.heads=2", "model.context=16")
@@ -117,6 +118,11 @@ NETWORKS = {
     "gpt": (*GPT, "algo=pasgd", "batch_size=4"),
     "momentum": (*MLP, "algo=pasgd", "optim.momentum=0.9", "optim.lr=0.05", "buffers=average", "clip=1"),
     "idle workers with momentum": (*MLP, "algo=fedavg", "algo.fraction=0.5", "optim.momentum=0.9", "optim.lr=0.05"),
+    "muon": (*DEEP, "algo=pasgd", "optim=muon", "buffers=average"),
+    "muon, idle workers": (*DEEP, "algo=fedavg", "algo.fraction=0.5", "optim=muon"),
+    "codec": (*MLP, "algo=dpsgd", "codec=topk"),
+    "fragments": (*MLP, "algo=pasgd", "fragments=columns", "tau=4"),
+    "drift": (*MLP, "algo=scaffold", "algo.fraction=0.5"),
     "schedule": (*MLP, "algo=easgd", "optim=adamw", "optim.lr=0.003", "schedule=cosine", "buffers=reset"),
     "delay": (*MLP, "algo=dpa", "delay=2", "tau=4"),
     "combine, then adapt": (*BATCHNORM, "algo=gea", "algo.alpha=0.1", "order=cta"),
@@ -200,6 +206,9 @@ BUSY = {
     "adam": (*MLP, "algo=gossip_pga", "optim=adam", "buffers=average", "clip=1", "schedule=cosine"),
     "idle": (*MLP, "algo=fedavg", "algo.fraction=0.5", "delay=0"),
     "delay": (*MLP, "algo=pasgd", "delay=1"),
+    "muon": (*DEEP, "algo=pasgd", "optim=muon"),
+    "codec": (*MLP, "algo=pasgd", "codec=qsgd"),
+    "relay": (*MLP, "algo=relay", "tau=2"),
     "fullsync": (*MLP, "algo=fullsync"),
     "written": (*MLP, *algo("cooperative")),
     "one_peer": (*MLP, "algo=one_peer", "tau=1"),
@@ -257,6 +266,7 @@ RESUMED = {
     "adamw, delay": (*MLP, "algo=pasgd", "optim=adamw", "optim.lr=0.003", "tau=4", "delay=2", "buffers=average"),
     "idle clients": (*MLP, "algo=fedavg", "algo.fraction=0.5", "optim=adam", "optim.lr=0.003", "tau=4"),
     "adacomm": (*MLP, "algo=pasgd", "period=adacomm", "period.interval=6", "tau=4"),
+    "muon": (*DEEP, "algo=pasgd", "optim=muon", "tau=4"),
     "batchnorm, dropout": (*BATCHNORM, "model.dropout=0.1", "algo=gea", "tau=4", "order=cta"),
     "gpt": (*GPT, "algo=dpsgd", "tau=4"),
 }
@@ -289,11 +299,12 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_bit(cli, tmp_path, name):
     assert ledgers[0] == ledgers[1]
 
 
-def test_a_run_goes_on_where_there_is_no_gpu(cli, tmp_path):
-    words = (*MLP, *SAVED, "algo=easgd", "optim.momentum=0.9", "dtype=float64", "delay=1")
-    assert cli("train", *words, "device=cuda", "hydra.run.dir=whole", first=unsaved_end).code == 0
+@pytest.mark.parametrize(("begun", "ended_on"), [("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_checkpoint_moves_between_a_gpu_and_a_processor(cli, tmp_path, begun, ended_on):
+    words = (*MLP, *SAVED, "algo=easgd", "optim.momentum=0.9", "dtype=float64", "delay=1", "processes=1")
+    assert cli("train", *words, f"device={begun}", "hydra.run.dir=whole", first=unsaved_end).code == 0
     interrupted(tmp_path / "whole", tmp_path / "broken")
-    ended = cli("resume", "broken", "device=cpu", env={"CUDA_VISIBLE_DEVICES": ""})
+    ended = cli("resume", "broken", f"device={ended_on}", env={"CUDA_VISIBLE_DEVICES": ""} if ended_on == "cpu" else None)
     assert ended.code == 0, ended
     one, other = (coopsgd.Run(tmp_path / name) for name in ("whole", "broken"))
     np.testing.assert_allclose(one.rows(), other.rows(), **CLOSE)

@@ -81,7 +81,7 @@ class Cooperation(Observer):
         self._notices = world.Notices(self.rank, self.processes, limit) if self.processes > 1 else None
         if self._notices is not None:
             atexit.register(self._notices.leave)
-        self._model, self._modules, self._parts, self.notes = self._made(model, models, optimizers, words, samples)
+        self._model, self._modules, self._parts, self.notes = self._made(model, models, optimizers, words, samples, device)
         strategy, config = self._parts.strategy, self._parts.config
         layout = layout_of(strategy.schedule, config.workers, self.processes)
         if self._notices is not None and timeout is None and config.timeout != "auto":
@@ -104,13 +104,14 @@ class Cooperation(Observer):
         self._send_ahead()
 
     def _made(
-        self, model: Any, models: list[Any], optimizers: list[Any], words: Sequence[Any], samples: Any
+        self, model: Any, models: list[Any], optimizers: list[Any], words: Sequence[Any], samples: Any, device: torch.device
     ) -> tuple[Any, Modules, Parts, tuple[str, ...]]:
         """The parts, the same in every process. ConfigError in all of them when one cannot be made in one, or differs."""
         mine: dict[str, Any] = {}
         found: Any = None
-        shares = self._everybody(said(samples))
+        shares, cards = zip(*self._everybody([said(samples), world.card_of(device)]), strict=True)
         try:
+            world.refuse_one_for_two(cards)
             modules = Modules(models)
             refuse_optimizers(optimizers, models)
             parts, notes = parts_of(words, self.processes * len(models), modules.d, modules.b, each(shares, len(models)))

@@ -445,7 +445,7 @@ class Fleet(Described, ABC):
 
     @contextmanager
     def _waiting(self, verb: str) -> Iterator[None]:
-        """Seconds inside, at this verb, are seconds waited in communication (on CUDA, those of handing it over)."""
+        """Seconds inside, at this verb, are seconds waited in communication (on a GPU, those of its stream: processes.py)."""
         start = time.perf_counter()
         try:
             yield

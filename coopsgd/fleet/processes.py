@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -18,9 +19,11 @@ from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Pending, Rows
 from coopsgd.fleet.lookout import Lookout
 from coopsgd.fleet.pieces import Exchange, Hidden, Pace, Part
+from coopsgd.fleet.spans import Spans
 from coopsgd.fleet.spread import Routes
 from coopsgd.fleet.stacked import Lowered, Stacked, nothing, split_back
 from coopsgd.fleet.waits import FIRST, Waits
+from coopsgd.host.transfer import brought
 
 
 def backend_of(device: torch.device) -> str:
@@ -52,11 +55,14 @@ class Processes(Stacked):
         self._timeout, self._waits = timeout, waits or Waits(timeout)
         self._groups: dict[tuple[int, ...], Any] = {tuple(range(layout.processes)): None}
         self._pace, self._exchanges = Pace(), 0
+        self._spans: Spans | None = None  # where rows are on a GPU: what its stream spends in communication
         self._hidden = False  # is what is started to go on while this process computes?
         self._on_gpu = lookout is not None and "nccl" in str(dist.get_backend_config())
 
     def rows(self, start: Tensor) -> Rows:
         start = start.clone()
+        if start.is_cuda:
+            self._spans = self._spans or Spans()
         with self._may_wait("broadcast"):
             # equal by the seed already; equal bit by bit now, on unlike hosts too
             self._done(dist.broadcast(start, 0, async_op=True))
@@ -105,7 +111,8 @@ class Processes(Stacked):
 
     def barrier(self) -> None:
         with self._may_wait("barrier"):
-            self._done(dist.barrier(async_op=True))
+            mine = None if self._spans is None else [torch.cuda.current_device()]  # else nccl guesses it by the rank
+            self._done(dist.barrier(async_op=True, device_ids=mine))
 
     def _done(self, work: Any) -> None:
         """Return when it is done; inside `_may_wait`."""
@@ -131,7 +138,20 @@ class Processes(Stacked):
 
     @contextmanager
     def _waiting(self, verb: str) -> Iterator[None]:
-        with self._may_wait(verb), super()._waiting(verb):
+        with self._may_wait(verb):
+            if self._spans is None:
+                with super()._waiting(verb):
+                    yield
+                return
+            with self._spans.span(counted=not self.ledger.paused):  # the stream waits, this process goes on
+                yield
+            self.ledger.comm_s += self._spans.over()
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        if self._spans is not None:
+            self.ledger.comm_s += self._spans.over()
+        with super().measuring():
             yield
 
     def _own(self, x: Rows, q: int) -> Tensor:
@@ -322,10 +342,14 @@ class Processes(Stacked):
     def _spread(self, routes: Routes, packed: Tensor) -> Callable[[], Tensor]:
         here = self.layout.rows(self.rank)
         everything = packed.new_zeros(self.layout.n, packed.shape[1])
-        everything[here] = packed
+        everything.index_copy_(0, _rows(here, packed), packed)
         place = {row: at for at, row in enumerate(here)}
         into = [(rows, packed.new_empty(len(rows), packed.shape[1]), src) for src, dst, rows in routes if dst == self.rank]
-        out = [(packed[[place[row] for row in rows]], dst) for src, dst, rows in routes if src == self.rank]
+        out = [
+            (packed.index_select(0, _rows([place[row] for row in rows], packed)), dst)
+            for src, dst, rows in routes
+            if src == self.rank
+        ]
         with self._waiting("spread"):
             pending = self._posting()([(part, src) for _, part, src in into], out)
 
@@ -333,7 +357,7 @@ class Processes(Stacked):
             self._wait(pending, "spread")
             out.clear()  # kept alive until everything had left
             for rows, part, _ in into:
-                everything[rows] = part
+                everything.index_copy_(0, _rows(rows, part), part)
             return everything
 
         return finish
@@ -350,3 +374,8 @@ class Processes(Stacked):
             return row
 
         return finish
+
+
+def _rows(rows: Sequence[int], like: Tensor) -> Tensor:
+    """Their numbers where `like` is: a list between brackets would be waited for on a GPU."""
+    return brought(np.array(rows, dtype=np.int64), like.device)

@@ -7,9 +7,10 @@ import contextlib
 import math
 import os
 import re
+import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -38,6 +39,8 @@ def join(device: torch.device, timeout: float) -> tuple[int, int]:
         if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             return 0, 1
         try:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # before nccl looks which one is meant
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
         except dist.DistStoreError:
             raise RunFailed(
@@ -54,6 +57,25 @@ def join(device: torch.device, timeout: float) -> tuple[int, int]:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # on which nccl sends what is no tensor
     return dist.get_rank(), dist.get_world_size()
+
+
+def card_of(device: torch.device) -> str | None:
+    """The name by which all processes know the GPU of this one; None where it computes on a CPU."""
+    if device.type != "cuda":
+        return None
+    told = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return str(told or f"{socket.gethostname()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')} {device.index}")
+
+
+def refuse_one_for_two(cards: Sequence[str | None]) -> None:
+    """ConfigError when two of these, by rank, are one GPU: nccl would say 'Duplicate GPU detected', or hang."""
+    first: dict[str, int] = {}
+    for rank, card in enumerate(cards):
+        if card is not None and (other := first.setdefault(card, rank)) != rank:
+            raise ConfigError(
+                f"the models of ranks {other} and {rank} are on one GPU, and nccl takes one process a GPU; move each to its "
+                'own by torch.cuda.set_device(int(os.environ["LOCAL_RANK"])), or give one process a list of models'
+            )
 
 
 def _end() -> None:

@@ -221,7 +221,7 @@ class Slow(Around):
 
         What the codec keeps moves on.
         """
-        from coopsgd.strategies.coder import mean, weighted
+        from coopsgd.strategies.coder import mean, taken, weighted
 
         assert self.codec is not None
         rule, rows, part = self._rule(fleet), _rows(fleet), _some(x, columns)
@@ -237,14 +237,14 @@ class Slow(Around):
             return y, None
         if self._sums:
             return self._summed(fleet, coder, v, heard, s, columns)
-        own, _ = coder.unpack(heard[rows], rows)
+        own, _ = coder.unpack(taken(heard, rows), rows)
         if rule == "slow":
             if self._feeds(s):
                 _put(s.kept[0], columns, v - own)
             q = mean(coder, heard, fleet.m, self.codec.over, self._shares(fleet))
             return _some(s.z, columns) - q, q
         if self.codec.REMEMBERS:
-            s.kept[-1].copy_(coder.recalled(heard[rows], s.kept[-1]))
+            s.kept[-1].copy_(coder.recalled(taken(heard, rows), s.kept[-1]))
         moved = weighted(coder, heard, self._W(fleet, t), rows)
         if rule == "choco":
             copies, mixed = (_some(one, columns) for one in s.kept[:2])

@@ -88,12 +88,17 @@ def _put(values: Tensor, starts: tuple[int, ...], L: int, found: Tensor) -> None
 ROOM = 1 << 22  # numbers that are unpacked at a time
 
 
+def taken(x: Tensor, rows: Sequence[int]) -> Tensor:
+    """These rows of x, copied; a list between brackets would be waited for on a GPU."""
+    return x.index_select(0, brought(np.array(rows, dtype=np.int64), x.device))
+
+
 def _read(coder: Coder, packed: Tensor, rows: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
     """What each of these rows says, (1, w), in this order and not restored, and what of it was sent."""
     many = max(1, ROOM // max(1, coder.width))
     for at in range(0, len(rows), many):
         some = list(rows[at : at + many])
-        values, held = coder.read(packed[some], some)
+        values, held = coder.read(taken(packed, some), some)
         for i, row in enumerate(some):
             yield row, values[i : i + 1], None if held is None else held[i : i + 1]
 
