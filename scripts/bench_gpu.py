@@ -37,10 +37,15 @@ from coopsgd.strategies.period import Period
 from coopsgd.tasks.engines import choice
 from coopsgd.tasks.networks import network
 
+FAKE = (  # images of 3 x 32 x 32 that nobody has to fetch
+    "data=custom",
+    "data.path=torchvision.datasets:FakeData",
+    "data.arguments={size: 4096, image_size: [3, 32, 32], num_classes: 10}",
+)
 MODELS = {
     "mlp": ("model=mlp",),
     "cnn": ("model=cnn",),
-    "resnet18": ("model=resnet18",),  # BatchNorm: its statistics are kept row by row, so it is looped over
+    "resnet18": ("model=torchvision", *FAKE),  # BatchNorm: its statistics are kept row by row, so it is looped over
     "gpt": ("task=language", "model.context=64", "batch_size=8"),
 }
 DEVICE = "cuda"
@@ -69,7 +74,7 @@ def _noise() -> Images:
 @lru_cache
 def settled(model: str) -> Parts:
     parts = Parts(compose.compose_config((*WORDS, *MODELS[model], "device=cpu")).config)
-    return parts if model == "gpt" else parts.but(parts.config, task=replace(parts.task, data=Noise()))
+    return parts if model in ("gpt", "resnet18") else parts.but(parts.config, task=replace(parts.task, data=Noise()))
 
 
 def coopsgd(model: str, m: int, engine: str, rows: int, *, stored: bool = False) -> Callable[[int], None]:
@@ -203,6 +208,7 @@ def table(model: str, m: int, repeats: int, only: list[str]) -> None:
 
 
 def main() -> None:
+    global DEVICE
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
@@ -210,7 +216,6 @@ def main() -> None:
     parser.add_argument("--device", default=DEVICE, choices=("cuda", "cpu"))
     parser.add_argument("--ways", nargs="*", default=[], help="engines and peers; all of them otherwise")
     arguments = parser.parse_args()
-    global DEVICE
     DEVICE = arguments.device
     card, each = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU", f"median of {arguments.repeats} (least, most)"
     print(f"{card}, torch {torch.__version__}; ms a step, {each}, share of modules, memory")
