@@ -82,5 +82,7 @@ def column(values: np.ndarray, fleet: Fleet, x: Rows) -> Rows:
     """(r, 1) a number of each worker beside its row, 0 beside auxiliary rows."""
     mine = x.new_zeros(len(x), 1)
     if not x.is_meta:
-        mine[: len(fleet.workers), 0] = brought(values[fleet.workers.start : fleet.workers.stop], x.device, x.dtype)
+        mine[: len(fleet.workers), 0] = brought(
+            np.array(values[fleet.workers.start : fleet.workers.stop], dtype=float), x.device, x.dtype
+        )
     return mine
