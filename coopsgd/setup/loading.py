@@ -7,6 +7,7 @@ which stay as they are: whatever reads a user's folder, or writes into Hydra's o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pickle
@@ -15,10 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hydra import version
+from hydra._internal import hydra as main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
@@ -61,6 +64,18 @@ class Loader(ConfigLoaderImpl):
         how = cfg.hydra.job.config.override_dirname
         cfg.hydra.job.override_dirname = get_overrides_dirname(app, how.exclude_keys, how.item_sep, how.kv_sep)
         return cfg
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        """What a group has to choose from; Hydra's own copies all it has read before it looks, once a group."""
+        if config_name or overrides:
+            return super().get_group_options(group_name, results_filter, config_name, overrides)
+        return self.repository.get_group_options(group_name, results_filter)
 
     def _stays(self) -> bool:
         return all(f"{source.scheme()}://{source.path}" in PACKAGED for source in self.repository.get_sources()[:-1])
@@ -151,3 +166,14 @@ def quicken() -> None:
     """Let the Hydra that is under way remember."""
     engine: Any = GlobalHydra.instance().hydra
     engine.config_loader = Loader(engine.config_loader.config_search_path)
+
+
+@contextlib.contextmanager
+def quickened() -> Iterator[None]:
+    """Let each Hydra that is made meanwhile remember, by `hydra.main` too."""
+    before = main.ConfigLoaderImpl
+    main.ConfigLoaderImpl = Loader  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        main.ConfigLoaderImpl = before  # type: ignore[misc]

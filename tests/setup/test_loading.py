@@ -8,8 +8,10 @@ from typing import Any
 
 import hydra
 import pytest
+from hydra._internal import hydra as main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import Container, OmegaConf
 
@@ -121,3 +123,17 @@ def test_no_more_is_kept_than_a_bound(monkeypatch):
     for name in ("sgd", "adam", "adamw"):
         compose.composed([f"optim={name}"])
     assert len(loading._kept) == 5
+
+
+def test_what_a_group_has_is_listed_without_a_copy_of_all_that_was_read(monkeypatch):
+    with hydra.initialize_config_module("coopsgd.conf", version_base="1.3"):
+        theirs = GlobalHydra.instance().hydra.config_loader
+        loading.quicken()
+        ours = GlobalHydra.instance().hydra.config_loader
+        asked = [(group, kind) for group in ("", *GROUPS, "hydra", "hydra/launcher") for kind in ObjectType]
+        wanted = [theirs.get_group_options(*one) for one in asked]
+        monkeypatch.setattr(ConfigLoaderImpl, "_parse_overrides_and_create_caching_repo", None)
+        assert [ours.get_group_options(*one) for one in asked] == wanted and any(wanted)
+    with loading.quickened():
+        assert main.ConfigLoaderImpl is loading.Loader
+    assert main.ConfigLoaderImpl is ConfigLoaderImpl

@@ -193,7 +193,8 @@ def _look(session: Session, flags: dict[str, str]) -> None:
     """Hydra's own main, for flags that run nothing."""
     argv, sys.argv = sys.argv, ["coopsgd train", *Line(flags, session.words).argv]
     try:
-        hydra.main(version_base="1.3", config_path=CONF, config_name="config")(session.job)()
+        with loading.quickened():
+            hydra.main(version_base="1.3", config_path=CONF, config_name="config")(session.job)()
     finally:
         sys.argv = argv
 
