@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Annotated, Any, Protocol, TypeAlias
+from typing import Annotated, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.block import Described
+from coopsgd.fleet.kept import Kept
 from coopsgd.fleet.ledger import Ledger
 from coopsgd.fleet.price import Price, average_price, pick_price, price
 from coopsgd.fleet.spread import Routes, everyone, routes, sent_by, spread_price
@@ -27,8 +28,7 @@ from coopsgd.fleet.waits import TRAINING
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.mixing.recognise import recognise
 
-PLANS = 16, 64  # matrices whose plans are kept: at least, at most
-ROOM = 1 << 24  # numbers in them: a schedule that never repeats must not fill the memory
+EVERYONE = np.broadcast_to(0.0, (0, 0))  # stands for no matrix, where every worker takes from every other
 
 Rows: TypeAlias = Annotated[Tensor, "Rows"]
 Common: TypeAlias = Annotated[Tensor, "Common"]
@@ -100,7 +100,6 @@ class Carried:
 class _Planned:
     """A matrix made ready."""
 
-    W: Any
     lowered: Any  # for this fleet
     price: Price  # what is charged
     wire: Price  # what this placement hands to the network, by process
@@ -119,7 +118,7 @@ class Fleet(Described, ABC):
         self._carried: Carried | None = None  # waits for the next verb
         # (r, 1) m times what a worker weighs in `mean`, by dtype and device; None: alike
         self._shares: dict[tuple[torch.dtype, torch.device], Tensor] | None = None
-        self._plans: dict[Any, _Planned] = {}
+        self._plans = Kept()
 
     @property
     def workers(self) -> range:
@@ -401,37 +400,28 @@ class Fleet(Described, ABC):
         return price
 
     def _planned(self, W: Any) -> _Planned:
-        """W lowered for this fleet. Cached; when full, the newest entry is evicted, so that most of a longer cycle stays."""
-        known = isinstance(W, Matrix) or (isinstance(W, np.ndarray) and not W.flags.writeable)
-        # what cannot change is known by its address (it is kept below, so the address stays its own), others by content
-        key = id(W) if known else np.asarray(W).tobytes()
-        if key not in self._plans:
-            matrix, n = self._matrix(W), self.m + self.v
-            if len(self._plans) >= max(PLANS[0], min(PLANS[1], ROOM // n**2)):
-                self._plans.popitem()
-            again = W.recurring if isinstance(W, Matrix) else known  # an array that may change is not taken to come again
-            plan, logical = plans.lower(matrix, self._planned_for, again), price(matrix, self.m, self.layout.server_owns_aux)
-            self._plans[key] = _Planned(
-                W,
-                self._lowered(plan),
-                logical,
-                self._wire(Price(plan.messages, plan.sent)),
-                self.clock.parts(logical) if self.clock else None,
-            )
-        return self._plans[key]
+        """W lowered for this fleet."""
+        return cast(_Planned, self._plans.get("mix", W, lambda: self._plan(W)))
+
+    def _plan(self, W: Any) -> _Planned:
+        matrix = self._matrix(W)
+        # an array that may change is not taken to come again
+        again = W.recurring if isinstance(W, Matrix) else isinstance(W, np.ndarray) and not W.flags.writeable
+        plan, logical = plans.lower(matrix, self._planned_for, again), price(matrix, self.m, self.layout.server_owns_aux)
+        return self._made_ready(self._lowered(plan), logical, Price(plan.messages, plan.sent))
 
     def _planned_spread(self, W: Any) -> _Planned:
         """The same for messages that are passed on as they are."""
-        key = "spread", None if W is None else id(W) if isinstance(W, Matrix) else np.asarray(W).tobytes()
-        if key not in self._plans:
-            if len(self._plans) >= PLANS[1]:
-                self._plans.popitem()
-            takes = everyone(self.m) if W is None else self._matrix(W).entries_by_row[:2]
-            n, server_owns_aux = self.m + self.v, self.layout.server_owns_aux
-            logical, found = spread_price(takes, self.m, n, server_owns_aux), routes(takes, self._planned_for)
-            wire = self._wire(Price(len(found), sent_by(found, self._planned_for.processes)))
-            self._plans[key] = _Planned(W, found, logical, wire, self.clock.parts(logical) if self.clock else None)
-        return self._plans[key]
+        return cast(_Planned, self._plans.get("spread", EVERYONE if W is None else W, lambda: self._plan_spread(W)))
+
+    def _plan_spread(self, W: Any) -> _Planned:
+        takes = everyone(self.m) if W is None else self._matrix(W).entries_by_row[:2]
+        found = routes(takes, self._planned_for)
+        logical = spread_price(takes, self.m, self.m + self.v, self.layout.server_owns_aux)
+        return self._made_ready(found, logical, Price(len(found), sent_by(found, self._planned_for.processes)))
+
+    def _made_ready(self, lowered: Any, logical: Price, wire: Price) -> _Planned:
+        return _Planned(lowered, logical, self._wire(wire), self.clock.parts(logical) if self.clock else None)
 
     def _matrix(self, W: Any) -> Matrix:
         """What is given as W, recognised; ValueError when it is no matrix of this fleet's size."""

@@ -60,12 +60,17 @@ class Local:
         for outer in outers:
             stays[outer.rows[outer.u != 0]] = False
         changed = np.flatnonzero(~stays)
-        if 2 * len(changed) > r or r == 1:
+        small = isinstance(S, np.ndarray) and len(changed) == r and compiled.few(S, changed, like) is not None
+        if (2 * len(changed) > r or r == 1) and not (
+            small and widths[-1] == r
+        ):  # a few rows are mixed in registers as they are
             split = _structured_split(S, diagonal) if isinstance(S, Matrix) else _split(S)
             if split is not None:
                 return _Split(*split, self.extras, like)
-        order = np.lexsort((columns, rows))
-        return _Product(rows[order], columns[order], weights[order], (r, int(widths[-1])), changed, outers, like)
+        if not (np.diff(rows * widths[-1] + columns) > 0).all():
+            order = np.lexsort((columns, rows))
+            rows, columns, weights = rows[order], columns[order], weights[order]
+        return _Product(rows, columns, weights, (r, int(widths[-1])), changed, outers, like)
 
 
 def _extra(M: Entries, like: Tensor) -> Tensor | _Gathered:
@@ -159,7 +164,10 @@ class _Product:
             rows, columns = np.append(rows, place[several[taking]]), np.append(columns, shape[1] + at[taking])
             order = np.lexsort((columns, rows))
             rows, columns, weights = rows[order], columns[order], np.append(weights, u[taking])[order]
-        used, columns = np.unique(columns, return_inverse=True)
+        used = np.flatnonzero(np.bincount(columns))
+        place = np.zeros(int(used.max(initial=0)) + 1, dtype=int)
+        place[used] = np.arange(len(used))
+        columns = place[columns]
         self.changed = None if len(changed) == r else _index(changed, like)
         self.used = [_index(used[used < r], like), _index(used[used >= r] - r, like)]
         self.whole = len(used) == r and bool((used < r).all())  # then x itself is what is multiplied
@@ -219,7 +227,10 @@ def _split(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         return np.diag(S), np.zeros(len(S)), np.zeros(len(S))
     rows, columns, weights = _entries(S)
     off = rows != columns
-    found = factors.rank_one(rows[off], columns[off], weights[off], np.arange(len(S)))
+    if len(S) > 2 and off.sum() == len(S) * (len(S) - 1):
+        found = factors.whole_rank_one(S)
+    else:
+        found = factors.rank_one(rows[off], columns[off], weights[off], np.arange(len(S)))
     if found is None:
         return None
     u, v = found

@@ -57,7 +57,11 @@ class Stacked(Fleet):
     def _lowered(self, plan: plans.Plan) -> Lowered:
         rows, q = plan.layout.rows(self.rank), self.rank
         core = len(plan.layout.workers(q)) if plan.layout.replicated else len(rows)
-        stay, (out, into) = plan.stay(q), plan.edges(q)
+        stay = plan.stay(q)
+        if plan.layout.processes == 1 and core == len(rows):  # nothing arrives from anywhere
+            none = beside([], core)
+            return Lowered(core, Local(stay, (none, none)), None, [], [], [], False, False)
+        out, into = plan.edges(q)
         mine = [item for item in plan.sums if q in item.group]
         here = np.array(rows)
         arriving = beside([*(Entries.of(item.U[here]) for item in mine), *(e.U.only(here) for e in into)], len(rows))

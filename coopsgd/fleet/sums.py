@@ -82,9 +82,10 @@ def carried(
     e, scale = W.edges, largest(W)
     rows, columns, weights = crossing(e, home, NOISE * scale)
     outers = [(outer, group) for outer in W.outers if len(group := np.unique(home[outer.rows])) > 1]
-    part = components(hosts, home[rows], home[columns], [group for _, group in outers])
-    with_edges, several = np.zeros(hosts, dtype=bool), np.bincount([part[group[0]] for _, group in outers], minlength=hosts)
-    with_edges[part[home[rows]]] = True
+    if outers:
+        part = components(hosts, home[rows], home[columns], [group for _, group in outers])
+        with_edges, several = np.zeros(hosts, dtype=bool), np.bincount([part[group[0]] for _, group in outers], minlength=hosts)
+        with_edges[part[home[rows]]] = True
     terms, left, beside = list[tuple[np.ndarray, Outer]](), list[Outer](), False
     for outer, group in outers:
         at = part[group[0]]
@@ -180,7 +181,7 @@ def components(hosts: int, a: np.ndarray, b: np.ndarray, groups: list[np.ndarray
     """(hosts,) the smallest host that each is connected with, by links a - b and by groups."""
     a, b = np.concatenate([a, *groups]), np.concatenate([b, *(np.full(len(group), group[0]) for group in groups)])
     part = np.arange(hosts)
-    while True:
+    while len(a):
         before = part.copy()
         least = np.minimum(part[a], part[b])
         np.minimum.at(part, part[a], least)
@@ -188,12 +189,17 @@ def components(hosts: int, a: np.ndarray, b: np.ndarray, groups: list[np.ndarray
         while not np.array_equal(part, part[part]):
             part = part[part]
         if np.array_equal(part, before):
-            return part
+            break
+        open_ = part[a] != part[b]
+        a, b = a[open_], b[open_]
+    return part
 
 
 def linked(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, home: np.ndarray, hosts: int) -> Links:
     """One message between two hosts for all entries between them, of as many vectors as `message` makes of these."""
     n, pair = len(home), home[rows] * hosts + home[columns]
+    if (np.diff(pair) > 0).all():  # one entry each, in order
+        return Links(home[rows], home[columns], np.ones(len(pair), dtype=int))
     pairs, at, many = np.unique(pair, return_inverse=True, return_counts=True)
     several = many[at] > 1  # one entry is one vector, and there may be millions of them
 

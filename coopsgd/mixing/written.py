@@ -55,7 +55,7 @@ class Written(Mixing):
 
     def matrices(self, m: int, r: int) -> tuple[np.ndarray, ...]:
         if is_function(self.W):
-            function = _function(self.W)
+            function = self.once("function", lambda: _function(self.W))
             try:
                 W = np.asarray(function(m, r))
             except (Exception, SystemExit) as error:

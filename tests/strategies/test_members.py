@@ -15,7 +15,7 @@ import torch
 from playing import MLP, QUADRATIC, play, settle
 from test_oracle import ALGOS, EXACT, preset, problem, written
 
-import coopsgd.fleet.base as fleet
+import coopsgd.fleet.kept as fleet
 from coopsgd import registry
 from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.stacked import Stacked
