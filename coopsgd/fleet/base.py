@@ -118,6 +118,7 @@ class Fleet(Described, ABC):
         self._carried: Carried | None = None  # waits for the next verb
         # (r, 1) m times what a worker weighs in `mean`, by dtype and device; None: alike
         self._shares: dict[tuple[torch.dtype, torch.device], Tensor] | None = None
+        self.shares: np.ndarray | None = None  # (m,) what each worker weighs in `mean`, in sum 1; None: alike
         self._plans = Kept()
 
     @property
@@ -132,13 +133,18 @@ class Fleet(Described, ABC):
 
     # the verbs a strategy may use
 
-    def mix(self, W: Any, *xs: Rows) -> Any:
+    def mix(self, W: Any, *xs: Rows, exact: Sequence[Rows] = ()) -> Any:
         """y_i = sum_j W[i, j] x_j, in place; all xs share one message an edge. Returns y, or a tuple of them.
 
-        W: what `Mixing.at` answers, or an (m + v, m + v) array. The factors of a Product are applied in order, each charged
-        for itself; what is started with `later` starts the first of them, and the others follow when it is waited for.
+        exact: more of them, behind, which a codec leaves as they are (a push-sum weight). W: what `Mixing.at` answers, or an
+        (m + v, m + v) array. The factors of a Product are applied in order, each charged for itself; what is started with
+        `later` starts the first of them, and the others follow when it is waited for.
         """
-        return self._mixing(W, *xs).wait()
+        return self._mixing(W, *xs, *exact).wait()
+
+    def as_sent(self, x: Rows) -> Rows:
+        """x as others read it, when a verb has carried it: rounded, if a codec is between them; here as it is."""
+        return x
 
     @contextmanager
     def carrying(self, *xs: Rows, by: Any = None) -> Iterator[Carried]:
@@ -189,13 +195,13 @@ class Fleet(Described, ABC):
         """
         return self._spreading(W, packed).wait()
 
-    def later(self, verb: Callable[..., Any], *args: Any) -> Pending:
+    def later(self, verb: Callable[..., Any], *args: Any, exact: Sequence[Rows] = ()) -> Pending:
         """Start fleet.mix, mean, pick or spread on today's values; `.wait()` for the answer, as in later(fleet.mix, W, x).
 
         What is given may change meanwhile. Every process must wait, in the order in which verbs were started.
         """
         # what is sent must stay as it is until it has left
-        args = tuple(x.clone() if isinstance(x, Tensor) else x for x in args)
+        args = tuple(x.clone() if isinstance(x, Tensor) else x for x in (*args, *exact))
         begun: dict[Any, Callable[..., Pending]] = {
             self.mix: self._mixing,
             self.mean: self._averaging,
@@ -227,7 +233,7 @@ class Fleet(Described, ABC):
 
     def weigh(self, shares: Sequence[float] | None) -> None:
         """From now on `mean` takes worker i by shares[i], (m,) in sum 1; of None all alike."""
-        self._shares = None
+        self._shares, self.shares = None, None if shares is None else np.asarray(shares, dtype=float)
         if shares is not None:
             mine = torch.ones(self.local_rows, 1, dtype=torch.float64)
             mine[: len(self.workers), 0] = torch.tensor(shares, dtype=torch.float64)[list(self.workers)] * self.m

@@ -190,10 +190,10 @@ class Processes(Stacked):
             for work in pending:
                 self._done(work)
 
-    def later(self, verb: Callable[..., Any], *args: Any) -> Pending:
+    def later(self, verb: Callable[..., Any], *args: Any, exact: Sequence[Rows] = ()) -> Pending:
         self._hidden = True
         try:
-            return super().later(verb, *args)
+            return super().later(verb, *args, exact=exact)
         finally:
             self._hidden = False
 

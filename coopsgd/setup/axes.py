@@ -5,6 +5,7 @@ from __future__ import annotations
 from coopsgd.errors import ConfigError
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import AXES
+from coopsgd.strategies.axes import packs
 from coopsgd.strategies.base import layers, overrides
 from coopsgd.strategies.decentlam import DecentLaM
 from coopsgd.strategies.gasloc import GASLoC
@@ -17,8 +18,9 @@ def check(parts: Parts) -> None:
     if schedule is not None and schedule.lazy:
         schedule.at(m, 0)  # which refuses what has no lazy form
     chosen = [name for name in AXES if getattr(config, name)]
-    if chosen and layers(parts.strategy)[-1].send is None:
-        name = chosen[0]
+    rounds = parts.codec is not None and not parts.codec.LOSES  # which goes with every message
+    if layers(parts.strategy)[-1].send is None and (lost := [name for name in chosen if name != "codec" or not rounds]):
+        name = lost[0]
         raise ConfigError(
             f"{name}={getattr(config, name)['name']}: {algo} mixes no models, it communicates gradients inside its steps; use "
             f"{name}=none, or algo=pasgd tau=1, which averages models"
@@ -41,10 +43,11 @@ def check(parts: Parts) -> None:
         return
     name = config.correction["name"]
     for other in chosen:
-        if other not in ("correction", *parts.correction.BESIDE):
+        if other not in ("correction", *parts.correction.BESIDE) and not (other == "codec" and rounds):
+            way_out = "codec=bf16, fp16 or none" if other == "codec" else f"{other}=none"
             raise ConfigError(
                 f"correction={name} {other}={getattr(config, other)['name']}: what a worker takes from others is corrected "
-                f"where W alone lies between what is sent and what is heard; use {other}=none, or correction=proximal"
+                f"where W alone lies between what is sent and what is heard; use {way_out}, or correction=proximal"
             )
     more = [one for one in ("direction", "send", "receive") if overrides(layers(parts.strategy)[-1], one)]
     if more and parts.correction.ALONE:
@@ -80,17 +83,21 @@ def _check_weights(parts: Parts) -> None:
 def _check_messages(parts: Parts) -> None:
     """Of the axes that say what is in a message."""
     config, algo, schedule = parts.config, parts.config.algo["name"], parts.strategy.schedule
-    own = layers(parts.strategy)[-1]
-    name = "codec" if parts.codec is not None else "fragments"
+    own, codec = layers(parts.strategy)[-1], parts.codec
+    name = "codec" if codec is not None and (codec.LOSES or parts.fragments is None) else "fragments"
     what = f"{name}={getattr(config, name)['name']}"
-    if schedule is None or any(overrides(own, method) for method in ("send", "receive")):
-        raise ConfigError(
-            f"{what}: {algo} says by itself what it sends; use {name}=none, or an algorithm that mixes models by W"
-        )
-    if parts.codec is not None:
+    alone = packs(own)
+    if not alone and (name == "fragments" or (codec is not None and codec.LOSES)):
+        way_out = "codec=bf16, fp16 or none" if name == "codec" else "fragments=none"
+        raise ConfigError(f"{what}: {algo} says by itself what it sends; use {way_out}, or an algorithm that mixes models by W")
+    corrected = parts.correction is not None and "codec" not in parts.correction.BESIDE
+    if codec is not None and not (corrected and codec.LOSES):  # which is refused by name below
         try:
-            parts.codec.rule_for(schedule, config.workers)
-            parts.codec.check(parts.task.blocks(config), parts.fragments.by if parts.fragments else None)
+            if alone and schedule is not None and not corrected:
+                codec.rule_for(schedule, config.workers)
+            else:
+                codec.rule_of_messages(None if own.send is None else schedule, config.workers)
+            codec.check(parts.task.blocks(config), parts.fragments.by if parts.fragments else None)
         except ValueError as error:
             named = str(error).startswith(("codec.", "fragments."))
             raise ConfigError(str(error) if named else f"{what}: {algo}: {error}") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from coopsgd.host.transfer import brought
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.static import takes_mean
-from coopsgd.strategies.base import Around, Strategy, Tick, overrides
+from coopsgd.strategies.base import Around, Strategy, Tick, layers, overrides
 from coopsgd.strategies.correction import Correction
 from coopsgd.strategies.outer import Outer
 
@@ -32,9 +32,23 @@ def with_axes(
     correction: Correction | None = None,
 ) -> Strategy:
     """The strategy with these axes around it; itself where there is none."""
+    from coopsgd.strategies.rounding import Rounded, RoundedSteps
+
+    around = None
+    if codec is not None and (not packs(strategy) or (correction is not None and "codec" not in correction.BESIDE)):
+        around, codec = codec, None
     if any(axis is not None for axis in (outer, codec, fragments)):
         strategy = Slow(strategy, outer, codec, fragments)
-    return strategy if correction is None else correction.around(strategy)
+    if correction is not None:
+        strategy = correction.around(strategy)
+    if around is None:
+        return strategy
+    return RoundedSteps(strategy, around) if layers(strategy)[-1].send is None else Rounded(strategy, around)
+
+
+def packs(strategy: Strategy) -> bool:
+    """Is what an algorithm sends its models, and what it makes of the answers no more than W does? A codec can be inside it."""
+    return strategy.schedule is not None and not any(overrides(strategy, name) for name in ("send", "receive"))
 
 
 class RowsHeld(NamedTuple):

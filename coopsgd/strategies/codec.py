@@ -99,12 +99,36 @@ class Codec:
                 "with a W that moves or auxiliary models there is nowhere to keep what a message leaves out; use codec=bf16 or "
                 "fp16, or a fixed W among workers, as algo=pasgd or algo=dpsgd"
             )
-        mine = {"gamma": rule in ("choco", "deepsqueeze"), "feedback": rule == "slow", "over": rule == "slow"}
-        mine["decay"] = rule == "deepsqueeze" or (rule == "slow" and self.keeps)
-        for name, used in mine.items():
-            if not used and getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise ValueError(f"codec.{name}={getattr(self, name)}: has no use with rule={rule}; leave it out")
+        decays = rule == "deepsqueeze" or (rule == "slow" and self.keeps)
+        self._refuse_unused(
+            rule, gamma=rule in ("choco", "deepsqueeze"), feedback=rule == "slow", over=rule == "slow", decay=decays
+        )
         return rule
+
+    def rule_of_messages(self, schedule: Mixing | None, m: int) -> str:
+        """The same for an algorithm that makes its messages by itself (rounding.Rounded): slow where all communications are one
+        average, choco where they are by another fixed W among workers, else rounded. ValueError when it cannot be."""
+        if self.LOSES:
+            raise ValueError("what a message leaves out would be kept for models that W mixes and no more")
+        if self.rule in ("slow", "deepsqueeze"):
+            raise ValueError(f"codec.rule={self.rule}: is of models that W mixes and no more; use rule=auto")
+        if schedule is None or self.rule == "rounded":
+            rule = "rounded"
+        else:
+            fixed = schedule.cycle(m) == 1 and not schedule.num_aux
+            rule = "rounded" if not fixed else "slow" if takes_mean(schedule) else "choco"
+        if self.rule == "choco" and rule == "rounded":
+            raise ValueError(
+                "codec.rule=choco: neighbours keep copies by one fixed W among workers, and this one moves or has auxiliary "
+                "models; use rule=auto"
+            )
+        self._refuse_unused(rule, gamma=rule != "rounded", feedback=False, over=False, decay=False)
+        return rule
+
+    def _refuse_unused(self, rule: str, **used: bool) -> None:
+        for name, some in used.items():
+            if not some and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"codec.{name}={getattr(self, name)}: has no use with rule={rule}; leave it out")
 
     @property
     def keeps(self) -> bool:

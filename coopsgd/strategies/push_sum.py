@@ -50,7 +50,7 @@ class PushSum(Cooperative):
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
         if self._steady(fleet):
             return super().send(fleet, t, x, s)
-        return fleet.later(fleet.mix, cast(Push, self.schedule).shares(fleet.m, t.round), _mass(x, s), s.weight)
+        return fleet.later(fleet.mix, cast(Push, self.schedule).shares(fleet.m, t.round), _mass(x, s), exact=(s.weight,))
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows, Any]:
         if self._steady(fleet):

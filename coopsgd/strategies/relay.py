@@ -62,7 +62,7 @@ class Relay(Cooperative):
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: tuple[Tree, ...]) -> tuple[Pending, ...]:
         each = zip(self._columns(x.shape[1]), s, strict=True)
         return tuple(
-            fleet.later(fleet.mix, self._neighbours(fleet, n), _news(x[:, columns], tree))
+            fleet.later(fleet.mix, self._neighbours(fleet, n), fleet.as_sent(_news(x[:, columns], tree)))
             for n, (columns, tree) in enumerate(each)
         )
 
@@ -79,7 +79,7 @@ class Relay(Cooperative):
             left = brought(m - count[workers.start : workers.stop], x.device)[:, None]
             away = x[:, columns].double() - tree.first
             new[:, columns] = (tree.first + (left * away + total) / m).to(x.dtype)
-            y = tree.told + _news(x[:, columns], tree).double()
+            y = tree.told + fleet.as_sent(_news(x[:, columns], tree)).double()
             trees.append(Tree(tree.first, y, all_told, total, tree.heard, np.stack([1 + last, count, last])))
         return new, tuple(trees)
 

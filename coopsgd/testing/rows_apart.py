@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -92,7 +92,8 @@ class _Tape:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._fleet, name)
 
-    def mix(self, W: Any, *xs: Tensor) -> Any:
+    def mix(self, W: Any, *xs: Tensor, exact: Sequence[Tensor] = ()) -> Any:
+        xs = (*xs, *exact)
         found = self._asked("mix", W, *xs).wait()
         for x, new in zip(xs, found if isinstance(found, tuple) else (found,), strict=True):
             if x is not new:
@@ -108,8 +109,9 @@ class _Tape:
     def spread(self, W: Any, packed: Tensor) -> Tensor:
         return self._asked("spread", W, packed).wait()
 
-    def later(self, verb: Any, *args: Any) -> Pending:
-        return self._asked(verb.__name__, *(a.clone() if isinstance(a, Tensor) else a for a in args), later=True)
+    def later(self, verb: Any, *args: Any, exact: Sequence[Tensor] = ()) -> Pending:
+        given = (a.clone() if isinstance(a, Tensor) else a for a in (*args, *exact))
+        return self._asked(verb.__name__, *given, later=True)
 
     def _asked(self, verb: str, *args: Any, later: bool = False) -> Pending:
         self.given += [(verb, a.clone()) for a in args if isinstance(a, Tensor)]

@@ -316,7 +316,7 @@ def test_keeps_every_promise_of_the_contract(process_groups, algo, words):
         (("algo=pasgd", "codec=sign", "codec.over=senders"), "codec.over=senders: every worker sends every coordinate"),
         (("algo=pasgd", "codec=topk", "codec.decay=0"), "codec.decay: must lie in (0, 1], got 0"),
         (("algo=pasgd", "codec=topk", "codec.per=layer"), "codec.per: must be one of tensor, chunk, row"),
-        (("algo=fullsync", "codec=bf16"), "codec=bf16: fullsync mixes no models"),
+        (("algo=fullsync", "codec=topk"), "codec=topk: fullsync mixes no models"),
         (("codec.share=0.1",), "codec.share: codec=none has none; choose one, as in codec=topk"),
     ],
 )
