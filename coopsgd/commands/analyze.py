@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from coopsgd.commands.show import outer_facts, show_axes
+from coopsgd.commands.show import delay_allows, outer_facts, show_axes
 from coopsgd.host.sizes import human_bytes
 from coopsgd.predict import cost
 from coopsgd.predict.clock import cycles
@@ -54,7 +54,8 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
     noise = lr^2 sigma2 C, drift = lr^2 kappa2 H. Without curvature; drift for gradients that differ every way alike.
     pasgd: {tau_bound, tau_consensus}: the period at which periodic averaging has the same bound at equal eta_eff, and the same
     stationary consensus at equal lr.
-    largest_delayed_lr: below which a delay lets the workers agree, on quadratics of curvature L; null without delay.
+    largest_delayed_lr_L, largest_delayed_lr: below which a delay lets the workers agree, on quadratics of curvature L; null
+    without delay.
     errors: {zeta, noise_coefficient, drift_coefficient, tau_consensus}: standard errors of expectations that are
     estimated from a sample; null where they are exact. Exact ones do not depend on the seed.
     axes: {name: keys} of those that are chosen; outer: {gains: {own, total}, zeta, floor}, of the outer step, null without one.
@@ -119,6 +120,7 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
             "drift_coefficient": H_error,
             "tau_consensus": per_C * C_error if tied and C_error is not None else None,
         },
+        "largest_delayed_lr_L": delayed,
         "largest_delayed_lr": delayed / known.L if delayed is not None and known and known.L > 0 else None,
         "cost": cost.per_step(parts) | {"seconds": cost.seconds(parts)},
         **_cycle_mean(parts),
@@ -235,6 +237,9 @@ def _mixing(console: Console, found: dict[str, Any]) -> None:
 
 
 def _steps(console: Console, found: dict[str, Any]) -> None:
+    if (most := found["largest_delayed_lr_L"]) is not None:
+        lr = found["largest_delayed_lr"]
+        console.print(delay_allows(found["delay"], most) + (f", which is lr {_n(lr)}" if lr is not None else ""))
     if found["largest_eta_eff_L"] is None:
         return
     table = Table(

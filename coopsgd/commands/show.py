@@ -52,6 +52,7 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
         "zeta": schedule.zeta(m) if schedule else None,
         "zeta_error": None if law is None else law.zeta_error,
         "outer": outer_facts(parts),
+        "largest_delayed_lr_L": Setting(parts).largest_delayed_step if parts.config.delay else None,
         "factors": [_matrix(W, layout, shared, within) for W in factors],
         "cycle": cycle,
         "schedule": [
@@ -87,6 +88,11 @@ def outer_facts(parts: Parts) -> dict[str, Any] | None:
         "zeta": setting.outer_zeta,
         "floor": None if linear is None or linear[2] or setting.outer_zeta is None else math.sqrt(linear[1]),
     }
+
+
+def delay_allows(delay: Any, most: float) -> str:
+    """What a delay allows: the largest lr times curvature."""
+    return f"with delay={delay} workers on quadratics of curvature L agree below lr L = {most:.4g} (2 without a delay)"
 
 
 def show_axes(console: Console, found: dict[str, Any]) -> None:
@@ -156,6 +162,8 @@ def show(found: dict[str, Any]) -> None:
             f"\nzeta of {of}{mean}: {number(found['zeta'], found['zeta_error'], 6)}  (0 averages exactly, 1 never agrees)"
         )
     show_axes(console, found)
+    if (most := found["largest_delayed_lr_L"]) is not None and most < 2:
+        console.print(delay_allows(found["delay"], most))
     _show_schedule(console, found)
     if found["cluster"]:
         console.print(f"\nthe clock runs on: {found['cluster']['about']}", markup=False)

@@ -132,10 +132,10 @@ class Inner:
         for name, rows in zip(
             [self._buffers[at] for at in (range(self.count) if some is None else some)], stacked, strict=True
         ):
-            if name in SQUARES:
-                rows.clamp_(min=0)  # a sum that cancels can round to less than nothing, and a root is taken of it
             for (a, b), part in zip(self._bounds, self._parts, strict=True):
-                self._optimizer.state[part][name].copy_(rows[a:b])
+                buffer = self._optimizer.state[part][name].copy_(rows[a:b])
+                if name in SQUARES:
+                    buffer.clamp_(min=0)  # a sum that cancels can round to less than nothing, and a root is taken of it
 
     def reset(self) -> None:
         """Forget all buffers and step counts."""

@@ -242,8 +242,13 @@ class Mixed:
 
     @cached_property
     def largest_delayed_step(self) -> float | None:
-        """The largest lr times curvature at which every mode still contracts under this delay; None: no delay, or not one W."""
+        """The largest lr times curvature at which every mode still contracts under this delay.
+
+        None: no delay, not one W, or steps that are not lr times the gradient, or that an outer step is made of.
+        """
         if not self.delay or self.cycle != 1 or self.counts is not None or not self.matrices:
+            return None
+        if self.outer is not None or self.plain:
             return None
         values = spectra.eigenvalues(self.matrices[0])
         if not len(values):

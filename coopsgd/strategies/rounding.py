@@ -255,6 +255,8 @@ class Mixed:
         """W p and what is left out then: p = C(x + e) of whoever sends, x itself of others; who takes from nobody keeps x."""
         import numpy as np
 
+        from coopsgd.host.transfer import brought
+
         rows, columns, weights = W.entries_by_row
         apart = rows != columns
         n = len(W)
@@ -262,7 +264,7 @@ class Mixed:
         sends, takes = (np.bincount(some[apart], minlength=n) > 0 for some in (columns, rows))
 
         def column(values: np.ndarray) -> Tensor:
-            return x.new_tensor(values[self._rows].astype(float))[:, None]
+            return brought(values[self._rows].astype(float), x.device, x.dtype)[:, None]
 
         says, here = column(sends) > 0, column(diagonal)
         y = (moved + (here * (x - own)).where(~says, 0)).where(column(takes) > 0, here * x)

@@ -49,6 +49,27 @@ def test_what_is_foretold_of_them_is_what_is_sent():
     assert 8 * cost.per_step(Parts(config))["bytes_per_worker_mean"] == pytest.approx(np.mean(sent))
 
 
+def test_moments_that_are_never_averaged_are_kept():
+    """Periods beyond all: periodic averaging with Adam. By its own it sends half of Local Adam's bytes."""
+    never, kept = (*QUADRATIC, "algo=des_loc", "tau=3", "buffers_every=1000"), (*QUADRATIC, "algo=pasgd", "tau=3", "optim=adam")
+    np.testing.assert_allclose(play(None, 1, *never).x, play(None, 1, *kept).x, rtol=0, atol=1e-12)
+    assert np.abs(play(None, 1, *never, "buffers_every=1").x - play(None, 1, *kept).x).max() > 1e-6
+    sent = [play(None, 1, *QUADRATIC, f"algo={algo}", "tau=2").logical[2] for algo in ("des_loc", "local_adam")]
+    assert sent[0] == sent[1] / 2
+
+
+@pytest.mark.parametrize("more", [("outer=nesterov",), ("codec=topk", "codec.share=0.3"), ("algo.lazy=true", "outer=momentum")])
+def test_moments_are_averaged_beside_an_outer_step_or_a_codec(more):
+    """The models of the outer step and of what is packed are others, the moments are averaged as they are without."""
+    loop = make_loop(settle((*QUADRATIC, "algo=local_adam", "tau=2", *more)), observer=Recorder())
+    for done in range(1, 7):
+        before = [rows.clone() for rows in loop.state.inner.stacked()]
+        loop.advance()
+        for rows in loop.state.inner.stacked():
+            alike = float(np.ptp(rows.numpy(), axis=0).max()) < 1e-15
+            assert alike == (done % 2 == 0 and "algo.lazy=true" not in more), (done, before)
+
+
 @pytest.mark.parametrize("when", ["delay=0", "delay=tau"])
 def test_a_run_goes_on_from_what_was_saved(when):
     config = settle((*DES_LOC, "tau=2", when))

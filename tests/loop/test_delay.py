@@ -9,7 +9,7 @@ import torch
 from playing import QUADRATIC, play, settle, written
 from test_oracle import problem
 
-from coopsgd.commands import analyze, compose
+from coopsgd.commands import analyze, compose, show
 from coopsgd.errors import ConfigError
 from coopsgd.mixing import spectra
 from coopsgd.predict.theory.delay import contraction, largest_step
@@ -129,6 +129,40 @@ def test_it_contracts_just_below_the_largest_step_and_diverges_just_above(proces
     early, late = (np.linalg.norm(apart(r + 1) - apart(r)) for r in (8, 16))
     assert (late > early) == (factor > 1)
     assert (late / early) ** (1 / 8) == pytest.approx(contraction(np.array([-0.8]), lr, TAU, delay), rel=1e-6)
+
+
+PAIRED = (np.roll(np.eye(M), 1, 0) + np.roll(np.eye(M), -1, 0)) / 2  # neighbours alone: eigenvalue -1 on a ring of even length
+
+
+@pytest.mark.parametrize(("W", "most"), [(PAIRED, 0.0), (RING, 2 / 3)], ids=["no weight of its own", "thirds"])
+def test_a_ring_of_even_length_needs_weights_of_its_own(W, most, capsys):
+    """tau = delay = 1: lambda = -1 grows at any rate; thirds, -1/3, contract below lr L = 2/3. analyze and show tell it."""
+    more = ("delay=1", "tau=1", *CURVED, "task.sigma=0", "algo.allow_disconnected=true")
+    given = tuple(word for word in words(W, 0, *more) if word != f"tau={TAU}")
+    for lr in (0.3, 0.6, 0.7):
+        loop, sizes = make_loop(settle((*given, f"optim.lr={lr}", "steps=50")), observer=Recorder()), []
+        for _ in range(50):
+            before = loop.state.x - loop.state.x.mean(0)
+            loop.advance()
+            sizes.append(float((loop.state.x - loop.state.x.mean(0) - before).norm()))
+        factor = contraction(np.linalg.eigvalsh(W)[:-1], lr, 1, 1)
+        assert (factor > 1) == (lr > most) == (sizes[-1] > sizes[-2])
+        assert sizes[-1] / sizes[-2] == pytest.approx(factor, rel=1e-2)
+    parts = Parts(settle((*given, "optim.lr=0.3")))
+    assert largest_step(np.linalg.eigvalsh(W)[:-1], 1, 1) == pytest.approx(most, abs=1e-9)
+    told = analyze.facts(parts, ())
+    assert told["largest_delayed_lr_L"] == pytest.approx(most, abs=1e-9) == told["largest_delayed_lr"]
+    for verb, found in ((analyze, told), (show, show.facts(parts, ()))):
+        verb.show(found)
+        assert f"with delay=1 workers on quadratics of curvature L agree below lr L = {most:.4g}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more", [("outer=nesterov",), ("optim.momentum=0.9",), ("merge=0",), ("correction=proximal",), ("delay=0",)]
+)
+def test_of_other_steps_no_largest_is_told(more, capsys):
+    parts = Parts(settle((*QUADRATIC, "algo=dpsgd", "delay=1", *more)))
+    assert show.facts(parts, ())["largest_delayed_lr_L"] is analyze.facts(parts, ())["largest_delayed_lr_L"] is None
 
 
 REFUSED = {

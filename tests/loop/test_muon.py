@@ -164,6 +164,16 @@ def test_newton_schulz_keeps_singular_vectors():
     assert torch.equal(orthogonalised(torch.zeros(1, 3, 3), 5), torch.zeros(1, 3, 3))  # no gradient, no step
 
 
+def test_a_mean_of_gradients_and_their_sum_make_the_same_step():
+    """m <- beta m + (1 - beta) g, n = (1 - beta) g + beta m, beside m <- beta m + g, n = g + beta m: of one direction."""
+    draw, mean, whole = torch.Generator().manual_seed(2), 0.0, 0.0
+    for _ in range(5):
+        g = torch.randn(2, 4, 6, generator=draw, dtype=torch.float64)
+        mean, whole = 0.9 * mean + 0.1 * g, 0.9 * whole + g
+        found = [orthogonalised(n, 5) for n in (0.1 * g + 0.9 * mean, g + 0.9 * whole)]
+        torch.testing.assert_close(*found, rtol=0, atol=1e-12)
+
+
 def test_an_idle_row_keeps_everything_bit_for_bit():
     torch.manual_seed(0)
     x = torch.randn(3, D, dtype=torch.float64)

@@ -36,6 +36,31 @@ def test_the_price_list_and_the_loop_agree(algo, more):
         np.testing.assert_array_equal(short.sent, long.sent)
 
 
+MEAN = 2 * 7 / 8  # vectors of an average of 8, by each
+VECTORS = {  # what each worker sends in a communication, in vectors of the model, on a ring of 8
+    **dict.fromkeys(("diloco", "slowmo", "bmuf", "cocod", "fullsync"), MEAN),
+    **dict.fromkeys(("noloco", "one_peer", "sgp_one_peer", "matcha"), 1),
+    **dict.fromkeys(("gasloc", "d2", "led", "qg_dsgdm", "decentlam", "dpsgd"), 2),
+    **dict.fromkeys(("gradient_tracking", "kgt"), 4),
+    **dict.fromkeys(("fedavgm", "fedadam", "fedprox", "fednova"), 0.5),  # half of the clients, and as much from the server
+    "scaffold": 1,
+    "streaming_diloco": MEAN / 2,
+    "sparta": MEAN / 200,
+    "local_adam": 3 * MEAN,
+    "relay": MEAN,  # one vector each way along each of 7 edges
+    "topk_ef": 7 * (0.01 * (64 + 9) / 64),  # to each other, 4 numbers of 400 and their places
+    "efsign": 7 * (400 + 64) / (400 * 64),
+    "choco": 2 * (400 + 64) / (400 * 64),
+}
+
+
+@pytest.mark.parametrize("algo", VECTORS)
+def test_a_worker_sends_so_many_vectors(algo):
+    parts = parts_of("task=quadratic", "task.dim=400", "dtype=float64", "workers=8", f"algo={algo}")
+    found = cost.of_round(parts, 0)["bytes_per_worker_mean"] / (8 * 400)
+    assert found == pytest.approx(VECTORS[algo], abs=2 * 7 / (8 * 400))  # bytes are whole
+
+
 @pytest.mark.parametrize("more", [("optim=adam", "buffers=average"), ("model=cnn", "model.norm=batch")], ids=" ".join)
 def test_what_rides_along_is_left_to_the_loop(more):
     parts = parts_of("algo=dpsgd", *more)

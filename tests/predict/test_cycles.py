@@ -41,6 +41,23 @@ def test_karp_finds_the_best_of_all_cycles(seed):
         assert weight / len(cycle) == pytest.approx(best, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_on_a_tree_an_edge_costs_its_mean_of_both_ways_and_one_way_around_the_mean_of_all(seed):
+    draw, n = np.random.default_rng(seed), 7
+    tree, ring = np.full((2, n, n), -math.inf)
+    edges = [(i, int(draw.integers(i))) for i in range(1, n)]
+    for i, j in edges:
+        tree[i, j], tree[j, i] = draw.uniform(1, 5, 2)
+    both = max((tree[i, j] + tree[j, i]) / 2 for i, j in edges)
+    assert maximum_cycle_mean(tree) == pytest.approx(both, rel=1e-14)
+    tree[range(n), range(n)] = loops = draw.uniform(0, 5, n)
+    assert maximum_cycle_mean(tree) == pytest.approx(max(both, loops.max()), rel=1e-14)
+    for i in range(n):
+        ring[(i + 1) % n, i] = draw.uniform(1, 9)
+    mean = ring[ring > -math.inf].mean()
+    assert maximum_cycle_mean(ring) == pytest.approx(mean, rel=1e-14) and mean < ring.max()  # which a barrier costs
+
+
 def test_a_product_is_one_round_after_another():
     draw = np.random.default_rng(0)
     A, B, t = draw.normal(size=(4, 4)), draw.normal(size=(4, 4)), draw.normal(size=4)

@@ -144,6 +144,15 @@ def test_published_rates_on_the_ring_of_six():
         assert theory.cycle_radius([W], 0.7, momentum, True) == pytest.approx(expected, abs=5e-4)
 
 
+@pytest.mark.parametrize("momentum", [0.5, 0.6, 0.9])
+def test_pairs_lose_their_last_disagreement_to_the_outer_step_alone(momentum):
+    """lambda = 0: Nesterov leaves sqrt(mu (1 - lr)), heavy ball sqrt(mu), which is why NoLoCo's momentum is low."""
+    for nesterov, left in ((True, (momentum * 0.3) ** 0.5), (False, momentum**0.5)):
+        found = theory.mode_radius(np.array([0.0]), 0.7, momentum, nesterov)
+        assert found == pytest.approx(left, rel=1e-12)
+        assert theory.cycle_radius([np.full((2, 2), 0.5)], 0.7, momentum, nesterov) == pytest.approx(left, rel=1e-9)
+
+
 @pytest.mark.parametrize("lr", [0.3, 0.7, 1.0])
 @pytest.mark.parametrize("momentum", [0.3, 0.9])
 def test_heavy_ball_leaves_at_least_the_root_of_its_momentum(lr, momentum):

@@ -239,6 +239,36 @@ def test_is_exact_where_workers_differ(process_groups, words):
     assert off < 1e-4 and without > 1e-2
 
 
+@pytest.mark.parametrize("case", ["d2", "led", "gt"])
+def test_where_the_rate_drops_there_is_one_kick_of_mean_nothing(case):
+    """c is in units of x, at rest eta grad f_i: at gamma eta rows go off by (1 - gamma) eta W grad f_i, and come back."""
+    words = (*CASES[case][0], "tau=1", "task.sigma=0", "steps=900", "optim.lr=0.1")
+    words += ("task.curvature=[" + ",".join(["[1,2]"] * 8) + "]",)
+    words += ("schedule=multistep", "schedule.milestones=[400]", "schedule.gamma=0.5")
+    p = problem((*QUADRATIC, *words))
+    best = (p.a * p.c).sum(0) / p.a.sum(0)
+    loop = make_loop(settle((*QUADRATIC, *words)), observer=Recorder())
+    rows_of_steps(loop, 400)
+    assert np.abs(loop.state.x.numpy() - best).max() < 1e-12
+    loop.advance()
+    W, g = np.array(matrices((*QUADRATIC, *words))[0]), p.a * (best - p.c)
+    kick = 0.5 * 0.1 * W @ g
+    assert np.abs(kick).max() > 1e-3 and np.abs(kick.mean(0)).max() < 1e-15
+    np.testing.assert_allclose(loop.state.x.numpy() - best, kick, **EXACT)
+    rows_of_steps(loop, 499)
+    assert np.abs(loop.state.x.numpy() - best).max() < 1e-10
+
+
+def test_the_correction_of_kgt_is_the_difference_of_scaffolds_controls():
+    ours, _ = state_of("algo=pasgd", "tau=4", "correction=kgt")
+    theirs, _ = state_of("algo=pasgd", "tau=4", "correction=scaffold")
+    torch.testing.assert_close(ours.c, theirs.common - theirs.mine, rtol=0, atol=1e-12)
+
+
+def test_scaffold_of_one_step_with_all_is_one_large_batch(process_groups):
+    same(process_groups, ("algo=scaffold", "algo.fraction=1", "tau=1"), ("algo=fullsync",))
+
+
 @pytest.mark.parametrize(("case", "vectors"), [("d2", 1), ("led", 1), ("gt", 2), ("kgt", 2), ("scaffold", 2), ("proximal", 1)])
 def test_what_it_sends(process_groups, case, vectors):
     words = (*QUADRATIC, *CASES[case][0])

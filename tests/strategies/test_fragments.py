@@ -108,6 +108,47 @@ def test_one_fragment_is_the_whole_model(process_groups):
     assert settle((*QUADRATIC, "algo=pasgd", "tau=4", "fragments.count=1")).fragments is None
 
 
+def both(one, other, *words):
+    a, b = (play(None, 1, *QUADRATIC, *more, *words) for more in (one, other))
+    np.testing.assert_allclose(a.x, b.x, **EXACT)
+    return a, b
+
+
+def test_streaming_diloco_at_its_limits():
+    """One fragment, no delay, overwritten: DiLoCo. Without outer rates: each fragment averaged. Weight 1: nobody merges."""
+    streaming = ("algo=streaming_diloco", "tau=4")
+    both((*streaming, "fragments=none", "delay=0", "merge=0"), ("algo=diloco", "tau=4"))
+    plain = ("algo=pasgd", "tau=4", "fragments.count=2")
+    neutral = ("outer.lr=1", "outer.momentum=0", "fragments.count=2", "delay=0", "merge=0")
+    both((*streaming, *neutral), plain)
+    both((*streaming, "fragments.count=2", "merge=1"), ("algo=independent",))
+
+
+FLAT = "task.curvature=[" + ",".join(["[0,0,0]"] * 8) + "]"
+
+
+@pytest.mark.parametrize("words", [(), ("fragments.count=3", "fragments.by=random"), ("fragments.count=2",)], ids=" ".join)
+@pytest.mark.parametrize("delay", ["0", "2"])
+def test_what_is_kept_while_a_message_travels_keeps_the_mean(words, delay):
+    """x <- mean of what was sent + the steps since: the mean of the models takes all steps; overwritten, it lacks some."""
+    words = (*QUADRATIC, "algo=pasgd", "tau=6", "task.heterogeneity=0", FLAT, f"delay={delay}", *words)
+    p = problem(words)
+    mean = p.x0 - p.eta * sum(p.gradient(i, p.x0, k) for i in range(8) for k in range(p.K)) / 8
+    np.testing.assert_allclose(play(None, 1, *words).x.mean(0), mean, **EXACT)
+    lost = np.abs(play(None, 1, *words, "merge=0").x.mean(0) - mean).max()
+    assert lost > 1e-3 if delay == "2" else lost < 1e-12
+
+
+def test_sparta_moves_no_mean_and_a_200th_a_step():
+    zeros = FLAT.replace("[0,0,0]", "[" + ",".join(["0"] * 400) + "]")
+    words = (*QUADRATIC, "algo=sparta", "task.heterogeneity=0", zeros, "task.dim=400")
+    p, played = problem(words), play(None, 1, *words)
+    mean = p.x0 - p.eta * sum(p.gradient(i, p.x0, k) for i in range(8) for k in range(p.K)) / 8
+    np.testing.assert_allclose(played.x.mean(0), mean, **EXACT)
+    assert played.logical == (24, 24 * 14, 24 * 14 * (400 / 200) * 8)
+    assert (np.ptp(played.x, axis=0) < 1e-15).sum() == 2  # which have just been averaged
+
+
 def test_running_statistics_ride_with_the_last_fragment():
     check_strategy("dpsgd", "tau=4", "fragments.count=2", processes=(1,))
 

@@ -48,6 +48,16 @@ def test_quasi_global_momentum_of_one_worker_is_a_mean_of_its_gradients(process_
     np.testing.assert_allclose(play(process_groups, 1, *words).x[0], x, **EXACT)
 
 
+def test_quasi_global_momentum_of_a_round_without_a_rate_stays():
+    strategy = Parts(settle((*QUADRATIC, "algo=qg_dsgdm", "algo.nesterov=true"))).strategy
+    x, g = torch.ones(2, 3, dtype=torch.float64), torch.full((2, 3), 0.25, dtype=torch.float64)
+    s = strategy.init(None, x)._replace(momentum=g.clone(), start=x + 1)
+    for r in range(2):
+        along, s = strategy.direction(None, Tick(r, r, 0.0), g, x, s)
+        assert torch.equal(s.momentum, g)
+        torch.testing.assert_close(along, g + 0.9 * (0.9 * g + g), rtol=0, atol=1e-15)
+
+
 def test_decentlam_where_everyone_averages_is_heavy_ball(process_groups):
     words = ("topology=complete", "algo.beta=0.8", "tau=1")
     same(process_groups, ("algo=decentlam", *words), ("algo=fullsync", "optim.momentum=0.8"))
@@ -289,6 +299,12 @@ def test_on_a_star_everybody_has_heard_of_everybody_after_two_rounds():
         assert (loop.state.s[0].counts[1] < 7).any() or not k
         loop.advance()
     assert (loop.state.s[0].counts[1] == 7).all()
+
+
+@pytest.mark.parametrize("words", [("topology=chain",), ("topology=star",), ("algo.trees=2",)], ids=" ".join)
+def test_relays_send_one_vector_each_way_along_each_edge(process_groups, words):
+    rounds, _, sent = play(process_groups, 1, *QUADRATIC, "algo=relay", "task.dim=6", *words).logical
+    assert sent == rounds * 2 * 7 * 6 * 8
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
