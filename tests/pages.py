@@ -30,6 +30,7 @@ NOT_RUN = {
     ". .venv": "the tests run in one",
     "make train": "test_package runs it",
     "make test": "that is this",
+    "torchx run": "it needs a cluster",
 }
 EXTRA = "its package is one of the extra export, and not here"  # tests/compare/test_export.py runs them where it is
 # What makes a line short, by its verb: such words stand in place of those of the line, all others as they are
