@@ -55,7 +55,7 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
     pasgd: {tau_bound, tau_consensus}: the period at which periodic averaging has the same bound at equal eta_eff, and the same
     stationary consensus at equal lr.
     largest_delayed_lr_L, largest_delayed_lr: below which a delay lets the workers agree, on quadratics of curvature L; null
-    without delay.
+    without delay, with an outer step, and where a step is not lr times the gradient.
     errors: {zeta, noise_coefficient, drift_coefficient, tau_consensus}: standard errors of expectations that are
     estimated from a sample; null where they are exact. Exact ones do not depend on the seed.
     axes: {name: keys} of those that are chosen; outer: {gains: {own, total}, zeta, floor}, of the outer step, null without one.

@@ -60,10 +60,9 @@ class Local:
         for outer in outers:
             stays[outer.rows[outer.u != 0]] = False
         changed = np.flatnonzero(~stays)
-        small = isinstance(S, np.ndarray) and len(changed) == r and compiled.few(S, changed, like) is not None
-        if (2 * len(changed) > r or r == 1) and not (
-            small and widths[-1] == r
-        ):  # a few rows are mixed in registers as they are
+        dense = isinstance(S, np.ndarray) and len(changed) == r == widths[-1]
+        few = dense and compiled.few(S, changed, like) is not None  # these are mixed in registers as they are
+        if (2 * len(changed) > r or r == 1) and not few:
             split = _structured_split(S, diagonal) if isinstance(S, Matrix) else _split(S)
             if split is not None:
                 return _Split(*split, self.extras, like)

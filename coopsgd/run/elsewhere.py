@@ -108,6 +108,8 @@ def placed(
         raise ConfigError(
             f"RANK is {number}, but of WORLD_SIZE={world} processes ranks are 0 to {world - 1}; torchrun sets both"
         )
+    if "MASTER_ADDR" not in os.environ and (folder / "config.yaml").is_file():  # nobody can be met, to be told of it
+        _share(folder, world, fixed)
     meeting = met(folder, number, world, trust)
     with contextlib.ExitStack() as stack:
         if meeting.rank == 0:

@@ -134,7 +134,7 @@ def test_what_is_waited_for_is_seen():
         lambda: x.index_put_((torch.tensor([0, 1]),), x[:2]),
         lambda: x.__setitem__(mask.to(META, non_blocking=True), 0.0),
     ):
-        with watched() as seen, suppress(NotImplementedError, RuntimeError):
+        with watched() as seen, suppress(NotImplementedError, RuntimeError):  # meta tensors have no numbers to read
             bad()
         assert seen, bad
     with watched() as seen:
