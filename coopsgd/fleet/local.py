@@ -60,8 +60,9 @@ class Local:
         for outer in outers:
             stays[outer.rows[outer.u != 0]] = False
         changed = np.flatnonzero(~stays)
-        dense = isinstance(S, np.ndarray) and len(changed) == r == widths[-1]
-        few = dense and compiled.few(S, changed, like) is not None  # these are mixed in registers as they are
+        whole = len(changed) == r == widths[-1]
+        # a few whole rows are mixed in registers as they are
+        few = whole and isinstance(S, np.ndarray) and compiled.few(S, changed, like) is not None
         if (2 * len(changed) > r or r == 1) and not few:
             split = _structured_split(S, diagonal) if isinstance(S, Matrix) else _split(S)
             if split is not None:
