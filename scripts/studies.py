@@ -64,11 +64,21 @@ def product(*axes: dict[str, str]) -> dict[str, str]:
 
 FEEDBACK = {"with feedback": "codec.feedback=true", "without": "codec.feedback=false"}
 ADAM = "optim=adam @optim.lr=0.004"
-WITH_AND_WITHOUT = {"none": "outer=none", "nesterov 0.9": "outer=nesterov outer.momentum=0.9 @outer.lr=0.7"}
+NESTEROV = "outer=nesterov outer.momentum=0.9 @outer.lr=0.7"
+WITH_AND_WITHOUT = {"none": "outer=none", "nesterov 0.9": NESTEROV}
+AXES = {  # one at a time, at rates of their own
+    "average": "algo=pasgd",
+    "nesterov": f"algo=pasgd {NESTEROV}",
+    "adam": f"algo=pasgd {ADAM}",
+    "diloco": f"algo=pasgd {ADAM} {NESTEROV}",
+    "topk": "algo=pasgd codec=topk codec.share=0.01 codec.feedback=true",
+    "dpa": "algo=dpa topology=ring",
+    "kgt": "algo=dpa topology=ring correction=kgt",
+}
 STUDIES = {
     "compression": Study(
-        "The largest hundredth, and two bits, with and without what was left out before",
-        5,
+        "The largest hundredth, two bits and one, with and without what was left out before",
+        8,
         "algo=pasgd tau=1",
         {"none": "codec=none"}
         | product(
@@ -76,6 +86,8 @@ STUDIES = {
                 "topk": "codec=topk codec.share=0.01",
                 "minmax": "codec=minmax codec.bits=2",
                 "statistical": "codec=statistical codec.bits=2",
+                "qsgd": "codec=qsgd codec.bits=2",
+                "sign": "codec=sign",
             },
             FEEDBACK,
         ),
@@ -197,6 +209,25 @@ STUDIES = {
             {"adamw": "optim=adamw @optim.lr=0.004", "muon": "optim=muon optim.adam_lr=0.004 @optim.lr=0.02"},
         ),
         ("workers", "optim", "optim.lr", "outer.lr", "final"),
+    ),
+    "fashion": Study(
+        "The axes one at a time on Fashion-MNIST, two classes a worker, rounds of 25 steps",
+        25,
+        "data=fashion_mnist model=mlp tau=25",
+        AXES,
+        ("algo", "codec", "correction", "optim", "outer", "outer.lr", "optim.lr", "final", "sent"),
+        {"optim.lr": 0.1},
+        picture="by_steps",
+        tuned_on=(100, 101, 102),
+    ),
+    "small_cnn": Study(
+        "The same with convolutions",
+        30,
+        "data=fashion_mnist model=cnn workers=4 batch_size=16 steps=200 tau=10",
+        AXES,
+        ("algo", "codec", "correction", "optim", "outer", "outer.lr", "optim.lr", "final", "sent"),
+        {"optim.lr": 0.1},
+        picture="by_steps",
     ),
 }
 
