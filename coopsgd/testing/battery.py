@@ -175,11 +175,10 @@ def _idle_workers_moved(rank: int, name: str, base: Config, processes: int) -> s
     assert loop.strategy.schedule is not None
     idled, wrong = 0, []
     for k in range(settings.steps or 0):  # to the end, whatever is found: the other processes go on
+        loop.begin()  # a communication that was put off
         x, buffers = loop.state.x.clone(), [b.clone() for b in loop.state.inner.stacked()]
-        sent = len(observer.before)
-        loop.advance()
-        mixed = len(observer.before) > sent
-        moved = observer.before[-1][2] if mixed else loop.state.x
+        loop.finish()
+        moved = observer.stepped_to[2]
         pieces = loop.parts.fragments.count if loop.parts.fragments else 1
         idle = _idle(loop.strategy.schedule, settings.tau // pieces, k)
         idled += len(idle)
@@ -246,14 +245,15 @@ def _statistics_ride_along(name: str, config: Callable[..., Config]) -> None:
     if strategy.send is None:
         return
     pieces = loop.parts.fragments.count if loop.parts.fragments else 1
-    for (r, before, _), (_, after, _) in zip(observer.before, observer.after, strict=True):
+    for (r, before, _), (_, after, _), unmixed in zip(observer.before, observer.after, observer.unmixed, strict=True):
         if strategy.schedule is None:
             expected = before[:m].mean(0, keepdim=True).expand_as(before)
             if not _near(after, expected) and float(np.ptp(after.numpy(), axis=0).max()) > EXACT:
                 continue  # it asks for no mean: statistics become what its own verb makes of them
         else:
-            expected = before
-            for W in strategy.schedule.factors(m, r // pieces) if r % pieces == pieces - 1 else ():
+            rides = r % pieces == pieces - 1  # with the last fragment of a model
+            expected = before if rides else unmixed
+            for W in strategy.schedule.factors(m, r // pieces) if rides else ():
                 expected = torch.from_numpy(np.asarray(W).copy()) @ expected
         assert _near(after, expected), f"{name}: running statistics of communication {r} are not W times what they were"
 

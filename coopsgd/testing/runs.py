@@ -14,7 +14,7 @@ from coopsgd.loop.loop import Loop, Observer
 from coopsgd.predict.rehearsal import clock_of
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config
-from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.base import Strategy, Tick
 
 
 class Recorder(Observer):
@@ -24,6 +24,8 @@ class Recorder(Observer):
         self.each = each
         self.before: list[Any] = []  # (round, statistics, rows) when a communication begins
         self.after: list[Any] = []  # and when it is over
+        self.stepped_to: Any = None  # as these, after the last local step, before what a communication then does to them
+        self.unmixed: list[Any] = []  # the statistics of that time, of each communication
 
     def due(self, step: int) -> bool:
         return self.each
@@ -32,10 +34,14 @@ class Recorder(Observer):
         st = loop.state
         return st.rounds.r, None if st.stats is None else st.stats.clone(), st.x.clone()
 
+    def moved(self, loop: Loop, t: Tick, active: Any, due: bool) -> None:
+        self.stepped_to = self._copies(loop) if self.each else None
+
     def sends(self, loop: Loop, done: int) -> None:
         self.before.append(self._copies(loop))
 
     def received(self, loop: Loop, late: int) -> None:
+        self.unmixed.append(self.stepped_to and self.stepped_to[1])
         self.after.append(self._copies(loop))
 
 

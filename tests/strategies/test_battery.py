@@ -39,6 +39,19 @@ def test_an_algorithm_written_as_the_readme_tells_keeps_them_too(process_groups,
     check_strategy(cls, *words, process_groups=process_groups)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sgp", "topology=star", "tau=3", "delay=1"),
+        ("dpsgd", "tau=3", "order=cta"),
+        ("streaming_diloco", "tau=4", "delay=1"),
+    ],
+)
+def test_a_message_that_leaves_before_it_is_due_or_after_does_not_confuse_it(words):
+    """Who moved is seen after the local step, whenever its round's message leaves."""
+    check_strategy(*words, processes=(1,))
+
+
 BREAKERS = {
     breakers.Receives: ["Receives.receive", "row 0", "`x`", "fleet.mix, mean or pick"],
     breakers.Hears: ["Hears.receive", "`heard`"],
