@@ -203,12 +203,21 @@ def started(repeats: int) -> Iterator[Row]:
         sweep = taken([*bench_start.coopsgd(), "-m", f"seed={seeds}", f"hydra.sweep.dir={folder}/sweep"])
         one = statistics.median(times["torchrun"])
         yield Row(f"a sweep of {SWEPT} / {SWEPT} torchruns", sweep / (SWEPT * one), 0.06, "one torchrun, multiplied")
+    words = "show algo=easgd", "list", "analyze algo=dpsgd topology=ring", "train algo=esgd"  # the last is an error
+    command = [sys.executable, "-m", "coopsgd.cli"]
+    ways = {said: lambda said=said: taken([*command, *said.split()], (0, 2)) for said in words}  # type: ignore[misc]
+    ways["import"] = lambda: taken([sys.executable, "-c", "import torch"])
+    times = in_turns(ways, 2 * repeats + 1, SHARES["start"] / 2)
+    for said in words:
+        yield ratio(f"coopsgd {said} / import torch", times, said, "import", 0.35)
 
 
-def taken(command: list[str]) -> float:
-    """Seconds of a command."""
+def taken(command: list[str], codes: tuple[int, ...] = (0,)) -> float:
+    """Seconds of a command, which ends with one of these codes."""
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+    if ended not in codes:
+        raise RuntimeError(f"{' '.join(command)} ended with {ended}")
     return time.perf_counter() - began
 
 

@@ -9,16 +9,21 @@ the task and fleet of `coopsgd train` under each engine, a thread for each core.
 afterwards, as optimisers with momentum must; else gradient and update are fused. Each way runs in a fork of its own; the
 ways take turns, in an order drawn anew for every repeat. Medians, with the smallest and largest; ratios are of medians. The
 second table counts seconds of processor time, which other users of the machine change less.
+
+`1 process` and `2 processes` are whole runs of `coopsgd train`, with a thread for each core and with one each, timed by
+their own logs. gpt (1 M parameters, data=text, batch 8) is measured when asked for: --models gpt --sizes 8.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import time
 from typing import Any
 
+import bench_scale
 import numpy as np
 import torch
 from peers import FORK, silence
@@ -33,9 +38,12 @@ from coopsgd.setup import schema
 from coopsgd.setup.parts import Parts
 from coopsgd.tasks.networks import network
 
-TAU, BATCH = 10, 32
-ENGINES = {"mlp": ("loop", "vmap", "bmm", "bmm stored"), "cnn": ("loop", "vmap", "loop stored")}
-ROUNDS = {"mlp": (1, 2), "cnn": (0, 1)}  # not timed, timed
+TAU = 10
+IMAGES = ("data=fashion_mnist", "batch_size=32")
+WORDS = {"mlp": IMAGES, "cnn": IMAGES, "gpt": ("task=language", "data=text", "batch_size=8")}
+ENGINES = {"mlp": ("loop", "vmap", "bmm", "bmm stored"), "cnn": ("loop", "vmap", "loop stored"), "gpt": ("loop", "vmap")}
+ROUNDS = {"mlp": (1, 2), "cnn": (0, 1), "gpt": (0, 1)}  # not timed, timed
+RUNS = ("1 process", "2 processes")
 
 
 class Clock:
@@ -64,7 +72,7 @@ def modules(settings: schema.Config, warm: int, rounds: int) -> tuple[float, flo
             for k in range(TAU):
                 inputs, targets = (part[0] for part in problem._fetch(chosen[k], own[k], i, i + 1))
                 optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+                torch.nn.functional.cross_entropy(model(inputs).flatten(0, -2), targets.flatten()).backward()
                 optimizer.step()
         with torch.no_grad():
             for same in zip(*lists, strict=True):
@@ -101,17 +109,35 @@ def stacked(settings: schema.Config, warm: int, rounds: int, stored: bool) -> tu
     return clock.read()
 
 
+def whole(model: str, m: int, way: str) -> tuple[float, float]:
+    """The same of a whole run; of processor time nothing is known."""
+    steps = max(TAU, 800 // m) if model == "mlp" else TAU
+    processes = int(way.split()[0])
+    words = (
+        f"model={model}",
+        *WORDS[model],
+        f"workers={m}",
+        "algo=pasgd",
+        f"tau={TAU}",
+        "device=cpu",
+        f"processes={processes}",
+    )
+    return m / bench_scale.measured((*words, f"threads={processors.cores() // processes}"), steps).seconds, math.nan
+
+
 def measured(model: str, m: int, way: str) -> tuple[float, float]:
     """Worker-steps a second and a processor second, taken in a fork."""
+    if way in RUNS:
+        return whole(model, m, way)
     answers = FORK.SimpleQueue()
 
     def child() -> None:
         torch.set_num_threads(1 if way.endswith("1 thread") else processors.cores())
         keep_freed_memory()
         engine = "loop" if way.startswith("modules") else way.split()[0]
-        words = (f"model={model}", "data=fashion_mnist", f"workers={m}", "processes=1", "algo=pasgd", f"engine={engine}")
+        words = (f"model={model}", *WORDS[model], f"workers={m}", "processes=1", "algo=pasgd", f"engine={engine}")
         with silence():
-            settings = compose.compose_config((*words, "device=cpu", f"batch_size={BATCH}")).config
+            settings = compose.compose_config((*words, "device=cpu")).config
             plain = way.startswith("modules")
             warm, rounds = ROUNDS[model]
             took = modules(settings, warm, rounds) if plain else stacked(settings, warm, rounds, way.endswith("stored"))
@@ -124,9 +150,13 @@ def measured(model: str, m: int, way: str) -> tuple[float, float]:
     return answers.get()
 
 
+def short(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
 def table(model: str, sizes: list[int], repeats: int, only: list[str]) -> None:
     """Measure one model and print what was found."""
-    ways = [way for way in ("modules", "modules, 1 thread", *ENGINES[model]) if not only or way in only]
+    ways = [way for way in ("modules", "modules, 1 thread", *ENGINES[model], *RUNS) if not only or way in only]
     found: dict[Any, list[tuple[float, float]]] = {(way, m): [] for way in ways for m in sizes}
     for repeat in range(repeats):
         for m in sizes:
@@ -140,18 +170,20 @@ def table(model: str, sizes: list[int], repeats: int, only: list[str]) -> None:
         print(f"\n{model}: worker-steps a {unit}, median of {repeats} (smallest, largest), ratio to the better plain loop")
         print(f"{'':22}" + "".join(f"{f'm = {m}':>26}" for m in sizes))
         for way in ways:
+            if which and way in RUNS:
+                continue
             cells = []
             for m in sizes:
                 over = max((middle[w, m] for w in ways if w.startswith("modules")), default=middle[way, m])
-                spread = f"({min(rates[way, m]):.0f}, {max(rates[way, m]):.0f})"
-                cells.append(f"{middle[way, m]:.0f} {spread} {middle[way, m] / over:.2f}")
+                spread = f"({short(min(rates[way, m]))}, {short(max(rates[way, m]))})"
+                cells.append(f"{short(middle[way, m])} {spread} {middle[way, m] / over:.2f}")
             print(f"{way:22}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--models", nargs="*", default=["mlp", "cnn"], choices=["mlp", "cnn"])
+    parser.add_argument("--models", nargs="*", default=["mlp", "cnn"], choices=[*WORDS])
     parser.add_argument("--sizes", nargs="*", type=int, default=[8, 32, 128, 512])
     parser.add_argument("--ways", nargs="*", default=[], help="of those named in the table; all of them otherwise")
     arguments = parser.parse_args()
