@@ -9,8 +9,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from conftest import needs
 
 from coopsgd.commands import compose
+from coopsgd.registry import lookup
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,8 +63,8 @@ def test_rates_are_chosen_by_the_mean_over_seeds(studies, monkeypatch):
 
 
 NAMES = [
-    *("compression", "drift", "few_rounds", "merging", "momentum"),
-    *("muon", "one_worker", "outer_rate", "senders", "slow_momentum"),
+    *("compression", "drift", "fashion", "few_rounds", "merging", "momentum"),
+    *("muon", "one_worker", "outer_rate", "senders", "slow_momentum", "small_cnn"),
 ]
 
 
@@ -72,6 +74,8 @@ def test_every_way_of_a_study_is_one_that_coopsgd_takes(studies, name):
     study = studies.STUDIES[name]
     for own in study.ways.values():
         words, rates = studies.words_of(study, own)
+        if words["data"] == "fashion_mnist":
+            needs(lookup("data", "fashion_mnist")().find() is not None, "dataset-fashion-mnist")
         compose.compose_config([f"{key}={value.split(',')[0]}" for key, value in {**words, **rates}.items()])
 
 
