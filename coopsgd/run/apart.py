@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from coopsgd.run.meeting import Meeting
     from coopsgd.setup.parts import Parts
 
+WAYS = {
+    "code": "the modules that the config names, and what they import, must be the same on all machines",
+    "data": "the data that the config names must be the same files on all machines",
+}
+SHOWN = 3  # files that are named
 LOOKS, PAUSE = 5, 0.1  # for a file that another machine has just made, and seconds between two
 DTYPES = {str(dtype): dtype for dtype in safetensors.KINDS}
 
@@ -69,35 +74,26 @@ def _appears(path: Path) -> bool:
 
 
 def alike(fleet: Fleet, parts: Parts, meeting: Meeting) -> None:
-    """RunFailed where a machine reads other data than the first, or imports other code of the user's."""
-    found = [provenance.data_sha256(parts) or "", json.dumps(provenance.source_sha256(parts), sort_keys=True)]
-    mine = torch.zeros(fleet.layout.processes, len(found), 4, dtype=torch.float64)
-    for at, text in enumerate(found):
-        digest = bytes.fromhex(text) if at == 0 and text else text.encode()
-        mine[fleet.rank, at] = torch.tensor([*_digest(digest)], dtype=torch.float64)
-    every = fleet.total(mine)
-    for at, what in enumerate(("data", "code")):
-        others = [q for q in range(fleet.layout.processes) if not torch.equal(every[q, at], every[0, at])]
-        hosts = list(dict.fromkeys(meeting.hosts[q] for q in others))
-        if others:
-            speaks = fleet.rank == 0 or fleet.rank == next(q for q in others if meeting.hosts[q] == meeting.hosts[others[0]])
-            way = {
-                "data": "the data that the config names must be the same files on all machines",
-                "code": "the modules that the config names must be the same on all machines",
-            }[what]
-            raise RunFailed(
-                f"{what}: {', '.join(hosts)} {'have' if len(hosts) > 1 else 'has'} other {what} than {meeting.hosts[0]}; {way}"
-                if speaks
-                else ""
-            )
-
-
-def _digest(content: bytes) -> Sequence[int]:
-    """Four numbers that float64 holds."""
-    import hashlib
-
-    sha = hashlib.sha256(content).digest()
-    return [int.from_bytes(sha[6 * i : 6 * i + 6], "little") for i in range(4)]
+    """RunFailed, naming machines and files, where some have other code of the user's than the first, or other data."""
+    mine = {"code": provenance.source_sha256(parts) or {}, "data": {"data": provenance.data_sha256(parts) or ""}}
+    what = meeting.unlike(mine)
+    found = torch.zeros(fleet.layout.processes, dtype=torch.float64)
+    found[fleet.rank] = bool(what)
+    others = fleet.total(found).nonzero().flatten().tolist()
+    if not others:
+        return
+    every = meeting.unlike_of(others)
+    kind = next(kind for kind in mine if any(kind in said for said in every.values()))
+    hosts = list(dict.fromkeys(meeting.hosts[q] for q in others if kind in every[q]))
+    here = meeting.hosts[fleet.rank]
+    if fleet.rank and (here == meeting.hosts[0] or fleet.rank != next((q for q in others if meeting.hosts[q] == here), None)):
+        raise RunFailed("")
+    names = sorted({name for said in every.values() for name in said.get(kind, ())})
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    differ = "other data" if kind == "data" else f"another {', '.join(names[:SHOWN])}{more}"
+    raise RunFailed(
+        f"{kind}: {', '.join(hosts)} {'have' if len(hosts) > 1 else 'has'} {differ} than {meeting.hosts[0]}; {WAYS[kind]}"
+    )
 
 
 class Handing(Protocol):

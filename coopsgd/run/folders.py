@@ -296,7 +296,7 @@ def torchrun(settings: Config, folder: Path, module: str, elastic: bool = False)
         return said
     first = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
     said += (
-        f"\nor, in a SLURM job of {nodes} nodes:\nsrun --nodes {nodes} --ntasks-per-node 1 "
+        f"\nor, in a SLURM job of {nodes} nodes:\nsrun --nodes {nodes} --ntasks-per-node 1 --cpu-bind none "
         f"{line(str(nodes), f'{first}:29500', '$SLURM_JOB_ID')}{what}"
     )
     if not elastic:

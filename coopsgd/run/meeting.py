@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,29 @@ class Meeting:
         self._tell(f"has/{self.rank}", "y")
         self.folder, self.here = Path(copy.name), False
         return copy
+
+    def unlike(self, mine: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
+        """What by kind and name is not as the first has it, or only one of the two has. Called by all; nothing by the first."""
+        if self.rank == 0:
+            self._tell("has", json.dumps(mine))
+            return {}
+        first = json.loads(self._hear("has"))
+        names = {kind: first[kind].keys() | own.keys() for kind, own in mine.items()}
+        pairs = {
+            kind: sorted(name for name in names[kind] if first[kind].get(name) != own.get(name)) for kind, own in mine.items()
+        }
+        found = {kind: some for kind, some in pairs.items() if some}
+        if found:
+            self._tell(f"unlike/{self.rank}", json.dumps(found))
+        return found
+
+    def unlike_of(self, ranks: Iterable[int]) -> dict[int, dict[str, list[str]]]:
+        """What `unlike` has found in these processes, which have found something. Called by all, who end then."""
+        found = {q: dict(json.loads(self._hear(f"unlike/{q}"))) for q in ranks}
+        self._tell(f"knows/{self.rank}", "")
+        if self.rank == self.keeper:  # it leaves last
+            _heard(self.store, "knows", range(self.world))
+        return found
 
     @property
     def _speaks(self) -> bool:

@@ -252,7 +252,13 @@ def placed(checked: Checked, gpus: int, look: bool = False, at_once: int = 1) ->
     """
     config, notes = checked.config, checked.notes
     device, processes, threads = config.device, config.processes, config.threads
-    if device == "cuda" and not gpus:
+    if device == "cuda" and not gpus and not config.launch:  # as where a cluster's jobs are sent from
+        if processes == "auto":
+            raise ConfigError(
+                "processes: auto is one a GPU, and torch sees none here; say how many, one for each GPU of all machines, as in "
+                "processes=8, or use device=cpu"
+            )
+    elif device == "cuda" and not gpus:
         if not look:
             raise ConfigError("device: cuda was asked for, but torch sees no GPU here; use device=cpu")
         notes, device = (*notes, f"{REFUSED}device: cuda was asked for, but torch sees no GPU here"), "cpu"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import HANG, WARM, _command
+from conftest import HANG, WARM, _command, command
 from playing import written
 from running import linux
 
@@ -162,3 +162,59 @@ def test_other_data_are_told(cli, places):
     codes, said = start(places, [0, 1])
     assert codes == [1, 2] and "Traceback" not in "".join(said), said
     assert "t.txt cannot be read" in said[1] and said[1].count("\n") == 1, said
+
+
+NET = """
+import torch
+from {helper} import WIDTH
+
+class Net(torch.nn.Sequential):
+    def __init__(self, classes=10):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, WIDTH), torch.nn.Linear(WIDTH, classes))
+"""
+OWN = ("task=classification", "data=digits", "model=custom", "workers=2", "processes=2", "algo=pasgd", "tau=2", "device=cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "named"),
+    [
+        ("wide.py", "WIDTH = 8  # of each\n", "wide.py"),
+        ("mine.py", NET.format(helper="wider"), "mine.py, wide.py, wider.py"),
+    ],
+)
+def test_other_code_is_told_by_the_files_that_differ(places, file, text, named):
+    """On each machine the same modules lie beside the run, but one; what it computes may well be the same."""
+    for at in places:
+        (at / "wide.py").write_text("WIDTH = 8\n")
+        (at / "wider.py").write_text("WIDTH = 8\n")
+        (at / "mine.py").write_text(NET.format(helper="wide"))
+    words = (*OWN, "model.path=mine:Net", "steps=4", "launch=false", "hydra.run.dir=r")
+    assert command(places[0], "train", *words).code == 0
+    kept = (places[1] / file).read_text()
+    (places[1] / file).write_text(text)
+    codes, said = start(places, [0, 1])
+    assert codes == [1, 1], said
+    here = socket.gethostname()
+    line = f"code: {here} has another {named} than {here}; the modules that the config names, and what they import, must be"
+    assert said[0].splitlines()[1].startswith(line) and said[0].count("\n") == 2 and not said[1], said  # behind the header
+    (places[1] / file).write_text(kept)
+    codes, said = start(places, [0, 1])
+    assert codes == [0, 0], said
+
+
+def test_both_begin_where_the_first_says(cli, places):
+    """`start` of a run is a file beside its config; the other machine has a folder of that name, with other numbers in it."""
+    words = ("data=digits", "model=mlp", "model.hidden=[8]", "workers=2", "processes=2", "algo=pasgd", "tau=2", "device=cpu")
+    for seed in (1, 2):
+        assert cli("train", *words, f"seed={seed}", "steps=2", "fleet=processes", f"hydra.run.dir=s{seed}").code == 0
+    for at, begun in (("one", 1), ("a/r", 1), ("b/r", 2)):
+        launch = "fleet=processes" if at == "one" else "launch=false"
+        ended = cli("train", *words, "steps=4", "save=rows", f"start=s{begun}", launch, f"hydra.run.dir={at}")
+        assert ended.code == 0, ended
+    a, b = places
+    assert (a / "r" / "start.safetensors").read_bytes() != (b / "r" / "start.safetensors").read_bytes()
+    before = files(b)
+    codes, said = start(places, [0, 1])
+    assert codes == [0, 0], said
+    assert files(b) == before
+    np.testing.assert_array_equal(coopsgd.Run(a / "r").rows(), coopsgd.Run(a.parent / "one").rows())

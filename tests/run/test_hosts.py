@@ -235,3 +235,53 @@ def test_hosts_that_are_slow_or_small_make_the_same_run(cli, tmp_path):
         assert not any(one.ended().code for one in every), [one.output() for one in every]
     np.testing.assert_array_equal(coopsgd.Run(tmp_path / "several").rows(), coopsgd.Run(tmp_path / "one").rows())
     same_run(tmp_path / "several", tmp_path / "one")
+
+
+def slow_from(step: int, seconds: float) -> None:
+    """From this step on each takes so long: a processor that somebody else uses, a disk that swaps."""
+    from coopsgd.loop.loop import Loop
+
+    advance = Loop.advance
+
+    def slow(self: Loop) -> None:
+        if self.state.k >= step:
+            time.sleep(seconds)
+        advance(self)
+
+    Loop.advance = slow  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["dpsgd", "pasgd"])
+def test_who_is_waited_for_is_the_one_whose_processor_is_slow(cli, tmp_path, algo):
+    """Also by those that wait for one that itself waits for it, as in a ring of four, and by the slow one's own line."""
+    words = (*WORDS, f"algo={algo}", "tau=1", "steps=4000", "processes=4", "timeout=3", "log_every=10")
+    assert cli("train", *words, "launch=false", "machines=4", "hydra.run.dir=r").code == 0
+    with hosts(4, tmp_path) as net:
+        every = [
+            net.start(i, "coopsgd.worker", "--trust", "r", first=partial(slow_from, 20, 15) if i == 2 else None, RANK=str(i),
+                      WORLD_SIZE="4", MASTER_ADDR="h1", MASTER_PORT="29400")
+            for i in range(4)
+        ]  # fmt: skip
+        ended = [one.ended() for one in every]
+        assert all(one.code == 1 for one in ended), ended
+        for i in (0, 1, 3):
+            said = ended[i].out + ended[i].err
+            named = re.findall(r"worker process (\d) \(pid \d+ on h(\d)\) did not come to", said)
+            assert named == [("2", "3")], (i, said)
+        assert not re.search(r"worker process \d .* did not come", ended[2].out + ended[2].err), ended[2]
+
+
+@pytest.mark.slow
+def test_nobody_is_named_where_a_cable_is_slow(cli, tmp_path):
+    """All have come to the verb; what they wait for is the network, and the line says at what."""
+    words = (*WORDS, "algo=pasgd", "tau=1", "task.dim=2000000", "steps=4000", "processes=2", "workers=2", "timeout=3")
+    assert cli("train", *words, "launch=false", "machines=2", "hydra.run.dir=r").code == 0
+    with hosts(2, tmp_path) as net:
+        both = net.workers("--trust", "r")
+        until(lambda: "processes" in both[0].output() or not both[0].running, "the start")
+        net.slow(1, "2mbit")
+        ended = [one.ended() for one in both]
+        assert all(one.code == 1 for one in ended), ended
+        for one in ended:
+            assert re.search(r"workers waited 3 s \(timeout\) for each other at the \w+ of", one.out + one.err), ended

@@ -53,13 +53,37 @@ def test_a_socket_that_all_can_reach_is_seen():
             assert address in addresses([os.getpid()])
 
 
-@pytest.mark.parametrize("fleet", ["processes", "shared"])
-def test_a_run_on_one_machine_listens_to_that_alone(started, tmp_path, fleet):  # noqa: F811
-    words = (*QUADRATIC, "workers=4", "processes=2", "steps=100000000", "log_every=100", f"fleet={fleet}", "hydra.run.dir=r")
-    command = started("train", *words)
+def listening_of(started, *words):  # noqa: F811
+    """Where a command and all that it starts listen, looked at again and again until it ends."""
+    command, found = started(*words), set()
+    until(lambda: found.update(addresses(family_of(command.pid))) or command.process.exitcode is not None, "the end")
+    ended = command.ended()
+    assert ended.code == 0, ended
+    return found
+
+
+@pytest.mark.parametrize("where", ["fleet=processes", "fleet=shared", "processes=1"])
+def test_a_run_on_one_machine_listens_to_that_alone(started, tmp_path, where):  # noqa: F811
+    words = (*QUADRATIC, "workers=4", "steps=100000000", "log_every=100", "hydra.run.dir=r")
+    command = started("train", *words, *dict.fromkeys((where, "processes=2" if "fleet" in where else where)))
     until(lambda: (tmp_path / "r" / "metrics.jsonl").exists(), "training")
     found = addresses(family_of(command.pid))
-    assert found <= {"127.0.0.1", "::1"} and bool(found) == (fleet == "processes"), found
+    assert found <= {"127.0.0.1", "::1"} and bool(found) == (where == "fleet=processes"), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["probe", "verify", "sweep"])
+def test_other_commands_that_start_processes_listen_to_their_machine_alone(cli, started, verb):  # noqa: F811
+    words = (*QUADRATIC, "workers=4", "processes=2", "fleet=processes")
+    if verb == "verify":
+        assert cli("train", *words, "steps=4000", "hydra.run.dir=r").code == 0
+    line = {
+        "probe": ("probe", *words, "steps=60", "-o", "probe.json"),
+        "verify": ("verify", "r"),
+        "sweep": ("train", "-m", *words, "steps=4000", "seed=1,2"),
+    }[verb]
+    found = listening_of(started, *line)
+    assert found and found <= {"127.0.0.1", "::1"}, found
 
 
 def under_torchrun(cli, tmp_path, interface):

@@ -16,6 +16,7 @@ import pytest
 from playing import QUADRATIC, settle
 
 import coopsgd
+from coopsgd.commands import compose
 from coopsgd.errors import ConfigError
 from coopsgd.run.folders import torchrun
 from coopsgd.setup.schema import place
@@ -54,11 +55,26 @@ def test_each_line_starts_as_many_as_were_asked_for():
 
     config = settle((*FOUR, "machines=4", "processes=8"))
     lines = [line for line in torchrun(config, Path("r"), "coopsgd.worker", elastic=True).splitlines() if "torchrun --" in line]
-    assert len(lines) == 3 and lines[1].startswith("srun --nodes 4 --ntasks-per-node 1 torchrun ")
+    assert len(lines) == 3 and lines[1].startswith("srun --nodes 4 --ntasks-per-node 1 --cpu-bind none torchrun ")
     for line, nodes in zip(lines, ("4", "4", "1:4"), strict=True):
         words = shlex.split(line.replace("rank R", "rank 1").replace("port PORT", "port 1"))
         said = get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
         assert (said.nnodes, said.nproc_per_node) == (nodes, "2") and said.training_script_args[-2:] == ["--trust", "r"]
+
+
+def test_a_run_on_gpus_is_frozen_where_there_is_none(monkeypatch):
+    """As on the machine that a cluster's jobs are sent from, which cannot know how many the others have."""
+    monkeypatch.setattr(compose, "gpu_count", lambda: 0)
+    config = compose.compose_config((*FOUR, "machines=2", "processes=8", "device=cuda")).config
+    assert (config.device, config.processes) == ("cuda", 8)
+    assert "--nnodes 2 --nproc-per-node 4" in torchrun(config, Path("r"), "coopsgd.worker")
+    for words, why in (
+        ((*FOUR, "machines=2"), "processes: auto is one a GPU, and torch sees none here; say how many"),
+        ((*QUADRATIC, "processes=8"), "torch sees no GPU here; use device=cpu"),
+        ((*FOUR, "processes=8", "fleet=shared"), "fleet: shared keeps models where the processors are, got device=cuda"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            compose.compose_config((*words, "device=cuda"))
 
 
 SRUN = """#!{python}
