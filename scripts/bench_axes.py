@@ -17,6 +17,7 @@ import time
 import torch
 
 from coopsgd.commands import compose
+from coopsgd.run.group import keep_freed_memory
 from coopsgd.testing.runs import make_loop
 
 BASE = (
@@ -73,6 +74,7 @@ def main() -> None:
     turns = parser.parse_args().turns
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    keep_freed_memory()  # as every process of a run does
     print("| algorithm, tau = 16 | with | over the algorithm alone | half of the middle half |\n| --- | --- | --- | --- |")
     for algo in WAYS:
         for name, (ratio, spread) in measured(algo, turns).items():

@@ -253,9 +253,9 @@ class Fleet(Described, ABC):
         if self.ledger.paused and more:  # nobody counts messages: each has the bits that it has alone
             return self._apart(carried, self._averaging(*xs), [self._averaging(x) for x in more])
         every = (*xs, *more) if even else tuple(map(self._weighed, (*xs, *more)))
-        wire = self._wire(average_price(self._planned_for.processes))
+        logical, wire = self._average_prices
         parts = self.clock.average() if self.clock else None
-        ends = self._charge(average_price(self.m), sum(_width(x) for x in every), wire.sent, wire.messages, parts)
+        ends = self._charge(logical, sum(_width(x) for x in every), wire.sent, wire.messages, parts)
 
         def over(mean: Tensor) -> Any:
             means = mean.split([x.shape[1] for x in every], dim=1) if len(every) > 1 else (mean,)
@@ -404,6 +404,11 @@ class Fleet(Described, ABC):
     def _wire(self, price: Price) -> Price:
         """What of this reaches the network."""
         return price
+
+    @cached_property
+    def _average_prices(self) -> tuple[Price, Price]:
+        """Of an average, and what of it reaches the network."""
+        return average_price(self.m), self._wire(average_price(self._planned_for.processes))
 
     def _planned(self, W: Any) -> _Planned:
         """W lowered for this fleet."""

@@ -71,21 +71,33 @@ def _kernel(name: str, like: Tensor, more: Callable[[Tensor], tuple[int, ...]], 
     def mix(x: Tensor, _kept: Any = kept) -> bool:
         if x.stride(1) != 1 and x.shape[1] > 1:
             return False
-        at, stride, d = x.data_ptr(), x.stride(0), x.shape[1]
-        threads = torch.get_num_threads() if x.numel() >= LARGE else 1
-        if threads == 1:
-            call(at, stride, *more(x), d, *last)
-            return True
-        share = -(-d // (64 * threads)) * 64
-        pool = _pools.get(os.getpid()) or _pools.setdefault(os.getpid(), ThreadPoolExecutor(threads))
-
-        def part(a: int) -> None:
-            call(at + a * size, stride, *more(x), min(share, d - a), *last)
-
-        others = [pool.submit(part, a) for a in range(share, d, share)]
-        part(0)
-        for other in others:
-            other.result()
+        at, stride = x.data_ptr(), x.stride(0)
+        in_parts(x.shape[1], x.numel(), lambda a, n: call(at + a * size, stride, *more(x), n, *last))
         return True
 
     return mix
+
+
+def outer_step(z: Tensor, y: Tensor, b: Tensor, lr: float, momentum: float, rate: float, nesterov: bool) -> bool:
+    """The step of strategies/outer.py's Momentum; False, and nothing done, where torch is to take it."""
+    library, bits = native.library(), {torch.float32: 32, torch.float64: 64}.get(z.dtype)
+    alike = all(one.dtype == z.dtype and one.shape == z.shape and one.is_contiguous() for one in (y, b))
+    if library is None or bits is None or z.device.type != "cpu" or not alike or not z.is_contiguous():
+        return False
+    places, call, size = [one.data_ptr() for one in (z, y, b)], getattr(library, f"outer_{bits}"), bits // 8
+    n = z.numel()
+    in_parts(n, n, lambda a, n: call(*(at + a * size for at in places), n, lr, momentum, rate, int(nesterov)))
+    return True
+
+
+def in_parts(columns: int, numbers: int, call: Callable[[int, int], None]) -> None:
+    """call(first column, how many) for all columns; in parts, by several threads, where there are many numbers."""
+    threads = torch.get_num_threads() if numbers >= LARGE else 1
+    if threads == 1:
+        return call(0, columns)
+    share = -(-columns // (64 * threads)) * 64
+    pool = _pools.get(os.getpid()) or _pools.setdefault(os.getpid(), ThreadPoolExecutor(threads))
+    others = [pool.submit(call, a, min(share, columns - a)) for a in range(share, columns, share)]
+    call(0, min(share, columns))
+    for other in others:
+        other.result()

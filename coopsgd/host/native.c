@@ -19,7 +19,7 @@
 
 enum { FEW = 6, BLOCK = 1 << 10, BYTES = 1 << 16, CHANNELS = 2048 };
 
-__attribute__((visibility("default"))) int version(void) { return 2; }
+__attribute__((visibility("default"))) int version(void) { return 3; }
 
 #define T float
 #define NAME(f) f##_32
@@ -85,6 +85,24 @@ EXPORT void NAME(few)(T *x, int64_t stride, int64_t columns, int64_t n, const in
     case 5: NAME(few_of)(x, stride, columns, rows, W, 5); break;
     case 6: NAME(few_of)(x, stride, columns, rows, W, 6); break;
     }
+}
+
+/* b <- mu b + (z - y) / rate, and z <- y + (1 - lr) (z - y) - lr mu rate b, of the new b (nesterov) or of the old one; n numbers */
+EXPORT void NAME(outer)(T *restrict z, const T *restrict y, T *restrict b, int64_t n, double lr, double mu, double rate,
+                        int64_t nesterov) {
+    T left = (T)(1 - lr), back = (T)(lr * mu * rate), stays = (T)mu, per = (T)(1 / rate);
+    if (nesterov)
+        for (int64_t k = 0; k < n; k++) {
+            T away = z[k] - y[k], now = stays * b[k] + per * away;
+            z[k] = y[k] + left * away - back * now;
+            b[k] = now;
+        }
+    else
+        for (int64_t k = 0; k < n; k++) {
+            T away = z[k] - y[k], before = b[k];
+            z[k] = y[k] + left * away - back * before;
+            b[k] = stays * before + per * away;
+        }
 }
 
 /* row changed[i] of x <- the sum of weights[e] times row used[columns[e]], e in offsets[i] ... offsets[i + 1] */

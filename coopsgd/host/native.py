@@ -12,7 +12,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-VERSION = 2  # of the functions' arguments; a library that was built of another source is not used
+VERSION = 3  # of the functions' arguments; a library that was built of another source is not used
 OFF = "COOPSGD_NATIVE"  # an environment variable: 0 leaves the kernels alone
 
 
@@ -44,11 +44,12 @@ def address(array: Any) -> int:
 
 
 def _typed(found: Any) -> Any:
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    pointer, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
     arguments = {
         "pull": [pointer, number, number, number, pointer, pointer, pointer],
         "few": [pointer, number, number, number, pointer, pointer],
         "product": [pointer, number, number, number, pointer, number, pointer, pointer, pointer, pointer],
+        "outer": [pointer, pointer, pointer, number, real, real, real, number],
     }
     for name, types in arguments.items():
         for bits in (32, 64):
@@ -56,7 +57,7 @@ def _typed(found: Any) -> Any:
             function.argtypes, function.restype = types, None
     found.dense_room.argtypes, found.dense_room.restype = [number, pointer, number], number
     for function in (found.dense_32, found.dense_64):
-        places, real = [pointer] * 4, ctypes.c_double
+        places = [pointer] * 4
         function.argtypes = [
             pointer,
             number,

@@ -139,7 +139,7 @@ class Loop:
             clock.begin(st.k, rounds.active)
         if st.flight is None and rounds.left == self._late:
             self.observer.sends(self, st.k + rounds.left)
-            t = Tick(st.k, rounds.r, lr, rounds.tau)
+            t = Tick(st.k, rounds.r, lr, rounds.tau, self._late)
             st.flight = self._sent(t, st.x.clone(), self._frozen(st.s), [x.clone() for x in self._companions(t)])
             if self._buffers == "reset" and st.k:  # before the first step there are none of ours
                 st.inner.reset()

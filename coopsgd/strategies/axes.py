@@ -38,7 +38,8 @@ def with_axes(
     if codec is not None and (not packs(strategy) or (correction is not None and "codec" not in correction.BESIDE)):
         around, codec = codec, None
     if any(axis is not None for axis in (outer, codec, fragments)):
-        strategy = Slow(strategy, outer, codec, fragments)
+        keeps = correction is not None or around is not None or overrides(strategy, "receive")
+        strategy = Slow(strategy, outer, codec, fragments, keeps)
     if correction is not None:
         strategy = correction.around(strategy)
     if around is None:
@@ -84,6 +85,7 @@ class Slow(Around):
     outer: Outer | None = None
     codec: Codec | None = None
     fragments: Fragments | None = None
+    keeps: bool = True  # does somebody ask for the models as they were sent, after they were mixed?
 
     CHANGES = ("send", "receive")
 
@@ -144,10 +146,12 @@ class Slow(Around):
             v = self._message(self._rule(fleet), part, s, columns)
             coder = self._coder(fleet, t, x, v)
             if self._sums:
-                return fleet.later(fleet.mean, coder.first(v, s.memory[-1]))
+                return _begun(fleet, t, fleet.mean, coder.first(v, s.memory[-1]))
             packed = coder.pack(v, _rows(fleet), self._feeds(s), s.kept[-1] if self.codec.REMEMBERS else None)
-            return fleet.later(fleet.spread, W, packed)
-        return fleet.later(fleet.mean, part) if W is None else fleet.later(fleet.mix, W, part)
+            return _begun(fleet, t, fleet.spread, W, packed)
+        if W is None:
+            return _begun(fleet, t, fleet.mean, part)
+        return _begun(fleet, t, fleet.mix, W, part.clone() if self.keeps and part is x and not t.late else part)
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
         columns, own, away = self._columns(fleet, x, t), s.own, None
@@ -298,6 +302,16 @@ class Slow(Around):
 def serves(schedule: Mixing | None) -> bool:
     """Does a communication take the models up to a server of its own, and then hand its model down?"""
     return schedule is not None and schedule.server_owns_aux
+
+
+def _begun(fleet: Fleet, t: Tick, verb: Any, *args: Any) -> Pending:
+    """The verb, started. If its answer is received before anything changes it is over, and nothing was copied."""
+    if t.late:
+        return fleet.later(verb, *args)
+    from coopsgd.fleet.base import Pending
+
+    found = verb(*args)
+    return Pending(lambda: found)
 
 
 def _rows(fleet: Fleet) -> list[int]:

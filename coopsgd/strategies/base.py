@@ -24,6 +24,7 @@ class Tick:
     round: int  # the communication its steps lead to, from 0
     lr: float  # step size of this iteration
     tau: int = 1  # local steps of this round, of the worker that takes most
+    late: int = 0  # local steps between what is sent and its answer (delay)
 
 
 class Strategy:

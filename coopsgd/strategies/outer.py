@@ -81,13 +81,18 @@ class Momentum(Outer):
         return self.lr * (1 + self.momentum * self.NESTEROV), self.lr / (1 - self.momentum)
 
     def step(self, z: Tensor, y: Tensor, memory: Memory, lr: float) -> None:
-        (b,), mu, away = memory, self.momentum, z - y
+        from coopsgd.fleet.compiled import outer_step  # which imports torch
+
+        (b,), mu = memory, self.momentum
         rate = 1.0 if self.scale == "none" else lr
         if not rate:
             raise RunFailed(
                 "outer.scale=lr: the learning rate of the round's last step is 0, by which its displacement would be divided; "
                 "use outer.scale=none, or a schedule whose rate stays above 0"
             )
+        if outer_step(z, y, b, self.lr, mu, rate, self.NESTEROV):
+            return
+        away = z - y
         z.copy_(y).add_(away, alpha=1 - self.lr)
         if not self.NESTEROV:
             z.add_(b, alpha=-self.lr * mu * rate)

@@ -8,11 +8,15 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from conftest import needs
 from playing import QUADRATIC, play, settle
 from test_oracle import EXACT, problem
 
 from coopsgd.commands.compose import compose_config
 from coopsgd.errors import ConfigError
+from coopsgd.fleet import compiled
+from coopsgd.host import native
+from coopsgd.registry import lookup
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
 from coopsgd.testing import check_strategy
@@ -162,3 +166,28 @@ def test_bad_input(words, says):
     with pytest.raises(ConfigError) as error:
         compose_config(["task=quadratic", *words])
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["momentum", "nesterov"])
+def test_the_compiled_step_is_torchs(monkeypatch, name, dtype):
+    needs(native.in_use(), "the compiled kernels")
+    outer = lookup("outer", name)(lr=0.7, momentum=0.6, scale="lr")
+    generator = torch.Generator().manual_seed(0)
+    real = native.library
+    for shape in ((1, 1), (3, 37), (1, compiled.LARGE + 5)):
+        ways = []
+        for library in (real, lambda: None):
+            monkeypatch.setattr(compiled.native, "library", library)
+            z, y, b = (torch.randn(shape, generator=generator.manual_seed(i), dtype=dtype) for i in range(3))
+            z[0, 0] = torch.inf
+            before = y.clone()
+            outer.step(z, y, (b,), 0.25)
+            assert torch.equal(y, before)
+            ways.append((z, b))
+        eps = 40 * torch.finfo(dtype).eps
+        for one, other in zip(*ways, strict=True):
+            torch.testing.assert_close(one, other, rtol=eps, atol=eps, equal_nan=True)
+    z, y, b = torch.randn(3, 5, dtype=dtype), torch.randn(3, 5, dtype=dtype), torch.zeros(3, 5, dtype=dtype)
+    lookup("outer", name)(lr=1.0, momentum=0.0).step(z, y, (b,), 0.25)
+    assert torch.equal(z, y), "to the bit"
