@@ -25,7 +25,7 @@ from coopsgd.commands.train.done import Done
 from coopsgd.errors import ConfigError, Diverged, Interrupted, RunFailed, full_errors
 from coopsgd.host import signals
 from coopsgd.host.environment import working_in
-from coopsgd.run import lists, memory_format, naming, progress, source
+from coopsgd.run import engine, lists, memory_format, naming, progress, source
 from coopsgd.run.folders import Made, fresh, in_use_by_us, torchrun, write_config
 from coopsgd.run.jobs import DONE, FAILED, INTERRUPTED, STOP, Job, Jobs, Objective
 from coopsgd.run.naming import folder_name
@@ -310,9 +310,10 @@ class Session:
         """Freeze the run in the job's folder and train it."""
         folder, parts = Path(job.folder), checked.parts
         if not (folder / "config.yaml").exists():  # else it is refused
-            parts, note = memory_format.settled(parts)
-            if note is not None:
-                progress.say(note)
+            for measured in (memory_format, engine):
+                parts, note = measured.settled(parts)
+                if note is not None:
+                    progress.say(note)
         settings = parts.config
         write_config(settings, folder, self.command, self.sweeping, "add resume=auto to go on with it, ", own)
         self.steps = settings.steps

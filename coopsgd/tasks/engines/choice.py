@@ -1,4 +1,4 @@
-"""Which engine for which model: measured, and overridable by `engine=`."""
+"""Which engine for which model: measured, and overridable by `engine=`. Long runs on a GPU measure there (run/engine.py)."""
 
 from __future__ import annotations
 
