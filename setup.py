@@ -16,7 +16,7 @@ FLAGS = [
 ]
 KERNELS = Extension(
     "coopsgd.host._native",
-    ["coopsgd/host/native.c", "coopsgd/host/dense.c"],
+    ["coopsgd/host/native.c", "coopsgd/host/dense.c", "coopsgd/host/samples.c"],
     libraries=["m"],
     extra_compile_args=FLAGS,
     optional=True,

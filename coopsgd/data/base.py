@@ -144,8 +144,8 @@ class Batches:
         return self._orders[(self._starts + step * self._size)[:, None] + self._within]
 
     def of(self, chosen: np.ndarray, a: int, b: int) -> np.ndarray:
-        """The batches of rows [a, b), which are as large as each other, without what is no part of them."""
-        return chosen[a:b, : self.sizes[a]]
+        """The batches of rows [a, b), which are as large as each other, without what is no part of them; or of steps."""
+        return chosen[..., a:b, : self.sizes[a]]
 
     def _deal(self, stale: np.ndarray, epochs: np.ndarray) -> None:
         for i in stale[np.argsort(epochs[stale], kind="stable")]:  # rows of one epoch together: they share a deal

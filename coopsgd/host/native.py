@@ -1,4 +1,4 @@
-"""The compiled kernels (native.c, dense.c), where the package was built with a C compiler; None with COOPSGD_NATIVE=0.
+"""The compiled kernels of the C files here, where the package was built with a C compiler; None with COOPSGD_NATIVE=0.
 
 They are called through ctypes, which costs a microsecond or two and lets other threads go on meanwhile.
 """
@@ -14,6 +14,15 @@ from typing import Any
 
 VERSION = 3  # of the functions' arguments; a library that was built of another source is not used
 OFF = "COOPSGD_NATIVE"  # an environment variable: 0 leaves the kernels alone
+
+
+class Samples(ctypes.Structure):
+    """Samples in memory, as samples.c has them."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("numbers", "mean", "by_std", "labels")),
+        *((name, ctypes.c_int64) for name in ("kind", "count", "channels", "area")),
+    )
 
 
 @cache
@@ -74,5 +83,14 @@ def _typed(found: Any) -> Any:
             real,
             number,
         ]
+        function.restype = number
+    samples, real = ctypes.POINTER(Samples), ctypes.c_double
+    for bits in (32, 64):
+        function = getattr(found, f"batch_{bits}")
+        function.argtypes, function.restype = [samples, pointer, number, pointer], number
+        function = getattr(found, f"dense_steps_{bits}")
+        models = [pointer, number, pointer, number, number, number, pointer, pointer]
+        batches = [number, pointer, samples, pointer, number, number, number]
+        function.argtypes = [*models, *batches, pointer, number, number, pointer, real, real, number]
         function.restype = number
     return found

@@ -143,6 +143,8 @@ class ArraysProblem(SupervisedProblem):
     def _load(self, task: Supervised, config: Config) -> int:
         import torch
 
+        from coopsgd.tasks.engines.samples import Samples, Scale
+
         images = task.data.load(config.seed)
         self._targets = images.targets
         self._answers, self._scores = self._targets != "numbers", self._targets != "label"
@@ -151,11 +153,12 @@ class ArraysProblem(SupervisedProblem):
         self._train = self._tensor(images.train_x), self._wanted(images.train_y)
         self._held_out = self._tensor(images.test_x), self._wanted(images.test_y)
         self._pad = images.pad
-        per_channel = (-1, *[1] * (images.train_x.ndim - 2))
         # numbers that float32 does not hold are scaled as they are: an offset is gone before they are rounded
         self._exact = torch.float64 if images.train_x.dtype == np.float64 else self._dtype
         mean, std = (torch.tensor(v, dtype=self._exact, device=self._device) for v in (images.mean, images.std))
-        self._mean, self._by_std = mean.view(per_channel), (1 / std).view(per_channel)
+        self._scale = Scale(mean, std, self._exact, self._dtype)
+        if self._targets == "label" and not self._pad:
+            self._source = Samples.of(*self._train, self._scale)
         return len(images.test_y)
 
     def _wanted(self, y: np.ndarray) -> Tensor:
@@ -180,22 +183,21 @@ class ArraysProblem(SupervisedProblem):
     def _batch(self, which: Tensor, rows: Sequence[int], own: Sequence[int]) -> tuple[Tensor, Tensor]:
         import torch
 
-        x, y = (part.index_select(0, which.flatten()) for part in self._train)
+        (x, y), flat = self._train, which.flatten()
         if self._pad:
-            parts = zip(x.split(which.shape[1]), rows, own, strict=True)
-            x = torch.cat([crop_and_flip(part, self._pad, self._seed, row, step) for part, row, step in parts])
-        return self._input(x).unflatten(0, which.shape), y.unflatten(0, which.shape)
+            parts = zip(x.index_select(0, flat).split(which.shape[1]), rows, own, strict=True)
+            x = self._scale(torch.cat([crop_and_flip(part, self._pad, self._seed, row, step) for part, row, step in parts]))
+        else:
+            x = self._scale(x, flat)
+        return x.unflatten(0, which.shape), y.index_select(0, flat).unflatten(0, which.shape)
 
     def _test(self, which: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = (part.index_select(0, which) for part in self._held_out)
-        return self._input(x), y
+        x, y = self._held_out
+        return self._scale(x, which), y.index_select(0, which)
 
     def _own(self, which: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = (part.index_select(0, which) for part in self._train)
-        return self._input(x), y
-
-    def _input(self, x: Tensor) -> Tensor:
-        return x.to(self._exact, copy=True).sub_(self._mean).mul_(self._by_std).to(self._dtype)
+        x, y = self._train
+        return self._scale(x, which), y.index_select(0, which)
 
 
 def _r2(outputs: Tensor, wanted: Tensor) -> float | None:

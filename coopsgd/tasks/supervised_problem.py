@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from coopsgd.optim import SGDStep
     from coopsgd.setup.schema import Config
     from coopsgd.tasks.engines.base import Engine
+    from coopsgd.tasks.engines.samples import Samples
     from coopsgd.tasks.supervised import Supervised
 
 EVALUATE = 250  # test samples in one forward pass
@@ -35,6 +36,7 @@ class SupervisedProblem(Problem):
     """The data in memory, and the engines that compute rows. A subclass says what a batch is."""
 
     PART = EVALUATE  # test samples in one forward pass
+    _source: Samples | None = None  # what an engine may take its batches from; None: they are always made first
     KEEPS_VELOCITY = True
 
     def __init__(self, task: Supervised, config: Config, rows: range, device: Any) -> None:
@@ -120,6 +122,8 @@ class SupervisedProblem(Problem):
         chosen, losses = self._batches.at(own), self._x.new_zeros(self._r, 1)
 
         def job(engine: Engine, a: int, b: int) -> None:
+            if self._source is not None and engine.reads(self._source):
+                return engine.learn(a, b, self._source, self._batches.of(chosen, a, b)[None], losses[None, a:b, 0])
             losses[a:b, 0] = engine.gradients(a, b, *self._fetch(chosen, own, a, b), self._seeds(a, b, k))
 
         self._crew.each(job, active)
@@ -132,8 +136,12 @@ class SupervisedProblem(Problem):
     ) -> Tensor:
         steps = [own + j if active is None else own + j * active for j in range(len(rates))]
         chosen, losses = [self._batches.at(step) for step in steps], self._x.new_zeros(len(rates), self._r, 1)
+        together = np.stack(chosen)
 
         def job(engine: Engine, a: int, b: int) -> None:
+            if self._source is not None and engine.reads(self._source):
+                which = self._batches.of(together, a, b)
+                return engine.learn(a, b, self._source, which, losses[:, a:b, 0], rates, step)
             for j, (lr, batch) in enumerate(zip(rates, self._fetched(chosen, steps, a, b), strict=True)):
                 losses[j, a:b, 0] = engine.descend(a, b, *batch, lr, self._seeds(a, b, k + j), step)
 

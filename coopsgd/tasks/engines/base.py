@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from coopsgd.tasks.engines.losses import Loss, cross_entropy
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from coopsgd.optim import SGDStep
+    from coopsgd.tasks.engines.samples import Samples
 
 
 class Views:
@@ -72,6 +75,26 @@ class Engine(ABC):
 
         step: what is done beside that, where there is momentum or weight decay; its velocity moves in place.
         """
+
+    def reads(self, samples: Samples) -> bool:
+        """Can it take batches of these samples by itself, as `learn` does?"""
+        return False
+
+    def learn(
+        self,
+        a: int,
+        b: int,
+        samples: Samples,
+        which: np.ndarray,
+        losses: Tensor,
+        rates: Sequence[float] | None = None,
+        step: SGDStep | None = None,
+    ) -> None:
+        """`descend` once for each of the rates, or `gradients` where there are none: step j on the samples which[j].
+
+        which: (steps, c, batch) sample numbers. losses: (steps, c), which it fills.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:

@@ -19,7 +19,10 @@ from coopsgd.tasks.engines.base import Engine, Layout, Views, flattened, step_, 
 from coopsgd.tasks.engines.dense import Dense, fits
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from coopsgd.optim import SGDStep
+    from coopsgd.tasks.engines.samples import Samples
 
 # layer -> (forward, backward): the gradient before the layer from the one after it, the layer's input and its output
 ACTIVATIONS: dict[type, tuple[Callable[[Tensor, nn.Module], Tensor], Callable[[Tensor, Tensor, Tensor, nn.Module], Tensor]]] = {
@@ -98,8 +101,7 @@ class Bmm(Engine):
     ) -> Tensor:
         decay, velocity = (0.0, None) if step is None else (step.weight_decay, step.velocity)
         if self._kernel is not None and self.loss is known.cross_entropy:
-            own = step if step is None or velocity is None else step._replace(velocity=velocity[a:b])
-            return self._kernel(self._x[a:b], None, inputs.flatten(2), targets, lr, own)
+            return self._kernel(self._x[a:b], None, inputs.flatten(2), targets, lr, _of(step, a, b))
         if step is None or velocity is None:
             return self._pass(self._at(a, b), inputs, targets, self._at(a, b), 1 - lr * decay, -lr)
         if not step.nesterov and not decay:
@@ -112,6 +114,25 @@ class Bmm(Engine):
         losses = self._pass(self._at(a, b), inputs, targets, self._layout.stacked(self._scratch[: b - a]))
         step_(self._x[a:b].unbind(), self._scratch[: b - a].unbind(), velocity[a:b].unbind(), lr, step)
         return losses
+
+    def reads(self, samples: Samples) -> bool:
+        compiled = self._kernel is not None and self.loss is known.cross_entropy
+        return compiled and samples.dtype == self._x.dtype and samples.width == self._layers[0].in_features
+
+    def learn(
+        self,
+        a: int,
+        b: int,
+        samples: Samples,
+        which: np.ndarray,
+        losses: Tensor,
+        rates: Sequence[float] | None = None,
+        step: SGDStep | None = None,
+    ) -> None:
+        assert self._kernel is not None, "only where it reads them"
+        if rates is None:
+            return self._kernel.steps(self._x[a:b], self._grad[a:b], samples, which, losses)
+        return self._kernel.steps(self._x[a:b], None, samples, which, losses, rates, _of(step, a, b))
 
     @torch.no_grad()
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:
@@ -177,6 +198,11 @@ class Bmm(Engine):
             losses = torch.stack([self.loss(*one) for one in zip(at, targets, strict=True)])
             (g,) = torch.autograd.grad(losses.sum(), at)
         return losses.detach(), g
+
+
+def _of(step: SGDStep | None, a: int, b: int) -> SGDStep | None:
+    """The step of rows [a, b)."""
+    return step if step is None or step.velocity is None else step._replace(velocity=step.velocity[a:b])
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:

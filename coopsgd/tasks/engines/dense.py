@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from coopsgd.host import native
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from coopsgd.optim import SGDStep
+    from coopsgd.tasks.engines.samples import Samples
 
 NUMBERS = 1 << 17  # of models that are computed in one call, about: half a megabyte
 MOST = 64  # models in one call, and layers
@@ -51,7 +54,7 @@ class Dense:
         self._sizes = (ctypes.c_int64 * len(sizes))(*sizes)
         self._biased = (ctypes.c_int64 * len(linear))(*(int(layer.bias is not None) for layer in linear))
         self._library: Any = native.library()
-        self._room = torch.empty(0)
+        self._room, self._needed = torch.empty(0), dict[int, int]()
 
     @staticmethod
     def takes(x: Tensor) -> bool:
@@ -66,10 +69,7 @@ class Dense:
         x: (c, d) models. out: (c, d) takes their gradients; None: the models take a step, and what `step` says moves with them.
         inputs: (c, batch, features), targets: (c, batch). IndexError where a target is no class.
         """
-        how, velocity = STORE, out
-        if out is None:
-            velocity = None if step is None else step.velocity
-            how = PLAIN if velocity is None else NESTEROV if step is not None and step.nesterov else MOMENTUM
+        how, velocity = _moves(out, step)
         batch, losses = inputs.shape[1], x.new_empty(len(x))
         inputs, targets = inputs.to(x.dtype).contiguous(), targets.contiguous()
         needed = self._library.dense_room(self._layers, self._sizes, batch)
@@ -98,3 +98,64 @@ class Dense:
         if wrong:
             raise IndexError(f"Target {int(targets.flatten()[wrong - 1])} is out of bounds.")
         return losses
+
+    def steps(
+        self,
+        x: Tensor,
+        out: Tensor | None,
+        samples: Samples,
+        which: np.ndarray,
+        losses: Tensor,
+        rates: Sequence[float] = (0.0,),
+        step: SGDStep | None = None,
+    ) -> None:
+        """The same for one step after another, one of each of the rates, on batches that are made where they are read.
+
+        which: (steps, c, batch) numbers of samples, int64, those of a batch side by side; losses: (steps, c), which it fills.
+        """
+        how, velocity = _moves(out, step)
+        batch = which.shape[2]
+        needed = self._needed.get(batch)
+        if needed is None:  # inputs and targets lie in front
+            needed = self._library.dense_room(self._layers, self._sizes, batch) + batch * samples.width + 2 * batch + 64
+            self._needed[batch] = needed
+        if self._room.dtype != x.dtype or len(self._room) < needed:
+            self._room = x.new_empty(needed)
+        call = self._library.dense_steps_32 if x.dtype == torch.float32 else self._library.dense_steps_64
+        wrong = call(
+            x.data_ptr(),
+            x.stride(0),
+            None if velocity is None else velocity.data_ptr(),
+            0 if velocity is None else velocity.stride(0),
+            len(x),
+            self._layers,
+            self._sizes,
+            self._biased,
+            len(rates),
+            (ctypes.c_double * len(rates))(*rates),
+            samples.known,
+            native.address(which),
+            which.strides[0] // which.itemsize,
+            which.strides[1] // which.itemsize,
+            batch,
+            losses.data_ptr(),
+            *losses.stride(),
+            self._room.data_ptr(),
+            0.0 if step is None else step.momentum,
+            0.0 if step is None else step.weight_decay,
+            how,
+        )
+        if wrong:
+            by_step, by_row = (stride // which.itemsize for stride in which.strides[:2])
+            j, rest = divmod(wrong - 1, by_step) if len(which) > 1 else (0, wrong - 1)
+            i, k = divmod(rest, by_row) if which.shape[1] > 1 else (0, rest)
+            raise IndexError(f"Target {samples.label(which[j, i, k])} is out of bounds.")
+
+
+def _moves(out: Tensor | None, step: SGDStep | None) -> tuple[int, Tensor | None]:
+    """What becomes of a gradient, and the rows beside the models that it needs."""
+    if out is not None:
+        return STORE, out
+    if step is None or step.velocity is None:
+        return PLAIN, None
+    return NESTEROV if step.nesterov else MOMENTUM, step.velocity
