@@ -1,4 +1,4 @@
-"""Samples in memory, and batches of them as models read them, made in one pass (host/samples.c) or where a model is computed."""
+"""Samples in memory, and their batches as models read them: made in one pass (host/samples.c), or where a model is computed."""
 
 from __future__ import annotations
 
