@@ -124,9 +124,10 @@ class Optimizers:
             p.grad.copy_(value)
         if self.scaler is not None and self.scaler.is_enabled():
             self._nothing_found(self._optimizers.index(optimizer))
-            bad = float(not all(bool(torch.isfinite(block).all()) for block in blocks_of(direction)))
-            for found in self.scaler._found_inf_per_device(optimizer).values():
-                found.fill_(bad)
+            for found in self.scaler._found_inf_per_device(optimizer).values():  # asked and kept on the device
+                found.zero_()
+                for block in blocks_of(direction):
+                    found.logical_or_(block.isfinite().all().logical_not().to(found.device, non_blocking=True))
 
     def _nothing_found(self, i: int) -> None:
         """A scaler's update asks what its step has found: nothing, where none was taken."""

@@ -10,6 +10,7 @@ import torch
 from programs import network
 from test_modules import PASGD, gradients, pair, values
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from written import SlowMo
 
 from coopsgd import Cooperation
@@ -87,6 +88,38 @@ def test_a_scaler_that_skips_a_step(words, unscaled):
     assert coop.steps == 3
     assert scaler.get_scale() == 2.0**3
     assert torch.allclose(values(models[0]), mean, atol=1e-14)
+
+
+class Reads(TorchDispatchMode):
+    """Counts numbers that are read from tensors, for which a processor waits where these are on a GPU."""
+
+    many = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.many += func.overloadpacket.__name__ == "_local_scalar_dense"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("overflows", [False, True])
+def test_what_a_scaler_has_found_stays_on_the_device(overflows):
+    """Of a direction that the algorithm made, as with fullsync; torch's optimisers that are not fused read it themselves."""
+    models = [network() for _ in range(2)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, fused=True) for model in models]
+    coop = Cooperation(models, optimizers, "algo=fullsync")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+    scaler.scale(torch.zeros(()))
+    for k in range(3):
+        gradients(models, k)
+        if overflows and k == 2:
+            models[1][0].weight.grad[0, 0] = torch.inf
+        before = values(models[0])
+        with Reads() as reads:
+            coop.step(scaler=scaler)
+            scaler.update()
+        if k:  # in the first, parts are made
+            assert reads.many == 0
+        assert torch.equal(before, values(models[0])) == (overflows and k == 2)
+    assert scaler.get_scale() == (2.0**3 if overflows else 2.0**4)
 
 
 def test_accumulated_and_clipped_gradients():
