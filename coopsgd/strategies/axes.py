@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from coopsgd.host.transfer import brought
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.static import takes_mean
 from coopsgd.strategies.base import Around, Strategy, Tick, layers, overrides
@@ -175,7 +174,7 @@ class Slow(Around):
         """What travels; None: all."""
         if self.fragments is None:
             return None
-        return brought(self.fragments.columns(lambda: fleet.blocks, x.shape[1], t.round), x.device)
+        return self.fragments.columns(lambda: fleet.blocks, x.shape[1], t.round, x.device)
 
     def _W(self, fleet: Fleet, t: Tick) -> Any:
         assert self.schedule is not None  # an algorithm without one sends by itself

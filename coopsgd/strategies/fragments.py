@@ -6,13 +6,14 @@ meets what the whole model would meet. Running statistics and averaged buffers t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coopsgd.host.transfer import brought
 from coopsgd.registry import of_run, option, register
 from coopsgd.streams import stream
 
@@ -44,33 +45,51 @@ class Fragments:
         if self.by not in HOW:
             raise ValueError(f"fragments.by: must be one of {', '.join(HOW)}, got {self.by!r}")
 
-    def columns(self, blocks: Callable[[], tuple[Block, ...]], d: int, round: int) -> Tensor:
-        """(n,) the columns of d, rising, that travel at this communication; the same for every row."""
+    def columns(self, blocks: Callable[[], tuple[Block, ...]], d: int, round: int, device: Any = "cpu") -> Tensor:
+        """(n,) the columns of d, rising, that travel at this communication; the same for every row.
+
+        On a GPU they are counted there; only those drawn at random are copied, once.
+        """
         import torch
 
-        p = round % self.count
+        p, kind = round % self.count, torch.device(device).type
         if self.by == "layer":
-            return _of_layers(blocks(), self.count)[p]
+            return _of_layers(blocks(), self.count)[p] if kind == "cpu" else _counted(_runs(blocks(), self.count)[p], device)
         if self.by == "stride":
-            return torch.arange(p * d // self.count, (p + 1) * d // self.count)
-        return _drawn(self.seed, d, self.count, round // self.count)[p]
+            return _counted([(p * d // self.count, (p + 1) * d // self.count)], device)
+        cycle = round // self.count
+        return _drawn(self.seed, d, self.count, cycle)[p] if kind == "cpu" else _there(self, d, cycle, p, torch.device(device))
 
     def sizes(self, blocks: Callable[[], tuple[Block, ...]], d: int) -> list[int]:
         """How many columns each fragment has."""
         return [len(self.columns(blocks, d, p)) for p in range(self.count)]
 
 
+def _runs(blocks: tuple[Block, ...], count: int) -> list[list[tuple[int, int]]]:
+    """Of each fragment the runs of columns that are whole layers: parameters whose names differ behind the last dot are one."""
+    layers = list(dict.fromkeys(block.name.rpartition(".")[0] or block.name for block in blocks))
+    found: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+    for block in blocks:
+        runs = found[layers.index(block.name.rpartition(".")[0] or block.name) % count]
+        if runs and runs[-1][1] == block.start:
+            runs[-1] = runs[-1][0], block.stop
+        else:
+            runs.append((block.start, block.stop))
+    return found
+
+
 @lru_cache(maxsize=8)
 def _of_layers(blocks: tuple[Block, ...], count: int) -> list[Tensor]:
-    """The columns of whole layers: parameters whose names differ behind the last dot are one."""
+    """The columns of each fragment, kept; on a GPU they would take twice the room of a model in float32."""
+    return [_counted(runs, "cpu") for runs in _runs(blocks, count)]
+
+
+def _counted(runs: Sequence[tuple[int, int]], device: Any) -> Tensor:
+    """The columns of these runs, made on the device."""
     import torch
 
-    layers = list(dict.fromkeys(block.name.rpartition(".")[0] or block.name for block in blocks))
-    found: list[list[Tensor]] = [[] for _ in range(count)]
-    for block in blocks:
-        at = layers.index(block.name.rpartition(".")[0] or block.name) % count
-        found[at].append(torch.arange(block.start, block.stop))
-    return [torch.cat(parts) if parts else torch.arange(0) for parts in found]
+    parts = [torch.arange(start, stop, device=device) for start, stop in runs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.arange(0, device=device)
 
 
 @lru_cache(maxsize=2)
@@ -80,3 +99,9 @@ def _drawn(seed: int, d: int, count: int, cycle: int) -> list[Tensor]:
 
     order = stream(seed, "fragments", cycle).permutation(d)
     return [torch.from_numpy(np.sort(part)) for part in np.array_split(order, count)]
+
+
+@lru_cache(maxsize=2)
+def _there(fragments: Fragments, d: int, cycle: int, p: int, device: Any) -> Tensor:
+    """Those of a fragment drawn at random, on a GPU, for who asks again in the same round."""
+    return brought(_drawn(fragments.seed, d, fragments.count, cycle)[p], device)

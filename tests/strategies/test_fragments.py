@@ -9,12 +9,13 @@ import torch
 from playing import MLP, QUADRATIC, play, settle
 from test_oracle import EXACT, problem
 from test_outer import OUTERS, matrices, words_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from coopsgd.commands.compose import compose_config
 from coopsgd.errors import ConfigError
 from coopsgd.fleet.block import vector
 from coopsgd.setup.parts import Parts
-from coopsgd.strategies.fragments import Fragments
+from coopsgd.strategies.fragments import Fragments, _counted, _of_layers, _runs
 from coopsgd.testing import check_strategy
 
 
@@ -182,3 +183,36 @@ def test_bad_input(words, says):
     with pytest.raises(ConfigError) as error:
         compose_config(["task=quadratic", *words])
     assert says in str(error.value)
+
+
+class Copies(TorchDispatchMode):
+    """What goes from a processor to where no processor is, in numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ == "_to_copy" and args[0].device.type == "cpu":
+            self.sizes.append(args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("by", ["layer", "stride", "random"])
+def test_columns_are_counted_where_the_models_are(by):
+    """Nothing is copied to a GPU, for which meta stands; of columns drawn at random each goes there once in tau steps."""
+    words = (*MLP, "model.hidden=[12,6]")
+    blocks, d = Parts(settle(words)).task.blocks(settle(words)), 64 * 12 + 12 + 12 * 6 + 6 + 6 * 10 + 10
+    fragments = Fragments(3, by, 0)
+    with Copies() as copies:
+        for r in range(6):
+            for _ in range(3):  # who sends, who receives, who merges
+                there = fragments.columns(lambda: blocks, d, r, "meta")
+                assert there.device.type == "meta" and there.dtype == torch.int64
+                assert len(there) == len(fragments.columns(lambda: blocks, d, r))
+    assert sum(copies.sizes) == (2 * d if by == "random" else 0)
+    for p, runs in enumerate(_runs(blocks, 3)):
+        counted = _counted(runs, "cpu")
+        layers = [torch.arange(block.start, block.stop) for block in blocks if blocks.index(block) // 2 % 3 == p]
+        assert torch.equal(counted, torch.cat(layers)) and torch.equal(counted, _of_layers(blocks, 3)[p])
+    assert _runs(blocks, 1) == [[(0, d)]]
