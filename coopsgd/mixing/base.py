@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -188,9 +188,14 @@ class Mixing:
             over = "of a random communication" if cycle is None else "over a cycle of communications"
             raise ValueError(
                 f"no consensus: zeta {over} is {found:.6g}, not below 1 by more than rounding, so the workers never agree, or "
-                f"so slowly that no run would show it{self._apart(m)}; choose another W or topology, or set "
+                f"so slowly that no run would show it{self._apart(m)}; choose another W or topology, {self._said()}or set "
                 "algo.allow_disconnected=true"
             )
+
+    def _said(self) -> str:
+        """A way out by whatever was set and would else be found."""
+        said = [(f.name, value) for f in fields(cast(Any, self)) if f.default == "auto" != (value := getattr(self, f.name))]
+        return "".join(f"algo.{name}=auto in place of {value}, " for name, value in said)
 
     def _apart(self, m: int) -> str:
         """Who hangs together, where its topology falls into parts."""

@@ -64,7 +64,7 @@ class Gossip(Mixing):
 
     def __post_init__(self) -> None:
         if self.weights not in matrices.WEIGHTS:
-            raise ValueError(f"gossip: no weights named {self.weights!r}; known: {', '.join(matrices.WEIGHTS)}")
+            raise ValueError(f"algo.weights: must be one of {', '.join(matrices.WEIGHTS)}, got {self.weights!r}")
 
     structured: ClassVar[bool] = True
 

@@ -7,6 +7,7 @@ from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import AXES
 from coopsgd.strategies.axes import packs
 from coopsgd.strategies.base import layers, overrides
+from coopsgd.strategies.codec import Codec
 from coopsgd.strategies.decentlam import DecentLaM
 from coopsgd.strategies.gasloc import GASLoC
 
@@ -44,10 +45,16 @@ def check(parts: Parts) -> None:
     name = config.correction["name"]
     for other in chosen:
         if other not in ("correction", *parts.correction.BESIDE) and not (other == "codec" and rounds):
+            both = f"correction={name} {other}={getattr(config, other)['name']}"
+            if other == "fragments":
+                raise ConfigError(
+                    f"{both}: it corrects by where a communication left the whole model, and a fragment is a part of it; use "
+                    "fragments=none"
+                )
             way_out = "codec=bf16, fp16 or none" if other == "codec" else f"{other}=none"
             raise ConfigError(
-                f"correction={name} {other}={getattr(config, other)['name']}: what a worker takes from others is corrected "
-                f"where W alone lies between what is sent and what is heard; use {way_out}, or correction=proximal"
+                f"{both}: what a worker takes from others is corrected where W alone lies between what is sent and what is "
+                f"heard; use {way_out}, or correction=proximal"
             )
     more = [one for one in ("direction", "send", "receive") if overrides(layers(parts.strategy)[-1], one)]
     if more and parts.correction.ALONE:
@@ -97,10 +104,8 @@ def _check_messages(parts: Parts) -> None:
                 codec.rule_for(schedule, config.workers)
             else:
                 codec.rule_of_messages(None if own.send is None else schedule, config.workers)
-            codec.check(parts.task.blocks(config), parts.fragments.by if parts.fragments else None)
         except ValueError as error:
-            named = str(error).startswith(("codec.", "fragments."))
-            raise ConfigError(str(error) if named else f"{what}: {algo}: {error}") from None
+            raise ConfigError(_blamed(str(error), what, algo)) from None
     if parts.fragments is not None:
         _check_fragments(parts)
 
@@ -122,9 +127,28 @@ def _check_fragments(parts: Parts) -> None:
     d = parts.task.dimension(config)
     if count > d:
         raise ConfigError(f"fragments.count={count}: the model has {d} numbers; use at most that many")
-    if fragments.by == "layer" and 0 in fragments.sizes(lambda: parts.task.blocks(config), d):
-        layers_ = len({block.name.rpartition(".")[0] or block.name for block in parts.task.blocks(config)})
-        raise ConfigError(
-            f"fragments.by=layer: the model has {layers_} layers for fragments.count={count}; use at most that many, "
-            "or fragments.by=stride"
-        )
+
+
+def check_blocks(parts: Parts) -> None:
+    """Of what hangs on the parameters that a model is made of, whose shapes no formula tells: torch is imported for them."""
+    config, codec, fragments = parts.config, parts.codec, parts.fragments
+    if codec is not None and type(codec).check is not Codec.check:
+        try:
+            codec.check(parts.task.blocks(config), fragments.by if fragments else None)
+        except ValueError as error:
+            raise ConfigError(_blamed(str(error), f"codec={(config.codec or {})['name']}", config.algo["name"])) from None
+    if fragments is not None and fragments.by == "layer":
+        blocks = parts.task.blocks(config)
+        if 0 in fragments.sizes(lambda: blocks, parts.task.dimension(config)):
+            layers_ = len({block.name.rpartition(".")[0] or block.name for block in blocks})
+            raise ConfigError(
+                f"fragments.by=layer: the model has {layers_} layers for fragments.count={fragments.count}; use at most that "
+                "many, or fragments.by=stride"
+            )
+    if hasattr(parts.optim, "chosen"):
+        parts.optim.chosen(parts.task.blocks(config))
+
+
+def _blamed(line: str, what: str, algo: str) -> str:
+    """A codec's line, with what it is about in front unless it says so."""
+    return line if line.startswith(("codec.", "fragments.")) else f"{what}: {algo}: {line}"

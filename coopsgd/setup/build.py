@@ -359,7 +359,10 @@ def _construct(kind: str, where: str, cls: Any, given: Mapping[str, Any], of_run
 
 def _typed(key: str, kind: Any, value: Any, f: Field[Any] | None) -> Any:
     infinite = f is not None and bool(f.metadata.get("infinite"))
-    values.refuse_odd(key, value, infinite)
+    if kind is bool and isinstance(value, int | float) and value not in (0, 1):
+        raise ConfigError(f"{key}: must be {WANTED[bool]}, got {value!r}")
+    if kind is not str or not isinstance(value, int | float):  # of which a word is made below
+        values.refuse_odd(key, value, infinite)
     if kind in (int, list[int]) or key.rpartition(".")[2] in COUNTS:
         value = whole(value)
     if kind == list[int] and not isinstance(value, list):

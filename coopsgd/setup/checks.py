@@ -164,13 +164,11 @@ def places(parts: Parts) -> None:
 
 
 def optimiser(parts: Parts) -> None:
-    """ValueError where the optimiser finds nothing in the models that it is for, or its buffers are none to average."""
+    """ConfigError where the optimiser's buffers are none to average, or not as many as buffers_every has numbers."""
     if (why := getattr(parts.optim, "NO_MEAN", None)) and parts.config.buffers == "average":
         raise ConfigError(f"buffers=average: not with optim.cls={parts.optim.KIND}: {why}; use buffers=keep or reset")
     if not getattr(parts.task, "THEIRS", False):
         timing.one_for_each(parts.config, parts.optim.buffers, f"optim={parts.config.optim['name']}")
-    if hasattr(parts.optim, "chosen"):
-        parts.optim.chosen(parts.task.blocks(parts.config))
 
 
 def mixed(parts: Parts) -> None:

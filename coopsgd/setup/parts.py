@@ -33,13 +33,13 @@ def split(tau: Any, pieces: int) -> Any:
     """A tau, or a list of them, divided by the number of fragments. ConfigError where it is no multiple of it."""
     if isinstance(tau, list):
         return [[pair[0], split(pair[1], pieces)] if isinstance(pair, list) and len(pair) == 2 else pair for pair in tau]
-    if isinstance(tau, int) and not isinstance(tau, bool) and tau % pieces:
+    if isinstance(tau, int) and not isinstance(tau, bool) and tau % pieces and tau > 0:
         more = -(-tau // pieces) * pieces
         raise ConfigError(
             f"tau={tau}: {pieces} fragments take turns, one every tau / {pieces} steps, so tau must be a multiple of "
             f"fragments.count={pieces}; use tau={more}"
         )
-    return tau // pieces if isinstance(tau, int) else tau
+    return tau // pieces if isinstance(tau, int) and tau > 0 else tau  # what is none is refused as it stands
 
 
 @dataclass(frozen=True, eq=False)

@@ -152,6 +152,8 @@ def _resolved(
         config = replace(config, norm_stats=Config.norm_stats)
     parts = parts.but(config, without=("stop",))
     checks.placement(config)
+    with blamed(""):
+        axes.check_blocks(parts)
     checks.memory(parts)
     return Checked(parts, (*refused, *notes), refused=bool(refused))
 

@@ -130,8 +130,10 @@ def _refuse_group_name(key: str, value: str) -> None:
             from coopsgd.setup.build import refuse_unstackable
 
             refuse_unstackable(value)
+        names = [choice.name for choice in catalogue.choices(group)]
+        written = f"{group}={value}" if value in names else f"{group}=NAME, one of {', '.join(names)}"
         own = "" if group == "algo" else f", or {group}.name=MODULE:CLASS for a class of your own"
-        raise ConfigError(f"{key}: is set by the choice of {group}; write {group}={brief(value)}{own}")
+        raise ConfigError(f"{key}: is set by the choice of {group}; write {written}{own}; got {brief(value)}")
 
 
 def _no_equal(words: Sequence[str], at: int, verb: str) -> str:

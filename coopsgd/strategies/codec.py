@@ -127,8 +127,9 @@ class Codec:
 
     def _refuse_unused(self, rule: str, **used: bool) -> None:
         for name, some in used.items():
-            if not some and getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise ValueError(f"codec.{name}={getattr(self, name)}: has no use with rule={rule}; leave it out")
+            default = type(self).__dataclass_fields__[name].default
+            if not some and getattr(self, name) != default:
+                raise ValueError(f"codec.{name}={getattr(self, name)}: has no use with rule={rule}; use codec.{name}={default}")
 
     @property
     def keeps(self) -> bool:
