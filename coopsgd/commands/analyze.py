@@ -14,6 +14,7 @@ from coopsgd.host.sizes import human_bytes
 from coopsgd.predict import cost
 from coopsgd.predict.clock import cycles
 from coopsgd.predict.constants import constants
+from coopsgd.predict.of_axes import codec_facts, correction_facts, gasloc_facts
 from coopsgd.predict.setting import Setting
 from coopsgd.predict.theory import linear_speedup
 from coopsgd.predict.theory.bound import CONSTANTS
@@ -59,6 +60,7 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
     errors: {zeta, noise_coefficient, drift_coefficient, tau_consensus}: standard errors of expectations that are
     estimated from a sample; null where they are exact. Exact ones do not depend on the seed.
     axes: {name: keys} of those that are chosen; outer: {gains: {own, total}, zeta, floor}, of the outer step, null without one.
+    correction, codec, gasloc: what is known of them (predict/of_axes.py), null without one; correction has largest_lr, too.
     cost: {messages, vectors, bytes_per_worker_mean, bytes_per_worker_max} a step, and seconds a step on the configured cluster.
     cycle_mean: {seconds_per_round, seconds_per_step, seconds_with_barriers, exact, cycle} on the configured cluster: what a
     round takes in the long run where workers wait for their neighbours alone, if all waited for the slowest, and a cycle of
@@ -74,6 +76,10 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
     tied = C is not None and m > 1 and setting.order == "atc"
     per_C = 2 * m / max(1, m - 1)  # PASGD has C = (m - 1) (tau - 1) / (2 m)
     steady = known is not None and setting.steady
+    fixed = correction_facts(parts)
+    if fixed is not None:
+        most = fixed["largest_lr_L"]
+        fixed["largest_lr"] = most / known.L if most is not None and known and known.L > 0 else None
     delayed = setting.largest_delayed_step
     per_L = {name: x / known.L for name, x in largest.items()} if largest and known and known.L > 0 else None
     speedup = None
@@ -96,6 +102,9 @@ def facts(parts: Parts, notes: tuple[str, ...] = (), probe: str | None = None) -
         "source": source if known else None,
         "missing": None if known else source,
         "outer": outer_facts(parts),
+        "correction": fixed,
+        "codec": codec_facts(parts),
+        "gasloc": gasloc_facts(parts),
         "assumptions": [asdict(a) for a in setting.assumptions],
         "network_factor": A,
         "largest_eta_eff_L": largest,

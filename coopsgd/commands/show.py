@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -16,6 +17,7 @@ from coopsgd.host.sizes import human_bytes
 from coopsgd.mixing import spectra
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.predict import cost
+from coopsgd.predict.of_axes import codec_facts, correction_facts, gasloc_facts
 from coopsgd.predict.setting import Setting
 from coopsgd.run import pictures, provenance, source
 from coopsgd.run.console import number, printer
@@ -52,6 +54,9 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
         "zeta": schedule.zeta(m) if schedule else None,
         "zeta_error": None if law is None else law.zeta_error,
         "outer": outer_facts(parts),
+        "correction": correction_facts(parts),
+        "codec": codec_facts(parts),
+        "gasloc": gasloc_facts(parts),
         "largest_delayed_lr_L": Setting(parts).largest_delayed_step if parts.config.delay else None,
         "factors": [_matrix(W, layout, shared, within) for W in factors],
         "cycle": cycle,
@@ -109,6 +114,57 @@ def show_axes(console: Console, found: dict[str, Any]) -> None:
         console.print(f"  zeta of {of} with it: {outer['zeta']:.6g} (W alone: {found['zeta']:.6g})")
         if outer["floor"]:
             console.print(f"  heavy ball leaves at least sqrt(momentum) = {outer['floor']:.4g} a communication, whatever W")
+    for line in (*_of_correction(found), *_of_codec(found), *_of_gasloc(found)):
+        console.print(f"  {line}", markup=False)
+
+
+def _of_correction(found: dict[str, Any]) -> Iterator[str]:
+    """What it makes exact, and what it needs of W and the rate."""
+    known = found["correction"]
+    if known is None or known["exact"] is None:
+        return
+    yield f"{found['axes']['correction']['name']} is {known['exact']}"
+    least = f"; the least here is {known['least']:.4g}" if known["least"] is not None and "eigenvalue" in known["needs"] else ""
+    yield f"it needs {known['needs']}{least}"
+    if known["largest_lr_L"] is not None:
+        yield (
+            f"without curvature a round leaves {known['left']:.4g} of a disagreement; on quadratics of one curvature h it "
+            f"shrinks for lr h below {known['largest_lr_L']:.4g}"
+        )
+    else:
+        yield f"largest rate: not known ({known['unknown']})"
+
+
+def _of_codec(found: dict[str, Any]) -> Iterator[str]:
+    """How much it keeps, and what that does to the mixing."""
+    known = found["codec"]
+    if known is None:
+        return
+    delta = known["delta"]
+    if delta is None:
+        yield "delta, the share of a vector's square that a message keeps at least: not known of this codec"
+    else:
+        whole = f"{delta:.4g}" if delta < 0.999 else f"1 - {1 - delta:.2g}"
+        yield f"a message keeps at least delta = {whole} of a vector's square, whatever the vector"
+    if known["omega"] is not None:
+        yield f"it is right on average, off by at most omega = {known['omega']:.4g} times the square"
+    if known["left_out"] is not None:
+        yield f"with error feedback what is left out is, squared, at most {known['left_out']:.4g} times the largest message"
+    if known["choco"] is not None:
+        gamma, left = known["choco"]["gamma"], known["choco"]["left"]
+        yield (
+            f"CHOCO's proof takes gamma = {gamma:.3g}, with which a communication leaves at most {left:.6g} of the squared "
+            f"disagreement; gamma is {known['choco']['now']:g} here, for which no rate is known"
+        )
+    elif known["rule"] in ("choco", "deepsqueeze") or (known["rule"] == "slow" and known["left_out"] is None and delta != 1):
+        yield f"what rule={known['rule']} with it does to the mixing: no rate is known"
+
+
+def _of_gasloc(found: dict[str, Any]) -> Iterator[str]:
+    known = found["gasloc"]
+    if known is not None:
+        zeta = "not known of a W that moves" if known["zeta"] is None else f"{known['zeta']:.6g} (W alone: {found['zeta']:.6g})"
+        yield f"zeta of a communication between slow models, momentum added {known['momentum']} mixing: {zeta}"
 
 
 def _matrix(W: Matrix, layout: plans.Layout, shared: bool, within: bool) -> dict[str, Any]:

@@ -1,0 +1,166 @@
+"""What `show` and `analyze` say of corrections, codecs and GASLoC is what runs do, and bounds hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from playing import settle
+
+from coopsgd.fleet.block import vector
+from coopsgd.fleet.plan import layout_of
+from coopsgd.fleet.stacked import Stacked
+from coopsgd.predict.of_axes import codec_facts, correction_facts, delta_of, gasloc_facts
+from coopsgd.predict.theory import corrected
+from coopsgd.setup.parts import Parts
+from coopsgd.strategies.base import Tick
+from coopsgd.testing.runs import make_loop
+
+ONE_CURVATURE = ("task=quadratic", "task.sigma=0", "dtype=float64", "device=cpu")
+
+
+def parts_of(*words: str, workers: int = 5, dim: int = 2) -> Parts:
+    """Of quadratics whose every curvature is 1."""
+    flat = f"task.curvature=[{','.join([str([1] * dim).replace(' ', '')] * workers)}]"
+    return Parts(settle((*ONE_CURVATURE, *words, f"workers={workers}", f"task.dim={dim}", flat)))
+
+
+def disagreement(x: torch.Tensor) -> float:
+    return float((x - x.mean(0)).norm())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("algo=d2", "topology=ring"),
+        ("algo=d2", "topology=star"),
+        ("algo=gradient_tracking", "topology=ring"),
+        ("algo=led", "topology=ring", "tau=4"),
+        ("algo=kgt", "topology=ring", "tau=4"),
+        ("algo=kgt", "topology=star", "tau=3"),
+        ("algo=pasgd", "correction=scaffold", "tau=4"),
+    ],
+)
+def test_a_correction_contracts_below_the_rate_that_is_told_and_not_above(words):
+    """Between two looks far into a run disagreement falls by what the block says, at 0.9 and at 1.1 times the largest rate."""
+    parts = parts_of(*words)
+    known = correction_facts(parts)
+    assert known is not None and known["exact"].startswith("exact")
+    most = known["largest_lr_L"]
+    for lr in (0.9 * most, 1.1 * most):
+        loop = make_loop(parts_of(*words, f"optim.lr={lr!r}").config)
+        seen = []
+        for k in range(120 * loop.parts.config.tau):
+            loop.advance()
+            if (k + 1) % loop.parts.config.tau == 0:
+                seen.append(max(float(loop.state.x.std(0).max()), float(loop.state.x.abs().max()) if most >= 2 else 0.0))
+        late, early = np.mean(seen[-20:]), np.mean(seen[20:40])
+        assert (late < 1.001 * early or late < 1e-9) == (lr < most), (most, lr, early, late)
+
+
+def test_without_curvature_a_round_leaves_what_is_told():
+    values = np.array([0.8, 0.3, -0.2])
+    assert corrected.left("d2", values, 0.0, 1) == pytest.approx(0.8**0.5)
+    assert corrected.left("led", values, 0.0, 7) == pytest.approx(0.8**0.5)
+    assert corrected.left("gt", values, 0.0, 1) == pytest.approx(0.8)
+    assert corrected.left("kgt", values, 0.0, 7) == pytest.approx(0.8)
+    assert corrected.left("d2", np.array([-0.34]), 0.0, 1) > 1 > corrected.left("d2", np.array([-0.33]), 0.0, 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("codec=topk", f"codec.share={share}") for share in (0.01, 0.3)),
+        ("codec=randk", "codec.share=0.25"),
+        *(
+            ("codec=sign",),
+            ("codec=qsgd", "codec.per=tensor"),
+            ("codec=qsgd", "codec.bits=2"),
+            ("codec=bf16",),
+            ("codec=fp16",),
+        ),
+        ("codec=dct", "codec.keep=4", "codec.chunk=8"),
+    ],
+)
+def test_a_message_keeps_at_least_delta(words):
+    codec, d = Parts(settle((*ONE_CURVATURE, "algo=dpsgd", *words))).codec, 256
+    assert codec is not None
+    delta = delta_of(codec, d)
+    g = torch.Generator().manual_seed(1)
+    v = torch.randn(400, d, generator=g, dtype=torch.float64) * torch.rand(400, d, generator=g, dtype=torch.float64) ** 6
+    coder = codec.coder(vector(d), None, d, v.dtype, 0)
+    kept, _ = coder.unpack(coder.pack(v, range(400), True), range(400))
+    lost = ((v - kept) ** 2).sum(1) / (v**2).sum(1)
+    assert delta is not None and 0 < delta <= 1
+    assert float(lost.mean() if codec.DRAWS else lost.max()) <= 1 - delta + 1e-12
+
+
+def test_choco_leaves_no_more_than_its_proof():
+    """By the topk here, gamma as told, no gradients: the sum over models and copies, in every communication."""
+    words = ("algo=dpsgd", "topology=ring", "codec=topk", "codec.share=0.25")
+    parts = parts_of(*words, dim=16)
+    known = codec_facts(parts)
+    assert known is not None
+    gamma, left = known["choco"]["gamma"], known["choco"]["left"]
+    found = parts_of(*words, f"codec.gamma={gamma!r}", dim=16)
+    fleet = Stacked(layout_of(found.strategy.schedule, 5, 1))
+    fleet.describe(vector(16))
+    x = fleet.rows(torch.zeros(1, 16, dtype=torch.float64))
+    s = found.strategy.init(fleet, x.clone())
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = None
+    for r in range(30):
+        t = Tick(r, r, 0.1, 1)
+        x, s = found.strategy.receive(fleet, t, x, found.strategy.send(fleet, t, x, s).wait(), s)
+        now = disagreement(x) ** 2 + float(((x - s.kept[0]) ** 2).sum())
+        assert before is None or now <= left * before
+        before = now
+
+
+@pytest.mark.parametrize("momentum", ["before", "after"])
+@pytest.mark.parametrize("topology", ["ring", "complete"])
+def test_gasloc_leaves_what_is_told(momentum, topology):
+    parts = parts_of("algo=gasloc", f"topology={topology}", f"algo.momentum={momentum}", "algo.gamma=0.4")
+    fleet = Stacked(layout_of(parts.strategy.schedule, 5, 1))
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x -= x.mean(0)  # beside which what is left would drown in rounding
+    s, logs = parts.strategy.init(fleet, x), []
+    for r in range(60):
+        t = Tick(r, r, 0.1, 1)
+        x, s = parts.strategy.receive(fleet, t, x, parts.strategy.send(fleet, t, x, s).wait(), s)
+        logs.append(np.log(disagreement(x) + 1e-300))
+    told = gasloc_facts(parts)["zeta"]
+    if told < 1e-6:
+        assert logs[3] < -30
+    else:
+        slope = np.polyfit(np.arange(30), logs[5:35], 1)[0]  # complex modes go up and down about it
+        assert slope == pytest.approx(np.log(told), abs=0.03)
+
+
+def test_error_feedback_leaves_out_at_most_what_is_told():
+    parts = parts_of("algo=pasgd", "codec=topk", "codec.share=0.1", dim=40)
+    most, codec = codec_facts(parts)["left_out"], parts.codec
+    assert most == pytest.approx(4 * 0.9 / 0.01) and codec is not None
+    g = torch.Generator().manual_seed(0)
+    e, coder = torch.zeros(1, 40, dtype=torch.float64), codec.coder(vector(40), None, 40, torch.float64, 0)
+    for _ in range(300):
+        v = e + torch.nn.functional.normalize(torch.randn(1, 40, generator=g, dtype=torch.float64))
+        e = v - coder.unpack(coder.pack(v, range(1), True), range(1))[0]
+        assert float((e**2).sum()) <= most
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (("algo=d2", "topology=ring"), ["d2 is exact", "eigenvalues above -1/3", "shrinks for lr h below"]),
+        (("algo=pasgd", "correction=proximal"), ["not exact", "largest rate: not known"]),
+        (("algo=dpsgd", "codec=topk"), ["delta = 0.01", "CHOCO's proof takes gamma"]),
+        (("algo=pasgd", "codec=qsgd"), ["omega ="]),
+        (("algo=pasgd", "codec=statistical"), ["not known of this codec", "no rate is known"]),
+        (("algo=gasloc",), ["momentum added after mixing"]),
+    ],
+)
+def test_it_is_said(cli, words, lines):
+    for verb in ("show", "analyze"):
+        out = " ".join(cli(verb, "task=quadratic", *words).out.split())
+        assert all(line in out for line in lines), (verb, out)
