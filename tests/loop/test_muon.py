@@ -19,7 +19,7 @@ from coopsgd.loop.saved import flatten, homes, inflate
 from coopsgd.optim import Muon
 from coopsgd.predict import cost
 from coopsgd.schedules import Constant, Cosine
-from coopsgd.setup.checks import optimiser
+from coopsgd.setup.axes import check_blocks
 from coopsgd.setup.parts import Parts
 from coopsgd.testing.runs import Recorder, make_loop
 
@@ -333,9 +333,9 @@ def test_refused_in_one_line(case):
 
 def test_a_task_whose_blocks_say_nothing_is_refused():
     task = SimpleNamespace(blocks=lambda config: (Block("x", (3,), (1,), 0),), THEIRS=True)
-    parts = SimpleNamespace(optim=Muon(), task=task, config=None)
+    parts = SimpleNamespace(optim=Muon(), task=task, config=None, codec=None, fragments=None)
     with pytest.raises(ValueError, match="needs matrices"):
-        optimiser(parts)
+        check_blocks(parts)
 
 
 def test_a_single_layer_is_orthogonalised_when_asked():
