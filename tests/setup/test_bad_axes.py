@@ -89,7 +89,7 @@ def drawn(algo: str, number: int) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-@pytest.mark.parametrize("number", range(int(os.environ.get("LOTS", "2"))))
+@pytest.mark.parametrize("number", range(int(os.environ.get("LOTS", "1"))))
 def test_taken_and_run_or_refused_in_a_line(algo, number):
     words = drawn(algo, number)
     try:
