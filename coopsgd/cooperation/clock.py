@@ -21,7 +21,7 @@ class RunningProcesses(Cluster):
 class WallClock:
     """Seconds since the first step, in this session and those before it: rank 0's, told to all when one asks.
 
-    agreed(seconds): rank 0's, in every process. Nothing that is charged moves it (fleet/base.py, Timing).
+    agreed(seconds): rank 0's, in every process. Nothing that is charged moves it (fleet/timing.py).
     """
 
     def __init__(self, agreed: Callable[[float], float]) -> None:

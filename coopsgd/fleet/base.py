@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Annotated, Any, Protocol, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -22,8 +22,10 @@ from coopsgd.fleet import plan as plans
 from coopsgd.fleet.block import Described
 from coopsgd.fleet.kept import Kept
 from coopsgd.fleet.ledger import Ledger
+from coopsgd.fleet.pending import Carried, Pending, alike, width
 from coopsgd.fleet.price import Price, average_price, pick_price, price
 from coopsgd.fleet.spread import Routes, everyone, routes, sent_by, spread_price
+from coopsgd.fleet.timing import Timing
 from coopsgd.fleet.waits import TRAINING
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.mixing.recognise import recognise
@@ -32,68 +34,6 @@ EVERYONE = np.broadcast_to(0.0, (0, 0))  # stands for no matrix, where every wor
 
 Rows: TypeAlias = Annotated[Tensor, "Rows"]
 Common: TypeAlias = Annotated[Tensor, "Common"]
-
-
-class Timing(Protocol):
-    """A clock that moves with what is charged (predict/clock/clock.py is one); `parts` are its own."""
-
-    @property
-    def now(self) -> float:
-        """Seconds."""
-
-    def begin(self, k: int, active: np.ndarray | None) -> None:
-        """Iteration k, in which the workers `active` (m,) compute (None: all), as soon as `compute` is called."""
-
-    def compute(self) -> None:
-        """The local step of this iteration is taken."""
-
-    def average(self) -> Any:
-        """Parts of the mean over all workers."""
-
-    def broadcast(self, i: int) -> Any:
-        """Parts of row i, sent to everyone."""
-
-    def parts(self, price: Price) -> Any:
-        """Parts of what is charged, of one worker a host."""
-
-    def saved(self) -> Any:
-        """The times, to go on from with `restore`."""
-
-    def restore(self, saved: Any) -> None:
-        """Go on from there."""
-
-    def ends(self, parts: Any, nbytes: int) -> np.ndarray:
-        """(hosts,) when each could go on if a verb on vectors of so many bytes began now."""
-
-    def reach(self, ends: np.ndarray) -> None:
-        """Let time pass until then, on each host."""
-
-
-class Pending:
-    """A verb that was started: `wait` for its answer, once."""
-
-    def __init__(self, wait: Callable[[], Any]) -> None:
-        self._wait: Callable[[], Any] | None = wait
-
-    def wait(self) -> Any:
-        """The answer, when everybody it needs has taken part."""
-        if self._wait is None:
-            raise RuntimeError("wait: this verb has been waited for already; keep its answer")
-        wait, self._wait = self._wait, None
-        return wait()
-
-
-class Carried:
-    """Rows that travel with somebody else's message; `made` is what became of them, once its verb was waited for.
-
-    After a mix those are Rows, after a mean or a pick one value each, (1, n). Empty when no verb took them.
-    """
-
-    def __init__(self, rows: tuple[Rows, ...], by: Any = None) -> None:
-        self.rows, self.by = rows, by
-        self.taken = False
-        self.unlike = False  # was there a verb that could not take them, on numbers of another kind?
-        self.made: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,7 +105,7 @@ class Fleet(Described, ABC):
         found = self._carried
         if found is None or (found.by is not None and found.by is not W):
             return Carried(()), ()
-        if not all(map(partial(_alike, x), found.rows)):
+        if not all(map(partial(alike, x), found.rows)):
             found.unlike = True
             return Carried(()), ()
         self._carried, found.taken = None, True
@@ -220,7 +160,7 @@ class Fleet(Described, ABC):
 
         def begun(W: Any) -> tuple[np.ndarray | None, Callable[[], None]]:
             plan = self._planned(W)
-            ends = self._charge(plan.price, sum(_width(x) for x in every), plan.wire.sent, plan.wire.messages, plan.parts)
+            ends = self._charge(plan.price, sum(width(x) for x in every), plan.wire.sent, plan.wire.messages, plan.parts)
             return ends, self._mix(plan.lowered, every)
 
         def over(_: Any) -> Any:
@@ -255,7 +195,7 @@ class Fleet(Described, ABC):
         every = (*xs, *more) if even else tuple(map(self._weighed, (*xs, *more)))
         logical, wire = self._average_prices
         parts = self.clock.average() if self.clock else None
-        ends = self._charge(logical, sum(_width(x) for x in every), wire.sent, wire.messages, parts)
+        ends = self._charge(logical, sum(width(x) for x in every), wire.sent, wire.messages, parts)
 
         def over(mean: Tensor) -> Any:
             means = mean.split([x.shape[1] for x in every], dim=1) if len(every) > 1 else (mean,)
@@ -278,7 +218,7 @@ class Fleet(Described, ABC):
         wire = self._wire(pick_price(movers.processes - 1, owner, movers.processes))
         hosts = self.m if i >= self.m and self.layout.server_owns_aux else self.m - 1
         parts = self.clock.broadcast(i) if self.clock else None
-        ends = self._charge(pick_price(hosts, i, n), sum(map(_width, every)), wire.sent, wire.messages, parts)
+        ends = self._charge(pick_price(hosts, i, n), sum(map(width, every)), wire.sent, wire.messages, parts)
 
         def over(row: Tensor) -> Common:
             first, *rest = row.split([x.shape[1] for x in every], dim=1)
@@ -453,13 +393,3 @@ class Fleet(Described, ABC):
         finally:
             if not self.ledger.paused:
                 self.ledger.comm_s += time.perf_counter() - start
-
-
-def _alike(x: Rows, y: Rows) -> bool:
-    """May they be one message?"""
-    return x.dtype == y.dtype and x.device == y.device
-
-
-def _width(x: Rows) -> int:
-    """Bytes of one row."""
-    return x.shape[1] * x.element_size()
