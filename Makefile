@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
-$(READY): setup.cfg pyproject.toml setup.py coopsgd/host/native.c coopsgd/host/dense.c
+$(READY): setup.cfg pyproject.toml setup.py $(wildcard coopsgd/host/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit("coopsgd needs Python 3.10 or newer, " + sys.version.split()[0] + " is $(PYTHON); make PYTHON=python3.11 ..." if sys.version_info < (3, 10) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'

@@ -16,7 +16,8 @@ FLAGS = [
 ]
 KERNELS = Extension(
     "coopsgd.host._native",
-    ["coopsgd/host/native.c", "coopsgd/host/dense.c", "coopsgd/host/samples.c"],
+    [f"coopsgd/host/{name}.c" for name in ("native", "dense", "conv", "samples")],
+    depends=["coopsgd/host/widths.h", "coopsgd/host/linear.h"],
     libraries=["m"],
     extra_compile_args=FLAGS,
     optional=True,

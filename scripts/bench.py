@@ -168,7 +168,7 @@ def simulated(repeats: int) -> Iterator[Row]:
     """Worker-steps a second of 32 models in one process, over separate modules with torch.optim."""
     import bench_stacked
 
-    for model, target, engine in (("mlp", 5.5, "bmm"), ("cnn", 3.6, "loop")):
+    for model, target, engine in (("mlp", 5.5, "bmm"), ("cnn", 3.6, "conv")):
         names = (engine, "modules", "modules, 1 thread")
         ways: dict[str, Way] = {
             way: lambda model=model, way=way: bench_stacked.measured(model, 32, way)[0]  # type: ignore[misc]

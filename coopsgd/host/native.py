@@ -12,7 +12,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-VERSION = 4  # of the functions' arguments; a library that was built of another source is not used
+VERSION = 5  # of the functions' arguments; a library that was built of another source is not used
 OFF = "COOPSGD_NATIVE"  # an environment variable: 0 leaves the kernels alone
 
 
@@ -64,33 +64,22 @@ def _typed(found: Any) -> Any:
         for bits in (32, 64):
             function = getattr(found, f"{name}_{bits}")
             function.argtypes, function.restype = types, None
-    found.dense_room.argtypes, found.dense_room.restype = [number, pointer, number], number
-    for function in (found.dense_32, found.dense_64):
-        places = [pointer] * 4
-        function.argtypes = [
-            pointer,
-            number,
-            pointer,
-            number,
-            number,
-            number,
-            pointer,
-            pointer,
-            number,
-            *places,
-            real,
-            real,
-            real,
-            number,
-        ]
-        function.restype = number
-    samples, real = ctypes.POINTER(Samples), ctypes.c_double
+    models, batch, step = [pointer, number] * 2 + [number], [number, *[pointer] * 4], [real] * 3 + [number]
+    kernels = {"dense": [number, pointer, pointer], "conv": [number, pointer, pointer, number, pointer, pointer]}
+    for name, network in kernels.items():
+        for bits in (32, 64):
+            function = getattr(found, f"{name}_{bits}")
+            function.argtypes, function.restype = [*models, *network, *batch, *step], number
+    for name, types in (("dense_room", [number, pointer, number]), ("conv_room", [number, pointer, number, pointer, number])):
+        function = getattr(found, name)
+        function.argtypes, function.restype = types, number
+    samples = ctypes.POINTER(Samples)
     for bits in (32, 64):
         function = getattr(found, f"batch_{bits}")
         function.argtypes, function.restype = [samples, pointer, number, pointer], number
         function = getattr(found, f"dense_steps_{bits}")
-        models = [pointer, number, pointer, number, number, number, pointer, pointer]
+        rows = [pointer, number, pointer, number, number, number, pointer, pointer]
         batches = [number, pointer, samples, pointer, number, number, number]
-        function.argtypes = [*models, *batches, pointer, number, number, pointer, real, real, number]
+        function.argtypes = [*rows, *batches, pointer, number, number, pointer, real, real, number]
         function.restype = number
     return found

@@ -30,7 +30,9 @@ def settled(parts: Parts) -> tuple[Parts, str | None]:
     config, task = parts.config, parts.task
     if not _open(parts) or not isinstance(task, Supervised):
         return parts, None
-    key = repr((task.model, task.data, config.batch_size, config.dtype, config.amp, config.threads))
+    loss = [getattr(task, name, None) for name in ("loss", "label_smoothing")]
+    step = (config.engine, config.batch_size, config.dtype, config.amp, config.threads)
+    key = repr((task.model, task.data, loss, step))
     if key not in _found:
         import torch  # noqa: F401  the workers' forks need it anyway, and the child's is this one
 
@@ -59,7 +61,9 @@ def _open(parts: Parts) -> bool:
     """Is there something to choose, here where the run will be, and is the run long enough?"""
     config = parts.config
     task = parts.task
-    if not config.launch or config.device != "cpu" or config.engine not in ("auto", "loop") or not isinstance(task, Supervised):
+    if not config.launch or config.device != "cpu" or config.engine not in ("auto", "loop", "conv"):
+        return False
+    if not isinstance(task, Supervised):
         return False
     model, data = task.model, task.data
     if not isinstance(model, Convolutional) or model.memory_format != "auto":
@@ -69,11 +73,15 @@ def _open(parts: Parts) -> bool:
 
 
 def _seconds(config: Config, task: Supervised) -> dict[str, float]:
-    """The least time of a step of one row in each format, by turns; {} for a network without convolutions. Run in a child."""
+    """The least time of a step of one row in each format, by turns, of the engine that will compute.
+
+    {} for a network without convolutions. Run in a child.
+    """
     import torch
 
     from coopsgd.run.group import keep_freed_memory
-    from coopsgd.tasks.engines.loop import Loop
+    from coopsgd.tasks.engines.choice import choose
+    from coopsgd.tasks.engines.row_pool import engine_of
     from coopsgd.tasks.gradients import Bound
     from coopsgd.tasks.networks import network
 
@@ -81,23 +89,26 @@ def _seconds(config: Config, task: Supervised) -> dict[str, float]:
     keep_freed_memory()
     dtype, data = getattr(torch, config.dtype), task.data
     clock = time.process_time if config.threads == 1 else time.perf_counter  # what others compute, the first does not count
-    inputs = torch.randn(1, config.batch_size, *data.SHAPE, dtype=dtype)
+    inputs, loss = torch.randn(1, config.batch_size, *data.SHAPE, dtype=dtype), task.made_loss()
     engines: dict[str, Any] = {}
     for name in FORMATS:
         module = network(task, config.seed).to(dtype)
         if not any(p.dim() == 4 and p.requires_grad for p in module.parameters()):
             return {}
         bound = Bound(module, name == "channels_last")
-        engine = Loop(bound, config.amp)
-        engine.loss = lambda outputs, targets: outputs.float().square().mean()
+        choice = choose(config.engine, bound, config.amp, loss=loss, batch=config.batch_size)
+        engine, targets = engine_of(choice.name, bound, config.amp), torch.zeros(1, config.batch_size, dtype=torch.int64)
+        if choice.name == "loop":  # whatever the loss is: it is no great part of a step
+            engine.loss, targets = lambda outputs, targets: outputs.float().square().mean(), inputs
         row = bound.flat()
         engine.bind(row, torch.zeros_like(row), bound.statistics(), bound.module_buffers())
-        engines[name] = engine
+        engines[name] = engine, targets
     least, began = dict.fromkeys(engines, float("inf")), time.perf_counter()
     for turn in range(1 + TURNS):
         for name in sorted(engines, reverse=turn % 2 == 1):
             before = clock()
-            engines[name].descend(0, 1, inputs, inputs, 1e-6)
+            engine, targets = engines[name]
+            engine.descend(0, 1, inputs, targets, 1e-6)
             if turn:  # the first is slower: libraries prepare themselves
                 least[name] = min(least[name], clock() - before)
         if turn and time.perf_counter() - began > ENOUGH:

@@ -40,7 +40,7 @@ SIZES = {"float32": 4, "float64": 8}  # bytes of a number
 DTYPES = tuple(SIZES)
 DEVICES = ("auto", "cpu", "cuda")
 FLEETS = ("auto", "shared", "processes")
-ENGINES = ("auto", "loop", "vmap", "bmm")
+ENGINES = ("auto", "loop", "vmap", "bmm", "conv")
 WEIGHTS = ("uniform", "samples")
 NORM_STATS = ("average", "local", "recalibrate")
 SAVES = ("auto", "rows", "answer", "best", "none")
@@ -243,7 +243,7 @@ class Config:
         unit="samples",
         type="int or auto",
     )
-    engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm", identity=False, words=ENGINES)
+    engine: str = key("auto", "how stacked models are computed: auto, loop, vmap, bmm, conv", identity=False, words=ENGINES)
     save: str = key(
         "auto",
         "what to keep: rows, answer, none, at the end; best: the answer, and the best so far by objective; auto: rows up to "

@@ -58,12 +58,13 @@ class SupervisedProblem(Problem):
         self.samples = np.minimum([len(share) for share in shares], config.batch_size)
         self._batch_size, self._samples = config.batch_size, len(labels)
         self.steps_per_epoch = task.steps_per_epoch(config)
-        choice = choose(config.engine, self._bound, config.amp, torch.device(device).type, len(rows))
-        if choice.name == "vmap" and torch.device(device).type == "cuda":
+        kind, size = torch.device(device).type, config.batch_size
+        choice = choose(config.engine, self._bound, config.amp, kind, len(rows), self._loss, size)
+        if choice.name == "vmap" and kind == "cuda":
             own = np.zeros(len(rows), dtype=np.int64)
             most = int(self._batches.sizes.argmax())
             choice = fitted(choice, self._bound, *self._fetch(self._batches.at(own), own, most, most + 1), self._loss)
-        threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+        threads = torch.get_num_threads() if kind == "cpu" else 1
         self._crew = RowPool(choice, self._bound, len(rows), threads, config.amp, self._batches.sizes, self._loss)
         looked_at = eval_samples(config.eval_samples, self._tests, config.workers)
         self._looked_at = torch.from_numpy(stream(config.seed, "eval").permutation(self._tests)[:looked_at]).to(device)

@@ -14,6 +14,7 @@ from playing import CNN, MLP, play, settle
 from torch import nn
 
 from coopsgd.errors import ConfigError
+from coopsgd.host import native
 from coopsgd.optim import SGDStep
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.cooperative import Cooperative
@@ -75,6 +76,7 @@ def test_layers_that_draw_are_known():
 
 PAIRS = [("loop", mlp), ("vmap", mlp), ("bmm", mlp), ("bmm", smooth), ("vmap", smooth), ("bmm", logistic)]
 PAIRS += [(name, make) for name in ("loop", "vmap") for make in (cnn, odd)]
+PAIRS += [("conv", cnn)] if native.in_use() else []
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-12}
 ROWS = 7  # not a multiple of a chunk
 
@@ -214,9 +216,10 @@ def test_threads_share_the_rows_and_an_error_in_one_is_told():
 
 
 def test_what_auto_chooses():
-    for make, name in ((mlp, "bmm"), (logistic, "bmm"), (smooth, "bmm"), (cnn, "loop"), (odd, "loop")):
+    small = "conv" if native.in_use() else "loop"
+    for make, name in ((mlp, "bmm"), (logistic, "bmm"), (smooth, "bmm"), (cnn, small), (odd, "loop")):
         module = make()
-        compiled = name == "bmm" and Bmm.compiled(module)
+        compiled = name == "conv" or (name == "bmm" and Bmm.compiled(module))
         many = dense.chunk(sum(p.numel() for p in module.parameters())) if compiled else CHUNK["cpu"][name]
         assert choose("auto", Bound(module)) == Choice(name, many)
     dropping = nn.Sequential(*mlp(), nn.Dropout(0.5), nn.Linear(10, 10))
@@ -346,8 +349,8 @@ def test_how_many_samples_auto_looks_at(workers, n, samples):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("engine=fast", "engine: must be one of auto, loop, vmap, bmm, got 'fast'"),
-        ("engine=grouped", "engine: must be one of auto, loop, vmap, bmm, got 'grouped'"),
+        ("engine=fast", "engine: must be one of auto, loop, vmap, bmm, conv, got 'fast'"),
+        ("engine=grouped", "engine: must be one of auto, loop, vmap, bmm, conv, got 'grouped'"),
         ("eval_samples=0", "eval_samples: must be a whole number of at least 1 or auto, got 0"),
     ],
 )

@@ -49,6 +49,7 @@ class Engine(ABC):
     name: ClassVar[str]
     intra: ClassVar[bool] = True  # do torch's own threads help it?
     loss: Loss = staticmethod(cross_entropy)  # of one row's outputs and targets
+    channels_last: bool = True  # do weights of convolutions lie so in a row?
 
     def bind(
         self, x: Tensor, grad: Tensor, statistics: Tensor | None = None, module_buffers: Sequence[Tensor] | None = None
@@ -134,13 +135,16 @@ class Layout:
         self.shapes = [p.shape for p in module.parameters()]
         self._sizes = [shape.numel() for shape in self.shapes]
 
-    def stacked(self, rows: Tensor) -> list[Tensor]:
-        """Views (c, *shape) of every parameter in rows (c, d); weights of convolutions lie channels last in a row."""
-        return [_stacked(part, shape) for part, shape in zip(rows.split(self._sizes, dim=1), self.shapes, strict=True)]
+    def stacked(self, rows: Tensor, channels_last: bool = True) -> list[Tensor]:
+        """Views (c, *shape) of every parameter in rows (c, d); do weights of convolutions lie channels last in a row?"""
+        return [
+            _stacked(part, shape, channels_last)
+            for part, shape in zip(rows.split(self._sizes, dim=1), self.shapes, strict=True)
+        ]
 
 
-def _stacked(part: Tensor, shape: torch.Size) -> Tensor:
-    if len(shape) != 4:
+def _stacked(part: Tensor, shape: torch.Size, channels_last: bool) -> Tensor:
+    if len(shape) != 4 or not channels_last:
         return part.view(len(part), *shape)
     out, channels, height, width = shape
     return part.view(len(part), out, height, width, channels).permute(0, 1, 4, 2, 3)

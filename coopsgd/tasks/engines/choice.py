@@ -9,19 +9,20 @@ from torch import Tensor, nn
 
 from coopsgd.tasks.engines import dense
 from coopsgd.tasks.engines.bmm import Bmm
+from coopsgd.tasks.engines.conv import Conv
 from coopsgd.tasks.engines.losses import Loss, cross_entropy
 from coopsgd.tasks.engines.vmap import Vmap
 
 if TYPE_CHECKING:
     from coopsgd.tasks.gradients import Bound
 
-ENGINES: dict[str, type[Vmap] | type[Bmm]] = {"vmap": Vmap, "bmm": Bmm}
+ENGINES: dict[str, type[Vmap] | type[Bmm] | type[Conv]] = {"vmap": Vmap, "bmm": Bmm, "conv": Conv}
 
 # rows an engine takes at a time, by the type of the device. bmm on a CPU: 4 models and their gradients stay in cache for all
 # steps of a round; a step of one worker took 234, 187, 163, 234 and 212 us for 1, 2, 4, 8 and 16 at a time (mlp, one thread).
-# Where the compiled kernel computes: as many as dense.py says. On a GPU all of them at once, but for the memory that their
+# Where a compiled kernel computes: as many as dense.py says. On a GPU all of them at once, but for the memory that their
 # activations take (`fitted`).
-CHUNK = {"cpu": {"loop": 1, "vmap": 8, "bmm": 4}, "cuda": {"loop": 1, "vmap": 256, "bmm": 256}}
+CHUNK = {"cpu": {"loop": 1, "vmap": 8, "bmm": 4, "conv": 1}, "cuda": {"loop": 1, "vmap": 256, "bmm": 256, "conv": 1}}
 
 # The engines auto prefers by kind of model, best first; after them the loop. From `scripts/bench_stacked.py`, batch 32, tau 10,
 # worker-steps a second of processor time on 2 cores (AMD EPYC, AVX-512), m = 8, 32, 128, 512:
@@ -46,10 +47,12 @@ CHUNK = {"cpu": {"loop": 1, "vmap": 8, "bmm": 4}, "cuda": {"loop": 1, "vmap": 25
 #
 # The kernels of one small model leave a GPU idle, and many models at once take about the time of one.
 BEST: dict[str, dict[str, tuple[str, ...]]] = {
-    "cpu": {"dense": ("bmm",), "convolutional": (), "other": ()},
+    "cpu": {"dense": ("bmm",), "convolutional": ("conv",), "other": ()},
     "cuda": {"dense": ("bmm",), "convolutional": ("vmap",), "other": ("vmap",)},
 }
 FEW = 4  # rows from which on vmap repays that it loads torch's compiler first
+SMALL = 1 << 21  # numbers of the largest network that auto gives to conv: it was not measured on larger ones
+LEAST = 8  # samples of a batch from which on conv fills enough of its vectors
 SHARE = 0.25  # of a GPU's memory, that vmap may take for the rows it has under way
 
 
@@ -68,21 +71,31 @@ def kind(module: nn.Module) -> str:
     return "convolutional" if any(isinstance(part, nn.Conv2d) for part in module.modules()) else "other"
 
 
-def choose(wanted: str, bound: Bound, amp: str | None = None, device: str = "cpu", rows: int = FEW) -> Choice:
+def choose(
+    wanted: str,
+    bound: Bound,
+    amp: str | None = None,
+    device: str = "cpu",
+    rows: int = FEW,
+    loss: Loss = cross_entropy,
+    batch: int = LEAST,
+) -> Choice:
     """The engine for so many stacked rows of this module. `wanted`: a name, or auto for the table's; device: cpu or cuda."""
     module, chunk = bound.module, CHUNK[device]
-    if device == "cpu" and Bmm.compiled(module):
-        chunk = {**chunk, "bmm": dense.chunk(sum(p.numel() for p in module.parameters()))}
-    cannot = _pinned(bound, amp)
+    if device == "cpu" and (Bmm.compiled(module) or Conv.cannot(module) is None):
+        many = dense.chunk(sum(p.numel() for p in module.parameters()))
+        chunk = {**chunk, "bmm": many, "conv": many}
+    if wanted == "loop":
+        return Choice(wanted, chunk[wanted])
     if wanted == "auto":
-        best = BEST[device][kind(module)] if cannot is None else ()
-        fit = (name for name in best if ENGINES[name].cannot(module) is None and (name != "vmap" or rows >= FEW))
+        best = (name for name in BEST[device][kind(module)] if _cannot(name, bound, amp, loss) is None)
+        small = batch >= LEAST and bound.d <= SMALL
+        fit = (name for name in best if (name != "vmap" or rows >= FEW) and (name != "conv" or small))
         name = next(fit, "loop")
         return Choice(name, chunk[name])
-    if wanted != "loop":
-        cannot = cannot or ENGINES[wanted].cannot(module)
-        if cannot is not None:
-            return Choice("loop", chunk["loop"], f"engine={wanted}: {cannot}; the rows are looped over instead")
+    cannot = _cannot(wanted, bound, amp, loss)
+    if cannot is not None:
+        return Choice("loop", chunk["loop"], f"engine={wanted}: {cannot}; the rows are looped over instead")
     return Choice(wanted, chunk[wanted])
 
 
@@ -108,7 +121,16 @@ def fitted(choice: Choice, bound: Bound, inputs: Tensor, targets: Tensor, loss: 
     return choice._replace(chunk=max(1, min(choice.chunk, most)))
 
 
-def _pinned(bound: Bound, amp: str | None) -> str | None:
+def _cannot(name: str, bound: Bound, amp: str | None, loss: Loss) -> str | None:
+    """Why this engine cannot serve; None when it can."""
+    return _pinned(name, bound, amp) or ENGINES[name].cannot(bound.module) or _other_loss(name, loss)
+
+
+def _other_loss(name: str, loss: Loss) -> str | None:
+    return "it knows the mean cross entropy alone" if name == "conv" and loss is not cross_entropy else None
+
+
+def _pinned(name: str, bound: Bound, amp: str | None) -> str | None:
     """What only the loop reproduces exactly, or can do at all."""
     if amp is not None:
         return f"amp={amp} is for the loop"
@@ -116,6 +138,6 @@ def _pinned(bound: Bound, amp: str | None) -> str | None:
         return "dropout is drawn row by row"
     if bound.stateful:
         return "running statistics are kept row by row"
-    if not bound.channels_last or not all(p.requires_grad for p in bound.module.parameters()):
+    if not all(p.requires_grad for p in bound.module.parameters()) or (name != "conv" and not bound.channels_last):
         return "some of its parameters are frozen, or do not lie channels last in a row"
     return None

@@ -69,7 +69,7 @@ class Dense:
         x: (c, d) models. out: (c, d) takes their gradients; None: the models take a step, and what `step` says moves with them.
         inputs: (c, batch, features), targets: (c, batch). IndexError where a target is no class.
         """
-        how, velocity = _moves(out, step)
+        how, velocity = how_of(out, step)
         batch, losses = inputs.shape[1], x.new_empty(len(x))
         inputs, targets = inputs.to(x.dtype).contiguous(), targets.contiguous()
         needed = self._library.dense_room(self._layers, self._sizes, batch)
@@ -95,8 +95,7 @@ class Dense:
             0.0 if step is None else step.weight_decay,
             how,
         )
-        if wrong:
-            raise IndexError(f"Target {int(targets.flatten()[wrong - 1])} is out of bounds.")
+        told(wrong, targets)
         return losses
 
     def steps(
@@ -113,7 +112,7 @@ class Dense:
 
         which: (steps, c, batch) numbers of samples, int64, those of a batch side by side; losses: (steps, c), which it fills.
         """
-        how, velocity = _moves(out, step)
+        how, velocity = how_of(out, step)
         batch = which.shape[2]
         needed = self._needed.get(batch)
         if needed is None:  # inputs and targets lie in front
@@ -152,10 +151,16 @@ class Dense:
             raise IndexError(f"Target {samples.label(which[j, i, k])} is out of bounds.")
 
 
-def _moves(out: Tensor | None, step: SGDStep | None) -> tuple[int, Tensor | None]:
-    """What becomes of a gradient, and the rows beside the models that it needs."""
+def how_of(out: Tensor | None, step: SGDStep | None) -> tuple[int, Tensor | None]:
+    """What becomes of gradients, and the rows that it fills or moves, beside the models."""
     if out is not None:
         return STORE, out
     if step is None or step.velocity is None:
         return PLAIN, None
     return NESTEROV if step.nesterov else MOMENTUM, step.velocity
+
+
+def told(wrong: int, targets: Tensor) -> None:
+    """IndexError where a target is no class: `wrong` is 1 + its place, or 0."""
+    if wrong:
+        raise IndexError(f"Target {int(targets.flatten()[wrong - 1])} is out of bounds.")

@@ -47,7 +47,7 @@ class RowPool:
         count = 1 if pinned else max(1, min(threads, rows))
         self._rows, self._batches = rows, np.ones(rows) if batches is None else batches
         self._chunk = max(1, min(choice.chunk, -(-rows // count)))
-        self._engines = [_engine(choice.name, bound, amp, first=i == 0) for i in range(count)]
+        self._engines = [engine_of(choice.name, bound, amp, first=i == 0) for i in range(count)]
         for engine in self._engines:
             engine.loss = loss
         inner = max(1, threads // count) if self._engines[0].intra else 1
@@ -98,7 +98,10 @@ class RowPool:
             a = b
 
 
-def _engine(name: str, bound: Bound, amp: str | None, first: bool) -> Engine:
+def engine_of(name: str, bound: Bound, amp: str | None, first: bool = True) -> Engine:
+    """An engine for this module: for itself the first, for a copy the others."""
     if name == "loop":
         return Loop(bound if first else Bound(copy.deepcopy(bound.module), bound.channels_last), amp)
-    return ENGINES[name](bound.module if first else copy.deepcopy(bound.module))
+    engine = ENGINES[name](bound.module if first else copy.deepcopy(bound.module))
+    engine.channels_last = bound.channels_last
+    return engine
