@@ -41,7 +41,11 @@ from coopsgd.tasks.networks import network
 TAU = 10
 IMAGES = ("data=fashion_mnist", "batch_size=32")
 WORDS = {"mlp": IMAGES, "cnn": IMAGES, "gpt": ("task=language", "data=text", "batch_size=8")}
-ENGINES = {"mlp": ("loop", "vmap", "bmm", "bmm stored"), "cnn": ("loop", "vmap", "conv", "conv stored"), "gpt": ("loop", "vmap")}
+ENGINES = {
+    "mlp": ("loop", "vmap", "bmm", "bmm stored"),
+    "cnn": ("loop", "vmap", "conv", "conv stored"),
+    "gpt": ("loop", "vmap"),
+}
 ROUNDS = {"mlp": (1, 2), "cnn": (0, 1), "gpt": (0, 1)}  # not timed, timed
 RUNS = ("1 process", "2 processes")
 

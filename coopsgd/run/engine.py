@@ -72,7 +72,8 @@ def _ways(parts: Parts) -> dict[str, tuple[str, str | None]]:
     model, data = task.model, task.data
     both = isinstance(model, Convolutional) and model.memory_format == "auto" and model.channels_last(data.SHAPE, data.CLASSES)
     found: dict[str, tuple[str, str | None]] = {}
-    for name in (name for name in ENGINES if name != "auto" and config.engine in ("auto", name)):
+    on_gpus = [name for name in ENGINES if name not in ("auto", "conv")]  # conv is of processors
+    for name in (name for name in on_gpus if config.engine in ("auto", name)):
         if name == "loop" and both:
             found |= {f"loop {how}": (name, how) for how in FORMATS}
         else:

@@ -172,7 +172,8 @@ def _read(module: nn.Module) -> tuple[list[Stage], list[nn.Linear]]:
     stages: list[Stage] = []
     frame = (0, 0, 0, 0)
     if front and isinstance(front[0], nn.ZeroPad2d):
-        frame = front.pop(0).padding
+        frame = front[0].padding
+        front.pop(0)
     while front:
         stages.append(_stage(front, frame if not stages else None))
     if not stages or len(stages) > STAGES or len(dense) >= MOST:
@@ -195,8 +196,10 @@ def _stage(front: list[nn.Module], frame: tuple[int, int, int, int] | None) -> S
     left, right, top, bottom = (own + more for own, more in zip(padding, frame or (0, 0, 0, 0), strict=True))
     if min(left, right, top, bottom) < 0:
         raise ValueError("images are cut")
-    norm = front.pop(0) if front and isinstance(front[0], nn.GroupNorm) else None
-    rest = []
+    norm = front[0] if front and isinstance(front[0], nn.GroupNorm) else None
+    if norm is not None:
+        front.pop(0)
+    rest: list[nn.Module] = []
     while front and isinstance(front[0], nn.ReLU | nn.MaxPool2d) and len(rest) < 2:
         rest.append(front.pop(0))
     pools = [layer for layer in rest if isinstance(layer, nn.MaxPool2d)]
