@@ -317,7 +317,7 @@ class Loop:
                 part.lerp_(new.to(part.dtype), 1 - self._merge)
             else:
                 parameters = partial(lambda i: self._blocks()[i] if several else self._blocks(), i)
-                at = fragments.columns(parameters, part.shape[1], t.round, part.device)
+                at = fragments.columns_on(part.device, parameters, part.shape[1], t.round)
                 part[:, at] = part[:, at].lerp(new[:, at].to(part.dtype), 1 - self._merge)
 
     def _sent(self, t: Tick, x: Rows, s: Any, companions: Sequence[Rows]) -> Flight:

@@ -131,7 +131,7 @@ def _refuse_group_name(key: str, value: str) -> None:
 
             refuse_unstackable(value)
         names = [choice.name for choice in catalogue.choices(group)]
-        written = f"{group}={value}" if value in names else f"{group}=NAME, one of {', '.join(names)}"
+        written = f"{group}={value}" if value in names else f"{group}=NAME (coopsgd list {group} says which)"
         own = "" if group == "algo" else f", or {group}.name=MODULE:CLASS for a class of your own"
         raise ConfigError(f"{key}: is set by the choice of {group}; write {written}{own}; got {brief(value)}")
 

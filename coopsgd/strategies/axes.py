@@ -174,7 +174,7 @@ class Slow(Around):
         """What travels; None: all."""
         if self.fragments is None:
             return None
-        return self.fragments.columns(lambda: fleet.blocks, x.shape[1], t.round, x.device)
+        return self.fragments.columns_on(x.device, lambda: fleet.blocks, x.shape[1], t.round)
 
     def _W(self, fleet: Fleet, t: Tick) -> Any:
         assert self.schedule is not None  # an algorithm without one sends by itself

@@ -45,20 +45,33 @@ class Fragments:
         if self.by not in HOW:
             raise ValueError(f"fragments.by: must be one of {', '.join(HOW)}, got {self.by!r}")
 
-    def columns(self, blocks: Callable[[], tuple[Block, ...]], d: int, round: int, device: Any = "cpu") -> Tensor:
-        """(n,) the columns of d, rising, that travel at this communication; the same for every row.
-
-        On a GPU they are counted there; only those drawn at random are copied, once.
-        """
+    def columns(self, blocks: Callable[[], tuple[Block, ...]], d: int, round: int) -> Tensor:
+        """(n,) the columns of d, rising, that travel at this communication; the same for every row."""
         import torch
 
-        p, kind = round % self.count, torch.device(device).type
+        p = round % self.count
         if self.by == "layer":
-            return _of_layers(blocks(), self.count)[p] if kind == "cpu" else _counted(_runs(blocks(), self.count)[p], device)
+            return _of_layers(blocks(), self.count)[p]
         if self.by == "stride":
-            return _counted([(p * d // self.count, (p + 1) * d // self.count)], device)
-        cycle = round // self.count
-        return _drawn(self.seed, d, self.count, cycle)[p] if kind == "cpu" else _there(self, d, cycle, p, torch.device(device))
+            return torch.arange(*self._run(d, p))
+        return _drawn(self.seed, d, self.count, round // self.count)[p]
+
+    def columns_on(self, device: Any, blocks: Callable[[], tuple[Block, ...]], d: int, round: int) -> Tensor:
+        """The same on the device that the models are on: counted there, and only those drawn at random are copied, once."""
+        import torch
+
+        p, device = round % self.count, torch.device(device)
+        if device.type == "cpu" or type(self).columns is not Fragments.columns:
+            return brought(self.columns(blocks, d, round), device)
+        if self.by == "layer":
+            return _counted(_runs(blocks(), self.count)[p], device)
+        if self.by == "stride":
+            return _counted([self._run(d, p)], device)
+        return _there(self, d, round // self.count, p, device)
+
+    def _run(self, d: int, p: int) -> tuple[int, int]:
+        """Where one of the evenly cut runs of columns begins, and ends."""
+        return p * d // self.count, (p + 1) * d // self.count
 
     def sizes(self, blocks: Callable[[], tuple[Block, ...]], d: int) -> list[int]:
         """How many columns each fragment has."""

@@ -110,7 +110,7 @@ REFUSED = {
     "a rule that is a number": (("codec=topk", "codec.rule=inf"), "codec.rule: must be one of auto, slow,"),
     "a truth that is two": (("algo.lazy=2",), "algo.lazy: must be true or false, got 2"),
     "a truth without end": (("algo.lazy=inf",), "algo.lazy: must be true or false, got inf"),
-    "a choice by its name that is none": (("codec.name=nan",), "write codec=NAME, one of bf16, choco,"),
+    "a choice by its name that is none": (("codec.name=nan",), "write codec=NAME (coopsgd list codec says which)"),
     "a pull that parts the workers": (("algo=matcha", "algo.alpha=2", "workers=3"), "algo.alpha=auto in place of 2"),
     "pieces beside a correction": (("algo=pasgd", "tau=2", "correction=proximal", "fragments.count=2"), "use fragments=none"),
     "weights of no such name": (("algo=dpsgd", "algo.weights=x"), "algo.weights: must be one of metropolis,"),

@@ -9,7 +9,7 @@ import pytest
 from coopsgd.commands import compose
 from coopsgd.commands.train import command, session
 from coopsgd.errors import ConfigError
-from coopsgd.setup import schema, words
+from coopsgd.setup import catalogue, schema, words
 from coopsgd.setup.schema import Config
 
 # what a parser says of itself and no user should have to read
@@ -239,10 +239,12 @@ def test_one_line_names_the_key_and_the_way_out(train, tmp_path, typed):
 
 def test_the_choice_of_a_group_is_no_key():
     for group in ("algo", "period", "topology", "task", "model", "data", "partition", "optim", "schedule", "cluster"):
-        with pytest.raises(ConfigError, match=rf"{group}\.name: .*write {group}=foo"):
-            words.mended([f"{group}.name=foo"])
-        with pytest.raises(ConfigError, match=rf"write {group}=foo"):
-            words.mended([f"++{group}.name=foo"])
+        there = catalogue.choices(group)[0].name
+        for key in (f"{group}.name", f"++{group}.name"):
+            with pytest.raises(ConfigError, match=rf"{group}\.name: .*write {group}={there}"):
+                words.mended([f"{key}={there}"])
+            with pytest.raises(ConfigError, match=rf"write {group}=NAME \(coopsgd list {group} says which\).*; got foo"):
+                words.mended([f"{key}=foo"])
     assert words.mended(["data.name=nets:Large"])[0] == ["data.name=nets:Large"], "a class of one's own has no yaml to choose"
 
 

@@ -207,7 +207,7 @@ def test_columns_are_counted_where_the_models_are(by):
     with Copies() as copies:
         for r in range(6):
             for _ in range(3):  # who sends, who receives, who merges
-                there = fragments.columns(lambda: blocks, d, r, "meta")
+                there = fragments.columns_on("meta", lambda: blocks, d, r)
                 assert there.device.type == "meta" and there.dtype == torch.int64
                 assert len(there) == len(fragments.columns(lambda: blocks, d, r))
     assert sum(copies.sizes) == (2 * d if by == "random" else 0)
