@@ -17,6 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from coopsgd.predict.theory.delay import least_bad
+
 
 def _d2(v: float, q: float, tau: int) -> list[list[float]]:
     return [[v * q, v], [(v - 1) * q, v]]
@@ -59,15 +61,7 @@ def largest_step(name: str, values: np.ndarray, tau: int) -> float:
     if not len(values):
         return 2.0
     values = values[np.unique(values.round(12), return_index=True)[1]]
-    grid = np.linspace(0, 2, 401)[1:-1]
-    bad = np.flatnonzero([left(name, values, float(x), tau) >= 1 for x in grid])
-    if not len(bad):
-        return 2.0
-    low, high = (float(grid[bad[0] - 1]) if bad[0] else 0.0), float(grid[bad[0]])
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (low, middle) if left(name, values, middle, tau) >= 1 else (middle, high)
-    return low
+    return least_bad(lambda x: left(name, values, x, tau), 400)
 
 
 def choco(values: np.ndarray, delta: float) -> tuple[float, float]:

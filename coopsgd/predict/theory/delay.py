@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -22,12 +24,17 @@ def largest_step(values: np.ndarray, tau: int, delay: int) -> float:
     """
     if not len(values):
         return 2.0
-    grid = np.linspace(0, 2, 2001)[1:-1]
-    bad = np.flatnonzero([contraction(values, float(x), tau, delay) >= 1 for x in grid])
+    return least_bad(lambda x: contraction(values, x, tau, delay), 2000)
+
+
+def least_bad(left: Callable[[float], float], parts: int) -> float:
+    """The largest eta h in (0, 2] below which `left`, what a round leaves at worst, is under 1; looked for in so many parts."""
+    grid = np.linspace(0, 2, parts + 1)[1:-1]
+    bad = np.flatnonzero([left(float(x)) >= 1 for x in grid])
     if not len(bad):
         return 2.0
     low, high = (float(grid[bad[0] - 1]) if bad[0] else 0.0), float(grid[bad[0]])
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if contraction(values, middle, tau, delay) >= 1 else (middle, high)
+        low, high = (low, middle) if left(middle) >= 1 else (middle, high)
     return low

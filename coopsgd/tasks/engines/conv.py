@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from coopsgd.host import native
 from coopsgd.tasks.engines.base import Engine, Layout, flattened, strangers
-from coopsgd.tasks.engines.dense import MOST, how_of, told
+from coopsgd.tasks.engines.dense import MOST, how_of, places, shares, told
 
 if TYPE_CHECKING:
     from coopsgd.optim import SGDStep
@@ -112,11 +112,7 @@ class Conv(Engine):
             self._room, self._shape = x.new_zeros(needed), shape
         call = self._library.conv_32 if x.dtype == torch.float32 else self._library.conv_64
         wrong = call(
-            x.data_ptr(),
-            x.stride(0),
-            None if velocity is None else velocity.data_ptr(),
-            0 if velocity is None else velocity.stride(0),
-            len(x),
+            *places(x, velocity),
             len(self._stages),
             self._table,
             self._eps,
@@ -129,8 +125,7 @@ class Conv(Engine):
             losses.data_ptr(),
             self._room.data_ptr(),
             lr,
-            0.0 if step is None else step.momentum,
-            0.0 if step is None else step.weight_decay,
+            *shares(step),
             how,
         )
         told(wrong, targets)

@@ -77,11 +77,7 @@ class Dense:
             self._room = x.new_empty(needed)
         call = self._library.dense_32 if x.dtype == torch.float32 else self._library.dense_64
         wrong = call(
-            x.data_ptr(),
-            x.stride(0),
-            None if velocity is None else velocity.data_ptr(),
-            0 if velocity is None else velocity.stride(0),
-            len(x),
+            *places(x, velocity),
             self._layers,
             self._sizes,
             self._biased,
@@ -91,8 +87,7 @@ class Dense:
             losses.data_ptr(),
             self._room.data_ptr(),
             lr,
-            0.0 if step is None else step.momentum,
-            0.0 if step is None else step.weight_decay,
+            *shares(step),
             how,
         )
         told(wrong, targets)
@@ -122,11 +117,7 @@ class Dense:
             self._room = x.new_empty(needed)
         call = self._library.dense_steps_32 if x.dtype == torch.float32 else self._library.dense_steps_64
         wrong = call(
-            x.data_ptr(),
-            x.stride(0),
-            None if velocity is None else velocity.data_ptr(),
-            0 if velocity is None else velocity.stride(0),
-            len(x),
+            *places(x, velocity),
             self._layers,
             self._sizes,
             self._biased,
@@ -140,8 +131,7 @@ class Dense:
             losses.data_ptr(),
             *losses.stride(),
             self._room.data_ptr(),
-            0.0 if step is None else step.momentum,
-            0.0 if step is None else step.weight_decay,
+            *shares(step),
             how,
         )
         if wrong:
@@ -158,6 +148,17 @@ def how_of(out: Tensor | None, step: SGDStep | None) -> tuple[int, Tensor | None
     if step is None or step.velocity is None:
         return PLAIN, None
     return NESTEROV if step.nesterov else MOMENTUM, step.velocity
+
+
+def places(x: Tensor, velocity: Tensor | None) -> tuple[int | None, ...]:
+    """How the kernels are told of models and what lies beside them: where each begins, how far rows are apart; how many."""
+    beside = (None, 0) if velocity is None else (velocity.data_ptr(), velocity.stride(0))
+    return x.data_ptr(), x.stride(0), *beside, len(x)
+
+
+def shares(step: SGDStep | None) -> tuple[float, float]:
+    """Momentum and weight decay."""
+    return (0.0, 0.0) if step is None else (step.momentum, step.weight_decay)
 
 
 def told(wrong: int, targets: Tensor) -> None:
