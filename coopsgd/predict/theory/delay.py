@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+ROUNDING = 1e-12  # of eigenvalues: at the smallest rates a mode that grows by less would seem to contract
+
 
 def contraction(values: np.ndarray, x: float, tau: int, delay: int) -> float:
     """What a round of tau steps leaves of a disagreement at worst, on a quadratic: the largest |factor| of a mode.
@@ -29,12 +31,16 @@ def largest_step(values: np.ndarray, tau: int, delay: int) -> float:
 
 def least_bad(left: Callable[[float], float], parts: int) -> float:
     """The largest eta h in (0, 2] below which `left`, what a round leaves at worst, is under 1; looked for in so many parts."""
+
+    def bad(x: float) -> bool:
+        return left(x) >= 1 - ROUNDING
+
     grid = np.linspace(0, 2, parts + 1)[1:-1]
-    bad = np.flatnonzero([left(float(x)) >= 1 for x in grid])
-    if not len(bad):
+    places = np.flatnonzero([bad(float(x)) for x in grid])
+    if not len(places):
         return 2.0
-    low, high = (float(grid[bad[0] - 1]) if bad[0] else 0.0), float(grid[bad[0]])
+    low, high = (float(grid[places[0] - 1]) if places[0] else 0.0), float(grid[places[0]])
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if left(middle) >= 1 else (middle, high)
+        low, high = (low, middle) if bad(middle) else (middle, high)
     return low
