@@ -35,15 +35,16 @@ typedef struct {
 } Held;
 
 typedef struct {
-    int64_t parts, padded, flat, first, made, below, side, few, stack, all; /* parts: LANES samples each */
+    int64_t parts, kept, padded, flat, first, made, below, side, few, stack, all; /* parts: LANES samples each; kept: at a time */
 } Room;
 
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* Where all lies in room */
-static Room laid(int64_t stages, const Stage *stage, int64_t layers, const int64_t *sizes, int64_t batch, int64_t lanes, Held *held) {
-    Room room = {.parts = (batch + lanes - 1) / lanes, .padded = up(batch, 2 * lanes)};
+static Room laid(int64_t stages, const Stage *stage, int64_t layers, const int64_t *sizes, int64_t batch, int64_t lanes, int answer, Held *held) {
+    int64_t parts = (batch + lanes - 1) / lanes;
+    Room room = {.parts = parts, .kept = answer ? 1 : parts, .padded = up(batch, 2 * lanes)};
     int64_t at = 0, below = 0, side = 0, few = 0, most = 0;
 #define TAKE(n) (at += up(n, lanes), at - up(n, lanes))
     for (int64_t i = 0; i < stages; i++) {
@@ -62,12 +63,12 @@ static Room laid(int64_t stages, const Stage *stage, int64_t layers, const int64
         h->image_size = high * h->framed * s->channels * lanes + lanes; /* + lanes: no power of 2, which a cache takes badly */
         h->found_size = (i ? s->height + s->tall - 1 : h->height) * h->across * s->out * lanes + lanes;
         h->left_size = h->left_high * h->left_wide * s->out * lanes + lanes;
-        h->image = TAKE(room.parts * h->image_size);
-        h->found = TAKE(room.parts * h->found_size);
-        h->normed = TAKE(room.parts * h->left_size);
-        h->best = TAKE(room.parts * h->left_size);
-        h->mean = TAKE(room.parts * s->groups * lanes);
-        h->scatter = TAKE(room.parts * s->groups * lanes);
+        h->image = TAKE(room.kept * h->image_size);
+        h->found = TAKE(room.kept * h->found_size);
+        h->normed = TAKE(room.kept * h->left_size);
+        h->best = TAKE(room.kept * h->left_size);
+        h->mean = TAKE(room.kept * s->groups * lanes);
+        h->scatter = TAKE(room.kept * s->groups * lanes);
         h->weights = TAKE(up(s->out, 8) * (taps + 1));
         h->turned = TAKE(up(s->channels, 8) * s->tall * s->wide * s->out);
         h->gradient = TAKE(taps * h->channels);
@@ -94,13 +95,14 @@ static Room laid(int64_t stages, const Stage *stage, int64_t layers, const int64
 #include "widths.h"
 
 /* The number of `T`s that `room` must have, all zero at first; a call with other sizes or another batch needs zeros again */
-EXPORT int64_t conv_room(int64_t stages, const Stage *stage, int64_t layers, const int64_t *sizes, int64_t batch) {
+EXPORT int64_t conv_room(int64_t stages, const Stage *stage, int64_t layers, const int64_t *sizes, int64_t batch, int64_t how) {
     Held held[STAGES];
-    return laid(stages, stage, layers, sizes, batch, 16, held).all; /* 16: of the widest vectors, which need the most */
+    return laid(stages, stage, layers, sizes, batch, 16, how == ANSWER, held).all; /* 16: of the widest vectors, which need the most */
 }
 
 /* As dense_32 and dense_64 of dense.c, but for models of `stages` convolutions before the linear layers; inputs (rows, batch,
-   channels, height, width). Parameters lie in the order of the layers: weight, bias, then weight and bias of GroupNorm. */
+   channels, height, width). Parameters lie in the order of the layers: weight, bias, then weight and bias of GroupNorm. ANSWER:
+   out (rows, batch, classes) is what the models answer; there are no targets. */
 EXPORT int64_t conv_32(ARGUMENTS(float)) { CALL(conv_32_16(GIVEN), conv_32_8(GIVEN), conv_32_4(GIVEN)) }
 EXPORT int64_t conv_64(ARGUMENTS(double)) { CALL(conv_64_8(GIVEN), conv_64_4(GIVEN), conv_64_2(GIVEN)) }
 
@@ -522,7 +524,7 @@ static int64_t NAME(numbers)(const Stage *s) {
 EXPORT ON int64_t NAME(conv)(ARGUMENTS(T)) {
     const NAME(Step) step = {(T)lr, (T)(1 - lr * decay), (T)momentum, (T)decay, (int)how};
     Held held[STAGES];
-    Room where = laid(stages, stage, layers, sizes, batch, LANES, held);
+    Room where = laid(stages, stage, layers, sizes, batch, LANES, how == ANSWER, held);
     int64_t pixels = stage->height * stage->width, classes = sizes[layers], padded = where.padded;
     T *made[64], *first;
     room = (T *)(((uintptr_t)room + 63) / 64 * 64);
@@ -533,10 +535,11 @@ EXPORT ON int64_t NAME(conv)(ARGUMENTS(T)) {
     for (int64_t i = 0; i < rows; i++) {
         T *model = x + i * stride, *beside = how == PLAIN ? model : out + i * out_stride, *own = model;
         const T *given = inputs + i * batch * pixels * stage->channels;
-        for (int64_t b = 0; b < batch; b++)
+        for (int64_t b = 0; how != ANSWER && b < batch; b++)
             if (targets[i * batch + b] < 0 || targets[i * batch + b] >= classes) return 1 + i * batch + b;
         for (int64_t l = 0; l < stages; own += NAME(numbers)(stage + l), l++) {
             NAME(packed)(room + held[l].weights, own, stage + l, 0);
+            if (how == ANSWER) continue;
             if (l) NAME(packed)(room + held[l].turned, own, stage + l, 1);
             memset(room + held[l].gradient, 0, stage[l].tall * stage[l].wide * stage[l].channels * held[l].channels * sizeof(T));
             memset(room + held[l].sums, 0, 3 * stage[l].out * LANES * sizeof(T));
@@ -546,7 +549,8 @@ EXPORT ON int64_t NAME(conv)(ARGUMENTS(T)) {
         ? (NAME(Grid)){(flat) + part * LANES, held[l].left_wide * padded, padded, held[l].left_high * held[l].left_wide * padded} \
         : (frame)
         for (int64_t part = 0; part < where.parts; part++) {
-            T *image = room + held[0].image + part * held[0].image_size;
+            int64_t at = part < where.kept ? part : 0;
+            T *image = room + held[0].image + at * held[0].image_size;
             for (int lane = 0; lane < LANES; lane++) {
                 int64_t b = part * LANES + lane < batch ? part * LANES + lane : batch - 1;
                 for (int64_t c = 0; c < stage->channels; c++)
@@ -563,15 +567,18 @@ EXPORT ON int64_t NAME(conv)(ARGUMENTS(T)) {
                 NAME(Grid) inside = {0}, to;
                 if (l + 1 < stages) {
                     int64_t along = s->out * LANES, down = after->framed * along;
-                    inside = (NAME(Grid)){room + after->image + part * after->image_size + next->top * down + next->left * along, down,
+                    inside = (NAME(Grid)){room + after->image + at * after->image_size + next->top * down + next->left * along, down,
                                           along, LANES};
                 }
                 to = AFTER(l, made[0], inside);
-                NAME(onward)(s, h, room, part, own, (T)eps[l], room + where.few, to);
+                NAME(onward)(s, h, room, at, own, (T)eps[l], room + where.few, to);
             }
         }
-        losses[i] = NAME(stack)(own, how == PLAIN ? own : beside + (own - model), layers, sizes, biased, batch, padded, made, 0, first,
+        T *there = how == ANSWER ? beside : how == PLAIN ? own : beside + (own - model);
+        T loss = NAME(stack)(own, there, layers, sizes, biased, batch, padded, made, 0, first,
                                 targets + i * batch, room + where.stack, &step);
+        if (how == ANSWER) continue;
+        losses[i] = loss;
         T *below = room + where.below;
         for (int64_t part = 0; part < where.parts; part++) {
             T *before = own;

@@ -169,7 +169,8 @@ static ON __attribute__((unused)) T NAME(entropy)(T *z, int64_t classes, int64_t
     return (T)(loss / (double)batch);
 }
 
-/* One model of linear layers with ReLU between them: its mean cross entropy, and its step, or its gradients in `beside`. Each
+/* One model of linear layers with ReLU between them: its mean cross entropy, and its step, or its gradients in `beside`, or what it
+   answers there (batch, sizes[layers]). Each
    made[l] is (sizes[l], padded); the first holds what comes in, which is also `given` (batch, sizes[0]), and its gradient goes to
    `first`, which may be none. room: three of the largest made[l], and PAIR * padded more. */
 static ON __attribute__((unused)) T NAME(stack)(T *model, T *beside, int64_t layers, const int64_t *sizes, const int64_t *biased,
@@ -191,6 +192,10 @@ static ON __attribute__((unused)) T NAME(stack)(T *model, T *beside, int64_t lay
                 for (int64_t b = 0; b < padded; b++) row[b] += own;
         }
         at += biased[l] ? after : 0;
+    }
+    if (step->how == ANSWER) {
+        NAME(turned)(beside, sizes[layers], made[layers], padded, batch, sizes[layers]);
+        return 0;
     }
     T *g = made[layers], loss = NAME(entropy)(g, sizes[layers], padded, batch, targets);
     for (int64_t l = layers - 1; l >= 0; l--) {

@@ -12,7 +12,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-VERSION = 5  # of the functions' arguments; a library that was built of another source is not used
+VERSION = 6  # of the functions' arguments; a library that was built of another source is not used
 OFF = "COOPSGD_NATIVE"  # an environment variable: 0 leaves the kernels alone
 
 
@@ -70,7 +70,10 @@ def _typed(found: Any) -> Any:
         for bits in (32, 64):
             function = getattr(found, f"{name}_{bits}")
             function.argtypes, function.restype = [*models, *network, *batch, *step], number
-    for name, types in (("dense_room", [number, pointer, number]), ("conv_room", [number, pointer, number, pointer, number])):
+    for name, types in (
+        ("dense_room", [number, pointer, number]),
+        ("conv_room", [number, pointer, number, pointer, number, number]),
+    ):
         function = getattr(found, name)
         function.argtypes, function.restype = types, number
     samples = ctypes.POINTER(Samples)

@@ -16,8 +16,8 @@
 enum { DEPTH = 128, WIDE = 128 }; /* terms of a sum, columns of a weight, that are handled at a time: so that they stay in cache */
 
 /* what becomes of a gradient g: stored in `out`; w <- keep w - lr g; or with v <- momentum v + g + decay w, w <- w - lr v, or
-   w <- w - lr (g + decay w + momentum v) */
-enum { STORE, PLAIN, MOMENTUM, NESTEROV };
+   w <- w - lr (g + decay w + momentum v). ANSWER: no gradient is taken, what the model answers is stored */
+enum { STORE, PLAIN, MOMENTUM, NESTEROV, ANSWER };
 
 #define T float
 #define BITS 32

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,13 +175,13 @@ class SupervisedProblem(Problem):
 
         from coopsgd.tasks.engines.losses import total
 
-        module, n = self._bound.elsewhere(answer, statistics).eval(), 0
+        n = 0
         loss, right = (torch.zeros((), dtype=kind, device=self._device) for kind in (torch.float64, torch.int64))
         answers, every = 0, []
-        with torch.no_grad():
+        with self._looking(answer, statistics) as look:
             for which in torch.arange(self._tests, device=self._device).split(self.PART):
                 x, y = self._test(which)
-                outputs = module(x)
+                outputs = look(x)
                 loss += total(self._loss, outputs, y)
                 n += y.numel()
                 if self._answers:
@@ -188,9 +189,21 @@ class SupervisedProblem(Problem):
                     answers += self._many(y)
                 if self._scores:
                     every.append((outputs, y))
-        module.train()
         scores = self._score(*map(torch.cat, zip(*every, strict=True))) if every else {}
         return {"eval/loss": float(loss) / n, "eval/accuracy": int(right) / answers if answers else None, **scores}
+
+    @contextmanager
+    def _looking(self, answer: Tensor, statistics: Tensor | None) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What says the outputs of a model (1, d): its engine's own forward pass, or the module, in evaluation mode."""
+        import torch
+
+        if self._crew.answers_itself:
+            yield lambda inputs: self._crew.answers(answer, inputs)
+            return
+        module = self._bound.elsewhere(answer, statistics).eval()
+        with torch.no_grad():
+            yield module
+        module.train()
 
     _answers, _scores = True, False  # can an output be right? Is there more to say of the outputs for a test set?
 
@@ -242,15 +255,10 @@ class SupervisedProblem(Problem):
         return [float(share) for share in found]
 
     def local_accuracies_of(self, answer: Tensor, statistics: Tensor | None = None) -> list[float] | None:
-        import torch
-
         if self._own_tests is None:
             return None
-        module = self._bound.elsewhere(answer, statistics).eval()
-        with torch.no_grad():
-            found = [self._share_right(module, mine) for mine in self._own_tests]
-        module.train()
-        return found
+        with self._looking(answer, statistics) as look:
+            return [self._share_right(look, mine) for mine in self._own_tests]
 
     def _share_right(self, model: Any, mine: np.ndarray) -> float:
         """The share of these training samples, of their tokens, that a model is right about; nan of none."""

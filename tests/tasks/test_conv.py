@@ -14,7 +14,7 @@ from coopsgd.host import native
 from coopsgd.models.cnn import CNN as Model
 from coopsgd.models.cnn import LeNet
 from coopsgd.tasks.engines.choice import Choice, choose
-from coopsgd.tasks.engines.conv import Conv
+from coopsgd.tasks.engines.conv import TOGETHER, Conv
 from coopsgd.tasks.engines.losses import mse
 from coopsgd.tasks.gradients import Bound
 
@@ -175,12 +175,43 @@ def test_a_target_that_is_no_class_is_told_before_anything_moves(target):
     assert torch.equal(stage.held, before)
 
 
-def test_logits_are_the_modules():
-    for name in ("odd", "odd, contiguous"):
-        stage = Stage(name, torch.float64)
-        found = stage.engine(stage.x, stage.other).logits(stage.x, stage.inputs[0])
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("dtype", "lanes"), KINDS)
+def test_answers_are_the_modules(monkeypatch, dtype, lanes, name):
+    """Of more samples than are answered in one call, by each model, and of one alone to the bit."""
+    if not runs_here(dtype, lanes):
+        pytest.skip("this processor has no such vectors")
+    only(monkeypatch, dtype, lanes)
+    stage = Stage(name, dtype)
+    inputs = torch.randn(2 * TOGETHER + 3, *stage.inputs.shape[2:], dtype=dtype)
+    inputs[70, 0, 2, 1] = torch.nan
+    engine, before, beside = stage.engine(stage.x, stage.other), stage.held.clone(), stage.beside.clone()
+    engine.gradients(0, 3, stage.inputs, stage.targets)  # which needs other room
+    stage.beside.copy_(beside)
+    found = engine.logits(stage.x, inputs)
+    with torch.no_grad():
         for row, seen in zip(stage.x, found, strict=True):
-            torch.testing.assert_close(seen, stage.bound.elsewhere(row[None])(stage.inputs[0]), rtol=1e-12, atol=1e-12)
+            right = stage.bound.elsewhere(row[None])(inputs)
+            close = {"rtol": CLOSE[dtype], "atol": CLOSE[dtype] * float(right.nan_to_num().abs().max())}
+            torch.testing.assert_close(seen, right, equal_nan=True, **close)
+    assert found[:, :70].isfinite().all() and found[:, 71:].isfinite().all()
+    for i in (0, 69, len(inputs) - 1):
+        assert torch.equal(engine.logits(stage.x[1:2], inputs[i : i + 1])[0, 0], found[1, i])
+    assert torch.equal(stage.held, before) and torch.equal(stage.beside, beside)
+
+
+def test_a_run_is_evaluated_by_it_and_any_threads_say_the_same(process_groups):
+    words = (*CNN, "algo=independent", "workers=3", "steps=4", "batch_size=8", "dtype=float32", "eval_every=2")
+
+    def told(*more):
+        last = play(process_groups, 1, *words, *more).lines[-1]
+        return {name: value for name, value in last.items() if name.startswith("eval/") and value is not None}
+
+    one, two, other = told("threads=1"), told("threads=2"), told("engine=loop")
+    assert one == two and len(one) > 2
+    assert one != other, "it had no part in it"
+    assert one == pytest.approx(other, abs=1e-3)
+    assert one["eval/loss"] == pytest.approx(other["eval/loss"], rel=1e-5)
 
 
 def test_a_run_is_the_same_without_it_and_in_any_processes(process_groups):

@@ -48,6 +48,7 @@ class Engine(ABC):
 
     name: ClassVar[str]
     intra: ClassVar[bool] = True  # do torch's own threads help it?
+    answers_itself: ClassVar[bool] = False  # is `logits` quicker than the module's own forward pass?
     loss: Loss = staticmethod(cross_entropy)  # of one row's outputs and targets
     channels_last: bool = True  # do weights of convolutions lie so in a row?
 

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from coopsgd.host import native
-from coopsgd.tasks.engines.base import Engine, Layout, flattened, strangers
-from coopsgd.tasks.engines.dense import MOST, how_of, places, shares, told
+from coopsgd.tasks.engines.base import Engine, flattened, strangers
+from coopsgd.tasks.engines.dense import ANSWER, MOST, how_of, places, shares, told
 
 if TYPE_CHECKING:
     from coopsgd.optim import SGDStep
 
 STAGES = 32  # convolutions, as conv.c has it
+TOGETHER = 64  # samples that are answered in one call
+ONE_AFTER_ANOTHER = "rows of numbers that lie one after another are needed"
 KNOWN = (nn.ZeroPad2d, nn.Conv2d, nn.GroupNorm, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Linear, nn.Identity)
 
 
@@ -38,10 +40,9 @@ class Conv(Engine):
 
     name: ClassVar[str] = "conv"
     intra: ClassVar[bool] = False
+    answers_itself: ClassVar[bool] = True
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._names = Layout(module).names
         stages, linear = _read(module)
         self._stages, self._linear = stages, linear
         sizes = [linear[0].in_features, *(layer.out_features for layer in linear)]
@@ -49,7 +50,8 @@ class Conv(Engine):
         self._biased = (ctypes.c_int64 * len(linear))(*(int(layer.bias is not None) for layer in linear))
         self._eps = (ctypes.c_double * len(stages))(*(0.0 if s.norm is None else s.norm.eps for s in stages))
         self._library: Any = native.library()
-        self._room, self._shape = torch.empty(0), (0, 0, 0, 0)
+        # for steps and for answers: shape of a batch, the stages at that size, room
+        self._rooms = dict[bool, tuple[tuple[int, ...], Any, Tensor]]()
 
     @staticmethod
     def cannot(module: nn.Module) -> str | None:
@@ -90,11 +92,14 @@ class Conv(Engine):
 
     @torch.no_grad()
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:
-        parts = Layout(self._module).stacked(x, self.channels_last)
-        call = torch.func.functional_call
-        return torch.stack(
-            [call(self._module, dict(zip(self._names, own, strict=True)), inputs) for own in zip(*parts, strict=True)]
-        )
+        if x.stride(1) != 1:
+            raise ValueError(ONE_AFTER_ANOTHER)
+        inputs = inputs.to(x.dtype).contiguous()
+        found = x.new_empty(len(x), len(inputs), self._sizes[len(self._linear)])
+        for model, answers in zip(x[:, None], found[:, None], strict=True):
+            for a in range(0, len(inputs), TOGETHER):
+                self._call(model, answers[:, a : a + TOGETHER], inputs[None, a : a + TOGETHER], None, None, ANSWER)
+        return found
 
     def _pass(
         self, x: Tensor, out: Tensor | None, inputs: Tensor, targets: Tensor, lr: float = 0.0, step: SGDStep | None = None
@@ -102,34 +107,51 @@ class Conv(Engine):
         """The mean cross entropy of each row, (c,); as Dense of dense.py, with inputs (c, batch, channels, height, width)."""
         how, velocity = how_of(out, step)
         if x.stride(1) != 1 or (velocity is not None and velocity.stride(1) != 1):
-            raise ValueError("rows of numbers that lie one after another are needed")
-        inputs, targets = inputs.to(x.dtype).contiguous(), targets.contiguous()
-        batch, losses = inputs.shape[1], x.new_empty(len(x))
-        shape = (batch, *inputs.shape[2:])
-        if self._shape != shape or self._room.dtype != x.dtype:
-            self._table = self._laid(*shape[1:])
-            needed = self._library.conv_room(len(self._stages), self._table, len(self._linear), self._sizes, batch)
-            self._room, self._shape = x.new_zeros(needed), shape
-        call = self._library.conv_32 if x.dtype == torch.float32 else self._library.conv_64
-        wrong = call(
-            *places(x, velocity),
-            len(self._stages),
-            self._table,
-            self._eps,
-            len(self._linear),
-            self._sizes,
-            self._biased,
-            batch,
-            inputs.data_ptr(),
-            targets.data_ptr(),
-            losses.data_ptr(),
-            self._room.data_ptr(),
-            lr,
-            *shares(step),
-            how,
-        )
-        told(wrong, targets)
+            raise ValueError(ONE_AFTER_ANOTHER)
+        inputs, targets, losses = inputs.to(x.dtype).contiguous(), targets.contiguous(), x.new_empty(len(x))
+        told(self._call(x, velocity, inputs, targets, losses, how, lr, step), targets)
         return losses
+
+    def _call(
+        self,
+        x: Tensor,
+        beside: Tensor | None,
+        inputs: Tensor,
+        targets: Tensor | None,
+        losses: Tensor | None,
+        how: int,
+        lr: float = 0.0,
+        step: SGDStep | None = None,
+    ) -> int:
+        """conv.c on these rows; 0, or 1 + the place of a target that is no class."""
+        answer, batch = how == ANSWER, inputs.shape[1]
+        shape = (TOGETHER if answer else batch, *inputs.shape[2:])
+        known = self._rooms.get(answer)
+        if known is None or known[0] != shape or known[2].dtype != x.dtype:
+            table = self._laid(*shape[1:])
+            needed = self._library.conv_room(len(self._stages), table, len(self._linear), self._sizes, shape[0], how)
+            known = self._rooms[answer] = shape, table, x.new_zeros(needed)
+        _, table, room = known
+        call = self._library.conv_32 if x.dtype == torch.float32 else self._library.conv_64
+        return int(
+            call(
+                *places(x, beside),
+                len(self._stages),
+                table,
+                self._eps,
+                len(self._linear),
+                self._sizes,
+                self._biased,
+                batch,
+                inputs.data_ptr(),
+                None if targets is None else targets.data_ptr(),
+                None if losses is None else losses.data_ptr(),
+                room.data_ptr(),
+                lr,
+                *shares(step),
+                how,
+            )
+        )
 
     def _laid(self, channels: int, height: int, width: int) -> Any:
         """The stages for images of this size, as conv.c has them."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NUMBERS = 1 << 17  # of models that are computed in one call, about: half a megabyte
 MOST = 64  # models in one call, and layers
-STORE, PLAIN, MOMENTUM, NESTEROV = range(4)  # what becomes of a gradient, as dense.c has it
+STORE, PLAIN, MOMENTUM, NESTEROV, ANSWER = range(5)  # what becomes of a gradient, as widths.h has it; ANSWER: none is taken
 
 
 def chunk(numbers: int) -> int:

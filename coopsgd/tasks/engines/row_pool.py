@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -62,9 +62,29 @@ class RowPool:
         for engine in self._engines:
             engine.bind(x, grad, statistics, module_buffers)
 
+    @property
+    def answers_itself(self) -> bool:
+        """Have its engines a forward pass of their own, quicker than the module's?"""
+        return self._engines[0].answers_itself
+
+    def answers(self, model: Tensor, inputs: Tensor) -> Tensor:
+        """(n, classes) of one model (1, d) on n inputs, which the threads share; for looking only."""
+        n, share = len(inputs), -(-len(inputs) // len(self._engines))
+        found: dict[int, Tensor] = {}
+
+        def job(engine: Engine, a: int, b: int) -> None:
+            found[a] = engine.logits(model, inputs[a:b])[0]
+
+        self._shared(job, [(a, min(a + share, n)) for a in range(0, n, share)])
+        return torch.cat([found[a] for a in sorted(found)])
+
     def each(self, job: Job, active: np.ndarray | None = None) -> None:
         """job(engine, a, b) for rows [a, b), chunk by chunk, the active ones only; returns when all are done."""
-        chunks = deque(self._chunks(active))
+        self._shared(job, self._chunks(active))
+
+    def _shared(self, job: Job, ranges: Iterable[tuple[int, int]]) -> None:
+        """job(engine, a, b) for each range [a, b), by whichever thread is free; returns when all are done."""
+        chunks = deque(ranges)
 
         def work(engine: Engine) -> None:
             while chunks:
