@@ -78,6 +78,18 @@ def _kernel(name: str, like: Tensor, more: Callable[[Tensor], tuple[int, ...]], 
     return mix
 
 
+def mean(x: Tensor, rows: np.ndarray, out: Tensor) -> None:
+    """Into out (1, n) the mean of these rows of x (r, n), int64 numbers; by torch where the kernel is not."""
+    library, bits = native.library(), {torch.float32: 32, torch.float64: 64}.get(x.dtype)
+    kept = x.stride(1) == 1 == out.stride(1) or x.shape[1] == 1
+    if library is None or bits is None or x.device.type != "cpu" or out.dtype != x.dtype or not kept:
+        torch.mean(x if len(rows) == len(x) else x[torch.from_numpy(rows)], 0, keepdim=True, out=out)
+        return
+    call, size, (to, at) = getattr(library, f"mean_{bits}"), bits // 8, (out.data_ptr(), x.data_ptr())
+    last, n = (len(rows), native.address(rows)), x.shape[1]
+    in_parts(n, n * len(rows), lambda a, some: call(to + a * size, at + a * size, x.stride(0), some, *last))
+
+
 def outer_step(z: Tensor, y: Tensor, b: Tensor, lr: float, momentum: float, rate: float, nesterov: bool) -> bool:
     """The step of strategies/outer.py's Momentum; False, and nothing done, where torch is to take it."""
     library, bits = native.library(), {torch.float32: 32, torch.float64: 64}.get(z.dtype)

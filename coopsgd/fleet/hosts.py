@@ -173,7 +173,8 @@ class Hosts(Shared):
 
     def _mean_of(self, rows: Tensor, out: Tensor) -> None:
         across = self._across
-        mine = rows.sum(0, keepdim=True)
+        workers = rows[torch.from_numpy(self._workers)] if self.v else rows
+        mine = workers.sum(0, keepdim=True)
         across._reduce(mine, across.everyone, "mean")()
         out.copy_(mine.div_(self.m))
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coopsgd.fleet import compiled
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.base import Common, Fleet, Rows
 from coopsgd.fleet.local import Local
@@ -169,8 +170,8 @@ class Shared(Fleet):
             lowered(x)
 
     def _mean_of(self, rows: Tensor, out: Tensor) -> None:
-        """Into out (1, d) the mean of the workers' rows of these columns."""
-        torch.mean(rows, 0, keepdim=True, out=out)
+        """Into out (1, d) the mean of the workers among these rows."""
+        compiled.mean(rows, self._workers, out)
 
     def _picked(self, row: Tensor, i: int) -> None:
         """Row i (1, d) of the memory is filled; return when it is so for all hosts."""
@@ -185,8 +186,7 @@ class Shared(Fleet):
                 self._met("mean")
                 columns = self._slice(x.shape[1])
                 if columns.stop > columns.start:
-                    rows = lent.all[:, columns]
-                    self._mean_of(rows if self._workers is None else rows[self._workers], mean[:, columns])
+                    self._mean_of(lent.all[:, columns], mean[:, columns])
                 self._meet("mean")
                 found = mean.clone()
                 self._returned(lent)
@@ -212,9 +212,9 @@ class Shared(Fleet):
         return finish
 
     @cached_property
-    def _workers(self) -> Tensor | None:
-        """Which of all rows are workers; None: all."""
-        return torch.from_numpy(np.flatnonzero(self._order < self.m)) if self.v else None
+    def _workers(self) -> np.ndarray:
+        """Where among the rows of this host the workers are."""
+        return np.flatnonzero(self._order < self.m)
 
     def _pick(self, x: Rows, i: int) -> Callable[[], Common]:
         row = self._taken("pick", 1, x.shape[1], x.dtype)

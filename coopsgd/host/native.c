@@ -17,7 +17,7 @@
 #endif
 #define EXPORT __attribute__((visibility("default"))) CLONES
 
-enum { FEW = 6, BLOCK = 1 << 10, BYTES = 1 << 16, CHANNELS = 2048 };
+enum { FEW = 6, BLOCK = 1 << 10, BYTES = 1 << 16, CHANNELS = 2048, TOGETHER = 32 };
 
 __attribute__((visibility("default"))) int version(void) { return 6; }
 
@@ -84,6 +84,45 @@ EXPORT void NAME(few)(T *x, int64_t stride, int64_t columns, int64_t n, const in
     case 4: NAME(few_of)(x, stride, columns, rows, W, 4); break;
     case 5: NAME(few_of)(x, stride, columns, rows, W, 5); break;
     case 6: NAME(few_of)(x, stride, columns, rows, W, 6); break;
+    }
+}
+
+/* to <- [to +] the sum of n of these rows of x, from 1 to 4, times `share` */
+INLINE void NAME(added)(T *restrict to, const T *x, int64_t stride, int64_t columns, const int64_t *rows, int64_t n, T share,
+                        const int more) {
+    const T *restrict p[4];
+    for (int64_t i = 0; i < 4; i++) p[i] = x + rows[i < n ? i : 0] * stride;
+#define EACH(sum)                                                                                                                \
+    for (int64_t k = 0; k < columns; k++) to[k] = ((more ? to[k] : 0) + (sum)) * share;                                           \
+    break
+    switch (n) {
+    case 1: EACH(p[0][k]);
+    case 2: EACH(p[0][k] + p[1][k]);
+    case 3: EACH(p[0][k] + p[1][k] + p[2][k]);
+    case 4: EACH((p[0][k] + p[1][k]) + (p[2][k] + p[3][k]));
+    }
+#undef EACH
+}
+
+/* out <- the mean of these rows of x, added up TOGETHER at a time, so that thousands of rows do not add up their rounding */
+EXPORT void NAME(mean)(T *out, const T *x, int64_t stride, int64_t columns, int64_t n, const int64_t *rows) {
+    T sum[BLOCK], share = 1 / (T)n;
+    for (int64_t at = 0; at < columns; at += BLOCK) {
+        int64_t some = columns - at < BLOCK ? columns - at : BLOCK;
+        T *restrict to = out + at;
+        if (n <= 4) {
+            NAME(added)(to, x + at, stride, some, rows, n, share, 0);
+            continue;
+        }
+        for (int64_t j = 0; j < n;) {
+            int64_t first = j, end = n - j < TOGETHER ? n : j + TOGETHER;
+            for (; j < end; j += 4) NAME(added)(sum, x + at, stride, some, rows + j, end - j < 4 ? end - j : 4, 1, j > first);
+            j = end;
+            if (first)
+                for (int64_t k = 0; k < some; k++) to[k] += sum[k] * share;
+            else
+                for (int64_t k = 0; k < some; k++) to[k] = sum[k] * share;
+        }
     }
 }
 

@@ -58,6 +58,7 @@ def _typed(found: Any) -> Any:
         "pull": [pointer, number, number, number, pointer, pointer, pointer],
         "few": [pointer, number, number, number, pointer, pointer],
         "product": [pointer, number, number, number, pointer, number, pointer, pointer, pointer, pointer],
+        "mean": [pointer, pointer, number, number, number, pointer],
         "outer": [pointer, pointer, pointer, number, real, real, real, number],
     }
     for name, types in arguments.items():

@@ -91,8 +91,13 @@ class Inner:
             self._take_apart()
         for (a, b), part in zip(self._bounds, self._parts, strict=True):
             part.grad = direction[a:b] if active is None or active[a] else None
+        lr = self.lr
         with self._no_grad():
-            self._step(self._optimizer)
+            if not self.plain:
+                self._step(self._optimizer)
+            for part in self._parts if self.plain else ():  # the same, without asking what else there could be to do
+                if part.grad is not None:
+                    part.add_(part.grad, alpha=-lr)
         return self._x
 
     def advance(self, ended: bool = False) -> None:

@@ -92,6 +92,32 @@ def test_kernels_make_the_same_bits_of_a_column_wherever_it_lies(r, dtype, monke
         torch.testing.assert_close(strided, whole, rtol=0, atol=1e-14 if dtype == torch.float64 else 1e-6)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-15), (torch.float32, 3e-7)])
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 32, 33, 70, 500])
+def test_a_mean_of_some_rows(m, dtype, tolerance, way, monkeypatch):
+    """Of rows in any order among others, of columns of any number; by the kernel a column has the same bits wherever it lies."""
+    monkeypatch.setattr(compiled, "LARGE", 1000)  # threads share it
+    draw = np.random.default_rng(m)
+    rows = draw.permutation(m + 3)[:m].astype(np.int64)
+    x = torch.from_numpy(draw.standard_normal((m + 3, 2300))).to(dtype)
+    whole = torch.full((3, 2300), 7.0, dtype=dtype)
+    compiled.mean(x, rows, whole[1:2])
+    torch.testing.assert_close(whole[1], x.double()[rows].mean(0).to(dtype), rtol=tolerance, atol=tolerance)
+    assert (whole[[0, 2]] == 7).all(), "what lies beside the mean was touched"
+    if way == "compiled":
+        for a, b in ((0, 1), (1, 1025), (1025, 2300)):
+            part = torch.empty(1, b - a, dtype=dtype)
+            compiled.mean(x[:, a:b], rows, part)
+            assert torch.equal(part[0], whole[1, a:b])
+
+
+def test_a_mean_of_many_rows_does_not_add_up_their_rounding(way):
+    x = torch.full((4096, 64), 0.1)
+    out = torch.empty(1, 64)
+    compiled.mean(x, np.arange(4096), out)
+    assert float((out.double() - x[0, 0].double()).abs().max()) < 3e-8
+
+
 def test_how_it_is_done():
     like = torch.zeros(1)
     ring = matrices.metropolis(graphs.Ring().adjacency(64))
