@@ -212,7 +212,8 @@ OTHERS = {
     "fedprox": (("algo=fedprox", "tau=2"), 20),
     "fednova": (("algo=fednova", "tau=2"), 20),
     "qg_dsgdm": (("algo=qg_dsgdm", "tau=2"), 20),
-    "scaffold outer": (("algo=fedavg", "tau=2", "correction=scaffold", "outer=nesterov"), 20),
+    "scaffold outer": (("algo=fedavg", "tau=2", "correction=scaffold", "outer=nesterov"), 40),
+    "scaffold outer J": (("algo=pasgd", "tau=2", "correction=scaffold", "outer=nesterov"), 40),
     "push-sum late": (("algo=sgp", "topology=star", "tau=2", "delay=1", "outer=nesterov"), 28),
 }
 
