@@ -182,7 +182,8 @@ class Slow(Around):
         if self._serves:
             w = len(fleet.workers)
             y[w:] = self._stepped(s, y[w:], columns, t, slice(w, None))
-            y, *more = self._handed_out(fleet, t, x, y, *more)
+            y, *others = self._handed_out(fleet, t, x, y, *more)
+            more = tuple(others)
         else:
             y = self._stepped(s, y, columns, t, slice(None), away)
         if columns is not None:
