@@ -65,7 +65,8 @@ class Trust:
         yield ""
         yield from wrapped(
             f"Final models of all members, {WORKERS} workers in {WORKERS} processes, {STEPS} steps, τ = {TAU} "
-            "(1 for `fullsync`, `d2`, `gradient_tracking`), SGD with momentum 0.9 (none where an algorithm changes gradients: "
+            "(1 for `fullsync`, `gpa`, `d2`, `gradient_tracking`), SGD with momentum 0.9 (none where an algorithm changes "
+            "gradients: "
             "`qg_dsgdm`, `fedprox`, `scaffold`, `kgt`; Adam of `local_adam` and `des_loc`), float64, digits, "
             f"batch 32: the largest difference of a number, over seeds {' and '.join(map(str, self._seeds))}. *Formulas* are "
             "slow loops over workers written from the papers, "

@@ -123,9 +123,15 @@ def kgt(p: Problem, Ws: list, inner: Inner) -> np.ndarray:
 
 
 def scaffold(
-    p: Problem, inner: Inner, clients: Callable[[int], list[int]] | None = None, weights: np.ndarray | None = None
+    p: Problem,
+    inner: Inner,
+    clients: Callable[[int], list[int]] | None = None,
+    weights: np.ndarray | None = None,
+    step: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """The server's model z and control c; clients(r) take part in round r (None: all), weights of all (None: alike).
+
+    step(z, mean): z after a round, the mean if None.
 
     Returns the workers' models, and with clients z behind them.
     """
@@ -143,7 +149,8 @@ def scaffold(
             x[i] = inner.step(i, x[i], seen[i][-1] - own[i] + c, k)
         if r >= 0:
             new = {i: mean(seen[i]) for i in drawn}
-            z = sum((w[i] * x[i] for i in drawn), np.zeros_like(z)) / sum(w[i] for i in drawn)
+            total = sum((w[i] * x[i] for i in drawn), np.zeros_like(z)) / sum(w[i] for i in drawn)
+            z = step(z, total) if step else total
             c = c + sum((w[i] * (new[i] - own[i]) for i in drawn), np.zeros_like(z))
             for i in drawn:
                 own[i] = new[i]

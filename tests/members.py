@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from coopsgd import Strategy
 from coopsgd.mixing.static import Average
 
 
@@ -27,6 +28,14 @@ class Unequal(Average):
 
     def work(self, m: int, r: int, tau: int) -> np.ndarray:
         return np.array([1] + [5] * (m - 1))
+
+
+@dataclass(frozen=True)
+class Leader(Strategy):
+    """All go on from the model of one worker, another each time."""
+
+    def send(self, fleet: Any, t: Any, x: Any, s: Any) -> Any:
+        return fleet.later(fleet.pick, x, t.round % fleet.m)
 
 
 def leaves(m: int, r: int) -> Any:

@@ -185,7 +185,19 @@ def binary_tree(m: int, tree: int = 0) -> list[list[int]]:
     return found
 
 
+def gpa(p: Problem, mu_x: float = 0.9, mu_y: float = 0.8) -> np.ndarray:
+    """y = mu_y a + (1 - mu_y) z; z <- z - eta mean g(y); a <- mu_x a + (1 - mu_x) z. The models are the next y."""
+    z, a, y = p.x0.copy(), p.x0.copy(), p.x0.copy()
+    for k in range(p.K):
+        z = z - p.eta * sum(p.gradient(i, y, k) for i in range(p.m)) / p.m
+        a = mu_x * a + (1 - mu_x) * z
+        y = mu_y * a + (1 - mu_y) * z
+        p.communicates(k, [y] * p.m, [y] * p.m)
+    return np.array([y] * p.m)
+
+
 RULES = {
+    "gpa": gpa,
     "qg_dsgdm": qg_dsgdm,
     "decentlam": decentlam,
     "gasloc": gasloc,

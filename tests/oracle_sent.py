@@ -84,8 +84,11 @@ def chunks(p: Problem, most: int) -> list[np.ndarray]:
     return found
 
 
-def demo(p: Problem, most: int = 64, keep: int = 32, decay: float = 0.999) -> np.ndarray:
-    """delta <- decay delta + lr g; the largest coefficients of each chunk leave it; p <- p - lr sign(mean over the senders)."""
+def demo(p: Problem, most: int = 64, keep: int = 32, decay: float = 0.999, wd: float = 0.0) -> np.ndarray:
+    """delta <- decay delta + lr g; the largest coefficients of each chunk leave it; p <- (1 - lr wd) p, then
+
+    p <- p - lr sign(mean over the senders).
+    """
     z, delta, places = p.x0.copy(), zeros(p), chunks(p, most)
     x = [z] * p.m
     for k, r in enumerate(p.rounds()):
@@ -106,7 +109,7 @@ def demo(p: Problem, most: int = 64, keep: int = 32, decay: float = 0.999) -> np
                 total, count = total + coefficients * held, count + held
                 one[where] -= rows.T @ (coefficients * held) @ columns
             ahead[where] = rows.T @ (total / np.maximum(count, 1)) @ columns
-        z = z - p.eta * np.sign(ahead)
+        z = z * (1 - p.eta * wd) - p.eta * np.sign(ahead)
         x = [z] * p.m
         p.communicates(k, sent, x)
     return np.array(x)

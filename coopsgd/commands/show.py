@@ -21,7 +21,7 @@ from coopsgd.predict.of_axes import codec_facts, correction_facts, gasloc_facts
 from coopsgd.predict.setting import Setting
 from coopsgd.run import pictures, provenance, source
 from coopsgd.run.console import number, printer
-from coopsgd.setup import schema
+from coopsgd.setup import catalogue, schema
 from coopsgd.setup.parts import Parts
 from coopsgd.strategies.period import ends
 
@@ -48,6 +48,7 @@ def facts(parts: Parts, notes: tuple[str, ...]) -> dict[str, Any]:
     factors = schedule.factors(m, 0) if schedule and strategy.send is not None else ()
     result: dict[str, Any] = {
         **cost.identity(parts),
+        "stands_for": catalogue.stands_for(config.algo["name"]),
         "parameters": task.dimension(config),
         "statistics": task.statistics(config),
         "rows": [*(f"worker {i}" for i in range(m)), *(f"aux {a}" for a in range(v))],
@@ -201,6 +202,8 @@ def show(found: dict[str, Any]) -> None:
         f"{found['algo']}: A(tau = {_tau(found)}, W, v = {found['aux']}) with m = {found['workers']} workers",
         style="bold",
     )
+    if found["stands_for"]:
+        console.print(f"{found['algo']} is {' '.join(found['stands_for'])}", markup=False)
     for n, factor in enumerate(found["factors"]):
         name = "W" if found["cycle"] == 1 else "W of the first communication"
         if len(found["factors"]) > 1:

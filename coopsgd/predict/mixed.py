@@ -271,7 +271,7 @@ class Mixed:
 
 def follows_from_matrices(strategy: Strategy) -> bool:
     """Do the matrices of its schedule say all that a communication does to the models of plain SGD?"""
-    if overrides(strategy, "receive"):
+    if overrides(strategy, "receive") or overrides(strategy, "shift"):
         return False
     if overrides(strategy, "send"):
         return strategy.send is None and not is_external(strategy)

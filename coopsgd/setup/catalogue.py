@@ -52,6 +52,39 @@ def choices_of(group: str, name: str, config_dir: str | None = None) -> dict[str
     return {str(key).removeprefix("override ").strip("/ "): str(value) for one in defaults for key, value in one.items()}
 
 
+def stands_for(name: str) -> list[str]:
+    """The words that an algorithm of ours is short for: algo=pasgd, tau=50, outer=nesterov. Empty of one that is its own."""
+    if name not in _texts("algo", None):
+        return []
+    said, brought = settings("algo", name), choices_of("algo", name)
+    of_run = {key for key in said if key in KEYS_OF_RUN}
+    if not brought and not of_run - {"tau"}:
+        return []
+    alike = []
+    for choice in choices("algo"):
+        other = settings("algo", choice.name)
+        same = all(other.get(key) == said.get(key) for key in ("strategy", "mixing"))
+        own = [key for key in other if key not in ("strategy", "mixing", *KEYS_OF_RUN)]
+        if choice.name != name and same and not own and not choices_of("algo", choice.name) and other.keys() <= said.keys():
+            alike.append((sum(other[key] != said[key] for key in other), choice.name, other))
+    if not alike:
+        return []
+    _, base, other = min(alike, key=lambda one: one[:2])
+    keys = {key: value for key, value in said.items() if other.get(key) != value}
+    written = {key if key in KEYS_OF_RUN else f"algo.{key}": _word(value) for key, value in keys.items()}
+    first = {"algo": base} | ({"tau": written.pop("tau")} if "tau" in written else {})
+    words = first | {key.partition("@")[0]: choice for key, choice in brought.items()} | written
+    return [f"{key}={value}" for key, value in words.items()]
+
+
+KEYS_OF_RUN = {f.name for f in fields(Config) if f.name not in GROUPS}
+
+
+def _word(value: Any) -> str:
+    """As it is written on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+
+
 class Option(NamedTuple):
     """A key of the config, as its dataclass has it."""
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.static import takes_mean
 from coopsgd.strategies.base import Around, Strategy, Tick, layers, overrides
-from coopsgd.strategies.correction import Correction
 from coopsgd.strategies.outer import Outer
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from coopsgd.fleet.base import Common, Fleet, Pending, Rows
     from coopsgd.strategies.codec import Codec
+    from coopsgd.strategies.correction import Correction
     from coopsgd.strategies.fragments import Fragments
 
 
@@ -140,19 +140,40 @@ class Slow(Around):
         if overrides(self.algorithm, "send"):
             return self.algorithm.send(fleet, t, x, s.own)
         columns = self._columns(fleet, x, t)
-        part, W = _some(x, columns), self._sent_by(fleet, t)
+        part = _some(x, columns)
         if self.codec is not None:
             v = self._message(self._rule(fleet), part, s, columns)
             coder = self._coder(fleet, t, x, v)
             if self._sums:
                 return _begun(fleet, t, fleet.mean, coder.first(v, s.memory[-1]))
             packed = coder.pack(v, _rows(fleet), self._feeds(s), s.kept[-1] if self.codec.REMEMBERS else None)
-            return _begun(fleet, t, fleet.spread, W, packed)
-        if W is None:
-            return _begun(fleet, t, fleet.mean, part)
-        return _begun(fleet, t, fleet.mix, W, part.clone() if self.keeps and part is x and not t.late else part)
+            return _begun(fleet, t, fleet.spread, self._sent_by(fleet, t), packed)
+        return self._begun_with(fleet, t, x, part)
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
+        (y,), s = self._received(fleet, t, x, heard, (), s)
+        return y, s
+
+    def send_with(self, fleet: Fleet, t: Tick, x: Rows, more: Rows, s: Any) -> Pending:
+        """`send`, and `more` in the same message, which takes no outer step. Without codec and fragments."""
+        return self._begun_with(fleet, t, x, x, more)
+
+    def receive_with(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[tuple[Any, Any], Any]:
+        """The models and `more` after the communication, and the state."""
+        (y, more), s = self._received(fleet, t, x, heard[0], heard[1:], s)
+        return (y, more), s
+
+    def _begun_with(self, fleet: Fleet, t: Tick, x: Rows, part: Rows, *more: Rows) -> Pending:
+        """A message of what travels of the models x, and of more."""
+        W = self._sent_by(fleet, t)
+        if W is None:
+            return _begun(fleet, t, fleet.mean, part, *more)
+        return _begun(fleet, t, fleet.mix, W, part.clone() if self.keeps and part is x and not t.late else part, *more)
+
+    def _received(
+        self, fleet: Fleet, t: Tick, x: Rows, heard: Any, more: tuple[Any, ...], s: Any
+    ) -> tuple[tuple[Any, ...], Any]:
+        """What the models are after the communication, and what else was mixed with them; the state."""
         columns, own, away = self._columns(fleet, x, t), s.own, None
         if self.codec is None:
             y, own = self.algorithm.receive(fleet, t, x, heard, s.own)
@@ -161,14 +182,15 @@ class Slow(Around):
         if self._serves:
             w = len(fleet.workers)
             y[w:] = self._stepped(s, y[w:], columns, t, slice(w, None))
-            y = self._handed_out(fleet, t, x, y)
+            y, *others = self._handed_out(fleet, t, x, y, *more)
+            more = tuple(others)
         else:
             y = self._stepped(s, y, columns, t, slice(None), away)
-        if columns is None:
-            return y, s._replace(own=own)
-        found = x.clone()
-        found[:, columns] = y.to(x.dtype).expand(len(x), -1)
-        return found, s._replace(own=own)
+        if columns is not None:
+            found = x.clone()
+            found[:, columns] = y.to(x.dtype).expand(len(x), -1)
+            y = found
+        return (y, *more), s._replace(own=own)
 
     def _columns(self, fleet: Fleet, x: Rows, t: Tick) -> Tensor | None:
         """What travels; None: all."""
@@ -209,12 +231,13 @@ class Slow(Around):
             s.z[rows, columns] = z
         return z
 
-    def _handed_out(self, fleet: Fleet, t: Tick, x: Rows, y: Rows) -> Rows:
-        """What a server that has its new model makes of everyone's."""
+    def _handed_out(self, fleet: Fleet, t: Tick, x: Rows, y: Rows, *more: Rows) -> tuple[Rows, ...]:
+        """What a server that has its new model makes of everyone's, and of what else it has."""
         down = self._W(fleet, t).factors[1]
         if self.codec is None:
-            return fleet.mix(down, y)
-        return self._rounded(fleet, t, x, y, down)
+            fleet.mix(down, y, *more)
+            return y, *more
+        return (self._rounded(fleet, t, x, y, down),)
 
     # with a codec
 

@@ -17,7 +17,8 @@ from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.static import takes_mean
 from coopsgd.registry import of_run, option, register
 from coopsgd.strategies import needs
-from coopsgd.strategies.base import Around, Strategy, Tick, overrides
+from coopsgd.strategies.axes import Slow
+from coopsgd.strategies.base import Around, Strategy, Tick
 from coopsgd.strategies.normalised import Normalised, column
 
 if TYPE_CHECKING:
@@ -185,11 +186,11 @@ class Tracking(Around):
         return Tracked(self.algorithm.init(fleet, x), x.clone(), _zeros(x))
 
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
-        return _with(self.algorithm, fleet, t, x + s.c, s.c + x - s.z, s.own)
+        return _sent_with(self.algorithm, fleet, t, x + s.c, s.c + x - s.z, s.own)
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
-        y, own = self.algorithm.receive(fleet, t, x + s.c, heard[0], s.own)
-        s.c.copy_(heard[1]).sub_(x - s.z)
+        y, more, own = _heard_with(self.algorithm, fleet, t, x + s.c, heard, s.own)
+        s.c.copy_(more).sub_(x - s.z)
         s.z.copy_(y)
         return y, s._replace(own=own)
 
@@ -228,11 +229,11 @@ class LocallyTracking(Around):
         return super().direction(fleet, t, grad + s.c, x, s)
 
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
-        return _with(self.algorithm, fleet, t, x, s.total / t.tau + s.c, s.own)
+        return _sent_with(self.algorithm, fleet, t, x, s.total / t.tau + s.c, s.own)
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
-        y, own = self.algorithm.receive(fleet, t, x, heard[0], s.own)
-        s.c.copy_(heard[1]).sub_(s.total / t.tau)
+        y, more, own = _heard_with(self.algorithm, fleet, t, x, heard, s.own)
+        s.c.copy_(more).sub_(s.total / t.tau)
         s.total.zero_()
         return y, s._replace(own=own)
 
@@ -309,12 +310,12 @@ class Controlling(Around):
 
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: Any) -> Pending | tuple[Pending, ...]:
         share = column(self._shares(fleet.m, t), fleet, x)
-        return _with(self.algorithm, fleet, t, x, s.common + share * (self._moved(fleet, t, s) - s.mine), s.own)
+        return _sent_with(self.algorithm, fleet, t, x, s.common + share * (self._moved(fleet, t, s) - s.mine), s.own)
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: Any) -> tuple[Rows | Common, Any]:
-        y, own = self.algorithm.receive(fleet, t, x, heard[0], s.own)
+        y, more, own = _heard_with(self.algorithm, fleet, t, x, heard, s.own)
         s.mine.copy_(self._moved(fleet, t, s))
-        s.common.copy_(heard[1])
+        s.common.copy_(more)
         s.total.zero_()
         return y, s._replace(own=own)
 
@@ -338,14 +339,19 @@ def _zeros(x: Rows) -> Rows:
     return x.new_zeros(x.shape)
 
 
-def _with(algorithm: Strategy, fleet: Fleet, t: Tick, x: Rows, more: Rows, own: Any) -> Pending | tuple[Pending, ...]:
-    """The algorithm's message of x, and what mixes `more` by its matrix: in the same one where it mixes x by that too."""
-    from coopsgd.fleet.base import Pending  # which imports torch
-
+def _sent_with(algorithm: Strategy, fleet: Fleet, t: Tick, x: Rows, more: Rows, own: Any) -> Pending:
+    """A message of x and `more`, which the algorithm's matrix mixes."""
+    if isinstance(algorithm, Slow):
+        return algorithm.send_with(fleet, t, x, more, own)
     assert algorithm.schedule is not None
-    W = algorithm.schedule.at(fleet.m, t.round)
-    if not overrides(algorithm, "send"):
-        return fleet.later(fleet.mix, W, x, more)
-    sent = algorithm.send(fleet, t, x, own)
-    first = sent if isinstance(sent, Pending) else Pending(lambda: tuple(one.wait() for one in sent))
-    return first, fleet.later(fleet.mix, W, more)
+    return fleet.later(fleet.mix, algorithm.schedule.at(fleet.m, t.round), x, more)
+
+
+def _heard_with(algorithm: Strategy, fleet: Fleet, t: Tick, x: Rows, heard: Any, own: Any) -> tuple[Any, Any, Any]:
+    """The models after it, what `more` became, and the algorithm's state."""
+    if isinstance(algorithm, Slow):
+        (y, more), own = algorithm.receive_with(fleet, t, x, heard, own)
+    else:
+        more = heard[1]
+        y, own = algorithm.receive(fleet, t, x, heard[0], own)
+    return y, more, own

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from coopsgd.errors import RunFailed
-from coopsgd.optim import below_one, positive
+from coopsgd.optim import below_one, not_negative, positive
 from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
@@ -104,19 +104,27 @@ class Momentum(Outer):
 @register("sign", "outer")
 @dataclass(frozen=True)
 class Sign(Outer):
-    """A step of one size in each coordinate: z <- z - lr sign(z - y), times the inner rate (scale=lr). DeMo."""
+    """A step of one size in each coordinate: z <- (1 - lr weight_decay) z - lr sign(z - y), lr times the inner rate (scale=lr).
+
+    DeMo. An inner optimiser's decay would be part of z - y, whose size does not count here.
+    """
 
     scale: str = option("lr", "what the step is multiplied by: none; lr, the inner rate", words=SCALES)
+    weight_decay: float = option(0.0, "share of the model that is taken off it, times the rate of the step", unit="")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_scale(self.scale)
+        not_negative("outer.weight_decay", self.weight_decay)
 
     def step(self, z: Tensor, y: Tensor, memory: Memory, lr: float) -> None:
         self.step_away(z, y, None, memory, lr)
 
     def step_away(self, z: Tensor, y: Tensor, away: Tensor | None, memory: Memory, lr: float) -> None:
-        z.sub_((z - y if away is None else away).sign(), alpha=self.lr * (lr if self.scale == "lr" else 1.0))
+        sign, rate = (z - y if away is None else away).sign(), self.lr * (lr if self.scale == "lr" else 1.0)
+        if self.weight_decay:
+            z.mul_(1 - rate * self.weight_decay)
+        z.sub_(sign, alpha=rate)
 
 
 @register("nesterov", "outer")

@@ -134,6 +134,12 @@ def test_every_algorithm(process_groups, algo):
         ("algo=pasgd", "tau=2", "weights_by=samples", "partition=dirichlet"),
         ("algo=dpsgd", "tau=5", "delay=1", "outer=nesterov"),
         ("algo=slowmo", "tau=2"),
+        (  # numbers drawn by their address: pixels that are alike have gradients that are, and of those any is the largest
+            *("algo=pasgd", "tau=6", "codec=randk", "codec.share=0.2", "fragments=columns", "fragments.count=2"),
+            *("delay=1", "outer=nesterov", "merge=0.5"),
+        ),
+        ("algo=dpsgd", "tau=5", "codec=randk", "codec.share=0.2", "delay=2", "outer=momentum", "outer.momentum=0.4"),
+        ("algo=fedavg", "tau=2", "algo.fraction=0.5", "correction=scaffold", "outer=adam", "codec=bf16"),
         ("algo=pasgd", f"algo.strategy={SlowMo.__module__}:SlowMo", "~algo.mixing", "tau=2"),
     ],
     ids=" ".join,

@@ -252,7 +252,11 @@ def test_who_is_not_drawn_is_idle():
 # going on
 
 
+FRAGMENTS = ("algo=pasgd", "tau=6", "codec=topk", "codec.share=0.3", "fragments=columns", "fragments.count=2", "delay=1")
 CASES = [
+    (*FRAGMENTS, "outer=nesterov", "merge=0.5"),
+    ("algo=dpsgd", "topology=ring", "tau=4", "codec=topk", "codec.share=0.3", "delay=2", "outer=momentum"),
+    ("algo=gpa",),
     ("algo=easgd", "tau=3", "norm_stats=local"),
     ("algo=dpsgd", "topology=ring", "tau=4", "delay=2"),
     ("algo=dpsgd", "topology=ring", "tau=4", "delay=tau"),
@@ -322,7 +326,7 @@ def goes_on(rank: int, words: tuple[str, ...], states: list[Any], optimizers: li
 
 
 @pytest.mark.parametrize(
-    "words", [("algo=dpsgd", "topology=ring", "tau=4", "delay=2"), ("algo=easgd", "tau=3"), (*SLOWMO, "tau=4")]
+    "words", [("algo=dpsgd", "topology=ring", "tau=4", "delay=2"), ("algo=easgd", "tau=3"), (*SLOWMO, "tau=4"), FRAGMENTS]
 )
 def test_processes_go_on_and_so_does_one_process_with_the_models_of_all(process_groups, words):
     group = process_groups(4)

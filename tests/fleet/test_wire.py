@@ -83,6 +83,10 @@ LONG = 1_600_000  # numbers, so that what else a run sends stays small beside a 
 
 
 def test_packed_messages_are_that_small(tmp_path):
-    ((kernel, ledger),) = counted(tmp_path, [(f"task.dim={LONG}", "algo=pasgd", "codec=sign")])
-    assert ledger == (STEPS[1] - STEPS[0]) * 12 * (4 + LONG // 8)  # each of 4 sends its message to three others
-    assert kernel == pytest.approx(ledger, rel=0.03)
+    long = (f"task.dim={LONG}", "algo=pasgd")
+    signs, largest = counted(tmp_path, [(*long, "codec=sign"), (*long, "codec=topk", "codec.share=0.02")])
+    times = (STEPS[1] - STEPS[0]) * 12  # each of 4 sends its message to three others
+    assert signs[1] == times * (4 + LONG // 8)
+    assert largest[1] == times * (4 * LONG // 50 + -(-21 * (LONG // 50) // 8))  # 2^20 < LONG < 2^21: a place takes 21 bits
+    for kernel, ledger in (signs, largest):
+        assert kernel == pytest.approx(ledger, rel=0.03)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from playing import settle
 
-from coopsgd.fleet.block import vector
+from coopsgd.fleet.block import Block, vector
 from coopsgd.fleet.plan import layout_of
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.predict.of_axes import codec_facts, correction_facts, delta_of, gasloc_facts
@@ -76,6 +76,19 @@ def test_models_come_nearer_by_what_the_blocks_say(words):
     assert (seen[55] / seen[25]) ** (1 / 30) == pytest.approx(told, rel=2e-3)
 
 
+def test_what_scaffold_corrects_dies_out_as_its_block_says():
+    """Within a round workers part by what their controls are wrong; at x = 1.5 that leaves more than the mean does."""
+    words, tau, x = ("algo=pasgd", "correction=scaffold", "tau=4"), 4, 1.5
+    told = corrected.left("scaffold", np.zeros(4), x, tau)
+    loop, seen = make_loop(parts_of(*words, f"optim.lr={x}").config), []
+    for k in range(40 * tau):
+        loop.advance()
+        if k % tau == tau - 2:
+            seen.append(disagreement(loop.state.x))
+    assert (seen[35] / seen[15]) ** (1 / 20) == pytest.approx(told, rel=1e-6)
+    assert told == pytest.approx(1 - (1 - 0.5 + 0.25 - 0.125) / 4)
+
+
 def test_without_curvature_a_round_leaves_what_is_told():
     values = np.array([0.8, 0.3, -0.2])
     assert corrected.left("d2", values, 0.0, 1) == pytest.approx(0.8**0.5)
@@ -111,6 +124,78 @@ def test_a_message_keeps_at_least_delta(words):
     lost = ((v - kept) ** 2).sum(1) / (v**2).sum(1)
     assert delta is not None and 0 < delta <= 1
     assert float(lost.mean() if codec.DRAWS else lost.max()) <= 1 - delta + 1e-12
+
+
+WORST = {  # of which a message keeps no more than delta -> how far below the bound it may be
+    "sign": (("codec=sign",), [1.0] + [0.0] * 255, 0),
+    "topk": (("codec=topk", "codec.share=0.25"), [1.0, -1.0] * 128, 0),
+    "randk": (("codec=randk", "codec.share=0.25"), [1.0] * 256, 0),
+    "bf16": (("codec=bf16",), [1 + 2.0**-8] * 256, 0.01),
+    "fp16": (("codec=fp16",), [1 + 2.0**-11] * 256, 0.01),
+    "qsgd": (("codec=qsgd", "codec.bits=2", "codec.per=tensor"), [1.0] * 256, 0.01),
+}
+
+
+@pytest.mark.parametrize("case", WORST)
+def test_a_message_can_keep_as_little_as_delta(case):
+    words, v, off = WORST[case]
+    parts = parts_of("algo=pasgd", *words, dim=256)
+    codec, known = parts.codec, codec_facts(parts)
+    assert codec is not None and known is not None
+    rows = torch.tensor([v] * 4000 if codec.DRAWS else [v], dtype=torch.float64)
+    coder = codec.coder(vector(256), None, 256, rows.dtype, 0)
+    kept, _ = coder.unpack(coder.pack(rows, range(len(rows)), True), range(len(rows)))
+    lost = float(((rows - kept) ** 2).sum(1).mean() / (rows[0] ** 2).sum())
+    assert lost == pytest.approx(1 - known["delta"], rel=max(off, 1e-9))
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_omega_is_what_qsgd_adds_to_even_numbers(bits):
+    """Of L equal numbers each is one level of s or none: the variance is sqrt(L) / s - 1 times the square; told is 1 more."""
+    parts = parts_of("algo=pasgd", "codec=qsgd", f"codec.bits={bits}", "codec.per=tensor", dim=1024)
+    codec, s = parts.codec, 2 ** (bits - 1) - 1
+    assert codec is not None
+    rows = torch.ones(4000, 1024, dtype=torch.float64)
+    coder = codec.coder(vector(1024), None, 1024, rows.dtype, 0)
+    heard, _ = coder.unpack(coder.pack(rows, range(4000), False), range(4000))
+    assert float(heard.mean()) == pytest.approx(1, abs=0.01)
+    added = float(((heard - rows) ** 2).sum(1).mean()) / 1024
+    assert added == pytest.approx(32 / s - 1, rel=0.02)
+    assert codec_facts(parts)["omega"] == pytest.approx(32 / s)
+
+
+def test_a_transform_keeps_of_even_coefficients_what_is_told():
+    codec = Parts(settle((*ONE_CURVATURE, "algo=dpsgd", "codec=dct", "codec.keep=4", "codec.chunk=8"))).codec
+    assert codec is not None
+    block = (Block("a", (8, 8), (8, 1), 0),)
+    coder = codec.coder(block, None, 64, torch.float64, 0)
+    rows = coder.restored(torch.ones(1, 64, dtype=torch.float64))
+    kept, _ = coder.unpack(coder.pack(rows, range(1), True), range(1))
+    assert float(((rows - kept) ** 2).sum() / (rows**2).sum()) == pytest.approx(1 - delta_of(codec, 64))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.001])
+def test_what_error_feedback_leaves_out_is_bounded_as_its_recursion_is(share):
+    """|e| <= sqrt(1 - delta) (|e| + |D|) settles at sqrt(1 - delta) / (1 - sqrt(1 - delta)): no less is told, and 1 % more."""
+    told = codec_facts(parts_of("algo=pasgd", "codec=topk", f"codec.share={share}", dim=2000))["left_out"]
+    least = (1 - share) / (1 - (1 - share) ** 0.5) ** 2
+    assert least <= told <= 1.01 * least
+
+
+def test_chocos_rate_is_half_its_gamma_where_that_is_least():
+    """The proof leaves 1 - gamma / 2. 82 bounds it over all W: a gap of 1 and |I - W| = 2 would give that, of little sent."""
+    rows, overs = [], []
+    for low, high in ((-0.9, 0.3), (0.1, 0.8), (-0.5, 0.5), (0.0, 0.2), (-0.2, 0.9)):
+        for delta in (0.1, 0.9):
+            gamma, left = corrected.choco(np.array([high, low]), delta)
+            assert 1 - left <= gamma / 2
+            rho, beta = 1 - max(high, -low), 1 - low
+            rows.append([rho, rho**2, beta**2, rho * beta**2, rho * delta])
+            overs.append(rho**2 * delta / gamma)
+            bound = rho**2 * delta / (1 - left)
+    found = np.linalg.lstsq(np.array(rows), np.array(overs), rcond=None)[0]
+    np.testing.assert_allclose(found, [16, 1, 4, 2, -8], rtol=1e-8)
+    assert 2 * found @ [1, 1, 4, 4, 0] == pytest.approx(bound)
 
 
 def test_choco_leaves_no_more_than_its_proof():

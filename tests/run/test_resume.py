@@ -124,6 +124,34 @@ def test_every_axis(cli, tmp_path, words):
     same(*both(cli, tmp_path, *PLAIN, "processes=1", "algo=dpsgd", "tau=4", *words))
 
 
+# what is under way, left out, drawn or in turns when the checkpoint is written
+WIDER = [
+    (
+        *("algo=pasgd", "tau=4", "codec=topk", "codec.share=0.3", "fragments=columns", "fragments.count=2"),
+        *("delay=1", "outer=nesterov", "merge=0.5", "optim=adam"),
+    ),
+    ("algo=dpsgd", "tau=4", "codec=topk", "codec.share=0.3", "delay=tau", "outer=momentum", "outer.momentum=0.4"),
+    ("algo=one_peer", "tau=6", "codec=bf16", "fragments=columns", "fragments.count=3", "fragments.by=random", "delay=2"),
+    ("algo=pasgd", "tau=7", "codec=qsgd", "delay=3", "outer=yogi", "correction=proximal", "buffers=average", "optim=adam"),
+    ("algo=fedavg", "tau=4", "correction=scaffold", "outer=adam", "codec=fp16", "buffers=keep", "optim.momentum=0.9"),
+    ("algo=relay", "topology=tree", "tau=4", "codec=bf16", "delay=2", "optim=adamw"),
+    ("algo=gpa", "optim=adamw"),
+]
+
+
+@pytest.mark.parametrize("words", WIDER, ids=" ".join)
+def test_axes_together_in_two_processes_and_on_one(cli, tmp_path, words):
+    one, other = both(cli, tmp_path, *PLAIN, *words, "processes=2", resumed=("processes=1",))
+    np.testing.assert_allclose(one.rows(), other.rows(), rtol=0, atol=1e-12)
+    for name in ("rounds", "messages", "bytes"):
+        assert one.summary["ledger"][name] == other.summary["ledger"][name]
+
+
+@pytest.mark.parametrize("words", WIDER, ids=" ".join)
+def test_axes_together(cli, tmp_path, words):
+    same(*both(cli, tmp_path, *PLAIN, "processes=1", *words))
+
+
 PROCESSES = [
     (*PLAIN, "algo=easgd", "tau=3", "optim.momentum=0.9"),
     (*PLAIN, "algo=hierarchical", "tau=4", "optim=adamw"),

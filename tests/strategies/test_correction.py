@@ -93,6 +93,32 @@ def test_scaffold_with_sampled_clients(process_groups, fraction, inner, processe
     np.testing.assert_allclose(play(process_groups, processes, *words).x, expected, **EXACT)
 
 
+def nesterov(lr: float, mu: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """z after a step of torch's SGD along z - mean."""
+    b: list[Any] = [0.0]
+
+    def step(z: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        b[0] = mu * b[0] + (z - mean)
+        return z - lr * (z - mean + mu * b[0])
+
+    return step
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("algo", ["pasgd", "fedavg"])
+def test_scaffold_with_an_outer_step_is_one_message(process_groups, algo, processes):
+    """Models and controls travel together: as many messages as without correction, of twice the bytes."""
+    words = (*QUADRATIC, f"algo={algo}", "tau=3", "outer=nesterov", "buffers=reset", *INNERS["all"][0])
+    p = problem(words)
+    clients = drawn(p, 0.5) if algo == "fedavg" else None
+    inner = corrected.Inner(p, RATES, **INNERS["all"][1], resets=True)
+    played = play(process_groups, processes, *words, "correction=scaffold")
+    np.testing.assert_allclose(played.x, corrected.scaffold(p, inner, clients, step=nesterov(0.7, 0.9)), **EXACT)
+    plain = play(process_groups, processes, *words)
+    assert played.logical[:2] == plain.logical[:2] and played.logical[2] == 2 * plain.logical[2]
+    assert (plain.wire_bytes > 0) == (processes > 1) and played.wire_bytes == 2 * plain.wire_bytes
+
+
 def state_of(*words: str, steps: int = 12) -> tuple[Any, torch.Tensor]:
     """The strategy's state and the models after so many steps, all rows in this process."""
     loop = make_loop(compose_config([*QUADRATIC, *words, "processes=1"]).config, observer=Recorder())

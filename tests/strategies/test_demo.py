@@ -39,6 +39,15 @@ def test_a_vector_of_the_preset(process_groups):
         np.testing.assert_allclose(play(process_groups, processes, *words).x, there, **EXACT)
 
 
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_its_weight_decay_is_of_the_model_and_not_in_the_momentum(process_groups, processes):
+    words = (*QUADRATIC, "algo=demo", "codec.keep=2", "outer.weight_decay=0.5")
+    expected = demo(problem(words), 64, 2, wd=0.5)
+    np.testing.assert_allclose(play(process_groups, processes, *words).x, expected, **EXACT)
+    coupled = play(process_groups, 1, *QUADRATIC, "algo=demo", "codec.keep=2", "optim.weight_decay=0.5").x
+    assert np.abs(coupled - expected).max() > 1e-2
+
+
 def test_all_coefficients_without_feedback_are_the_sign_of_the_mean_gradient(process_groups):
     words = (*QUADRATIC, "algo=demo", "codec.keep=64", "codec.feedback=false", "codec.decay=1")
     p = problem(words)
@@ -107,6 +116,7 @@ def test_one_worker_loses_nothing():
         (("algo=demo", "codec.chunk=0"), "codec.chunk: must be a whole number of at least 1, got 0"),
         (("algo=demo", "codec.keep=half"), "codec.keep: must be a whole number, got 'half'"),
         (("algo=demo", "codec.bits=9"), "codec.bits: this codec takes 1 to 8, got 9"),
+        (("algo=demo", "outer.weight_decay=-1"), "outer.weight_decay: must be a number, not negative, got -1"),
         (("algo=demo", "outer.scale=rate"), "outer.scale: must be one of none, lr, got 'rate'"),
         (("algo=easgd", "codec=dct"), "codec=dct: easgd: with a W that moves"),
     ],

@@ -199,6 +199,7 @@ def test_is_what_slow_loops_make_of_it(process_groups, case, processes):
     assert 1e-6 < np.abs(played.x - plain.x).max() < 0.05
 
 
+KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # what is sent -> its bytes of a message of 10 float64, and the exact ones beside
 OTHERS = {
     "decentlam": (("algo=decentlam", "tau=2"), 20),
@@ -212,9 +213,26 @@ OTHERS = {
     "fedprox": (("algo=fedprox", "tau=2"), 20),
     "fednova": (("algo=fednova", "tau=2"), 20),
     "qg_dsgdm": (("algo=qg_dsgdm", "tau=2"), 20),
-    "scaffold outer": (("algo=fedavg", "tau=2", "correction=scaffold", "outer=nesterov"), 20),
+    "scaffold outer": (("algo=fedavg", "tau=2", "correction=scaffold", "outer=nesterov"), 40),
+    "scaffold outer J": (("algo=pasgd", "tau=2", "correction=scaffold", "outer=nesterov"), 40),
     "push-sum late": (("algo=sgp", "topology=star", "tau=2", "delay=1", "outer=nesterov"), 28),
 }
+
+
+@pytest.mark.parametrize("codec", ["bf16", "fp16"])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_a_picked_row_is_heard_rounded(process_groups, processes, codec):
+    """Of an algorithm that goes on from one worker's model: C(x) of it by everyone, itself too, in two bytes a number."""
+    words = (*QUADRATIC, "algo=fullsync", "algo.strategy=members:Leader", "tau=3", f"codec={codec}")
+    p = problem(words)
+    x = [p.x0.copy() for _ in range(p.m)]
+    for k, r in enumerate(p.rounds()):
+        x = oracle_rules.local(p, x, k)
+        x = [C(x[r % p.m], KINDS[codec])] * p.m if r >= 0 else x
+    played = play(process_groups, processes, *words)
+    np.testing.assert_allclose(played.x, x, **EXACT)
+    assert played.logical == (8, 8 * 7, 8 * 7 * 20)  # its row to seven others, ten numbers of two bytes
+    assert played.wire_bytes == 8 * 20 * (processes - 1)
 
 
 @pytest.mark.parametrize("codec", ["bf16", "fp16"])

@@ -30,6 +30,33 @@ def test_without_momentum_they_are_gossip(process_groups, algo, when):
     same(process_groups, (f"algo={algo}", "algo.beta=0", "tau=3", when), ("algo=dpsgd", "tau=3", when), exactly=True)
 
 
+@pytest.mark.parametrize("inner", [(), ("optim.momentum=0.8",), ("optim=adam",)])
+def test_an_average_that_keeps_nothing_is_fullsync(process_groups, inner):
+    same(process_groups, ("algo=gpa", "algo.mu_x=0", *inner), ("algo=fullsync", *inner))
+
+
+def test_gradients_at_the_average_are_heavy_ball(process_groups):
+    """a <- mu a + (1 - mu) z, z <- z - lr g(a): what moves a is mu times what moved it last, and (1 - mu) lr g."""
+    same(
+        process_groups,
+        ("algo=gpa", "algo.mu_x=0.8", "algo.mu_y=1", "optim.lr=0.1"),
+        ("algo=fullsync", "optim.momentum=0.8", "optim.lr=0.02"),
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_the_average_is_what_is_evaluated(process_groups, processes):
+    words = (*QUADRATIC, "algo=gpa", "algo.mu_x=0.7", "algo.mu_y=0.5")
+    p = problem(words)
+    z, a = p.x0.copy(), p.x0.copy()
+    for k in range(p.K):
+        z = z - p.eta * sum(p.gradient(i, (a + z) / 2, k) for i in range(p.m)) / p.m
+        a = 0.7 * a + 0.3 * z
+    played = play(process_groups, processes, *words)
+    np.testing.assert_allclose(played.answer, a, **EXACT)
+    assert played.logical == play(process_groups, 1, *QUADRATIC, "algo=fullsync").logical
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("tau", [1, 4])
 def test_quasi_global_momentum_looks_ahead(process_groups, tau, processes):
@@ -253,6 +280,9 @@ def test_mass_over_weight_reaches_the_mean_on_any_directed_graph(arcs):
         (("algo=gasloc", "algo.gamma=1"), "algo.gamma: must lie in [0, 1)"),
         (("algo=gasloc", "algo.eta=0"), "algo.eta: must be a positive number"),
         (("algo=gasloc", "algo.momentum=between"), "algo.momentum: must be one of after, before"),
+        (("algo=gpa", "algo.mu_x=1"), "algo.mu_x: must lie in [0, 1), got 1"),
+        (("algo=gpa", "algo.mu_y=1.5"), "algo.mu_y: must lie in [0, 1], got 1.5"),
+        (("algo=gpa", "outer=momentum"), "outer=momentum: gpa mixes no models"),
         (("algo=decentlam", "outer=momentum"), "outer=momentum: decentlam takes its momentum from where"),
         (("algo=gasloc", "outer=nesterov"), "outer=nesterov: gasloc takes its momentum from where"),
     ],

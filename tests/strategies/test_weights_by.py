@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import oracle_sent
 import pytest
 from playing import QUADRATIC, play, settle
 from public import CASE, Network
+from test_correction import nesterov
 from test_oracle import EXACT, problem
+from test_rounding import C
 
 from coopsgd.commands.compose import compose_config
 from coopsgd.errors import ConfigError
@@ -50,6 +53,41 @@ def signs(p: oracle.Problem, w: np.ndarray) -> np.ndarray:
     return oracle_axes.with_memory(p, oracle_axes.signs, w=w)
 
 
+def all_at_once(p: oracle.Problem, w: np.ndarray, P: int = 2) -> np.ndarray:
+    """Every tau / P steps one run of columns: the signs of D + e of each row, their weighted mean, a step along it."""
+    x, z, b = [p.x0.copy() for _ in range(p.m)], p.x0.copy(), np.zeros_like(p.x0)
+    e, d = [np.zeros_like(p.x0) for _ in range(p.m)], len(p.x0)
+    for k in range(p.K):
+        x = [x[i] - p.eta * p.gradient(i, x[i], k) for i in range(p.m)]
+        if (k + 1) % (p.tau // P):
+            continue
+        at = (k + 1) // (p.tau // P) - 1
+        part = slice(at % P * d // P, (at % P + 1) * d // P)
+        sent = []
+        for i in range(p.m):
+            v = z[part] - x[i][part] + e[i][part]
+            q = oracle_axes.signs(v)
+            e[i][part] = v - q
+            sent.append(q)
+        delta = mean(w, sent)
+        b[part] = 0.9 * b[part] + delta
+        z[part] -= 0.7 * (delta + 0.9 * b[part])
+        for one in x:
+            one[part] = z[part]
+    return np.array(x)
+
+
+def half_bits(p: oracle.Problem, w: np.ndarray) -> np.ndarray:
+    """Differences to the slow model rounded to bf16, their weighted mean."""
+    x, z = [p.x0.copy() for _ in range(p.m)], p.x0.copy()
+    for k, r in enumerate(p.rounds()):
+        x = [x[i] - p.eta * p.gradient(i, x[i], k) for i in range(p.m)]
+        if r >= 0:
+            z = z - mean(w, [C(z - one) for one in x])
+            x = [z] * p.m
+    return np.array(x)
+
+
 CASES = {
     "pasgd": (("algo=pasgd",), lambda p, w: oracle.periodic(p, lambda x, r: [mean(w, x)] * 4)),
     "lazy": (
@@ -64,6 +102,11 @@ CASES = {
     "groups": (("algo=two_level",), two_level),
     "gradients": (("algo=fullsync",), fullsync),
     "codec": (("algo=pasgd", "codec=sign"), signs),
+    "all at once": (
+        ("algo=pasgd", "tau=4", "codec=sign", "codec.per=row", "fragments=columns", "outer=nesterov"),
+        all_at_once,
+    ),
+    "bf16": (("algo=pasgd", "codec=bf16"), half_bits),
     "averages": (("algo=powersgd",), lambda p, w: oracle_sent.powersgd(p, w=w)),
 }
 
@@ -96,19 +139,30 @@ def test_workers_of_equally_many_samples_count_alike(process_groups):
     assert np.array_equal(one.x, other.x)
 
 
-def nova(p: oracle.Problem, work: list[int], w: np.ndarray, inner: Any) -> np.ndarray:
-    """z <- z - tau_eff sum w_i (z - x_i) / |a_i|_1, a_i by the formula of the paper for momentum; K is whole rounds."""
+def nova(
+    p: oracle.Problem,
+    work: list[int],
+    w: np.ndarray,
+    inner: Any,
+    step: Callable[[Any, Any], Any] = lambda z, y: y,
+    own: bool = False,
+) -> np.ndarray:
+    """z <- z - tau_eff sum w_i (z - x_i) / |a_i|_1, a_i by the formula of the paper for momentum; K is whole rounds.
+
+    step(z, that): the outer step towards it. own: are minibatches those of a worker's own steps, not of all iterations?
+    """
     z, rho, longest = p.x0.copy(), inner[0], max(work)
     norms = [(t - rho * (1 - rho**t) / (1 - rho)) / (1 - rho) for t in work]
     for begin in range(0, p.K, longest):
         moved = []
         for i, steps in enumerate(work):
             x, v = z.copy(), np.zeros_like(z)
-            for k in range(begin, begin + steps):
+            first = begin // longest * steps if own else begin
+            for k in range(first, first + steps):
                 v = rho * v + p.gradient(i, x, k)
                 x = x - p.eta * v
             moved.append((z - x) / norms[i])
-        z = z - mean(w, norms) * mean(w, moved)
+        z = step(z, z - mean(w, norms) * mean(w, moved))
     return z
 
 
@@ -119,6 +173,15 @@ def test_fednova_divides_by_what_steps_are_worth(process_groups, rho, processes)
     words += ("correction=fednova", "steps=25")
     expected = nova(problem(words), [1] + [5] * 7, np.full(8, 1 / 8), (rho,))
     np.testing.assert_allclose(play(process_groups, processes, *words).x, [expected] * 8, **EXACT)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_fednova_by_samples_with_an_outer_step(process_groups, processes):
+    words = (*UNEVEN, "algo=pasgd", "algo.mixing=members:Unequal", "tau=5", "buffers=reset", "optim.momentum=0.8", "steps=10")
+    words += ("correction=fednova", "weights_by=samples", "outer=nesterov")
+    plain = Network(settle([word for word in words if "momentum" not in word]))  # which would have a velocity of its own
+    expected = nova(plain, [1] + [5] * 3, shares(words), (0.8,), nesterov(0.7, 0.9), own=True)
+    np.testing.assert_allclose(play(process_groups, processes, *words).x, [expected] * 4, **EXACT)
 
 
 def test_fednova_aims_at_what_all_want(process_groups):
