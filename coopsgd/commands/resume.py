@@ -155,7 +155,8 @@ def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Colle
     if changed:
         rewrite_config(folder, {name: getattr(settings, name) for name in changed})
     if not settings.launch:
-        print(torchrun(settings, folder, "coopsgd.worker", elastic=True))
+        (folder / "summary.json").unlink(missing_ok=True)  # of the shorter run: the workers would take theirs for done
+        print(torchrun(settings, folder.absolute(), "coopsgd.worker", elastic=True))
         return
     try:
         with summed_up(folder, checked.parts):
