@@ -202,6 +202,21 @@ def test_a_folder_that_may_not_be_written(cli, tmp_path, host):
         assert len(lines) == 1 and lines[0].startswith(f"{folder}: h1 may not write there"), ended
 
 
+def test_an_interface_that_one_host_lacks_ends_both(cli, tmp_path):
+    """The one that has it does not wait for the other until `timeout`."""
+    words = (*WORDS, "algo=easgd", "steps=40", "processes=2", "launch=false", "machines=2", "interface=eth1")
+    assert cli("train", *words, "hydra.run.dir=r").code == 0
+    with hosts(2, tmp_path) as net:
+        net._ip(0, "link add eth1 type veth peer name eth2", "link set eth1 up")
+        began = time.monotonic()
+        ended = [one.ended() for one in net.workers("--trust", str(tmp_path / "r"))]
+        assert time.monotonic() - began < 120
+    assert [one.code for one in ended] == [2, 2], ended
+    for one in ended:
+        assert "interface=eth1: the machine of worker process 1, h2, has no such network interface" in one.out + one.err, ended
+        assert "Traceback" not in one.out + one.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", COUNTED)
 def test_two_hosts_with_a_memory_each_send_what_is_said(cli, tmp_path, algo):
