@@ -20,7 +20,7 @@ from coopsgd.run.start import as_it_was, reached, start, summed_up
 from coopsgd.setup import checks, schema
 from coopsgd.setup.compose import register_schema
 from coopsgd.setup.flags import refuse_flags
-from coopsgd.setup.identity import memory_format, placement, trained
+from coopsgd.setup.identity import measured_as, memory_format, placement, trained
 from coopsgd.setup.messages import BUGS, MISTAKES, one_line, uncomposed
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.resolve import Checked
@@ -62,7 +62,7 @@ def resume(folder: Path, words: Sequence[str], trust: bool, anyway: bool = False
     checks.only_copy()
     with in_use_by_us(folder):
         before = schema.load(folder / "config.yaml", trust=True)
-        checked = _checked(folder, words, trust) if words else as_it_was(folder, trust)
+        checked = _checked(folder, words, trust, before) if words else as_it_was(folder, trust)
         changed = [name for name in schema.KEYS if getattr(checked.config, name) != getattr(before, name)]
         _go_on(folder, checked, before, changed, anyway)
         if progress.quiet and checked.config.launch:
@@ -77,6 +77,7 @@ def go_on_as(folder: Path, checked: Checked, named: Collection[str], anyway: boo
     mine = checked.config
     with in_use_by_us(folder):
         before = frozen_like(folder, mine)
+        mine = measured_as(mine, before)
         ours, theirs = trained(checked.parts), trained(before)
         changed = [name for name in ours if ours[name] != theirs[name]]
         others = (*placement(mine), "name")
@@ -154,7 +155,8 @@ def _go_on(folder: Path, checked: Checked, before: schema.Config, changed: Colle
     if changed:
         rewrite_config(folder, {name: getattr(settings, name) for name in changed})
     if not settings.launch:
-        print(torchrun(settings, folder, "coopsgd.worker", elastic=True))
+        (folder / "summary.json").unlink(missing_ok=True)  # of the shorter run: the workers would take theirs for done
+        print(torchrun(settings, folder.absolute(), "coopsgd.worker", elastic=True))
         return
     try:
         with summed_up(folder, checked.parts):
@@ -194,8 +196,8 @@ def _notes(checked: Checked, before: schema.Config, at: int | None) -> list[str]
     return notes
 
 
-def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:
-    """The config of the folder with these words, as `train --config-path FOLDER` reads it."""
+def _checked(folder: Path, words: Sequence[str], trust: bool, before: schema.Config) -> Checked:
+    """The config of the folder, which is `before`, with these words, as `train --config-path FOLDER` reads it."""
     refuse_flags(words, "resume")
     words, notes = mended(words, "resume")
     for name in (word.partition("=")[0] for word in words):
@@ -221,4 +223,5 @@ def _checked(folder: Path, words: Sequence[str], trust: bool) -> Checked:
         raise ConfigError(one_line(error)) from None
     if chosen and checked.config.fleet == "auto":  # one process, which has no choice
         checked = replace(checked, parts=checked.parts.but(replace(checked.config, fleet="shared")))
-    return replace(checked, notes=(*notes, *checked.notes))
+    parts = checked.parts.but(measured_as(checked.config, before), without=("model", "task"))
+    return replace(checked, parts=parts, notes=(*notes, *checked.notes))

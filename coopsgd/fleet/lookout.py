@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
-from coopsgd.errors import RunFailed
+from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet.waits import Waits
 
 BEAT = 0.5  # seconds between two looks of the thread
@@ -74,10 +74,14 @@ class Lookout:
         """The other processes."""
         return [q for q in range(self.processes) if q != self.rank]
 
-    def meet(self) -> None:
-        """Return when all processes have come; from here on they watch each other. RunFailed names those that do not come."""
+    def meet(self, trouble: str = "") -> None:
+        """Return when all processes have come; from here on they watch each other. RunFailed names those that do not come.
+
+        trouble: why this one cannot take part; then it is a ConfigError in all of them.
+        """
         me = Member.this()
         self._store.set(f"at/{self.rank}", "-")
+        self._store.set(f"trouble/{self.rank}", trouble)
         self._store.set(f"here/{self.rank}", "\n".join(map(str, me)))
         end = time.monotonic() + self._timeout
         keys, pause = [f"here/{q}" for q in range(self.processes)], 0.001
@@ -90,8 +94,23 @@ class Lookout:
                 )
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
+        self._refuse(trouble)
         self._read_members()
         self._thread.start()
+
+    def _refuse(self, mine: str) -> None:
+        """ConfigError where a process, this or another, is in trouble. One a machine tells it."""
+        found = [bytes(said).decode() for said in self._store.multi_get([f"trouble/{q}" for q in range(self.processes)])]
+        if not any(found):
+            return
+        self._store.set(f"knows/{self.rank}", "")
+        end = time.monotonic() + ANSWER
+        while self.rank == self._keeper and time.monotonic() < end:  # it leaves last
+            if self._store.check([f"knows/{q}" for q in range(self.processes)]):
+                break
+            time.sleep(0.01)
+        told = mine or next(said for said in found if said)
+        raise ConfigError(told if os.environ.get("LOCAL_RANK", "0") == "0" else "")
 
     def _read_members(self) -> bool:
         """Who the processes are: of one that has not come yet since workers were started again, who it was."""

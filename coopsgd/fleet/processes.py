@@ -72,7 +72,7 @@ class Processes(Stacked):
         summed = self._movable(values.clone())
         with self._may_wait("total"):
             self._done(dist.all_reduce(summed, async_op=True))
-        return summed.to(values.device)
+            return summed.to(values.device)  # of nccl it is here that this process waits
 
     def gather(self, x: Rows) -> Tensor | None:
         with self._may_wait("gather"):
@@ -103,7 +103,7 @@ class Processes(Stacked):
             piece = self._movable(torch.zeros(int(size), dtype=torch.uint8))
             if len(piece):
                 self._done(dist.irecv(piece, by, tag=self.tag))
-        return piece.cpu().numpy().data
+            return piece.cpu().numpy().data
 
     def _movable(self, x: Tensor) -> Tensor:
         """nccl moves nothing that is not on a GPU."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -39,7 +40,10 @@ DTYPES = {str(dtype): dtype for dtype in safetensors.KINDS}
 
 
 def away(folder: Path, fleet: Fleet, meeting: Meeting) -> frozenset[int]:
-    """The processes that do not see the run's folder: a file that the first makes there for a moment. The same everywhere."""
+    """The processes that do not see the run's folder, or may not write there. The same everywhere.
+
+    The first makes a file there for a moment, which others look for.
+    """
     number, mark = 0, None
     if fleet.rank == 0:
         number = 1 + secrets.randbits(48)
@@ -50,6 +54,7 @@ def away(folder: Path, fleet: Fleet, meeting: Meeting) -> frozenset[int]:
             number, mark = 0, None
     number = int(fleet.total(torch.tensor([number], dtype=torch.float64)))
     sees = meeting.here and (fleet.rank == 0 or number == 0 or _appears(folder / f".seen-{number:x}"))
+    sees = sees and os.access(folder, os.W_OK)
     blind = torch.zeros(fleet.layout.processes, dtype=torch.float64)
     blind[fleet.rank] = not sees
     blind = fleet.total(blind)
@@ -62,7 +67,10 @@ def away(folder: Path, fleet: Fleet, meeting: Meeting) -> frozenset[int]:
 def note(meeting: Meeting, away: Collection[int]) -> str:
     """A line on them, for the user."""
     hosts = ", ".join(dict.fromkeys(meeting.hosts[q] for q in sorted(away)))
-    return f"the folder is not seen on {hosts}: what is kept goes over the network to {meeting.hosts[0]}, which writes it"
+    return (
+        f"the folder is not seen on {hosts}, or may not be written there: what is kept goes over the network to "
+        f"{meeting.hosts[0]}, which writes it"
+    )
 
 
 def _appears(path: Path) -> bool:

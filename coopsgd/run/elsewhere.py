@@ -56,7 +56,7 @@ def one_line(folder: Path, trust: bool) -> Iterator[None]:
         with contextlib.nullcontext() if trust else guarded(folder=folder):
             yield
     except ConfigError as error:
-        _leave(2, f"{folder}: {error}")
+        _leave(2, f"{folder}: {error}" if str(error) else "")  # else another process of this machine says it
     except StoreLost as error:
         print(error, file=sys.stderr, flush=True)
         _end_agent()
@@ -150,6 +150,8 @@ def main() -> None:
     with one_line(folder, trust), contextlib.ExitStack() as stack:
 
         def first(world: int) -> None:
+            if not os.access(folder, os.W_OK):
+                raise ConfigError(f"{socket.gethostname()} may not write there; start where that is allowed, or freeze another")
             if (summary_of(folder) or {}).get("status") in ("completed", "diverged"):
                 raise RunFailed(f"{folder} already holds a run; freeze another folder with launch=false")
             stack.enter_context(_alone(folder))

@@ -291,7 +291,8 @@ def torchrun(settings: Config, folder: Path, module: str, elastic: bool = False)
         return f"torchrun --nnodes {nnodes} --nproc-per-node {each} --rdzv-backend c10d --rdzv-endpoint {at} --rdzv-id {name} "
 
     every = "On this machine" if nodes == 1 else f"On each of {nodes} machines, HOST being the name of one of them"
-    said = f"{settings.processes} processes in all. {every}:\n{line(str(nodes), 'HOST:29400', name)}{what}"
+    at = "localhost:29400" if nodes == 1 else "HOST:29400"
+    said = f"{settings.processes} processes in all. {every}:\n{line(str(nodes), at, name)}{what}"
     if nodes == 1:
         return said
     first = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
@@ -303,7 +304,7 @@ def torchrun(settings: Config, folder: Path, module: str, elastic: bool = False)
         return said
     return (
         f"{said}\nor, so that machines may leave and come back, on each of 1 to {nodes}, one of them HOST:\n"
-        f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 {line(f'1:{nodes}', 'HOST:29400', name)}--max-restarts 9 {what}"
+        f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 {line(f'1:{nodes}', at, name)}--max-restarts 9 {what}"
     )
 
 

@@ -21,6 +21,8 @@ from coopsgd.errors import ConfigError, RunFailed
 from coopsgd.fleet.lookout import Lookout
 from coopsgd.fleet.waits import Waits
 
+LAST_PORT = 65535
+
 
 @contextlib.contextmanager
 def process_group(
@@ -29,7 +31,7 @@ def process_group(
     """The default process group, for as long as it is needed. store: a file to meet over, or what `rendezvous` gave.
 
     Under torchrun, where no command looks at them, the processes look at each other, and talk over `interface` (auto: what
-    gloo and nccl find). RunFailed where this machine has none of that name. keeper: see Lookout.
+    gloo and nccl find). ConfigError, in all, where the machine of one has none of that name. keeper: see Lookout.
     """
     wait, lookout = timedelta(seconds=timeout), None
     arguments: dict[str, Any] = {"backend": "gloo", "timeout": wait, "rank": rank, "world_size": processes}
@@ -39,10 +41,10 @@ def process_group(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         arguments["store"] = dist.FileStore(str(store), processes)
     else:
-        _keep_to(interface, rank)
+        trouble = _keep_to(interface, rank)
         arguments["store"] = store
         lookout = Lookout(rank, processes, store, waits, timeout, keeper)
-        lookout.meet()
+        lookout.meet(trouble)
     began = time.monotonic()
     try:
         try:
@@ -67,6 +69,9 @@ def rendezvous(number: int, processes: int, timeout: float) -> Any:
     """
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ConfigError(f"WORLD_SIZE is {processes}, but {' and '.join(missing)} are not set; torchrun sets all of them")
+    port = os.environ["MASTER_PORT"]
+    if not (port.isascii() and port.isdecimal()) or int(port) > LAST_PORT:
+        raise ConfigError(f"MASTER_PORT is {port!r}, which is no port, 0 to {LAST_PORT}; torchrun sets it")
     try:
         return next(dist.rendezvous("env://", number, processes, timeout=timedelta(seconds=timeout)))[0]
     except dist.DistError as error:
@@ -74,18 +79,22 @@ def rendezvous(number: int, processes: int, timeout: float) -> Any:
         raise RunFailed(f"worker process {number} cannot reach the others at {at} ({str(error).splitlines()[0]})") from None
 
 
-def _keep_to(interface: str, rank: int) -> None:
-    """Have gloo and nccl use this network interface alone; what the environment says of it is as good where it is auto."""
+def _keep_to(interface: str, rank: int) -> str:
+    """Have gloo and nccl use this network interface alone; what the environment says of it is as good where it is auto.
+
+    Why they cannot, where this machine has none of that name.
+    """
     if interface == "auto":
-        return
+        return ""
     here = [name for _, name in socket.if_nameindex()]
     if interface not in here:
-        raise RunFailed(
+        return (
             f"interface={interface}: the machine of worker process {rank}, {socket.gethostname()}, has no such network "
             f"interface, it has {', '.join(here)}; where machines call theirs differently use interface=auto, and set "
             "GLOO_SOCKET_IFNAME on each"
         )
     os.environ |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": f"={interface}"}  # =: nccl takes a beginning else
+    return ""
 
 
 def in_a_group() -> bool:

@@ -331,7 +331,7 @@ def typed(where: str, cls: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         hints = _hints(cls)
     except Exception as error:  # an annotation names what its module does not have
         raise ConfigError(f"{where}: {cls.__name__} has annotations that cannot be read: {with_location(error, cls)}") from None
-    return {name: _typed(f"{where}.{name}", hints.get(name), value, known.get(name)) for name, value in arguments.items()}
+    return {name: value_of(f"{where}.{name}", hints.get(name), value, known.get(name)) for name, value in arguments.items()}
 
 
 def _construct(kind: str, where: str, cls: Any, given: Mapping[str, Any], of_run: OfRun) -> Any:
@@ -357,7 +357,8 @@ def _construct(kind: str, where: str, cls: Any, given: Mapping[str, Any], of_run
             raise ConfigError(f"{where}: {cls.__name__} cannot be made: {with_location(error, cls)}") from None
 
 
-def _typed(key: str, kind: Any, value: Any, f: Field[Any] | None) -> Any:
+def value_of(key: str, kind: Any, value: Any, f: Field[Any] | None = None) -> Any:
+    """One value as its type says. ConfigError, naming the key, when it cannot be."""
     infinite = f is not None and bool(f.metadata.get("infinite"))
     if kind is bool and isinstance(value, int | float) and value not in (0, 1):
         raise ConfigError(f"{key}: must be {WANTED[bool]}, got {value!r}")

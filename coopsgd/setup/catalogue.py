@@ -149,8 +149,8 @@ def _classes(group: str, name: str, said: dict[str, Any], importing: bool) -> It
 def _option(f: Field[Any], value: Any) -> Option:
     said = f.metadata
     written = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
-    words = ("true", "false") if f.type in ("bool", bool) else tuple(said.get("words") or ())
     kind = said.get("type") or ("any" if written == "Any" else written.replace(" | None", " or null"))
+    words = ("true", "false") if kind == "bool" else tuple(said.get("words") or ())
     return Option(f.name, kind, said.get("unit") or "", value, said.get("help", ""), words=words)
 
 

@@ -72,6 +72,19 @@ def placement(config: Config) -> dict[str, Any]:
     }
 
 
+# keys whose auto is frozen as what the machine of the run has, or what was measured there
+FOUND = ("device", "processes", "threads", "fleet", "engine", "model.memory_format")
+
+
+def measured_as(config: Config, other: Config) -> Config:
+    """The config with what it leaves to a measurement as `other`, the frozen config of a run, has it."""
+    if config.engine == "auto":
+        config = replace(config, engine=other.engine)
+    if config.model is not None and memory_format(config) == "auto" != memory_format(other):
+        config = replace(config, model={**config.model, "memory_format": memory_format(other)})
+    return config
+
+
 def memory_format(config: Config) -> str:
     """How weights of convolutions lie in a row, which is no part of what a run is, but of how it rounds."""
     return str((config.model or {}).get("memory_format", "auto"))

@@ -179,7 +179,7 @@ def read(node: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     found |= {name: _as_group(name, getattr(config, name), choices.get(name)) for name in GROUPS}
     found |= {name: None for name in ("cluster", "stop") if found[name] == {"name": None}}
     found |= {name: _axis(name, found[name]) for name in AXES}
-    return replace(config, **found)
+    return replace(config, **found, launch=build.value_of("launch", bool, config.launch))
 
 
 def _axis(name: str, node: dict[str, Any]) -> dict[str, Any] | None:

@@ -295,7 +295,12 @@ class Config:
         identity=False,
         type="text or auto",
     )
-    launch: bool = key(True, "false: check, freeze the folder, print the torchrun line for several machines", identity=False)
+    launch: Any = key(
+        True,
+        "false: check, freeze the folder, print the torchrun line for several machines",
+        identity=False,
+        type="bool",
+    )
 
 
 KEYS = tuple(f.name for f in fields(Config))

@@ -39,7 +39,10 @@ def test_show_refuses(cli, tmp_path, case, message):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (("launch=maybe",), "launch: must be true or false, got maybe"),
+        (("launch=maybe",), "launch: must be true or false, got 'maybe'"),
+        (("launch=2",), "launch: must be true or false, got 2"),
+        (("launch=[false]",), "launch: must be true or false, got [False]"),
+        (("--config-dir", "mine", "experiment=two"), "launch: must be true or false, got 2"),
         (("data=custom", "data.path=torchvision.datasets:MNIST", "data.arguments=[1]"), "data.arguments: must be keys"),
         (("model.hidden={a:1}",), "model.hidden: must be a list of whole numbers, as in model.hidden=[20]"),
         (("schedule=multistep", "schedule.milestones={a:1}"), "schedule.milestones: must be a list"),
@@ -49,7 +52,8 @@ def test_show_refuses(cli, tmp_path, case, message):
     ids=str,
 )
 def test_no_parsers_words(cli, tmp_path, typed, message):
-    for name, text in (("algo/rows.yaml", "[1, 2]\n"), ("experiment/bare.yaml", "tau: 4\n")):
+    files = {"algo/rows": "[1, 2]\n", "experiment/bare": "tau: 4\n", "experiment/two": "# @package _global_\nlaunch: 2\n"}
+    for name, text in ((f"{name}.yaml", text) for name, text in files.items()):
         (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "mine" / name).write_text(text)
     ended = cli("show", *typed)

@@ -112,6 +112,7 @@ def test_what_the_first_refuses_ends_the_others(cli, places):
     assert cli("train", *WORDS, "algo=easgd", "steps=4", "launch=false", "hydra.run.dir=a/r").code == 0
     codes, said = start(places, [0, 1, 1])
     assert codes == [2, 2, 2] and "WORLD_SIZE is 3" in said[0] and "Traceback" not in "".join(said), said
+    assert not any(text.endswith("r: \n") for text in said), "who has nothing to say says nothing"
     assert start(places, [0, 1])[0] == [0, 0]
     codes, said = start(places, [0, 1])
     assert codes == [1, 1] and "already holds a run" in said[0] and "Traceback" not in "".join(said), said

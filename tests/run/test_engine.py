@@ -186,6 +186,42 @@ def test_the_choice_is_kept_by_a_run_its_resume_and_its_verification(cli, tmp_pa
     assert cli("verify", "r").code == 0
 
 
+SHORT = (*CNN, "workers=2", "algo=pasgd", "tau=4", "steps=8", "batch_size=8", "checkpoint_every=4")
+
+
+def test_auto_is_what_was_measured(cli, tmp_path):
+    """`engine=auto` and `model.memory_format=auto` know the run that froze what they found, and one that goes on keeps it."""
+    words = ("train", "-m", *SHORT, "processes=1", "seed=0,1", "hydra.sweep.dir=s")
+    auto = ("engine=auto", "model.memory_format=auto")
+    assert cli(*words, *auto, first=choosing_format).code == 0
+    runs = [file.parent for file in sorted((tmp_path / "s").rglob("config.yaml"))]
+
+    def chosen():
+        frozen = [yaml.safe_load((run / "config.yaml").read_text()) for run in runs]
+        return [(config["engine"], config["model"]["memory_format"], config["processes"]) for config in frozen]
+
+    assert chosen() == [("loop", "contiguous", 1)] * 2
+    for more in ((), auto, auto[:1], auto[1:], ("device=auto", "processes=auto", "threads=auto")):
+        keys = tuple(f"{word.partition('=')[0]}=" for word in more)
+        ended = cli(*(word for word in words if not word.startswith(keys)), *more, "skip_done=true")
+        assert ended.code == 0 and ended.out.count("done already in s/") == 2, (more, ended)
+    for other in ("engine=vmap", "model.memory_format=channels_last", "threads=3"):
+        assert "done already" not in cli(*words, other, "skip_done=true").out, other
+    longer = [word.replace("steps=8", "steps=12") for word in words]
+    ended = cli(*longer, *auto, "resume=auto")
+    assert ended.code == 0 and ended.out.count("goes on from step 8") == 2, ended
+    ended = cli("resume", str(runs[0]), *auto, "steps=16")
+    assert ended.code == 0 and "goes on from step 12" in ended.out, ended
+    assert chosen() == [("loop", "contiguous", 1)] * 2
+    ended = cli("resume", str(runs[0]), "engine=vmap", "steps=20")
+    assert ended.code == 2 and "engine: would change what this run has done already" in ended.err, ended
+
+
+def choosing_format():
+    engine._ways = lambda parts: {"bmm": ("bmm", None), "loop contiguous": ("loop", "contiguous")}
+    engine._on_gpu = lambda parts, ways: {"bmm": 2e-3, "loop contiguous": 1e-3}
+
+
 def choosing():
     """In a command that does this first, a run on a processor is measured, by what a GPU is said to have taken."""
     engine._ways = lambda parts: {name: (name, None) for name in ("loop", "bmm")}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import HANG
 from hosts import Hosts, Process, hosts
 from running import linux, slow_steps, until
 from test_nodes import SLOW
@@ -84,6 +87,49 @@ def test_several_hosts_are_one_run_and_send_what_is_said(cli, tmp_path, n, algo)
     print(algo, n, payload / ledger["wire_bytes"], [one.bytes for one in sent])
 
 
+SRUN = """#!/bin/bash
+# stands for srun: starts the command on each host
+while [ "$1" != torchrun ]; do shift; done
+for pid in {pids}; do nsenter --net=/proc/$pid/ns/net --uts=/proc/$pid/ns/uts --mount=/proc/$pid/ns/mnt "$@" & done
+code=0
+for job in $(jobs -p); do wait $job || code=1; done
+exit $code
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["torchrun", "srun", "TORCH_"])
+def test_the_lines_can_be_pasted_as_they_are_printed(cli, tmp_path, by):
+    """Into a shell of each host, of which one is called HOST; that of a SLURM job once, under a stand-in for srun."""
+    words = (*WORDS, "algo=dpsgd", "tau=2", "steps=40", "processes=4")
+    assert cli("train", *words, "fleet=processes", "hydra.run.dir=one").code == 0
+    odd = "my run's $HOME, a=b"
+    ended = cli("train", *words, "launch=false", "machines=2", f"hydra.run.dir={odd}")
+    (line,) = (line for line in ended.out.splitlines() if line.startswith(f"{by} " if by != "TORCH_" else by))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    with hosts(2, tmp_path) as net:
+        table = tmp_path / "etc-hosts"
+        table.write_text(table.read_text().replace("1 h1", "1 h1 HOST"))
+        pids = [str(host.pid) for host in net._held[:2]]
+        for name, text in {"srun": SRUN.replace("{pids}", " ".join(pids)), "scontrol": "#!/bin/sh\necho h1; echo h2\n"}.items():
+            (tools / name).write_text(text)
+            (tools / name).chmod(0o755)
+        env = {**os.environ, "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        env = {name: value for name, value in env.items() if name != "GLOO_SOCKET_IFNAME"} | {"SLURM_JOB_ID": "7"}
+        ns = [
+            [f"--{kind}=/proc/{pid}/ns/{name}" for kind, name in (("net", "net"), ("uts", "uts"), ("mount", "mnt"))]
+            for pid in pids
+        ]
+        shells = [["bash", "-c", line]] if by == "srun" else [["nsenter", *of, "bash", "-c", line] for of in ns]
+        with (tmp_path / "said").open("w") as said:
+            every = [subprocess.Popen(shell, env=env, cwd=tmp_path, stdout=said, stderr=said) for shell in shells]
+            codes = [one.wait(HANG) for one in every]
+    text = (tmp_path / "said").read_text()
+    assert codes == [0] * len(shells) and "4 workers in 4 processes" in text and "completed after 40 steps" in text, text
+    same_run(tmp_path / odd, tmp_path / "one")
+
+
 LOST = (*WORDS, "algo=easgd", "tau=3", "steps=240", "log_every=20", "save=rows", "processes=2")
 
 
@@ -128,6 +174,49 @@ def test_a_host_that_is_lost_is_named_and_the_run_goes_on_from_its_checkpoint(cl
     same_run(folder, alone)
 
 
+def read_only(folder: Path) -> None:
+    """The folder, on the machine of this process."""
+    for words in (("mount", "--bind", str(folder), str(folder)), ("mount", "-o", "remount,ro,bind", str(folder))):
+        subprocess.run(words, check=True)
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_folder_that_may_not_be_written(cli, tmp_path, host):
+    """On the second machine: the first writes for it. On the first: a line, on both."""
+    words = (*WORDS, "algo=easgd", "steps=40", "checkpoint_every=20", "processes=2", "launch=false", "machines=2")
+    assert cli("train", *words, "hydra.run.dir=r").code == 0
+    folder = tmp_path / "r"
+    with hosts(2, tmp_path) as net:
+        env = {"WORLD_SIZE": "2", "MASTER_ADDR": "h1", "MASTER_PORT": "29400"}
+        first = [partial(read_only, folder) if i == host else None for i in range(2)]
+        both = [net.start(i, "coopsgd.worker", "--trust", str(folder), first=first[i], RANK=str(i), **env) for i in range(2)]
+        ended = [one.ended() for one in both]
+    if host:
+        assert [one.code for one in ended] == [0, 0], ended
+        assert "the folder is not seen on h2, or may not be written there" in ended[0].out + ended[0].err
+        assert saved(folder) == 40 and "no checkpoint" not in ended[0].out + ended[0].err
+        return
+    assert [one.code for one in ended] == [2, 2], ended
+    for one in ended:
+        lines = [line for line in one.lines if not line.startswith("[")]  # those are torch's own
+        assert len(lines) == 1 and lines[0].startswith(f"{folder}: h1 may not write there"), ended
+
+
+def test_an_interface_that_one_host_lacks_ends_both(cli, tmp_path):
+    """The one that has it does not wait for the other until `timeout`."""
+    words = (*WORDS, "algo=easgd", "steps=40", "processes=2", "launch=false", "machines=2", "interface=eth1")
+    assert cli("train", *words, "hydra.run.dir=r").code == 0
+    with hosts(2, tmp_path) as net:
+        net._ip(0, "link add eth1 type veth peer name eth2", "link set eth1 up")
+        began = time.monotonic()
+        ended = [one.ended() for one in net.workers("--trust", str(tmp_path / "r"))]
+        assert time.monotonic() - began < 120
+    assert [one.code for one in ended] == [2, 2], ended
+    for one in ended:
+        assert "interface=eth1: the machine of worker process 1, h2, has no such network interface" in one.out + one.err, ended
+        assert "Traceback" not in one.out + one.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", COUNTED)
 def test_two_hosts_with_a_memory_each_send_what_is_said(cli, tmp_path, algo):
@@ -165,7 +254,9 @@ def test_hosts_that_do_not_see_one_folder(cli, tmp_path):
             ended = [agent.ended() for agent in agents]
             assert not any(one.code for one in ended), ended
             said = "".join(one.out + one.err for one in ended)
-            assert "the folder is not seen on h1: what is kept goes over the network to h2" in said, said
+            assert (
+                "the folder is not seen on h1, or may not be written there: what is kept goes over the network to h2" in said
+            ), said
     assert not list((tmp_path / "a").rglob("*"))
     assert coopsgd.Run(tmp_path / "b" / "r").summary["resumed"][0]["from"] == 120
     same_run(tmp_path / "b" / "r", tmp_path / "one")

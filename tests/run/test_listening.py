@@ -127,5 +127,6 @@ def test_what_several_machines_run_keeps_to_the_interface(cli, tmp_path, loopbac
 def test_an_interface_that_a_machine_lacks_is_named_by_its_process(cli, tmp_path):
     agent = under_torchrun(cli, tmp_path, "ib7")
     out, _ = agent.communicate(timeout=120)
+    assert "exitcode  : 2" in out, "a mistake of the user's"
     assert agent.returncode and "interface=ib7: the machine of worker process 0" in out and "it has lo" in out, out
     assert "RunFailed" not in out  # a line, and of tracebacks only the one of torchrun's own

@@ -252,6 +252,16 @@ def test_it_can_be_left_to_torchrun(cli, tmp_path):
     same(*(coopsgd.Run(tmp_path / name) for name in ("whole", "broken")))
 
 
+def test_a_longer_run_can_be_left_to_torchrun(cli, tmp_path):
+    """Its folder says no more that it is over, and the line names it wherever it is typed."""
+    assert cli("train", *PLAIN, "processes=1", *SAVED, "hydra.run.dir=r").code == 0
+    ended = cli("resume", "r", "steps=30", "launch=false")
+    assert ended.code == 0 and f"--trust {tmp_path / 'r'}\n" in ended.out, ended
+    ended = cli("--trust", "r", module="coopsgd.worker")
+    assert ended.code == 0 and coopsgd.Run(tmp_path / "r").summary["steps"] == 30, ended
+    assert cli("--trust", "r", module="coopsgd.worker").code == 1, "now it is"
+
+
 def test_a_run_that_is_over(cli, tmp_path):
     assert cli("train", *PLAIN, "processes=1", *SAVED, "hydra.run.dir=r").code == 0
     before = (tmp_path / "r" / "metrics.jsonl").read_bytes()

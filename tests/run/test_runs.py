@@ -419,3 +419,11 @@ def test_a_world_of_another_size_is_refused(cli):
     cli("train", *QUICK, "processes=4", "launch=false", "hydra.run.dir=here")
     ended = cli("here", module="coopsgd.worker", env={"WORLD_SIZE": "3", "RANK": "0"})
     assert ended.code != 0 and "WORLD_SIZE is 3" in ended.err and "processes=4" in ended.err
+
+
+@pytest.mark.parametrize("port", ["abc", "99999", "-1", "²"])
+def test_a_port_that_is_none_is_refused(cli, port):
+    cli("train", *QUICK, "processes=2", "launch=false", "hydra.run.dir=here")
+    env = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ended = cli("here", module="coopsgd.worker", env=env)
+    assert ended.code == 2 and len(ended.lines) == 1 and f"MASTER_PORT is {port!r}, which is no port" in ended.err, ended

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 from coopsgd.commands.resume import OVER, frozen_like
 from coopsgd.run.sweep import readable_summary
-from coopsgd.setup.identity import identity, memory_format, placement
-from coopsgd.setup.resolve import Checked
+from coopsgd.setup.identity import FOUND, identity, memory_format, placement
+from coopsgd.setup.resolve import Checked, given
 from coopsgd.setup.schema import Config
 
 
@@ -21,9 +21,14 @@ class Done:
         self._root = root
         self._known: dict[Path, tuple[Config, str]] = {}  # their configs, and what they are
 
-    def like(self, checked: Checked, named: Collection[str]) -> Path | None:
-        """The folder of one that trained what `checked` says, in the way that the keys `named` say, if they say it; or None."""
+    def like(self, checked: Checked, words: Sequence[str]) -> Path | None:
+        """The folder of one that trained what `checked` says, in the way that `words` ask for, if they do; or None.
+
+        auto, of a key in FOUND, asks for none.
+        """
         mine, wanted = checked.config, identity(checked.parts)
+        auto = given(word for word in words if word.partition("=")[2].strip("'\"") == "auto")
+        named = [name for name in given(words) if name not in FOUND or name not in auto]
         ways = [name for name in placement(mine) if name in named]
         for folder in self._over:
             with contextlib.suppress(OSError, ValueError):  # one that cannot be read is not known to be done

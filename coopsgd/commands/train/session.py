@@ -268,7 +268,7 @@ class Session:
                 progress.tell(f"the same run as job {first.number + 1}, {first.label} ({first.folder}), so it is not run again")
                 self._note(job._replace(status=DONE, objective=first.objective, same_as=first.folder))
                 return first.objective
-            if self.again.skip_done and (done := self.done.like(checked, named)) is not None:
+            if self.again.skip_done and (done := self.done.like(checked, task_words(hydra_config))) is not None:
                 self.made.tidy()
                 other = f" (not as it was: {', '.join(some)})" if (some := source.changed(done)) else ""
                 progress.tell(f"done already in {done}{other}, so it is not run again")
