@@ -2,8 +2,8 @@
 
 A number depends on its column alone, not on how columns are shared out: so the bits are the same whatever the number of
 processes or threads. Over torch's way, one thread, float32, 1e6 to 1e7 numbers in all (Intel Xeon, AVX-512): EASGD of 4, 16, 64
-workers 0.41, 0.38, 0.32; an average of 4, 8, 64 0.48, 0.54, 0.63; a ring of 4, 8, 64 0.38, 0.85, 0.51; a mean of 4, 32, 256 rows
-0.60, 0.56, 0.64 (AVX2). Dense products of more than FEW rows are torch's (1.3 on 8 rows).
+workers 0.41, 0.38, 0.32; an average of 4, 8, 64 0.48, 0.54, 0.63; a ring of 4, 8, 64 0.38, 0.85, 0.51; a mean of 4, 32, 256
+rows 0.60, 0.56, 0.64 (AVX2). Dense products of more than FEW rows are torch's (1.3 on 8 rows).
 """
 
 from __future__ import annotations
