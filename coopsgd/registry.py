@@ -110,7 +110,8 @@ def lookup(kind: str, name: str, key: str = "") -> Any:
     table = _known[kind]
     if name in table:
         return table[name]
-    _import(f"{HOMES[kind]}.{name}")
+    if name.isidentifier():  # else no module is called so, and not every import hook bears to be asked
+        _import(f"{HOMES[kind]}.{name}")
     if name in table:
         return table[name]
     for point in entry_points(group=f"coopsgd.{kind}"):

@@ -223,7 +223,7 @@ STUDIES = {
     "small_cnn": Study(
         "The same with convolutions",
         30,
-        "data=fashion_mnist model=cnn workers=4 batch_size=16 steps=200 tau=10",
+        "data=fashion_mnist model=cnn workers=4 batch_size=16 steps=200 tau=10 eval_samples=1000",
         AXES,
         ("algo", "codec", "correction", "optim", "outer", "outer.lr", "optim.lr", "final", "sent"),
         {"optim.lr": 0.1},

@@ -262,3 +262,16 @@ def test_a_user_without_a_home_and_a_name_has_no_cache(monkeypatch, tmp_path):
     assert cache.root().parent == Path(os.devnull)
     (tmp_path / "text").write_text("ab" * 50000)
     compose.compose_config(["task=language", f"data.file={tmp_path / 'text'}"])
+
+
+@pytest.mark.parametrize("name", ["/", "a/b", "..", "x.y", "", "a b"])
+def test_no_module_is_looked_for_by_what_is_no_name_of_one(name, monkeypatch):
+    """A program's own import hooks may not bear to be asked."""
+
+    class Hook:
+        def find_spec(self, module, path=None, target=None):
+            assert not module.endswith(f".{name}"), f"asked for {module!r}"
+
+    monkeypatch.setattr(sys, "meta_path", [Hook(), *sys.meta_path])
+    with pytest.raises(KeyError, match="no mixing named"):
+        registry.lookup("mixing", name)
