@@ -203,7 +203,7 @@ def show(found: dict[str, Any]) -> None:
         style="bold",
     )
     if found["stands_for"]:
-        console.print(f"{found['algo']} is {' '.join(found['stands_for'])}", markup=False)
+        console.print(f"algo={found['algo']} stands for {' '.join(found['stands_for'])}", markup=False)
     for n, factor in enumerate(found["factors"]):
         name = "W" if found["cycle"] == 1 else "W of the first communication"
         if len(found["factors"]) > 1:

@@ -94,7 +94,8 @@ static Room laid(int64_t stages, const Stage *stage, int64_t layers, const int64
 #define PART "conv.c"
 #include "widths.h"
 
-/* The number of `T`s that `room` must have, all zero at first; a call with other sizes or another batch needs zeros again */
+/* The number of `T`s that `room` must have, all zero at first; a call with other sizes or another batch needs zeros again. ANSWER
+   needs none for a smaller batch: the framed images of its one part lie before all that depends on the batch. */
 EXPORT int64_t conv_room(int64_t stages, const Stage *stage, int64_t layers, const int64_t *sizes, int64_t batch, int64_t how) {
     Held held[STAGES];
     return laid(stages, stage, layers, sizes, batch, 16, how == ANSWER, held).all; /* 16: of the widest vectors, which need the most */

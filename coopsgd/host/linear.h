@@ -170,9 +170,9 @@ static ON __attribute__((unused)) T NAME(entropy)(T *z, int64_t classes, int64_t
 }
 
 /* One model of linear layers with ReLU between them: its mean cross entropy, and its step, or its gradients in `beside`, or what it
-   answers there (batch, sizes[layers]). Each
-   made[l] is (sizes[l], padded); the first holds what comes in, which is also `given` (batch, sizes[0]), and its gradient goes to
-   `first`, which may be none. room: three of the largest made[l], and PAIR * padded more. */
+   answers there (batch, sizes[layers]). Each made[l] is (sizes[l], padded); the first holds what comes in, which is also `given`
+   (batch, sizes[0]), and its gradient goes to `first`, which may be none. room: three of the largest made[l], and PAIR * padded
+   more. */
 static ON __attribute__((unused)) T NAME(stack)(T *model, T *beside, int64_t layers, const int64_t *sizes, const int64_t *biased,
                                                 int64_t batch, int64_t padded, T **made, const T *given, T *first,
                                                 const int64_t *targets, T *room, const NAME(Step) *step) {

@@ -58,7 +58,7 @@ class Inner:
         """The step size of the coming step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Is a step x - lr * direction and nothing more?"""
         return bool(getattr(self._settings, "plain", False))
@@ -91,13 +91,14 @@ class Inner:
             self._take_apart()
         for (a, b), part in zip(self._bounds, self._parts, strict=True):
             part.grad = direction[a:b] if active is None or active[a] else None
-        lr = self.lr
         with self._no_grad():
-            if not self.plain:
+            if self.plain:  # what torch does then, without asking what else there could be to do
+                lr = self.lr
+                for part in self._parts:
+                    if part.grad is not None:
+                        part.add_(part.grad, alpha=-lr)
+            else:
                 self._step(self._optimizer)
-            for part in self._parts if self.plain else ():  # the same, without asking what else there could be to do
-                if part.grad is not None:
-                    part.add_(part.grad, alpha=-lr)
         return self._x
 
     def advance(self, ended: bool = False) -> None:

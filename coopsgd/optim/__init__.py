@@ -6,7 +6,7 @@ They import no torch; loop/inner.py puts them to work on the rows of one process
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -72,12 +72,16 @@ class SGD:
     @property
     def plain(self) -> bool:
         """Is a step x - lr * gradient and nothing more? Then the task may fuse the two."""
-        return all(getattr(self, f.name) == f.default for f in fields(self) if f.name != "lr")
+        return self._unchanged_but(("lr",))
 
     @property
     def fusable(self) -> bool:
         """Is a step what SGDStep can say? Then a task that knows how may fuse it with the gradient."""
-        return self.KIND == "SGD" and all(getattr(self, f.name) == f.default for f in fields(self) if f.name not in FUSED)
+        return self._unchanged_but(FUSED)
+
+    def _unchanged_but(self, names: Collection[str]) -> bool:
+        """Are all keys but these as they are here? Of a class that is made of this one nothing is known."""
+        return type(self) is SGD and all(getattr(self, f.name) == f.default for f in fields(self) if f.name not in names)
 
     @property
     def buffers(self) -> tuple[str, ...]:

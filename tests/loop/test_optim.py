@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -249,3 +250,24 @@ def test_what_a_quadratic_has_no_use_for_is_said(cli):
     assert ended.code == 0
     assert "amp: task quadratic has none; ignored" in ended.out + ended.err
     assert "norm_stats: task quadratic has none; ignored" in ended.out + ended.err
+
+
+@dataclass(frozen=True)
+class Heavy(SGD):
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class Uphill(SGD):
+    maximize: bool = True
+
+
+@pytest.mark.parametrize("algo", ["fullsync", "pasgd"])
+def test_a_class_made_of_sgd_is_not_taken_for_it(algo):
+    """What it changes is heard of, in steps that are fused with their gradients and in those that are not."""
+    words = (*MLP, f"algo={algo}", "workers=2", "steps=5")
+    heavy, same = (play(None, 1, *words, *more).x for more in (("optim.name=test_optim:Heavy",), ("optim.momentum=0.9",)))
+    np.testing.assert_allclose(heavy, same, rtol=1e-12, atol=1e-12)
+    up, down = (play(None, 1, *words, "steps=1", *more).x for more in (("optim.name=test_optim:Uphill",), ()))
+    start = play(None, 1, *words, "steps=1", "optim.lr=1e-30").x
+    np.testing.assert_allclose(up - start, start - down, rtol=1e-9, atol=1e-12)

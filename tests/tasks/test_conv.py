@@ -200,6 +200,15 @@ def test_answers_are_the_modules(monkeypatch, dtype, lanes, name):
     assert torch.equal(stage.held, before) and torch.equal(stage.beside, beside)
 
 
+def test_models_that_lie_otherwise_are_answered_and_of_other_kinds_refused():
+    stage = Stage("lenet", torch.float32)
+    engine = stage.engine(stage.x, stage.other)
+    apart = torch.stack([stage.x[0], stage.x[0]], 1).t()[:1]  # as a strategy's own `answer` may be
+    assert torch.equal(engine.logits(apart, stage.inputs[0]), engine.logits(stage.x[:1], stage.inputs[0]))
+    with pytest.raises(ValueError, match="float32 or float64 are needed"):
+        engine.logits(stage.x.bfloat16(), stage.inputs[0])
+
+
 def test_a_run_is_evaluated_by_it_and_any_threads_say_the_same(process_groups):
     words = (*CNN, "algo=independent", "workers=3", "steps=4", "batch_size=8", "dtype=float32", "eval_every=2")
 

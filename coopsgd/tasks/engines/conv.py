@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 STAGES = 32  # convolutions, as conv.c has it
 TOGETHER = 64  # samples that are answered in one call
-ONE_AFTER_ANOTHER = "rows of numbers that lie one after another are needed"
 KNOWN = (nn.ZeroPad2d, nn.Conv2d, nn.GroupNorm, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Linear, nn.Identity)
 
 
@@ -92,9 +91,9 @@ class Conv(Engine):
 
     @torch.no_grad()
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:
-        if x.stride(1) != 1:
-            raise ValueError(ONE_AFTER_ANOTHER)
-        inputs = inputs.to(x.dtype).contiguous()
+        if x.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"models of float32 or float64 are needed, got {x.dtype}")
+        x, inputs = x if x.stride(1) == 1 else x.contiguous(), inputs.to(x.dtype).contiguous()
         found = x.new_empty(len(x), len(inputs), self._sizes[len(self._linear)])
         for model, answers in zip(x[:, None], found[:, None], strict=True):
             for a in range(0, len(inputs), TOGETHER):
@@ -107,7 +106,7 @@ class Conv(Engine):
         """The mean cross entropy of each row, (c,); as Dense of dense.py, with inputs (c, batch, channels, height, width)."""
         how, velocity = how_of(out, step)
         if x.stride(1) != 1 or (velocity is not None and velocity.stride(1) != 1):
-            raise ValueError(ONE_AFTER_ANOTHER)
+            raise ValueError("rows of numbers that lie one after another are needed")
         inputs, targets, losses = inputs.to(x.dtype).contiguous(), targets.contiguous(), x.new_empty(len(x))
         told(self._call(x, velocity, inputs, targets, losses, how, lr, step), targets)
         return losses
