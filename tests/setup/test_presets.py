@@ -69,8 +69,9 @@ def test_a_preset_is_what_its_words_say_to_the_bit(process_groups, name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_show_says_what_it_is_short_for(cli, name):
     """The words that it prints make the same run."""
-    (line,) = [line for line in cli("show", "data=digits", f"algo={name}").out.splitlines() if line.startswith(f"{name} is ")]
-    words = line.removeprefix(f"{name} is ").split()
+    said = f"algo={name} stands for "
+    (line,) = [line for line in cli("show", "data=digits", f"algo={name}").out.splitlines() if line.startswith(said)]
+    words = line.removeprefix(said).split()
     assert words[0] == PRESETS[name][0]
     there, told = (compose_config(["data=digits", *some]).config for some in ((f"algo={name}",), words))
     for field in fields(there):
@@ -82,7 +83,7 @@ def test_show_says_what_it_is_short_for(cli, name):
 
 
 def test_what_is_short_for_nothing_says_nothing(cli):
-    assert not any(" is algo=" in cli("show", "task=quadratic", f"algo={name}").out for name in ("dpa", "gpa", "fedavg"))
+    assert not any(" stands for " in cli("show", "task=quadratic", f"algo={name}").out for name in ("dpa", "gpa", "fedavg"))
 
 
 def test_every_algorithm_that_is_short_for_another_is_here():
