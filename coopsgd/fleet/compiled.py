@@ -59,14 +59,13 @@ def product(
 
 def _kernel(name: str, like: Tensor, more: Callable[[Tensor], tuple[int, ...]], *given: Any) -> Kernel | None:
     """A kernel called with the place, stride, `more` and columns of x, then what is given: floats as numbers of its type."""
-    library = native.library()
-    if library is None or like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64):
+    call, size = _function(name, like), like.dtype.itemsize
+    if call is None:
         return None
-    dtype, bits = (np.float32, 32) if like.dtype == torch.float32 else (np.float64, 64)
+    dtype = np.float32 if like.dtype == torch.float32 else np.float64
     kept = [np.array(one, dtype=dtype if one.dtype.kind == "f" else one.dtype) for one in given if isinstance(one, np.ndarray)]
     places = iter(kept)
     last = [native.address(next(places)) if isinstance(one, np.ndarray) else one for one in given]
-    call, size = getattr(library, f"{name}_{bits}"), like.dtype.itemsize
 
     def mix(x: Tensor, _kept: Any = kept) -> bool:
         if x.stride(1) != 1 and x.shape[1] > 1:
@@ -78,26 +77,31 @@ def _kernel(name: str, like: Tensor, more: Callable[[Tensor], tuple[int, ...]], 
     return mix
 
 
+def _function(name: str, like: Tensor) -> Any:
+    """What the library has of this name for numbers like these; None where torch is to compute."""
+    library, bits = native.library(), {torch.float32: 32, torch.float64: 64}.get(like.dtype)
+    return None if library is None or bits is None or like.device.type != "cpu" else getattr(library, f"{name}_{bits}")
+
+
 def mean(x: Tensor, rows: np.ndarray, out: Tensor) -> None:
     """Into out (1, n) the mean of these rows of x (r, n), int64 numbers; by torch where the kernel is not."""
-    library, bits = native.library(), {torch.float32: 32, torch.float64: 64}.get(x.dtype)
-    kept = x.stride(1) == 1 == out.stride(1) or x.shape[1] == 1
-    if library is None or bits is None or x.device.type != "cpu" or out.dtype != x.dtype or not kept:
+    call, size = _function("mean", x), x.dtype.itemsize
+    side_by_side = x.stride(1) == 1 == out.stride(1) or x.shape[1] == 1
+    if call is None or out.dtype != x.dtype or not side_by_side:
         torch.mean(x if len(rows) == len(x) else x[torch.from_numpy(rows)], 0, keepdim=True, out=out)
         return
-    call, size, (to, at) = getattr(library, f"mean_{bits}"), bits // 8, (out.data_ptr(), x.data_ptr())
+    to, at, stride = out.data_ptr(), x.data_ptr(), x.stride(0)
     last, n = (len(rows), native.address(rows)), x.shape[1]
-    in_parts(n, n * len(rows), lambda a, some: call(to + a * size, at + a * size, x.stride(0), some, *last))
+    in_parts(n, n * len(rows), lambda a, some: call(to + a * size, at + a * size, stride, some, *last))
 
 
 def outer_step(z: Tensor, y: Tensor, b: Tensor, lr: float, momentum: float, rate: float, nesterov: bool) -> bool:
     """The step of strategies/outer.py's Momentum; False, and nothing done, where torch is to take it."""
-    library, bits = native.library(), {torch.float32: 32, torch.float64: 64}.get(z.dtype)
+    call, size, n = _function("outer", z), z.dtype.itemsize, z.numel()
     alike = all(one.dtype == z.dtype and one.shape == z.shape and one.is_contiguous() for one in (y, b))
-    if library is None or bits is None or z.device.type != "cpu" or not alike or not z.is_contiguous():
+    if call is None or not alike or not z.is_contiguous():
         return False
-    places, call, size = [one.data_ptr() for one in (z, y, b)], getattr(library, f"outer_{bits}"), bits // 8
-    n = z.numel()
+    places = [one.data_ptr() for one in (z, y, b)]
     in_parts(n, n, lambda a, n: call(*(at + a * size for at in places), n, lr, momentum, rate, int(nesterov)))
     return True
 
