@@ -16,7 +16,7 @@ FLAGS = [
 ]
 KERNELS = Extension(
     "coopsgd.host._native",
-    [f"coopsgd/host/{name}.c" for name in ("native", "dense", "conv", "samples")],
+    [f"coopsgd/host/{name}.c" for name in ("native", "dense", "conv", "samples", "meet")],
     depends=["coopsgd/host/widths.h", "coopsgd/host/linear.h"],
     libraries=["m"],
     extra_compile_args=FLAGS,

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coopsgd.host import native
 from coopsgd.host.processors import SPAN, memory_file
 
 SLOT = 16  # words of 32 bits a process, so that each writes to a cache line of its own
 PAGE = mmap.PAGESIZE
 FUTEX = {"x86_64": 202, "aarch64": 98}  # number of the system call by machine
 WAIT, WAKE = 0, 1
+MOMENT = 0.02  # seconds that a process waits before it says for what
 NAP = 0.05  # seconds after which a waiting process looks again in any case; where there is no futex, see `_doze`
 SHORTEST = 2e-5  # of the sleeps there, which grow
 
@@ -38,7 +40,8 @@ class Memory:
             self._file = memory_file()
         else:
             self._file = os.open(path, os.O_RDWR)
-        self._end = PAGE * (1 + SLOT * 4 * processes // PAGE)  # the slots of a meeting lie before
+        self._words = SLOT * (processes + 1)  # of a meeting: a slot a process, and one on which all sleep
+        self._end = PAGE * (1 + 4 * self._words // PAGE)  # they lie before
 
     @property
     def path(self) -> str:
@@ -64,18 +67,20 @@ class Memory:
             return torch.frombuffer(mmap.mmap(self._file, size, offset=at), dtype=dtype).view(rows, columns)
 
     def slots(self) -> memoryview:
-        """Words of 32 bits, SLOT a process, zero at first."""
-        return memoryview(mmap.mmap(self._file, SLOT * 4 * self.processes)).cast("I")
+        """Words of 32 bits, SLOT a process and as many for all, zero at first."""
+        return memoryview(mmap.mmap(self._file, 4 * self._words)).cast("I")
 
 
 class Meeting:
     """Where processes wait for each other: each says how many events it has come to, and all come to the same in one order.
 
-    `arrive` says that this process has come to the next; `all_here` whether all have come as far as it has; `meet` waits for
-    that. What a process wrote before it arrived is there for those who have met it.
+    `arrive` says that this process has come to the next; `soon` whether all come as far as it has within a moment; `meet` waits
+    for that. What a process wrote before it arrived is there for those who have met it.
 
     Who waits sleeps (futex), and is woken by whom it waits for: with more processes than cores, looking again and again takes
-    the time of those who are to come. Where the core is not needed by another it looks for `spins` times first.
+    the time of those who are to come. Where the core is not needed by another it looks for `spins` times first. By the compiled
+    library (host/meet.c) all sleep on one word, and the last to come wakes all; else each sleeps on the slots of the others, one
+    after another.
     """
 
     def __init__(self, memory: Memory, rank: int, spins: int) -> None:
@@ -84,29 +89,36 @@ class Meeting:
         self._lock = threading.Lock()
         self.look: Callable[[], None] = _nothing  # called now and then by who waits, which it may end by an error
         self._sleep, self._wake = _futex(self._slots) or (_doze, lambda at: None)
+        self._library = native.library()
+        self._place = ctypes.addressof(ctypes.c_uint32.from_buffer(self._slots)), SLOT, memory.processes
+        self._here = False  # have all come as far as this process has, when it came?
 
     def arrive(self) -> None:
         """This process has come to the next event."""
         self._n = (self._n + 1) & 0xFFFFFFFF
+        if self._library is not None:
+            self._here = bool(self._library.meeting_arrive(*self._place, self._rank, self._n))
+            return
         self._fence()
         self._slots[SLOT * self._rank] = self._n
         self._wake(SLOT * self._rank)
 
-    def all_here(self) -> bool:
-        """Have all others come as far?"""
-        slots, n = self._slots, self._n
-        for at in self._others:
-            if _before(slots[at], n):
-                return False
-        self._fence()
-        return True
+    def soon(self) -> bool:
+        """Are all others here, or in a moment?"""
+        if self._library is not None:
+            return self._here or self._within(MOMENT)
+        for _ in range(1 + self._spins):
+            if self._all_here():
+                return True
+            os.sched_yield()
+        return False
 
     def meet(self) -> None:
         """Return when all have come as far as this process has."""
-        for _ in range(self._spins):
-            if self.all_here():
-                return
-            os.sched_yield()
+        if self._library is not None:
+            while not self._within(NAP):
+                self.look()
+            return
         slots, n = self._slots, self._n
         for at in self._others:
             looked = 0
@@ -115,6 +127,17 @@ class Meeting:
                 looked += 1
                 self.look()
         self._fence()
+
+    def _within(self, seconds: float) -> bool:
+        return bool(self._library.meeting_wait(*self._place, self._n, self._spins, seconds))
+
+    def _all_here(self) -> bool:
+        slots, n = self._slots, self._n
+        for at in self._others:
+            if _before(slots[at], n):
+                return False
+        self._fence()
+        return True
 
     def _fence(self) -> None:
         """No reading or writing moves across it, in either direction, whatever the processor."""

@@ -112,11 +112,11 @@ class Shared(Fleet):
         self._met(verb)
 
     def _met(self, verb: str) -> None:
-        if not self._meeting.all_here():
-            with self._may_wait(verb):
-                self._meeting.meet()
-        else:
+        if self._meeting.soon():
             self._waits.passed(verb, self.activity)
+            return
+        with self._may_wait(verb):
+            self._meeting.meet()
 
     @contextmanager
     def _may_wait(self, verb: str) -> Iterator[None]:

@@ -12,7 +12,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-VERSION = 6  # of the functions' arguments; a library that was built of another source is not used
+VERSION = 7  # of the functions' arguments; a library that was built of another source is not used
 OFF = "COOPSGD_NATIVE"  # an environment variable: 0 leaves the kernels alone
 
 
@@ -77,6 +77,9 @@ def _typed(found: Any) -> Any:
     ):
         function = getattr(found, name)
         function.argtypes, function.restype = types, number
+    count, meeting = ctypes.c_uint32, [pointer, number, number]
+    found.meeting_arrive.argtypes, found.meeting_arrive.restype = [*meeting, number, count], number
+    found.meeting_wait.argtypes, found.meeting_wait.restype = [*meeting, count, number, real], number
     samples = ctypes.POINTER(Samples)
     for bits in (32, 64):
         function = getattr(found, f"batch_{bits}")
