@@ -134,9 +134,16 @@ class Batches:
         self._orders = np.zeros(self._lengths.sum() + batch_size, dtype=np.int64)  # what follows a short row is cut off
         self._epochs = np.full(len(rows), -1)
         self._within, self._size = np.arange(batch_size), batch_size
+        self._steps_of_first = int(self.per_epoch[0]) if len(rows) else 0
 
     def at(self, own: np.ndarray) -> np.ndarray:
         """(len(rows), batch_size) sample numbers, a row's own `sizes` in front; own: (len(rows),) steps each row has made."""
+        if len(self._rows) == 1:  # a call of numpy costs microseconds where all else that a process does is new to its cache
+            epoch, within = divmod(int(own[0]), self._steps_of_first)
+            if epoch != self._epochs[0]:
+                self._deal(np.zeros(1, dtype=np.int64), np.array([epoch]))
+            at = within * self._size
+            return self._orders[None, at : at + self._size].copy()  # the next pass is dealt in the same place
         epochs, step = np.divmod(own, self.per_epoch)
         stale = (epochs != self._epochs).nonzero()[0]
         if len(stale):

@@ -250,7 +250,7 @@ class Fleet(Described, ABC):
     def _refuse_others(self, verb: str, *xs: Rows) -> None:
         """ValueError unless these are Rows."""
         for x in xs:
-            if not isinstance(x, Tensor) or x.ndim != 2 or len(x) != self.local_rows or not x.is_floating_point():
+            if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[0] != self.local_rows or not x.is_floating_point():
                 got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
                 raise ValueError(
                     f"fleet.{verb}: takes Rows, real numbers of shape ({self.local_rows}, n) in this process, got {got}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -79,20 +80,29 @@ def _kernel(name: str, like: Tensor, more: Callable[[Tensor], tuple[int, ...]], 
 
 def _function(name: str, like: Tensor) -> Any:
     """What the library has of this name for numbers like these; None where torch is to compute."""
-    library, bits = native.library(), {torch.float32: 32, torch.float64: 64}.get(like.dtype)
-    return None if library is None or bits is None or like.device.type != "cpu" else getattr(library, f"{name}_{bits}")
+    return _of_type(native.library(), name, like.dtype) if like.is_cpu else None
 
 
-def mean(x: Tensor, rows: np.ndarray, out: Tensor) -> None:
+@cache
+def _of_type(library: Any, name: str, dtype: torch.dtype) -> Any:
+    bits = {torch.float32: 32, torch.float64: 64}.get(dtype)
+    return None if library is None or bits is None else getattr(library, f"{name}_{bits}")
+
+
+class Mean:
     """Into out (1, n) the mean of these rows of x (r, n), int64 numbers; by torch where the kernel is not."""
-    call, size = _function("mean", x), x.dtype.itemsize
-    side_by_side = x.stride(1) == 1 == out.stride(1) or x.shape[1] == 1
-    if call is None or out.dtype != x.dtype or not side_by_side:
-        torch.mean(x if len(rows) == len(x) else x[torch.from_numpy(rows)], 0, keepdim=True, out=out)
-        return
-    to, at, stride = out.data_ptr(), x.data_ptr(), x.stride(0)
-    last, n = (len(rows), native.address(rows)), x.shape[1]
-    in_parts(n, n * len(rows), lambda a, some: call(to + a * size, at + a * size, stride, some, *last))
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._rows, self._place = rows, native.address(rows)
+
+    def __call__(self, x: Tensor, out: Tensor) -> None:
+        call, size, rows = _function("mean", x), x.dtype.itemsize, self._rows
+        side_by_side = x.stride(1) == 1 == out.stride(1) or x.shape[1] == 1
+        if call is None or out.dtype != x.dtype or not side_by_side:
+            torch.mean(x if len(rows) == len(x) else x[torch.from_numpy(rows)], 0, keepdim=True, out=out)
+            return
+        to, at, stride, n, many = out.data_ptr(), x.data_ptr(), x.stride(0), x.shape[1], len(rows)
+        in_parts(n, n * many, lambda a, some: call(to + a * size, at + a * size, stride, some, many, self._place))
 
 
 def outer_step(z: Tensor, y: Tensor, b: Tensor, lr: float, momentum: float, rate: float, nesterov: bool) -> bool:

@@ -5,7 +5,7 @@ Logical numbers are the same wherever the rows are; the difference to the wire i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,23 +22,48 @@ class Ledger:
     processes: int
     rounds: int = 0  # communications that were due, however many factors each had
     messages: int = 0
-    sent: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (m + v,) logical bytes sent by each worker, and each server
     wire_messages: int = 0
-    wire: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (processes,) bytes each handed to the network
     comm_s: float = 0.0  # seconds this process spent in verbs
     paused: bool = False  # measuring is off the ledger
 
     def __post_init__(self) -> None:
-        self.sent, self.wire = np.zeros(self.m + self.v), np.zeros(self.processes)
+        self._sent, self._wire = np.zeros(self.m + self.v), np.zeros(self.processes)
+        self._latest: tuple[np.ndarray, int, np.ndarray] | None = None  # what was charged last, `_times`, and is not added yet
+        self._times = 0
 
     def charge(self, price: Price, width: int, wire_vectors: np.ndarray, wire_messages: int) -> None:
         """One verb on vectors of `width` bytes, of which each process handed `wire_vectors` (processes,) to the network."""
         if self.paused:
             return
         self.messages += price.messages
-        self.sent[: len(price.sent)] += price.sent * width
-        self.wire += wire_vectors * width
         self.wire_messages += wire_messages
+        latest = self._latest
+        if latest is None or latest[0] is not price.sent or latest[1] != width or latest[2] is not wire_vectors:
+            self._add()
+            self._latest = price.sent, width, wire_vectors
+        self._times += 1
+
+    def _add(self) -> None:
+        """Add what was charged, one after the other: the sums are what they would be had each been added at once."""
+        if self._latest is not None and self._times:
+            sent, width, wire = self._latest
+            mine, sent, wire = self._sent[: len(sent)], sent * width, wire * width
+            for _ in range(self._times):
+                mine += sent
+                self._wire += wire
+        self._times = 0
+
+    @property
+    def sent(self) -> np.ndarray:
+        """(m + v,) logical bytes sent by each worker, and each server."""
+        self._add()
+        return self._sent
+
+    @property
+    def wire(self) -> np.ndarray:
+        """(processes,) bytes that each handed to the network."""
+        self._add()
+        return self._wire
 
     def saved(self) -> dict[str, Any]:
         """What is the same in every process: all but comm_s."""
@@ -46,11 +71,11 @@ class Ledger:
 
     def restore(self, tree: dict[str, Any]) -> None:
         """Go on from it, and comm_s. On another number of processes nobody knows who moved what: each gets an equal share."""
-        for name, value in tree.items():
-            setattr(self, name, value)
-        self.comm_s = float(tree["comm_s"])
-        if len(self.wire) != self.processes:
-            self.wire = np.full(self.processes, self.wire.sum() / self.processes)
+        self._add()
+        self.rounds, self.messages, self.wire_messages = (tree[name] for name in ("rounds", "messages", "wire_messages"))
+        self.comm_s, self._sent, self._wire = float(tree["comm_s"]), tree["sent"], tree["wire"]
+        if len(self._wire) != self.processes:
+            self._wire = np.full(self.processes, self._wire.sum() / self.processes)
 
     @property
     def bytes(self) -> int:

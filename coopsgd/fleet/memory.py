@@ -79,8 +79,8 @@ class Meeting:
 
     Who waits sleeps (futex), and is woken by whom it waits for: with more processes than cores, looking again and again takes
     the time of those who are to come. Where the core is not needed by another it looks for `spins` times first. By the compiled
-    library (host/meet.c) all sleep on one word, and the last to come wakes all; else each sleeps on the slots of the others, one
-    after another.
+    library (host/meet.c) all sleep on one word and the last to come wakes all; else each sleeps on the slots of the others in
+    turn.
     """
 
     def __init__(self, memory: Memory, rank: int, spins: int) -> None:

@@ -171,7 +171,7 @@ class Shared(Fleet):
 
     def _mean_of(self, rows: Tensor, out: Tensor) -> None:
         """Into out (1, d) the mean of the workers among these rows."""
-        compiled.mean(rows, self._workers, out)
+        self._mean_of_workers(rows, out)
 
     def _picked(self, row: Tensor, i: int) -> None:
         """Row i (1, d) of the memory is filled; return when it is so for all hosts."""
@@ -215,6 +215,10 @@ class Shared(Fleet):
     def _workers(self) -> np.ndarray:
         """Where among the rows of this host the workers are."""
         return np.flatnonzero(self._order < self.m)
+
+    @cached_property
+    def _mean_of_workers(self) -> compiled.Mean:
+        return compiled.Mean(self._workers)
 
     def _pick(self, x: Rows, i: int) -> Callable[[], Common]:
         row = self._taken("pick", 1, x.shape[1], x.dtype)

@@ -136,12 +136,12 @@ class Stacked(Fleet):
 
     def _mean(self, x: Rows) -> Callable[[], Common]:
         mean = x.new_empty(1, x.shape[1])
-        compiled.mean(x[: self.m].detach(), self._everyone, mean)
+        self._mean_of_workers(x.detach(), mean)
         return lambda: mean
 
     @cached_property
-    def _everyone(self) -> np.ndarray:
-        return np.arange(self.m)
+    def _mean_of_workers(self) -> compiled.Mean:
+        return compiled.Mean(np.arange(self.m))
 
     def _spread(self, routes: Routes, packed: Tensor) -> Callable[[], Tensor]:
         return lambda: packed

@@ -43,7 +43,7 @@ class Communications:
         self._after: float | None = None
         self._accuracies: list[list[float]] | None = None
         # of the one that began: is it looked at? what was found when it was sent
-        self._sent: tuple[bool, Distances, list[list[float]] | None] = False, Distances(), None
+        self._sent = NOT_LOOKED_AT
 
     def saved(self) -> dict[str, Any]:
         """What the lines to come depend on (loop/saved.py)."""
@@ -78,7 +78,7 @@ class Communications:
         # of cta an evaluation at `done` is over then
         at = self._next_evaluation(done + mixes_first, None if mixes_first else loop.state.rounds.r + 1)
         evaluated = at == done
-        self._sent = False, Distances(), None
+        self._sent = NOT_LOOKED_AT
         if evaluated or (ahead := loop.state.rounds.ahead(done)) is None or at < done + ahead:
             with self._aside():
                 accuracies = self._accuracies_of(loop.state.x) if evaluated else None
@@ -125,6 +125,9 @@ class Distances(NamedTuple):
     def of(cls, saved: Any) -> Distances:
         """From a checkpoint; earlier ones hold the workers' alone."""
         return cls(*saved) if isinstance(saved, list | tuple) else cls(saved)
+
+
+NOT_LOOKED_AT: tuple[bool, Distances, list[list[float]] | None] = False, Distances(), None
 
 
 def distances(fleet: Fleet, x: Tensor) -> Distances:

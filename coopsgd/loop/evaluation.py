@@ -115,7 +115,7 @@ class Evaluator(Observer):
         self.line: dict[str, Any] = {}
         self.diverged_at: int | None = None
         self.diverged_workers: list[int] = []
-        self._stop, self._watched = parts.stop, parts.schedule.WATCHES
+        self._stop, self._budgeted, self._watched = parts.stop, parts.stop.given, parts.schedule.WATCHES
         self.ended_by: str | None = None  # the key of stop that ends the run here
         # save=best, on rank 0: metric, step, value, answer (1, d) and answer_stats of the best that was evaluated so far
         self.best: dict[str, Any] | None = None
@@ -192,7 +192,7 @@ class Evaluator(Observer):
     def _step_over(self, loop: Loop, lr: float, due: bool) -> None:
         """A step was taken at this rate, and a communication was due after it or not: its line, if there is one."""
         logs = self._logs(loop.state.k, loop.state.rounds.ended)
-        self.ended_by = self._spent(loop, {}) if due and self._stop.given and not logs else self.ended_by
+        self.ended_by = self._spent(loop, {}) if due and self._budgeted and not logs else self.ended_by
         if logs or self.ended_by:
             self.log(loop, lr)
 
@@ -215,7 +215,7 @@ class Evaluator(Observer):
 
     def _end(self, loop: Loop, line: dict[str, Any]) -> None:
         """Does the run end with this line, as far as it is known? By metrics and the time as rank 0 has them."""
-        if not self._stop.given or self.ended_by is not None:
+        if not self._budgeted or self.ended_by is not None:
             return
         mine = "stop.target" if self._stop.reached(line) else self._spent(loop, line)
         keys = [f"stop.{f.name}" for f in fields(self._stop)]

@@ -85,21 +85,29 @@ class Inner:
         """One step of each active worker row of x along -direction, (w or r, d) or (1, d); x itself, changed."""
         if x is not self._x:
             self._x.copy_(x)
-        if len(direction) != self._workers:
+        if self.plain:  # what torch does then, without asking what else there could be to do
+            self._go(direction, active)
+            return self._x
+        if direction.shape[0] != self._workers:
             direction = direction[: self._workers].expand(self._workers, -1)
         if active is not None and len(self._parts) < self._workers:
             self._take_apart()
         for (a, b), part in zip(self._bounds, self._parts, strict=True):
             part.grad = direction[a:b] if active is None or active[a] else None
         with self._no_grad():
-            if self.plain:  # what torch does then, without asking what else there could be to do
-                lr = self.lr
-                for part in self._parts:
-                    if part.grad is not None:
-                        part.add_(part.grad, alpha=-lr)
-            else:
-                self._step(self._optimizer)
+            self._step(self._optimizer)
         return self._x
+
+    def _go(self, direction: Tensor, active: np.ndarray | None) -> None:
+        """x - lr * direction."""
+        x, w = self._x, self._workers
+        with self._no_grad():
+            if active is None:
+                rows = x if x.shape[0] == w else x[:w]
+                rows.add_(direction if direction.shape[0] in (1, w) else direction[:w], alpha=-self.lr)
+                return
+            for i in active.nonzero()[0].tolist():
+                x[i].add_(direction[i if direction.shape[0] > 1 else 0], alpha=-self.lr)
 
     def advance(self, ended: bool = False) -> None:
         """Move the schedule on; after every iteration, whether or not it stepped. ended: did a round end with it?"""

@@ -122,10 +122,11 @@ class SupervisedProblem(Problem):
 
     def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> Tensor:
         chosen, losses = self._batches.at(own), self._x.new_zeros(self._r, 1)
+        by_step = losses.view(1, -1)
 
         def job(engine: Engine, a: int, b: int) -> None:
             if self._source is not None and engine.reads(self._source):
-                return engine.learn(a, b, self._source, self._batches.of(chosen, a, b)[None], losses[None, a:b, 0])
+                return engine.learn(a, b, self._source, self._batches.of(chosen, a, b)[None], by_step[:, a:] if a else by_step)
             losses[a:b, 0] = engine.gradients(a, b, *self._fetch(chosen, own, a, b), self._seeds(a, b, k))
 
         self._crew.each(job, active)
@@ -136,14 +137,14 @@ class SupervisedProblem(Problem):
     def descend(
         self, k: int, rates: Sequence[float], active: np.ndarray | None, own: np.ndarray, step: SGDStep | None = None
     ) -> Tensor:
-        steps = [own + j if active is None else own + j * active for j in range(len(rates))]
+        steps = [own, *(own + j if active is None else own + j * active for j in range(1, len(rates)))]
         chosen, losses = [self._batches.at(step) for step in steps], self._x.new_zeros(len(rates), self._r, 1)
-        together = np.stack(chosen)
+        together, by_step = np.stack(chosen) if len(chosen) > 1 else chosen[0][None], losses.view(len(rates), -1)
 
         def job(engine: Engine, a: int, b: int) -> None:
             if self._source is not None and engine.reads(self._source):
                 which = self._batches.of(together, a, b)
-                return engine.learn(a, b, self._source, which, losses[:, a:b, 0], rates, step)
+                return engine.learn(a, b, self._source, which, by_step[:, a:] if a else by_step, rates, step)
             for j, (lr, batch) in enumerate(zip(rates, self._fetched(chosen, steps, a, b), strict=True)):
                 losses[j, a:b, 0] = engine.descend(a, b, *batch, lr, self._seeds(a, b, k + j), step)
 

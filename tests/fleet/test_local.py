@@ -101,13 +101,13 @@ def test_a_mean_of_some_rows(m, dtype, tolerance, way, monkeypatch):
     rows = draw.permutation(m + 3)[:m].astype(np.int64)
     x = torch.from_numpy(draw.standard_normal((m + 3, 2300))).to(dtype)
     whole = torch.full((3, 2300), 7.0, dtype=dtype)
-    compiled.mean(x, rows, whole[1:2])
+    compiled.Mean(rows)(x, whole[1:2])
     torch.testing.assert_close(whole[1], x.double()[rows].mean(0).to(dtype), rtol=tolerance, atol=tolerance)
     assert (whole[[0, 2]] == 7).all(), "what lies beside the mean was touched"
     if way == "compiled":
         for a, b in ((0, 1), (1, 1025), (1025, 2300)):
             part = torch.empty(1, b - a, dtype=dtype)
-            compiled.mean(x[:, a:b], rows, part)
+            compiled.Mean(rows)(x[:, a:b], part)
             assert torch.equal(part[0], whole[1, a:b])
 
 
@@ -115,7 +115,7 @@ def test_a_mean_of_many_rows_does_not_add_up_their_rounding(way):
     """Added one to another 4096 of these are off by 3.9e-6."""
     x = torch.full((4096, 64), 0.1)
     out = torch.empty(1, 64)
-    compiled.mean(x, np.arange(4096), out)
+    compiled.Mean(np.arange(4096))(x, out)
     assert float((out.double() - x[0, 0].double()).abs().max()) < 1e-7
 
 
@@ -124,7 +124,7 @@ def test_a_mean_of_a_power_of_two_that_are_alike_is_what_they_are():
     x = torch.randn(8, 300)[:1].expand(8, -1).contiguous()
     out = torch.empty(1, 300)
     for m in (1, 2, 4, 8):
-        compiled.mean(x, np.arange(m), out)
+        compiled.Mean(np.arange(m))(x, out)
         assert torch.equal(out, x[:1])
 
 

@@ -191,8 +191,11 @@ def test_statistics_ride_along(process_groups, norm_stats):
     np.testing.assert_allclose(played.stats, alone.stats, rtol=0, atol=1e-11)
 
 
-def test_everybody_waits_for_everybody():
+@pytest.mark.parametrize("way", ["compiled", "by hand"])
+def test_everybody_waits_for_everybody(monkeypatch, way):
     """Whoever is late, nobody is past a meeting before all have come to it, also where the count begins anew."""
+    if way == "by hand":
+        monkeypatch.setattr(memory.native, "library", lambda: None)
     seen = _meetings(4, rounds=60)
     assert [sorted(seen[4 * r : 4 * r + 4]) for r in range(60)] == [[r] * 4 for r in range(60)]
 
@@ -200,8 +203,60 @@ def test_everybody_waits_for_everybody():
 def test_where_there_is_no_futex(monkeypatch):
     memory._doze(0, 0, 5000)  # whoever has waited for long
     monkeypatch.setattr(memory, "FUTEX", {})
+    monkeypatch.setattr(memory.native, "library", lambda: None)
     seen = _meetings(3, rounds=20)
     assert [sorted(seen[3 * r : 3 * r + 3]) for r in range(20)] == [[r] * 3 for r in range(20)]
+
+
+@pytest.mark.parametrize("way", ["compiled", "by hand"])
+def test_who_waits_looks_up_and_may_be_ended(monkeypatch, way):
+    """A process whose others do not come calls `look` again and again, and what that raises ends the wait."""
+    if way == "by hand":
+        monkeypatch.setattr(memory.native, "library", lambda: None)
+    room, looked = Memory(2), []
+
+    def look() -> None:
+        looked.append(time.monotonic())
+        if len(looked) == 3:
+            raise RuntimeError("nobody comes")
+
+    for spins in (0, 5):
+        meeting = Meeting(room, 0, spins)
+        meeting.look = look
+        meeting.arrive()
+        assert not meeting.soon()
+        looked.clear()
+        with pytest.raises(RuntimeError, match="nobody comes"):
+            meeting.meet()
+        assert looked[2] - looked[0] < 10
+    other = Meeting(room, 1, 0)
+    other.arrive()
+    assert other.soon()
+    room.close()
+
+
+def test_those_who_come_at_once_do_not_miss_each_other():
+    """Two processes on two cores, thousands of meetings: one that is missed costs a nap, so the whole takes no such time."""
+    import multiprocessing
+
+    room, rounds = Memory(2), 4000
+
+    def member(rank: int) -> None:
+        meeting = Meeting(room, rank, spins=0)
+        for _ in range(rounds):
+            meeting.arrive()
+            if not meeting.soon():
+                meeting.meet()
+
+    began = time.monotonic()
+    members = [multiprocessing.get_context("fork").Process(target=member, args=(rank,)) for rank in range(2)]
+    for one in members:
+        one.start()
+    for one in members:
+        one.join()
+    room.close()
+    assert [one.exitcode for one in members] == [0, 0]
+    assert time.monotonic() - began < rounds * memory.MOMENT / 4
 
 
 def _meetings(processes: int, rounds: int) -> list[int]:

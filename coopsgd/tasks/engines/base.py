@@ -94,7 +94,7 @@ class Engine(ABC):
     ) -> None:
         """`descend` once for each of the rates, or `gradients` where there are none: step j on the samples which[j].
 
-        which: (steps, c, batch) sample numbers. losses: (steps, c), which it fills.
+        which: (steps, c, batch) sample numbers. losses: (steps, c or more), of which it fills the first c of each.
         """
         raise NotImplementedError
 

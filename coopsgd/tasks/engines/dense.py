@@ -105,7 +105,8 @@ class Dense:
     ) -> None:
         """The same for one step after another, one of each of the rates, on batches that are made where they are read.
 
-        which: (steps, c, batch) numbers of samples, int64, those of a batch side by side; losses: (steps, c), which it fills.
+        which: (steps, c, batch) numbers of samples, int64, those of a batch side by side; losses: (steps, c or more), of which
+        it fills the first c of each.
         """
         how, velocity = how_of(out, step)
         batch = which.shape[2]
