@@ -32,20 +32,26 @@ enum { STAGES = 32 };
 typedef struct {
     int64_t framed, image_size, height, width, above, before, across, found_size, left_high, left_wide, left_size, channels;
     int64_t image, found, normed, best, mean, scatter, weights, turned, gradient, sums;
+    int64_t tiled, back_tiled, lifted, back_lifted; /* is it taken by tiles, and its way back? and where the weights for that lie */
 } Held;
 
 typedef struct {
-    int64_t parts, kept, padded, flat, first, made, below, side, few, stack, all; /* parts: LANES samples each; kept: at a time */
+    int64_t parts, kept, padded, flat, first, made, below, side, few, tiles, stack, all; /* parts: LANES samples each; kept: at a time */
 } Room;
 
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* Do tiles of 2 x 2 pay, of images of `out` channels, made of `channels`? With few of them tiles cost more than they save. */
+static int64_t tiles(const Stage *s, int64_t channels, int64_t out, int64_t height, int64_t width) {
+    return s->tall == 3 && s->wide == 3 && channels >= 16 && out >= 16 && height % 2 == 0 && width % 2 == 0;
+}
+
 /* Where all lies in room */
 static Room laid(int64_t stages, const Stage *stage, int64_t layers, const int64_t *sizes, int64_t batch, int64_t lanes, int answer, Held *held) {
     int64_t parts = (batch + lanes - 1) / lanes;
     Room room = {.parts = parts, .kept = answer ? 1 : parts, .padded = up(batch, 2 * lanes)};
-    int64_t at = 0, below = 0, side = 0, few = 0, most = 0;
+    int64_t at = 0, below = 0, side = 0, few = 0, tile = 0, most = 0;
 #define TAKE(n) (at += up(n, lanes), at - up(n, lanes))
     for (int64_t i = 0; i < stages; i++) {
         const Stage *s = stage + i;
@@ -71,6 +77,11 @@ static Room laid(int64_t stages, const Stage *stage, int64_t layers, const int64
         h->scatter = TAKE(room.kept * s->groups * lanes);
         h->weights = TAKE(up(s->out, 8) * (taps + 1));
         h->turned = TAKE(up(s->channels, 8) * s->tall * s->wide * s->out);
+        h->tiled = tiles(s, s->channels, s->out, h->height, h->width);
+        h->back_tiled = i && tiles(s, s->out, s->channels, s->height, s->width);
+        h->lifted = TAKE(h->tiled ? 16 * up(s->out, 8) * s->channels : 0);
+        h->back_lifted = TAKE(h->back_tiled ? 16 * up(s->channels, 8) * s->out : 0);
+        if (h->tiled || h->back_tiled) tile = larger(tile, 8 * larger(h->width, s->width) * (s->channels + s->out) * lanes);
         h->gradient = TAKE(taps * h->channels);
         h->sums = TAKE(3 * s->out * lanes);
         if (i) below = larger(below, s->height * s->width * s->channels * lanes);
@@ -81,6 +92,7 @@ static Room laid(int64_t stages, const Stage *stage, int64_t layers, const int64
     room.below = TAKE(below);
     room.side = TAKE(side);
     room.few = TAKE(few);
+    room.tiles = TAKE(tile);
     room.flat = TAKE(sizes[0] * room.padded);
     room.first = TAKE(sizes[0] * room.padded);
     room.made = at;
@@ -184,6 +196,71 @@ static ON void NAME(packed)(T *to, const T *w, const Stage *s, int turned) {
                     int64_t o = turned ? k : r, i = turned ? r : k, t = turned ? all - 1 - tap : tap;
                     *to = r < n ? w[s->last ? (o * all + t) * s->channels + i : (o * s->channels + i) * all + t] : 0;
                 }
+}
+
+/* The same weights for tiles: to (16, n up to TALL's multiple, from) <- G w G', G = (1 0 0, 1/2 1/2 1/2, 1/2 -1/2 1/2, 0 0 1) */
+static ON void NAME(lifted)(T *to, const T *w, int64_t n, int64_t from) {
+    int64_t some = from * TALL, apart = up(n, TALL) * from;
+    for (int64_t c = 0; c < n; c += TALL, w += 9 * some, to += some)
+        for (int64_t i = 0; i < some; i++) {
+            T down[4][3];
+#pragma GCC unroll 8
+            for (int x = 0; x < 3; x++) {
+                T a = w[x * some + i], b = w[(3 + x) * some + i], d = w[(6 + x) * some + i];
+                down[0][x] = a, down[1][x] = (a + d + b) / 2, down[2][x] = (a + d - b) / 2, down[3][x] = d;
+            }
+#pragma GCC unroll 8
+            for (int y = 0; y < 4; y++) {
+                T a = down[y][0], b = down[y][1], d = down[y][2], *there = to + 4 * y * apart + i;
+                there[0] = a, there[apart] = (a + d + b) / 2, there[2 * apart] = (a + d - b) / 2, there[3 * apart] = d;
+            }
+        }
+}
+
+/* Two rows, `to_down` apart, of a convolution of 3 x 3, as `line` makes one, by tiles of 2 x 2; w: lifted; room: for (16, width / 2,
+   channels) and (16, width / 2, n) vectors. A number of a tile is summed over all 16 of its products: where one of the numbers that
+   it reads is none or infinite, all four are none. */
+static ON void NAME(lines)(T *to, int64_t to_down, int64_t apart, const T *from, int64_t down, int64_t along, const T *w, const T *bias,
+                           int64_t n, int64_t channels, int64_t width, T *room, const T *none) {
+    int64_t across = width / 2, own = across * channels * LANES, made = across * n * LANES, size = up(n, TALL) * channels;
+    T *product = room + 16 * own;
+    for (int64_t x = 0; x < across; x++)
+        for (int64_t c = 0; c < channels; c++) {
+            const T *p = from + 2 * x * along + c * LANES;
+            T *there = room + (x * channels + c) * LANES;
+            V d[4][4];
+#pragma GCC unroll 8
+            for (int j = 0; j < 4; j++) {
+                V a = SEEN(p + j * along), b = SEEN(p + down + j * along), e = SEEN(p + 2 * down + j * along),
+                  f = SEEN(p + 3 * down + j * along);
+                d[0][j] = a - e, d[1][j] = b + e, d[2][j] = e - b, d[3][j] = b - f;
+            }
+#pragma GCC unroll 8
+            for (int i = 0; i < 4; i++) {
+                AT(there + (4 * i) * own) = d[i][0] - d[i][2];
+                AT(there + (4 * i + 1) * own) = d[i][1] + d[i][2];
+                AT(there + (4 * i + 2) * own) = d[i][2] - d[i][1];
+                AT(there + (4 * i + 3) * own) = d[i][1] - d[i][3];
+            }
+        }
+    for (int64_t i = 0; i < 16; i++)
+        NAME(line)(product + i * made, n * LANES, room + i * own, 0, channels * LANES, w + i * size, none, n, 1, channels, across);
+    for (int64_t x = 0; x < across; x++)
+        for (int64_t c = 0; c < n; c++) {
+            const T *p = product + (x * n + c) * LANES;
+            T *there = to + 2 * x * apart + c * LANES;
+            V d[2][4], own_bias = (V){0} + bias[c];
+#pragma GCC unroll 8
+            for (int j = 0; j < 4; j++) {
+                V a = SEEN(p + j * made), b = SEEN(p + (4 + j) * made), e = SEEN(p + (8 + j) * made), f = SEEN(p + (12 + j) * made);
+                d[0][j] = a + b + e, d[1][j] = b - e - f;
+            }
+#pragma GCC unroll 8
+            for (int i = 0; i < 2; i++) {
+                AT(there + i * to_down) = d[i][0] + d[i][1] + d[i][2] + own_bias;
+                AT(there + i * to_down + apart) = d[i][1] - d[i][2] - d[i][3] + own_bias;
+            }
+        }
 }
 
 /* mean and scatter (sum of squares about it) of each group and sample, with what row y (width, out) adds to them */
@@ -320,16 +397,24 @@ INLINE ON void NAME(returned)(const Stage *s, const Held *h, T *z, const T *best
     else f(__VA_ARGS__, 0, 1);
 
 /* One part of the batch through a stage. own: the weight and all after it */
-static ON void NAME(onward)(const Stage *s, const Held *h, T *room, int64_t part, const T *own, T eps, T *few, NAME(Grid) to) {
+static ON void NAME(onward)(const Stage *s, const Held *h, T *room, int64_t part, const T *own, T eps, T *few, T *tile,
+                            NAME(Grid) to) {
     int64_t size = s->out * s->channels * s->tall * s->wide, step = s->out * LANES, along = s->channels * LANES;
     const T *bias = own + size, *gamma = bias + (s->biased ? s->out : 0), *beta = gamma + s->out;
     T *image = room + h->image + part * h->image_size, *z = room + h->found + part * h->found_size;
     T *mean = room + h->mean + part * s->groups * LANES, *scatter = room + h->scatter + part * s->groups * LANES;
     z += (h->above * h->across + h->before) * step;
     for (int64_t c = 0; c < up(s->out, TALL); c++) few[c] = s->biased && c < s->out ? bias[c] : 0;
+    T *none = few + up(s->out, TALL);
+    for (int64_t c = 0; c < up(s->out, TALL); c++) none[c] = 0;
     for (int64_t y = 0; y < h->height; y++) {
-        NAME(line)(z + y * h->across * step, step, image + y * h->framed * along, h->framed * along, along, room + h->weights, few,
-                   s->out, s->tall, s->wide * s->channels, h->width);
+        const T *from = image + y * h->framed * along;
+        if (!h->tiled)
+            NAME(line)(z + y * h->across * step, step, from, h->framed * along, along, room + h->weights, few, s->out, s->tall,
+                       s->wide * s->channels, h->width);
+        else if (y % 2 == 0)
+            NAME(lines)(z + y * h->across * step, h->across * step, step, from, h->framed * along, along, room + h->lifted, few,
+                        s->out, s->channels, h->width, tile, none);
         if (s->groups) NAME(counted)(mean, scatter, z + y * h->across * step, h->width, s->out, s->groups, y);
     }
     T *scale = few, *shift = few + step;
@@ -451,7 +536,8 @@ static ON void NAME(weighed)(const Stage *s, const Held *h, T *gradient, const T
 }
 
 /* One part of the batch back through a stage; g: the gradient after it, below: where that before it goes, or none */
-static ON void NAME(back)(const Stage *s, const Held *h, T *room, int64_t part, const T *own, T *few, T *side, NAME(Grid) g, T *below) {
+static ON void NAME(back)(const Stage *s, const Held *h, T *room, int64_t part, const T *own, T *few, T *side, T *tile,
+                          NAME(Grid) g, T *below) {
     int64_t size = s->out * s->channels * s->tall * s->wide, step = s->out * LANES, along = s->channels * LANES;
     const T *gamma = own + size + (s->biased ? s->out : 0);
     T *image = room + h->image + part * h->image_size, *whole = room + h->found + part * h->found_size;
@@ -480,9 +566,15 @@ static ON void NAME(back)(const Stage *s, const Held *h, T *room, int64_t part, 
     NAME(weighed)(s, h, room + h->gradient, z, image, side);
     if (below) {
         for (int64_t c = 0; c < up(s->channels, 8); c++) few[c] = 0;
-        for (int64_t y = 0; y < s->height; y++)
-            NAME(line)(below + y * s->width * along, along, whole + y * h->across * step, h->across * step, step, room + h->turned, few,
-                       s->channels, s->tall, s->wide * s->out, s->width);
+        for (int64_t y = 0; y < s->height; y += h->back_tiled ? 2 : 1) {
+            T *to = below + y * s->width * along, *from = whole + y * h->across * step;
+            if (h->back_tiled)
+                NAME(lines)(to, s->width * along, along, from, h->across * step, step, room + h->back_lifted, few, s->channels, s->out,
+                            s->width, tile, few);
+            else
+                NAME(line)(to, along, from, h->across * step, step, room + h->turned, few, s->channels, s->tall, s->wide * s->out,
+                           s->width);
+        }
     }
 }
 
@@ -539,9 +631,12 @@ EXPORT ON int64_t NAME(conv)(ARGUMENTS(T)) {
         for (int64_t b = 0; how != ANSWER && b < batch; b++)
             if (targets[i * batch + b] < 0 || targets[i * batch + b] >= classes) return 1 + i * batch + b;
         for (int64_t l = 0; l < stages; own += NAME(numbers)(stage + l), l++) {
-            NAME(packed)(room + held[l].weights, own, stage + l, 0);
+            const Held *h = held + l;
+            NAME(packed)(room + h->weights, own, stage + l, 0);
+            if (h->tiled) NAME(lifted)(room + h->lifted, room + h->weights, stage[l].out, stage[l].channels);
             if (how == ANSWER) continue;
-            if (l) NAME(packed)(room + held[l].turned, own, stage + l, 1);
+            if (l) NAME(packed)(room + h->turned, own, stage + l, 1);
+            if (h->back_tiled) NAME(lifted)(room + h->back_lifted, room + h->turned, stage[l].channels, stage[l].out);
             memset(room + held[l].gradient, 0, stage[l].tall * stage[l].wide * stage[l].channels * held[l].channels * sizeof(T));
             memset(room + held[l].sums, 0, 3 * stage[l].out * LANES * sizeof(T));
         }
@@ -572,7 +667,7 @@ EXPORT ON int64_t NAME(conv)(ARGUMENTS(T)) {
                                           along, LANES};
                 }
                 to = AFTER(l, made[0], inside);
-                NAME(onward)(s, h, room, at, own, (T)eps[l], room + where.few, to);
+                NAME(onward)(s, h, room, at, own, (T)eps[l], room + where.few, room + where.tiles, to);
             }
         }
         T *there = how == ANSWER ? beside : how == PLAIN ? own : beside + (own - model);
@@ -588,7 +683,8 @@ EXPORT ON int64_t NAME(conv)(ARGUMENTS(T)) {
                 int64_t along = stage[l].out * LANES;
                 NAME(Grid) g = AFTER(l, first, ((NAME(Grid)){below, h->left_wide * along, along, LANES}));
                 before -= NAME(numbers)(stage + l);
-                NAME(back)(stage + l, h, room, part, before, room + where.few, room + where.side, g, l ? below : 0);
+                NAME(back)(stage + l, h, room, part, before, room + where.few, room + where.side, room + where.tiles, g,
+                           l ? below : 0);
             }
         }
         own = model;

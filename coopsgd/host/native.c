@@ -19,7 +19,7 @@
 
 enum { FEW = 6, BLOCK = 1 << 10, BYTES = 1 << 16, CHANNELS = 2048, TOGETHER = 128 };
 
-__attribute__((visibility("default"))) int version(void) { return 7; }
+__attribute__((visibility("default"))) int version(void) { return 8; }
 
 #define T float
 #define NAME(f) f##_32
