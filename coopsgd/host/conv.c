@@ -32,7 +32,8 @@ enum { STAGES = 32 };
 typedef struct {
     int64_t framed, image_size, height, width, above, before, across, found_size, left_high, left_wide, left_size, channels;
     int64_t image, found, normed, best, mean, scatter, weights, turned, gradient, sums;
-    int64_t tiled, back_tiled, lifted, back_lifted; /* is it taken by tiles, and its way back? and where the weights for that lie */
+    int64_t tiled, back_tiled, lifted, back_lifted, by_tiles; /* is it taken by tiles, and its way back? where weights and
+                                                               gradients of that lie */
 } Held;
 
 typedef struct {
@@ -81,6 +82,7 @@ static Room laid(int64_t stages, const Stage *stage, int64_t layers, const int64
         h->back_tiled = i && tiles(s, s->out, s->channels, s->height, s->width);
         h->lifted = TAKE(h->tiled ? 16 * up(s->out, 8) * s->channels : 0);
         h->back_lifted = TAKE(h->back_tiled ? 16 * up(s->channels, 8) * s->out : 0);
+        h->by_tiles = TAKE(h->tiled ? 16 * s->channels * h->channels : 0);
         if (h->tiled || h->back_tiled) tile = larger(tile, 8 * larger(h->width, s->width) * (s->channels + s->out) * lanes);
         h->gradient = TAKE(taps * h->channels);
         h->sums = TAKE(3 * s->out * lanes);
@@ -217,17 +219,13 @@ static ON void NAME(lifted)(T *to, const T *w, int64_t n, int64_t from) {
         }
 }
 
-/* Two rows, `to_down` apart, of a convolution of 3 x 3, as `line` makes one, by tiles of 2 x 2; w: lifted; room: for (16, width / 2,
-   channels) and (16, width / 2, n) vectors. A number of a tile is summed over all 16 of its products: where one of the numbers that
-   it reads is none or infinite, all four are none. */
-static ON void NAME(lines)(T *to, int64_t to_down, int64_t apart, const T *from, int64_t down, int64_t along, const T *w, const T *bias,
-                           int64_t n, int64_t channels, int64_t width, T *room, const T *none) {
-    int64_t across = width / 2, own = across * channels * LANES, made = across * n * LANES, size = up(n, TALL) * channels;
-    T *product = room + 16 * own;
+/* to (16, across, channels) vectors <- B' d B of the 4 x 4 vectors d of each tile, which overlap: two rows of tiles' worth of images */
+static ON void NAME(tiled)(T *to, const T *from, int64_t down, int64_t along, int64_t channels, int64_t across) {
+    int64_t own = across * channels * LANES;
     for (int64_t x = 0; x < across; x++)
         for (int64_t c = 0; c < channels; c++) {
             const T *p = from + 2 * x * along + c * LANES;
-            T *there = room + (x * channels + c) * LANES;
+            T *there = to + (x * channels + c) * LANES;
             V d[4][4];
 #pragma GCC unroll 8
             for (int j = 0; j < 4; j++) {
@@ -236,20 +234,29 @@ static ON void NAME(lines)(T *to, int64_t to_down, int64_t apart, const T *from,
                 d[0][j] = a - e, d[1][j] = b + e, d[2][j] = e - b, d[3][j] = b - f;
             }
 #pragma GCC unroll 8
-            for (int i = 0; i < 4; i++) {
-                AT(there + (4 * i) * own) = d[i][0] - d[i][2];
-                AT(there + (4 * i + 1) * own) = d[i][1] + d[i][2];
-                AT(there + (4 * i + 2) * own) = d[i][2] - d[i][1];
-                AT(there + (4 * i + 3) * own) = d[i][1] - d[i][3];
+            for (int i = 0; i < 4; i++, there += 4 * own) {
+                AT(there) = d[i][0] - d[i][2];
+                AT(there + own) = d[i][1] + d[i][2];
+                AT(there + 2 * own) = d[i][2] - d[i][1];
+                AT(there + 3 * own) = d[i][1] - d[i][3];
             }
         }
+}
+
+/* Two rows, `to_down` apart, of a convolution of 3 x 3, as `line` makes one, by tiles of 2 x 2; w: lifted; room: for (16, width / 2,
+   channels) and (16, width / 2, n) vectors. Where a number that a tile reads is none or infinite, all four that it makes are none. */
+static ON void NAME(lines)(T *to, int64_t to_down, int64_t apart, const T *from, int64_t down, int64_t along, const T *w, const T *bias,
+                           int64_t n, int64_t channels, int64_t width, T *room, const T *none) {
+    int64_t across = width / 2, own = across * channels * LANES, made = across * n * LANES, size = up(n, TALL) * channels;
+    T *product = room + 16 * own;
+    NAME(tiled)(room, from, down, along, channels, across);
     for (int64_t i = 0; i < 16; i++)
         NAME(line)(product + i * made, n * LANES, room + i * own, 0, channels * LANES, w + i * size, none, n, 1, channels, across);
     for (int64_t x = 0; x < across; x++)
         for (int64_t c = 0; c < n; c++) {
             const T *p = product + (x * n + c) * LANES;
             T *there = to + 2 * x * apart + c * LANES;
-            V d[2][4], own_bias = (V){0} + bias[c];
+            V d[2][4], more = (V){0} + bias[c];
 #pragma GCC unroll 8
             for (int j = 0; j < 4; j++) {
                 V a = SEEN(p + j * made), b = SEEN(p + (4 + j) * made), e = SEEN(p + (8 + j) * made), f = SEEN(p + (12 + j) * made);
@@ -257,8 +264,8 @@ static ON void NAME(lines)(T *to, int64_t to_down, int64_t apart, const T *from,
             }
 #pragma GCC unroll 8
             for (int i = 0; i < 2; i++) {
-                AT(there + i * to_down) = d[i][0] + d[i][1] + d[i][2] + own_bias;
-                AT(there + i * to_down + apart) = d[i][1] - d[i][2] - d[i][3] + own_bias;
+                AT(there + i * to_down) = d[i][0] + d[i][1] + d[i][2] + more;
+                AT(there + i * to_down + apart) = d[i][1] - d[i][2] - d[i][3] + more;
             }
         }
 }
@@ -535,6 +542,58 @@ static ON void NAME(weighed)(const Stage *s, const Held *h, T *gradient, const T
     }
 }
 
+/* The same by tiles: gradient (16, channels, out) += of each of a tile's 16 products that of its weight; room: as `lines` has it */
+static ON void NAME(weighed_by_tiles)(const Stage *s, const Held *h, T *gradient, const T *z, const T *image, T *side, T *room) {
+    int64_t step = s->out * LANES, along = s->channels * LANES, wide = h->channels, across = h->width / 2;
+    int64_t own = across * along, made = across * step;
+    T *lifted = room + 16 * own;
+    for (int64_t y = 0; y < h->height; y += 2) {
+        NAME(tiled)(room, image + y * h->framed * along, h->framed * along, along, s->channels, across);
+        for (int64_t x = 0; x < across; x++)
+            for (int64_t c = 0; c < s->out; c++) {
+                const T *p = z + (y * h->across + 2 * x) * step + c * LANES, *q = p + h->across * step;
+                T *there = lifted + (x * s->out + c) * LANES;
+                V a = SEEN(p), b = SEEN(p + step), e = SEEN(q), f = SEEN(q + step);
+                V left[4] = {a, a + e, a - e, -e}, right[4] = {b, b + f, b - f, -f};
+#pragma GCC unroll 8
+                for (int i = 0; i < 4; i++, there += 4 * made) {
+                    AT(there) = left[i];
+                    AT(there + made) = left[i] + right[i];
+                    AT(there + 2 * made) = left[i] - right[i];
+                    AT(there + 3 * made) = -right[i];
+                }
+            }
+        for (int64_t i = 0; i < 16; i++)
+            for (int64_t c = 0; c < wide; c += PAIR) {
+                int64_t vecs = wide - c < PAIR ? 1 : 2;
+                T *there = gradient + i * s->channels * wide + c;
+                for (int64_t x = 0; x < across; x++)
+                    for (int64_t v = 0; v < vecs; v++) /* beyond the last channel as in `weighed` */
+                        NAME(crossed)(side + (x * LANES * vecs + v) * LANES, vecs * LANES,
+                                      lifted + i * made + x * step + (c + v * LANES) * LANES);
+                if (vecs == 2) NAME(outers)(there, wide, side, room + i * own, 0, along, 1, across, s->channels, 2);
+                else NAME(outers)(there, wide, side, room + i * own, 0, along, 1, across, s->channels, 1);
+            }
+    }
+}
+
+/* gradient (3, 3 channels, out) <- G' u G, u (16, channels, out): n numbers of one tap */
+static ON void NAME(lowered)(T *gradient, const T *u, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        T down[3][4];
+#pragma GCC unroll 8
+        for (int j = 0; j < 4; j++) {
+            T a = u[j * n + i], b = u[(4 + j) * n + i], d = u[(8 + j) * n + i], e = u[(12 + j) * n + i];
+            down[0][j] = a + (b + d) / 2, down[1][j] = (b - d) / 2, down[2][j] = (b + d) / 2 + e;
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < 3; j++) {
+            T *to = gradient + 3 * j * n + i, a = down[j][0], b = down[j][1], d = down[j][2], e = down[j][3];
+            to[0] = a + (b + d) / 2, to[n] = (b - d) / 2, to[2 * n] = (b + d) / 2 + e;
+        }
+    }
+}
+
 /* One part of the batch back through a stage; g: the gradient after it, below: where that before it goes, or none */
 static ON void NAME(back)(const Stage *s, const Held *h, T *room, int64_t part, const T *own, T *few, T *side, T *tile,
                           NAME(Grid) g, T *below) {
@@ -563,7 +622,8 @@ static ON void NAME(back)(const Stage *s, const Held *h, T *room, int64_t part, 
     }
     for (int64_t i = 0; i < 2 * step; i++) all[i] += sums[i];
     EACH(NAME(returned), s, h, z, best, g, mean, times, pulled, pushed, all + 2 * step)
-    NAME(weighed)(s, h, room + h->gradient, z, image, side);
+    if (h->tiled) NAME(weighed_by_tiles)(s, h, room + h->by_tiles, z, image, side, tile);
+    else NAME(weighed)(s, h, room + h->gradient, z, image, side);
     if (below) {
         for (int64_t c = 0; c < up(s->channels, 8); c++) few[c] = 0;
         for (int64_t y = 0; y < s->height; y += h->back_tiled ? 2 : 1) {
@@ -588,9 +648,10 @@ static ON void NAME(gathered)(T *w, T *out, const T *sums, int64_t n, const NAME
 }
 
 /* The parameters of a stage move, own and beside it what they have; answers how many there are */
-static ON int64_t NAME(stepped)(const Stage *s, const Held *h, const T *room, T *own, T *out, T *few, const NAME(Step) *step) {
+static ON int64_t NAME(stepped)(const Stage *s, const Held *h, T *room, T *own, T *out, T *few, const NAME(Step) *step) {
     int64_t taps = s->tall * s->wide, n = taps * s->channels, at = s->out * n;
     const T *gradient = room + h->gradient, *sums = room + h->sums;
+    if (h->tiled) NAME(lowered)(room + h->gradient, room + h->by_tiles, s->channels * h->channels);
     for (int64_t c = 0; c < s->out; c++) {
         for (int64_t t = 0; t < taps; t++)
             for (int64_t i = 0; i < s->channels; i++)
@@ -638,6 +699,7 @@ EXPORT ON int64_t NAME(conv)(ARGUMENTS(T)) {
             if (l) NAME(packed)(room + h->turned, own, stage + l, 1);
             if (h->back_tiled) NAME(lifted)(room + h->back_lifted, room + h->turned, stage[l].channels, stage[l].out);
             memset(room + held[l].gradient, 0, stage[l].tall * stage[l].wide * stage[l].channels * held[l].channels * sizeof(T));
+            if (h->tiled) memset(room + h->by_tiles, 0, 16 * stage[l].channels * h->channels * sizeof(T));
             memset(room + held[l].sums, 0, 3 * stage[l].out * LANES * sizeof(T));
         }
 #define AFTER(l, flat, frame)                                                                                                    \
