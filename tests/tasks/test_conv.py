@@ -33,7 +33,16 @@ def alone():
     return nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4))
 
 
+def tiles():
+    """3 x 3 between many channels, which fill no vector and no tile; the last of images of odd sides, with which it is not."""
+    first = (nn.Conv2d(16, 17, 3, padding=1), nn.ReLU(), nn.Conv2d(17, 35, 3), nn.GroupNorm(5, 35), nn.ReLU())
+    second = (nn.Conv2d(35, 18, 3, padding=(2, 1), bias=False), nn.GroupNorm(2, 18), nn.MaxPool2d(2), nn.ReLU())
+    return nn.Sequential(*first, *second, nn.Conv2d(18, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 5 * 3, 3))
+
+
 CASES = {
+    "tiles": (tiles, (16, 10, 8), 3, 11, True),
+    "tiles, contiguous": (tiles, (16, 10, 8), 3, 2, False),
     "cnn on 9 x 7": (lambda: Model(width=8).build((1, 9, 7), 10), (1, 9, 7), 10, 5, True),
     "cnn on 8 x 8 in colour": (lambda: Model(width=16, norm="none").build((3, 8, 8), 10), (3, 8, 8), 10, 33, False),
     "cnn on 28 x 28": (lambda: Model(width=24).build((1, 28, 28), 10), (1, 28, 28), 10, 3, True),
