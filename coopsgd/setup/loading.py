@@ -13,7 +13,7 @@ import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from hydra import version
 from hydra._internal import defaults_list
@@ -25,8 +25,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from coopsgd.setup.schema import GROUPS
 
@@ -129,7 +130,8 @@ class Loader(ConfigLoaderImpl):
             ResultDefault(config_path="schema", parent="config", package=""),
             ResultDefault(config_path=f"{group}/{choice}", parent="config", package=group),
         ]
-        node: Any = self._compose_config_from_defaults_list(both, self.repository)._get_node(group)
+        repository: Any = OfGroup(self.repository, group)
+        node: Any = self._compose_config_from_defaults_list(both, repository)._get_node(group)
         node._set_parent(None)
         return node
 
@@ -148,6 +150,21 @@ class Loader(ConfigLoaderImpl):
         while len(_kept) > MOST:
             _kept.popitem(last=False)
         return pickle.loads(_kept[key][0])
+
+
+class OfGroup:
+    """Hydra's repository of yamls, with a schema that has one group alone: copying and merging all keys takes 8 ms."""
+
+    def __init__(self, repository: Any, group: str) -> None:
+        self._repository, self._group = repository, group
+        self.get_schema_source = repository.get_schema_source
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path != "schema":
+            return cast(ConfigResult | None, self._repository.load_config(config_path))
+        schema: Any = ConfigStore.instance().repo["schema.yaml"]
+        node = OmegaConf.masked_copy(schema.node, self._group)
+        return ConfigResult("schema", "structured://", node, {"package": ""}, is_schema_source=True)
 
 
 @contextlib.contextmanager
