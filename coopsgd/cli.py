@@ -330,6 +330,7 @@ def main(tell: Tell | None = None) -> None:
     finally:
         # nothing is left to be tidied up: one more ends the process without a traceback, or is one of many that have ended it
         signals.ignore() if code > 128 else signals.default()
+    collector.wake()  # else Python would look through all that was imported once more before it ends
     sys.exit(code)
 
 

@@ -22,8 +22,8 @@ from coopsgd.fleet.block import Block
 from coopsgd.loop.inner import Inner
 from coopsgd.models.base import Model
 from coopsgd.models.cnn import CNN
-from coopsgd.models.dense import MLP
 from coopsgd.models.gpt import GPT
+from coopsgd.models.mlp import MLP
 from coopsgd.optim import Adam, AdamW, Muon
 from coopsgd.schedules import Constant
 

@@ -18,7 +18,7 @@ from probes import probe_of
 
 from coopsgd.data.cifar import CIFAR10, CIFAR100
 from coopsgd.registry import HOMES, lookup, names, register
-from coopsgd.setup import catalogue
+from coopsgd.setup import build, catalogue
 from coopsgd.setup.build import KINDS
 from coopsgd.setup.schema import GROUPS
 
@@ -223,6 +223,43 @@ def test_what_a_usual_command_imports(tmp_path):
     """Each of these takes a tenth of a second or more to import, and each look through what was imported another."""
     done = subprocess.run([sys.executable, "-c", USUAL], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+NAMED = """
+import gc
+import sys
+from coopsgd import registry
+from coopsgd.cli import main
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print(sorted({thing.__module__ for known in registry._known.values() for thing in known.values()}))
+print(registry._entry_points.cache_info().misses, gc.get_freeze_count())
+"""
+BASES = sorted({base.__module__ for base in build.BASES.values()})  # with the names beside them, if there are any
+BESIDE_BASES = ["coopsgd.mixing.static", "coopsgd.optim", "coopsgd.setup.stop"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["show", "algo=easgd"], ["strategies.cooperative", "tasks.classification"]),
+        (["analyze", "algo=dpsgd", "topology=ring"], ["strategies.cooperative", "tasks.classification"]),
+        (["show", "algo=matcha", "model=logistic"], ["mixing.matcha", "models.logistic"]),
+    ],
+)
+def test_what_a_config_names_is_imported_and_no_other_choice(words, named):
+    """Nor are installed packages looked through; and what was imported is not, when the command ends."""
+    done = subprocess.run([sys.executable, "-c", NAMED, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    modules, counts = done.stdout.splitlines()[-2:]
+    found = set(ast.literal_eval(modules))
+    usual = {f"coopsgd.{name}" for name in ("models.mlp", "data.digits", "tasks.classification", "strategies.cooperative")}
+    wanted = {f"coopsgd.{name}" for name in named}
+    assert wanted <= found and found <= {*BASES, *BESIDE_BASES, *usual, *wanted}, found
+    scans, frozen = map(int, counts.split())
+    assert scans == 0 and frozen > 50_000, counts
 
 
 BESIDE = {  # what refuses D-PSGD at every step, with what it is for

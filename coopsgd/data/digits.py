@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,8 @@ import numpy as np
 from coopsgd.data import bundled
 from coopsgd.data.base import DataSet, Images
 from coopsgd.registry import register
+
+NUMBERS = {str(n).encode(): n for n in range(17)}  # that stand in its file
 
 
 @register("digits", "data")
@@ -36,14 +39,16 @@ class Digits(DataSet):
 @lru_cache(maxsize=1)
 def _read(path: Path) -> Images:
     try:
-        table = np.loadtxt(path, delimiter=",", dtype=np.float32)
-        highest = np.array([16] * 64 + [9])
-        whole = table.shape == (1797, 65) and bool(((table == np.floor(table)) & (table >= 0) & (table <= highest)).all())
-    except (EOFError, OSError, ValueError, zlib.error):
+        with gzip.open(path) as file:
+            rows = file.read().split()
+        numbers = bytes(map(NUMBERS.__getitem__, b",".join(rows).split(b",")))  # np.loadtxt takes three times as long
+        table = np.frombuffer(numbers, dtype=np.uint8).reshape(len(rows), -1)
+        whole = table.shape == (1797, 65) and bool((table[:, -1] <= 9).all())
+    except (EOFError, OSError, KeyError, ValueError, zlib.error):
         whole = False
     if not whole:
         raise ValueError(f"data: {path} is not the whole file of digits; reinstall scikit-learn")
-    x, y = table[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
+    x, y = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
     test = np.zeros(len(y), dtype=bool)
     for digit in range(10):
         test[np.flatnonzero(y == digit)[::5]] = True  # every fifth of each class

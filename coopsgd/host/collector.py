@@ -1,7 +1,8 @@
 """Python's collector of cyclic garbage while a command starts.
 
 What is imported stays. Looking through it again and again, as it grows, took a seventh of the time until a run begins; and a
-look at it from a fork copies the pages that parent and child could share.
+look at it from a fork copies the pages that parent and child could share. The looks that Python takes when it ends took 55 ms
+of the 740 of `coopsgd show`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from coopsgd.mixing.matrix import Matrix
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import AXES, SIZES
 from coopsgd.strategies.base import Strategy, layers
-from coopsgd.strategies.fullsync import FullSync
 from coopsgd.strategies.period import ends
 
 REHEARSED = 1000  # steps whose mean stands for a step of a longer run, if all its rounds are alike: whole cycles of them
@@ -85,7 +84,11 @@ def _charged(parts: Parts, rounds: range) -> Ledger | None:
     cls, m, v = type(layers(strategy)[-1]), config.workers, 0 if schedule is None else schedule.num_aux
     ledger, nothing = Ledger(m, v, 1), np.zeros(1)
     width = parts.task.dimension(config) * SIZES[config.dtype]
-    if cls is FullSync:
+    if cls.send is None:
+        from coopsgd.strategies.fullsync import FullSync
+
+        if cls is not FullSync:
+            return None
         for _ in rounds:
             ledger.charge(average_price(m), width, nothing, 0)
         return ledger

@@ -10,11 +10,10 @@ from coopsgd.mixing import spectra
 from coopsgd.mixing.static import takes_mean
 from coopsgd.predict.mixed import not_plain
 from coopsgd.predict.theory import corrected
+from coopsgd.registry import is_a
 from coopsgd.setup.parts import Parts
-from coopsgd.strategies import codecs
 from coopsgd.strategies.base import layers
 from coopsgd.strategies.codec import Codec
-from coopsgd.strategies.gasloc import GASLoC
 
 EXACT = {
     "d2": "exact: workers whose f_i differ end where their mean is least, at a constant rate",
@@ -85,6 +84,8 @@ def delta_of(codec: Codec, d: int) -> float | None:
 
     d: numbers of the model, of which a segment holds some.
     """
+    from coopsgd.strategies import codecs
+
     L = min(d, getattr(codec, "chunk", d)) if getattr(codec, "per", "tensor") == "chunk" else d
     if isinstance(codec, codecs.Identity):
         return 1.0
@@ -134,7 +135,7 @@ def codec_facts(parts: Parts) -> dict[str, Any] | None:
     return {
         "rule": rule,
         "delta": delta,
-        "omega": omega_of(codec, d) if isinstance(codec, codecs.QSGD) else None,
+        "omega": omega_of(codec, d) if is_a(codec, "codec", "qsgd") else None,
         "left_out": 4 * (1 - delta) / delta**2 if feeds and delta is not None else None,
         "choco": None if pair is None else {"gamma": pair[0], "left": pair[1], "now": codec.gamma},
     }
@@ -143,8 +144,8 @@ def codec_facts(parts: Parts) -> dict[str, Any] | None:
 def gasloc_facts(parts: Parts) -> dict[str, Any] | None:
     """{momentum, zeta} of GASLoC: where its momentum is added, and what a communication then leaves of a disagreement between
     slow models, without gradients; null where W moves. None of other algorithms."""
-    algorithm = layers(parts.strategy)[-1]
-    if not isinstance(algorithm, GASLoC):
+    algorithm: Any = layers(parts.strategy)[-1]
+    if not is_a(algorithm, "strategy", "gasloc"):
         return None
     values = _modes(parts)
     zeta = None if values is None else corrected.gasloc(values, algorithm.gamma, algorithm.momentum)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -81,8 +80,10 @@ def words(value: Any) -> str:
 @cache
 def versions() -> dict[str, str]:
     """Of what the numbers depend on."""
+    from importlib import metadata
+
     names = ("coopsgd", "torch", "numpy")
-    return {**{name: importlib.metadata.version(name) for name in names}, "python": platform.python_version()}
+    return {**{name: metadata.version(name) for name in names}, "python": platform.python_version()}
 
 
 def processor() -> dict[str, str | None]:

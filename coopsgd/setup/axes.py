@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from coopsgd.errors import ConfigError
+from coopsgd.registry import is_a
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import AXES
 from coopsgd.strategies.axes import packs
 from coopsgd.strategies.base import layers, overrides
 from coopsgd.strategies.codec import Codec
-from coopsgd.strategies.decentlam import DecentLaM
-from coopsgd.strategies.gasloc import GASLoC
 
 
 def check(parts: Parts) -> None:
@@ -26,7 +25,7 @@ def check(parts: Parts) -> None:
             f"{name}={getattr(config, name)['name']}: {algo} mixes no models, it communicates gradients inside its steps; use "
             f"{name}=none, or algo=pasgd tau=1, which averages models"
         )
-    if parts.outer is not None and isinstance(layers(parts.strategy)[-1], DecentLaM | GASLoC):
+    if parts.outer is not None and is_a(layers(parts.strategy)[-1], "strategy", "decentlam", "gasloc"):
         raise ConfigError(
             f"outer={(config.outer or {})['name']}: {algo} takes its momentum from where a communication left the models, "
             "which an outer step would move behind its back; use outer=none, or algo=dpsgd, whose outer step may have momentum"

@@ -10,7 +10,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from coopsgd.errors import ConfigError, RunFailed
-from coopsgd.optim.torch import KEYS
 from coopsgd.registry import did_you_mean
 from coopsgd.setup import sources
 from coopsgd.setup.build import refuse_unstackable
@@ -97,6 +96,8 @@ def _no_choice(error: MissingConfigException) -> str:
         return f"--config-name: there is no {name}.yaml in that folder or among coopsgd's own; a run's is `config`"
     known = sorted(error.options or [])
     if group == "optim":
+        from coopsgd.optim.torch import KEYS
+
         refuse_unstackable(name)
         ours = name.lower() in known
         if not ours and (cls := next((cls for cls in KEYS if cls.lower() == name.lower()), None)):

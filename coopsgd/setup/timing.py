@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from coopsgd.errors import ConfigError
+from coopsgd.registry import is_a
 from coopsgd.setup.schema import WEIGHTS, Config
 from coopsgd.strategies.base import Around, Strategy, layers, overrides
 from coopsgd.strategies.period import Period
-from coopsgd.strategies.push_sum import PushSum
 
 DEFAULTS: dict[str, Any] = {"order": "atc", "delay": 0, "merge": "kept", "buffers": "keep", "buffers_every": 1}
 CHOICES = {"order": ("atc", "cta"), "buffers": ("keep", "average", "reset"), "weights_by": WEIGHTS}
@@ -52,7 +52,7 @@ def check(config: Config, strategy: Strategy, period: Period) -> None:
     """ConfigError when the algorithm cannot communicate in this order, with this delay or these buffers."""
     algo, order, delay, buffers, m = config.algo["name"], config.order, config.delay, config.buffers, config.workers
     # of push-sum mixing changes no sum, and so not what it evaluates
-    own = overrides(strategy, "answer") and not isinstance(layers(strategy)[-1], PushSum)
+    own = overrides(strategy, "answer") and not is_a(layers(strategy)[-1], "strategy", "push_sum")
     schedule = strategy.schedule
     if schedule is None and not overrides(strategy, "send"):
         raise ConfigError(

@@ -31,8 +31,6 @@ def with_axes(
     correction: Correction | None = None,
 ) -> Strategy:
     """The strategy with these axes around it; itself where there is none."""
-    from coopsgd.strategies.rounding import Rounded, RoundedSteps
-
     around = None
     if codec is not None and (not packs(strategy) or (correction is not None and "codec" not in correction.BESIDE)):
         around, codec = codec, None
@@ -43,6 +41,8 @@ def with_axes(
         strategy = correction.around(strategy)
     if around is None:
         return strategy
+    from coopsgd.strategies.rounding import Rounded, RoundedSteps
+
     return RoundedSteps(strategy, around) if layers(strategy)[-1].send is None else Rounded(strategy, around)
 
 

@@ -24,7 +24,8 @@ from coopsgd.data.gaussian import Gaussian
 from coopsgd.data.mnist import BEGIN, FILES, MNIST
 from coopsgd.models.base import Model
 from coopsgd.models.cnn import CNN
-from coopsgd.models.dense import MLP, Logistic
+from coopsgd.models.logistic import Logistic
+from coopsgd.models.mlp import MLP
 from coopsgd.setup.parts import Parts
 from coopsgd.streams import seed_of, stream
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import hydra
 import pytest
+from hydra._internal import defaults_list
 from hydra._internal import hydra as main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
@@ -116,6 +117,23 @@ def test_it_knows_where_it_is_and_a_users_yamls_are_read_anew(tmp_path, monkeypa
     for tau in (3, 4):
         (tmp_path / "algo" / "own.yaml").write_text(f"strategy: cooperative\nmixing: average\ntau: {tau}\n")
         assert compose.composed(["algo=own"], str(tmp_path)).algo.tau == tau
+
+
+def test_a_choice_by_another_is_followed_and_without_one_none_is_listed(tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    (tmp_path / "config.yaml").write_text("defaults: [one: a, two: '${one}']\n")
+    for name in "ab":
+        (tmp_path / "one" / f"{name}.yaml").write_text(f"x: {name}\n")
+        (tmp_path / "two" / f"{name}.yaml").write_text(f"y: {name}\n")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"), loading._choices_when_asked():
+        found = hydra.compose("config", ["one=b"])
+    assert found == {"one": {"x": "b"}, "two": {"y": "b"}}
+
+    theirs, listed = defaults_list._create_interpolation_map, []
+    monkeypatch.setattr(defaults_list, "_create_interpolation_map", lambda *of: listed.append(of) or theirs(*of))
+    compose.composed(["algo=dpsgd"])
+    assert not listed
 
 
 def test_no_more_is_kept_than_a_bound(monkeypatch):

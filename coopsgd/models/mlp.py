@@ -1,4 +1,4 @@
-"""Networks of linear layers."""
+"""A network of linear layers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,6 @@ from coopsgd.registry import option, register
 
 if TYPE_CHECKING:
     from torch.nn import Module
-
-
-@register("logistic", "model")
-@dataclass(frozen=True)
-class Logistic(Model):
-    """Multinomial logistic regression: one linear layer, convex."""
-
-    def build(self, shape: tuple[int, ...], classes: int) -> Module:
-        from torch import nn
-
-        return nn.Sequential(nn.Flatten(), nn.Linear(size(shape), classes))
-
-    def parameters(self, shape: tuple[int, ...], classes: int) -> int:
-        return linear([size(shape), classes])
 
 
 @register("mlp", "model")
