@@ -2,12 +2,13 @@
    wait sleep, so that each is woken once, by the last to come. native.py loads it. */
 
 #define _GNU_SOURCE
-#include <linux/futex.h>
 #include <sched.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { WAIT, WAKE }; /* as linux/futex.h has them, which a system may keep in a package of its own */
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -25,7 +26,7 @@ EXPORT int64_t meeting_arrive(uint32_t *slots, int64_t apart, int64_t count, int
     __atomic_store_n(slots + rank * apart, n, __ATOMIC_SEQ_CST);
     if (!all(slots, apart, count, n)) return 0;
     __atomic_fetch_add(word, 1, __ATOMIC_SEQ_CST);
-    syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+    syscall(SYS_futex, word, WAKE, INT32_MAX, 0, 0, 0);
     return 1;
 }
 
@@ -40,7 +41,7 @@ EXPORT int64_t meeting_wait(uint32_t *slots, int64_t apart, int64_t count, uint3
     for (;;) {
         uint32_t seen = __atomic_load_n(word, __ATOMIC_SEQ_CST);
         if (all(slots, apart, count, n)) return 1;
-        if (syscall(SYS_futex, word, FUTEX_WAIT, seen, &nap, 0, 0) && seen == __atomic_load_n(word, __ATOMIC_SEQ_CST))
+        if (syscall(SYS_futex, word, WAIT, seen, &nap, 0, 0) && seen == __atomic_load_n(word, __ATOMIC_SEQ_CST))
             return all(slots, apart, count, n); /* it took too long, or a signal came */
     }
 }
