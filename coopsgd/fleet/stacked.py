@@ -136,7 +136,8 @@ class Stacked(Fleet):
 
     def _mean(self, x: Rows) -> Callable[[], Common]:
         mean = x.new_empty(1, x.shape[1])
-        self._mean_of_workers(x.detach(), mean)
+        rows = x.detach()
+        self._mean_of_workers(rows[: self.m] if self.v else rows, mean)
         return lambda: mean
 
     @cached_property
