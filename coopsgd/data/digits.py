@@ -43,7 +43,7 @@ def _read(path: Path) -> Images:
             rows = file.read().split()
         numbers = bytes(map(NUMBERS.__getitem__, b",".join(rows).split(b",")))  # np.loadtxt takes three times as long
         table = np.frombuffer(numbers, dtype=np.uint8).reshape(len(rows), -1)
-        whole = table.shape == (1797, 65) and bool((table[:, -1] <= 9).all())
+        whole = table.shape == (1797, 65) and {row.count(b",") for row in rows} == {64} and bool((table[:, -1] <= 9).all())
     except (EOFError, OSError, KeyError, ValueError, zlib.error):
         whole = False
     if not whole:

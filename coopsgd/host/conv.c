@@ -4,8 +4,9 @@
 
    Images lie (y, x, channel, sample), LANES samples at a time: a vector is one number of each, so that a convolution is a sum of
    neighbouring vectors, each times one weight, whatever the number of channels, and all between convolutions goes vector by
-   vector. Around an image there is a frame of zeros, which nothing writes to. Lanes without a sample repeat the last one, and
-   their gradients are zero. The file comes to itself by way of widths.h. What a number is depends on its model alone. */
+   vector. Of 3 x 3 weights between many channels it is made by tiles of 2 x 2 (Winograd's F(2 x 2, 3 x 3), arXiv:1509.09308).
+   Around an image there is a frame of zeros, which nothing writes to. Lanes without a sample repeat the last one, and their
+   gradients are zero. The file comes to itself by way of widths.h. What a number is depends on its model alone. */
 
 #ifndef T
 

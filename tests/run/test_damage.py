@@ -263,7 +263,8 @@ def test_digits_that_are_not_whole(tmp_path):
     value = lines[5].split(",")
     wrong = (["300", *value[1:]], ["0.5", *value[1:]], ["-1", *value[1:]], ["nan", *value[1:]], [*value[:-1], "10"], value[:-1])
     contents = ["\n".join([*lines[:5], ",".join(line), *lines[6:]]) for line in wrong]
-    for content in (*contents, "\n".join(lines[:-1]), "", "words"):
+    moved = "\n".join([*lines[:5], lines[5] + ",0", ",".join(lines[6].split(",")[1:]), *lines[7:]])  # as many numbers in all
+    for content in (*contents, moved, "\n".join(lines[:-1]), "", "words"):
         (tmp_path / "digits.csv.gz").write_bytes(gzip.compress(content.encode(), 1))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy's, of an empty file

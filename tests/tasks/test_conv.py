@@ -115,7 +115,7 @@ def test_gradients_are_autograds(monkeypatch, dtype, lanes, name):
 
 
 @pytest.mark.parametrize("dtype", CLOSE)
-@pytest.mark.parametrize("name", ["cnn on 9 x 7", "odd, contiguous"])
+@pytest.mark.parametrize("name", ["cnn on 9 x 7", "odd, contiguous", "tiles", "tiles, contiguous"])
 def test_steps_are_those_of_sgd(name, dtype):
     stage = Stage(name, dtype)
     losses, grad = stage.autograd()
@@ -145,7 +145,7 @@ def test_bits_are_those_of_a_model_alone():
 
 def test_what_is_no_number_goes_where_torch_lets_it():
     """Through the largest of four, through ReLU and through norms, of one sample or of a weight."""
-    for name in ("cnn on 9 x 7", "odd, contiguous", "cnn on 8 x 8 in colour"):
+    for name in ("tiles", "tiles, contiguous", "cnn on 9 x 7", "odd, contiguous", "cnn on 8 x 8 in colour"):
         for value in (torch.nan, torch.inf, -torch.inf):
             stage = Stage(name, torch.float64)
             stage.inputs[0, 0, 0, 2, 3] = value

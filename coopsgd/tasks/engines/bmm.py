@@ -51,7 +51,6 @@ class Bmm(Engine):
         self._layers = _layers(module)
         self._layout = Layout(module)
         self._views = Views(self._layout.stacked)
-        self._parts = dict[tuple[int, int], tuple[Tensor, Tensor]]()  # rows [a, b) of models and gradients
         self._scratch: Tensor | None = None  # gradients that a step uses up at once
         self._kernel: Dense | None = None  # what computes in place of torch
         self._compiled = Dense(self._layers[::2]) if fits(self._layers) else None  # type: ignore[arg-type]  # all linear, as fits says
@@ -80,7 +79,6 @@ class Bmm(Engine):
     ) -> None:
         super().bind(x, grad, statistics, module_buffers)
         self._views.clear()
-        self._parts.clear()
         self._scratch = None
         self._kernel = self._compiled if Dense.takes(x) and Dense.takes(grad) else None
 
@@ -132,9 +130,8 @@ class Bmm(Engine):
         step: SGDStep | None = None,
     ) -> None:
         assert self._kernel is not None, "only where it reads them"
-        if (a, b) not in self._parts:
-            self._parts[a, b] = self._x[a:b], self._grad[a:b]
-        x, grad = self._parts[a, b]
+        whole = b - a == self._x.shape[0]  # then there is nothing to cut, which takes as long as a small layer
+        x, grad = (self._x, self._grad) if whole else (self._x[a:b], self._grad[a:b])
         if rates is None:
             return self._kernel.steps(x, grad, samples, which, losses)
         return self._kernel.steps(x, None, samples, which, losses, rates, _of(step, a, b))
