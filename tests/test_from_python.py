@@ -93,7 +93,7 @@ def _call(folder: str) -> None:
 
 
 REFUSED = [
-    (("task=quadratic", "lrr=1"), r"'lrr'; did you mean optim\.lr"),
+    (("task=quadratic", "lrr=1"), r"'lrr'; did you mean outer\.lr or optim\.lr"),
     (("-m", "task=quadratic", "tau=1,2"), r"words: are those of a sweep; call train in a loop"),
     (("--version",), r"nothing trained here"),
     (({"model": {"name": "custom", "path": "__main__:Net"}},), r"__main__:Net: is of the program that calls.*in a file"),
