@@ -382,6 +382,12 @@ def test_several_machines_type_a_torchrun_line(cli, tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit, match="2"):  # the line goes to stderr
         worker.main()
     monkeypatch.setattr(sys, "argv", ["probe", str(tmp_path)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        worker.main()
+    assert "WORLD_SIZE is 3, but MASTER_ADDR" in capsys.readouterr().err
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setattr(sys, "argv", ["probe"])
     with pytest.raises(SystemExit, match="usage: torchrun"):
         worker.main()
 
