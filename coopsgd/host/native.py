@@ -12,7 +12,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-VERSION = 8  # of the functions' arguments; a library that was built of another source is not used
+VERSION = 8  # of the functions, their arguments and what they need of room; a library that was built of another is not used
 OFF = "COOPSGD_NATIVE"  # an environment variable: 0 leaves the kernels alone
 
 
