@@ -41,6 +41,7 @@ CNN = ("data=digits", "model=cnn", "model.width=8", "dtype=float64", "log_every=
 MLP = ("data=digits", "model=mlp", "model.hidden=[16]", "dtype=float64", "log_every=1000", "eval_every=0", "device=cpu")
 
 OF_ADAM = ("local_adam", "des_loc")  # algorithms that bring Adam
+TIES = ("topk_ef", "sparseloco", "demo")  # algorithms that send the largest numbers: of two alike either
 OF_MATRICES = ("powersgd",)  # algorithms that take no vector
 ONE_STEP = ("d2", "gradient_tracking")  # algorithms whose rounds are of one step
 

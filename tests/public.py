@@ -28,7 +28,7 @@ import oracle_rules
 import oracle_sent
 import torch
 import torch.distributed as dist
-from playing import OF_ADAM, ONE_STEP, settle, written
+from playing import OF_ADAM, ONE_STEP, TIES, settle, written
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -758,7 +758,7 @@ ORACLE_WORDS = {
 
 # of two channels that are normalised together the biases' gradients are opposite: either may be the larger by rounding; and
 # one of a bias that normalisation takes off again is rounding alone, by whose root Adam divides it
-TIES = ("topk_ef", "sparseloco", "demo", *OF_ADAM)
+UNSURE = (*TIES, *OF_ADAM)
 
 
 class Network(oracle.Problem):
@@ -795,5 +795,5 @@ def papers(algo: str, model: str, seed: int) -> tuple[tuple[str, ...], Callable[
     """The words of a run and the slow loop that gives its (m + v, d) models from the papers' formulas."""
     momentum = () if algo in OF_ADAM else MOMENTUM
     words = (*CASE, *MODELS[model], f"algo={algo}", f"seed={seed}", *momentum, *ORACLE_WORDS.get(algo, ()))
-    words += ("model.norm=none",) if model == "cnn" and algo in TIES else ()
+    words += ("model.norm=none",) if model == "cnn" and algo in UNSURE else ()
     return words, lambda settings: oracle.ORACLES[algo](Network(settings))

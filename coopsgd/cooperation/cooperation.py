@@ -114,7 +114,9 @@ class Cooperation(Observer):
             world.refuse_one_for_two(cards)
             modules = Modules(models)
             refuse_optimizers(optimizers, models)
-            parts, notes = parts_of(words, self.processes * len(models), modules.d, modules.b, each([*shares], len(models)))
+            parts, notes = parts_of(
+                words, self.processes * len(models), modules.d, modules.b, each([*shares], len(models)), modules.every_block
+            )
             found = model, modules, parts, notes
             mine["version"] = [f"coopsgd {coopsgd.__version__}", f"torch {torch.__version__}"]
             mine["model"] = modules.structure()

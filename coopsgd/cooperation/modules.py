@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -117,6 +118,11 @@ class Modules:
             for part in self._trained[0]
         ]
         return found[0] if len(found) == 1 else found
+
+    def every_block(self) -> tuple[Block, ...]:
+        """The parameters of all kinds; starts count anew with each kind."""
+        found = self.blocks()
+        return found if isinstance(found, tuple) else tuple(chain(*found))
 
     def statistics(self) -> Tensor | None:
         """The first module's, (1, b)."""

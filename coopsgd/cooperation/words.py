@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coopsgd.cooperation.clock import RunningProcesses
 from coopsgd.cooperation.task import UsersSchedule, UsersTask
 from coopsgd.errors import ConfigError
-from coopsgd.setup import compose, spoken
+from coopsgd.setup import axes, compose, spoken
 from coopsgd.setup.build import algo_classes, filled_by_run
 from coopsgd.setup.messages import MISTAKES, one_line
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.resolve import given, resolve
 from coopsgd.setup.schema import KEYS
 from coopsgd.setup.words import mended
+
+if TYPE_CHECKING:
+    from coopsgd.fleet.block import Block
 
 READ = (
     "algo",
@@ -44,12 +47,17 @@ TASK, CLUSTER, SCHEDULE = (f"{cls.__module__}:{cls.__qualname__}" for cls in (Us
 
 
 def parts_of(
-    words: Sequence[Any], workers: int, parameters: int, statistics: int, samples: list[int] | None
+    words: Sequence[Any],
+    workers: int,
+    parameters: int,
+    statistics: int,
+    samples: list[int] | None,
+    blocks: Callable[[], Sequence[Block]],
 ) -> tuple[Parts, tuple[str, ...]]:
     """The parts that these words name, for so many workers, and notes on words that have no use here.
 
-    words: each `key=value`, a whole `coopsgd train ...` line, a mapping, or the path of a yaml. ConfigError when they cannot
-    work.
+    words: each `key=value`, a whole `coopsgd train ...` line, a mapping, or the path of a yaml. blocks: tells the parameters
+    of a model, each once. ConfigError when they cannot work.
     """
     flat = spoken.words_of(words, RUNS)
     try:
@@ -80,6 +88,7 @@ def parts_of(
         }
         said = compose.task_words(cfg.hydra)
         checked = resolve(node, said, dict(cfg.hydra.runtime.choices))
+        axes.check_blocks(checked.parts, blocks)
     except MISTAKES as error:
         raise ConfigError(one_line(error)) from None
     config = replace(checked.config, processes=1, threads=1, device="cpu")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
 from coopsgd.errors import ConfigError
 from coopsgd.registry import is_a
 from coopsgd.setup.parts import Parts
@@ -9,6 +12,9 @@ from coopsgd.setup.schema import AXES
 from coopsgd.strategies.axes import packs
 from coopsgd.strategies.base import layers, overrides
 from coopsgd.strategies.codec import Codec
+
+if TYPE_CHECKING:
+    from coopsgd.fleet.block import Block
 
 
 def check(parts: Parts) -> None:
@@ -128,24 +134,27 @@ def _check_fragments(parts: Parts) -> None:
         raise ConfigError(f"fragments.count={count}: the model has {d} numbers; use at most that many")
 
 
-def check_blocks(parts: Parts) -> None:
-    """Of what hangs on the parameters that a model is made of, whose shapes no formula tells: torch is imported for them."""
+def check_blocks(parts: Parts, blocks: Callable[[], Sequence[Block]]) -> None:
+    """Of what hangs on the parameters that a model is made of, whose shapes no formula tells: torch is imported for them.
+
+    blocks: tells them to who asks.
+    """
     config, codec, fragments = parts.config, parts.codec, parts.fragments
     if codec is not None and type(codec).check is not Codec.check:
         try:
-            codec.check(parts.task.blocks(config), fragments.by if fragments else None)
+            codec.check(blocks(), fragments.by if fragments else None)
         except ValueError as error:
             raise ConfigError(_blamed(str(error), f"codec={(config.codec or {})['name']}", config.algo["name"])) from None
     if fragments is not None and fragments.by == "layer":
-        blocks = parts.task.blocks(config)
-        if 0 in fragments.sizes(lambda: blocks, parts.task.dimension(config)):
-            layers_ = len({block.name.rpartition(".")[0] or block.name for block in blocks})
+        found = tuple(blocks())
+        if 0 in fragments.sizes(lambda: found, parts.task.dimension(config)):
+            layers_ = len({block.name.rpartition(".")[0] or block.name for block in found})
             raise ConfigError(
                 f"fragments.by=layer: the model has {layers_} layers for fragments.count={fragments.count}; use at most that "
                 "many, or fragments.by=stride"
             )
-    if hasattr(parts.optim, "chosen"):
-        parts.optim.chosen(parts.task.blocks(config))
+    if hasattr(parts.optim, "chosen") and not parts.task.THEIRS:
+        parts.optim.chosen(blocks())
 
 
 def _blamed(line: str, what: str, algo: str) -> str:

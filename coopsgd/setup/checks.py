@@ -167,7 +167,7 @@ def optimiser(parts: Parts) -> None:
     """ConfigError where the optimiser's buffers are none to average, or not as many as buffers_every has numbers."""
     if (why := getattr(parts.optim, "NO_MEAN", None)) and parts.config.buffers == "average":
         raise ConfigError(f"buffers=average: not with optim.cls={parts.optim.KIND}: {why}; use buffers=keep or reset")
-    if not getattr(parts.task, "THEIRS", False):
+    if not parts.task.THEIRS:
         timing.one_for_each(parts.config, parts.optim.buffers, f"optim={parts.config.optim['name']}")
 
 

@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,10 @@ def _resolved(
         config = replace(config, norm_stats=Config.norm_stats)
     parts = parts.but(config, without=("stop",))
     checks.placement(config)
-    with blamed(""):
-        axes.check_blocks(parts)
-    checks.memory(parts)
+    if not task.THEIRS:  # else the models are there already, and tell by themselves what they are made of
+        with blamed(""):
+            axes.check_blocks(parts, partial(task.blocks, config))
+        checks.memory(parts)
     return Checked(parts, (*refused, *notes), refused=bool(refused))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from playing import OF_ADAM, settle, with_tau
+from playing import OF_ADAM, TIES, settle, with_tau
 from torch.nn.functional import cross_entropy
 from written import SlowMo
 
@@ -26,6 +26,12 @@ RUN = ("workers=4", "dtype=float64", "batch_size=4", "device=cpu", f"steps={STEP
 MLP = ("model.hidden=[6]",)
 CNN = ("model=cnn", "model.width=8", "model.norm=batch")
 SGD = ("optim.lr=0.05", "optim.momentum=0.9")
+NEEDS = {  # what an algorithm needs here beside its rounds of two steps
+    **dict.fromkeys(OF_ADAM, ("optim.lr=0.01",)),
+    **dict.fromkeys(TIES, (*SGD, "data=gaussian")),  # pixels that are alike have gradients that are: any is the largest
+    "muloco": ("optim=sgd", *SGD),  # muon is what the run would have; a user's loop has what he likes
+    "streaming_diloco": (*SGD, "tau=6", "steps=10"),  # a round every third step, whose message leaves a step earlier
+}
 ALGOS = [choice.name for choice in catalogue.choices("algo") if choice.name != "cooperative"]
 
 
@@ -117,7 +123,9 @@ def agree(config: Any, answers: list[Any]) -> None:
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_every_algorithm(process_groups, algo):
-    check(process_groups, 4, *MLP, *(("optim.lr=0.01",) if algo in OF_ADAM else SGD), f"algo={algo}", *with_tau(algo, 2))
+    words = NEEDS.get(algo, SGD)
+    tau = () if any(word.startswith("tau=") for word in words) else with_tau(algo, 2)
+    check(process_groups, 4, *MLP, *words, f"algo={algo}", *tau)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +142,12 @@ def test_every_algorithm(process_groups, algo):
         ("algo=pasgd", "tau=2", "weights_by=samples", "partition=dirichlet"),
         ("algo=dpsgd", "tau=5", "delay=1", "outer=nesterov"),
         ("algo=slowmo", "tau=2"),
-        (  # numbers drawn by their address: pixels that are alike have gradients that are, and of those any is the largest
-            *("algo=pasgd", "tau=6", "codec=randk", "codec.share=0.2", "fragments=columns", "fragments.count=2"),
+        (
+            *("algo=pasgd", "tau=6", "steps=10", "codec=randk", "codec.share=0.2", "fragments=columns", "fragments.count=2"),
             *("delay=1", "outer=nesterov", "merge=0.5"),
         ),
+        ("algo=pasgd", "tau=4", "fragments=columns", "fragments.count=2", "fragments.by=layer", "outer=nesterov"),
+        ("algo=pasgd", "tau=4", "codec=powersgd", "fragments=columns", "fragments.count=2", "fragments.by=layer"),
         ("algo=dpsgd", "tau=5", "codec=randk", "codec.share=0.2", "delay=2", "outer=momentum", "outer.momentum=0.4"),
         ("algo=fedavg", "tau=2", "algo.fraction=0.5", "correction=scaffold", "outer=adam", "codec=bf16"),
         ("algo=pasgd", f"algo.strategy={SlowMo.__module__}:SlowMo", "~algo.mixing", "tau=2"),

@@ -11,6 +11,7 @@ from test_modules import PASGD
 from torch import nn
 
 from coopsgd import Cooperation
+from coopsgd.cooperation.words import parts_of
 from coopsgd.errors import ConfigError
 
 
@@ -91,3 +92,23 @@ def _sharded(rank: int) -> str:
     with pytest.raises(ConfigError) as caught:
         Cooperation(model, torch.optim.SGD(model.parameters(), lr=0.1), *PASGD)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("algo=powersgd", "codec.rank=7"), "codec.rank=7: the smallest matrix of the model, 2.weight, is 3 x 6; use at most 3"),
+        (("algo=pasgd", "tau=3", "fragments.count=3", "fragments.by=layer"), "fragments.by=layer: the model has 2 layers"),
+    ],
+    ids=lambda case: case if isinstance(case, str) else " ".join(case),
+)
+def test_what_does_not_fit_the_models_that_were_given(words, line):
+    model = network()
+    with pytest.raises(ConfigError) as caught:
+        Cooperation(model, torch.optim.SGD(model.parameters(), lr=0.1), *words)
+    assert str(caught.value).startswith(line)
+
+
+def test_models_of_other_machines_are_not_counted_into_the_memory_of_this_one():
+    parts, _ = parts_of(["algo=pasgd", "tau=2"], 4096, 10**9, 0, None, tuple)
+    assert parts.config.workers == 4096

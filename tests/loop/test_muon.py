@@ -332,10 +332,9 @@ def test_refused_in_one_line(case):
 
 
 def test_a_task_whose_blocks_say_nothing_is_refused():
-    task = SimpleNamespace(blocks=lambda config: (Block("x", (3,), (1,), 0),), THEIRS=True)
-    parts = SimpleNamespace(optim=Muon(), task=task, config=None, codec=None, fragments=None)
+    parts = SimpleNamespace(optim=Muon(), task=SimpleNamespace(THEIRS=False), config=None, codec=None, fragments=None)
     with pytest.raises(ValueError, match="needs matrices"):
-        check_blocks(parts)
+        check_blocks(parts, lambda: (Block("x", (3,), (1,), 0),))
 
 
 def test_a_single_layer_is_orthogonalised_when_asked():
