@@ -86,6 +86,14 @@ class Fleet(Described, ABC):
         """x as others read it, when a verb has carried it: rounded, if a codec is between them; here as it is."""
         return x
 
+    def packed(self, x: Rows) -> Tensor:
+        """(r, n) the bytes in which x travels, for `spread`: those of its numbers, or a codec's."""
+        return x.contiguous().view(torch.uint8)
+
+    def unpacked(self, packed: Tensor, like: Rows) -> Rows:
+        """(q, w) the numbers that these messages say, of the kind and width of `like`."""
+        return packed.view(like.dtype)
+
     @contextmanager
     def carrying(self, *xs: Rows, by: Any = None) -> Iterator[Carried]:
         """Inside, a verb on rows of the same kind takes these Rows along in its message and does to them what it does to its
@@ -182,10 +190,10 @@ class Fleet(Described, ABC):
     def _weighed(self, x: Rows) -> Rows:
         if self._shares is None or x.is_meta:
             return x
-        kind = x.dtype, x.device
+        kind = torch.promote_types(x.dtype, torch.float32), x.device  # shares of 16 bits would not be in sum 1
         if kind not in self._shares:  # kept: nobody waits for a GPU at each mean
-            self._shares[kind] = next(iter(self._shares.values())).to(x)
-        return x * self._shares[kind]
+            self._shares[kind] = next(iter(self._shares.values())).to(kind[1], kind[0])
+        return (x * self._shares[kind]).to(x.dtype)
 
     def _averaging(self, *xs: Rows, later: bool = False, even: bool = False) -> Pending:
         self._refuse_others("mean", *xs)

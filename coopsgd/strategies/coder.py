@@ -122,9 +122,9 @@ def mean(coder: Coder, packed: Tensor, m: int, over: str, shares: np.ndarray | N
 
 def weighted(coder: Coder, packed: Tensor, W: Matrix, here: Sequence[int]) -> Tensor:
     """(r, w) W times what rows say, for these rows of W: likewise in the order of rows, each product rounded by itself."""
-    total = packed.new_zeros(len(here), coder.width, dtype=coder.dtype)
+    total = packed.new_zeros(len(here), coder.width, dtype=torch.promote_types(coder.dtype, torch.float32))
     if packed.is_meta:
-        return total
+        return total.to(coder.dtype)
     place = np.full(len(W), -1)
     place[here] = np.arange(len(here))
     rows, columns, weights = W.entries_by_row
@@ -142,5 +142,5 @@ def weighted(coder: Coder, packed: Tensor, W: Matrix, here: Sequence[int]) -> Te
         turn = np.arange(len(to)) - np.searchsorted(to, to)  # each row takes from its first, all at once, then its second, ...
         for now in np.split(np.argsort(turn, kind="stable"), np.cumsum(np.bincount(turn))[:-1]):
             i, j, w = (brought(part[now], total.device) for part in (to, where, by))
-            total[i] += values[j] * w.to(values).unsqueeze(1)
-    return coder.restored(total)
+            total[i] += values[j] * w.to(total).unsqueeze(1)  # weights of 16 bits would not be in sum 1
+    return coder.restored(total.to(coder.dtype))

@@ -36,7 +36,8 @@ class Relay(Cooperative):
 
     Row form: what j told i is y_j less what i told j the round before, so y goes alike to all neighbours, one vector an edge.
     Who has heard of n models counts itself for the other m - n. What is sent is by how much y has changed, in the models' own
-    numbers; rounding it is felt by everybody alike and does not add up.
+    numbers; rounding it is felt by everybody alike and does not add up. Adding up what neighbours sent in the same numbers
+    would: nothing ever takes back what their sum leaves out. So messages are passed on as they are and added in float64.
     """
 
     mixing: Mixing = field(default_factory=Relays)
@@ -62,24 +63,24 @@ class Relay(Cooperative):
     def send(self, fleet: Fleet, t: Tick, x: Rows, s: tuple[Tree, ...]) -> tuple[Pending, ...]:
         each = zip(self._columns(x.shape[1]), s, strict=True)
         return tuple(
-            fleet.later(fleet.mix, self._neighbours(fleet, n), fleet.as_sent(_news(x[:, columns], tree)))
+            fleet.later(fleet.spread, self._neighbours(fleet, n), fleet.packed(_news(x[:, columns], tree)))
             for n, (columns, tree) in enumerate(each)
         )
 
     def receive(self, fleet: Fleet, t: Tick, x: Rows, heard: Any, s: tuple[Tree, ...]) -> tuple[Rows, tuple[Tree, ...]]:
         new, trees, m, workers = x.new_empty(x.shape), [], fleet.m, fleet.workers
-        for n, (columns, tree, some) in enumerate(zip(self._columns(x.shape[1]), s, heard, strict=True)):
-            A = self._neighbours(fleet, n)
+        for n, (columns, tree, packed) in enumerate(zip(self._columns(x.shape[1]), s, heard, strict=True)):
+            A, news = self._neighbours(fleet, n), _news(x[:, columns], tree)
             degree = np.bincount(A.rows, minlength=m).astype(float)
             told, last, before = tree.counts
             here = brought(degree[workers.start : workers.stop], x.device)[:, None]
-            all_told = tree.told_all + some.double()
+            all_told = _added(fleet, A, packed, news, tree.told_all.clone())
             total = all_told - here * tree.told + tree.before
             count = A @ (1 + last) - degree * told + before
             left = brought(m - count[workers.start : workers.stop], x.device)[:, None]
             away = x[:, columns].double() - tree.first
             new[:, columns] = (tree.first + (left * away + total) / m).to(x.dtype)
-            y = tree.told + fleet.as_sent(_news(x[:, columns], tree)).double()
+            y = tree.told + fleet.as_sent(news).double()
             trees.append(Tree(tree.first, y, all_told, total, tree.heard, np.stack([1 + last, count, last])))
         return new, tuple(trees)
 
@@ -90,3 +91,16 @@ class Relay(Cooperative):
 def _news(x: Rows, tree: Tree) -> Rows:
     """By how much what each tells has changed."""
     return (x.double() - tree.first + tree.heard - tree.told).to(x.dtype)
+
+
+def _added(fleet: Fleet, A: Any, packed: Any, like: Rows, total: Rows) -> Rows:
+    """What the neighbours of each worker here told, from the messages of all, on top of `total`, float64."""
+    here = (A.rows >= fleet.workers.start) & (A.rows < fleet.workers.stop)
+    rows, columns = A.rows[here] - fleet.workers.start, A.columns[here]
+    order = np.argsort(rows, kind="stable")
+    rows, columns = rows[order], columns[order]
+    turn = np.arange(len(rows)) - np.searchsorted(rows, rows)  # each worker's neighbours one after another
+    for n in range(turn.max(initial=-1) + 1):
+        mine, theirs = (brought(part[turn == n], total.device) for part in (rows, columns))
+        total.index_add_(0, mine, fleet.unpacked(packed.index_select(0, theirs), like).double())
+    return total

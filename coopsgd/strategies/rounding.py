@@ -141,8 +141,13 @@ class Verbs:
         return self._picking(*args) if verb == self.pick else self._fleet.later(verb, *args)
 
     def as_sent(self, x: Rows) -> Rows:
-        coder = self._coder(x)
-        return coder.unpack(coder.pack(x, (), False), ())[0]
+        return self.unpacked(self.packed(x), x)
+
+    def packed(self, x: Rows) -> Tensor:
+        return self._coder(x).pack(x, (), False)
+
+    def unpacked(self, packed: Tensor, like: Rows) -> Rows:
+        return self._coder(like).unpack(packed, ())[0]
 
     def _coder(self, x: Tensor, exactly: bool = False) -> Coder:
         """Of all numbers of a row, one as another."""

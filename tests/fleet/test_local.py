@@ -58,6 +58,34 @@ def test_equal_to_the_product(r, dtype, tolerance, way):
             assert torch.equal(x[still], before), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("r", [5, 8, 32])
+def test_the_mean_moves_in_no_direction(r, lazy, dtype, way):
+    """Weights are rounded too: 1/3 thrice is 3e-8 too much in float32, and 2e-3 in bfloat16."""
+    W = matrices.metropolis(graphs.Ring().adjacency(r))
+    x = torch.from_numpy(np.random.default_rng(r).uniform(1, 2, (r, 200_000))).to(dtype)
+    before = x.double().mean(0)
+    Local((np.eye(r) + W) / 2 if lazy else W)(x)
+    moved = float(((x.double().mean(0) - before) / before).mean())
+    assert abs(moved) < 0.08 * torch.finfo(dtype).eps  # that of rounded weights 0.25
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("r", [2, 5, 6, 9, 20])
+def test_rows_that_are_mixed_alike_are_alike(r, dtype, way):
+    rng = np.random.default_rng(r)
+    shares = rng.dirichlet(np.ones(r))
+    halves = np.zeros((r, r))
+    for part in (slice(0, r // 2), slice(r // 2, r)):
+        halves[part, part] = shares[part] / shares[part].sum()
+    for W in (np.tile(shares, (r, 1)), halves):
+        x = torch.from_numpy(rng.standard_normal((r, 5000))).to(dtype)
+        Local(W)(x)
+        for part in (slice(0, r // 2), slice(r // 2, r)):
+            assert (x[part] == x[part][:1]).all()
+
+
 def test_a_slice_of_other_rows_is_mixed_in_place():
     whole = torch.arange(60.0).reshape(6, 10)
     part = whole[1:5]

@@ -17,6 +17,7 @@ from coopsgd.mixing import fastest, graphs, matcha, matrices, spectra
 from coopsgd.mixing.base import Mixing
 from coopsgd.mixing.expectation import Expectation
 from coopsgd.mixing.matcha import Matcha, Matchings, decompose
+from coopsgd.mixing.relays import Relays
 from coopsgd.mixing.static import Gossip
 from coopsgd.mixing.varying import Matching, Pairwise
 from coopsgd.registry import lookup, names
@@ -34,6 +35,7 @@ MIXINGS |= {
     or weights == "metropolis"
 }
 MIXINGS |= {
+    "relays": Relays(topology=graphs.Tree()),
     "pairs of everybody": Pairwise(topology=graphs.Complete()),
     "everybody matched": Matching(topology=graphs.Complete()),
 }

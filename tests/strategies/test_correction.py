@@ -366,3 +366,14 @@ def test_bad_input(words, says):
     with pytest.raises(ConfigError) as error:
         compose_config(["task=quadratic", *words])
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("words", [("algo=d2",), ("algo=led", "tau=2")], ids=" ".join)
+def test_what_is_given_back_does_not_grow_in_float32(words):
+    """What mixing took from all of them is nothing, but for rounding, and what there is of that adds up."""
+    rest = tuple(word for word in QUADRATIC if not word.startswith("dtype"))
+    loops = [make_loop(settle((*rest, *words, "steps=1000", f"dtype={d}"))) for d in ("float32", "float64")]
+    for _ in range(1000):
+        for loop in loops:
+            loop.advance()
+    assert float((loops[0].state.x.double() - loops[1].state.x).abs().max()) < 4e-4
