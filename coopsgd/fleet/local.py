@@ -24,8 +24,8 @@ from coopsgd.host.transfer import brought
 from coopsgd.mixing.matrix import SPARSE, Matrix, Outer
 
 HALVES = (torch.bfloat16, torch.float16)  # 1/3 is 0.2 % too large in the one, 0.02 % too small in the other
-GRID = 2.0**-24  # multiples of it up to 1 are numbers of float32, and so are their sums
-SEVERAL = 64  # entries a row up to which rounding them to the grid is no more than rounding them
+GRID = 2.0**-21  # its multiples and their sums are numbers of float32; of a finer one what is rounded off has a pattern
+SEVERAL = 32  # entries a row up to which they are rounded to the grid
 CHUNK = 1 << 16  # numbers handled at a time, so that a slice of the rows and what is made of it stay in cache
 GPU_CHUNK = 1 << 26  # on a GPU, where every slice costs the launch of some kernels
 
@@ -89,7 +89,7 @@ def _in_sum_one(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, r: i
     """The weights of W as float32 has them, each row still in sum 1 and W as symmetric as it was; entries sorted by row.
 
     Rounded one by one 1/3 thrice is 1 + 3e-8. That moves the mean of the models at every communication in the same direction,
-    and a correction that holds what mixing took from each (d2, led) adds it up. Rows that are alike stay alike: they are left.
+    and a correction that holds what mixing took from each (d2, led) adds it up. Rows that are alike stay alike.
     """
     own = rows == columns
     counts = np.bincount(rows, minlength=r)
@@ -101,7 +101,18 @@ def _in_sum_one(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, r: i
     found = np.where(mine & ~own, np.round(weights / GRID) * GRID, weights)
     others = np.bincount(rows[~own], found[~own], r)
     found[mine & own] = 1 - others[rows[mine & own]]
+    for i in np.flatnonzero(fits & (alike[which] > 1)):
+        found[rows == i] = _rounded(weights[rows == i], 1.0)
     return found
+
+
+def _rounded(v: np.ndarray, total: float) -> np.ndarray:
+    """Weights as float32 has them, in sum `total`: those nearest to halfway are rounded the other way until they are."""
+    grid = 4 * float(np.spacing(np.float32(np.abs(v).max())))
+    whole = np.round(v / grid)
+    short = round(total / grid - whole.sum())
+    whole[np.argsort((whole - v / grid) * np.sign(short), kind="stable")[: abs(short)]] += np.sign(short)
+    return whole * grid
 
 
 def _extra(M: Entries, like: Tensor) -> Tensor | _Gathered:
@@ -133,6 +144,10 @@ class _Split:
     def __init__(self, diagonal: np.ndarray, u: np.ndarray, v: np.ndarray, extras: Sequence[Entries], like: Tensor) -> None:
         self.step = _step(len(u), like)
         self.extras = [_extra(M, like) for M in extras]
+        if like.dtype == torch.float32 and not (np.ptp(u) or np.ptp(diagonal)) and v.any():
+            stays, mean = float(np.float32(diagonal[0])), u[0] * v
+            if abs(stays + mean.sum() - 1) < 1e-6:
+                diagonal, u, v = np.full(len(u), stays), np.ones(len(u)), _rounded(mean, 1 - stays)
         self.diagonal = None if np.all(diagonal == 1) else _made(diagonal[:, None], like)
         self.empty = not diagonal.any()  # then nothing of x itself stays
         pulls = np.any(u) and np.any(v)

@@ -68,7 +68,7 @@ def test_the_mean_moves_in_no_direction(r, lazy, dtype, way):
     before = x.double().mean(0)
     Local((np.eye(r) + W) / 2 if lazy else W)(x)
     moved = float(((x.double().mean(0) - before) / before).mean())
-    assert abs(moved) < 0.08 * torch.finfo(dtype).eps  # that of rounded weights 0.25
+    assert abs(moved) < 0.01 * torch.finfo(dtype).eps  # with weights rounded one by one 0.25
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

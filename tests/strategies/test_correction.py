@@ -376,4 +376,5 @@ def test_what_is_given_back_does_not_grow_in_float32(words):
     for _ in range(1000):
         for loop in loops:
             loop.advance()
-    assert float((loops[0].state.x.double() - loops[1].state.x).abs().max()) < 4e-4
+    apart = float((loops[0].state.x.double() - loops[1].state.x).abs().max())
+    assert apart < 2e-4, "with weights that are rounded one by one 2.7e-3 and 7e-4"
