@@ -46,7 +46,9 @@ def test_a_quick_page_is_measured_now(process_groups, script):
     assert trust.wrong == []
     found = {row[0]: row for row in rows(page)}
     assert {f"`{algo}`" for algo in ALGOS} <= set(found) and {law.says for law in LAWS} <= set(found)
-    assert float(found["`cooperative`"][2]) < 1e-12 and f"torch {script.metadata.version('torch')}" in page
+    assert (
+        float(found[f"`{min(ALGOS)}`"][2]) < 1e-12 and f"torch {script.metadata.version('torch')}" in page
+    )  # quick has two of them
     assert max(map(len, (line for line in page.splitlines() if not line.startswith("|")))) <= 128
 
 
