@@ -36,6 +36,8 @@ class Lowered:
     receives: list[tuple[int, int]]  # source, k
     crossing: bool  # does any process send another a message?
     in_place: bool  # one row here, which becomes the sum of everybody's: nothing to set aside
+    # all rows here, of which the replicated ones become this process's part of what they are in the sum of everybody's
+    at_once: Local | None = None
 
 
 class Stacked(Fleet):
@@ -76,8 +78,18 @@ class Stacked(Fleet):
 
         inner, outer = slice(core), slice(core, None)
         inside = stay[inner, inner] if isinstance(stay, np.ndarray) else stay.local(np.arange(core))
+        at_once = None
+        if len(rows) <= compiled.FEW and core < len(rows) and len(mine) == 1 and not into and not out:
+            (item,) = mine
+            wanted = arriving.only(np.arange(core)).rows
+            if len(item.group) == plan.layout.processes and len(item.V) == len(rows) - core and not len(wanted):
+                whole = np.array(among(slice(None), slice(None)))
+                whole[core:, :core] = item.U[here[core:]] @ item.V[:, here[:core]]
+                whole[core:, core:] *= q == item.group[0]  # what they keep of themselves is counted once
+                at_once = Local(whole)
         return Lowered(
             core,
+            at_once=at_once,
             crossing=len(plan.links.src) > 0,
             in_place=alone and arriving.dense().tolist() == [[1.0]],
             core_local=Local(inside, (Entries.of(among(inner, outer)), arriving.only(np.arange(core)))),
@@ -99,6 +111,18 @@ class Stacked(Fleet):
 
             return summed
         core, aux = x[: lowered.core], x[lowered.core :]
+        if lowered.at_once is not None:
+            lowered.at_once(x)
+            whole = aux.contiguous()
+            reduced = self._reduce(whole, lowered.sums[0][0])
+
+            def everybodys() -> None:
+                reduced()
+                if whole.data_ptr() != aux.data_ptr():
+                    aux.copy_(whole)
+                split_back(x, xs)
+
+            return everybodys
         arriving, arrived = self._carry(lowered, core)
 
         def finish() -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import arrays as matrices
 import numpy as np
 import pytest
+import torch
 from conftest import processor_time
 from playing import mixed
 from test_plan import KINDS, carried_out, example
 
 from coopsgd.fleet.plan import Layout, choose_layout, lower
 from coopsgd.fleet.price import price
+from coopsgd.fleet.processes import Processes
 from coopsgd.mixing import graphs
-from coopsgd.mixing.matrix import Edges
+from coopsgd.mixing.matrix import Edges, frozen
 from coopsgd.mixing.structured import Groups
 from coopsgd.registry import lookup
 from coopsgd.setup import catalogue
@@ -144,6 +147,50 @@ def test_an_ill_conditioned_completion_is_not_used():
     plan = lower(W, Layout(6, 0, 6))
     assert all((np.abs(item.U) @ np.abs(item.V)).max() <= 1e3 * np.abs(W).max() for item in plan.sums)
     np.testing.assert_allclose(carried_out(plan), W, rtol=0, atol=1e-12 * np.abs(W).max())
+
+
+def pulled(rank: int, processes: int, v: int, Ws: list[np.ndarray], x: np.ndarray) -> list[Any]:
+    """What each W makes of the rows here: of all columns, of some within wider rows, of two tensors, and started early."""
+    m, found = len(x) - v, []
+    for W in Ws:
+        fleet = Processes(Layout(m, v, processes), rank)
+        rows = torch.from_numpy(x[fleet.layout.rows(rank)])
+        wide, parts, early = torch.cat([rows, rows, rows], 1), [c.clone() for c in rows.split(20, 1)], rows.clone()
+        inside = wide[:, 37:74]
+        fleet.mix(frozen(W), rows)
+        fleet.mix(frozen(W), inside)
+        fleet.mix(frozen(W), *parts)
+        sent = fleet.later(fleet.mix, frozen(W), early)
+        early += 1
+        assert torch.equal(sent.wait(), rows) and torch.equal(inside, rows) and torch.equal(torch.cat(parts, 1), rows)
+        assert torch.equal(wide[:, :37], wide[:, 74:])
+        found.append((rows.numpy(), fleet._planned(frozen(W)).lowered.at_once is not None))
+    return found
+
+
+@pytest.mark.parametrize(("processes", "v", "m"), [(2, 1, 2), (4, 1, 4), (4, 1, 8), (2, 2, 4), (4, 1, 32)])
+def test_copies_of_auxiliary_rows_are_summed_where_they_lie(process_groups, processes, v, m):
+    """A process adds its part to its copy, and the copies become their sum: nothing is set aside, and all copies are alike."""
+    rng, n = np.random.default_rng([processes, v, m]), m + v
+    elastic, upload, both = np.eye(n), np.eye(n), np.eye(n)
+    elastic[np.arange(m), m + np.arange(m) % v] = 0.2
+    elastic[m + np.arange(m) % v, np.arange(m)] = 0.1
+    elastic[np.arange(n), np.arange(n)] = [0.8] * m + [1 - 0.1 * m / v] * v
+    upload[m:] = rng.random((v, n))
+    upload[m:, m:] = rng.random((v, v))
+    both[:, :m] = rng.random((n, m)) @ rng.random((m, m))  # the workers want a sum too
+    x = rng.standard_normal((n, 37))
+    answers = process_groups(processes)(pulled, processes, v, [elastic, upload, both], x)
+    share = m // processes
+    for number, W in enumerate((elastic, upload, both)):
+        for q, answer in enumerate(answers):
+            rows, at_once = answer[number]
+            np.testing.assert_allclose(
+                rows[:share], (W @ x)[q * share : (q + 1) * share], rtol=0, atol=1e-12 * n * np.abs(W).max()
+            )
+            np.testing.assert_allclose(rows[share:], (W @ x)[m:], rtol=0, atol=1e-12 * n * np.abs(W).max())
+            np.testing.assert_array_equal(rows[share:], answers[0][number][0][share:])
+            assert at_once == (number < 2 and share + v <= 6)
 
 
 @pytest.mark.parametrize("v", [0, 1, 3])
