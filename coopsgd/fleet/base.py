@@ -56,6 +56,7 @@ class Fleet(Described, ABC):
         self.clock: Timing | None = None  # set before the first verb
         self.step, self.activity = 0, TRAINING  # iterations done and what the run is at, for who says what is waited for
         self._carried: Carried | None = None  # waits for the next verb
+        self.lends = False  # is what `mean` answers only read, and before the next verb? Then it may be one for all processes
         # (r, 1) m times what a worker weighs in `mean`, by dtype and device; None: alike
         self._shares: dict[tuple[torch.dtype, torch.device], Tensor] | None = None
         self.shares: np.ndarray | None = None  # (m,) what each worker weighs in `mean`, in sum 1; None: alike

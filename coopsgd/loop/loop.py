@@ -108,6 +108,8 @@ class Loop:
             fleet.describe(blocks)
         stats = None if start is None else fleet.rows(start)
         optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps, blocks)
+        passes_on = getattr(type(strategy).direction, "passes_on", False)
+        self._lends = passes_on and getattr(optimiser, "plain", False)  # a plain step only reads it
         self._often = often if isinstance(often, list) else [often] * optimiser.count
         losses = Losses(fleet, parts.period.WATCHES)
         now = lambda: fleet.clock.now if fleet.clock else math.nan  # noqa: E731
@@ -250,8 +252,11 @@ class Loop:
         if self.strategy.send is not None:
             direction, st.s = self.moves.direction(self.fleet, t, grad, st.x, st.s)
             return direction
-        with self.fleet.carrying(*self._companions(t)) as carried:  # it communicates here, in every step
+        companions = self._companions(t)
+        self.fleet.lends = self._lends and not companions
+        with self.fleet.carrying(*companions) as carried:  # it communicates here, in every step
             direction, st.s = self.moves.direction(self.fleet, t, grad, st.x, st.s)
+        self.fleet.lends = False
         self._unload(t, carried, self._sent_apart(carried))
         return direction
 

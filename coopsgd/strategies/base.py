@@ -7,6 +7,7 @@ Shapes: Rows (r, d), one row a member held in this process, workers first; Commo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -79,6 +80,12 @@ class Strategy:
         What its first verb does to the models is done to running statistics too.
         """
         return fleet.mean(x)
+
+
+def passing_on(direction: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a `direction` that hands back a mean as it came and keeps nothing of it: it need be nobody's own copy."""
+    direction.passes_on = True  # type: ignore[attr-defined]
+    return direction
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import arrays as matrices
 import numpy as np
 import pytest
 import torch
-from playing import CNN, QUADRATIC, fleet_of, play
+from playing import CNN, QUADRATIC, fleet_of, play, settle
 
 from coopsgd.fleet import memory, waits
 from coopsgd.fleet.memory import Meeting, Memory
@@ -18,6 +18,7 @@ from coopsgd.fleet.shared import Shared
 from coopsgd.fleet.stacked import Stacked
 from coopsgd.mixing.graphs import Ring
 from coopsgd.mixing.matrix import frozen
+from coopsgd.testing.runs import make_loop
 
 M = 8
 
@@ -139,6 +140,35 @@ def columns(fleet, x):
 def test_whatever_rows_are_given(what):
     alone, shared = alone_and_shared(what)
     torch.testing.assert_close(shared, alone, rtol=0, atol=1e-14)
+
+
+def read_late(rank, processes):
+    """Of 30 means that are lent, how many were still what they had been when somebody read them late; and copies kept."""
+    fleet = fleet_of(Layout(processes, 0, processes), rank, shared=True)
+    x, right, kept = fleet.rows(torch.zeros(1, 50_000)), 0, []
+    for k in range(30):
+        x.fill_(rank + k)
+        fleet.lends = True
+        mean = fleet.mean(x)
+        time.sleep(random.random() / 500)
+        right += bool((mean == k + (processes - 1) / 2).all())
+        fleet.lends = False
+        kept.append(fleet.mean(x))
+    return (
+        right,
+        all((one == k + (processes - 1) / 2).all() for k, one in enumerate(kept)),
+        mean.data_ptr() == kept[0].data_ptr(),
+    )
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_mean_that_is_lent_is_there_until_the_next_verb(process_groups, processes):
+    assert process_groups(processes)(read_late, processes) == [(30, True, False)] * processes
+
+
+def test_a_mean_is_lent_where_a_plain_step_reads_it():
+    words = {("algo=fullsync",): True, ("algo=fullsync", "optim=adam"): False, ("algo=fullsync", "codec=bf16"): False}
+    assert {w: make_loop(settle((*QUADRATIC, *w)))._lends for w in words} == words
 
 
 def test_who_never_waits_has_been_through_its_verbs(monkeypatch):
