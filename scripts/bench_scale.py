@@ -66,7 +66,7 @@ AXES = {
     ),
     "parameters": Axis(
         "numbers d of each of 4 models, averaged every step, one process",
-        (10_000, 100_000, 1_000_000, 10_000_000),
+        (10_000, 100_000, 1_000_000, 10_000_000, 30_000_000),
         lambda d: (*QUADRATIC, f"task.dim={d}", "workers=4", *ONE, "algo=fullsync"),
         lambda d: d,
         lambda d: max(4, 4_000_000 // d),
