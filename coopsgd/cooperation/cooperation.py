@@ -115,7 +115,7 @@ class Cooperation(Observer):
             modules = Modules(models)
             refuse_optimizers(optimizers, models)
             parts, notes = parts_of(
-                words, self.processes * len(models), modules.d, modules.b, each([*shares], len(models)), modules.every_block
+                words, self.processes * len(models), modules.d, modules.b, each([*shares], len(models)), modules.blocks_by_kind
             )
             found = model, modules, parts, notes
             mine["version"] = [f"coopsgd {coopsgd.__version__}", f"torch {torch.__version__}"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -119,10 +118,10 @@ class Modules:
         ]
         return found[0] if len(found) == 1 else found
 
-    def every_block(self) -> tuple[Block, ...]:
-        """The parameters of all kinds; starts count anew with each kind."""
+    def blocks_by_kind(self) -> list[tuple[Block, ...]]:
+        """The same, a list always."""
         found = self.blocks()
-        return found if isinstance(found, tuple) else tuple(chain(*found))
+        return [found] if isinstance(found, tuple) else found
 
     def statistics(self) -> Tensor | None:
         """The first module's, (1, b)."""

@@ -52,12 +52,12 @@ def parts_of(
     parameters: int,
     statistics: int,
     samples: list[int] | None,
-    blocks: Callable[[], Sequence[Block]],
+    kinds: Callable[[], Sequence[tuple[Block, ...]]],
 ) -> tuple[Parts, tuple[str, ...]]:
     """The parts that these words name, for so many workers, and notes on words that have no use here.
 
-    words: each `key=value`, a whole `coopsgd train ...` line, a mapping, or the path of a yaml. blocks: tells the parameters
-    of a model, each once. ConfigError when they cannot work.
+    words: each `key=value`, a whole `coopsgd train ...` line, a mapping, or the path of a yaml. kinds: tells the parameters
+    of a model, by kind of number or device. ConfigError when they cannot work.
     """
     flat = spoken.words_of(words, RUNS)
     try:
@@ -88,7 +88,7 @@ def parts_of(
         }
         said = compose.task_words(cfg.hydra)
         checked = resolve(node, said, dict(cfg.hydra.runtime.choices))
-        axes.check_blocks(checked.parts, blocks)
+        axes.check_blocks(checked.parts, kinds)
     except MISTAKES as error:
         raise ConfigError(one_line(error)) from None
     config = replace(checked.config, processes=1, threads=1, device="cpu")

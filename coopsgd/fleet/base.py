@@ -29,6 +29,7 @@ from coopsgd.fleet.timing import Timing
 from coopsgd.fleet.waits import TRAINING
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.mixing.recognise import recognise
+from coopsgd.mixing.rounded import in_sum_one
 
 EVERYONE = np.broadcast_to(0.0, (0, 0))  # stands for no matrix, where every worker takes from every other
 
@@ -56,7 +57,7 @@ class Fleet(Described, ABC):
         self.clock: Timing | None = None  # set before the first verb
         self.step, self.activity = 0, TRAINING  # iterations done and what the run is at, for who says what is waited for
         self._carried: Carried | None = None  # waits for the next verb
-        self.lends = False  # is what `mean` answers only read, and before the next verb? Then it may be one for all processes
+        self._lends = False  # is what `mean` answers only read, and before the next verb? Then it may be one for all processes
         # (r, 1) m times what a worker weighs in `mean`, by dtype and device; None: alike
         self._shares: dict[tuple[torch.dtype, torch.device], Tensor] | None = None
         self.shares: np.ndarray | None = None  # (m,) what each worker weighs in `mean`, in sum 1; None: alike
@@ -89,7 +90,7 @@ class Fleet(Described, ABC):
 
     def packed(self, x: Rows) -> Tensor:
         """(r, n) the bytes in which x travels, for `spread`: those of its numbers, or a codec's."""
-        return x.contiguous().view(torch.uint8)
+        return x.clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
     def unpacked(self, packed: Tensor, like: Rows) -> Rows:
         """(q, w) the numbers that these messages say, of the kind and width of `like`."""
@@ -108,6 +109,15 @@ class Fleet(Described, ABC):
             yield found
         finally:
             self._carried = None
+
+    @contextmanager
+    def lending(self, lends: bool = True) -> Iterator[None]:
+        """Inside, what `mean` answers is only read, and before the next verb: where processes share a memory it is no copy."""
+        self._lends = lends
+        try:
+            yield
+        finally:
+            self._lends = False
 
     def _boarded(self, x: Rows, later: bool, W: Any = None) -> tuple[Carried, tuple[Rows, ...]]:
         """What a verb that begins on x takes along: copies, if what was given may change before it has left."""
@@ -168,7 +178,7 @@ class Fleet(Described, ABC):
         every = (*xs, *more)
 
         def begun(W: Any) -> tuple[np.ndarray | None, Callable[[], None]]:
-            plan = self._planned(W)
+            plan = self._planned(W, xs[0].dtype == torch.float64)
             ends = self._charge(plan.price, sum(width(x) for x in every), plan.wire.sent, plan.wire.messages, plan.parts)
             return ends, self._mix(plan.lowered, every)
 
@@ -359,15 +369,16 @@ class Fleet(Described, ABC):
         """Of an average, and what of it reaches the network."""
         return average_price(self.m), self._wire(average_price(self._planned_for.processes))
 
-    def _planned(self, W: Any) -> _Planned:
-        """W lowered for this fleet."""
-        return cast(_Planned, self._plans.get("mix", W, lambda: self._plan(W)))
+    def _planned(self, W: Any, double: bool = True) -> _Planned:
+        """W lowered for this fleet. double: for rows of float64; else with weights that are numbers of float32."""
+        return cast(_Planned, self._plans.get("mix" if double else "mix in 32 bits", W, lambda: self._plan(W, double)))
 
-    def _plan(self, W: Any) -> _Planned:
+    def _plan(self, W: Any, double: bool) -> _Planned:
         matrix = self._matrix(W)
         # an array that may change is not taken to come again
         again = W.recurring if isinstance(W, Matrix) else isinstance(W, np.ndarray) and not W.flags.writeable
-        plan, logical = plans.lower(matrix, self._planned_for, again), price(matrix, self.m, self.layout.server_owns_aux)
+        rounded = matrix if double else in_sum_one(matrix)
+        plan, logical = plans.lower(rounded, self._planned_for, again), price(matrix, self.m, self.layout.server_owns_aux)
         return self._made_ready(self._lowered(plan), logical, Price(plan.messages, plan.sent))
 
     def _planned_spread(self, W: Any) -> _Planned:

@@ -23,9 +23,7 @@ from coopsgd.fleet.entries import Entries
 from coopsgd.host.transfer import brought
 from coopsgd.mixing.matrix import SPARSE, Matrix, Outer
 
-HALVES = (torch.bfloat16, torch.float16)  # 1/3 is 0.2 % too large in the one, 0.02 % too small in the other
-GRID = 2.0**-21  # its multiples and their sums are numbers of float32; of a finer one what is rounded off has a pattern
-SEVERAL = 32  # entries a row up to which they are rounded to the grid
+HALVES = (torch.bfloat16, torch.float16)  # which round weights far: 1/3 by 0.1 % in the one and 0.02 % in the other
 ADDED = 16  # what a row is the sum of, up to which it is added up one by one where messages are among it
 CHUNK = 1 << 16  # numbers handled at a time, so that a slice of the rows and what is made of it stay in cache
 GPU_CHUNK = 1 << 26  # on a GPU, where every slice costs the launch of some kernels
@@ -81,8 +79,6 @@ class Local:
         if not (np.diff(rows * widths[-1] + columns) > 0).all():
             order = np.lexsort((columns, rows))
             rows, columns, weights = rows[order], columns[order], weights[order]
-        if like.dtype == torch.float32 and not outers:
-            weights = _in_sum_one(rows, columns, weights, r)
         if widths[-1] > r and not outers and _apart(rows, columns, changed):
             return _Sums(rows, columns, weights, widths, changed, like)
         return _Product(rows, columns, weights, (r, int(widths[-1])), changed, outers, like)
@@ -93,36 +89,6 @@ def _apart(rows: np.ndarray, columns: np.ndarray, changed: np.ndarray) -> bool:
     of_changed = np.isin(rows, changed)
     taken = np.isin(columns, changed) & of_changed
     return bool((rows == columns)[taken].all()) and bool((np.bincount(rows[of_changed]) <= ADDED).all())
-
-
-def _in_sum_one(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, r: int) -> np.ndarray:
-    """The weights of W as float32 has them, each row still in sum 1 and W as symmetric as it was; entries sorted by row.
-
-    Rounded one by one 1/3 thrice is 1 + 3e-8. That moves the mean of the models at every communication in the same direction,
-    and a correction that holds what mixing took from each (d2, led) adds it up. Rows that are alike stay alike.
-    """
-    own = rows == columns
-    counts = np.bincount(rows, minlength=r)
-    fits = (np.abs(np.bincount(rows, weights, r) - 1) < 1e-9) & (counts <= SEVERAL) & (np.bincount(rows[own], minlength=r) == 1)
-    fits &= np.bincount(rows, np.abs(weights) > 1, r) == 0
-    drawn = np.random.default_rng(0).random(1 + columns.max(initial=0))
-    _, which, alike = np.unique(np.bincount(rows, weights * drawn[columns], r), return_inverse=True, return_counts=True)
-    mine = (fits & (alike[which] == 1))[rows]
-    found = np.where(mine & ~own, np.round(weights / GRID) * GRID, weights)
-    others = np.bincount(rows[~own], found[~own], r)
-    found[mine & own] = 1 - others[rows[mine & own]]
-    for i in np.flatnonzero(fits & (alike[which] > 1)):
-        found[rows == i] = _rounded(weights[rows == i], 1.0)
-    return found
-
-
-def _rounded(v: np.ndarray, total: float) -> np.ndarray:
-    """Weights as float32 has them, in sum `total`: those nearest to halfway are rounded the other way until they are."""
-    grid = 4 * float(np.spacing(np.float32(np.abs(v).max())))
-    whole = np.round(v / grid)
-    short = round(total / grid - whole.sum())
-    whole[np.argsort((whole - v / grid) * np.sign(short), kind="stable")[: abs(short)]] += np.sign(short)
-    return whole * grid
 
 
 def _extra(M: Entries, like: Tensor) -> Tensor | _Gathered:
@@ -154,10 +120,6 @@ class _Split:
     def __init__(self, diagonal: np.ndarray, u: np.ndarray, v: np.ndarray, extras: Sequence[Entries], like: Tensor) -> None:
         self.step = _step(len(u), like)
         self.extras = [_extra(M, like) for M in extras]
-        if like.dtype == torch.float32 and not (np.ptp(u) or np.ptp(diagonal)) and v.any():
-            stays, mean = float(np.float32(diagonal[0])), u[0] * v
-            if abs(stays + mean.sum() - 1) < 1e-6:
-                diagonal, u, v = np.full(len(u), stays), np.ones(len(u)), _rounded(mean, 1 - stays)
         self.diagonal = None if np.all(diagonal == 1) else _made(diagonal[:, None], like)
         self.empty = not diagonal.any()  # then nothing of x itself stays
         pulls = np.any(u) and np.any(v)

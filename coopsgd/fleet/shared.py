@@ -188,7 +188,7 @@ class Shared(Fleet):
                 if columns.stop > columns.start:
                     self._mean_of(lent.all[:, columns], mean[:, columns])
                 self._meet("mean")
-                found = mean if self.lends else mean.clone()  # it is written again after another meeting
+                found = mean if self._lends else mean.clone()  # it is written again after another meeting
                 self._returned(lent)
                 self._given_back("mean", mean)
                 return found

@@ -253,10 +253,9 @@ class Loop:
             direction, st.s = self.moves.direction(self.fleet, t, grad, st.x, st.s)
             return direction
         companions = self._companions(t)
-        self.fleet.lends = self._lends and not companions
-        with self.fleet.carrying(*companions) as carried:  # it communicates here, in every step
+        lent = self.fleet.lending(self._lends and not companions)
+        with lent, self.fleet.carrying(*companions) as carried:  # it communicates here, in every step
             direction, st.s = self.moves.direction(self.fleet, t, grad, st.x, st.s)
-        self.fleet.lends = False
         self._unload(t, carried, self._sent_apart(carried))
         return direction
 

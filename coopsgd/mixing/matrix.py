@@ -307,7 +307,8 @@ class Edges(Matrix):
         from scipy.sparse import csr_array
 
         starts = np.searchsorted(self.rows, np.arange(self.n + 1))
-        return csr_array((self.weights, self.columns, starts), shape=(self.n, self.n))
+        weights, columns = np.ascontiguousarray(self.weights), np.ascontiguousarray(self.columns)
+        return csr_array((weights, columns, starts), shape=(self.n, self.n))
 
 
 def _flat(e: Edges, x: np.ndarray) -> np.ndarray:

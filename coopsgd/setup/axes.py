@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from coopsgd.errors import ConfigError
@@ -134,27 +136,28 @@ def _check_fragments(parts: Parts) -> None:
         raise ConfigError(f"fragments.count={count}: the model has {d} numbers; use at most that many")
 
 
-def check_blocks(parts: Parts, blocks: Callable[[], Sequence[Block]]) -> None:
+def check_blocks(parts: Parts, kinds: Callable[[], Sequence[tuple[Block, ...]]]) -> None:
     """Of what hangs on the parameters that a model is made of, whose shapes no formula tells: torch is imported for them.
 
-    blocks: tells them to who asks.
+    kinds: tells them to who asks, those of each kind of number or device, which lie in rows of their own.
     """
     config, codec, fragments = parts.config, parts.codec, parts.fragments
     if codec is not None and type(codec).check is not Codec.check:
         try:
-            codec.check(blocks(), fragments.by if fragments else None)
+            codec.check([*chain(*kinds())], fragments.by if fragments else None)
         except ValueError as error:
             raise ConfigError(_blamed(str(error), f"codec={(config.codec or {})['name']}", config.algo["name"])) from None
     if fragments is not None and fragments.by == "layer":
-        found = tuple(blocks())
-        if 0 in fragments.sizes(lambda: found, parts.task.dimension(config)):
-            layers_ = len({block.name.rpartition(".")[0] or block.name for block in found})
+        found = kinds()
+        each = zip(*(fragments.sizes(partial(tuple, kind), kind[-1].stop) for kind in found), strict=True)
+        if not all(map(any, each)):
+            layers_ = max(len({block.name.rpartition(".")[0] or block.name for block in kind}) for kind in found)
             raise ConfigError(
                 f"fragments.by=layer: the model has {layers_} layers for fragments.count={fragments.count}; use at most that "
                 "many, or fragments.by=stride"
             )
     if hasattr(parts.optim, "chosen") and not parts.task.THEIRS:
-        parts.optim.chosen(blocks())
+        parts.optim.chosen([*chain(*kinds())])
 
 
 def _blamed(line: str, what: str, algo: str) -> str:

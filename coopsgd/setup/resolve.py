@@ -10,7 +10,6 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +154,7 @@ def _resolved(
     checks.placement(config)
     if not task.THEIRS:  # else the models are there already, and tell by themselves what they are made of
         with blamed(""):
-            axes.check_blocks(parts, partial(task.blocks, config))
+            axes.check_blocks(parts, lambda: [task.blocks(config)])
         checks.memory(parts)
     return Checked(parts, (*refused, *notes), refused=bool(refused))
 

@@ -83,7 +83,7 @@ class Strategy:
 
 
 def passing_on(direction: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks a `direction` that hands back a mean as it came and keeps nothing of it: it need be nobody's own copy."""
+    """Marks a `direction` whose last verb is a mean, which it hands back as it came and does not keep: it need be no copy."""
     direction.passes_on = True  # type: ignore[attr-defined]
     return direction
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from coopsgd.fleet.base import Common, Fleet, Pending, Rows
 
 
+ROOM = 1 << 20  # numbers of messages that are added up at a time
+
+
 class Tree(NamedTuple):
     """What is remembered of one tree. Sums are of up to m models less the first, in float64: errors would never die out."""
 
@@ -97,10 +100,12 @@ def _added(fleet: Fleet, A: Any, packed: Any, like: Rows, total: Rows) -> Rows:
     """What the neighbours of each worker here told, from the messages of all, on top of `total`, float64."""
     here = (A.rows >= fleet.workers.start) & (A.rows < fleet.workers.stop)
     rows, columns = A.rows[here] - fleet.workers.start, A.columns[here]
-    order = np.argsort(rows, kind="stable")
-    rows, columns = rows[order], columns[order]
-    turn = np.arange(len(rows)) - np.searchsorted(rows, rows)  # each worker's neighbours one after another
-    for n in range(turn.max(initial=-1) + 1):
-        mine, theirs = (brought(part[turn == n], total.device) for part in (rows, columns))
+    if total.is_cpu:  # one after another, in this order
+        parts = np.split(np.arange(len(rows)), range(0, len(rows), max(1, ROOM // max(1, like.shape[1])))[1:])
+    else:  # each worker's first neighbour, then its second: no two on one row
+        turn = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        parts = [np.flatnonzero(turn == n) for n in range(turn.max(initial=-1) + 1)]
+    for some in parts:
+        mine, theirs = (brought(part[some], total.device) for part in (rows, columns))
         total.index_add_(0, mine, fleet.unpacked(packed.index_select(0, theirs), like).double())
     return total

@@ -148,11 +148,10 @@ def read_late(rank, processes):
     x, right, kept = fleet.rows(torch.zeros(1, 50_000)), 0, []
     for k in range(30):
         x.fill_(rank + k)
-        fleet.lends = True
-        mean = fleet.mean(x)
+        with fleet.lending():
+            mean = fleet.mean(x)
         time.sleep(random.random() / 500)
         right += bool((mean == k + (processes - 1) / 2).all())
-        fleet.lends = False
         kept.append(fleet.mean(x))
     return (
         right,

@@ -334,7 +334,7 @@ def test_refused_in_one_line(case):
 def test_a_task_whose_blocks_say_nothing_is_refused():
     parts = SimpleNamespace(optim=Muon(), task=SimpleNamespace(THEIRS=False), config=None, codec=None, fragments=None)
     with pytest.raises(ValueError, match="needs matrices"):
-        check_blocks(parts, lambda: (Block("x", (3,), (1,), 0),))
+        check_blocks(parts, lambda: [(Block("x", (3,), (1,), 0),)])
 
 
 def test_a_single_layer_is_orthogonalised_when_asked():
