@@ -157,3 +157,10 @@ def test_fdla_of_edges_that_are_alike_is_one_weight():
 def test_matchings_of_too_many_edges_are_refused():
     with pytest.raises(ConfigError, match=r"topology: has 8386560 edges among 4096 workers.*or algo=matching"):
         Matcha(topology=graphs.Complete()).check(M)
+
+
+@pytest.mark.parametrize("mixing", [Matching(), Pairwise()], ids=["matching", "pairwise"])
+def test_pairs_on_a_ring_of_a_thousand(mixing):
+    """Whose matrices go to scipy for their bandwidth."""
+    mixing.check(1024)
+    assert 0 < mixing.zeta(1024) < 1
