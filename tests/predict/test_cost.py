@@ -10,7 +10,7 @@ from coopsgd.predict import cost
 from coopsgd.setup import catalogue
 
 ALGOS = [choice.name for choice in catalogue.choices("algo")]
-OF_THEIR_OWN = ("qg_dsgdm", "decentlam", "gasloc", "push_sum", "relay")  # whose messages the loop tells
+OF_THEIR_OWN = ("qg_dsgdm", "decentlam", "gasloc", "push_sum", "relay", "gpa")  # whose messages the loop tells
 OF_W = ("algo.W=[[0.5,0.5],[0.5,0.5]]", "workers=2")
 
 
