@@ -23,7 +23,7 @@ from coopsgd.fleet.entries import Entries
 from coopsgd.host.transfer import brought
 from coopsgd.mixing.matrix import SPARSE, Matrix, Outer
 
-HALVES = (torch.bfloat16, torch.float16)  # which round weights far: 1/3 by 0.1 % in the one and 0.02 % in the other
+HALVES = (torch.bfloat16, torch.float16)  # which round weights far: 1/3 by 0.2 % in the one and 0.02 % in the other
 ADDED = 16  # what a row is the sum of, up to which it is added up one by one where messages are among it
 CHUNK = 1 << 16  # numbers handled at a time, so that a slice of the rows and what is made of it stay in cache
 GPU_CHUNK = 1 << 26  # on a GPU, where every slice costs the launch of some kernels
@@ -163,9 +163,8 @@ class _Sums:
         self, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, widths: np.ndarray, changed: np.ndarray, like: Tensor
     ) -> None:
         self.step = _step(1, like)
-        self.sums: list[
-            tuple[int, list[tuple[int, int, float]]]
-        ] = []  # row, of which it is made: x or extra, row there, weight
+        # a row, and what it is the sum of: x or which of the extras, the row there, its weight
+        self.sums: list[tuple[int, list[tuple[int, int, float]]]] = []
         for i in changed.tolist():
             own = rows == i
             first = np.argsort(columns[own] != i, kind="stable")  # what stays of itself, before it changes
