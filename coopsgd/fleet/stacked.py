@@ -35,9 +35,9 @@ class Lowered:
     sends: list[tuple[int, Combined]]  # destination, V (k, core)
     receives: list[tuple[int, int]]  # source, k
     crossing: bool  # does any process send another a message?
-    in_place: bool  # one row here, which becomes the sum of everybody's: nothing to set aside
-    # all rows here, of which the replicated ones become this process's part of what they are in the sum of everybody's
-    at_once: Local | None = None
+    # rows from which on they become sums over the processes where they lie, and what makes this process's part of each, and the
+    # new rows before them; None: sums are set aside
+    at_once: tuple[int, Local] | None = None
 
 
 class Stacked(Fleet):
@@ -64,7 +64,7 @@ class Stacked(Fleet):
         stay = plan.stay(q)
         if plan.layout.processes == 1 and core == len(rows):  # nothing arrives from anywhere
             none = beside([], core)
-            return Lowered(core, Local(stay, (none, none)), None, [], [], [], False, False)
+            return Lowered(core, Local(stay, (none, none)), None, [], [], [], False)
         out, into = plan.edges(q)
         mine = [item for item in plan.sums if q in item.group]
         here = np.array(rows)
@@ -79,19 +79,20 @@ class Stacked(Fleet):
         inner, outer = slice(core), slice(core, None)
         inside = stay[inner, inner] if isinstance(stay, np.ndarray) else stay.local(np.arange(core))
         at_once = None
-        if len(rows) <= compiled.FEW and core < len(rows) and len(mine) == 1 and not into and not out:
+        if alone and arriving.dense().tolist() == [[1.0]]:  # an average of one row each
+            at_once = 0, Local(mine[0].V[:, here])
+        elif len(rows) <= compiled.FEW and core < len(rows) and len(mine) == 1 and not into and not out:
             (item,) = mine
             wanted = arriving.only(np.arange(core)).rows
             if len(item.group) == plan.layout.processes and len(item.V) == len(rows) - core and not len(wanted):
                 whole = np.array(among(slice(None), slice(None)))
                 whole[core:, :core] = item.U[here[core:]] @ item.V[:, here[:core]]
                 whole[core:, core:] *= q == item.group[0]  # what they keep of themselves is counted once
-                at_once = Local(whole)
+                at_once = core, Local(whole)
         return Lowered(
             core,
             at_once=at_once,
             crossing=len(plan.links.src) > 0,
-            in_place=alone and arriving.dense().tolist() == [[1.0]],
             core_local=Local(inside, (Entries.of(among(inner, outer)), arriving.only(np.arange(core)))),
             aux_local=Local(among(outer, outer), (arriving.only(np.arange(core, len(rows))),)) if core < len(rows) else None,
             sums=[(item.group, Combined(Entries.of(item.V[:, here[:core]]))) for item in mine],
@@ -101,28 +102,21 @@ class Stacked(Fleet):
 
     def _mix(self, lowered: Lowered, xs: tuple[Rows, ...]) -> Callable[[], None]:
         x = xs[0] if len(xs) == 1 else torch.cat(xs, dim=1)  # one message an edge, whatever it carries
-        if lowered.in_place:
-            ((group, V),) = lowered.sums
-            reduced = self._reduce(V(x, x), group)
+        if lowered.at_once is not None:
+            first, made = lowered.at_once
+            made(x)
+            part = x[first:]
+            whole = part.contiguous()
+            reduced = self._reduce(whole, lowered.sums[0][0])
 
             def summed() -> None:
                 reduced()
+                if whole.data_ptr() != part.data_ptr():
+                    part.copy_(whole)
                 split_back(x, xs)
 
             return summed
         core, aux = x[: lowered.core], x[lowered.core :]
-        if lowered.at_once is not None:
-            lowered.at_once(x)
-            whole = aux.contiguous()
-            reduced = self._reduce(whole, lowered.sums[0][0])
-
-            def everybodys() -> None:
-                reduced()
-                if whole.data_ptr() != aux.data_ptr():
-                    aux.copy_(whole)
-                split_back(x, xs)
-
-            return everybodys
         arriving, arrived = self._carry(lowered, core)
 
         def finish() -> None:
