@@ -16,8 +16,8 @@ FLAGS = [
 ]
 KERNELS = Extension(
     "coopsgd.host._native",
-    [f"coopsgd/host/{name}.c" for name in ("native", "dense", "conv", "samples", "meet")],
-    depends=["coopsgd/host/widths.h", "coopsgd/host/linear.h"],
+    [f"coopsgd/host/{name}.c" for name in ("native", "dense", "conv", "samples", "meet", "rounds")],
+    depends=["coopsgd/host/structs.h", "coopsgd/host/widths.h", "coopsgd/host/linear.h"],
     libraries=["m"],
     extra_compile_args=FLAGS,
     optional=True,

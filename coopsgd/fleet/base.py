@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Annotated, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -24,12 +24,16 @@ from coopsgd.fleet.kept import Kept
 from coopsgd.fleet.ledger import Ledger
 from coopsgd.fleet.pending import Carried, Pending, alike, width
 from coopsgd.fleet.price import Price, average_price, pick_price, price
+from coopsgd.fleet.shares import Shares
 from coopsgd.fleet.spread import Routes, everyone, routes, sent_by, spread_price
 from coopsgd.fleet.timing import Timing
 from coopsgd.fleet.waits import TRAINING
 from coopsgd.mixing.matrix import Matrix
 from coopsgd.mixing.recognise import recognise
 from coopsgd.mixing.rounded import in_sum_one
+
+if TYPE_CHECKING:
+    from coopsgd.fleet.together import Together
 
 EVERYONE = np.broadcast_to(0.0, (0, 0))  # stands for no matrix, where every worker takes from every other
 
@@ -58,9 +62,8 @@ class Fleet(Described, ABC):
         self.step, self.activity = 0, TRAINING  # iterations done and what the run is at, for who says what is waited for
         self._carried: Carried | None = None  # waits for the next verb
         self._lends = False  # is what `mean` answers only read, and before the next verb? Then it may be one for all processes
-        # (r, 1) m times what a worker weighs in `mean`, by dtype and device; None: alike
-        self._shares: dict[tuple[torch.dtype, torch.device], Tensor] | None = None
         self.shares: np.ndarray | None = None  # (m,) what each worker weighs in `mean`, in sum 1; None: alike
+        self._weighed = Shares(None, range(0), 0)
         self._plans = Kept()
 
     @property
@@ -178,7 +181,7 @@ class Fleet(Described, ABC):
         every = (*xs, *more)
 
         def begun(W: Any) -> tuple[np.ndarray | None, Callable[[], None]]:
-            plan = self._planned(W, xs[0].dtype == torch.float64)
+            plan = self.planned(W, xs[0])
             ends = self._charge(plan.price, sum(width(x) for x in every), plan.wire.sent, plan.wire.messages, plan.parts)
             return ends, self._mix(plan.lowered, every)
 
@@ -192,19 +195,8 @@ class Fleet(Described, ABC):
 
     def weigh(self, shares: Sequence[float] | None) -> None:
         """From now on `mean` takes worker i by shares[i], (m,) in sum 1; of None all alike."""
-        self._shares, self.shares = None, None if shares is None else np.asarray(shares, dtype=float)
-        if shares is not None:
-            mine = torch.ones(self.local_rows, 1, dtype=torch.float64)
-            mine[: len(self.workers), 0] = torch.tensor(shares, dtype=torch.float64)[list(self.workers)] * self.m
-            self._shares = {(mine.dtype, mine.device): mine}
-
-    def _weighed(self, x: Rows) -> Rows:
-        if self._shares is None or x.is_meta:
-            return x
-        kind = torch.promote_types(x.dtype, torch.float32), x.device  # shares of 16 bits would not be in sum 1
-        if kind not in self._shares:  # kept: nobody waits for a GPU at each mean
-            self._shares[kind] = next(iter(self._shares.values())).to(kind[1], kind[0])
-        return (x * self._shares[kind]).to(x.dtype)
+        self.shares = None if shares is None else np.asarray(shares, dtype=float)
+        self._weighed = Shares(shares, self.workers, self.local_rows)
 
     def _averaging(self, *xs: Rows, later: bool = False, even: bool = False) -> Pending:
         self._refuse_others("mean", *xs)
@@ -279,6 +271,16 @@ class Fleet(Described, ABC):
         """Into the ledger; when it ends on the clock, if there is one. Neither while measuring."""
         self.ledger.charge(price, width, sent, messages)
         return self.clock.ends(parts, width) if self.clock and not self.ledger.paused else None
+
+    def charge(self, plan: Any, x: Rows) -> None:
+        """Of a communication of x that `together` has done: of this plan of a matrix, or None, a mean."""
+        if plan is None:
+            (logical, wire), parts = self._average_prices, self.clock.average() if self.clock else None
+        else:
+            logical, wire, parts = plan.price, plan.wire, plan.parts
+        ends = self._charge(logical, width(x), wire.sent, wire.messages, parts)
+        if self.clock and ends is not None:
+            self.clock.reach(ends)
 
     def _pending(self, ends: np.ndarray | None, finish: Callable[[], Any], answer: Callable[[Any], Any]) -> Pending:
         def wait() -> Any:
@@ -390,6 +392,14 @@ class Fleet(Described, ABC):
         found = routes(takes, self._planned_for)
         logical = spread_price(takes, self.m, self.m + self.v, self.layout.server_owns_aux)
         return self._made_ready(found, logical, Price(len(found), sent_by(found, self._planned_for.processes)))
+
+    def together(self, x: Rows) -> Together | None:
+        """What takes steps and communications of these rows in one call; None where nothing does."""
+        return None
+
+    def planned(self, W: Any, x: Rows) -> Any:
+        """W made ready for rows like x: `lowered`, and what it is charged."""
+        return self._planned(W, x.dtype == torch.float64)
 
     def _made_ready(self, lowered: Any, logical: Price, wire: Price) -> _Planned:
         return _Planned(lowered, logical, self._wire(wire), self.clock.parts(logical) if self.clock else None)

@@ -8,6 +8,7 @@ rows 0.60, 0.56, 0.64 (AVX2). Dense products of more than FEW rows are torch's (
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,22 +26,46 @@ DEGREE = 4  # entries a row, in the mean, up to which a product of more rows is 
 MOST = 128  # rows of such a product
 LARGE = 1 << 19  # numbers from which on threads share them
 
-Kernel = Callable[[Tensor], bool]  # mixes x in place, or returns False where x does not lie as it must
+PULL, SOME, ENTRIES = range(3)  # kinds of mixing, as structs.h has them
+
 _pools: dict[int, ThreadPoolExecutor] = {}  # by process, for a fork has none of its threads
+
+
+class Kernel:
+    """Mixes rows in place, or returns False where they do not lie as they must. at: where compiled code finds how."""
+
+    def __init__(self, call: Any, like: Tensor, kind: int, n: int, *arrays: np.ndarray | None, many: int = 0) -> None:
+        """arrays: what structs.h's Mix points to, in its order: floats as numbers of this type, and none at its end."""
+        dtype = np.float32 if like.dtype == torch.float32 else np.float64
+        kept = [
+            None if one is None else np.ascontiguousarray(one, dtype=dtype if one.dtype.kind == "f" else np.int64)
+            for one in (*arrays, *[None] * (7 - len(arrays)))
+        ]
+        rows, *rest = (None if one is None else native.address(one) for one in kept)
+        self._known, self._kept = native.Mix(kind, n, rows, many, *rest), kept
+        self.at = ctypes.addressof(self._known)
+        self._call, self._size = call, like.dtype.itemsize
+
+    def __call__(self, x: Tensor) -> bool:
+        if x.stride(1) != 1 and x.shape[1] > 1:
+            return False
+        to, stride = x.data_ptr(), x.stride(0)
+        in_parts(x.shape[1], x.numel(), lambda a, n: self._call(self.at, to + a * self._size, stride, n))
+        return True
 
 
 def pulling(d: np.ndarray, u: np.ndarray, v: np.ndarray, like: Tensor) -> Kernel | None:
     """x <- (diag(d) + u v') x; None where torch is to do it."""
     if len(d) <= FEW:
         return few(np.diag(d) + np.outer(u, v), np.arange(len(d)), like)
-    return _kernel("pull", like, lambda x: (len(x),), d, u, v)
+    return _kernel(like, PULL, len(d), None, None, None, None, d, u, v)
 
 
 def few(W: np.ndarray, rows: np.ndarray, like: Tensor) -> Kernel | None:
     """x[rows] <- W x[rows] of 2 to FEW rows."""
     if not 2 <= len(rows) <= FEW:
         return None
-    return _kernel("few", like, lambda x: (), len(rows), np.array(rows, dtype=np.int64), W)
+    return _kernel(like, SOME, len(rows), rows, None, None, None, W)
 
 
 def product(
@@ -54,28 +79,12 @@ def product(
     if len(used) > MOST or not len(used) or len(rows) > DEGREE * len(changed):
         return None
     offsets = np.searchsorted(rows, np.arange(len(changed) + 1))
-    whole = [np.array(one, dtype=np.int64) for one in (changed, used, offsets, columns)]
-    return _kernel("product", like, lambda x: (), len(changed), whole[0], len(used), *whole[1:], weights)
+    return _kernel(like, ENTRIES, len(changed), changed, used, offsets, columns, weights, many=len(used))
 
 
-def _kernel(name: str, like: Tensor, more: Callable[[Tensor], tuple[int, ...]], *given: Any) -> Kernel | None:
-    """A kernel called with the place, stride, `more` and columns of x, then what is given: floats as numbers of its type."""
-    call, size = _function(name, like), like.dtype.itemsize
-    if call is None:
-        return None
-    dtype = np.float32 if like.dtype == torch.float32 else np.float64
-    kept = [np.array(one, dtype=dtype if one.dtype.kind == "f" else one.dtype) for one in given if isinstance(one, np.ndarray)]
-    places = iter(kept)
-    last = [native.address(next(places)) if isinstance(one, np.ndarray) else one for one in given]
-
-    def mix(x: Tensor, _kept: Any = kept) -> bool:
-        if x.stride(1) != 1 and x.shape[1] > 1:
-            return False
-        at, stride = x.data_ptr(), x.stride(0)
-        in_parts(x.shape[1], x.numel(), lambda a, n: call(at + a * size, stride, *more(x), n, *last))
-        return True
-
-    return mix
+def _kernel(like: Tensor, kind: int, n: int, *arrays: np.ndarray | None, many: int = 0) -> Kernel | None:
+    call = _function("mix", like)
+    return None if call is None else Kernel(call, like, kind, n, *arrays, many=many)
 
 
 def _function(name: str, like: Tensor) -> Any:
@@ -103,6 +112,20 @@ class Mean:
             return
         to, at, stride, n, many = out.data_ptr(), x.data_ptr(), x.stride(0), x.shape[1], len(rows)
         in_parts(n, n * many, lambda a, some: call(to + a * size, at + a * size, stride, some, many, self._place))
+
+
+def along(x: Tensor, g: Tensor, lr: float) -> bool:
+    """x (n, d) <- x - lr g, (1, d) or (n, d); False, and nothing done, where torch is to do it.
+
+    A number is what it is wherever its row lies, and however many are in it: torch rounds the last few of a row otherwise.
+    """
+    call, size, (rows, n) = _function("along", x), x.dtype.itemsize, x.shape
+    alike = g.dtype == x.dtype and g.is_cpu and g.shape[1] == n and len(g) in (1, rows)
+    if call is None or not alike or not (x.stride(1) == 1 == g.stride(1) or n == 1):
+        return False
+    to, stride, by, by_stride = x.data_ptr(), x.stride(0), g.data_ptr(), g.stride(0) if len(g) > 1 else 0
+    in_parts(n, x.numel(), lambda a, some: call(to + a * size, stride, rows, some, by + a * size, by_stride, lr))
+    return True
 
 
 def outer_step(z: Tensor, y: Tensor, b: Tensor, lr: float, momentum: float, rate: float, nesterov: bool) -> bool:

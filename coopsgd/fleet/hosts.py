@@ -120,6 +120,10 @@ class Hosts(Shared):
         each = len(self._processes_here)
         return Price(price.messages * each, np.repeat(price.sent / each, each))
 
+    def together(self, x: Rows) -> None:
+        """Nothing: between hosts there are messages."""
+        return None
+
     @property
     def _across(self) -> Slice:
         self._slice_fleet.activity, self._slice_fleet.step = self.activity, self.step

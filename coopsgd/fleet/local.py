@@ -49,10 +49,19 @@ class Local:
                 self(mixed, *(other.float() for other in others))
                 part.copy_(mixed)
             return
+        self._for(x)(x, extras)
+
+    def kernel(self, x: Tensor) -> compiled.Kernel | None:
+        """What does all of it to x in one compiled pass; None where nothing does."""
+        if x.dtype in HALVES or any(M.shape[1] for M in self.extras):
+            return None
+        return getattr(self._for(x), "kernel", None)
+
+    def _for(self, x: Tensor) -> _Split | _Sums | _Product:
         key = (x.dtype, x.device)
         if key not in self._ready:
             self._ready[key] = self._made(x)
-        self._ready[key](x, extras)
+        return self._ready[key]
 
     def _made(self, like: Tensor) -> _Split | _Sums | _Product:
         S, r = self.S, len(self.S)
@@ -126,7 +135,8 @@ class _Split:
         self.u = _made(u[:, None], like) if pulls else None
         self.v = _made(v[None], like) if pulls else None
         alone = not any(M.shape[1] for M in extras)
-        self.kernel = compiled.pulling(diagonal, u, v, like) if alone else None
+        moves = self.diagonal is not None or self.u is not None
+        self.kernel = compiled.pulling(diagonal, u, v, like) if alone and moves else None
 
     def __call__(self, x: Tensor, extras: tuple[Tensor, ...]) -> None:
         if self.diagonal is None and self.u is None and not any(map(len, extras)):

@@ -90,15 +90,17 @@ class Meeting:
         self.look: Callable[[], None] = _nothing  # called now and then by who waits, which it may end by an error
         self._sleep, self._wake = _futex(self._slots) or (_doze, lambda at: None)
         self._library = native.library()
-        self._place = ctypes.addressof(ctypes.c_uint32.from_buffer(self._slots)), SLOT, memory.processes
+        place = ctypes.addressof(ctypes.c_uint32.from_buffer(self._slots))
+        self.known = native.Meeting(place, SLOT, memory.processes, rank, spins, 0)  # as compiled code has it
+        self._at = ctypes.addressof(self.known)
         self._here = False  # have all come as far as this process has, when it came?
 
     def arrive(self) -> None:
         """This process has come to the next event."""
-        self._n = (self._n + 1) & 0xFFFFFFFF
         if self._library is not None:
-            self._here = bool(self._library.meeting_arrive(*self._place, self._rank, self._n))
+            self._here = bool(self._library.meeting_arrive(self._at))
             return
+        self._n = (self._n + 1) & 0xFFFFFFFF
         self._fence()
         self._slots[SLOT * self._rank] = self._n
         self._wake(SLOT * self._rank)
@@ -129,7 +131,7 @@ class Meeting:
         self._fence()
 
     def _within(self, seconds: float) -> bool:
-        return bool(self._library.meeting_wait(*self._place, self._n, self._spins, seconds))
+        return bool(self._library.meeting_wait(self._at, seconds))
 
     def _all_here(self) -> bool:
         slots, n = self._slots, self._n

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from coopsgd.fleet.local import Local
 from coopsgd.fleet.memory import Meeting, Memory
 from coopsgd.fleet.price import Price
 from coopsgd.fleet.spread import Routes
+from coopsgd.fleet.together import Together
 from coopsgd.fleet.waits import FIRST, Waits
 from coopsgd.host import processors
 from coopsgd.mixing.matrix import WHOLE
@@ -194,6 +195,31 @@ class Shared(Fleet):
                 return found
 
         return finish
+
+    def together(self, x: Rows) -> Together | None:
+        every = self._whole.get(x.data_ptr())
+        if every is None or every.dtype != x.dtype or every[self._here].shape != x.shape or not x.is_contiguous():
+            return None
+        if not Together.can(every):
+            return None
+        columns = self._slice(x.shape[1])
+        room = partial(self._taken, "mean", 1, x.shape[1], x.dtype), partial(self._given_back, "mean")
+        return Together(self._meeting, every, columns, self._workers, room, self._late, self._on, self._spent)
+
+    def _late(self, verb: str, step: int) -> None:
+        """In the step that `together` is at somebody is to be waited for."""
+        self.step = step
+        with self._waiting(verb), self._may_wait(verb):
+            self._meeting.meet()
+
+    def _on(self, verb: str, step: int) -> None:
+        """It has come as far as that, and nobody was waited for."""
+        self.step = step
+        self._waits.passed(verb, self.activity)
+
+    def _spent(self, seconds: float) -> None:
+        """By `together`, in communication."""
+        self.ledger.comm_s += seconds
 
     def _spread(self, routes: Routes, packed: Tensor) -> Callable[[], Tensor]:
         with self._waiting("spread"):

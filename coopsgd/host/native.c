@@ -6,8 +6,9 @@
 #ifndef T
 
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
+
+#include "structs.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
@@ -17,9 +18,9 @@
 #endif
 #define EXPORT __attribute__((visibility("default"))) CLONES
 
-enum { FEW = 6, BLOCK = 1 << 10, BYTES = 1 << 16, CHANNELS = 2048, TOGETHER = 128 };
+enum { FEW = 6, BLOCK = 1 << 10, ROOM = 1 << 16, TOGETHER = 128 };
 
-__attribute__((visibility("default"))) int version(void) { return 8; }
+__attribute__((visibility("default"))) int version(void) { return 9; }
 
 #define T float
 #define NAME(f) f##_32
@@ -32,8 +33,7 @@ __attribute__((visibility("default"))) int version(void) { return 8; }
 
 #else
 
-/* x <- diag(d) x + u (v' x): rows numbers of x, `stride` apart, `columns` of each */
-EXPORT void NAME(pull)(T *x, int64_t stride, int64_t rows, int64_t columns, const T *d, const T *u, const T *v) {
+static CLONES void NAME(pull)(T *x, int64_t stride, int64_t rows, int64_t columns, const T *d, const T *u, const T *v) {
     T sum[BLOCK];
     for (int64_t at = 0; at < columns; at += BLOCK) {
         int64_t n = columns - at < BLOCK ? columns - at : BLOCK, j = 0;
@@ -76,8 +76,8 @@ INLINE void NAME(few_of)(T *x, int64_t stride, int64_t columns, const int64_t *r
     }
 }
 
-/* x[rows] <- W x[rows], W (n, n), n from 2 to FEW: all in registers */
-EXPORT void NAME(few)(T *x, int64_t stride, int64_t columns, int64_t n, const int64_t *rows, const T *W) {
+/* all in registers */
+static CLONES void NAME(few)(T *x, int64_t stride, int64_t columns, int64_t n, const int64_t *rows, const T *W) {
     switch (n) {
     case 2: NAME(few_of)(x, stride, columns, rows, W, 2); break;
     case 3: NAME(few_of)(x, stride, columns, rows, W, 3); break;
@@ -124,6 +124,16 @@ EXPORT void NAME(mean)(T *out, const T *x, int64_t stride, int64_t columns, int6
     }
 }
 
+/* A step of plain SGD: x <- x - lr g, of rows that are `stride` apart, or `g_stride` */
+EXPORT void NAME(along)(T *x, int64_t stride, int64_t rows, int64_t columns, const T *g, int64_t g_stride, double lr) {
+    T back = (T)-lr;
+    for (int64_t i = 0; i < rows; i++) {
+        T *restrict to = x + i * stride;
+        const T *restrict by = g + i * g_stride;
+        for (int64_t k = 0; k < columns; k++) to[k] += back * by[k];
+    }
+}
+
 /* b <- mu b + (z - y) / rate, and z <- y + (1 - lr) (z - y) - lr mu rate b, of the new b (nesterov) or of the old one; n numbers */
 EXPORT void NAME(outer)(T *restrict z, const T *restrict y, T *restrict b, int64_t n, double lr, double mu, double rate,
                         int64_t nesterov) {
@@ -142,11 +152,10 @@ EXPORT void NAME(outer)(T *restrict z, const T *restrict y, T *restrict b, int64
         }
 }
 
-/* row changed[i] of x <- the sum of weights[e] times row used[columns[e]], e in offsets[i] ... offsets[i + 1] */
-EXPORT void NAME(product)(T *x, int64_t stride, int64_t columns, int64_t n_changed, const int64_t *changed, int64_t n_used,
+static CLONES void NAME(product)(T *x, int64_t stride, int64_t columns, int64_t n_changed, const int64_t *changed, int64_t n_used,
                           const int64_t *used, const int64_t *offsets, const int64_t *entries, const T *weights) {
-    T before[BYTES / sizeof(T)];
-    int64_t block = BYTES / (int64_t)sizeof(T) / n_used / 64 * 64 - 16; /* no multiple of a page, which a cache takes badly */
+    T before[ROOM / sizeof(T)];
+    int64_t block = ROOM / (int64_t)sizeof(T) / n_used / 64 * 64 - 16; /* no multiple of a page, which a cache takes badly */
     block = block > BLOCK - 16 ? BLOCK - 16 : block;
     for (int64_t at = 0; at < columns; at += block) {
         int64_t n = columns - at < block ? columns - at : block;
@@ -175,6 +184,15 @@ EXPORT void NAME(product)(T *x, int64_t stride, int64_t columns, int64_t n_chang
                 }
             }
         }
+    }
+}
+
+/* `columns` numbers of each row of x, which are `stride` apart */
+__attribute__((visibility("default"))) void NAME(mix)(const Mix *m, T *x, int64_t stride, int64_t columns) {
+    switch (m->kind) {
+    case PULL: NAME(pull)(x, stride, m->n, columns, m->d, m->u, m->v); break;
+    case SOME: NAME(few)(x, stride, columns, m->n, m->rows, m->d); break;
+    case ENTRIES: NAME(product)(x, stride, columns, m->n, m->rows, m->n_used, m->used, m->offsets, m->columns, m->d); break;
     }
 }
 

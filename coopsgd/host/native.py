@@ -12,16 +12,60 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-VERSION = 8  # of the functions, their arguments and what they need of room; a library that was built of another is not used
+VERSION = 9  # of the functions, their arguments and what they need of room; a library that was built of another is not used
 OFF = "COOPSGD_NATIVE"  # an environment variable: 0 leaves the kernels alone
 
 
-class Samples(ctypes.Structure):
-    """Samples in memory, as samples.c has them."""
+POINTER, NUMBER = ctypes.c_void_p, ctypes.c_int64
 
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("numbers", "mean", "by_std", "labels")),
-        *((name, ctypes.c_int64) for name in ("kind", "count", "channels", "area")),
+
+def _fields(*lines: tuple[Any, str]) -> list[tuple[str, Any]]:
+    return [(name, kind) for kind, names in lines for name in names.split()]
+
+
+class Samples(ctypes.Structure):
+    """Samples in memory, as structs.h has them."""
+
+    _fields_ = _fields((POINTER, "numbers mean by_std labels"), (NUMBER, "kind count channels area"))
+
+
+class Learning(ctypes.Structure):
+    """Steps of SGD of some models, as structs.h has them."""
+
+    _fields_ = _fields(
+        (POINTER, "x out"),
+        (NUMBER, "stride out_stride rows layers"),
+        (POINTER, "sizes biased lr samples which"),
+        (NUMBER, "by_step by_row batch"),
+        (POINTER, "losses"),
+        (NUMBER, "losses_by_step losses_by_row"),
+        (POINTER, "room"),
+        (ctypes.c_double, "momentum decay"),
+        (NUMBER, "how"),
+    )
+
+
+class Mix(ctypes.Structure):
+    """What becomes of rows by a matrix, as structs.h has it."""
+
+    _fields_ = _fields((NUMBER, "kind n"), (POINTER, "rows"), (NUMBER, "n_used"), (POINTER, "used offsets columns numbers u v"))
+
+
+class Meeting(ctypes.Structure):
+    """A place to meet, as structs.h has it."""
+
+    _fields_ = _fields((POINTER, "slots"), (NUMBER, "apart count rank spins n"))
+
+
+class Rounds(ctypes.Structure):
+    """Steps and communications, and how far they are, as rounds.c has them."""
+
+    _fields_ = _fields(
+        (POINTER, "meeting all"),
+        (NUMBER, "stride width first columns"),
+        (POINTER, "mixes mean workers"),
+        (NUMBER, "n_workers step phase wrong"),
+        (ctypes.c_double, "seconds"),
     )
 
 
@@ -53,40 +97,33 @@ def address(array: Any) -> int:
 
 
 def _typed(found: Any) -> Any:
-    pointer, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    pointer, number, real = POINTER, NUMBER, ctypes.c_double
     arguments = {
-        "pull": [pointer, number, number, number, pointer, pointer, pointer],
-        "few": [pointer, number, number, number, pointer, pointer],
-        "product": [pointer, number, number, number, pointer, number, pointer, pointer, pointer, pointer],
+        "mix": [pointer, pointer, number, number],
         "mean": [pointer, pointer, number, number, number, pointer],
+        "along": [pointer, number, number, number, pointer, number, real],
         "outer": [pointer, pointer, pointer, number, real, real, real, number],
     }
     for name, types in arguments.items():
         for bits in (32, 64):
             function = getattr(found, f"{name}_{bits}")
             function.argtypes, function.restype = types, None
-    models, batch, step = [pointer, number] * 2 + [number], [number, *[pointer] * 4], [real] * 3 + [number]
-    kernels = {"dense": [number, pointer, pointer], "conv": [number, pointer, pointer, number, pointer, pointer]}
-    for name, network in kernels.items():
-        for bits in (32, 64):
-            function = getattr(found, f"{name}_{bits}")
-            function.argtypes, function.restype = [*models, *network, *batch, *step], number
+    models, network = [pointer, number] * 2 + [number], [number, pointer, pointer]
+    batch, step = [number, *[pointer] * 4], [real] * 3 + [number]
+    answering: dict[str, list[Any]] = {
+        "dense": [*models, *network, *batch, *step],
+        "conv": [*models, *network, number, pointer, pointer, *batch, *step],
+        "batch": [pointer, pointer, number, pointer],
+        "dense_steps": [pointer, number, number],
+        "rounds": [pointer, pointer, number, real, real],
+    }
     for name, types in (
+        *((f"{name}_{bits}", types) for name, types in answering.items() for bits in (32, 64)),
         ("dense_room", [number, pointer, number]),
         ("conv_room", [number, pointer, number, pointer, number, number]),
+        ("meeting_arrive", [pointer]),
+        ("meeting_wait", [pointer, real]),
     ):
         function = getattr(found, name)
         function.argtypes, function.restype = types, number
-    count, meeting = ctypes.c_uint32, [pointer, number, number]
-    found.meeting_arrive.argtypes, found.meeting_arrive.restype = [*meeting, number, count], number
-    found.meeting_wait.argtypes, found.meeting_wait.restype = [*meeting, count, number, real], number
-    samples = ctypes.POINTER(Samples)
-    for bits in (32, 64):
-        function = getattr(found, f"batch_{bits}")
-        function.argtypes, function.restype = [samples, pointer, number, pointer], number
-        function = getattr(found, f"dense_steps_{bits}")
-        rows = [pointer, number, pointer, number, number, number, pointer, pointer]
-        batches = [number, pointer, samples, pointer, number, number, number]
-        function.argtypes = [*rows, *batches, pointer, number, number, pointer, real, real, number]
-        function.restype = number
     return found

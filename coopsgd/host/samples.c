@@ -8,7 +8,8 @@
 #ifndef T
 
 #include <stdint.h>
-#include <string.h>
+
+#include "structs.h"
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
@@ -20,16 +21,6 @@
 #define JOIN2(f, kind, bits) JOIN3(f, kind, bits)
 #define JOIN1(f, bits) f##_##bits
 #define JOIN(f, bits) JOIN1(f, bits)
-
-enum { BYTES, FLOATS, DOUBLES };
-
-/* `count` samples of channels * area numbers each; mean and by_std (channels) of the type that they are scaled in, which is double
-   for doubles and else that of the models; their labels (count), where they have such */
-typedef struct {
-    const void *numbers, *mean, *by_std;
-    const int64_t *labels;
-    int64_t kind, count, channels, area;
-} Samples;
 
 #define T float
 #define BITS 32
@@ -75,27 +66,23 @@ int64_t JOIN(dense, BITS)(T *x, int64_t stride, T *out, int64_t out_stride, int6
                           const int64_t *biased, int64_t batch, const T *inputs, const int64_t *targets, T *losses, T *room,
                           double lr, double momentum, double decay, int64_t how);
 
-/* As dense of dense.c, for `steps` steps with rates lr (steps), all of a model before the next model's: step j of row i learns from
-   samples which[j * by_step + i * by_row ...], `batch` of them, and its loss is losses[j * losses_by_step + i * losses_by_row].
-   room: dense_room, batch * sizes[0] and batch int64 more. Answers 0, or 1 + the place in `which` of what is no sample or has no
-   class for a label. */
-EXPORT int64_t JOIN(dense_steps, BITS)(T *x, int64_t stride, T *out, int64_t out_stride, int64_t rows, int64_t layers,
-                                       const int64_t *sizes, const int64_t *biased, int64_t steps, const double *lr,
-                                       const Samples *samples, const int64_t *which, int64_t by_step, int64_t by_row,
-                                       int64_t batch, T *losses, int64_t losses_by_step, int64_t losses_by_row, T *room,
-                                       double momentum, double decay, int64_t how) {
-    int64_t *targets = (int64_t *)(((uintptr_t)room + 63) / 64 * 64);
-    T *inputs = (T *)(targets + (batch + 7) / 8 * 8), *rest = inputs + batch * sizes[0];
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < steps; j++) {
-            int64_t place = j * by_step + i * by_row;
-            const int64_t *chosen = which + place;
-            int64_t wrong = JOIN(batch, BITS)(samples, chosen, batch, inputs);
+/* As dense of dense.c, steps `from` up to `end` of l, all of a model before the next model's. Answers 0, or 1 + the place in
+   l->which of what is no sample or has no class for a label. */
+EXPORT int64_t JOIN(dense_steps, BITS)(const Learning *l, int64_t from, int64_t end) {
+    int64_t *targets = (int64_t *)(((uintptr_t)l->room + 63) / 64 * 64), batch = l->batch;
+    T *inputs = (T *)(targets + (batch + 7) / 8 * 8), *rest = inputs + batch * l->sizes[0], *x = l->x, *out = l->out;
+    T *losses = l->losses;
+    for (int64_t i = 0; i < l->rows; i++)
+        for (int64_t j = from; j < end; j++) {
+            int64_t place = j * l->by_step + i * l->by_row;
+            const int64_t *chosen = l->which + place;
+            int64_t wrong = JOIN(batch, BITS)(l->samples, chosen, batch, inputs);
             if (wrong) return place + wrong;
-            for (int64_t b = 0; b < batch; b++) targets[b] = samples->labels[chosen[b]];
-            wrong = JOIN(dense, BITS)(x + i * stride, stride, out ? out + i * out_stride : out, out_stride, 1, layers, sizes, biased,
-                                      batch, inputs, targets, losses + j * losses_by_step + i * losses_by_row, rest, lr[j],
-                                      momentum, decay, how);
+            for (int64_t b = 0; b < batch; b++) targets[b] = l->samples->labels[chosen[b]];
+            wrong = JOIN(dense, BITS)(x + i * l->stride, l->stride, out ? out + i * l->out_stride : out, l->out_stride, 1, l->layers,
+                                      l->sizes, l->biased, batch, inputs, targets,
+                                      losses + j * l->losses_by_step + i * l->losses_by_row, rest, l->lr[j], l->momentum, l->decay,
+                                      l->how);
             if (wrong) return place + wrong;
         }
     return 0;

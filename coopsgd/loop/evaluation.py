@@ -115,6 +115,7 @@ class Evaluator(Observer):
         self.line: dict[str, Any] = {}
         self.diverged_at: int | None = None
         self.diverged_workers: list[int] = []
+        self._longest = parts.period.largest  # steps of a round; None: nobody can tell
         self._stop, self._budgeted, self._watched = parts.stop, parts.stop.given, parts.schedule.WATCHES
         self.ended_by: str | None = None  # the key of stop that ends the run here
         # save=best, on rank 0: metric, step, value, answer (1, d) and answer_stats of the best that was evaluated so far
@@ -156,9 +157,11 @@ class Evaluator(Observer):
 
     # what the loop tells
 
-    def due(self, step: int) -> bool:
-        """Is there a line to write after this many steps, or a checkpoint?"""
-        return self._logs(step, None) or (self._keeper is not None and self._keeper.due(step))
+    def due(self, step: int, ended: int | None = None) -> bool:
+        """Is there a line to write after this many steps, or a checkpoint, or a communication to look at?"""
+        if ended is not None and (self._budgeted or self.next_evaluation(step, ended) < step + (self._longest or math.inf)):
+            return True
+        return self._logs(step, ended) or (self._keeper is not None and self._keeper.due(step, ended))
 
     def _logs(self, step: int, ended: int | None) -> bool:
         return step == self._stop.steps or comes(self._config.log_every, step, ended) or self._evaluates(step, ended)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from coopsgd.fleet import compiled
 from coopsgd.loop.saved import ByRow
 from coopsgd.optim import SQUARES, Muon, SGDStep
 from coopsgd.optim.torch import Elementwise
@@ -103,11 +104,10 @@ class Inner:
         x, w = self._x, self._workers
         with self._no_grad():
             if active is None:
-                rows = x if x.shape[0] == w else x[:w]
-                rows.add_(direction if direction.shape[0] in (1, w) else direction[:w], alpha=-self.lr)
+                _along(x if x.shape[0] == w else x[:w], direction if direction.shape[0] in (1, w) else direction[:w], self.lr)
                 return
             for i in active.nonzero()[0].tolist():
-                x[i].add_(direction[i if direction.shape[0] > 1 else 0], alpha=-self.lr)
+                _along(x[i : i + 1], direction[i : i + 1] if direction.shape[0] > 1 else direction, self.lr)
 
     def advance(self, ended: bool = False) -> None:
         """Move the schedule on; after every iteration, whether or not it stepped. ended: did a round end with it?"""
@@ -241,6 +241,11 @@ class Inner:
                 for name, value in state.items():
                     mine = value[i - a : i - a + 1] if torch.is_tensor(value) and value.dim() == 2 else value
                     self._optimizer.state[self._parts[i]][name] = mine.clone() if torch.is_tensor(mine) else mine
+
+
+def _along(x: Tensor, direction: Tensor, lr: float) -> None:
+    if not compiled.along(x, direction, lr):
+        x.add_(direction, alpha=-lr)
 
 
 def _made(settings: Any, parts: list[Any], blocks: Callable[[], Sequence[Block]]) -> Any:

@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from coopsgd.errors import RunFailed
 from coopsgd.fleet.block import vector
 from coopsgd.host.transfer import brought
+from coopsgd.loop.ahead import Ahead
 from coopsgd.loop.blocks import Blocks, Blockwise, blocks_of, each, like, waited
 from coopsgd.loop.inner import Inner
 from coopsgd.loop.rounds import Rounds
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
 class Observer:
     """Who looks at a loop: off its ledger and off its clock. This one does not look."""
 
-    def due(self, step: int) -> bool:
-        """Must the models be there after so many steps?"""
+    def due(self, step: int, ended: int | None = None) -> bool:
+        """Must the models be there after so many steps, before a communication and after it?
+
+        ended: so many rounds have ended with them; None: none ends, or nobody asks of one.
+        """
         return False
 
     def moved(self, loop: Loop, t: Tick, active: np.ndarray | None, due: bool) -> None:
@@ -108,8 +112,8 @@ class Loop:
             fleet.describe(blocks)
         stats = None if start is None else fleet.rows(start)
         optimiser = inner(parts.optim, parts.schedule, x, len(fleet.workers), config.steps, blocks)
-        passes_on = getattr(type(strategy).direction, "passes_on", False)
-        self._lends = passes_on and getattr(optimiser, "plain", False)  # a plain step only reads it
+        averages = getattr(type(strategy).direction, "averages", False)
+        self._lends = averages and getattr(optimiser, "plain", False)  # a plain step only reads it
         self._often = often if isinstance(often, list) else [often] * optimiser.count
         losses = Losses(fleet, parts.period.WATCHES)
         now = lambda: fleet.clock.now if fleet.clock else math.nan  # noqa: E731
@@ -125,6 +129,15 @@ class Loop:
             self.state.s = self.moves.init(fleet, x)
         rounds.begin(0, optimiser.lr)
         self._check_savable()
+
+    @cached_property
+    def _ahead(self) -> Ahead | None:
+        """What takes steps together with their communications, where these are all that an algorithm does."""
+        config = self.parts.config
+        alone = not self._delay and not self._cta and self._buffers == "keep" and self.parts.fragments is None
+        averages = self._lends and self._plain_steps and config.clip is None and self.fleet.shares is None
+        mixes = self._mixes and self.steps.fused and not self._merge
+        return Ahead.of(self, averages and alone, mixes and alone)
 
     def advance(self) -> None:
         """One iteration."""
@@ -163,7 +176,9 @@ class Loop:
         own = rounds.own[fleet.workers.start : fleet.workers.stop]
         if fleet.clock:
             fleet.clock.compute()
-        if self.steps.fused:
+        if self._ahead is not None:
+            self._ahead.take(k, own)
+        if self.steps.fused or self.steps.ahead:
             loss = self.steps.descend(k, here, own)
         else:
             loss, grad = self.steps.gradients(k, here, own)
@@ -171,7 +186,12 @@ class Loop:
             if not self._plain_steps:
                 self._shift(t, here)
         self.observer.moved(self, t, active, due)
-        if due:
+        done, plan = (False, None) if self._ahead is None else self._ahead.over()
+        if done:
+            self.observer.sends(self, k + 1)
+            fleet.charge(plan, st.x)
+            self._received(0)
+        elif due:
             self._end_round(t)
         st.inner.advance(due)
         rounds.end(active)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +59,22 @@ class Rounds:
         if self._asked is None or self._asked[:2] != (r, tau):
             self._asked = r, tau, self._schedule.work(self._m, r, tau)
         return self._asked[2]
+
+    def coming(self, k: int, n: int) -> Iterator[int | None]:
+        """Which communication follows each of n steps, k the first, or None; as far as all take them, and it is foreseen."""
+        r, left, state = self.r, self.left, self._state
+        if self._work is not None:
+            return
+        for j in range(n):
+            left -= 1
+            yield None if left else r
+            if not left:
+                if not self._period.foreseen:
+                    return
+                r += 1
+                left, state = self._period.next(state, k + j + 1, math.nan, unknown, unknown)
+                if self._schedule is not None and self._schedule.work(self._m, r, left) is not None:
+                    return
 
     def saved(self) -> dict[str, Any]:
         return {"r": self.r, "tau": self.tau, "taken": self._taken, "own": self.own, "work": self._work, "period": self._state}

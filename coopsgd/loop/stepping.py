@@ -8,7 +8,7 @@ is one that KEEPS_VELOCITY.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,10 +46,10 @@ class Steps:
         unwatched: Callable[[int], int],
         zeros_like: Callable[[Tensor], Tensor],
     ) -> None:
-        self._problem, self._inner, self._x, self._unwatched = problem, inner, x, unwatched
+        self.problem, self._inner, self._x, self._unwatched = problem, inner, x, unwatched
         # where gradients stay in the modules, rows of them are for a strategy that asks for them
-        self._grad: Any = None if fusing and getattr(problem, "KEEPS_GRADIENTS", False) else each(zeros_like, x)
-        problem.bind(x, self._grad, statistics, module_buffers)
+        self.grad: Any = None if fusing and getattr(problem, "KEEPS_GRADIENTS", False) else each(zeros_like, x)
+        problem.bind(x, self.grad, statistics, module_buffers)
         self._clip = clip
         can = inner.plain or (inner.fusable and getattr(problem, "KEEPS_VELOCITY", False))
         self.fused = fusing and can and clip is None and hasattr(problem, "descend")
@@ -64,15 +64,19 @@ class Steps:
         """Step k of the active workers, after `own` steps each; only where `fused`. (r, 1) losses where x was before it."""
         if not self._taken:
             more = () if self._inner.plain else (self._inner.sgd_step(active),)
-            self._taken.extend(self._problem.descend(k, self._inner.rates(self._unwatched(k)), active, own, *more))
+            self._taken.extend(self.problem.descend(k, self._inner.rates(self._unwatched(k)), active, own, *more))
         return self._taken.popleft()
+
+    def took(self, losses: Iterable[Tensor]) -> None:
+        """x has taken steps with these losses, in some other way."""
+        self._taken.extend(losses)
 
     def gradients(self, k: int, active: np.ndarray | None, own: np.ndarray) -> tuple[Tensor, Tensor]:
         """(r, 1) losses of step k's minibatches and (r, d) gradients, clipped; 0 on auxiliary and idle rows."""
-        loss = self._problem.gradients(k, active, own)
+        loss = self.problem.gradients(k, active, own)
         if self._clip is not None:
-            clip_(self._grad, self._clip)
-        return loss, self._grad
+            clip_(self.grad, self._clip)
+        return loss, self.grad
 
     def step(self, direction: Tensor, active: np.ndarray | None) -> None:
         """One optimiser step of each active worker row of x."""

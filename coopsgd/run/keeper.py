@@ -66,9 +66,9 @@ class Keeper:
         self._glanced, self._next = 0, 1  # after which step all looked last, and look next
         self._written, self._seconds, self._bytes = 0, 0.0, 0
 
-    def due(self, step: int) -> bool:
-        """Must the models be there after this step?"""
-        return step == self._next or comes(self._every, step, None)
+    def due(self, step: int, ended: int | None = None) -> bool:
+        """Must the models be there after this step, with which so many rounds have ended?"""
+        return step == self._next or comes(self._every, step, ended)
 
     def before_line(self, loop: Loop, evaluator: Evaluator, pending: tuple[float, bool]) -> None:
         """A step is done, at what rate and with a communication due or not (pending), and its line is not written yet.

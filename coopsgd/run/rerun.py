@@ -122,7 +122,7 @@ class Comparison:
         self._of, self._fleet, self._problem, self._findings = of, fleet, problem, findings
         self._compared = -1  # the step of the checkpoint that was looked at last
 
-    def due(self, step: int) -> bool:
+    def due(self, step: int, ended: int | None = None) -> bool:
         """Must the models be there after this step?"""
         return step in self._of.saved or step == self._of.end
 

@@ -82,9 +82,9 @@ class Strategy:
         return fleet.mean(x)
 
 
-def passing_on(direction: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks a `direction` whose last verb is a mean, which it hands back as it came and does not keep: it need be no copy."""
-    direction.passes_on = True  # type: ignore[attr-defined]
+def averaging(direction: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a `direction` that is the mean of the gradients and nothing more."""
+    direction.averages = True  # type: ignore[attr-defined]
     return direction
 
 

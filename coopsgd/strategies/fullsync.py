@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from coopsgd.mixing.static import Average
 from coopsgd.registry import register
-from coopsgd.strategies.base import Strategy, Tick, passing_on
+from coopsgd.strategies.base import Strategy, Tick, averaging
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Common, Fleet, Rows
@@ -25,6 +25,6 @@ class FullSync(Strategy):
     schedule = Average()  # what happens to the models of plain SGD
     send = None  # type: ignore[assignment]
 
-    @passing_on
+    @averaging
     def direction(self, fleet: Fleet, t: Tick, grad: Rows, x: Rows, s: Any) -> tuple[Common, Any]:
         return fleet.mean(grad), s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from coopsgd.fleet.block import Block
+    from coopsgd.host import native
     from coopsgd.optim import SGDStep
     from coopsgd.setup.schema import Config
     from coopsgd.tasks.engines.base import Engine
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 EVALUATE = 250  # test samples in one forward pass
 TOGETHER = 1 << 18  # numbers of the batches that are made at once
+
+
+class Learning(NamedTuple):
+    """Steps that compiled code takes: `known`, as structs.h has them; (steps, r, 1) losses that it fills."""
+
+    known: native.Learning
+    losses: Tensor
+    error: Callable[[int], Exception]  # of a sample that is none: 1 + its place
 
 
 def eval_samples(wanted: Any, n: int, workers: int) -> int:
@@ -150,6 +159,23 @@ class SupervisedProblem(Problem):
 
         self._crew.each(job, active)
         return losses
+
+    @property
+    def learns_by_itself(self) -> bool:
+        """Can compiled code take steps of all rows, one after the other, as `learning` tells it?"""
+        engine = self._crew.alone
+        return engine is not None and self._source is not None and engine.reads(self._source)
+
+    def learning(self, rates: Sequence[float], own: np.ndarray, step: SGDStep | None = None, stored: bool = False) -> Learning:
+        """The coming steps of all rows, one of each of the rates; only where it `learns_by_itself`. stored: see Engine."""
+        from coopsgd.tasks.engines.dense import wrong_label
+
+        engine, source = self._crew.alone, self._source
+        assert engine is not None and source is not None
+        chosen = np.stack([self._batches.at(own + j) for j in range(len(rates))])
+        which, losses = self._batches.of(chosen, 0, len(self._rows)), self._x.new_zeros(len(rates), self._r, 1)
+        known = engine.learning(source, which, losses.view(len(rates), -1), rates, step, stored)
+        return Learning(known, losses, lambda wrong: wrong_label(wrong, source, which))
 
     def _fetch(self, chosen: np.ndarray, own: np.ndarray, a: int, b: int) -> tuple[Tensor, Tensor]:
         """The batches of rows [a, b) held here, at once."""

@@ -27,7 +27,7 @@ class Recorder(Observer):
         self.stepped_to: Any = None  # as these, after the last local step, before what a communication then does to them
         self.unmixed: list[Any] = []  # the statistics of that time, of each communication
 
-    def due(self, step: int) -> bool:
+    def due(self, step: int, ended: int | None = None) -> bool:
         return self.each
 
     def _copies(self, loop: Loop) -> tuple[int, Any, Tensor]:

@@ -280,7 +280,7 @@ class Looks(Observer):
 
     at = 0
 
-    def due(self, step: int) -> bool:
+    def due(self, step: int, ended: int | None = None) -> bool:
         return step == self.at
 
 

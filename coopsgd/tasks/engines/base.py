@@ -17,6 +17,7 @@ from coopsgd.tasks.engines.losses import Loss, cross_entropy
 if TYPE_CHECKING:
     import numpy as np
 
+    from coopsgd.host import native
     from coopsgd.optim import SGDStep
     from coopsgd.tasks.engines.samples import Samples
 
@@ -96,6 +97,12 @@ class Engine(ABC):
 
         which: (steps, c, batch) sample numbers. losses: (steps, c or more), of which it fills the first c of each.
         """
+        raise NotImplementedError
+
+    def learning(
+        self, samples: Samples, which: np.ndarray, losses: Tensor, rates: Sequence[float], step: SGDStep | None, stored: bool
+    ) -> native.Learning:
+        """What `learn` does with all rows, for compiled code that does it; stored: its gradients are, and no step is taken."""
         raise NotImplementedError
 
     @abstractmethod

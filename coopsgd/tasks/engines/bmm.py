@@ -21,6 +21,7 @@ from coopsgd.tasks.engines.dense import Dense, fits
 if TYPE_CHECKING:
     import numpy as np
 
+    from coopsgd.host import native
     from coopsgd.optim import SGDStep
     from coopsgd.tasks.engines.samples import Samples
 
@@ -135,6 +136,12 @@ class Bmm(Engine):
         if rates is None:
             return self._kernel.steps(x, grad, samples, which, losses)
         return self._kernel.steps(x, None, samples, which, losses, rates, _of(step, a, b))
+
+    def learning(
+        self, samples: Samples, which: np.ndarray, losses: Tensor, rates: Sequence[float], step: SGDStep | None, stored: bool
+    ) -> native.Learning:
+        assert self._kernel is not None, "only where it reads them"
+        return self._kernel.learning(self._x, self._grad if stored else None, samples, which, losses, rates, step)
 
     @torch.no_grad()
     def logits(self, x: Tensor, inputs: Tensor, statistics: Tensor | None = None) -> Tensor:

@@ -108,6 +108,23 @@ class Dense:
         which: (steps, c, batch) numbers of samples, int64, those of a batch side by side; losses: (steps, c or more), of which
         it fills the first c of each.
         """
+        known = self.learning(x, out, samples, which, losses, rates, step)
+        call = self._library.dense_steps_32 if x.dtype == torch.float32 else self._library.dense_steps_64
+        wrong = call(ctypes.addressof(known), 0, len(rates))
+        if wrong:
+            raise wrong_label(wrong, samples, which)
+
+    def learning(
+        self,
+        x: Tensor,
+        out: Tensor | None,
+        samples: Samples,
+        which: np.ndarray,
+        losses: Tensor,
+        rates: Sequence[float] = (0.0,),
+        step: SGDStep | None = None,
+    ) -> native.Learning:
+        """These steps as compiled code takes them, for as long as all that is given lives and no other are asked for."""
         how, velocity = how_of(out, step)
         batch = which.shape[2]
         needed = self._needed.get(batch)
@@ -116,15 +133,19 @@ class Dense:
             self._needed[batch] = needed
         if self._room.dtype != x.dtype or len(self._room) < needed:
             self._room = x.new_empty(needed)
-        call = self._library.dense_steps_32 if x.dtype == torch.float32 else self._library.dense_steps_64
-        wrong = call(
-            *places(x, velocity),
+        self._rates = (ctypes.c_double * len(rates))(*rates)
+        at, stride, beside, beside_stride, rows = places(x, velocity)
+        return native.Learning(
+            at,
+            beside,
+            stride,
+            beside_stride,
+            rows,
             self._layers,
-            self._sizes,
-            self._biased,
-            len(rates),
-            (ctypes.c_double * len(rates))(*rates),
-            samples.known,
+            ctypes.addressof(self._sizes),
+            ctypes.addressof(self._biased),
+            ctypes.addressof(self._rates),
+            ctypes.addressof(samples.known),
             native.address(which),
             which.strides[0] // which.itemsize,
             which.strides[1] // which.itemsize,
@@ -135,11 +156,14 @@ class Dense:
             *shares(step),
             how,
         )
-        if wrong:
-            by_step, by_row = (stride // which.itemsize for stride in which.strides[:2])
-            j, rest = divmod(wrong - 1, by_step) if len(which) > 1 else (0, wrong - 1)
-            i, k = divmod(rest, by_row) if which.shape[1] > 1 else (0, rest)
-            raise IndexError(f"Target {samples.label(which[j, i, k])} is out of bounds.")
+
+
+def wrong_label(wrong: int, samples: Samples, which: np.ndarray) -> IndexError:
+    """What is wrong with the sample at 1 + this place in `which` (steps, c, batch)."""
+    by_step, by_row = (stride // which.itemsize for stride in which.strides[:2])
+    j, rest = divmod(wrong - 1, by_step) if len(which) > 1 else (0, wrong - 1)
+    i, k = divmod(rest, by_row) if which.shape[1] > 1 else (0, rest)
+    return IndexError(f"Target {samples.label(which[j, i, k])} is out of bounds.")
 
 
 def how_of(out: Tensor | None, step: SGDStep | None) -> tuple[int, Tensor | None]:

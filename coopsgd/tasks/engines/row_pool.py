@@ -63,6 +63,11 @@ class RowPool:
             engine.bind(x, grad, statistics, module_buffers)
 
     @property
+    def alone(self) -> Engine | None:
+        """The engine that takes all rows, where there is one, and their batches are of one size."""
+        return self._engines[0] if len(self._engines) == 1 and len(set(self._batches.tolist())) == 1 else None
+
+    @property
     def answers_itself(self) -> bool:
         """Have its engines a forward pass of their own, quicker than the module's?"""
         return self._engines[0].answers_itself
