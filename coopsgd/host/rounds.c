@@ -14,8 +14,8 @@
 #define JOIN1(f, bits) f##_##bits
 #define JOIN(f, bits) JOIN1(f, bits)
 
-enum { COMPUTING, MEETING, PARTING };     /* what comes next: a step, what others wrote is to be read, what was made of it */
-enum { DONE, LATE, PAUSED, WRONG };       /* how it ended: all is done; somebody has not come; time is up; a sample is none */
+enum { COMPUTING, MEETING, PARTING }; /* what is next: a step; to read what others have written; to read what they have made of it */
+enum { DONE, LATE, PAUSED, WRONG };   /* how it ended: all is done; somebody has not come; time is up; a sample is none */
 
 /* `all` rows of the processes, `stride` apart, `width` numbers each, of which `columns` from `first` on are this one's to make something
    of. mixes (steps): what becomes of them after each step, or none for nothing. Without: `all` are gradients, `mean` (width) is made of
@@ -58,7 +58,6 @@ static double now(void) {
 int64_t JOIN(dense_steps, BITS)(const Learning *l, int64_t from, int64_t end);
 void JOIN(mix, BITS)(const Mix *m, T *x, int64_t stride, int64_t columns);
 void JOIN(mean, BITS)(T *out, const T *x, int64_t stride, int64_t columns, int64_t n, const int64_t *rows);
-
 void JOIN(along, BITS)(T *x, int64_t stride, int64_t rows, int64_t columns, const T *g, int64_t g_stride, double lr);
 
 /* What is left of l's `steps` steps, until somebody is not here within `moment` seconds or `most` seconds have passed. Answers how it

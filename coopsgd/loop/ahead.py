@@ -71,7 +71,8 @@ class Ahead:
             seen, due = loop.observer.due(k + j + 1, None if r is None else r + 1), r is not None
             done, plan = self._averages, None
             if r is not None and not seen and not done and schedule is not None:
-                factors = schedule.at(fleet.m, r).factors
+                W: Any = schedule.at(fleet.m, r)
+                factors = getattr(W, "factors", (W,))
                 plan = fleet.planned(factors[0], st.x) if len(factors) == 1 else None
                 done = plan is not None and self._together.kernel(plan.lowered) is not None
             found.append((done, plan))
