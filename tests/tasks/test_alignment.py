@@ -20,7 +20,7 @@ def test_copies_for_norms_change_nothing(monkeypatch, words):
     def run() -> tuple[list[torch.Tensor], torch.Tensor, dict[str, float | None], list[float] | None]:
         loop = make_loop(config)
         rows = rows_of_steps(loop, config.steps)
-        problem, answer = loop.steps._problem, loop.state.x.mean(0, keepdim=True)
+        problem, answer = loop.steps.problem, loop.state.x.mean(0, keepdim=True)
         stats = loop.state.stats
         again = problem.recalibrated(answer, stats.mean(0, keepdim=True), 3)
         return [*rows, stats, again], problem.curved(answer, rows[0][:1], 0, 1), problem.evaluate(answer, again), None
