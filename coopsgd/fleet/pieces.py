@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 TICK = 0.008  # seconds that a piece travels, about: a shorter one costs more processor time, a longer one falls out of step
-LEAST, MOST = 1 << 14, 1 << 21  # bytes of a piece
-FAST = 6e-8  # seconds a byte below which processors are the limit, and few large pieces are best
+LEAST, MOST = 1 << 14, 1 << 23  # bytes of a piece
+# bytes of a piece where a byte takes fewer seconds than that: processors are the limit, and few large pieces are best
+FAST = {4e-9: MOST, 6e-8: 1 << 21}
 TRIPS = 2.5  # round trips of the network that are to be under way, beside one piece
 BUSY = 0.03  # seconds that are under way in any case: a process may not run at once when something arrives
 AT_FIRST = 4, 1 << 16, 64  # before anything is known: pieces under way, bytes of one at least, pieces at most
@@ -43,7 +44,7 @@ class Pace:
         _, least, pieces = AT_FIRST
         wanted = max(least, nbytes / pieces)
         if self.per_byte > 0:
-            wanted = MOST if self.per_byte < FAST else TICK / self.per_byte
+            wanted = next((large for below, large in FAST.items() if self.per_byte < below), TICK / self.per_byte)
         return int(2 ** math.floor(math.log2(min(max(wanted, LEAST), MOST))))
 
     def under_way(self, piece: int) -> int:

@@ -107,7 +107,7 @@ def test_nobody_runs_ahead_of_what_it_has_received(under_way):
 
 @pytest.mark.parametrize(
     ("bits", "trip", "piece", "most"),
-    [(2e7, 0.1, 1 << 14, 0.45), (1e8, 0.01, 1 << 15, 0.05), (1e9, 0.0004, 1 << 21, 0.2), (1e10, 0.0001, 1 << 21, 0.1)],
+    [(2e7, 0.1, 1 << 14, 0.45), (1e8, 0.01, 1 << 15, 0.05), (1e9, 0.0004, 1 << 21, 0.2), (1e10, 0.0001, 1 << 23, 0.1)],
 )
 def test_pieces_suit_the_link(bits, trip, piece, most):
     pace = Pace()
