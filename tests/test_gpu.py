@@ -39,6 +39,9 @@ ALGOS = [choice.name for choice in catalogue.choices("algo")]
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 COMMON = ("dtype=float64", "log_every=6", "eval_every=12", "workers=8", "steps=24", "tau=3", "batch_size=8")
 MLP = ("data=digits", "model=mlp", "model.hidden=[16]")
+# pixels of digits are few whole numbers, so gradients hold equal ones, and rounding says which of them is the larger
+UNTIED = ("data=gaussian", "model=mlp", "model.hidden=[16]")
+LARGEST = ("sparseloco", "topk_ef")  # algorithms that send the largest numbers
 DEEP = ("data=digits", "model=mlp", "model.hidden=[16,16]")
 CNN = ("data=digits", "model=cnn", "model.width=8")
 BATCHNORM = (*CNN, "model.norm=batch")
@@ -105,7 +108,7 @@ def algo(name: str) -> tuple[str, ...]:
 def test_every_algorithm_does_on_a_gpu_what_it_does_on_a_cpu(trained, name, task):
     if task is QUADRATIC and name in OF_MATRICES:
         pytest.skip("it needs matrices")
-    words = (*task, *algo(name))
+    words = (*(UNTIED if task is MLP and name in LARGEST else task), *algo(name))
     near(trained("cuda", *words), trained("cpu", *words))
 
 
@@ -120,7 +123,7 @@ NETWORKS = {
     "idle workers with momentum": (*MLP, "algo=fedavg", "algo.fraction=0.5", "optim.momentum=0.9", "optim.lr=0.05"),
     "muon": (*DEEP, "algo=pasgd", "optim=muon", "buffers=average"),
     "muon, idle workers": (*DEEP, "algo=fedavg", "algo.fraction=0.5", "optim=muon"),
-    "codec": (*MLP, "algo=dpsgd", "codec=topk"),
+    "codec": (*UNTIED, "algo=dpsgd", "codec=topk"),
     "fragments": (*MLP, "algo=pasgd", "fragments=columns", "tau=4"),
     "drift": (*MLP, "algo=scaffold", "algo.fraction=0.5"),
     "schedule": (*MLP, "algo=easgd", "optim=adamw", "optim.lr=0.003", "schedule=cosine", "buffers=reset"),
@@ -341,8 +344,7 @@ def test_a_run_of_known_constants_is_analysed(cli):
 
 
 def test_two_processes_on_one_gpu_are_refused(cli):
-    gpus = torch.cuda.device_count()
-    ended = cli("train", *MLP, *SAVED, "workers=8", f"processes={8 if gpus < 8 else 16}", "device=cuda")
+    ended = cli("train", *MLP, "workers=16", f"processes={8 if torch.cuda.device_count() < 8 else 16}", "device=cuda")
     assert ended.code == 2 and len(ended.lines) == 1 and "nccl takes one process a GPU" in ended.err, ended
 
 
