@@ -78,8 +78,8 @@ class Lot(keeper.Keeper):
         self._asked = lambda: keeper.STOP if Lot.ends and not Lot.kill else None
         self._next = Lot.ends if Lot.ends and not Lot.kill else STEPS + 1
 
-    def due(self, step: int) -> bool:
-        return step == Lot.saves or super().due(step)
+    def due(self, step: int, ended: int | None = None) -> bool:
+        return step == Lot.saves or super().due(step, ended)
 
     def after(self, loop: Any, evaluator: Any) -> None:
         k = loop.state.k

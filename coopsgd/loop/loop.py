@@ -23,7 +23,7 @@ from coopsgd.loop.rounds import Rounds
 from coopsgd.loop.saved import NotSaved, flatten, homes, inflate, marked, placed
 from coopsgd.loop.state import Flight, Losses, State
 from coopsgd.loop.stepping import AHEAD, Steps
-from coopsgd.mixing.base import first_negative
+from coopsgd.mixing.base import Mixing, first_negative
 from coopsgd.mixing.static import takes_mean
 from coopsgd.setup.external import ExternalError
 from coopsgd.strategies.base import Around, Strategy, Tick, overrides
@@ -135,7 +135,10 @@ class Loop:
         """What takes steps together with their communications, where these are all that an algorithm does."""
         config = self.parts.config
         alone = not self._delay and not self._cta and self._buffers == "keep" and self.parts.fragments is None
+        # where `work` makes rounds longer than tau an observer cannot tell which communication is the last before an evaluation
+        alone = alone and (self.strategy.schedule is None or type(self.strategy.schedule).work is Mixing.work)
         averages = self._lends and self._plain_steps and config.clip is None and self.fleet.shares is None
+        averages = averages and self.strategy.send is None  # else models are sent, too
         mixes = self._mixes and self.steps.fused and not self._merge
         return Ahead.of(self, averages and alone, mixes and alone)
 
