@@ -272,8 +272,8 @@ class Fleet(Described, ABC):
         self.ledger.charge(price, width, sent, messages)
         return self.clock.ends(parts, width) if self.clock and not self.ledger.paused else None
 
-    def charge(self, plan: Any, x: Rows) -> None:
-        """Of a communication of x that `together` has done: of this plan of a matrix, or None, a mean."""
+    def account(self, plan: Any, x: Rows) -> None:
+        """Charge a communication of x that `together` has done, by this plan of a matrix, or None: a mean."""
         if plan is None:
             (logical, wire), parts = self._average_prices, self.clock.average() if self.clock else None
         else:
@@ -371,9 +371,10 @@ class Fleet(Described, ABC):
         """Of an average, and what of it reaches the network."""
         return average_price(self.m), self._wire(average_price(self._planned_for.processes))
 
-    def _planned(self, W: Any, double: bool = True) -> _Planned:
-        """W lowered for this fleet. double: for rows of float64; else with weights that are numbers of float32."""
-        return cast(_Planned, self._plans.get("mix" if double else "mix in 32 bits", W, lambda: self._plan(W, double)))
+    def planned(self, W: Any, x: Rows) -> Any:
+        """W made ready for rows like x: `lowered` for this fleet, and what it is charged."""
+        double = x.dtype == torch.float64  # else its weights are numbers of float32
+        return self._plans.get("mix" if double else "mix in 32 bits", W, lambda: self._plan(W, double))
 
     def _plan(self, W: Any, double: bool) -> _Planned:
         matrix = self._matrix(W)
@@ -396,10 +397,6 @@ class Fleet(Described, ABC):
     def together(self, x: Rows) -> Together | None:
         """What takes steps and communications of these rows in one call; None where nothing does."""
         return None
-
-    def planned(self, W: Any, x: Rows) -> Any:
-        """W made ready for rows like x: `lowered`, and what it is charged."""
-        return self._planned(W, x.dtype == torch.float64)
 
     def _made_ready(self, lowered: Any, logical: Price, wire: Price) -> _Planned:
         return _Planned(lowered, logical, self._wire(wire), self.clock.parts(logical) if self.clock else None)

@@ -32,17 +32,19 @@ _pools: dict[int, ThreadPoolExecutor] = {}  # by process, for a fork has none of
 
 
 class Kernel:
-    """Mixes rows in place, or returns False where they do not lie as they must. at: where compiled code finds how."""
+    """Mixes rows in place, or returns False where they do not lie as they must. at: where compiled code finds how.
 
-    def __init__(self, call: Any, like: Tensor, kind: int, n: int, *arrays: np.ndarray | None, many: int = 0) -> None:
-        """arrays: what structs.h's Mix points to, in its order: floats as numbers of this type, and none at its end."""
+    call: the library's; kind, n and arrays are those of structs.h's Mix, by name, floats as numbers of the type of `like`.
+    """
+
+    def __init__(self, call: Any, like: Tensor, kind: int, n: int, **arrays: np.ndarray) -> None:
         dtype = np.float32 if like.dtype == torch.float32 else np.float64
-        kept = [
-            None if one is None else np.ascontiguousarray(one, dtype=dtype if one.dtype.kind == "f" else np.int64)
-            for one in (*arrays, *[None] * (7 - len(arrays)))
-        ]
-        rows, *rest = (None if one is None else native.address(one) for one in kept)
-        self._known, self._kept = native.Mix(kind, n, rows, many, *rest), kept
+        self._kept = {
+            name: np.ascontiguousarray(one, dtype=dtype if one.dtype.kind == "f" else np.int64) for name, one in arrays.items()
+        }
+        self._known = native.Mix(kind=kind, n=n, n_used=len(arrays.get("used", ())))
+        for name, one in self._kept.items():
+            setattr(self._known, name, native.address(one))
         self.at = ctypes.addressof(self._known)
         self._call, self._size = call, like.dtype.itemsize
 
@@ -58,14 +60,14 @@ def pulling(d: np.ndarray, u: np.ndarray, v: np.ndarray, like: Tensor) -> Kernel
     """x <- (diag(d) + u v') x; None where torch is to do it."""
     if len(d) <= FEW:
         return few(np.diag(d) + np.outer(u, v), np.arange(len(d)), like)
-    return _kernel(like, PULL, len(d), None, None, None, None, d, u, v)
+    return _kernel(like, PULL, len(d), numbers=d, u=u, v=v)
 
 
 def few(W: np.ndarray, rows: np.ndarray, like: Tensor) -> Kernel | None:
     """x[rows] <- W x[rows] of 2 to FEW rows."""
     if not 2 <= len(rows) <= FEW:
         return None
-    return _kernel(like, SOME, len(rows), rows, None, None, None, W)
+    return _kernel(like, SOME, len(rows), rows=rows, numbers=W)
 
 
 def product(
@@ -79,12 +81,12 @@ def product(
     if len(used) > MOST or not len(used) or len(rows) > DEGREE * len(changed):
         return None
     offsets = np.searchsorted(rows, np.arange(len(changed) + 1))
-    return _kernel(like, ENTRIES, len(changed), changed, used, offsets, columns, weights, many=len(used))
+    return _kernel(like, ENTRIES, len(changed), rows=changed, used=used, offsets=offsets, columns=columns, numbers=weights)
 
 
-def _kernel(like: Tensor, kind: int, n: int, *arrays: np.ndarray | None, many: int = 0) -> Kernel | None:
+def _kernel(like: Tensor, kind: int, n: int, **arrays: np.ndarray) -> Kernel | None:
     call = _function("mix", like)
-    return None if call is None else Kernel(call, like, kind, n, *arrays, many=many)
+    return None if call is None else Kernel(call, like, kind, n, **arrays)
 
 
 def _function(name: str, like: Tensor) -> Any:
@@ -117,7 +119,7 @@ class Mean:
 def along(x: Tensor, g: Tensor, lr: float) -> bool:
     """x (n, d) <- x - lr g, (1, d) or (n, d); False, and nothing done, where torch is to do it.
 
-    A number is what it is wherever its row lies, and however many are in it: torch rounds the last few of a row otherwise.
+    Compiled rounds (host/rounds.c) take the same step.
     """
     call, size, (rows, n) = _function("along", x), x.dtype.itemsize, x.shape
     alike = g.dtype == x.dtype and g.is_cpu and g.shape[1] == n and len(g) in (1, rows)

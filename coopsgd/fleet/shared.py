@@ -204,16 +204,16 @@ class Shared(Fleet):
             return None
         columns = self._slice(x.shape[1])
         room = partial(self._taken, "mean", 1, x.shape[1], x.dtype), partial(self._given_back, "mean")
-        return Together(self._meeting, every, columns, self._workers, room, self._late, self._on, self._spent)
+        return Together(self._meeting, every, columns, self._workers, room, self._wait_at, self._come_to, self._spent)
 
-    def _late(self, verb: str, step: int) -> None:
-        """In the step that `together` is at somebody is to be waited for."""
+    def _wait_at(self, verb: str, step: int) -> None:
+        """Of the step that `together` is at, for somebody who has not come."""
         self.step = step
         with self._waiting(verb), self._may_wait(verb):
             self._meeting.meet()
 
-    def _on(self, verb: str, step: int) -> None:
-        """It has come as far as that, and nobody was waited for."""
+    def _come_to(self, verb: str, step: int) -> None:
+        """`together` is as far as that, and nobody was waited for."""
         self.step = step
         self._waits.passed(verb, self.activity)
 

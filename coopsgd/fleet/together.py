@@ -1,8 +1,8 @@
 """Steps of SGD and the communications between them in one call of compiled code (host/rounds.c), where rows lie in one memory.
 
 A communication of a small model takes less time than Python needs to ask for it. What is computed is what the verbs of
-fleet/shared.py and the loop would do, in the same order and to the same bits, and others who do it by these meet this process
-where they meet each other: each decides for itself.
+fleet/shared.py and the loop would do, in the same order and to the same bits: some processes may take this way while others
+go verb by verb, for they meet at the same places.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from coopsgd.fleet.memory import MOMENT, Meeting
 from coopsgd.host import native
 
 MOST = 0.1  # seconds after which Python looks whether somebody has asked for something
-DONE, LATE, _, WRONG = range(4)  # how a call ended, as rounds.c says
+DONE, LATE, PAUSED, WRONG = range(4)  # how a call ended, as rounds.c says
 
 
 class Together:
     """Rounds of the rows `every` (n, d) of some processes, of which this one mixes a slice of the columns.
 
     workers: which of them are averaged. room: gives the memory (1, d) where a mean is made, and takes it back.
-    late(verb, step): somebody has not come to this verb of a step in a moment; waits for all. on(verb, step): it has come as
+    wait_at(verb, step): somebody has not come to this verb of a step in a moment; waits for all. come_to(verb, step): it is as
     far as that. spent(seconds): in communication.
     """
 
@@ -38,11 +38,12 @@ class Together:
         columns: slice,
         workers: np.ndarray,
         room: tuple[Callable[[], Tensor], Callable[[Tensor], None]],
-        late: Callable[[str, int], None],
-        on: Callable[[str, int], None],
+        wait_at: Callable[[str, int], None],
+        come_to: Callable[[str, int], None],
         spent: Callable[[float], None],
     ) -> None:
-        self._slice, self._room, self._late, self._on, self._spent = every[:, columns], room, late, on, spent
+        self._slice, self._room = every[:, columns], room
+        self._wait_at, self._come_to, self._spent = wait_at, come_to, spent
         library = native.library()
         self._call = library.rounds_32 if every.dtype == torch.float32 else library.rounds_64
         self._held = meeting, workers, every
@@ -75,8 +76,10 @@ class Together:
         and models take a step of plain SGD along their mean.
         """
         rounds, steps, verb = self._rounds, len(learning.losses), "mean" if kernels is None else "mix"
-        places = None if kernels is None else (ctypes.c_void_p * steps)(*(None if one is None else one.at for one in kernels))
-        rounds.mixes = places and ctypes.addressof(places)
+        places = None
+        if kernels is not None:
+            places = (ctypes.c_void_p * steps)(*(None if one is None else one.at for one in kernels))
+        rounds.mixes = None if places is None else ctypes.addressof(places)
         taken, given_back = self._room
         mean = taken() if kernels is None else None
         rounds.mean = None if mean is None else mean.data_ptr()
@@ -89,8 +92,8 @@ class Together:
             if ended == WRONG:
                 raise learning.error(rounds.wrong)
             if ended == LATE:
-                self._late(verb, k + rounds.step)
-            else:
-                self._on(verb, k + rounds.step)
+                self._wait_at(verb, k + rounds.step)
+            else:  # DONE or PAUSED
+                self._come_to(verb, k + rounds.step)
         if mean is not None:
             given_back(mean)

@@ -11,11 +11,6 @@
 #include "structs.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define CLONES
-#endif
 #define EXPORT __attribute__((visibility("default"))) CLONES
 
 enum { FEW = 6, BLOCK = 1 << 10, ROOM = 1 << 16, TOGETHER = 128 };
@@ -190,9 +185,9 @@ static CLONES void NAME(product)(T *x, int64_t stride, int64_t columns, int64_t 
 /* `columns` numbers of each row of x, which are `stride` apart */
 __attribute__((visibility("default"))) void NAME(mix)(const Mix *m, T *x, int64_t stride, int64_t columns) {
     switch (m->kind) {
-    case PULL: NAME(pull)(x, stride, m->n, columns, m->d, m->u, m->v); break;
-    case SOME: NAME(few)(x, stride, columns, m->n, m->rows, m->d); break;
-    case ENTRIES: NAME(product)(x, stride, columns, m->n, m->rows, m->n_used, m->used, m->offsets, m->columns, m->d); break;
+    case PULL: NAME(pull)(x, stride, m->n, columns, m->numbers, m->u, m->v); break;
+    case SOME: NAME(few)(x, stride, columns, m->n, m->rows, m->numbers); break;
+    case ENTRIES: NAME(product)(x, stride, columns, m->n, m->rows, m->n_used, m->used, m->offsets, m->columns, m->numbers); break;
     }
 }
 

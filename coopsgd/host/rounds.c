@@ -87,7 +87,6 @@ EXPORT int64_t JOIN(rounds, BITS)(Rounds *r, const Learning *l, int64_t steps, d
         case PARTING:
             if (!here && !meeting_wait(r->meeting, moment)) goto late;
             r->phase = COMPUTING;
-            here = 0;
         }
         double then = now();
         if (!r->mixes || mix) r->seconds += then - since;

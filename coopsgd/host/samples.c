@@ -11,11 +11,6 @@
 
 #include "structs.h"
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define CLONES
-#endif
 #define EXPORT __attribute__((visibility("default")))
 #define JOIN3(f, kind, bits) f##_##kind##_##bits
 #define JOIN2(f, kind, bits) JOIN3(f, kind, bits)

@@ -5,6 +5,18 @@
 
 #include <stdint.h>
 
+/* A function is compiled for each of these, and the processor's own is taken as the library is loaded. By what it can do: a name as
+   arch=haswell is taken on a processor of just that name. Without FMA, before GCC 12, a sum of products is rounded once more. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if __GNUC__ >= 12
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+#else
+#define CLONES
+#endif
+
 enum { BYTES, FLOATS, DOUBLES };
 
 /* `count` samples of channels * area numbers each, of one of these kinds; mean and by_std (channels) of the type that they are scaled
@@ -15,8 +27,8 @@ typedef struct {
     int64_t kind, count, channels, area;
 } Samples;
 
-/* Steps of SGD of `rows` models, `stride` apart in x, as dense.c has them: step j, with rate lr[j], of row i learns from samples
-   which[j * by_step + i * by_row ...], `batch` of them, and its loss is losses[j * losses_by_step + i * losses_by_row].
+/* Steps of SGD of `rows` models, `stride` apart in x, as dense.c has them: `how` says what becomes of a gradient, and `out` is where it
+   is stored, or the velocity, rows `out_stride` apart. Step j, with rate lr[j], of row i learns from samples which[j * by_step + i * by_row ...], `batch` of them, and its loss is losses[j * losses_by_step + i * losses_by_row].
    room: dense_room, batch * sizes[0] and batch int64 more. */
 typedef struct {
     void *x, *out;
@@ -35,15 +47,15 @@ typedef struct {
 
 enum { PULL, SOME, ENTRIES };
 
-/* What becomes of some rows of x, in place, by a matrix of n rows (T): x <- diag(d) x + u (v' x), PULL, n rows from the first on; or
-   x[rows] <- W x[rows], W = d (n, n), SOME, n from 2 to FEW; or, ENTRIES, row rows[i] is the sum of d[e] times row
+/* What becomes of some rows of x, in place, by a matrix of n rows (T): x <- diag(numbers) x + u (v' x), PULL, n rows from the first on; or
+   x[rows] <- W x[rows], W = numbers (n, n), SOME, n from 2 to FEW; or, ENTRIES, row rows[i] is the sum of numbers[e] times row
    used[columns[e]], e in offsets[i] ... offsets[i + 1] */
 typedef struct {
     int64_t kind, n;
     const int64_t *rows;
     int64_t n_used;
     const int64_t *used, *offsets, *columns;
-    const void *d, *u, *v;
+    const void *numbers, *u, *v;
 } Mix;
 
 /* A place for `count` processes to meet, as meet.c has it; this one is `rank`, and has come to event n */

@@ -70,7 +70,7 @@ class Ahead:
                 break
             seen, due = loop.observer.due(k + j + 1, None if r is None else r + 1), r is not None
             done, plan = self._averages, None
-            if r is not None and not seen and not done and schedule is not None:
+            if r is not None and not seen and not self._averages and schedule is not None:
                 W: Any = schedule.at(fleet.m, r)
                 factors = getattr(W, "factors", (W,))
                 plan = fleet.planned(factors[0], st.x) if len(factors) == 1 else None

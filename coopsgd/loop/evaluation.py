@@ -159,6 +159,7 @@ class Evaluator(Observer):
 
     def due(self, step: int, ended: int | None = None) -> bool:
         """Is there a line to write after this many steps, or a checkpoint, or a communication to look at?"""
+        # the last communication before an evaluation is looked at (consensus.py): rounds have `_longest` steps at most
         if ended is not None and (self._budgeted or self.next_evaluation(step, ended) < step + (self._longest or math.inf)):
             return True
         return self._logs(step, ended) or (self._keeper is not None and self._keeper.due(step, ended))

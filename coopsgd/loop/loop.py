@@ -38,9 +38,10 @@ class Observer:
     """Who looks at a loop: off its ledger and off its clock. This one does not look."""
 
     def due(self, step: int, ended: int | None = None) -> bool:
-        """Must the models be there after so many steps, before a communication and after it?
+        """Must `loop.state.x` be what it is after so many steps, when the loop has taken them and when they are communicated?
 
-        ended: so many rounds have ended with them; None: none ends, or nobody asks of one.
+        Else it may be further (`steps.ahead`), then and until the loop has come there. ended: so many rounds have ended with
+        them; None: none ends, or nobody asks of one.
         """
         return False
 
@@ -192,7 +193,7 @@ class Loop:
         done, plan = (False, None) if self._ahead is None else self._ahead.over()
         if done:
             self.observer.sends(self, k + 1)
-            fleet.charge(plan, st.x)
+            fleet.account(plan, st.x)
             self._received(0)
         elif due:
             self._end_round(t)

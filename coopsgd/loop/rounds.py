@@ -61,10 +61,11 @@ class Rounds:
         return self._asked[2]
 
     def coming(self, k: int, n: int) -> Iterator[int | None]:
-        """Which communication follows each of n steps, k the first, or None; as far as all take them, and it is foreseen."""
+        """Which communication follows each of n steps, k the first, or None; as far as it is foreseen.
+
+        Only for a schedule that does not say who works.
+        """
         r, left, state = self.r, self.left, self._state
-        if self._work is not None:
-            return
         for j in range(n):
             left -= 1
             yield None if left else r
@@ -73,8 +74,6 @@ class Rounds:
                     return
                 r += 1
                 left, state = self._period.next(state, k + j + 1, math.nan, unknown, unknown)
-                if self._schedule is not None and self._schedule.work(self._m, r, left) is not None:
-                    return
 
     def saved(self) -> dict[str, Any]:
         return {"r": self.r, "tau": self.tau, "taken": self._taken, "own": self.own, "work": self._work, "period": self._state}

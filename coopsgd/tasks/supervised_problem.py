@@ -29,7 +29,7 @@ EVALUATE = 250  # test samples in one forward pass
 TOGETHER = 1 << 18  # numbers of the batches that are made at once
 
 
-class Learning(NamedTuple):
+class CompiledSteps(NamedTuple):
     """Steps that compiled code takes: `known`, as structs.h has them; (steps, r, 1) losses that it fills."""
 
     known: native.Learning
@@ -166,7 +166,9 @@ class SupervisedProblem(Problem):
         engine = self._crew.alone
         return engine is not None and self._source is not None and engine.reads(self._source)
 
-    def learning(self, rates: Sequence[float], own: np.ndarray, step: SGDStep | None = None, stored: bool = False) -> Learning:
+    def learning(
+        self, rates: Sequence[float], own: np.ndarray, step: SGDStep | None = None, stored: bool = False
+    ) -> CompiledSteps:
         """The coming steps of all rows, one of each of the rates; only where it `learns_by_itself`. stored: see Engine."""
         from coopsgd.tasks.engines.dense import wrong_label
 
@@ -175,7 +177,7 @@ class SupervisedProblem(Problem):
         chosen = np.stack([self._batches.at(own + j) for j in range(len(rates))])
         which, losses = self._batches.of(chosen, 0, len(self._rows)), self._x.new_zeros(len(rates), self._r, 1)
         known = engine.learning(source, which, losses.view(len(rates), -1), rates, step, stored)
-        return Learning(known, losses, lambda wrong: wrong_label(wrong, source, which))
+        return CompiledSteps(known, losses, lambda wrong: wrong_label(wrong, source, which))
 
     def _fetch(self, chosen: np.ndarray, own: np.ndarray, a: int, b: int) -> tuple[Tensor, Tensor]:
         """The batches of rows [a, b) held here, at once."""

@@ -164,7 +164,7 @@ def pulled(rank: int, processes: int, v: int, Ws: list[np.ndarray], x: np.ndarra
         early += 1
         assert torch.equal(sent.wait(), rows) and torch.equal(inside, rows) and torch.equal(torch.cat(parts, 1), rows)
         assert torch.equal(wide[:, :37], wide[:, 74:])
-        found.append((rows.numpy(), fleet._planned(frozen(W)).lowered.at_once is not None))
+        found.append((rows.numpy(), fleet.planned(frozen(W), rows).lowered.at_once is not None))
     return found
 
 

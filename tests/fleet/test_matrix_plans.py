@@ -49,7 +49,7 @@ def test_a_restart_plans_what_an_uninterrupted_run_plans(monkeypatch, mixing):
 
     def sums(fleet: Processes, r: int) -> list[tuple[int, ...]]:
         (W,) = mixing.at(16, r).factors
-        return [group for group, _ in fleet._planned(W).lowered.sums]
+        return [group for group, _ in fleet.planned(W, torch.zeros(1, dtype=torch.float64)).lowered.sums]
 
     whole = Processes(layout, 5)
     planned = [sums(whole, r) for r in range(120)]

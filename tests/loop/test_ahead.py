@@ -15,6 +15,9 @@ from coopsgd.fleet import together
 from coopsgd.fleet.shared import Shared
 from coopsgd.fleet.together import Together
 from coopsgd.host import native
+from coopsgd.mixing.static import Gossip
+from coopsgd.strategies.base import Strategy
+from coopsgd.strategies.fullsync import FullSync
 
 pytestmark = pytest.mark.skipif(not native.in_use(), reason="the kernels are not built here, or not wanted")
 
@@ -28,7 +31,7 @@ def playing(rank, words, processes, alone=False, odd=False, late=None, pause=Non
     alone: none are taken together; odd: only by processes of odd rank; late, pause: seconds in the place of MOMENT and MOST.
     """
     calls, waits = [], []
-    taken, waited = Together.__call__, Shared._late
+    taken, waited = Together.__call__, Shared._wait_at
 
     def counted(self, learning, k, kernels):
         calls.append(len(learning.losses))
@@ -41,7 +44,7 @@ def playing(rank, words, processes, alone=False, odd=False, late=None, pause=Non
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(Together, "__call__", counted)
-        patch.setattr(Shared, "_late", counting)
+        patch.setattr(Shared, "_wait_at", counting)
         if alone or (odd and not rank % 2):
             patch.setattr(Together, "can", lambda every: False)
         if late is not None:
@@ -136,6 +139,33 @@ def test_an_algorithm_that_does_more_is_left_to_the_loop(process_groups, words):
     words = tuple(word for word in (*RUN, *words) if not ("model=cnn" in words and word.startswith("model.hidden")))
     for _, calls, _ in process_groups(2)(playing, words, 2):
         assert not calls
+
+
+class Both(FullSync):
+    """Averages gradients, and mixes models too."""
+
+    schedule = Gossip()
+    send = Strategy.send
+
+
+class Longer(Gossip):
+    """Every other round is longer than tau."""
+
+    def work(self, m, r, tau):
+        return np.full(m, 3 * tau) if r % 2 else None
+
+
+@pytest.mark.parametrize("words", [("algo.strategy=test_ahead:Both", "tau=1"), ("algo.strategy=test_ahead:Both", "tau=3")])
+def test_gradients_and_models(process_groups, words):
+    for (_, _, (rounds, messages, _), *_), calls, _ in process_groups(4)(playing, (*RUN, "algo=fullsync", *words), 4):
+        assert not calls and messages == 30 * 6 + rounds * 8, "a mean and a ring"
+
+
+def test_rounds_whose_length_a_schedule_says(process_groups):
+    """An observer cannot foresee which communication is the last before an evaluation: its consensus is of before it."""
+    words = ("algo=dpsgd", "tau=1", "algo.mixing=test_ahead:Longer", "eval_every=7")
+    played = process_groups(4)(playing, (*RUN, *words), 4)
+    assert not any(calls for _, calls, _ in played)
 
 
 @pytest.mark.parametrize("words", [FULLSYNC, RING, ("algo=easgd", "tau=2")], ids=" ".join)

@@ -124,7 +124,9 @@ class Walk:
 
     def __init__(self, parts: Parts, fleet: Fleet, problem: Problem) -> None:
         self._fleet, self._problem, self._seed = fleet, problem, parts.config.seed
-        self._loop = Loop(_short(parts, FullSync(), optim=SGD(lr=parts.optim.lr), period=Period(1)), fleet, problem)
+        looks, path = Looks(), _short(parts, FullSync(), optim=SGD(lr=parts.optim.lr), period=Period(1))
+        looks.at = None
+        self._loop = Loop(path, fleet, problem, observer=looks)
         self.x, self._gradients = self._loop.state.x, self._loop.steps.gradients
         self._here = len(fleet.workers)
         self._stride = problem.steps_per_epoch or 1
@@ -276,12 +278,12 @@ class Stored(Alone):
 
 
 class Looks(Observer):
-    """Looks at the models after step `at`."""
+    """Looks at the models after step `at`; None: after every step."""
 
-    at = 0
+    at: int | None = 0
 
     def due(self, step: int, ended: int | None = None) -> bool:
-        return step == self.at
+        return self.at is None or step == self.at
 
 
 def _steps(config: Config, fleet: Fleet, step: Stepper, draw: np.random.Generator) -> dict[str, Any]:
