@@ -29,7 +29,8 @@ from coopsgd.fleet.stacked import Stacked
 from coopsgd.loop import norm_stats
 from coopsgd.loop.blocks import blocks_of
 from coopsgd.loop.consensus import distance
-from coopsgd.loop.loop import Loop, Observer
+from coopsgd.loop.loop import Loop
+from coopsgd.loop.observer import Observer
 from coopsgd.run.schema import METRICS
 from coopsgd.setup import timing
 from coopsgd.setup.identity import trained

@@ -20,22 +20,20 @@ from torch import Tensor
 
 from coopsgd.fleet import plan as plans
 from coopsgd.fleet.block import Described
+from coopsgd.fleet.given import matrix_of, refuse_others
 from coopsgd.fleet.kept import Kept
 from coopsgd.fleet.ledger import Ledger
 from coopsgd.fleet.pending import Carried, Pending, alike, width
 from coopsgd.fleet.price import Price, average_price, pick_price, price
 from coopsgd.fleet.shares import Shares
-from coopsgd.fleet.spread import Routes, everyone, routes, sent_by, spread_price
+from coopsgd.fleet.spread import EVERYONE, Routes, everyone, routes, sent_by, spread_price
 from coopsgd.fleet.timing import Timing
 from coopsgd.fleet.waits import TRAINING
 from coopsgd.mixing.matrix import Matrix
-from coopsgd.mixing.recognise import recognise
 from coopsgd.mixing.rounded import in_sum_one
 
 if TYPE_CHECKING:
     from coopsgd.fleet.together import Together
-
-EVERYONE = np.broadcast_to(0.0, (0, 0))  # stands for no matrix, where every worker takes from every other
 
 Rows: TypeAlias = Annotated[Tensor, "Rows"]
 Common: TypeAlias = Annotated[Tensor, "Common"]
@@ -175,7 +173,7 @@ class Fleet(Described, ABC):
         return begun[verb](*args, later=True)
 
     def _mixing(self, W: Any, *xs: Rows, later: bool = False) -> Pending:
-        self._refuse_others("mix", *xs)
+        refuse_others("mix", self.local_rows, *xs)
         carried, more = self._boarded(xs[0], later, W)
         factors = W.factors if isinstance(W, Matrix) else (W,)  # in the order they are applied
         every = (*xs, *more)
@@ -199,7 +197,7 @@ class Fleet(Described, ABC):
         self._weighed = Shares(shares, self.workers, self.local_rows)
 
     def _averaging(self, *xs: Rows, later: bool = False, even: bool = False) -> Pending:
-        self._refuse_others("mean", *xs)
+        refuse_others("mean", self.local_rows, *xs)
         carried, more = self._boarded(xs[0], later)
         if self.ledger.paused and more:  # nobody counts messages: each has the bits that it has alone
             return self._apart(carried, self._averaging(*xs), [self._averaging(x) for x in more])
@@ -216,7 +214,7 @@ class Fleet(Described, ABC):
         return self._pending(ends, self._mean(every[0] if len(every) == 1 else torch.cat(every, dim=1)), over)
 
     def _picking(self, x: Rows, i: int, later: bool = False) -> Pending:
-        self._refuse_others("pick", x)
+        refuse_others("pick", self.local_rows, x)
         if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < self.m + self.v:
             raise ValueError(f"fleet.pick: there are rows 0 to {self.m + self.v - 1}, got {i!r}")
         carried, more = self._boarded(x, later)
@@ -257,15 +255,6 @@ class Fleet(Described, ABC):
             return found
 
         return Pending(wait)
-
-    def _refuse_others(self, verb: str, *xs: Rows) -> None:
-        """ValueError unless these are Rows."""
-        for x in xs:
-            if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[0] != self.local_rows or not x.is_floating_point():
-                got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-                raise ValueError(
-                    f"fleet.{verb}: takes Rows, real numbers of shape ({self.local_rows}, n) in this process, got {got}"
-                )
 
     def _charge(self, price: Price, width: int, sent: np.ndarray, messages: int, parts: Any) -> np.ndarray | None:
         """Into the ledger; when it ends on the clock, if there is one. Neither while measuring."""
@@ -377,7 +366,7 @@ class Fleet(Described, ABC):
         return self._plans.get("mix" if double else "mix in 32 bits", W, lambda: self._plan(W, double))
 
     def _plan(self, W: Any, double: bool) -> _Planned:
-        matrix = self._matrix(W)
+        matrix = matrix_of(W, self.m, self.v)
         # an array that may change is not taken to come again
         again = W.recurring if isinstance(W, Matrix) else isinstance(W, np.ndarray) and not W.flags.writeable
         rounded = matrix if double else in_sum_one(matrix)
@@ -389,7 +378,7 @@ class Fleet(Described, ABC):
         return cast(_Planned, self._plans.get("spread", EVERYONE if W is None else W, lambda: self._plan_spread(W)))
 
     def _plan_spread(self, W: Any) -> _Planned:
-        takes = everyone(self.m) if W is None else self._matrix(W).entries_by_row[:2]
+        takes = everyone(self.m) if W is None else matrix_of(W, self.m, self.v).entries_by_row[:2]
         found = routes(takes, self._planned_for)
         logical = spread_price(takes, self.m, self.m + self.v, self.layout.server_owns_aux)
         return self._made_ready(found, logical, Price(len(found), sent_by(found, self._planned_for.processes)))
@@ -400,16 +389,6 @@ class Fleet(Described, ABC):
 
     def _made_ready(self, lowered: Any, logical: Price, wire: Price) -> _Planned:
         return _Planned(lowered, logical, self._wire(wire), self.clock.parts(logical) if self.clock else None)
-
-    def _matrix(self, W: Any) -> Matrix:
-        """What is given as W, recognised; ValueError when it is no matrix of this fleet's size."""
-        n = self.m + self.v
-        shape = W.shape if isinstance(W, Matrix) else (W := np.asarray(W)).shape
-        if isinstance(W, np.ndarray) and (W.dtype.kind not in "fiu" or not np.isfinite(W).all()):
-            raise ValueError(f"mix: W must hold finite real numbers, got {W.dtype}")
-        if shape != (n, n):
-            raise ValueError(f"mix: W must be ({n}, {n}) for {self.m} workers and {self.v} auxiliaries, got {shape}")
-        return recognise(W)
 
     @contextmanager
     def _waiting(self, verb: str) -> Iterator[None]:

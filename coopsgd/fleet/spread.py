@@ -12,6 +12,8 @@ from coopsgd.fleet.plan import Layout
 from coopsgd.fleet.price import Price, priced
 from coopsgd.fleet.sums import Links
 
+EVERYONE = np.broadcast_to(0.0, (0, 0))  # stands for no matrix, where every worker takes from every other
+
 Routes = list[tuple[int, int, list[int]]]  # process src sends process dst these global rows in one message
 Takes = tuple[np.ndarray, np.ndarray]  # (rows, columns): row i takes from row j, none twice
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from coopsgd.fleet.waits import EVALUATION, LINE
 from coopsgd.loop import norm_stats
 from coopsgd.loop.consensus import Communications, finite
-from coopsgd.loop.loop import Loop, Observer
+from coopsgd.loop.loop import Loop
+from coopsgd.loop.observer import Observer
 from coopsgd.loop.saved import ByProcess, Shared
 from coopsgd.run.schema import METRICS
 from coopsgd.setup.external import ExternalError, is_external

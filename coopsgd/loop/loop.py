@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -19,43 +18,20 @@ from coopsgd.host.transfer import brought
 from coopsgd.loop.ahead import Ahead
 from coopsgd.loop.blocks import Blocks, Blockwise, blocks_of, each, like, waited
 from coopsgd.loop.inner import Inner
+from coopsgd.loop.observer import Observer
 from coopsgd.loop.rounds import Rounds
-from coopsgd.loop.saved import NotSaved, flatten, homes, inflate, marked, placed
+from coopsgd.loop.saved import NotSaved, flatten, homes, inflate, marked_state, placed
 from coopsgd.loop.state import Flight, Losses, State
 from coopsgd.loop.stepping import AHEAD, Steps
 from coopsgd.mixing.base import Mixing, first_negative
 from coopsgd.mixing.static import takes_mean
 from coopsgd.setup.external import ExternalError
-from coopsgd.strategies.base import Around, Strategy, Tick, overrides
+from coopsgd.strategies.base import Tick, overrides
 
 if TYPE_CHECKING:
     from coopsgd.fleet.base import Carried, Fleet, Pending, Rows
     from coopsgd.setup.parts import Parts
     from coopsgd.tasks.base import Problem
-
-
-class Observer:
-    """Who looks at a loop: off its ledger and off its clock. This one does not look."""
-
-    def due(self, step: int, ended: int | None = None) -> bool:
-        """Must `loop.state.x` be what it is after so many steps, when the loop has taken them and when they are communicated?
-
-        Else it may be further (`steps.ahead`), then and until the loop has come there. ended: so many rounds have ended with
-        them; None: none ends, or nobody asks of one.
-        """
-        return False
-
-    def moved(self, loop: Loop, t: Tick, active: np.ndarray | None, due: bool) -> None:
-        """The workers `active` (m,) took their local step (None: all); if a communication is due, it comes now."""
-
-    def sends(self, loop: Loop, done: int) -> None:
-        """A communication begins; when it is over, `done` steps will have been taken."""
-
-    def received(self, loop: Loop, late: int) -> None:
-        """It is over; the models hold `late` local steps that it has not mixed."""
-
-    def stepped(self, loop: Loop, t: Tick, loss: Tensor, active: np.ndarray | None, due: bool) -> None:
-        """One iteration is over, in which the workers `active` (m,) computed (None: all); loss (r, 1), 0 where idle."""
 
 
 class Loop:
@@ -210,7 +186,7 @@ class Loop:
         """
         if self.steps.ahead:
             raise RuntimeError(f"saved: the models are {self.steps.ahead} steps ahead of step {self.state.k}")
-        return self.state.saved(self._marked)
+        return self.state.saved(partial(marked_state, self.strategy))
 
     def _restore(self, tree: dict[str, Any]) -> None:
         st, clock = self.state, self.fleet.clock
@@ -236,14 +212,10 @@ class Loop:
         if clock:
             clock.restore(tree["clock"])
 
-    def _marked(self, s: Any) -> Any:
-        """A state of the strategy with its tensors marked."""
-        return _marked(self.strategy, s)
-
     def _check_savable(self) -> None:
         """ExternalError unless a checkpoint can hold the states of strategy and period and give them back."""
         try:
-            skeleton, _ = flatten({"s": self._marked(self.state.s), "rounds": self.state.rounds.saved()})
+            skeleton, _ = flatten({"s": marked_state(self.strategy, self.state.s), "rounds": self.state.rounds.saved()})
             inflate(skeleton, lambda at, kind: torch.zeros(1), homes(self.strategy, self.parts.period))
         except NotSaved as error:
             raise ExternalError(str(error)) from None
@@ -413,15 +385,3 @@ class Loop:
                 st.stats.copy_(new)
         if mixed:
             st.inner.put([y.expand(len(self.fleet.workers), -1) if len(y) == 1 else y for y in mixed], self._averaged(t))
-
-
-def _marked(strategy: Strategy, s: Any) -> Any:
-    """A state of a strategy with its tensors marked; of an axis, its own and that of the algorithm in it."""
-    cls = type(strategy)
-    if isinstance(s, list):  # one of each block
-        return [_marked(strategy, one) for one in s]
-    if isinstance(strategy, Around):
-        found = marked(s._replace(own=None), "", f"{cls.__name__}: its state")
-        found.fields["own"] = _marked(strategy.algorithm, s.own)
-        return found
-    return marked(s, inspect.get_annotations(cls.init).get("return", ""), f"{cls.__name__}: its state")

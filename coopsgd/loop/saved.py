@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coopsgd.strategies.base import Strategy, layers
+from coopsgd.strategies.base import Around, Strategy, layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,3 +192,15 @@ def marked(state: Any, annotation: Any, where: str) -> Any:
 
 def _annotations(cls: type) -> dict[str, Any]:
     return {name: note for base in reversed(cls.__mro__) for name, note in inspect.get_annotations(base).items()}
+
+
+def marked_state(strategy: Strategy, s: Any) -> Any:
+    """A state of a strategy with its tensors marked; of an axis, its own and that of the algorithm in it."""
+    cls = type(strategy)
+    if isinstance(s, list):  # one of each block
+        return [marked_state(strategy, one) for one in s]
+    if isinstance(strategy, Around):
+        found = marked(s._replace(own=None), "", f"{cls.__name__}: its state")
+        found.fields["own"] = marked_state(strategy.algorithm, s.own)
+        return found
+    return marked(s, inspect.get_annotations(cls.init).get("return", ""), f"{cls.__name__}: its state")

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from coopsgd.fleet.block import Block
-    from coopsgd.loop.loop import Loop, Observer
+    from coopsgd.loop.loop import Loop
+    from coopsgd.loop.observer import Observer
 
 
 def clock_of(parts: Parts) -> Clock | None:
@@ -56,7 +57,7 @@ def on_stage(parts: Parts) -> Loop:
 
 def following(forecast: Any) -> Observer:
     """Looks at a loop as the exact expectation of its consensus does."""
-    from coopsgd.loop.loop import Observer
+    from coopsgd.loop.observer import Observer
 
     class Follower(Observer):
         """Passes on what it hears of the loop."""

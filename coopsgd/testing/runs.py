@@ -10,7 +10,8 @@ from torch import Tensor
 from coopsgd.fleet.plan import layout_of
 from coopsgd.fleet.processes import Processes
 from coopsgd.fleet.stacked import Stacked
-from coopsgd.loop.loop import Loop, Observer
+from coopsgd.loop.loop import Loop
+from coopsgd.loop.observer import Observer
 from coopsgd.predict.rehearsal import clock_of
 from coopsgd.setup.parts import Parts
 from coopsgd.setup.schema import Config

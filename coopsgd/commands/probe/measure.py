@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from coopsgd.commands.probe import curvature
-from coopsgd.loop.loop import Loop, Observer
+from coopsgd.loop.loop import Loop
+from coopsgd.loop.observer import Observer
 from coopsgd.loop.stepping import AHEAD
 from coopsgd.mixing.static import Identity
 from coopsgd.optim import SGD
