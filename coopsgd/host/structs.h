@@ -28,7 +28,8 @@ typedef struct {
 } Samples;
 
 /* Steps of SGD of `rows` models, `stride` apart in x, as dense.c has them: `how` says what becomes of a gradient, and `out` is where it
-   is stored, or the velocity, rows `out_stride` apart. Step j, with rate lr[j], of row i learns from samples which[j * by_step + i * by_row ...], `batch` of them, and its loss is losses[j * losses_by_step + i * losses_by_row].
+   is stored, or the velocity, rows `out_stride` apart. Step j, with rate lr[j], of row i learns from samples
+   which[j * by_step + i * by_row ...], `batch` of them, and its loss is losses[j * losses_by_step + i * losses_by_row].
    room: dense_room, batch * sizes[0] and batch int64 more. */
 typedef struct {
     void *x, *out;
@@ -47,7 +48,7 @@ typedef struct {
 
 enum { PULL, SOME, ENTRIES };
 
-/* What becomes of some rows of x, in place, by a matrix of n rows (T): x <- diag(numbers) x + u (v' x), PULL, n rows from the first on; or
+/* What becomes of some rows of x, in place, by a matrix of n rows: x <- diag(numbers) x + u (v' x), PULL, n rows from the first on; or
    x[rows] <- W x[rows], W = numbers (n, n), SOME, n from 2 to FEW; or, ENTRIES, row rows[i] is the sum of numbers[e] times row
    used[columns[e]], e in offsets[i] ... offsets[i + 1] */
 typedef struct {
