@@ -183,6 +183,12 @@ def _answer(pipe: Any, function: Any, arguments: tuple[Any, ...]) -> None:
         pipe.send((False, traceback.format_exc()))
 
 
+def pytest_configure(config: Any) -> None:
+    """GPUs are for tests marked gpu, asked for by -m gpu: all others compute on processors, in many processes."""
+    if "gpu" not in config.option.markexpr or "not gpu" in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     """Of the largest products of cases a part is drawn."""

@@ -33,7 +33,7 @@ from coopsgd.run.device import ready
 from coopsgd.setup import catalogue
 from coopsgd.setup.parts import Parts
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.device_count(), reason="torch sees no GPU here")]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.device_count(), reason="no GPU, or no -m gpu")]
 
 ALGOS = [choice.name for choice in catalogue.choices("algo")]
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}

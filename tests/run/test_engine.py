@@ -229,7 +229,7 @@ def choosing():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.device_count(), reason="torch sees no GPU here")
+@pytest.mark.skipif(not torch.cuda.device_count(), reason="no GPU, or no -m gpu")
 @pytest.mark.parametrize("words", [MLP, CNN, GPT])
 def test_on_a_gpu_something_is_measured(words):
     found, told = engine.settled(on_gpu(*words))
