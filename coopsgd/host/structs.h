@@ -5,13 +5,13 @@
 
 #include <stdint.h>
 
-/* A function is compiled for each of these, and the processor's own is taken as the library is loaded. By what it can do: a name as
-   arch=haswell is taken on a processor of just that name. Without FMA, before GCC 12, a sum of products is rounded once more. */
+/* A function is compiled for each of these, and the processor's own is taken as the library is loaded: by what it can do, not by a
+   name, as arch=haswell is. Where all widths fuse a product with a sum, or none does: else a number would depend on its place in a row. */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #if __GNUC__ >= 12
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#define CLONES __attribute__((target_clones("avx2", "default")))
 #endif
 #else
 #define CLONES
