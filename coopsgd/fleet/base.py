@@ -268,8 +268,7 @@ class Fleet(Described, ABC):
         else:
             logical, wire, parts = plan.price, plan.wire, plan.parts
         ends = self._charge(logical, width(x), wire.sent, wire.messages, parts)
-        if self.clock and ends is not None:
-            self.clock.reach(ends)
+        self._pending(ends, lambda: None, lambda _: None).wait()
 
     def _pending(self, ends: np.ndarray | None, finish: Callable[[], Any], answer: Callable[[Any], Any]) -> Pending:
         def wait() -> Any:

@@ -48,37 +48,36 @@ class Ahead:
         if loop.steps.ahead:
             return
         rates = inner.rates(AHEAD)
-        charges = self._coming(k, len(rates))
+        charges, kernels = self._coming(k, len(rates))
         if not any(done for done, _ in charges):
             return
         step = None if inner.plain else inner.sgd_step()
         learning = loop.steps.problem.learning(rates[: len(charges)], own, step, stored=self._averages)
-        kernels = None
-        if not self._averages:
-            kernels = [self._together.kernel(plan.lowered) if done else None for done, plan in charges]
-        self._together(learning, k, kernels)
+        self._together(learning, k, None if self._averages else kernels)
         loop.fleet.step = k
         loop.steps.took(learning.losses)
         self._charges.extend(charges)
 
-    def _coming(self, k: int, most: int) -> list[tuple[bool, Any]]:
-        """Of the steps that can be taken at once, k the first: is a communication done with it, and by which plan?"""
-        loop, found = self._loop, list[tuple[bool, Any]]()
+    def _coming(self, k: int, most: int) -> tuple[list[tuple[bool, Any]], list[Any]]:
+        """Of the steps that can be taken at once, k the first: is a communication done with it, by which plan; what mixes."""
+        loop, found, kernels = self._loop, list[tuple[bool, Any]](), list[Any]()
         fleet, st, schedule = loop.fleet, loop.state, loop.strategy.schedule
         for j, r in enumerate(st.rounds.coming(k, most)):
             if r is None and self._averages:
                 break
             seen, due = loop.observer.due(k + j + 1, None if r is None else r + 1), r is not None
-            done, plan = self._averages, None
+            done, plan, kernel = self._averages, None, None
             if r is not None and not seen and not self._averages and schedule is not None:
                 W: Any = schedule.at(fleet.m, r)
                 factors = getattr(W, "factors", (W,))
                 plan = fleet.planned(factors[0], st.x) if len(factors) == 1 else None
-                done = plan is not None and self._together.kernel(plan.lowered) is not None
+                kernel = None if plan is None else self._together.kernel(plan.lowered)
+                done = kernel is not None
             found.append((done, plan))
+            kernels.append(kernel)
             if seen or (due and not done):  # its communication is the loop's
                 break
-        return found
+        return found, kernels
 
     def over(self) -> tuple[bool, Any]:
         """Of the step that the loop is at: is its communication done, and by which plan?"""
